@@ -1,0 +1,22 @@
+"""make for LLM post-training: base -> tokens -> sft -> dpo -> merge -> eval, one rule a stage."""
+
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+include: "rules/common.smk"
+include: "rules/base.smk"
+include: "rules/data.smk"
+include: "rules/sft.smk"
+include: "rules/dpo.smk"
+include: "rules/merge.smk"
+include: "rules/eval.smk"
+include: "rules/sweep.smk"
+
+
+rule all:
+    """Every run of the configuration, trained and evaluated."""
+    default_target: True
+    input:
+        expand("results/{run}/eval.json", run=PROJECT.config.runs),

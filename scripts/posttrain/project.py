@@ -1,0 +1,343 @@
+"""The graph: names of runs with their overrides, what each is built from, and the spec that determines its result.
+
+A run in a path is `NAME[,KEY=VALUE]*`. Its canonical name lists the overrides that differ from the file, sorted by key,
+each value written one way, so that equal runs have equal paths.
+"""
+
+import hashlib
+import itertools
+import json
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from posttrain.config import RESERVED, SHAPES, Config, Run, lora_fields, read, trainer_fields, validate
+from posttrain.errors import UserError, nearest
+
+# Raised by hand when a stage's results change their meaning: results of older versions are built anew. A refactoring
+# leaves its number alone, and so throws no training away.
+VERSIONS = {"base": 1, "data": 1, "tokens": 1, "sft": 1, "logprobs": 1, "dpo": 1, "eval": 1}
+
+VALUE = r"[A-Za-z0-9_.+-]+"
+OVERRIDES = rf"(?:,[a-z_]+={VALUE})*"
+
+# Every file of a run that a target may name.
+RUN_FILES = (
+    "spec.json trained train.json train.jsonl loss.png model merge.json provenance.json "
+    "eval.json eval/spec.json eval/examples.parquet"
+).split()
+MODEL_FILES = ("eval.json", "eval/spec.json", "eval/examples.parquet")
+
+
+class Node(NamedTuple):
+    """A run with its overrides applied."""
+
+    name: str
+    """canonical name, the folder under results/"""
+    run: Run
+    parent: str
+    """canonical name of the run, or name of the base, that it starts from"""
+
+
+class Project:
+    """A validated configuration and the questions that the rules ask of it."""
+
+    def __init__(self, values: dict[str, Any], file: str = "configuration", folder: Path = Path()) -> None:
+        """Read a configuration; `folder` is the one that its relative paths belong to.
+
+        Raises:
+            UserError: for anything that is wrong with it, references and cycles included.
+        """
+        self.file = file
+        self.folder = folder
+        self.config: Config = read(values, file)
+        self._raw_runs = values.get("runs") or {}
+        self._nodes: dict[str, Node] = {}
+        self._specs: dict[str, str] = {}
+        for name in self.config.runs:
+            self.run(name)
+        self._check_references()
+
+    # ---- names
+
+    def run(self, target: str) -> Node:
+        """The run that `target`, such as `dpo_lora,rank=4`, names.
+
+        Raises:
+            UserError: unknown run or key, a value outside its type, a parent that does not exist, a cycle.
+        """
+        if target not in self._nodes:
+            self._nodes[target] = self._resolve(target, ())
+        return self._nodes[target]
+
+    def _resolve(self, target: str, seen: tuple[str, ...]) -> Node:
+        if target in self._nodes:
+            return self._nodes[target]
+        name, *overrides = target.split(",")
+        if name not in self.config.runs:
+            raise UserError(f"{self.file}: there is no run '{name}'; {nearest(name, self.config.runs)}")
+        if target in seen:
+            chain = " -> ".join([*seen[seen.index(target) :], target])
+            raise UserError(f"{self.file}: runs.{name}.from: the runs go round in a circle: {chain}")
+        changed = self._overrides(target, name, overrides)
+        place = f"{self.file}: runs.{name}" if not overrides else f"results/{target}"
+        run = validate(Run, self._raw_runs[name] | changed, place)
+        self._check_arguments(run, place)
+        parent = self._parent(run, place, (*seen, target))
+        plain = self.config.runs[name]
+        kept = {key: value for key, value in changed.items() if _value(run, key) != _value(plain, key)}
+        canonical = ",".join([name, *(f"{key}={_text(_value(run, key))}" for key in sorted(kept))])
+        node = Node(canonical, run, parent)
+        self._nodes[target] = self._nodes.setdefault(canonical, node)
+        return self._nodes[target]
+
+    def _overrides(self, target: str, name: str, overrides: list[str]) -> dict[str, Any]:
+        fields = {field.alias or key: field for key, field in Run.model_fields.items()}
+        changed: dict[str, Any] = {}
+        for override in overrides:
+            key, equals, value = override.partition("=")
+            if not equals or not re.fullmatch(VALUE, value) or ".." in value:
+                raise UserError(
+                    f"results/{target}: '{override}' is no override; "
+                    "write KEY=VALUE, with letters, digits and . _ + - in the value"
+                )
+            if key not in fields:
+                raise UserError(f"results/{target}: a run has no key '{key}'; {nearest(key, fields)}")
+            if key in ("objective", "from"):
+                raise UserError(f"results/{target}: '{key}' makes another run; write one under runs: in {self.file}")
+            if key in changed:
+                raise UserError(f"results/{target}: '{key}' is given twice; write it once")
+            changed[key] = yaml.safe_load(value)
+        return changed
+
+    def _check_arguments(self, run: Run, place: str) -> None:
+        own = {"output_dir", "seed", "learning_rate", "num_train_epochs", "max_steps", "max_length", "weight_decay"}
+        for key in run.trainer_args:
+            fields = trainer_fields(run.objective)
+            if key in own or key not in fields:
+                reason = "has a key of its own in a run" if key in own else "is no field of the trainer"
+                raise UserError(f"{place}.trainer_args: '{key}' {reason}; {nearest(key, fields - own)}")
+        for key in run.peft_args:
+            if key not in lora_fields():
+                raise UserError(f"{place}.peft_args: peft's LoraConfig has no '{key}'; {nearest(key, lora_fields())}")
+
+    def _parent(self, run: Run, place: str, seen: tuple[str, ...]) -> str:
+        values = {field.alias or key: getattr(run, key) for key, field in Run.model_fields.items()}
+        values |= run.settings()
+        unknown = [key for key in re.findall(r"{([^}]*)}", run.from_) if key not in values]
+        if unknown:
+            raise UserError(f"{place}.from: a run has no key '{unknown[0]}'; {nearest(unknown[0], values)}")
+        parent = re.sub(r"{([^}]*)}", lambda match: _text(values[match[1]]), run.from_)
+        if parent in self.config.bases:
+            return parent
+        name = parent.split(",")[0]
+        if name not in self.config.runs:
+            known = [*self.config.bases, *self.config.runs]
+            raise UserError(f"{place}.from: there is no base or run '{name}'; {nearest(name, known)}")
+        return self._resolve(parent, seen).name
+
+    def _check_references(self) -> None:
+        datasets = self.config.datasets
+        for name, run in self.config.runs.items():
+            if run.data not in datasets:
+                raise UserError(f"{self.file}: runs.{name}.data: there is no dataset '{run.data}'; {nearest(run.data, datasets)}")
+            shape = datasets[run.data].format
+            if shape and shape not in SHAPES[run.objective]:
+                raise UserError(
+                    f"{self.file}: runs.{name}.data: {run.objective} needs rows of shape "
+                    f"{' or '.join(SHAPES[run.objective])}, and {run.data} is {shape}"
+                )
+        for name, base in self.config.bases.items():
+            if base.source == "random" and base.text not in datasets:
+                raise UserError(f"{self.file}: bases.{name}.text: there is no dataset '{base.text}'; {nearest(base.text, datasets)}")
+        for dataset in self.config.evaluation.data or []:
+            if dataset not in datasets:
+                raise UserError(f"{self.file}: evaluation.data: there is no dataset '{dataset}'; {nearest(dataset, datasets)}")
+        for name in self.config.sweeps:
+            self.sweep_runs(name)
+
+    # ---- the graph
+
+    def lineage(self, name: str) -> list[str]:
+        """The base, the runs after it in their order, and `name` itself at the end."""
+        if name in self.config.bases:
+            return [name]
+        return [*self.lineage(self.run(name).parent), self.run(name).name]
+
+    def others(self, name: str) -> list[str]:
+        """The models that `name` is compared with: its parent and its base."""
+        line = self.lineage(name)
+        return list(dict.fromkeys([*line[-2:-1], *line[:1]])) if len(line) > 1 else []
+
+    def sweep_points(self, sweep: str) -> list[tuple[str, dict[str, Any]]]:
+        """Canonical name and overrides of a sweep's runs, in the grid's order.
+
+        Raises:
+            UserError: unknown sweep, run, key or value.
+        """
+        if sweep not in self.config.sweeps:
+            raise UserError(f"{self.file}: there is no sweep '{sweep}'; {nearest(sweep, self.config.sweeps)}")
+        table = self.config.sweeps[sweep]
+        grid = itertools.product(*([(key, value) for value in values] for key, values in table.over.items()))
+        points = [dict(point) for point in grid]
+        names = [",".join([table.run, *(f"{key}={_text(value)}" for key, value in point.items())]) for point in points]
+        return [(self.run(name).name, point) for name, point in zip(names, points, strict=True)]
+
+    def sweep_runs(self, sweep: str) -> list[str]:
+        """Canonical names of a sweep's runs."""
+        return [name for name, _ in self.sweep_points(sweep)]
+
+    @cached_property
+    def evaluation_data(self) -> list[str]:
+        """The datasets whose held-out rows every model is measured on."""
+        if self.config.evaluation.data is not None:
+            return self.config.evaluation.data
+        used = [run.data for run in self.config.runs.values()]
+        return list(dict.fromkeys(used)) or list(self.config.datasets)
+
+    # ---- specs
+
+    def spec(self, target: str) -> str:
+        """What determines `results/{target}`, as canonical JSON: sorted keys, nothing else.
+
+        A spec names what it is built from with that part's own hash, so any change upstream changes it.
+        """
+        if target not in self._specs:
+            self._specs[target] = json.dumps(self._spec(target), sort_keys=True, indent=1)
+        return self._specs[target]
+
+    def spec_hash(self, target: str) -> str:
+        """SHA-256 of the spec file of `target`."""
+        return hashlib.sha256((self.spec(target) + "\n").encode()).hexdigest()
+
+    def _spec(self, target: str) -> dict[str, Any]:
+        if target.startswith("bases/"):
+            base = self.config.bases[target.removeprefix("bases/")]
+            text = {"text": self._ref("data", base.text)} if base.source == "random" else {}
+            return _stage("base") | base.model_dump() | text
+        if target.startswith("data/"):
+            return _stage("data") | self.config.datasets[target.removeprefix("data/")].model_dump()
+        if target.endswith("/eval"):
+            return self._eval_spec(target.removesuffix("/eval"))
+        node = self.run(target)
+        return (
+            _stage(node.run.objective)
+            | node.run.settings()
+            | {"tokens": VERSIONS["tokens"]}
+            | {"from": self._model_ref(node.parent), "data": self._ref("data", node.run.data)}
+        )
+
+    def _eval_spec(self, name: str) -> dict[str, Any]:
+        settings = self.config.evaluation.model_dump(exclude={"data"})
+        data = [self._ref("data", dataset) for dataset in self.evaluation_data]
+        against = [self._model_ref(other) for other in self.others(name)]
+        return _stage("eval") | settings | {"model": self._model_ref(name), "data": data, "against": against}
+
+    def _ref(self, table: str, name: str) -> dict[str, str]:
+        return {"name": name, "spec": self.spec_hash(f"{table}/{name}")}
+
+    def _model_ref(self, name: str) -> dict[str, str]:
+        if name in self.config.bases:
+            return self._ref("bases", name)
+        return {"name": name, "spec": self.spec_hash(name)}
+
+    # ---- paths
+
+    def model(self, name: str) -> str:
+        """The folder of a base's or run's weights."""
+        return f"results/bases/{name}/model" if name in self.config.bases else f"results/{name}/model"
+
+    def manifest(self, name: str) -> str:
+        """The small file that carries the weights' hashes."""
+        return f"results/bases/{name}/base.json" if name in self.config.bases else f"results/{name}/merge.json"
+
+    def tokens(self, name: str, dataset: str, max_length: int) -> str:
+        """The folder of a dataset's tokens for the base that `name` descends from."""
+        return f"results/tokens/{self.lineage(name)[0]}/{dataset},max_length={max_length}"
+
+    def sources(self, dataset: str) -> list[str]:
+        """The local files that a dataset is read from."""
+        table = self.config.datasets[dataset]
+        return [path for path in (table.path, table.validation) if isinstance(path, str)]
+
+    def pattern(self, objective: str) -> str:
+        """Regular expression of the runs with this objective, for a rule's wildcard."""
+        names = [name for name, run in self.config.runs.items() if run.objective == objective]
+        return f"(?:{'|'.join(names) or '(?!)'}){OVERRIDES}"
+
+    # ---- targets
+
+    def check_targets(self, arguments: list[str]) -> list[str]:
+        """Look at a command line before anything is built; returns the run names in it that are not canonical.
+
+        Raises:
+            UserError: a target under results/ that names nothing, or a data file that does not exist.
+        """
+        targets = [argument for argument in arguments if argument.startswith("results/")]
+        aliases = []
+        models: set[str] = set() if targets else {*self.config.runs, *self.config.bases}
+        datasets: set[str] = set()
+        for target in targets:
+            first, *rest = target.removeprefix("results/").rstrip("/").split("/")
+            if first in RESERVED:
+                self._check_reserved(target, first, rest, models, datasets)
+                continue
+            known = MODEL_FILES if first in self.config.bases else RUN_FILES
+            if first not in self.config.bases:
+                node = self.run(first)
+                aliases += [first] if node.name != first else []
+            if "/".join(rest) not in known and rest[:1] != ["logprobs"]:
+                raise UserError(f"'{target}' names no result; {nearest('/'.join(rest), known)}")
+            models.add(first)
+        for model in models:
+            line = self.lineage(model)
+            datasets |= {self.run(name).run.data for name in line[1:]} | set(self.evaluation_data)
+            base = self.config.bases[line[0]]
+            datasets |= {base.text} if base.source == "random" else set()
+            if base.source == "path" and not (self.folder / base.path).is_dir():
+                raise UserError(f"{self.file}: bases.{line[0]}.path: there is no folder '{base.path}'; write the model's folder")
+        self._check_files(datasets)
+        return aliases
+
+    def _check_reserved(self, target: str, table: str, rest: list[str], models: set[str], datasets: set[str]) -> None:
+        name = rest[0] if rest else ""
+        if table == "sweeps":
+            models |= set(self.sweep_runs(name))
+        elif table == "bases":
+            if name not in self.config.bases:
+                raise UserError(f"'{target}': there is no base '{name}'; {nearest(name, self.config.bases)}")
+            models.add(name)
+        elif table == "data":
+            if name not in self.config.datasets:
+                raise UserError(f"'{target}': there is no dataset '{name}'; {nearest(name, self.config.datasets)}")
+            datasets.add(name)
+
+    def _check_files(self, datasets: set[str]) -> None:
+        for dataset in sorted(datasets):
+            for source in self.sources(dataset):
+                if not (self.folder / source).is_file():
+                    key = "path" if source == self.config.datasets[dataset].path else "validation"
+                    raise UserError(
+                        f"{self.file}: datasets.{dataset}.{key}: there is no file '{source}'; "
+                        f"write one that exists, relative to {self.folder.resolve()}"
+                    )
+
+
+def _stage(stage: str) -> dict[str, Any]:
+    return {"stage": stage, "version": VERSIONS[stage]}
+
+
+def _value(run: Run, key: str) -> Any:
+    return run.settings().get(key, getattr(run, "from_" if key == "from" else key))
+
+
+def _text(value: Any) -> str:
+    """The one way to write a value in a name; YAML reads it back as the same value."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return repr(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
+    return str(value)

@@ -1,0 +1,151 @@
+"""What every stage script shares: its log, its lock, whole files or none, hashes, and errors told in one line."""
+
+import argparse
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from posttrain.errors import UserError
+
+_console = sys.stderr
+
+
+def arguments(doc: str, **options: type) -> argparse.ArgumentParser:
+    """A parser of required `--name` options; `doc` is the script's own docstring."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, kind in options.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, required=True)
+    parser.add_argument("--log", type=Path, default=None, help="file for everything the libraries print")
+    return parser
+
+
+def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], None]) -> None:
+    """Run a script's `main` with its log and its lock; exit 1 with one line for a mistake of the user's."""
+    options = parser.parse_args()
+    try:
+        with _log(options.log), _lock(options.log):
+            main(options)
+    except UserError as error:
+        sys.exit(f"posttrain: {error}")
+
+
+def say(message: str) -> None:
+    """Tell the person at the terminal; the libraries' own output goes to the log."""
+    print(message, file=_console, flush=True)
+
+
+@contextlib.contextmanager
+def _log(path: Path | None) -> Iterator[None]:
+    """Send file descriptors 1 and 2 to the log, so that C++ output lands there too; `say` keeps the terminal."""
+    if path is None:
+        yield
+        return
+    global _console
+    path.parent.mkdir(parents=True, exist_ok=True)
+    terminal = os.dup(2)
+    _console = os.fdopen(terminal, "w")
+    with path.open("w") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    try:
+        yield
+    except UserError as error:
+        print(f"posttrain: {error}", file=sys.stderr)  # the log says it as well
+        raise
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.dup2(terminal, 2)
+
+
+@contextlib.contextmanager
+def _lock(log: Path | None) -> Iterator[None]:
+    """Hold the job's lock: after `kill -9` of Snakemake alone, its orphan may still be at work on the same files."""
+    if log is None:
+        yield
+        return
+    with Path(f"{log}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"{log.stem}: another process is at work on this; waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill, which takes the place of `path` when the block ends well and is removed when it does not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield beside
+        beside.chmod(0o755)
+        shutil.rmtree(path, ignore_errors=True)
+        beside.rename(path)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A file to write, which takes the place of `path` when the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield beside
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write JSON for people and programs, whole or not at all."""
+    with whole_file(path) as file:
+        file.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file that a stage wrote."""
+    return json.loads(path.read_text())
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder_hashes(folder: Path) -> dict[str, str]:
+    """Relative name to SHA-256 of every file in a folder, hidden ones left out."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    return {str(path.relative_to(folder)): sha256(path) for path in files}
+
+
+def link(source: Path, target: Path) -> None:
+    """Give a file a second name; copy it where the file system cannot."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+class Clock:
+    """Seconds since it was made."""
+
+    def __init__(self) -> None:
+        self.start = time.monotonic()
+
+    def seconds(self) -> float:
+        """Seconds, to the hundredth."""
+        return round(time.monotonic() - self.start, 2)

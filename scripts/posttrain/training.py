@@ -1,0 +1,336 @@
+"""Training, as every objective does it: TRL's arguments from a spec, the order of the rows, checkpoints and resume.
+
+A killed stage goes on from its last whole checkpoint when the same command is typed again, and ends with the same bits.
+Checkpoints lie in `results/{run}/checkpoints/{key}/`, outside every declared output, since Snakemake deletes those before
+a rerun. The key is the hash of the spec and of every input, so that a changed setting never resumes from the old one's.
+"""
+
+import hashlib
+import json
+import math
+import shutil
+import signal
+import sys
+import time
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoConfig, TrainerCallback, set_seed
+
+from posttrain import models, tracking
+from posttrain.errors import UserError
+from posttrain.head import add_compact_head
+from posttrain.stage import link, read_json, say, sha256, whole_folder, write_json
+
+# What a checkpoint must hold; trainer_state.json is written last.
+STATE_FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth")
+# Reported for each step, under TRL's names.
+REPORTED = (
+    "loss learning_rate grad_norm mean_token_accuracy num_tokens rewards/accuracies rewards/margins rewards/chosen "
+    "rewards/rejected logps/chosen logps/rejected eval_loss eval_mean_token_accuracy"
+).split()
+
+
+# ---- from the spec to TRL
+
+
+def row_order(lengths: list[int], batch_size: int, epochs: float, max_steps: int | None, seed: int) -> list[int]:
+    """The rows in the order in which they are trained on, all epochs in one list.
+
+    Each epoch is a permutation of its own. Neighbours are sorted by length and cut into batches, which saves padding,
+    and the batches are shuffled. Nothing here depends on the state of a random generator, so a resumed run sees
+    the same rows.
+    """
+    n = len(lengths)
+    total = max_steps * batch_size if max_steps else max(1, round(n * epochs))
+    passes = math.ceil(total / n)
+    stream = np.concatenate([np.random.default_rng([seed, epoch]).permutation(n) for epoch in range(passes)])[:total]
+    shuffle = np.random.default_rng([seed, passes])
+    order = []
+    for start in range(0, total, 8 * batch_size):
+        window = sorted(stream[start : start + 8 * batch_size].tolist(), key=lambda row: lengths[row])
+        batches = [window[i : i + batch_size] for i in range(0, len(window), batch_size)]
+        tail = batches.pop() if len(batches[-1]) < batch_size else []
+        order += [row for i in shuffle.permutation(len(batches)) for row in batches[i]] + tail
+    return order
+
+
+def read_tokens(file: Path, columns: tuple[str, ...]) -> Any:
+    """A Parquet file of tokens as a dataset in memory."""
+    import pyarrow.parquet as pq
+    from datasets import Dataset
+
+    return Dataset(pq.read_table(file, columns=list(columns)))
+
+
+def ordered(dataset: Any, spec: dict, lengths: list[int]) -> Any:
+    """The dataset's rows in `row_order`."""
+    return dataset.select(row_order(lengths, spec["batch_size"], spec["epochs"], spec["max_steps"], spec["seed"]))
+
+
+def trainer_arguments(spec: dict, folder: Path) -> dict[str, Any]:
+    """The arguments that SFTConfig and DPOConfig share, from a run's spec; its `trainer_args` come last."""
+    return {
+        "output_dir": str(folder),
+        "seed": spec["seed"],
+        "learning_rate": spec["learning_rate"],
+        "num_train_epochs": 1,  # row_order has all of them
+        "train_sampling_strategy": "sequential",
+        "per_device_train_batch_size": spec["batch_size"] // spec["accumulation"],
+        "gradient_accumulation_steps": spec["accumulation"],
+        "max_length": spec["max_length"],
+        "warmup_steps": warmup_share(spec["warmup"]),
+        "lr_scheduler_type": "constant_with_warmup" if spec["schedule"] == "constant" else spec["schedule"],
+        "weight_decay": spec["weight_decay"],
+        "max_grad_norm": spec["max_grad_norm"],
+        "bf16": models.precision(spec["precision"]) == "bf16",
+        "gradient_checkpointing": spec["gradient_checkpointing"],
+        "use_cpu": not torch.cuda.is_available(),
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "logging_steps": 1,
+        "save_strategy": "no",  # Watch decides
+        "save_total_limit": 2,
+        "report_to": [],
+        "disable_tqdm": True,
+        **spec["trainer_args"],
+    }
+
+
+def warmup_share(share: float) -> float:
+    """Transformers reads a number below 1 as a share of the steps and 1 as one step."""
+    return min(share, 1 - 1e-9)
+
+
+def load_parent(folder: Path, spec: dict) -> Any:
+    """The model to train: in float32 where all its weights move, in its own dtype under an adapter.
+
+    Seeds every generator as well, since PEFT draws the adapter's first weights before TRL sets any seed.
+    """
+    set_seed(spec["seed"])
+    return models.load(folder, dtype=torch.float32 if spec["method"] == "full" else "auto")
+
+
+def adapter(spec: dict) -> Any:
+    """The PEFT configuration of a spec's method, or None for full fine-tuning.
+
+    Raises:
+        UserError: PEFT refuses the combination.
+    """
+    if spec["method"] == "full":
+        return None
+    from peft import LoraConfig
+
+    try:
+        return LoraConfig(
+            task_type="CAUSAL_LM",
+            r=spec["rank"],
+            lora_alpha=spec["alpha"],
+            lora_dropout=spec["dropout"],
+            target_modules=spec["target_modules"],
+            **spec["peft_args"],
+        )
+    except (TypeError, ValueError) as error:
+        raise UserError(f"peft_args: {error}") from None
+
+
+# ---- checkpoints
+
+
+def work_folder(options: Namespace, inputs: list[Path]) -> Path:
+    """The stage's own folder under checkpoints/, keyed by everything that goes into it."""
+    spec = options.spec.read_bytes()
+    precision = models.precision(json.loads(spec)["precision"])
+    parts = [spec.decode(), precision, *map(sha256, inputs)]
+    key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    folder = options.spec.parent / "checkpoints" / key
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that is whole; broken ones, which a kill can leave, are removed."""
+    for checkpoint in sorted(folder.glob("checkpoint-*"), key=lambda path: -int(path.name.split("-")[1])):
+        if _is_whole(checkpoint):
+            return checkpoint
+        say(f"{checkpoint}: not whole, removed")
+        shutil.rmtree(checkpoint)
+    return None
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    import zipfile
+
+    from safetensors import SafetensorError, safe_open
+
+    weights = list(checkpoint.glob("*.safetensors"))
+    if not weights or any(not (checkpoint / name).exists() for name in STATE_FILES):
+        return False
+    try:
+        for file in weights:
+            with safe_open(file, "pt"):
+                pass
+        for name in ("optimizer.pt", "rng_state.pth"):
+            zipfile.ZipFile(checkpoint / name).close()
+        step = read_json(checkpoint / "trainer_state.json")["global_step"]
+    except (SafetensorError, zipfile.BadZipFile, json.JSONDecodeError):
+        return False
+    return step == int(checkpoint.name.split("-")[1])
+
+
+class Watch(TrainerCallback):
+    """Tell the person at the terminal, save a checkpoint from time to time and on a signal, stop at a loss that is none."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name, self.folder = name, folder
+        self.every = tracking.settings()["checkpoint_seconds"]
+        self.stopped_by: int | None = None
+        self.saved = self.told = self.stepped = time.monotonic()
+        self.tokens = 0
+        self.saving = 0.0
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._stop)
+
+    def _stop(self, number: int, _: Any) -> None:
+        self.stopped_by = number
+        signal.signal(number, signal.SIG_DFL)  # the second time it means it
+        say(f"{self.name}: stopping after this step; the same command goes on from here")
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Start the clocks where training starts."""
+        self.saved = self.told = self.stepped = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Decide whether to save; never after the last step, which ends in the result itself."""
+        if state.global_step >= state.max_steps:
+            return
+        due = time.monotonic() - self.saved >= max(self.every, 20 * self.saving)
+        if self.stopped_by or due:
+            control.should_save = True
+            self.save_began = time.monotonic()
+        control.should_training_stop |= self.stopped_by is not None
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Remember how long saving takes, so that it stays below a twentieth of the time."""
+        self.saved = time.monotonic()
+        self.saving = self.saved - self.save_began
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        """Keep one line a step in train.jsonl, and print one every few seconds.
+
+        Raises:
+            UserError: the loss or the gradient is not a number.
+        """
+        if not state.is_world_process_zero or "loss" not in logs:
+            return
+        if not (math.isfinite(logs["loss"]) and math.isfinite(logs.get("grad_norm", 0.0))):
+            raise UserError(
+                f"{self.name}: the loss is {logs['loss']} and the gradient's norm {logs.get('grad_norm')} at step "
+                f"{state.global_step}; write a lower learning_rate, a longer warmup or precision: fp32"
+            )
+        now = time.monotonic()
+        speed = (logs.get("num_tokens", 0) - self.tokens) / (now - self.stepped) if self.tokens else None
+        self.tokens, self.stepped = logs.get("num_tokens", 0), now
+        state.log_history[-1] |= {"tokens_per_second": speed and round(speed, 1), "memory_gib": memory_gib()}
+        with (self.folder / "train.jsonl").open("w") as file:
+            file.writelines(json.dumps(line) + "\n" for line in history(state.log_history))
+        if now - self.told > 5 or state.global_step in (1, state.max_steps):
+            self.told = now
+            pace = f"  {speed:.0f} tokens/s" if speed else ""
+            say(f"{self.name}: step {state.global_step}/{state.max_steps}  loss {logs['loss']:.4f}{pace}")
+
+
+def memory_gib() -> float:
+    """Peak memory of this process so far: the GPU's where there is one, else resident memory."""
+    if torch.cuda.is_available():
+        return round(torch.cuda.max_memory_allocated() / 2**30, 3)
+    import resource
+
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3)
+
+
+def history(log: list[dict]) -> list[dict]:
+    """The trainer's log as train.jsonl has it: one line a step, with what is worth keeping."""
+    keep = ("step", *REPORTED, "tokens_per_second", "memory_gib")
+    return [{key: line[key] for key in keep if line.get(key) is not None} for line in log if "loss" in line or "eval_loss" in line]
+
+
+# ---- the run itself
+
+
+def fit(trainer: Any, options: Namespace, folder: Path, spec: dict) -> None:
+    """Train from the last whole checkpoint to the end, and leave the result in `folder`/finished.
+
+    Exits with 128 + the signal's number after SIGINT or SIGTERM, with a checkpoint saved.
+
+    Raises:
+        UserError: the loss is not a number.
+    """
+    name = options.spec.parent.name
+    model = trainer.model
+    add_compact_head(model.get_base_model() if spec["method"] != "full" else model)
+    trained, total = trainable(model)
+    say(f"{name}: {spec['objective']}, {spec['method']}: {trained:,} of {total:,} parameters are trained ({trained / total:.2%})")
+    watch = Watch(name, folder)
+    trainer.add_callback(watch)
+    mlflow = tracking.MLflowCallback(name, options.spec, folder) if tracking.settings()["mlflow"] else None
+    if mlflow:
+        trainer.add_callback(mlflow)
+    checkpoint = last_checkpoint(folder)
+    if checkpoint:
+        say(f"{name}: goes on from {checkpoint.name}")
+    start = time.monotonic()
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except UserError:
+        if mlflow:
+            mlflow.close("FAILED")
+        raise
+    if watch.stopped_by and trainer.state.global_step < trainer.state.max_steps:
+        if mlflow:
+            mlflow.close("KILLED")
+        sys.exit(128 + watch.stopped_by)
+    if spec["method"] == "full":
+        model.to(AutoConfig.from_pretrained(options.parent).dtype)
+    with whole_folder(folder / "finished") as finished:
+        model.save_pretrained(finished / "trained")
+        lines = history(trainer.state.log_history)
+        (finished / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        summary = {
+            "steps": trainer.state.global_step,
+            "loss": lines[-1]["loss"],
+            "trainable_parameters": trained,
+            "parameters": total,
+            "precision": models.precision(spec["precision"]),
+            "threads": torch.get_num_threads(),
+            "seconds": round(time.monotonic() - start, 2),
+            "memory_gib": memory_gib(),
+            "resumed_from": checkpoint.name if checkpoint else None,
+            "mlflow_run_id": mlflow.run_id if mlflow else None,
+        }
+        write_json(finished / "train.json", summary)
+    if mlflow:
+        mlflow.close("FINISHED")
+    for old in folder.glob("checkpoint-*"):
+        shutil.rmtree(old)
+
+
+def trainable(model: Any) -> tuple[int, int]:
+    """Numbers of trained and of all parameters."""
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    return sum(size for size, moves in sizes if moves), sum(size for size, _ in sizes)
+
+
+def publish(options: Namespace, folder: Path) -> None:
+    """Put the finished result where the rule declares it, by links."""
+    finished = folder / "finished"
+    run = options.spec.parent
+    with whole_folder(run / "trained") as trained:
+        for file in (finished / "trained").iterdir():
+            if file.name != "README.md":  # PEFT's empty card; `merge` writes the real one
+                link(file, trained / file.name)
+    for name in ("train.jsonl", "train.json"):
+        (run / name).unlink(missing_ok=True)
+        link(finished / name, run / name)

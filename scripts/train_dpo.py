@@ -1,0 +1,64 @@
+"""Direct preference optimisation (Rafailov et al. 2023): prefer the chosen answer, without drifting from the reference.
+
+The reference is the parent. Its log-probabilities were computed once, by compute_logprobs.py, for every run that shares
+the parent. Reads the run's spec, the parent's model, tokens and log-probabilities; writes what train_sft.py writes.
+
+    python scripts/train_dpo.py --spec results/dpo_lora/spec.json --parent results/sft_lora/model \
+        --manifest results/sft_lora/merge.json --tokens results/tokens/smollm2/gsm8k_pairs,max_length=1024 \
+        --logprobs results/sft_lora/logprobs/gsm8k_pairs,max_length=1024
+"""
+
+from pathlib import Path
+
+from posttrain.stage import arguments, read_json, run
+
+TOKENS = ("prompt_ids", "chosen_ids", "rejected_ids")
+REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")
+
+
+def main(options) -> None:
+    import pyarrow.parquet as pq
+    from datasets import concatenate_datasets
+    from trl import DPOConfig, DPOTrainer
+
+    from posttrain import models, training
+
+    class PreparedDPOTrainer(DPOTrainer):
+        """TRL's trainer, given the tokens and reference log-probabilities that it would compute itself."""
+
+        def _prepare_dataset(self, dataset, *args):
+            return dataset
+
+        def _precompute_ref_logps(self, dataset, *args):
+            return dataset
+
+    def read(split: str, columns: tuple[str, ...]):
+        tokens = training.read_tokens(options.tokens / f"{split}.parquet", columns)
+        return concatenate_datasets([tokens, training.read_tokens(options.logprobs / f"{split}.parquet", REFERENCE)], axis=1)
+
+    spec = read_json(options.spec)
+    files = [folder / "train.parquet" for folder in (options.tokens, options.logprobs)]
+    folder = training.work_folder(options, [options.manifest, *files])
+    if not (folder / "finished").exists():
+        rows = read("train", TOKENS)
+        lengths = pq.read_table(files[0], columns=["length"])["length"].to_pylist()
+        held_out = read("validation", TOKENS)
+        trainer = PreparedDPOTrainer(
+            model=training.load_parent(options.parent, spec),
+            args=DPOConfig(
+                **training.trainer_arguments(spec, folder),
+                beta=spec["beta"],
+                loss_type=spec["loss_type"],
+                precompute_ref_log_probs=True,
+            ),
+            train_dataset=training.ordered(rows, spec, lengths),
+            eval_dataset=held_out if len(held_out) else None,
+            processing_class=models.tokenizer(options.parent),
+            peft_config=training.adapter(spec),
+        )
+        training.fit(trainer, options, folder, spec)
+    training.publish(options, folder)
+
+
+if __name__ == "__main__":
+    run(arguments(__doc__, spec=Path, parent=Path, manifest=Path, tokens=Path, logprobs=Path), main)

@@ -1,0 +1,39 @@
+"""Supervised fine-tuning: train a model on what the assistant says.
+
+Reads the run's spec, the parent's model and tokens; writes `trained/`, train.jsonl (one line a step) and train.json
+beside the spec.
+
+    python scripts/train_sft.py --spec results/sft_lora/spec.json --parent results/bases/smollm2/model \
+        --manifest results/bases/smollm2/base.json --tokens results/tokens/smollm2/gsm8k,max_length=1024
+"""
+
+from pathlib import Path
+
+from posttrain.stage import arguments, read_json, run
+
+
+def main(options) -> None:
+    from trl import SFTConfig, SFTTrainer
+
+    from posttrain import models, training
+
+    spec = read_json(options.spec)
+    train, validation = options.tokens / "train.parquet", options.tokens / "validation.parquet"
+    folder = training.work_folder(options, [options.manifest, train])
+    if not (folder / "finished").exists():
+        rows = training.read_tokens(train, ("input_ids", "labels", "length"))
+        held_out = training.read_tokens(validation, ("input_ids", "labels"))
+        trainer = SFTTrainer(
+            model=training.load_parent(options.parent, spec),
+            args=SFTConfig(**training.trainer_arguments(spec, folder)),
+            train_dataset=training.ordered(rows, spec, rows["length"]).remove_columns("length"),
+            eval_dataset=held_out if len(held_out) else None,
+            processing_class=models.tokenizer(options.parent),
+            peft_config=training.adapter(spec),
+        )
+        training.fit(trainer, options, folder, spec)
+    training.publish(options, folder)
+
+
+if __name__ == "__main__":
+    run(arguments(__doc__, spec=Path, parent=Path, manifest=Path, tokens=Path), main)
