@@ -49,6 +49,7 @@ def main(options) -> None:
                 **training.trainer_arguments(spec, folder),
                 beta=spec["beta"],
                 loss_type=spec["loss_type"],
+                disable_dropout=not spec.get("dropout"),
                 precompute_ref_log_probs=True,
             ),
             train_dataset=training.ordered(rows, spec, lengths),

@@ -116,6 +116,14 @@ class Dataset(Licensed):
         return self
 
 
+# Fields of TRL's configurations that a run's own keys set, or that resuming depends on.
+OWN_FIELDS = frozenset(
+    "output_dir seed learning_rate num_train_epochs max_steps max_length weight_decay warmup_steps lr_scheduler_type "
+    "max_grad_norm per_device_train_batch_size gradient_accumulation_steps bf16 fp16 gradient_checkpointing "
+    "activation_checkpointing train_sampling_strategy beta disable_dropout precompute_ref_log_probs save_strategy "
+    "save_steps save_total_limit logging_steps logging_strategy report_to resume_from_checkpoint".split()
+)
+
 # What a key means for whom: a key set where it has no effect is an error, never silently ignored.
 LORA_KEYS = ("rank", "alpha", "dropout", "target_modules", "peft_args")
 DPO_KEYS = ("beta", "loss_type")
@@ -149,7 +157,9 @@ class Run(Strict):
     gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, more time")
     rank: int = Field(16, gt=0, description="lora: rank (8 to 64)")
     alpha: Number | None = Field(None, gt=0, description="lora: scale; by default 2 x rank")
-    dropout: Number = Field(0.05, ge=0, lt=1, description="lora: dropout on the adapter's input (sft; dpo trains without)")
+    dropout: Number | None = Field(
+        None, ge=0, lt=1, description="lora: dropout on the adapter's input; by default sft 0.05, dpo 0"
+    )
     target_modules: str | list[str] = Field("all-linear", description="lora: the layers that get an adapter")
     peft_args: dict[str, Any] = Field({}, description="more fields of peft's LoraConfig, under its own names")
     beta: Number = Field(0.1, gt=0, description="dpo: strength of the pull towards the reference")
@@ -180,6 +190,8 @@ class Run(Strict):
             values["learning_rate"] = LEARNING_RATE[self.objective, self.method]
         if self.method == "lora" and self.alpha is None:
             values["alpha"] = 2.0 * self.rank
+        if self.method == "lora" and self.dropout is None:
+            values["dropout"] = 0.05 if self.objective == "sft" else 0.0
         return values
 
 

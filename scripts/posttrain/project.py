@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from posttrain.config import RESERVED, SHAPES, Config, Run, lora_fields, read, trainer_fields, validate
+from posttrain.config import OWN_FIELDS, RESERVED, SHAPES, Config, Run, lora_fields, read, trainer_fields, validate
 from posttrain.errors import UserError, nearest
 
 # Raised by hand when a stage's results change their meaning: results of older versions are built anew. A refactoring
@@ -85,6 +85,7 @@ class Project:
         changed = self._overrides(target, name, overrides)
         place = f"{self.file}: runs.{name}" if not overrides else f"results/{target}"
         run = validate(Run, self._raw_runs[name] | changed, place)
+        self._check_data(run, place)
         self._check_arguments(run, place)
         parent = self._parent(run, place, (*seen, target))
         plain = self.config.runs[name]
@@ -113,13 +114,24 @@ class Project:
             changed[key] = yaml.safe_load(value)
         return changed
 
+    def _check_data(self, run: Run, place: str) -> None:
+        datasets = self.config.datasets
+        if run.data not in datasets:
+            raise UserError(f"{place}.data: there is no dataset '{run.data}'; {nearest(run.data, datasets)}")
+        shape, needed = datasets[run.data].format, SHAPES[run.objective]
+        if shape and shape not in needed:
+            raise UserError(
+                f"{place}.data: {run.objective} needs rows of shape {' or '.join(needed)}, and {run.data} is {shape}"
+            )
+
     def _check_arguments(self, run: Run, place: str) -> None:
-        own = {"output_dir", "seed", "learning_rate", "num_train_epochs", "max_steps", "max_length", "weight_decay"}
+        own = OWN_FIELDS | ({"loss_type"} if run.objective == "dpo" else set())
         for key in run.trainer_args:
             fields = trainer_fields(run.objective)
             if key in own or key not in fields:
-                reason = "has a key of its own in a run" if key in own else "is no field of the trainer"
-                raise UserError(f"{place}.trainer_args: '{key}' {reason}; {nearest(key, fields - own)}")
+                if key in own:
+                    raise UserError(f"{place}.trainer_args: '{key}' is set by the run's own keys; take it out")
+                raise UserError(f"{place}.trainer_args: the trainer has no field '{key}'; {nearest(key, fields - own)}")
         for key in run.peft_args:
             if key not in lora_fields():
                 raise UserError(f"{place}.peft_args: peft's LoraConfig has no '{key}'; {nearest(key, lora_fields())}")
@@ -141,15 +153,6 @@ class Project:
 
     def _check_references(self) -> None:
         datasets = self.config.datasets
-        for name, run in self.config.runs.items():
-            if run.data not in datasets:
-                raise UserError(f"{self.file}: runs.{name}.data: there is no dataset '{run.data}'; {nearest(run.data, datasets)}")
-            shape = datasets[run.data].format
-            if shape and shape not in SHAPES[run.objective]:
-                raise UserError(
-                    f"{self.file}: runs.{name}.data: {run.objective} needs rows of shape "
-                    f"{' or '.join(SHAPES[run.objective])}, and {run.data} is {shape}"
-                )
         for name, base in self.config.bases.items():
             if base.source == "random" and base.text not in datasets:
                 raise UserError(f"{self.file}: bases.{name}.text: there is no dataset '{base.text}'; {nearest(base.text, datasets)}")

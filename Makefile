@@ -1,0 +1,48 @@
+# VENV is the virtual environment that everything runs in; PYTHON makes it.
+VENV ?= .venv
+PYTHON ?= python3
+CORES ?= $(shell nproc)
+export PATH := $(abspath $(VENV))/bin:$(PATH)
+READY := $(VENV)/.ready
+
+.PHONY: setup demo test test-slow lint format bench ui constraints
+
+setup: $(READY)
+
+$(READY): pyproject.toml envs/constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "posttrain: Python 3.11 or newer is needed; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	python -m pip install --quiet --disable-pip-version-check -c envs/constraints.txt -e '.[dev]'
+	touch $@
+
+demo: setup
+	snakemake --cores $(CORES) results/dpo_lora/eval.json results/dpo_lora/loss.png
+	@posttrain table smollm2 sft_lora dpo_lora
+
+test: setup
+	python -m pytest -m 'not slow'
+
+test-slow: setup
+	python -m pytest -m slow
+
+lint: setup
+	ruff check .
+	ruff format --check .
+	snakefmt --check Snakefile rules
+	snakemake --lint
+	posttrain schema --check
+
+format: setup
+	ruff check --fix .
+	ruff format .
+	snakefmt Snakefile rules
+	posttrain schema
+
+bench: setup
+	python bench/pipeline.py
+
+ui: setup
+	mlflow ui --backend-store-uri sqlite:///$(abspath results/mlflow.db)
+
+constraints: setup
+	python envs/pin.py > envs/constraints.txt

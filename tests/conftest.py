@@ -1,0 +1,42 @@
+"""Shared by all tests: where the repository is, and a way to run Snakemake as a user does."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+TINY = REPOSITORY / "config/test/tiny.yaml"
+
+
+def snakemake(folder: Path, *arguments: str, config: Path = TINY, **options) -> subprocess.CompletedProcess:
+    """Run `snakemake` on `folder` with the tiny model's configuration; output is text, both streams in stdout."""
+    return subprocess.run(
+        command(folder, *arguments, config=config),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment(),
+        **options,
+    )
+
+
+def command(folder: Path, *arguments: str, config: Path = TINY) -> list[str]:
+    """The command line that `snakemake` runs."""
+    where = ["-s", REPOSITORY / "Snakefile", "--directory", folder, "--configfile", config]
+    return [str(part) for part in (Path(sys.executable).parent / "snakemake", *where, "--cores", "2", *arguments)]
+
+
+def environment() -> dict[str, str]:
+    """The environment of a user who has set nothing of ours."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(("POSTTRAIN", "MLFLOW"))}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An empty project folder with the example data."""
+    shutil.copytree(REPOSITORY / "examples", tmp_path / "examples")
+    return tmp_path

@@ -1,0 +1,76 @@
+"""What is planned for a target, read off dry runs: what is shared, what a change reruns, what a name means."""
+
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import REPOSITORY, TINY, snakemake
+
+
+def jobs(folder: Path, *targets: str, config: Path = TINY) -> Counter:
+    """Number of planned jobs by rule."""
+    run = snakemake(folder, "--dry-run", *targets, config=config)
+    assert run.returncode == 0, run.stdout
+    table = re.findall(r"^(\w+) +(\d+)$", run.stdout, re.M)
+    return Counter({rule: int(count) for rule, count in table if rule != "total"})
+
+
+def test_a_rank_sweep_shares_parent_tokens_and_reference(folder):
+    targets = [f"results/dpo_lora,rank={rank}/eval.json" for rank in (2, 8, 16)]
+    planned = jobs(folder, *targets)
+    assert planned["dpo"] == 3 and planned["merge"] == 4
+    assert planned["sft"] == planned["base"] == planned["logprobs"] == 1
+    assert planned["tokens"] == 2 and planned["eval"] == 5
+
+
+def test_a_declared_sweep_plans_its_grid_once(folder):
+    planned = jobs(folder, "results/sweeps/rank/table.tsv")
+    assert planned["dpo"] == 2 and planned["sft"] == 1 and planned["sweep"] == 1
+
+
+def test_an_override_equal_to_the_file_is_the_same_run(folder):
+    planned = jobs(folder, "results/dpo_lora,rank=4/eval.json", "results/dpo_lora/eval.json")
+    assert planned["dpo"] == 1 and planned["alias"] == 1
+
+
+def test_keys_in_any_order_are_the_same_run(folder):
+    orders = ("rank=8,beta=0.2", "beta=2e-1,rank=8")
+    planned = jobs(folder, *(f"results/dpo_lora,{order}/eval.json" for order in orders))
+    assert planned["dpo"] == 1
+
+
+def test_a_parent_follows_only_where_it_says_so(folder):
+    config = yaml.safe_load(TINY.read_text())
+    config["runs"]["dpo_lora"]["from"] = "sft_lora,rank={rank}"
+    file = folder / "config.yaml"
+    file.write_text(yaml.safe_dump(config))
+    targets = [f"results/dpo_lora,rank={rank}/eval.json" for rank in (2, 8)]
+    assert jobs(folder, *targets, config=file)["sft"] == 2
+    assert jobs(folder, *targets)["sft"] == 1
+
+
+def test_the_default_target_is_every_run(folder):
+    planned = jobs(folder)
+    assert planned["sft"] == planned["dpo"] == 2 and planned["eval"] == 5
+
+
+CONFIGURATIONS = sorted(REPOSITORY.glob("config/**/*.yaml"))
+
+
+@pytest.mark.parametrize("config", CONFIGURATIONS, ids=lambda file: str(file.relative_to(REPOSITORY)))
+def test_every_shipped_configuration_plans(folder, config):
+    assert jobs(folder, config=config)["eval"] >= 1
+
+
+def test_no_configfile_means_the_folder_s_own_then_the_repository_s(folder):
+    program = [Path(sys.executable).parent / "snakemake", "-s", REPOSITORY / "Snakefile", "--directory", folder, "-n"]
+    run = subprocess.run(program, capture_output=True, text=True)
+    assert run.returncode == 0 and "smollm2" in run.stderr + run.stdout
+    (folder / "config").mkdir()
+    (folder / "config/config.yaml").write_text(TINY.read_text())
+    run = subprocess.run(program, capture_output=True, text=True)
+    assert run.returncode == 0 and "smollm2" not in run.stderr + run.stdout
