@@ -85,7 +85,7 @@ def answers(model, tokenizer, prompts: list[str]) -> list[str]:
         chats = [user(prompt) for prompt in prompts[start : start + 16]]
         inputs = tokenizer.apply_chat_template(chats, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True)
         with torch.no_grad():
-            ids = model.generate(**inputs, max_new_tokens=128, do_sample=False)
+            ids = model.generate(**inputs, max_new_tokens=96, do_sample=False)
         outputs += tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     tokenizer.padding_side = "right"
     return outputs
@@ -119,7 +119,7 @@ def main(base: Path, data: Path, output: Path) -> None:
             [{"prompt": user(row["question"]), "completion": assistant(row["answer"])} for row in train]
         ),
         processing_class=tokenizer,
-        peft_config=lora(0.05),
+        peft_config=lora(0.0),
     )
     sft.train()
     merged = sft.model.merge_and_unload()

@@ -12,8 +12,8 @@ import random
 import re
 from pathlib import Path
 
-LONGEST = 340  # characters of question and answer together
-TRAIN, PAIRS, TEST = 128, 64, 48
+LONGEST = 300  # characters of question and answer together
+TRAIN, PAIRS, TEST = 64, 24, 24
 STEP = re.compile(r"<<([^=<>]*)=([^<>]*)>>")
 
 

@@ -11,16 +11,12 @@ def logprobs_tokens(wildcards):
 
 
 def logprobs_tokens_files(wildcards):
-    return [f"{logprobs_tokens(wildcards)}/{split}.parquet" for split in ("train", "validation")]
+    return [f"{logprobs_tokens(wildcards)}/{file}" for file in ("train.parquet", "report.json")]
 
 
 def parent_logprobs(wildcards):
     node = PROJECT.run(wildcards.run)
-    return f"results/{node.parent}/logprobs/{node.run.data},max_length={node.run.max_length}"
-
-
-def parent_logprobs_files(wildcards):
-    return [f"{parent_logprobs(wildcards)}/{split}.parquet" for split in ("train", "validation")]
+    return f"results/{node.parent}/logprobs/{node.run.data},max_length={node.run.max_length}.parquet"
 
 
 rule logprobs:
@@ -30,14 +26,12 @@ rule logprobs:
         model=ancient(own_model),
         manifest=own_manifest,
     output:
-        train="results/{run}/logprobs/{dataset},max_length={max_length}/train.parquet",
-        validation="results/{run}/logprobs/{dataset},max_length={max_length}/validation.parquet",
+        "results/{run}/logprobs/{dataset},max_length={max_length}.parquet",
     log:
         "results/logs/logprobs/{run}/{dataset},max_length={max_length}.log",
     params:
         version=VERSIONS["logprobs"],
         tokens=logprobs_tokens,
-        output=subpath(output.train, parent=True),
     threads: workflow.cores
     resources:
         gpu=1,
@@ -46,7 +40,7 @@ rule logprobs:
     shell:
         """
         exec python $POSTTRAIN/compute_logprobs.py --model {input.model:q} --tokens {params.tokens:q} \
-            --output {params.output:q} --log {log:q}
+            --output {output:q} --log {log:q}
         """
 
 
@@ -55,7 +49,7 @@ rule dpo:
     input:
         spec="results/{run}/spec.json",
         tokens=run_tokens_files,
-        logprobs=parent_logprobs_files,
+        logprobs=parent_logprobs,
         model=ancient(parent_model),
         manifest=parent_manifest,
     output:
@@ -70,7 +64,6 @@ rule dpo:
         run=PROJECT.pattern("dpo"),
     params:
         tokens=run_tokens,
-        logprobs=parent_logprobs,
     threads: workflow.cores
     resources:
         gpu=1,
@@ -79,5 +72,5 @@ rule dpo:
     shell:
         """
         exec python $POSTTRAIN/train_dpo.py --spec {input.spec:q} --parent {input.model:q} \
-            --manifest {input.manifest:q} --tokens {params.tokens:q} --logprobs {params.logprobs:q} --log {log:q}
+            --manifest {input.manifest:q} --tokens {params.tokens:q} --logprobs {input.logprobs:q} --log {log:q}
         """

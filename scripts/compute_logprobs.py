@@ -1,10 +1,10 @@
 """Reference log-probabilities: what the parent thinks of every chosen and rejected answer, once for all its DPO runs.
 
-Reads a model and a preference dataset's tokens; writes train.parquet and validation.parquet, row by row as the tokens.
+Reads a model and the tokens of a preference dataset's training rows; writes one Parquet file, row by row as the tokens.
 
     python scripts/compute_logprobs.py --model results/sft_lora/model \
         --tokens results/tokens/smollm2/gsm8k_pairs,max_length=1024 \
-        --output results/sft_lora/logprobs/gsm8k_pairs,max_length=1024
+        --output results/sft_lora/logprobs/gsm8k_pairs,max_length=1024.parquet
 """
 
 from pathlib import Path
@@ -26,18 +26,15 @@ def main(options) -> None:
         raise UserError(f"dataset {options.tokens.name.split(',')[0]}: dpo needs rows of shape preference, and these are {shape}")
     clock = Clock()
     model = models.load(options.model).eval()
-    count = 0
-    for split in ("train", "validation"):
-        rows = pq.read_table(options.tokens / f"{split}.parquet").to_pylist()
-        columns = {}
-        for side in ("chosen", "rejected"):
-            sequences = [scoring.answer(row["prompt_ids"], row[f"{side}_ids"]) for row in rows]
-            scores = scoring.log_probs(model, sequences, BATCH_TOKENS)
-            columns[f"ref_{side}_logps"] = pa.array([score for score, _ in scores], pa.float32())
-        count += len(rows)
-        with whole_file(options.output / f"{split}.parquet") as file:
-            pq.write_table(pa.table(columns), file)
-    say(f"{options.output.parent.parent.name}: reference log-probabilities of {count} pairs in {clock.seconds():.0f} s")
+    rows = pq.read_table(options.tokens / "train.parquet").to_pylist()
+    sides = ("chosen", "rejected")
+    sequences = [scoring.answer(row["prompt_ids"], row[f"{side}_ids"]) for side in sides for row in rows]
+    scores = pa.array([score for score, _ in scoring.log_probs(model, sequences, BATCH_TOKENS)], pa.float32())
+    columns = {"ref_chosen_logps": scores[: len(rows)], "ref_rejected_logps": scores[len(rows) :]}
+    with whole_file(options.output) as file:
+        pq.write_table(pa.table(columns), file)
+    name = options.output.parent.parent.name
+    say(f"{name}: reference log-probabilities of {len(rows)} pairs in {clock.seconds():.0f} s")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 from posttrain.errors import UserError
 from posttrain.stage import arguments, folder_hashes, link, read_json, run, say, sha256, whole_folder, write_json
 
-PROMPTS, POSITIONS = 8, 256
+PROMPTS, POSITIONS = 4, 256
 # Largest difference of a logit that rounding explains: one merged weight is rounded once, where base and adapter were
 # multiplied apart. Measured on SmolLM2 in float32: 1e-4.
 TOLERANCE = {"float32": 1e-2, "float16": 0.5, "bfloat16": 2.0}

@@ -5,7 +5,7 @@ the parent. Reads the run's spec, the parent's model, tokens and log-probabiliti
 
     python scripts/train_dpo.py --spec results/dpo_lora/spec.json --parent results/sft_lora/model \
         --manifest results/sft_lora/merge.json --tokens results/tokens/smollm2/gsm8k_pairs,max_length=1024 \
-        --logprobs results/sft_lora/logprobs/gsm8k_pairs,max_length=1024
+        --logprobs results/sft_lora/logprobs/gsm8k_pairs,max_length=1024.parquet
 """
 
 from pathlib import Path
@@ -32,17 +32,13 @@ def main(options) -> None:
         def _precompute_ref_logps(self, dataset, *args):
             return dataset
 
-    def read(split: str, columns: tuple[str, ...]):
-        tokens = training.read_tokens(options.tokens / f"{split}.parquet", columns)
-        return concatenate_datasets([tokens, training.read_tokens(options.logprobs / f"{split}.parquet", REFERENCE)], axis=1)
-
     spec = read_json(options.spec)
-    files = [folder / "train.parquet" for folder in (options.tokens, options.logprobs)]
-    folder = training.work_folder(options, [options.manifest, *files])
+    train = options.tokens / "train.parquet"
+    folder = training.work_folder(options, [options.manifest, train, options.logprobs])
     if not (folder / "finished").exists():
-        rows = read("train", TOKENS)
-        lengths = pq.read_table(files[0], columns=["length"])["length"].to_pylist()
-        held_out = read("validation", TOKENS)
+        tokens, reference = training.read_tokens(train, TOKENS), training.read_tokens(options.logprobs, REFERENCE)
+        rows = concatenate_datasets([tokens, reference], axis=1)
+        lengths = pq.read_table(train, columns=["length"])["length"].to_pylist()
         trainer = PreparedDPOTrainer(
             model=training.load_parent(options.parent, spec),
             args=DPOConfig(
@@ -53,7 +49,6 @@ def main(options) -> None:
                 precompute_ref_log_probs=True,
             ),
             train_dataset=training.ordered(rows, spec, lengths),
-            eval_dataset=held_out if len(held_out) else None,
             processing_class=models.tokenizer(options.parent),
             peft_config=training.adapter(spec),
         )

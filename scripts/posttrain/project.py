@@ -125,7 +125,7 @@ class Project:
             )
 
     def _check_arguments(self, run: Run, place: str) -> None:
-        own = OWN_FIELDS | ({"loss_type"} if run.objective == "dpo" else set())
+        own = OWN_FIELDS | ({"loss_type", "eval_strategy"} if run.objective == "dpo" else set())
         for key in run.trainer_args:
             fields = trainer_fields(run.objective)
             if key in own or key not in fields:
