@@ -29,7 +29,14 @@ def timed(command: list, folder: Path, log: Path) -> float:
 
 def snakemake(folder: Path, *arguments) -> list:
     """The command line for a project folder."""
-    return [Path(sys.executable).with_name("snakemake"), "-s", REPOSITORY / "Snakefile", "--directory", folder, *arguments]
+    return [
+        Path(sys.executable).with_name("snakemake"),
+        "-s",
+        REPOSITORY / "Snakefile",
+        "--directory",
+        folder,
+        *arguments,
+    ]
 
 
 def thousand_runs() -> dict:

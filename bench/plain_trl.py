@@ -83,7 +83,9 @@ def answers(model, tokenizer, prompts: list[str]) -> list[str]:
     outputs = []
     for start in range(0, len(prompts), 16):
         chats = [user(prompt) for prompt in prompts[start : start + 16]]
-        inputs = tokenizer.apply_chat_template(chats, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True)
+        inputs = tokenizer.apply_chat_template(
+            chats, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True
+        )
         with torch.no_grad():
             ids = model.generate(**inputs, max_new_tokens=96, do_sample=False)
         outputs += tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
@@ -131,7 +133,10 @@ def main(base: Path, data: Path, output: Path) -> None:
         model=AutoModelForCausalLM.from_pretrained(output / "sft/model"),
         args=DPOConfig(**arguments(output / "dpo", 1e-4), beta=0.1),
         train_dataset=Dataset.from_list(
-            [{"prompt": user(r["question"]), "chosen": assistant(r["chosen"]), "rejected": assistant(r["rejected"])} for r in pairs]
+            [
+                {"prompt": user(r["question"]), "chosen": assistant(r["chosen"]), "rejected": assistant(r["rejected"])}
+                for r in pairs
+            ]
         ),
         processing_class=tokenizer,
         peft_config=lora(0.0),

@@ -23,7 +23,9 @@ def main(options) -> None:
 
     shape = read_json(options.tokens / "report.json")["format"]
     if shape != "preference":
-        raise UserError(f"dataset {options.tokens.name.split(',')[0]}: dpo needs rows of shape preference, and these are {shape}")
+        raise UserError(
+            f"dataset {options.tokens.name.split(',')[0]}: dpo needs rows of shape preference, and these are {shape}"
+        )
     clock = Clock()
     model = models.load(options.model).eval()
     rows = pq.read_table(options.tokens / "train.parquet").to_pylist()

@@ -32,7 +32,9 @@ def main(options) -> None:
     write_examples(options.output.with_suffix("") / "examples.parquet", examples)
     write_json(options.output, result)
     for metric, row in result["metrics"].items():
-        verdicts = [f"{rows[metric]['verdict']} against {other}" for other, rows in result["against"].items() if metric in rows]
+        verdicts = [
+            f"{rows[metric]['verdict']} against {other}" for other, rows in result["against"].items() if metric in rows
+        ]
         say(f"{name}: {metric} {row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]  {', '.join(verdicts)}")
     training = options.output.parent / "train.json"
     if training.exists():
@@ -143,9 +145,16 @@ def write_examples(path: Path, examples: list[dict]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    numbers = (
-        "log_prob tokens chosen_log_prob rejected_log_prob prefers_chosen margin_prefers_chosen exact_match format_followed"
-    ).split()
+    numbers = [
+        "log_prob",
+        "tokens",
+        "chosen_log_prob",
+        "rejected_log_prob",
+        "prefers_chosen",
+        "margin_prefers_chosen",
+        "exact_match",
+        "format_followed",
+    ]
     texts = ("dataset", "id", "prompt", "reference", "output")
     schema = pa.schema([(name, pa.string()) for name in texts] + [(name, pa.float64()) for name in numbers])
     with whole_file(path) as file:

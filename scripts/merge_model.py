@@ -54,8 +54,9 @@ def main(options) -> None:
         (folder / "README.md").write_text(card(run_folder.name, spec))
         for file in folder.iterdir():
             file.chmod(0o644)
-    write_json(run_folder / "merge.json", proof | {"files": folder_hashes(run_folder / "model")})
-    write_json(run_folder / "provenance.json", provenance(options, spec))
+    files = folder_hashes(run_folder / "model")
+    write_json(run_folder / "merge.json", proof | {"files": files})
+    write_json(run_folder / "provenance.json", provenance(options, spec) | {"model": files})
 
 
 def real_prompts(tokens: Path, spec: dict) -> list[list[int]]:
@@ -103,9 +104,10 @@ def provenance(options, spec: dict) -> dict:
         "parent": {"name": spec["from"]["name"], "files": read_json(options.manifest)["files"]},
         "tokens": {split: sha256(options.tokens / f"{split}.parquet") for split in ("train", "validation")},
         "trained": folder_hashes(run_folder / "trained"),
-        "model": folder_hashes(run_folder / "model"),
         "training": read_json(run_folder / "train.json"),
-        "versions": {name: version(name) for name in ("torch", "transformers", "trl", "peft", "datasets", "accelerate")},
+        "versions": {
+            name: version(name) for name in ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
+        },
         "python": platform.python_version(),
         "code": {"commit": git.stdout.strip() or None, "scripts": code_hash(code)},
         "machine": {
@@ -127,7 +129,9 @@ def code_hash(scripts: Path) -> str:
 
 def card(name: str, spec: dict) -> str:
     """The model card that travels with the weights."""
-    settings = [key for key in sorted(spec) if not isinstance(spec[key], dict) and key not in ("stage", "version", "tokens")]
+    settings = [
+        key for key in sorted(spec) if not isinstance(spec[key], dict) and key not in ("stage", "version", "tokens")
+    ]
     lines = "\n".join(f"| {key} | {spec[key]} |" for key in settings)
     return (
         f"# {name}\n\n{spec['objective'].upper()} ({spec['method']}) of `{spec['from']['name']}` on the dataset "

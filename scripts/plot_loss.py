@@ -1,6 +1,6 @@
 """Draw the loss of one or several training stages, side by side.
 
-    python scripts/plot_loss.py --output loss.png results/sft_lora/train.jsonl results/dpo_lora/train.jsonl
+python scripts/plot_loss.py --output loss.png results/sft_lora/train.jsonl results/dpo_lora/train.jsonl
 """
 
 import json

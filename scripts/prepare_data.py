@@ -8,7 +8,6 @@ Reads the dataset's spec and its files; writes two Parquet files of normalised r
 from collections import Counter
 from pathlib import Path
 
-
 from posttrain.errors import UserError
 from posttrain.rows import Row, group, read_file
 from posttrain.stage import arguments, read_json, run, say, sha256, whole_file, write_json
@@ -54,7 +53,9 @@ def hub_file(spec: dict) -> Path:
     try:
         dataset = load_dataset(spec["hub"], revision=spec["revision"], split=spec["split"])
     except (OSError, ValueError) as error:
-        raise UserError(f"dataset {spec['hub']}: cannot be had from the hub or its cache: {error}".splitlines()[0]) from None
+        raise UserError(
+            f"dataset {spec['hub']}: cannot be had from the hub or its cache: {error}".splitlines()[0]
+        ) from None
     path = Path("results/data") / f".{spec['hub'].replace('/', '--')}-{spec['split']}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     dataset.to_parquet(path)

@@ -41,7 +41,9 @@ def main(options) -> None:
     if train["cut"] or train["dropped"]:
         say(f"{name}: max_length {options.max_length} cuts {train['cut']} rows and drops {train['dropped']}")
     if shape != "preference" and not ends_with_stop(tokenizer, options.output):
-        say(f"{name}: WARNING: the first row does not end with {tokenizer.eos_token}, so the model may not learn to stop")
+        say(
+            f"{name}: WARNING: the first row does not end with {tokenizer.eos_token}, so the model may not learn to stop"
+        )
 
 
 def schema(shape: str):

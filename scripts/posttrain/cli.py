@@ -81,7 +81,9 @@ def _verdicts(result: dict) -> list[str]:
         for metric, row in metrics.items():
             groups[row["verdict"]].append(metric)
         said = [f"{verdict}: {', '.join(found)}" for verdict, found in groups.items() if found]
-        lines.append(f"{result['run']} against {other}: {'; '.join(said).replace('no evidence:', 'no evidence of a difference:')}")
+        lines.append(
+            f"{result['run']} against {other}: {'; '.join(said).replace('no evidence:', 'no evidence of a difference:')}"
+        )
     return lines
 
 
@@ -145,7 +147,14 @@ def _tables() -> str:
 
 
 def _section(title: str, model: type) -> str:
-    lines = [f"### {title}", "", model.__doc__.strip().splitlines()[0], "", "| key | default | meaning |", "|---|---|---|"]
+    lines = [
+        f"### {title}",
+        "",
+        model.__doc__.strip().splitlines()[0],
+        "",
+        "| key | default | meaning |",
+        "|---|---|---|",
+    ]
     for name, field in model.model_fields.items():
         if name != "source":
             default = "required" if field.is_required() else f"`{json.dumps(field.default)}`"

@@ -8,7 +8,7 @@ import importlib.util
 import re
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -78,7 +78,9 @@ class RandomBase(Licensed):
     hidden_size: int = Field(64, gt=0, description="width of the residual stream; a multiple of 2 x heads")
     layers: int = Field(2, gt=0, description="decoder layers")
     heads: int = Field(4, gt=0, description="attention heads")
-    vocab_size: int = Field(512, ge=300, description="size of the vocabulary, 256 bytes and the special tokens included")
+    vocab_size: int = Field(
+        512, ge=300, description="size of the vocabulary, 256 bytes and the special tokens included"
+    )
     seed: int = Field(42, ge=0, description="seed of the weights")
 
     @model_validator(mode="after")
@@ -97,7 +99,9 @@ class Dataset(Licensed):
     """Rows of one shape, from a file or from the hub."""
 
     path: str | None = Field(None, description="a .jsonl, .json, .csv or .parquet file")
-    hub: str | None = Field(None, description="a dataset's hub id, `organisation/name`; needs the internet or the cache")
+    hub: str | None = Field(
+        None, description="a dataset's hub id, `organisation/name`; needs the internet or the cache"
+    )
     revision: str = Field("main", description="branch, tag or commit of a hub dataset")
     split: str = Field("train", description="the split of a hub dataset")
     format: Shape | None = Field(None, description="the rows' shape; recognised from the columns when left out")
@@ -118,10 +122,35 @@ class Dataset(Licensed):
 
 # Fields of TRL's configurations that a run's own keys set, or that resuming depends on.
 OWN_FIELDS = frozenset(
-    "output_dir seed learning_rate num_train_epochs max_steps max_length weight_decay warmup_steps lr_scheduler_type "
-    "max_grad_norm per_device_train_batch_size gradient_accumulation_steps bf16 fp16 gradient_checkpointing "
-    "activation_checkpointing train_sampling_strategy beta disable_dropout precompute_ref_log_probs save_strategy "
-    "save_steps save_total_limit logging_steps logging_strategy report_to resume_from_checkpoint".split()
+    [
+        "output_dir",
+        "seed",
+        "learning_rate",
+        "num_train_epochs",
+        "max_steps",
+        "max_length",
+        "weight_decay",
+        "warmup_steps",
+        "lr_scheduler_type",
+        "max_grad_norm",
+        "per_device_train_batch_size",
+        "gradient_accumulation_steps",
+        "bf16",
+        "fp16",
+        "gradient_checkpointing",
+        "activation_checkpointing",
+        "train_sampling_strategy",
+        "beta",
+        "disable_dropout",
+        "precompute_ref_log_probs",
+        "save_strategy",
+        "save_steps",
+        "save_total_limit",
+        "logging_steps",
+        "logging_strategy",
+        "report_to",
+        "resume_from_checkpoint",
+    ]
 )
 
 # What a key means for whom: a key set where it has no effect is an error, never silently ignored.
@@ -249,7 +278,9 @@ def read(values: dict[str, Any], file: str) -> Config:
             _check_name(table, name, file)
     clash = set(values.get("bases") or {}) & set(values.get("runs") or {})
     if clash:
-        raise UserError(f"{file}: '{min(clash)}' names a base and a run; bases and runs share one name space, rename one")
+        raise UserError(
+            f"{file}: '{min(clash)}' names a base and a run; bases and runs share one name space, rename one"
+        )
     return validate(Config, {key: value for key, value in values.items() if value is not None}, file)
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from trl.trainer.utils import FusedCausalLMOutput
 
+from posttrain import prefix
+
 # An architecture that does more than one matrix product between hidden states and logits keeps TRL's head.
 SCALED = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
 LARGEST = 2**28  # logits at once, 1 GiB in float32; a larger batch keeps TRL's tiled head
@@ -66,13 +68,14 @@ def add_compact_head(model: Any) -> None:
         return
     trl_forward = model.forward
 
-    def forward(self: Any, *args: Any, labels: torch.Tensor | None = None, fused_lm_head: bool = False, **kwargs: Any) -> Any:
+    def forward(
+        self: Any, *args: Any, labels: torch.Tensor | None = None, fused_lm_head: bool = False, **kwargs: Any
+    ) -> Any:
         trained = labels[:, 1:] != -100 if labels is not None else None
         if not fused_lm_head or trained.sum() * self.config.vocab_size > LARGEST:
             return trl_forward(*args, labels=labels, fused_lm_head=fused_lm_head, **kwargs)
-        kwargs["use_cache"] = False
-        hidden = self.base_model(*args, **kwargs).last_hidden_state[:, :-1]
-        log_probs, is_top1 = LogProbs.apply(hidden[trained], self.get_output_embeddings().weight, labels[:, 1:][trained])
+        hidden = _hidden(self, labels, *args, **kwargs)
+        log_probs, is_top1 = LogProbs.apply(hidden, self.get_output_embeddings().weight, labels[:, 1:][trained])
         zeros = log_probs.new_zeros(trained.shape)
         return FusedCausalLMOutput(
             loss=-log_probs.mean(),
@@ -84,3 +87,20 @@ def add_compact_head(model: Any) -> None:
         )
 
     model.forward = types.MethodType(forward, model)
+
+
+def _hidden(
+    model: Any, labels: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor, **kwargs: Any
+) -> torch.Tensor:
+    """Hidden states (n, d) that predict the n labels; rows that begin alike, as a DPO pair's, share their beginning."""
+    if prefix.can_share(model):
+        lengths = attention_mask.sum(1).tolist()
+        rows = [tuple(row[:length]) for row, length in zip(input_ids.tolist(), lengths, strict=True)]
+        groups = prefix.pair(rows)
+        if prefix.saving(rows, groups) > prefix.LEAST_SAVING:
+            packed = prefix.pack(rows, groups, pad=0)
+            hidden = prefix.hidden_states(model.base_model, packed, input_ids.device)
+            return hidden[prefix.predicting(packed.where, labels)]
+    kwargs["use_cache"] = False
+    hidden = model.base_model(input_ids=input_ids, attention_mask=attention_mask, **kwargs).last_hidden_state
+    return hidden[:, :-1][labels[:, 1:] != -100]

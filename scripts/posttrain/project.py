@@ -25,10 +25,19 @@ VALUE = r"[A-Za-z0-9_.+-]+"
 OVERRIDES = rf"(?:,[a-z_]+={VALUE})*"
 
 # Every file of a run that a target may name.
-RUN_FILES = (
-    "spec.json trained train.json train.jsonl loss.png model merge.json provenance.json "
-    "eval.json eval/spec.json eval/examples.parquet"
-).split()
+RUN_FILES = [
+    "spec.json",
+    "trained",
+    "train.json",
+    "train.jsonl",
+    "loss.png",
+    "model",
+    "merge.json",
+    "provenance.json",
+    "eval.json",
+    "eval/spec.json",
+    "eval/examples.parquet",
+]
 MODEL_FILES = ("eval.json", "eval/spec.json", "eval/examples.parquet")
 
 
@@ -155,10 +164,14 @@ class Project:
         datasets = self.config.datasets
         for name, base in self.config.bases.items():
             if base.source == "random" and base.text not in datasets:
-                raise UserError(f"{self.file}: bases.{name}.text: there is no dataset '{base.text}'; {nearest(base.text, datasets)}")
+                raise UserError(
+                    f"{self.file}: bases.{name}.text: there is no dataset '{base.text}'; {nearest(base.text, datasets)}"
+                )
         for dataset in self.config.evaluation.data or []:
             if dataset not in datasets:
-                raise UserError(f"{self.file}: evaluation.data: there is no dataset '{dataset}'; {nearest(dataset, datasets)}")
+                raise UserError(
+                    f"{self.file}: evaluation.data: there is no dataset '{dataset}'; {nearest(dataset, datasets)}"
+                )
         for name in self.config.sweeps:
             self.sweep_runs(name)
 
@@ -301,7 +314,9 @@ class Project:
             base = self.config.bases[line[0]]
             datasets |= {base.text} if base.source == "random" else set()
             if base.source == "path" and not (self.folder / base.path).is_dir():
-                raise UserError(f"{self.file}: bases.{line[0]}.path: there is no folder '{base.path}'; write the model's folder")
+                raise UserError(
+                    f"{self.file}: bases.{line[0]}.path: there is no folder '{base.path}'; write the model's folder"
+                )
         self._check_files(datasets)
         return aliases
 

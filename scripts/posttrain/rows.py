@@ -55,7 +55,11 @@ def read_file(path: Path, columns: dict[str, str], shape: str | None = None) -> 
 
 
 def _recognise(row: Row, columns: dict[str, str], path: Path) -> str:
-    present = {ours for ours in ("text", "prompt", "completion", "messages", "chosen", "rejected") if columns.get(ours, ours) in row}
+    present = {
+        ours
+        for ours in ("text", "prompt", "completion", "messages", "chosen", "rejected")
+        if columns.get(ours, ours) in row
+    }
     for shape in ("preference", "messages", "prompt_completion", "text"):
         if set(COLUMNS[shape]) <= present:
             return shape
@@ -119,7 +123,9 @@ def _messages(value: Any, name: str, place: str, last: str = "assistant") -> lis
         if not isinstance(turn, dict) or not {"role", "content"} <= turn.keys():
             raise UserError(f"{place}: message {number} of '{name}' needs the fields role and content")
         if turn["role"] not in ROLES:
-            raise UserError(f"{place}: message {number} of '{name}' has the role {turn['role']!r}; {nearest(str(turn['role']), ROLES)}")
+            raise UserError(
+                f"{place}: message {number} of '{name}' has the role {turn['role']!r}; {nearest(str(turn['role']), ROLES)}"
+            )
         turns.append({"role": turn["role"], "content": _text(turn["content"], f"content of message {number}", place)})
     if turns[-1]["role"] != last:
         raise UserError(f"{place}: '{name}' ends with the {turns[-1]['role']}; the last message must be the {last}'s")

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from posttrain import models
+from posttrain import models, prefix
 from posttrain.head import LogProbs, plain
 from posttrain.tokens import IGNORED
 
@@ -21,26 +21,45 @@ def answer(prompt: list[int], completion: list[int]) -> Sequence:
 
 def log_probs(model: Any, sequences: list[Sequence], batch_tokens: int) -> list[tuple[float, int]]:
     """Summed log-probability (nats) of each sequence's labels, and their number; equal sequences are scored once."""
-    unique = sorted(set(sequences), key=lambda sequence: (-len(sequence[0]), sequence))
+    unique = sorted(set(sequences))
+    rows = [ids for ids, _ in unique]
+    groups = prefix.pair(rows) if prefix.can_share(model) else [(i,) for i in range(len(rows))]
     scores: dict[Sequence, tuple[float, int]] = {}
     with torch.no_grad(), autocast(model):
-        for batch in _batches(unique, batch_tokens):
-            ids, mask, labels = _pad(batch, model.device)
-            trained = labels[:, 1:] != IGNORED
-            sums = torch.zeros(trained.shape, device=model.device).masked_scatter(trained, _labels(model, ids, mask, labels))
-            for sequence, total, count in zip(batch, sums.sum(1).tolist(), trained.sum(1).tolist(), strict=True):
-                scores[sequence] = (total, count)
+        for batch in _batches(groups, rows, batch_tokens):
+            numbers = [i for group in batch for i in group]
+            chosen = [unique[i] for i in numbers]
+            local = {i: row for row, i in enumerate(numbers)}
+            packed = prefix.pack([ids for ids, _ in chosen], [tuple(local[i] for i in group) for group in batch], pad=0)
+            scores |= zip(chosen, _score(model, packed, [labels for _, labels in chosen]), strict=True)
     return [scores[sequence] for sequence in sequences]
 
 
-def _labels(model: Any, ids: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Log-probabilities (n,) in float32 of the n labels that are not -100."""
-    trained = labels[:, 1:] != IGNORED
-    targets = labels[:, 1:][trained]
+def _score(model: Any, packed: prefix.Packed, labels: list[tuple[int, ...]]) -> list[tuple[float, int]]:
+    """Summed log-probability in float32 of each row's labels, and their number."""
+    width = max(map(len, labels))
+    padded = torch.tensor([[*row, *[IGNORED] * (width - len(row))] for row in labels])
+    trained = padded[:, 1:] != IGNORED
+    targets = padded[:, 1:][trained].to(model.device)
+    where = prefix.predicting(packed.where, padded)
+    if plain(model) and len(packed.where) > len(packed.ids):
+        hidden = prefix.hidden_states(model.base_model, packed, model.device)[where]
+        values = LogProbs.apply(hidden, model.get_output_embeddings().weight, targets)[0]
+    else:
+        values = _unshared(model, packed, where, targets)
+    sums = torch.zeros(trained.shape).masked_scatter(trained, values.cpu())
+    return list(zip(sums.sum(1).tolist(), trained.sum(1).tolist(), strict=True))
+
+
+def _unshared(model: Any, packed: prefix.Packed, where: list[int], targets: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities (n,) of n targets in rows that share nothing, from the mask and positions every model knows."""
+    lengths = torch.tensor([len(row) for row in packed.where])
+    mask = (torch.arange(packed.ids.shape[1])[None] < lengths[:, None]).long().to(model.device)
+    inputs = {"input_ids": packed.ids.to(model.device), "attention_mask": mask, "use_cache": False}
     if plain(model):
-        hidden = model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state[:, :-1]
-        return LogProbs.apply(hidden[trained], model.get_output_embeddings().weight, targets)[0]
-    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1][trained].float()
+        hidden = model.base_model(**inputs).last_hidden_state.flatten(0, 1)[where]
+        return LogProbs.apply(hidden, model.get_output_embeddings().weight, targets)[0]
+    logits = model(**inputs).logits.flatten(0, 1)[where].float()
     return logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
 
 
@@ -82,23 +101,21 @@ def _as_list(value: Any) -> list[int]:
     return value if isinstance(value, list) else [value] if value is not None else []
 
 
-def _batches(sequences: list[Sequence], batch_tokens: int) -> Iterator[list[Sequence]]:
-    """Neighbours in the order given, longest first, so that rows x longest stays within `batch_tokens`."""
-    batch: list[Sequence] = []
-    for sequence in sequences:
-        if batch and (len(batch) + 1) * len(batch[0][0]) > batch_tokens:
+def _batches(
+    groups: list[tuple[int, ...]], rows: list[tuple[int, ...]], batch_tokens: int
+) -> Iterator[list[tuple[int, ...]]]:
+    """Groups of rows, longest first, so that groups x longest stays within `batch_tokens`; singles and pairs apart."""
+
+    def size(group: tuple[int, ...]) -> int:
+        shared = prefix.common(rows[group[0]], rows[group[1]]) if len(group) == 2 else 0
+        return sum(len(rows[i]) for i in group) - shared
+
+    for count in (1, 2):
+        batch: list[tuple[int, ...]] = []
+        for group in sorted((group for group in groups if len(group) == count), key=size, reverse=True):
+            if batch and (len(batch) + 1) * size(batch[0]) > batch_tokens:
+                yield batch
+                batch = []
+            batch.append(group)
+        if batch:
             yield batch
-            batch = []
-        batch.append(sequence)
-    if batch:
-        yield batch
-
-
-def _pad(batch: list[Sequence], device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Ids, attention mask and labels, all (rows, longest), padded on the right."""
-    width = max(len(ids) for ids, _ in batch)
-    rows = [(list(ids), list(labels), width - len(ids)) for ids, labels in batch]
-    ids = torch.tensor([ids + [0] * pad for ids, _, pad in rows])
-    mask = torch.tensor([[1] * (width - pad) + [0] * pad for _, _, pad in rows])
-    labels = torch.tensor([labels + [IGNORED] * pad for _, labels, pad in rows])
-    return ids.to(device), mask.to(device), labels.to(device)

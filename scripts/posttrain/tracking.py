@@ -31,9 +31,7 @@ def client() -> Any:
     # Two processes that create the same SQLite store at once break its migration.
     with STORE.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        mlflow.set_experiment(
-            experiment_id=None, experiment_name=settings()["experiment"]
-        )
+        mlflow.set_experiment(experiment_id=None, experiment_name=settings()["experiment"])
     return mlflow.MlflowClient()
 
 

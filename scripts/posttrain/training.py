@@ -28,10 +28,21 @@ from posttrain.stage import link, read_json, say, sha256, whole_folder, write_js
 # What a checkpoint must hold; trainer_state.json is written last.
 STATE_FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth")
 # Reported for each step, under TRL's names.
-REPORTED = (
-    "loss learning_rate grad_norm mean_token_accuracy num_tokens rewards/accuracies rewards/margins rewards/chosen "
-    "rewards/rejected logps/chosen logps/rejected eval_loss eval_mean_token_accuracy"
-).split()
+REPORTED = [
+    "loss",
+    "learning_rate",
+    "grad_norm",
+    "mean_token_accuracy",
+    "num_tokens",
+    "rewards/accuracies",
+    "rewards/margins",
+    "rewards/chosen",
+    "rewards/rejected",
+    "logps/chosen",
+    "logps/rejected",
+    "eval_loss",
+    "eval_mean_token_accuracy",
+]
 
 
 # ---- from the spec to TRL
@@ -254,7 +265,11 @@ def memory_gib() -> float:
 def history(log: list[dict]) -> list[dict]:
     """The trainer's log as train.jsonl has it: one line a step, with what is worth keeping."""
     keep = ("step", *REPORTED, "tokens_per_second", "memory_gib")
-    return [{key: line[key] for key in keep if line.get(key) is not None} for line in log if "loss" in line or "eval_loss" in line]
+    return [
+        {key: line[key] for key in keep if line.get(key) is not None}
+        for line in log
+        if "loss" in line or "eval_loss" in line
+    ]
 
 
 # ---- the run itself
@@ -272,7 +287,9 @@ def fit(trainer: Any, options: Namespace, folder: Path, spec: dict) -> None:
     model = trainer.model
     add_compact_head(model.get_base_model() if spec["method"] != "full" else model)
     trained, total = trainable(model)
-    say(f"{name}: {spec['objective']}, {spec['method']}: {trained:,} of {total:,} parameters are trained ({trained / total:.2%})")
+    say(
+        f"{name}: {spec['objective']}, {spec['method']}: {trained:,} of {total:,} parameters are trained ({trained / total:.2%})"
+    )
     watch = Watch(name, folder)
     trainer.add_callback(watch)
     mlflow = tracking.MLflowCallback(name, options.spec, folder) if tracking.settings()["mlflow"] else None

@@ -46,14 +46,23 @@ def test_a_bad_target(folder, target, sentence):
 
 
 CHANGES = {
-    "unknown key": (lambda c: c["runs"]["sft_lora"].update(rnak=4), "runs.sft_lora.rnak: unknown key 'rnak'; did you mean 'rank'?"),
-    "unknown parent": (lambda c: c["runs"]["dpo_lora"].update({"from": "sft_lroa"}), "runs.dpo_lora.from: there is no base or run"),
+    "unknown key": (
+        lambda c: c["runs"]["sft_lora"].update(rnak=4),
+        "runs.sft_lora.rnak: unknown key 'rnak'; did you mean 'rank'?",
+    ),
+    "unknown parent": (
+        lambda c: c["runs"]["dpo_lora"].update({"from": "sft_lroa"}),
+        "runs.dpo_lora.from: there is no base or run",
+    ),
     "cycle": (lambda c: c["runs"]["sft_lora"].update({"from": "dpo_lora"}), "in a circle"),
     "unknown dataset": (lambda c: c["runs"]["sft_lora"].update(data="gsm8"), "did you mean 'gsm8k'?"),
     "wrong type": (lambda c: c["runs"]["sft_lora"].update(rank="many"), "runs.sft_lora.rank: "),
     "wrong shape": (lambda c: c["runs"]["sft_lora"].update(data="gsm8k_pairs"), "sft needs rows of shape"),
     "missing file": (lambda c: c["datasets"]["gsm8k"].update(path="none.jsonl"), "there is no file 'none.jsonl'"),
-    "missing folder": (lambda c: c["bases"].update(tiny={"source": "path", "path": "none"}), "there is no folder 'none'"),
+    "missing folder": (
+        lambda c: c["bases"].update(tiny={"source": "path", "path": "none"}),
+        "there is no folder 'none'",
+    ),
     "unknown format": (lambda c: c["datasets"]["gsm8k"].update(format="alpacca"), "datasets.gsm8k.format: 'alpacca'"),
 }
 

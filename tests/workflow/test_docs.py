@@ -1,0 +1,49 @@
+"""The commands that README and docs show are real: planned by Snakemake, known to make, known to the command."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, environment
+
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+COMMANDS = [
+    (page.name, line.split("  #")[0].strip())
+    for page in PAGES
+    for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.S)
+    for line in block.splitlines()
+    if line.strip() and not line.startswith("#")
+]
+
+
+@pytest.mark.parametrize(("page", "line"), COMMANDS, ids=[f"{page}: {line}" for page, line in COMMANDS])
+def test_a_documented_command(folder, page, line):
+    program, *rest = line.split(maxsplit=1)
+    words = rest[0] if rest else ""
+    tools = Path(sys.executable).parent
+    if program == "make":
+        check = ["make", "-n", *words.split()]
+        where = REPOSITORY
+    elif program == "snakemake":
+        expanded = f"{tools}/snakemake -s {REPOSITORY}/Snakefile --dry-run {words}"
+        check, where = ["bash", "-c", expanded], folder
+    elif program == "posttrain":
+        check, where = [sys.executable, "-m", "posttrain.cli", words.split()[0], "--help"], REPOSITORY / "scripts"
+    elif program == "python":
+        check, where = [sys.executable, REPOSITORY / words.split()[0], "--help"], folder
+    else:
+        assert program in ("git", "cd", "rm", "source", "pip"), f"{page} shows a command that no test knows: {line}"
+        return
+    run = subprocess.run(check, cwd=where, capture_output=True, text=True, env=environment())
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+SCRIPTS = sorted((REPOSITORY / "scripts").glob("*.py"))
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda file: file.name)
+def test_a_script_says_how_to_run_it_by_hand(script):
+    run = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True)
+    assert run.returncode == 0 and f"python scripts/{script.name}" in run.stdout

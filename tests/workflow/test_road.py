@@ -1,0 +1,144 @@
+"""The whole road on a random tiny model, through `snakemake`: what it builds, and what a change builds again."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import REPOSITORY, TINY, snakemake
+
+TARGETS = ("results/dpo_full/eval.json", "results/dpo_full/loss.png", "results/sweeps/rank/table.tsv")
+
+
+@pytest.fixture(scope="module")
+def road(tmp_path_factory) -> Path:
+    """A project folder in which every run of the tiny configuration is built."""
+    folder = tmp_path_factory.mktemp("road")
+    shutil.copytree(REPOSITORY / "examples", folder / "examples")
+    run = snakemake(folder, *TARGETS)
+    assert run.returncode == 0, run.stdout
+    return folder
+
+
+def planned(folder: Path, *arguments: str, config: Path = TINY) -> dict[str, int]:
+    """Jobs by rule that the next command would run."""
+    run = snakemake(folder, "--dry-run", *arguments, config=config)
+    assert run.returncode == 0, run.stdout
+    return {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", run.stdout, re.M) if rule != "total"}
+
+
+def read(file: Path) -> dict:
+    return json.loads(file.read_text())
+
+
+def test_eval_json_keeps_its_contract(road):
+    result = read(road / "results/dpo_lora/eval.json")
+    assert {"run", "spec", "metrics", "against"} <= result.keys()
+    assert set(result["against"]) == {"sft_lora", "tiny"}
+    names = {"perplexity", "preference_accuracy", "exact_match", "format_followed"}
+    assert names <= result["metrics"].keys()
+    for metric in result["metrics"].values():
+        assert metric["low"] <= metric["value"] <= metric["high"] and metric["n"] == 8
+    for rows in result["against"].values():
+        assert set(rows) == names
+        assert all(row["verdict"] in ("better", "worse", "no evidence") for row in rows.values())
+
+
+def test_a_base_is_evaluated_alike(road):
+    result = read(road / "results/tiny/eval.json")
+    assert result["against"] == {} and "perplexity" in result["metrics"]
+
+
+@pytest.mark.parametrize("name", ["sft_lora", "dpo_lora", "sft_full", "dpo_full"])
+def test_the_merge_is_proved(road, name):
+    proof = read(road / f"results/{name}/merge.json")
+    assert proof["max_abs_logit_difference"] < 1e-4 and proof["greedy_agreement"] == 1.0 and proof["n"] > 100
+
+
+@pytest.mark.parametrize("name", ["sft_lora", "dpo_lora", "sft_full", "dpo_full"])
+def test_training_moved_the_weights(road, name):
+    parent = {"sft_lora": "bases/tiny", "dpo_lora": "sft_lora", "sft_full": "bases/tiny", "dpo_full": "sft_full"}[name]
+    files = [road / f"results/{folder}/model/model.safetensors" for folder in (name, parent)]
+    assert files[0].read_bytes() != files[1].read_bytes()
+    steps = [json.loads(line) for line in (road / f"results/{name}/train.jsonl").read_text().splitlines()]
+    assert [step["step"] for step in steps] == list(range(1, read(road / f"results/{name}/train.json")["steps"] + 1))
+
+
+def test_sft_learns_and_dpo_starts_at_its_reference(road):
+    sft = read(road / "results/sft_full/eval.json")["against"]["tiny"]["perplexity"]
+    assert sft["verdict"] == "better"
+    first = json.loads((road / "results/dpo_lora/train.jsonl").read_text().splitlines()[0])
+    assert first["loss"] == pytest.approx(0.693147, abs=1e-4)
+
+
+def test_others_can_load_the_model(road):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = road / "results/dpo_lora/model"
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer.apply_chat_template([{"role": "user", "content": "2+2?"}], return_tensors="pt", return_dict=True)
+    assert AutoModelForCausalLM.from_pretrained(folder)(**ids).logits.shape[-1] == 512
+
+
+def test_provenance_names_inputs_versions_and_code(road):
+    record = read(road / "results/dpo_lora/provenance.json")
+    parent = read(road / "results/sft_lora/merge.json")
+    assert record["parent"] == {"name": "sft_lora", "files": parent["files"]}
+    assert {"torch", "trl", "peft"} <= record["versions"].keys() and len(record["code"]["scripts"]) == 64
+
+
+def test_there_is_nothing_left_to_do(road):
+    assert planned(road, *TARGETS) == {}
+
+
+def test_a_deleted_evaluation_is_all_that_runs(road):
+    file = road / "results/dpo_lora/eval.json"
+    content = file.read_bytes()
+    file.unlink()
+    try:
+        assert planned(road, *TARGETS) == {"eval": 1}
+    finally:
+        file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("change", "rules"),
+    [
+        (lambda c: c["runs"]["dpo_lora"].update(beta=0.3), {"spec": 2, "dpo": 1, "merge": 1, "eval": 1}),
+        (lambda c: c["tracking"].update(checkpoint_seconds=5), {}),
+        (lambda c: c["evaluation"].update(limit=4), {"spec": 3, "eval": 3}),
+        (lambda c: c["runs"].update(c["runs"], sft_lora=dict(reversed(c["runs"]["sft_lora"].items()))), {}),
+    ],
+    ids=["beta", "tracking", "evaluation", "order of keys"],
+)
+def test_a_change_reruns_what_it_changes(road, change, rules):
+    config = yaml.safe_load(TINY.read_text())
+    change(config)
+    file = road / "changed.yaml"
+    file.write_text(yaml.safe_dump(config, sort_keys=False))
+    assert planned(road, "results/dpo_lora/eval.json", config=file) == rules
+
+
+def test_the_loss_picture_is_one(road):
+    assert (road / "results/dpo_full/loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_finished_run_is_not_trained_again(road):
+    """Its outputs may be lost, as after a Ctrl-C that reached Snakemake alone; the result is still in checkpoints/."""
+    before = (road / "results/sft_lora/trained/adapter_model.safetensors").read_bytes()
+    shutil.rmtree(road / "results/sft_lora/trained")
+    run = snakemake(road, "results/sft_lora/train.json")
+    assert run.returncode == 0 and "step 1/" not in run.stdout
+    assert (road / "results/sft_lora/trained/adapter_model.safetensors").read_bytes() == before
+
+
+def test_a_sweep_is_a_table_and_a_picture(road):
+    lines = (road / "results/sweeps/rank/table.tsv").read_text().splitlines()
+    header, *rows = (line.split("\t") for line in lines)
+    assert header[:4] == ["run", "rank", "perplexity", "perplexity_low"]
+    assert [row[:2] for row in rows] == [["dpo_lora,rank=2", "2"], ["dpo_lora", "4"]]
+    value = read(road / "results/dpo_lora/eval.json")["metrics"]["perplexity"]["value"]
+    assert float(rows[1][2]) == pytest.approx(value, rel=1e-5)
+    assert (road / "results/sweeps/rank/plot.png").read_bytes().startswith(b"\x89PNG")
