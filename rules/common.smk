@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -25,10 +26,12 @@ except UserError as error:
     sys.exit(f"posttrain: {error}")
 
 # What a job needs and its result does not depend on goes through the environment, so that it causes no rerun.
-os.environ["POSTTRAIN"] = f"{workflow.basedir}/scripts"
-os.environ["POSTTRAIN_TRACKING"] = PROJECT.config.tracking.model_dump_json()
-os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ |= {
+    "POSTTRAIN": f"{workflow.basedir}/scripts",
+    "POSTTRAIN_TRACKING": PROJECT.config.tracking.model_dump_json(),
+    "PATH": os.pathsep.join([os.path.dirname(sys.executable), os.getenv("PATH", os.defpath)]),
+    "TOKENIZERS_PARALLELISM": "false",
+}
 
 
 envvars:
@@ -36,13 +39,17 @@ envvars:
     "POSTTRAIN_TRACKING",
 
 
+# A rule builds a run under its canonical name only; the other names are links.
+CANONICAL = f"(?!(?:{'|'.join(map(re.escape, ALIASES))})/)" if ALIASES else ""
+
+
 wildcard_constraints:
     base="[a-z][a-z0-9_]*",
     dataset="[a-z][a-z0-9_]*",
     sweep="[a-z][a-z0-9_]*",
     max_length="[0-9]+",
-    run=rf"[a-z][a-z0-9_]*{OVERRIDES}",
-    target=rf"((bases|data)/)?[a-z][a-z0-9_]*{OVERRIDES}(/eval)?",
+    run=rf"{CANONICAL}[a-z][a-z0-9_]*{OVERRIDES}",
+    target=rf"{CANONICAL}((bases|data)/)?[a-z][a-z0-9_]*{OVERRIDES}(/eval)?",
 
 
 def spec_json(wildcards):
@@ -74,43 +81,57 @@ def run_tokens_files(wildcards):
     return [f"{run_tokens(wildcards)}/{split}.parquet" for split in ("train", "validation")]
 
 
-rule spec:
-    """Write down what determines a result; only a changed spec makes its stage run again."""
-    output:
-        "results/{target}/spec.json",
-    log:
-        "results/logs/spec/{target}.log",
-    params:
-        spec=spec_json,
-    conda:
-        "../envs/posttrain.yaml"
-    shell:
-        "(printf '%s\\n' {params.spec:q} > {output:q}.part && mv {output:q}.part {output:q}) 2> {log:q}"
+def base_text(wildcards):
+    base = PROJECT.config.bases[wildcards.base]
+    return [f"results/data/{base.text}/train.parquet"] if base.source == "random" else []
 
 
-if ALIASES:
-
-    rule alias:
-        """A name that says what another says already, such as an override equal to the file's value."""
-        input:
-            lambda wildcards: f"results/{PROJECT.run(wildcards.alias).name}/{wildcards.file}",
-        output:
-            "results/{alias}/{file}",
-        log:
-            "results/logs/alias/{alias}/{file}.log",
-        wildcard_constraints:
-            alias="|".join(map(re.escape, ALIASES)),
-            file=".+",
-        conda:
-            "../envs/posttrain.yaml"
-        shell:
-            "ln -sfr {input:q} {output:q} 2> {log:q}"
-
-    ruleorder: alias > spec
-
-    localrules:
-        alias,
+def data_sources(wildcards):
+    return PROJECT.sources(wildcards.dataset)
 
 
-localrules:
-    spec,
+def logprobs_tokens(wildcards):
+    return PROJECT.tokens(wildcards.run, wildcards.dataset, wildcards.max_length)
+
+
+def logprobs_tokens_files(wildcards):
+    return [f"{logprobs_tokens(wildcards)}/{file}" for file in ("train.parquet", "report.json")]
+
+
+def parent_logprobs(wildcards):
+    node = PROJECT.run(wildcards.run)
+    return f"results/{node.parent}/logprobs/{node.run.data},max_length={node.run.max_length}.parquet"
+
+
+def eval_tokens(wildcards):
+    base = PROJECT.lineage(wildcards.run)[0]
+    length = PROJECT.config.evaluation.max_length
+    return [
+        f"results/tokens/{base}/{dataset},max_length={length}/{file}"
+        for dataset in PROJECT.evaluation_data
+        for file in ("validation.parquet", "report.json")
+    ]
+
+
+def eval_tokens_folder(wildcards):
+    return f"results/tokens/{PROJECT.lineage(wildcards.run)[0]}"
+
+
+def eval_rows(wildcards):
+    return expand("results/data/{dataset}/validation.parquet", dataset=PROJECT.evaluation_data)
+
+
+def eval_others(wildcards):
+    return expand("results/{other}/eval/examples.parquet", other=PROJECT.others(wildcards.run))
+
+
+def lineage_steps(wildcards):
+    return expand("results/{run}/train.jsonl", run=PROJECT.lineage(wildcards.run)[1:])
+
+
+def sweep_metrics(wildcards):
+    return expand("results/{run}/eval.json", run=PROJECT.sweep_runs(wildcards.sweep))
+
+
+def sweep_points(wildcards):
+    return json.dumps(PROJECT.sweep_points(wildcards.sweep))

@@ -6,10 +6,6 @@ Steps: read any known shape -> normalise -> split by content hash -> tokenise on
 """
 
 
-def data_sources(wildcards):
-    return PROJECT.sources(wildcards.dataset)
-
-
 rule data:
     """Read, normalise and split a dataset; needs the internet for the hub."""
     input:
@@ -21,10 +17,10 @@ rule data:
         report="results/data/{dataset}/report.json",
     log:
         "results/logs/data/{dataset}.log",
-    params:
-        output=subpath(output.train, parent=True),
     conda:
         "../envs/posttrain.yaml"
+    params:
+        output=subpath(output.train, parent=True),
     shell:
         "python $POSTTRAIN/prepare_data.py --spec {input.spec:q} --output {params.output:q} --log {log:q}"
 
@@ -43,12 +39,12 @@ rule tokens:
         report="results/tokens/{base}/{dataset},max_length={max_length}/report.json",
     log:
         "results/logs/tokens/{base}/{dataset},max_length={max_length}.log",
+    conda:
+        "../envs/posttrain.yaml"
     params:
         version=VERSIONS["tokens"],
         data=subpath(input.train, parent=True),
         output=subpath(output.train, parent=True),
-    conda:
-        "../envs/posttrain.yaml"
     shell:
         """
         python $POSTTRAIN/tokenize_data.py --data {params.data:q} --model {input.model:q} \

@@ -6,19 +6,6 @@ Steps: score every answer with the parent, once for all runs that share it -> tr
 """
 
 
-def logprobs_tokens(wildcards):
-    return PROJECT.tokens(wildcards.run, wildcards.dataset, wildcards.max_length)
-
-
-def logprobs_tokens_files(wildcards):
-    return [f"{logprobs_tokens(wildcards)}/{file}" for file in ("train.parquet", "report.json")]
-
-
-def parent_logprobs(wildcards):
-    node = PROJECT.run(wildcards.run)
-    return f"results/{node.parent}/logprobs/{node.run.data},max_length={node.run.max_length}.parquet"
-
-
 rule logprobs:
     """Score a preference dataset with a model that will be the reference of DPO runs."""
     input:
@@ -29,14 +16,14 @@ rule logprobs:
         "results/{run}/logprobs/{dataset},max_length={max_length}.parquet",
     log:
         "results/logs/logprobs/{run}/{dataset},max_length={max_length}.log",
-    params:
-        version=VERSIONS["logprobs"],
-        tokens=logprobs_tokens,
+    conda:
+        "../envs/posttrain.yaml"
     threads: workflow.cores
     resources:
         gpu=1,
-    conda:
-        "../envs/posttrain.yaml"
+    params:
+        version=VERSIONS["logprobs"],
+        tokens=logprobs_tokens,
     shell:
         """
         exec python $POSTTRAIN/compute_logprobs.py --model {input.model:q} --tokens {params.tokens:q} \
@@ -61,14 +48,14 @@ rule dpo:
     benchmark:
         "results/logs/dpo/{run}.tsv"
     wildcard_constraints:
-        run=PROJECT.pattern("dpo"),
-    params:
-        tokens=run_tokens,
+        run=CANONICAL + PROJECT.pattern("dpo"),
+    conda:
+        "../envs/posttrain.yaml"
     threads: workflow.cores
     resources:
         gpu=1,
-    conda:
-        "../envs/posttrain.yaml"
+    params:
+        tokens=run_tokens,
     shell:
         """
         exec python $POSTTRAIN/train_dpo.py --spec {input.spec:q} --parent {input.model:q} \

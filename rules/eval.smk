@@ -6,32 +6,6 @@ Steps: score held-out answers -> generate -> bootstrap -> compare on the same ex
 """
 
 
-def eval_tokens(wildcards):
-    base = PROJECT.lineage(wildcards.run)[0]
-    length = PROJECT.config.evaluation.max_length
-    return [
-        f"results/tokens/{base}/{dataset},max_length={length}/{file}"
-        for dataset in PROJECT.evaluation_data
-        for file in ("validation.parquet", "report.json")
-    ]
-
-
-def eval_tokens_folder(wildcards):
-    return f"results/tokens/{PROJECT.lineage(wildcards.run)[0]}"
-
-
-def eval_rows(wildcards):
-    return expand("results/data/{dataset}/validation.parquet", dataset=PROJECT.evaluation_data)
-
-
-def eval_others(wildcards):
-    return expand("results/{other}/eval/examples.parquet", other=PROJECT.others(wildcards.run))
-
-
-def lineage_steps(wildcards):
-    return expand("results/{run}/train.jsonl", run=PROJECT.lineage(wildcards.run)[1:])
-
-
 rule eval:
     """Measure a model on held-out rows, and compare it with its parent and its base."""
     input:
@@ -48,13 +22,13 @@ rule eval:
         "results/logs/eval/{run}.log",
     benchmark:
         "results/logs/eval/{run}.tsv"
-    params:
-        tokens=eval_tokens_folder,
+    conda:
+        "../envs/posttrain.yaml"
     threads: workflow.cores
     resources:
         gpu=1,
-    conda:
-        "../envs/posttrain.yaml"
+    params:
+        tokens=eval_tokens_folder,
     shell:
         """
         exec python $POSTTRAIN/evaluate_model.py --spec {input.spec:q} --model {input.model:q} \

@@ -23,13 +23,13 @@ rule merge:
         "results/logs/merge/{run}.log",
     benchmark:
         "results/logs/merge/{run}.tsv"
-    params:
-        tokens=run_tokens,
+    conda:
+        "../envs/posttrain.yaml"
     threads: workflow.cores
     resources:
         gpu=1,
-    conda:
-        "../envs/posttrain.yaml"
+    params:
+        tokens=run_tokens,
     shell:
         """
         exec python $POSTTRAIN/merge_model.py --spec {input.spec:q} --parent {input.model:q} \

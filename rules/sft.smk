@@ -22,14 +22,14 @@ rule sft:
     benchmark:
         "results/logs/sft/{run}.tsv"
     wildcard_constraints:
-        run=PROJECT.pattern("sft"),
-    params:
-        tokens=run_tokens,
+        run=CANONICAL + PROJECT.pattern("sft"),
+    conda:
+        "../envs/posttrain.yaml"
     threads: workflow.cores
     resources:
         gpu=1,
-    conda:
-        "../envs/posttrain.yaml"
+    params:
+        tokens=run_tokens,
     shell:
         """
         exec python $POSTTRAIN/train_sft.py --spec {input.spec:q} --parent {input.model:q} \

@@ -6,14 +6,6 @@ Steps: one line for each run, with its overrides, its metrics and their interval
 """
 
 
-def sweep_metrics(wildcards):
-    return expand("results/{run}/eval.json", run=PROJECT.sweep_runs(wildcards.sweep))
-
-
-def sweep_points(wildcards):
-    return json.dumps(PROJECT.sweep_points(wildcards.sweep))
-
-
 rule sweep:
     """Compare the runs of a sweep."""
     input:
@@ -23,10 +15,10 @@ rule sweep:
         plot="results/sweeps/{sweep}/plot.png",
     log:
         "results/logs/sweep/{sweep}.log",
-    params:
-        points=sweep_points,
     conda:
         "../envs/posttrain.yaml"
+    params:
+        points=sweep_points,
     shell:
         """
         python $POSTTRAIN/compare_sweep.py --points {params.points:q} \

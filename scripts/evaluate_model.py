@@ -145,16 +145,10 @@ def write_examples(path: Path, examples: list[dict]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    numbers = [
-        "log_prob",
-        "tokens",
-        "chosen_log_prob",
-        "rejected_log_prob",
-        "prefers_chosen",
-        "margin_prefers_chosen",
-        "exact_match",
-        "format_followed",
-    ]
+    numbers = (
+        "log_prob tokens chosen_log_prob rejected_log_prob prefers_chosen margin_prefers_chosen exact_match "
+        "format_followed"
+    ).split()
     texts = ("dataset", "id", "prompt", "reference", "output")
     schema = pa.schema([(name, pa.string()) for name in texts] + [(name, pa.float64()) for name in numbers])
     with whole_file(path) as file:

@@ -122,35 +122,13 @@ class Dataset(Licensed):
 
 # Fields of TRL's configurations that a run's own keys set, or that resuming depends on.
 OWN_FIELDS = frozenset(
-    [
-        "output_dir",
-        "seed",
-        "learning_rate",
-        "num_train_epochs",
-        "max_steps",
-        "max_length",
-        "weight_decay",
-        "warmup_steps",
-        "lr_scheduler_type",
-        "max_grad_norm",
-        "per_device_train_batch_size",
-        "gradient_accumulation_steps",
-        "bf16",
-        "fp16",
-        "gradient_checkpointing",
-        "activation_checkpointing",
-        "train_sampling_strategy",
-        "beta",
-        "disable_dropout",
-        "precompute_ref_log_probs",
-        "save_strategy",
-        "save_steps",
-        "save_total_limit",
-        "logging_steps",
-        "logging_strategy",
-        "report_to",
-        "resume_from_checkpoint",
-    ]
+    (
+        "output_dir seed learning_rate num_train_epochs max_steps max_length weight_decay warmup_steps "
+        "lr_scheduler_type max_grad_norm per_device_train_batch_size gradient_accumulation_steps bf16 fp16 "
+        "gradient_checkpointing activation_checkpointing train_sampling_strategy beta disable_dropout "
+        "precompute_ref_log_probs save_strategy save_steps save_total_limit logging_steps logging_strategy "
+        "report_to resume_from_checkpoint"
+    ).split()
 )
 
 # What a key means for whom: a key set where it has no effect is an error, never silently ignored.

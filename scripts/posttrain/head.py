@@ -28,6 +28,7 @@ class LogProbs(torch.autograd.Function):
     @staticmethod
     @torch.amp.custom_fwd(device_type="cpu")
     def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> tuple:
+        """Keep the exponentials, from which the gradient is made."""
         logits = (hidden @ weight.T).float()
         chosen = logits.gather(1, labels[:, None])[:, 0]
         top = logits.amax(1)
@@ -42,6 +43,7 @@ class LogProbs(torch.autograd.Function):
     @staticmethod
     @torch.amp.custom_bwd(device_type="cpu")
     def backward(ctx: Any, grad: torch.Tensor, _: torch.Tensor) -> tuple:
+        """Gradients of the hidden states, and of the weight where it moves."""
         hidden, weight, labels = ctx.saved_tensors
         grad_logits = ctx.exponentials.mul_((-grad / ctx.total)[:, None])
         grad_logits[torch.arange(len(labels)), labels] += grad

@@ -5,6 +5,7 @@ shared part, and the attention mask hides the first row's own part from the seco
 would see alone, and the shared tokens are computed, and in training differentiated, once instead of twice.
 """
 
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -40,7 +41,7 @@ def can_share(model: Any) -> bool:
 def pair(rows: list[Row]) -> list[tuple[int, ...]]:
     """Group rows by twos where neighbours in dictionary order begin alike; the others stay alone."""
     order = sorted(range(len(rows)), key=lambda i: rows[i])
-    shared = [common(rows[a], rows[b]) for a, b in zip(order, order[1:], strict=False)] + [0, 0]
+    shared = [common(rows[a], rows[b]) for a, b in pairwise(order)] + [0, 0]
     groups, k = [], 0
     while k < len(order):
         if shared[k] and shared[k] >= shared[k + 1]:

@@ -21,23 +21,17 @@ from posttrain.errors import UserError, nearest
 # leaves its number alone, and so throws no training away.
 VERSIONS = {"base": 1, "data": 1, "tokens": 1, "sft": 1, "logprobs": 1, "dpo": 1, "eval": 1}
 
+# SPDX names such as CC-BY-NC-4.0, and what people write.
+NON_COMMERCIAL = re.compile(r"(^|[^a-z])nc([^a-z]|$)|non-?commercial|research-only")
+
 VALUE = r"[A-Za-z0-9_.+-]+"
 OVERRIDES = rf"(?:,[a-z_]+={VALUE})*"
 
 # Every file of a run that a target may name.
-RUN_FILES = [
-    "spec.json",
-    "trained",
-    "train.json",
-    "train.jsonl",
-    "loss.png",
-    "model",
-    "merge.json",
-    "provenance.json",
-    "eval.json",
-    "eval/spec.json",
-    "eval/examples.parquet",
-]
+RUN_FILES = (
+    "spec.json trained train.json train.jsonl loss.png model merge.json provenance.json eval.json "
+    "eval/spec.json eval/examples.parquet"
+).split()
 MODEL_FILES = ("eval.json", "eval/spec.json", "eval/examples.parquet")
 
 
@@ -174,6 +168,22 @@ class Project:
                 )
         for name in self.config.sweeps:
             self.sweep_runs(name)
+        if self.config.use == "commercial":
+            for name in self.config.runs:
+                self._check_licences(name)
+
+    def _check_licences(self, name: str) -> None:
+        """Refuse a run that descends from something whose licence says non-commercial."""
+        base, *runs = self.lineage(name)
+        parts = {f"bases.{base}": self.config.bases[base]}
+        parts |= {f"datasets.{data}": self.config.datasets[data] for data in (self.run(run).run.data for run in runs)}
+        for part, table in parts.items():
+            if table.licence and NON_COMMERCIAL.search(table.licence.lower()):
+                chain = " -> ".join([base, *runs])
+                raise UserError(
+                    f"{self.file}: use: commercial, but {chain} is built on {part}, whose licence is {table.licence}; "
+                    "replace it, or write use: research"
+                )
 
     # ---- the graph
 

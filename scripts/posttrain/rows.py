@@ -186,7 +186,7 @@ def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
     with path.open("rb") as file:
         for number, raw in enumerate(file, 1):
             if raw.strip():
-                yield number, _parse(path, number, _decode(path, number, raw))
+                yield number, _parse(path, number, _decode(path, number, raw.rstrip()))
 
 
 def _json(path: Path) -> Iterator[tuple[int, Any]]:

@@ -28,21 +28,10 @@ from posttrain.stage import link, read_json, say, sha256, whole_folder, write_js
 # What a checkpoint must hold; trainer_state.json is written last.
 STATE_FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth")
 # Reported for each step, under TRL's names.
-REPORTED = [
-    "loss",
-    "learning_rate",
-    "grad_norm",
-    "mean_token_accuracy",
-    "num_tokens",
-    "rewards/accuracies",
-    "rewards/margins",
-    "rewards/chosen",
-    "rewards/rejected",
-    "logps/chosen",
-    "logps/rejected",
-    "eval_loss",
-    "eval_mean_token_accuracy",
-]
+REPORTED = (
+    "loss learning_rate grad_norm mean_token_accuracy num_tokens rewards/accuracies rewards/margins "
+    "rewards/chosen rewards/rejected logps/chosen logps/rejected eval_loss eval_mean_token_accuracy"
+).split()
 
 
 # ---- from the spec to TRL

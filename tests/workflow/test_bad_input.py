@@ -34,7 +34,7 @@ TARGETS = {
     "results/dpo_lora/evl.json": "did you mean 'eval.json'?",
     "results/sweeps/rnak/table.tsv": "did you mean 'rank'?",
     "results/data/gsm8/report.json": "did you mean 'gsm8k'?",
-    "results/bases/tyni/base.json": "did you mean 'tiny'?",
+    "results/bases/tinny/base.json": "did you mean 'tiny'?",
 }
 
 
