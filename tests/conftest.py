@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+# A tiny model's stage spends its time on imports: two at once, one thread each.
+STAGES = ("sft", "logprobs", "dpo", "merge", "eval")
+SIDE_BY_SIDE = ("--resources", "gpu=2", "--set-threads", *(f"{stage}=1" for stage in STAGES))
 TINY = REPOSITORY / "config/test/tiny.yaml"
 
 
@@ -27,7 +30,8 @@ def snakemake(folder: Path, *arguments: str, config: Path = TINY, **options) -> 
 def command(folder: Path, *arguments: str, config: Path = TINY) -> list[str]:
     """The command line that `snakemake` runs."""
     where = ["-s", REPOSITORY / "Snakefile", "--directory", folder, "--configfile", config]
-    return [str(part) for part in (Path(sys.executable).parent / "snakemake", *where, "--cores", "2", *arguments)]
+    program = Path(sys.executable).parent / "snakemake"
+    return [str(part) for part in (program, *SIDE_BY_SIDE, *where, "--cores", "2", *arguments)]
 
 
 def environment() -> dict[str, str]:
