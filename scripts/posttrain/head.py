@@ -64,7 +64,8 @@ def plain(model: torch.nn.Module) -> bool:
 def add_compact_head(model: Any) -> None:
     """On a CPU, answer TRL's `fused_lm_head=True` calls from trained positions only.
 
-    `model` is the causal language model (not its PEFT wrapper), after TRL has patched it. Entropy is not computed.
+    `model` is the causal language model (not its PEFT wrapper), after TRL has patched it. Entropy and the mean
+    logit, which only feed TRL's log, are not computed.
     """
     if next(model.parameters()).device.type != "cpu" or not plain(model):
         return
@@ -92,10 +93,10 @@ def add_compact_head(model: Any) -> None:
 
 
 def _hidden(
-    model: Any, labels: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor, **kwargs: Any
+    model: Any, labels: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
 ) -> torch.Tensor:
     """Hidden states (n, d) that predict the n labels; rows that begin alike, as a DPO pair's, share their beginning."""
-    if prefix.can_share(model):
+    if attention_mask is not None and prefix.can_share(model):  # packed rows have none
         lengths = attention_mask.sum(1).tolist()
         rows = [tuple(row[:length]) for row, length in zip(input_ids.tolist(), lengths, strict=True)]
         groups = prefix.pair(rows)

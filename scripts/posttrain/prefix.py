@@ -27,15 +27,15 @@ class Packed(NamedTuple):
     where: list[list[int]]
 
 
+# Full attention in every layer, positions from `position_ids`, nothing that looks at neighbours in another way.
+ARCHITECTURES = ("llama", "mistral", "mixtral", "qwen2", "qwen3", "granite", "cohere", "olmo2", "phi3")
+
+
 def can_share(model: Any) -> bool:
-    """Whether the model attends fully and takes its positions from `position_ids`, as rotary models do."""
+    """Whether the model sees a packed row as it would see it alone: a known architecture without a sliding window."""
     config = model.config.get_text_config()
-    windowed = getattr(config, "sliding_window", None) or getattr(config, "attention_chunk_size", None)
-    return (
-        bool(getattr(config, "rope_parameters", None))
-        and not windowed
-        and config._attn_implementation in ("sdpa", "eager")
-    )
+    windowed = getattr(config, "sliding_window", None)
+    return config.model_type in ARCHITECTURES and not windowed and config._attn_implementation == "sdpa"
 
 
 def pair(rows: list[Row]) -> list[tuple[int, ...]]:

@@ -14,7 +14,18 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from posttrain.config import OWN_FIELDS, RESERVED, SHAPES, Config, Run, lora_fields, read, trainer_fields, validate
+from posttrain.config import (
+    OWN_FIELDS,
+    OWN_LORA_FIELDS,
+    RESERVED,
+    SHAPES,
+    Config,
+    Run,
+    lora_fields,
+    read,
+    trainer_fields,
+    validate,
+)
 from posttrain.errors import UserError, nearest
 
 # Raised by hand when a stage's results change their meaning: results of older versions are built anew. A refactoring
@@ -82,8 +93,9 @@ class Project:
         name, *overrides = target.split(",")
         if name not in self.config.runs:
             raise UserError(f"{self.file}: there is no run '{name}'; {nearest(name, self.config.runs)}")
-        if target in seen:
-            chain = " -> ".join([*seen[seen.index(target) :], target])
+        names = [earlier.split(",")[0] for earlier in seen]
+        if name in names:  # whatever the overrides: each round would only make another name
+            chain = " -> ".join([*seen[names.index(name) :], target])
             raise UserError(f"{self.file}: runs.{name}.from: the runs go round in a circle: {chain}")
         changed = self._overrides(target, name, overrides)
         place = f"{self.file}: runs.{name}" if not overrides else f"results/{target}"
@@ -91,12 +103,26 @@ class Project:
         self._check_data(run, place)
         self._check_arguments(run, place)
         parent = self._parent(run, place, (*seen, target))
-        plain = self.config.runs[name]
-        kept = {key: value for key, value in changed.items() if _value(run, key) != _value(plain, key)}
-        canonical = ",".join([name, *(f"{key}={_text(_value(run, key))}" for key in sorted(kept))])
+        kept = self._needed(name, changed, run)
+        canonical = ",".join([name, *(f"{key}={_text(_value(run, key))}" for key in kept)])
         node = Node(canonical, run, parent)
+        if self.config.use == "commercial":
+            self._check_licences(node)
         self._nodes[target] = self._nodes.setdefault(canonical, node)
         return self._nodes[target]
+
+    def _needed(self, name: str, changed: dict[str, Any], run: Run) -> list[str]:
+        """The overrides, sorted, without which `run` would be another; the rest say what holds anyway."""
+        kept = dict(changed)
+        for key in sorted(changed):
+            rest = {other: value for other, value in kept.items() if other != key}
+            try:
+                without = validate(Run, self._raw_runs[name] | rest, "")
+            except UserError:
+                continue
+            if (without.settings(), without.data) == (run.settings(), run.data):
+                kept = rest
+        return sorted(kept)
 
     def _overrides(self, target: str, name: str, overrides: list[str]) -> dict[str, Any]:
         fields = {field.alias or key: field for key, field in Run.model_fields.items()}
@@ -114,7 +140,12 @@ class Project:
                 raise UserError(f"results/{target}: '{key}' makes another run; write one under runs: in {self.file}")
             if key in changed:
                 raise UserError(f"results/{target}: '{key}' is given twice; write it once")
-            changed[key] = yaml.safe_load(value)
+            try:
+                changed[key] = yaml.safe_load(value)
+            except (yaml.YAMLError, ValueError):  # such as a date that is none
+                raise UserError(
+                    f"results/{target}: '{value}' is no value for '{key}'; write a number or a word"
+                ) from None
         return changed
 
     def _check_data(self, run: Run, place: str) -> None:
@@ -136,6 +167,8 @@ class Project:
                     raise UserError(f"{place}.trainer_args: '{key}' is set by the run's own keys; take it out")
                 raise UserError(f"{place}.trainer_args: the trainer has no field '{key}'; {nearest(key, fields - own)}")
         for key in run.peft_args:
+            if key in OWN_LORA_FIELDS:
+                raise UserError(f"{place}.peft_args: '{key}' is set by the run's own keys; take it out")
             if key not in lora_fields():
                 raise UserError(f"{place}.peft_args: peft's LoraConfig has no '{key}'; {nearest(key, lora_fields())}")
 
@@ -168,15 +201,14 @@ class Project:
                 )
         for name in self.config.sweeps:
             self.sweep_runs(name)
-        if self.config.use == "commercial":
-            for name in self.config.runs:
-                self._check_licences(name)
 
-    def _check_licences(self, name: str) -> None:
+    def _check_licences(self, node: Node) -> None:
         """Refuse a run that descends from something whose licence says non-commercial."""
-        base, *runs = self.lineage(name)
+        base, *runs = self.lineage(node.parent)
+        data = [*(self.run(run).run.data for run in runs), node.run.data]
+        runs.append(node.name)
         parts = {f"bases.{base}": self.config.bases[base]}
-        parts |= {f"datasets.{data}": self.config.datasets[data] for data in (self.run(run).run.data for run in runs)}
+        parts |= {f"datasets.{name}": self.config.datasets[name] for name in data}
         for part, table in parts.items():
             if table.licence and NON_COMMERCIAL.search(table.licence.lower()):
                 chain = " -> ".join([base, *runs])
@@ -221,8 +253,7 @@ class Project:
         """The datasets whose held-out rows every model is measured on."""
         if self.config.evaluation.data is not None:
             return self.config.evaluation.data
-        used = [run.data for run in self.config.runs.values()]
-        return list(dict.fromkeys(used)) or list(self.config.datasets)
+        return sorted({run.data for run in self.config.runs.values()} or self.config.datasets)
 
     # ---- specs
 
@@ -364,6 +395,8 @@ def _value(run: Run, key: str) -> Any:
 
 def _text(value: Any) -> str:
     """The one way to write a value in a name; YAML reads it back as the same value."""
+    if value is None:
+        return "null"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):

@@ -97,7 +97,7 @@ def normalise(row: Row, shape: str, columns: dict[str, str], place: str) -> Row:
 def group(row: Row) -> str:
     """What keeps rows together when a dataset is split: rows that share their prompt stay on one side."""
     prompt = row.get("prompt") or [turn for turn in row.get("messages", []) if turn["role"] != "assistant"]
-    return _digest(prompt or row["text"])
+    return _digest(prompt or row.get("text") or row["messages"])
 
 
 def _field(row: Row, name: str, ours: str, place: str) -> Any:
@@ -146,7 +146,9 @@ def _text(value: Any, name: str, place: str) -> str:
 
 def _kind(value: Any) -> str:
     names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", int: "a number", float: "a number"}
-    return "an empty list" if value == [] else names.get(type(value), "null")
+    if value is None or value == []:
+        return "null" if value is None else "an empty list"
+    return names.get(type(value), f"of the type {type(value).__name__}")
 
 
 def _digest(content: Any) -> str:
@@ -180,6 +182,8 @@ def _parse(path: Path, first_line: int, text: str) -> Any:
         raise UserError(f"{path} line {line}: invalid JSON at column {error.colno}: {error.msg}") from None
     except RecursionError:
         raise UserError(f"{path} line {first_line}: invalid JSON: nested too deeply") from None
+    except ValueError as error:  # a number of more digits than Python reads
+        raise UserError(f"{path} line {first_line}: invalid JSON: {str(error).split(';')[0]}") from None
 
 
 def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
@@ -225,7 +229,10 @@ def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path)
-    except pa.ArrowInvalid:
-        raise UserError(f"{path}: not a Parquet file; check that it is whole") from None
-    yield from enumerate(table.to_pylist(), 1)
+        rows = pq.read_table(path).to_pylist()
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: a string in it is not UTF-8; write it again as UTF-8") from None
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: not a Parquet file; check that it is whole ({reason})") from None
+    yield from enumerate(rows, 1)

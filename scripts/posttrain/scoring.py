@@ -23,7 +23,7 @@ def log_probs(model: Any, sequences: list[Sequence], batch_tokens: int) -> list[
     """Summed log-probability (nats) of each sequence's labels, and their number; equal sequences are scored once."""
     unique = sorted(set(sequences))
     rows = [ids for ids, _ in unique]
-    groups = prefix.pair(rows) if prefix.can_share(model) else [(i,) for i in range(len(rows))]
+    groups = prefix.pair(rows) if plain(model) and prefix.can_share(model) else [(i,) for i in range(len(rows))]
     scores: dict[Sequence, tuple[float, int]] = {}
     with torch.no_grad(), autocast(model):
         for batch in _batches(groups, rows, batch_tokens):
@@ -42,7 +42,7 @@ def _score(model: Any, packed: prefix.Packed, labels: list[tuple[int, ...]]) -> 
     trained = padded[:, 1:] != IGNORED
     targets = padded[:, 1:][trained].to(model.device)
     where = prefix.predicting(packed.where, padded)
-    if plain(model) and len(packed.where) > len(packed.ids):
+    if len(packed.where) > len(packed.ids):
         hidden = prefix.hidden_states(model.base_model, packed, model.device)[where]
         values = LogProbs.apply(hidden, model.get_output_embeddings().weight, targets)[0]
     else:

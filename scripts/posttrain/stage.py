@@ -32,7 +32,7 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], No
     """Run a script's `main` with its log and its lock; exit 1 with one line for a mistake of the user's."""
     options = parser.parse_args()
     try:
-        with _log(options.log), _lock(options.log):
+        with _lock(options.log), _log(options.log):
             main(options)
     except UserError as error:
         sys.exit(f"posttrain: {error}")
@@ -45,12 +45,14 @@ def say(message: str) -> None:
 
 @contextlib.contextmanager
 def _log(path: Path | None) -> Iterator[None]:
-    """Send file descriptors 1 and 2 to the log, so that C++ output lands there too; `say` keeps the terminal."""
+    """Send file descriptors 1 and 2 to the log, so that C++ output lands there too; `say` keeps the terminal.
+
+    They stay there after a bug of ours, whose traceback then ends the log; Snakemake shows the end of a failed job's log.
+    """
     if path is None:
         yield
         return
     global _console
-    path.parent.mkdir(parents=True, exist_ok=True)
     terminal = os.dup(2)
     _console = os.fdopen(terminal, "w")
     with path.open("w") as log:
@@ -59,12 +61,9 @@ def _log(path: Path | None) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        print(f"posttrain: {error}", file=sys.stderr)  # the log says it as well
-        raise
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        print(f"posttrain: {error}", file=sys.stderr, flush=True)  # the log says it as well
         os.dup2(terminal, 2)
+        raise
 
 
 @contextlib.contextmanager
@@ -73,6 +72,7 @@ def _lock(log: Path | None) -> Iterator[None]:
     if log is None:
         yield
         return
+    log.parent.mkdir(parents=True, exist_ok=True)
     with Path(f"{log}.lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

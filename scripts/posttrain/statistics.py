@@ -11,6 +11,7 @@ import numpy as np
 
 RESAMPLES = 2000
 LEVEL = 0.95
+FEWEST = 6  # below it no paired outcome is rarer than 5 % by chance (2 / 2^5), whatever the resamples say
 
 
 class Metric(NamedTuple):
@@ -62,7 +63,8 @@ def comparison(metric: Metric, ours: np.ndarray, theirs: np.ndarray) -> dict[str
     differences = [metric.value(ours[:, rows]) - metric.value(theirs[:, rows]) for rows in _resamples(ours.shape[1])]
     low, high = _percentiles(differences)
     gain = (low, high) if metric.higher_is_better else (-high, -low)
-    verdict = "better" if gain[0] > 0 else "worse" if gain[1] < 0 else "no evidence"
+    enough = ours.shape[1] >= FEWEST
+    verdict = "better" if enough and gain[0] > 0 else "worse" if enough and gain[1] < 0 else "no evidence"
     return {"difference": metric.value(ours) - metric.value(theirs), "low": low, "high": high, "verdict": verdict}
 
 

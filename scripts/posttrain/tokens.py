@@ -84,6 +84,8 @@ def _encode(tokenizer: Any, turns: Turns) -> tuple[str, list[int], list[tuple[in
 
 def _span(tokenizer: Any, turns: Turns, i: int, text: str) -> tuple[int, int]:
     """First and last character of what the assistant says in turn `i`."""
+    if i == 0:  # no template renders an empty conversation
+        return text.index(turns[0]["content"]), len(render(tokenizer, turns[:1]))
     before = render(tokenizer, turns[:i], generate=True)
     through = render(tokenizer, turns[: i + 1])
     if not (text.startswith(before) and text.startswith(through)):

@@ -25,13 +25,18 @@ def client() -> Any:
     """An MLflow client for the configured store, whose database and experiment exist."""
     import mlflow
 
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{STORE.resolve()}"
+    default = f"sqlite:///{STORE.resolve()}"
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or default
     mlflow.set_tracking_uri(uri)
     STORE.parent.mkdir(parents=True, exist_ok=True)
     # Two processes that create the same SQLite store at once break its migration.
     with STORE.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        mlflow.set_experiment(experiment_id=None, experiment_name=settings()["experiment"])
+        name = settings()["experiment"]
+        if mlflow.get_experiment_by_name(name) is None:
+            artefacts = STORE.with_name("mlartifacts").resolve().as_uri()
+            mlflow.create_experiment(name, artifact_location=artefacts if uri == default else None)
+        mlflow.set_experiment(name)
     return mlflow.MlflowClient()
 
 
@@ -47,6 +52,7 @@ class MLflowCallback(TrainerCallback):
         if settings()["system_metrics"]:
             mlflow.enable_system_metrics_logging()
             mlflow.set_system_metrics_sampling_interval(5)
+        known = known if known and _is_there(self.client, known) else None
         self.run_id = mlflow.start_run(run_id=known, run_name=run_name).info.run_id
         remembered.write_text(self.run_id)
         self.last_step = 0
@@ -66,6 +72,16 @@ class MLflowCallback(TrainerCallback):
     def close(self, status: str) -> None:
         """End the MLflow run: FINISHED, or KILLED where the stage was stopped and will be resumed."""
         self.mlflow.end_run(status)
+
+
+def _is_there(store: Any, run_id: str) -> bool:
+    """Whether the store still has a run; it may have been deleted, or the store replaced, since the run was begun."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return store.get_run(run_id).info.lifecycle_stage == "active"
+    except MlflowException:
+        return False
 
 
 def log_evaluation(run_id: str, eval_json: Path) -> None:

@@ -165,17 +165,19 @@ def _is_whole(checkpoint: Path) -> bool:
 
     from safetensors import SafetensorError, safe_open
 
-    weights = list(checkpoint.glob("*.safetensors"))
+    weights = {file.name for file in checkpoint.glob("*.safetensors")}
     if not weights or any(not (checkpoint / name).exists() for name in STATE_FILES):
         return False
     try:
+        for index in checkpoint.glob("*.safetensors.index.json"):
+            weights |= set(read_json(index)["weight_map"].values())
         for file in weights:
-            with safe_open(file, "pt"):
+            with safe_open(checkpoint / file, "pt"):
                 pass
-        for name in ("optimizer.pt", "rng_state.pth"):
+        for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
             zipfile.ZipFile(checkpoint / name).close()
         step = read_json(checkpoint / "trainer_state.json")["global_step"]
-    except (SafetensorError, zipfile.BadZipFile, json.JSONDecodeError):
+    except (SafetensorError, FileNotFoundError, zipfile.BadZipFile, json.JSONDecodeError):
         return False
     return step == int(checkpoint.name.split("-")[1])
 
@@ -274,7 +276,8 @@ def fit(trainer: Any, options: Namespace, folder: Path, spec: dict) -> None:
     """
     name = options.spec.parent.name
     model = trainer.model
-    add_compact_head(model.get_base_model() if spec["method"] != "full" else model)
+    if not spec["trainer_args"].get("use_weighting"):  # WPO's weights need what only TRL's head computes
+        add_compact_head(model.get_base_model() if spec["method"] != "full" else model)
     trained, total = trainable(model)
     say(
         f"{name}: {spec['objective']}, {spec['method']}: {trained:,} of {total:,} parameters are trained ({trained / total:.2%})"

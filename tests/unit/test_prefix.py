@@ -56,7 +56,7 @@ def test_hidden_states_are_those_of_each_row_alone(model):
 
 
 def test_a_row_that_begins_another_is_shared_whole(model):
-    rows = [A, A + (1, 2)]
+    rows = [A, (*A, 1, 2)]
     packed = prefix.pack(rows, [(0, 1)], pad=0)
     assert packed.ids.shape == (1, len(A) + 2)
     alone = model.base_model(input_ids=torch.tensor([rows[1]])).last_hidden_state[0]

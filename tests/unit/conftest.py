@@ -1,0 +1,130 @@
+"""What unit tests share: a small configuration, a random tiny model, and no settings of the user's."""
+
+import contextlib
+import copy
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+VALUES = {
+    "bases": {"base": {"source": "path", "path": "base"}},
+    "datasets": {
+        "chats": {"path": "chats.jsonl", "format": "messages"},
+        "pairs": {"path": "pairs.jsonl", "format": "preference", "validation": "held_out.jsonl"},
+    },
+    "runs": {
+        "sft": {"from": "base", "objective": "sft", "data": "chats", "rank": 8},
+        "dpo": {"from": "sft", "objective": "dpo", "data": "pairs", "learning_rate": 1e-4},
+        "follow": {"from": "sft,rank={rank}", "objective": "dpo", "data": "pairs"},
+        "full": {"from": "base", "objective": "sft", "method": "full", "data": "chats"},
+    },
+    "sweeps": {"rank": {"run": "dpo", "over": {"rank": [4, 16], "beta": [0.1, 0.5]}}},
+}
+
+CHATS = [
+    ("How many clips did Natalia sell?", "She sold 48 + 24 = 72 clips.\n#### 72"),
+    ("What is half of 48?", "48 / 2 = 24, so half of it is 24.\n#### 24"),
+    ("Name a fruit, please.", "An apple is a fruit; häufig rot. 😀"),
+    ("And another one?", "A pear."),
+]
+
+
+@pytest.fixture(autouse=True)
+def no_settings(monkeypatch):
+    """Nothing that the user has set, or Snakemake sets, reaches a test."""
+    for name in os.environ:
+        if name.startswith(("POSTTRAIN", "MLFLOW")):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def configuration():
+    """A small valid configuration with changes, such as `{"runs.sft.rank": 4}`; the value `...` takes a key out."""
+
+    def changed(changes: dict | None = None) -> dict:
+        values = copy.deepcopy(VALUES)
+        for place, value in (changes or {}).items():
+            *tables, key = place.split(".")
+            table = values
+            for name in tables:
+                table = table.setdefault(name, {})
+            if value is ...:
+                del table[key]
+            else:
+                table[key] = copy.deepcopy(value)
+        return values
+
+    return changed
+
+
+@pytest.fixture
+def in_folder(tmp_path, monkeypatch) -> Path:
+    """An empty folder to work in, as a project's."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def chats() -> list[dict]:
+    """Normalised conversations."""
+    return normalised()
+
+
+@pytest.fixture(scope="session")
+def random_tiny_folder(tmp_path_factory) -> Path:
+    """A Llama of random weights and its ChatML tokenizer, as `make_base` leaves them."""
+    import torch
+
+    import make_base
+    from prepare_data import write_parquet
+
+    torch.set_num_threads(1)  # so small a model only waits for more
+    folder = tmp_path_factory.mktemp("random_tiny")
+    spec = {"text": {"name": "chats"}, "hidden_size": 32, "layers": 2, "heads": 2, "vocab_size": 384, "seed": 42}
+    with contextlib.chdir(folder):
+        write_parquet(Path("results/data/chats/train.parquet"), normalised())
+        make_base.at_random(spec, folder / "model", "random_tiny")
+    return folder / "model"
+
+
+@pytest.fixture
+def random_tiny_model(random_tiny_folder):
+    """The random tiny model, a fresh copy for each test."""
+    from posttrain import models
+
+    return models.load(random_tiny_folder)
+
+
+@pytest.fixture
+def random_tiny_tokenizer(random_tiny_folder):
+    """The random tiny model's tokenizer, a fresh copy for each test."""
+    from posttrain import models
+
+    return models.tokenizer(random_tiny_folder)
+
+
+@pytest.fixture
+def fp32(monkeypatch):
+    """Evaluate in float32 on every processor, so that two ways to compute a number can be compared closely."""
+    from posttrain import models
+
+    monkeypatch.setattr(models, "precision", lambda wanted: "fp32")
+
+
+@pytest.fixture
+def signals():
+    """Put the signal handlers back that a training stage sets."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def normalised() -> list[dict]:
+    """CHATS as normalised rows."""
+    from posttrain.rows import normalise
+
+    rows = [{"prompt": prompt, "completion": completion} for prompt, completion in CHATS]
+    return [normalise(row, "prompt_completion", {}, "row") for row in rows]

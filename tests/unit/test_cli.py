@@ -1,0 +1,188 @@
+"""The `posttrain` command: models side by side, and the generated files that must say what the models say."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from evaluate_model import write_examples
+from posttrain import cli
+from posttrain.errors import UserError
+from posttrain.stage import write_json
+
+SCRIPTS = Path(cli.__file__).resolve().parents[1]
+
+
+def metric(value: float, low: float, high: float) -> dict:
+    return {"value": value, "low": low, "high": high, "n": 48}
+
+
+def write(name: str, metrics: dict, against: dict, output: str | None) -> None:
+    write_json(Path(f"results/{name}/eval.json"), {"run": name, "spec": "0", "metrics": metrics, "against": against})
+    pair = {"dataset": "pairs", "id": "a", "chosen_log_prob": -1.0, "rejected_log_prob": -2.0}
+    row = {
+        "dataset": "sums",
+        "id": "b",
+        "prompt": "What is 1 + 1?",
+        "reference": "It is two.\n#### 2",
+        "output": output,
+    }
+    write_examples(Path(f"results/{name}/eval/examples.parquet"), [pair, row])
+
+
+@pytest.fixture
+def evaluated(in_folder, monkeypatch):
+    """A base and a run that are evaluated."""
+    monkeypatch.setenv("COLUMNS", "80")
+    write("tiny", {"perplexity": metric(14.126, 12.0, 17.5), "exact_match": metric(0.25, 0.125, 0.4)}, {}, "3")
+    against = {
+        "perplexity": {"difference": -4.0, "low": -5.0, "high": -3.0, "verdict": "better"},
+        "exact_match": {"difference": 0.0, "low": -0.1, "high": 0.1, "verdict": "no evidence"},
+    }
+    metrics = {"perplexity": metric(10.0, 9.0, 11.0), "exact_match": metric(0.25, 0.1, 0.4)}
+    write(
+        "sft",
+        metrics | {"preference_margin_accuracy": metric(1.0, 0.9, 1.0)},
+        {"tiny": against},
+        "It is two, I think.\n#### 2",
+    )
+
+
+TABLE = """\
+      perplexity            exact_match     preference_margin_accuracy
+----------------------------------------------------------------------
+tiny  14.13 [12.00, 17.50]  25% [12%, 40%]  -
+sft   10.00 [9.00, 11.00]   25% [10%, 40%]  100% [90%, 100%]
+
+sft against tiny: better: perplexity; no evidence of a difference: exact_match
+
+question   What is 1 + 1?
+reference  It is two.
+           #### 2
+tiny       3
+sft        It is two, I think.
+           #### 2
+"""
+
+
+def test_a_base_and_a_run_stand_side_by_side_with_verdicts_and_one_question(evaluated):
+    assert cli.table(["tiny", "sft"]).strip() == TABLE.strip()
+
+
+def test_the_header_stands_over_its_columns(evaluated):
+    header, _, row, *_ = cli.table(["tiny", "sft"]).splitlines()
+    assert header.index("perplexity") == row.index("14.13")
+
+
+def test_a_base_alone_has_no_verdict(evaluated):
+    text = cli.table(["tiny"])
+    assert "against" not in text
+    assert "tiny  14.13 [12.00, 17.50]  25% [12%, 40%]\n" in text
+
+
+def test_one_blank_line_stands_between_the_parts(evaluated):
+    assert "\n\n\n" not in cli.table(["tiny"])
+
+
+def test_where_nothing_was_generated_there_is_no_question(evaluated):
+    write("sft", {"perplexity": metric(10.0, 9.0, 11.0)}, {}, None)
+    assert "question" not in cli.table(["tiny", "sft"])
+    assert cli.table(["sft"]).endswith("\nsft  10.00 [9.00, 11.00]\n")
+
+
+def test_a_long_answer_is_wrapped_beside_its_name(evaluated):
+    write("sft", {"perplexity": metric(10.0, 9.0, 11.0)}, {}, "word " * 40)
+    lines = cli.table(["sft"]).splitlines()
+    answer = lines[lines.index("           #### 2") + 1 :]
+    assert len(answer) == 3
+    assert all(len(line) <= 80 for line in answer)
+    assert answer[0].startswith("sft        word")
+    assert answer[1].startswith("           word")
+
+
+def test_a_name_longer_than_the_terminal_is_no_traceback(evaluated, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    name = "sft,batch_size=16,learning_rate=0.0003,rank=4"
+    write(name, {"perplexity": metric(10.0, 9.0, 11.0)}, {}, "2")
+    assert name in cli.table([name])
+
+
+def test_an_unevaluated_name_is_one_sentence_with_the_command_that_evaluates_it(evaluated):
+    with pytest.raises(UserError, match=r"dpo is not evaluated yet; run: snakemake --cores 1 results/dpo/eval\.json"):
+        cli.table(["tiny", "dpo"])
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "posttrain.cli", *arguments],
+        env=os.environ | {"PYTHONPATH": str(SCRIPTS)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_the_command_prints_the_table(evaluated):
+    done = command("table", "tiny", "sft")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.strip() == TABLE.strip()
+
+
+def test_a_mistake_at_the_command_is_one_line_and_exit_status_1(in_folder):
+    done = command("table", "dpo")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "posttrain: dpo is not evaluated yet; run: snakemake --cores 1 results/dpo/eval.json\n"
+
+
+# ---- generated files
+
+
+def test_the_schema_and_the_configuration_page_say_what_the_models_say():
+    for file, text in cli.generated().items():
+        assert file.read_text() == text, f"{file} has drifted; run: posttrain schema"
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    """An up-to-date copy of config/ to be spoilt."""
+    monkeypatch.setattr(cli, "CONFIG", shutil.copytree(cli.CONFIG, tmp_path / "config"))
+    cli.write_schema(check=False)
+    return tmp_path / "config"
+
+
+@pytest.mark.parametrize("name", ["schema.json", "README.md"])
+def test_a_file_that_drifts_is_named_with_its_difference_and_mended(config, capsys, name):
+    right = (config / name).read_text()
+    (config / name).write_text(right.replace("peak learning rate", "the learning rate"))
+    with pytest.raises(UserError, match=f"config/{name} is not what the models say; run: posttrain schema"):
+        cli.write_schema(check=True)
+    assert "peak learning rate" in capsys.readouterr().out
+    cli.write_schema(check=False)
+    assert (config / name).read_text() == right
+    cli.write_schema(check=True)
+
+
+def test_what_is_written_by_hand_on_the_page_stays(config):
+    page = config / "README.md"
+    page.write_text("by hand, before\n" + page.read_text() + "by hand, after\n")
+    cli.write_schema(check=False)
+    assert page.read_text().startswith("by hand, before\n")
+    assert page.read_text().endswith("by hand, after\n")
+
+
+def test_the_schema_refuses_unknown_keys_and_names_the_runs_place():
+    schema = json.loads(cli.generated()[cli.CONFIG / "schema.json"])
+    assert schema["additionalProperties"] is False
+    run = schema["$defs"]["Run"]
+    assert run["additionalProperties"] is False
+    assert {"from", "objective", "data"} == set(run["required"])
+    assert "from_" not in run["properties"]
+
+
+def test_an_editor_takes_a_number_as_the_default_configuration_writes_it():
+    field = json.loads(cli.generated()[cli.CONFIG / "schema.json"])["$defs"]["Run"]["properties"]["learning_rate"]
+    assert {"type": "string"} in field["anyOf"][0]["anyOf"]

@@ -1,0 +1,195 @@
+"""Final numbers, margins, and the metrics and verdicts of eval.json; the whole script on a random tiny model."""
+
+import json
+import math
+from argparse import Namespace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import evaluate_model
+import tokenize_data
+from evaluate_model import ANSWER, add_margins, final_number, read_examples, summarise, write_examples
+from posttrain import stage
+from posttrain.rows import normalise
+from posttrain.tokens import tokenise
+from prepare_data import write_parquet
+
+NUMBERS = [
+    ("48 + 24 = 72\n#### 72", 72),
+    ("#### -3", -3),
+    ("####5", 5),
+    ("#### $1,234.50", 1234.5),
+    ("#### 1,000,000", 1_000_000),
+    ("#### 10\nSo it is 12.", 10),  # the marked number wins over a later one
+    ("#### 10 or #### 11", 11),
+    ("The answer is 7.", 7),
+    ("First 3, then 4, so 7 in all", 7),
+    ("It costs $5", 5),
+    ("0.5", 0.5),
+    (".5", 0.5),
+    ("-$3", -3),
+    ("no number at all", None),
+    ("", None),
+    ("#### none, but 4", 4),
+]
+
+
+@pytest.mark.parametrize(("text", "number"), NUMBERS)
+def test_the_final_number_is_the_marked_one_or_else_the_last(text, number):
+    assert final_number(text) == number
+
+
+def test_numbers_are_equal_however_they_are_written():
+    assert final_number("#### 1,000") == final_number("#### $1000.00")
+
+
+@pytest.mark.parametrize(
+    ("text", "followed"), [("#### 72", True), ("####72", True), ("72", False), ("### 72", False), ("#### x", False)]
+)
+def test_the_format_is_the_mark_before_a_number(text, followed):
+    assert (ANSWER.search(text) is not None) == followed
+
+
+def test_the_end_of_a_range_is_not_negative():
+    assert final_number("It takes 10-15 minutes") == 15
+
+
+# ---- margins, metrics, verdicts
+
+
+def preference(id: str, chosen: float, rejected: float) -> dict:
+    row = {"dataset": "pairs", "id": id, "chosen_log_prob": chosen, "rejected_log_prob": rejected}
+    return row | {"prefers_chosen": float(chosen > rejected)}
+
+
+def by_id(rows: list[dict]) -> dict:
+    return {(row["dataset"], row["id"]): row for row in rows}
+
+
+def test_a_margin_is_against_the_parent_which_comes_first():
+    ours = [preference("a", -5, -4), preference("b", -5, -4), preference("c", -5, -4)]
+    parent = [preference("a", -8, -4), preference("b", -5, -9), preference("c", -5, -4)]
+    base = [preference("a", 0, -100), preference("b", 0, -100)]
+    add_margins(ours, {"sft": by_id(parent), "base": by_id(base)})
+    assert [row["margin_prefers_chosen"] for row in ours] == [1, 0, 0]
+    assert all(row["prefers_chosen"] == 0 for row in ours)
+
+
+def test_a_base_and_rows_that_are_no_pairs_have_no_margin():
+    ours = [preference("a", -5, -4)]
+    add_margins(ours, {})
+    chat = {"dataset": "chats", "id": "a", "log_prob": -5.0, "tokens": 5.0}
+    add_margins([chat], {"sft": by_id([chat])})
+    assert "margin_prefers_chosen" not in ours[0] | chat
+
+
+def chat(id: str, log_prob: float, exact: float | None = None) -> dict:
+    row = {"dataset": "chats", "id": id, "log_prob": log_prob, "tokens": 10.0}
+    return row if exact is None else row | {"exact_match": exact, "format_followed": 1.0}
+
+
+def test_a_metric_is_measured_on_the_examples_that_have_it():
+    examples = [chat("a", -10.0, 1.0), chat("b", -20.0, 0.0), chat("c", -30.0), preference("d", -1, -2)]
+    metrics = summarise(examples, {})["metrics"]
+    assert {name: row["n"] for name, row in metrics.items()} == {
+        "perplexity": 3, "preference_accuracy": 1, "exact_match": 2, "format_followed": 2,
+    }  # fmt: skip
+    assert metrics["perplexity"]["value"] == pytest.approx(math.exp(60 / 30))
+    assert (metrics["exact_match"]["value"], metrics["preference_accuracy"]["value"]) == (0.5, 1.0)
+
+
+def test_verdicts_are_on_the_same_examples_whatever_their_order():
+    ours = [chat(str(i), -10.0 - i) for i in range(30)]
+    worse = [chat(str(i), -11.0 - i) for i in reversed(range(30))]
+    against = summarise(ours, {"worse": by_id(worse), "same": by_id(ours)})["against"]
+    assert against["worse"]["perplexity"]["verdict"] == "better"
+    assert against["worse"]["perplexity"]["difference"] < 0
+    assert against["same"]["perplexity"] == {"difference": 0, "low": 0, "high": 0, "verdict": "no evidence"}
+
+
+def test_the_margin_accuracy_is_measured_and_never_compared():
+    ours = [preference(str(i), -4, -5) for i in range(5)]
+    others = {"sft": by_id([preference(str(i), -5, -5) for i in range(5)])}
+    add_margins(ours, others)
+    result = summarise(ours, others)
+    assert result["metrics"]["preference_margin_accuracy"]["value"] == 1.0
+    assert set(result["against"]["sft"]) == {"preference_accuracy"}
+
+
+def test_examples_read_back_with_null_where_a_column_does_not_apply(in_folder):
+    examples = [chat("a", -10.0, 1.0), preference("b", -1, -2)]
+    write_examples(Path("results/sft/eval/examples.parquet"), examples)
+    rows = read_examples("sft")
+    assert {key: value for key, value in rows["chats", "a"].items() if value is not None} == examples[0]
+    assert rows["pairs", "b"]["chosen_log_prob"] == -1
+    assert rows["pairs", "b"]["log_prob"] is None
+
+
+# ---- the script
+
+
+@pytest.fixture
+def evaluate(in_folder, chats, random_tiny_folder, random_tiny_tokenizer, fp32):
+    """Evaluate the random tiny model under a name, on conversations with and without a final number and on pairs."""
+    pairs = [
+        normalise({"prompt": prompt, "chosen": "good", "rejected": "very bad"}, "preference", {}, "row")
+        for prompt in "abc"
+    ]
+    datasets = {
+        "sums": ("prompt_completion", chats[:2]),
+        "chats": ("messages", chats[2:]),
+        "pairs": ("preference", pairs),
+    }
+    for name, (shape, rows) in datasets.items():
+        write_parquet(Path(f"results/data/{name}/validation.parquet"), rows)
+        folder = Path(f"tokens/{name},max_length=256")
+        encoded, _ = tokenise(random_tiny_tokenizer, rows, shape, 256)
+        stage.write_json(folder / "report.json", {"format": shape})
+        pq.write_table(pa.Table.from_pylist(encoded, schema=tokenize_data.schema(shape)), folder / "validation.parquet")
+
+    def run(name: str, against: tuple[str, ...] = (), limit: int = 100) -> dict:
+        spec = {"data": [{"name": data} for data in datasets], "against": [{"name": other} for other in against]}
+        spec |= {"limit": limit, "max_length": 256, "max_new_tokens": 4, "batch_tokens": 512}
+        stage.write_json(Path(f"results/{name}/eval/spec.json"), spec)
+        output = Path(f"results/{name}/eval.json")
+        options = {
+            "spec": Path(f"results/{name}/eval/spec.json"),
+            "model": random_tiny_folder,
+            "tokens": Path("tokens"),
+        }
+        evaluate_model.main(Namespace(**options, output=output))
+        return json.loads(output.read_text())
+
+    return run
+
+
+def test_a_base_gets_every_metric_that_needs_no_parent(evaluate):
+    result = evaluate("base")
+    assert {name: row["n"] for name, row in result["metrics"].items()} == {
+        "perplexity": 4, "preference_accuracy": 3, "exact_match": 2, "format_followed": 2,
+    }  # fmt: skip
+    assert (result["run"], result["against"]) == ("base", {})
+    assert result["spec"] == stage.sha256(Path("results/base/eval/spec.json"))
+    assert result["metrics"]["perplexity"]["value"] == pytest.approx(384, rel=0.2)  # the vocabulary, of a random model
+    rows = read_examples("base")
+    asked = [row for (data, _), row in rows.items() if data == "sums"]
+    assert all(row["prompt"] and row["reference"] and row["output"] is not None for row in asked)
+    assert all(row["output"] is None for (data, _), row in rows.items() if data != "sums")
+
+
+def test_the_same_model_is_no_evidence_against_itself(evaluate):
+    evaluate("base")
+    result = evaluate("sft", ("base",))
+    assert {name: row["verdict"] for name, row in result["against"]["base"].items()} == dict.fromkeys(
+        ("perplexity", "preference_accuracy", "exact_match", "format_followed"), "no evidence"
+    )
+    assert all(row["difference"] == 0 for row in result["against"]["base"].values())
+    assert result["metrics"]["preference_margin_accuracy"]["value"] == 0  # nothing rose
+
+
+def test_the_limit_is_for_each_dataset(evaluate):
+    metrics = evaluate("base", limit=1)["metrics"]
+    assert (metrics["perplexity"]["n"], metrics["preference_accuracy"]["n"]) == (2, 1)

@@ -1,0 +1,409 @@
+"""The graph's semantics: canonical names, parents, specs and what changes them, and targets that are refused."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from posttrain.errors import UserError
+from posttrain.project import Project
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def project(configuration):
+    """The project of the small configuration with changes."""
+    return lambda changes=None: Project(configuration(changes), "my.yaml")
+
+
+# ---- names
+
+NAMES = [
+    ("sft", "sft"),
+    ("sft,rank=4", "sft,rank=4"),
+    ("sft,seed=1,rank=4", "sft,rank=4,seed=1"),
+    ("sft,rank=8", "sft"),  # as the file says
+    ("sft,seed=42", "sft"),  # as the default says
+    ("sft,alpha=16", "sft"),  # as the default that follows from the rank says
+    ("sft,learning_rate=2e-4", "sft"),
+    ("dpo,learning_rate=1e-4", "dpo"),
+    ("dpo,learning_rate=0.0001", "dpo"),
+    ("sft,learning_rate=3e-4", "sft,learning_rate=0.0003"),
+    ("sft,learning_rate=0.0003", "sft,learning_rate=0.0003"),
+    ("sft,learning_rate=3.0e-4", "sft,learning_rate=0.0003"),
+    ("sft,learning_rate=1e-5", "sft,learning_rate=1e-05"),
+    ("sft,epochs=2", "sft,epochs=2"),
+    ("sft,epochs=2.0", "sft,epochs=2"),
+    ("sft,epochs=1.50", "sft,epochs=1.5"),
+    ("sft,rank=4.0", "sft,rank=4"),
+    ("sft,gradient_checkpointing=true", "sft,gradient_checkpointing=true"),
+    ("sft,gradient_checkpointing=yes", "sft,gradient_checkpointing=true"),
+    ("sft,schedule=linear", "sft,schedule=linear"),
+    ("sft,max_steps=null", "sft"),
+]
+
+
+@pytest.mark.parametrize(("target", "name"), NAMES)
+def test_equal_runs_have_one_canonical_name_and_one_spec(project, target, name):
+    graph = project()
+    assert graph.run(target).name == name
+    assert graph.spec(target) == graph.spec(name)
+
+
+@pytest.mark.parametrize(("target", "name"), NAMES)
+def test_a_canonical_name_reads_back_as_the_same_run(project, target, name):
+    assert project().run(name) == project().run(target)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("sft,alpha=16,rank=4", "sft,rank=4"), ("follow,learning_rate=5e-5,method=full", "follow,method=full")],
+)
+def test_an_override_equal_to_the_default_stays_in_the_name_where_that_default_moves(project, one, other):
+    graph = project()
+    assert graph.run(one).run.settings() != graph.run(other).run.settings()
+    assert graph.run(one).name != graph.run(other).name
+
+
+def test_an_override_equal_to_the_runs_own_default_is_the_same_run(project):
+    assert project().run("sft,alpha=8,rank=4").name == "sft,rank=4"
+
+
+def test_a_null_override_reads_back_from_its_name(project):
+    changes = {"runs.sft.max_steps": 5}
+    name = project(changes).run("sft,max_steps=null").name
+    assert project(changes).run(name).run.max_steps is None
+
+
+OVERRIDES = [
+    ("sft,rnak=4", "results/sft,rnak=4: a run has no key 'rnak'; did you mean 'rank'?"),
+    ("sft,from_=base", "a run has no key 'from_'; did you mean 'from'?"),
+    ("sft,rank=four", "results/sft,rank=four: rank: input should be a valid integer"),
+    ("sft,rank=0", "rank: input should be greater than 0"),
+    ("sft,rank=4.5", "rank: input should be a valid integer"),
+    ("sft,rank=null", "rank: input should be a valid integer, but it is None"),
+    ("sft,rank=-", "rank: input should be a valid integer"),
+    ("sft,seed=2024-01-31", "seed: input should be a valid integer"),
+    ("sft,method=lroa", "method: 'lroa' is not allowed; did you mean 'lora'?"),
+    ("sft,trainer_args=x", "trainer_args: input should be a valid dictionary"),
+    ("sft,rank", "'rank' is no override; write KEY=VALUE"),
+    ("sft,", "'' is no override"),
+    ("sft,rank=", "'rank=' is no override"),
+    ("sft,=4", "a run has no key ''"),
+    ("sft,rank=4=5", "'rank=4=5' is no override"),
+    ("sft,data=..", "'data=..' is no override"),
+    ("sft,data=a..b", "'data=a..b' is no override"),
+    ("sft,rank=4;id", "'rank=4;id' is no override"),
+    ("sft,rank=4 5", "'rank=4 5' is no override"),
+    ("sft,rank=$(id)", "'rank=$(id)' is no override"),
+    ("sft,rank=`id`", "'rank=`id`' is no override"),
+    ("sft,data=a/b", "'data=a/b' is no override"),
+    ("sft,rank=4\n", "is no override"),
+    ("sft,rank=4,rank=4", "'rank' is given twice; write it once"),
+    ("sft,objective=dpo", "'objective' makes another run; write one under runs: in my.yaml"),
+    ("sft,from=base", "'from' makes another run"),
+    ("stf", "my.yaml: there is no run 'stf'; did you mean 'sft'?"),
+    ("sft;id", "there is no run 'sft;id'; did you mean 'sft'?"),
+    ("", "there is no run ''; valid are dpo, follow, full, sft"),
+    ("base", "there is no run 'base'"),
+    ("sft,data=chatz", "there is no dataset 'chatz'; did you mean 'chats'?"),
+    ("sft,data=pairs", "sft needs rows of shape text or prompt_completion or messages, and pairs is preference"),
+]
+
+
+@pytest.mark.parametrize(("target", "sentence"), OVERRIDES, ids=[repr(target) for target, _ in OVERRIDES])
+def test_a_bad_override_is_one_sentence(project, target, sentence):
+    with pytest.raises(UserError) as error:
+        project().run(target)
+    assert sentence in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "target", ["sft,beta=0.2", "sft,accumulation=3", "sft,method=full,rank=4", "sft,seed=2024-13-45"]
+)
+def test_an_override_that_contradicts_the_run_is_one_sentence(project, target):
+    with pytest.raises(UserError, match=f"results/{target}: "):
+        project().run(target)
+
+
+# ---- parents
+
+
+def test_an_override_moves_one_run_and_a_parent_follows_only_where_it_says_so(project):
+    assert project().run("dpo,rank=4").parent == "sft"
+    assert project().run("follow,rank=4").parent == "sft,rank=4"
+    assert project().run("follow,rank=4,beta=0.3").parent == "sft,rank=4"
+    assert project().run("follow").parent == "sft,rank=16"  # the child's default, the parent's file says 8
+    assert project().run("follow,rank=8").parent == "sft"
+
+
+def test_a_parents_place_may_hold_any_of_the_runs_keys_and_a_default_is_filled_in(project):
+    graph = project({"runs.follow.from": "sft,rank={rank},seed={seed},learning_rate={learning_rate}"})
+    assert graph.run("follow,seed=7").parent == "sft,learning_rate=5e-05,rank=16,seed=7"
+
+
+REFUSED = [
+    ({"runs.sft.from": "bsae"}, "my.yaml: runs.sft.from: there is no base or run 'bsae'; did you mean 'base'?"),
+    ({"runs.dpo.from": "sft,rnak=4"}, "a run has no key 'rnak'; did you mean 'rank'?"),
+    ({"runs.dpo.from": "base,rank=4"}, "runs.dpo.from: there is no base or run"),
+    ({"runs.dpo.from": "sft,rank={rnak}"}, "my.yaml: runs.dpo.from: a run has no key 'rnak'; did you mean 'rank'?"),
+    ({"runs.dpo.from": "sft,rank={rank"}, "'rank={rank' is no override"),
+    ({"runs.sft.from": "sft"}, "my.yaml: runs.sft.from: the runs go round in a circle: sft -> sft"),
+    ({"runs.sft.from": "dpo"}, "my.yaml: runs.sft.from: the runs go round in a circle: sft -> dpo -> sft"),
+    ({"runs.sft.from": "sft,rank={rank}"}, "the runs go round in a circle: sft -> sft,rank=8"),
+    ({"runs.sft.data": "chatz"}, "my.yaml: runs.sft.data: there is no dataset 'chatz'; did you mean 'chats'?"),
+    ({"runs.dpo.data": "chats"}, "my.yaml: runs.dpo.data: dpo needs rows of shape preference, and chats is messages"),
+    ({"runs.sft.data": "pairs"}, "runs.sft.data: sft needs rows of shape text or prompt_completion or messages"),
+    (
+        {"bases.base": {"source": "random", "text": "chatz"}},
+        "my.yaml: bases.base.text: there is no dataset 'chatz'; did you mean 'chats'?",
+    ),
+    ({"evaluation.data": ["chatz"]}, "my.yaml: evaluation.data: there is no dataset 'chatz'; did you mean 'chats'?"),
+    ({"sweeps.rank.run": "dop"}, "there is no run 'dop'; did you mean 'dpo'?"),
+    ({"sweeps.rank.over": {"rnak": [4]}}, "a run has no key 'rnak'; did you mean 'rank'?"),
+    ({"sweeps.rank.over": {"rank": [4, "many"]}}, "results/dpo,rank=many: rank: input should be a valid integer"),
+    ({"sweeps.rank.over": {"rank": ["4/5"]}}, "'rank=4/5' is no override"),
+    ({"runs.sft.trainer_args": {"learning_rate": 1}}, "trainer_args: 'learning_rate' is set by the run's own keys"),
+    (
+        {"runs.sft.trainer_args": {"save_steps": 1}},
+        "trainer_args: 'save_steps' is set by the run's own keys; take it out",
+    ),
+    ({"runs.dpo.trainer_args": {"loss_type": "ipo"}}, "trainer_args: 'loss_type' is set by the run's own keys"),
+    (
+        {"runs.sft.trainer_args": {"packin": True}},
+        "runs.sft.trainer_args: the trainer has no field 'packin'; did you mean 'packing'?",
+    ),
+    (
+        {"runs.sft.peft_args": {"use_rslor": True}},
+        "peft_args: peft's LoraConfig has no 'use_rslor'; did you mean 'use_rslora'?",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "sentence"), REFUSED, ids=[sentence for _, sentence in REFUSED])
+def test_a_graph_that_cannot_be_built_is_one_sentence(project, changes, sentence):
+    with pytest.raises(UserError) as error:
+        project(changes)
+    assert sentence in str(error.value)
+
+
+def test_a_circle_whose_override_grows_is_refused_as_well(project):
+    with pytest.raises(UserError, match="circle"):
+        project({"runs.sft.from": "sft,seed={seed}1"})
+
+
+@pytest.mark.parametrize("key", ["r", "lora_alpha", "lora_dropout", "target_modules", "task_type"])
+def test_a_field_of_lora_that_has_a_key_of_its_own_is_refused(project, key):
+    with pytest.raises(UserError, match=f"peft_args: '{key}'"):
+        project({"runs.sft.peft_args": {key: 4}})
+
+
+@pytest.mark.parametrize("key", ["save_only_model", "ignore_data_skip"])
+def test_a_field_of_the_trainer_that_breaks_resuming_is_refused(project, key):
+    with pytest.raises(UserError, match=f"trainer_args: '{key}'"):
+        project({"runs.sft.trainer_args": {key: True}})
+
+
+@pytest.mark.parametrize(
+    "licence", ["CC-BY-NC-4.0", "cc-by-nc-sa-4.0", "Non-commercial", "noncommercial", "research-only"]
+)
+def test_what_may_not_be_sold_is_refused_for_commercial_use_with_the_chain_that_leads_to_it(project, licence):
+    sentence = f"use: commercial, but base -> sft is built on datasets.chats, whose licence is {licence}; replace it"
+    with pytest.raises(UserError, match=sentence):
+        project({"use": "commercial", "datasets.chats.licence": licence})
+    assert project({"use": "research", "datasets.chats.licence": licence})
+    assert project({"use": "commercial", "datasets.unused": {"path": "x.csv", "licence": licence}})
+
+
+@pytest.mark.parametrize("licence", ["mit", "apache-2.0", "cc-by-4.0", "NCSA", None])
+def test_what_may_be_sold_is_not_refused(project, licence):
+    assert project({"use": "commercial", "datasets.chats.licence": licence, "bases.base.licence": licence})
+
+
+def test_an_override_does_not_evade_the_licence(project):
+    graph = project({"use": "commercial", "datasets.more": {"path": "x.jsonl", "licence": "cc-by-nc-4.0"}})
+    with pytest.raises(UserError, match="cc-by-nc"):
+        graph.run("sft,data=more")
+
+
+def test_fields_of_the_trainer_and_of_lora_pass_under_their_own_names(project):
+    graph = project({"runs.sft.trainer_args": {"adam_beta2": 0.95}, "runs.sft.peft_args": {"use_rslora": True}})
+    spec = json.loads(graph.spec("sft"))
+    assert (spec["trainer_args"], spec["peft_args"]) == ({"adam_beta2": 0.95}, {"use_rslora": True})
+
+
+# ---- specs
+
+
+def changed(before: Project, after: Project) -> set[str]:
+    """What has another spec in `after`."""
+    targets = ["bases/base", "data/chats", "data/pairs", "base/eval"]
+    targets += [f"{run}{part}" for run in before.config.runs for part in ("", "/eval")]
+    return {target for target in targets if before.spec_hash(target) != after.spec_hash(target)}
+
+
+SFT, DPO, FOLLOW, FULL = ({name, f"{name}/eval"} for name in ("sft", "dpo", "follow", "full"))
+EVALS = {"base/eval", "sft/eval", "dpo/eval", "follow/eval", "full/eval"}
+CHANGES = [
+    ({"runs.dpo.beta": 0.3}, DPO),
+    ({"runs.sft.seed": 1}, SFT | DPO | FOLLOW),
+    ({"runs.sft.rank": 4}, SFT | DPO),  # follow's parent has its rank from follow
+    ({"runs.full.learning_rate": 1}, FULL),
+    ({"runs.sft.trainer_args": {"adam_beta2": 0.95}}, SFT | DPO | FOLLOW),
+    ({"bases.base.path": "other"}, {"bases/base"} | EVALS | SFT | DPO | FOLLOW | FULL),
+    ({"datasets.pairs.limit": 5}, {"data/pairs"} | EVALS | DPO | FOLLOW),
+    ({"datasets.chats.validation": 0.2}, {"data/chats"} | EVALS | SFT | DPO | FOLLOW | FULL),
+    ({"evaluation.limit": 5}, EVALS),
+    ({"tracking": {"mlflow": False, "experiment": "x", "checkpoint_seconds": 1}}, set()),
+    ({"sweeps.other": {"run": "dpo", "over": {"rank": [2]}}}, set()),
+    ({"use": "commercial"}, set()),
+    ({"runs.dpo.learning_rate": "1e-4"}, set()),  # the same number
+    ({"runs.dpo.alpha": 32}, set()),  # the default, written out
+    ({"datasets.unused": {"path": "x.csv"}}, set()),
+    ({"runs.another": {"from": "sft", "objective": "sft", "data": "chats"}}, set()),
+]
+
+
+@pytest.mark.parametrize(("changes", "expected"), CHANGES, ids=[str(changes) for changes, _ in CHANGES])
+def test_a_change_moves_the_specs_of_what_it_determines_and_no_others(project, changes, expected):
+    assert changed(project(), project(changes)) == expected
+
+
+@pytest.mark.parametrize("data", [["chats", "pairs"], None])
+def test_specs_do_not_depend_on_the_order_of_keys(configuration, data):
+    def backwards(value):
+        return {key: backwards(value[key]) for key in reversed(value)} if isinstance(value, dict) else value
+
+    values = configuration({"evaluation.data": data, "bases.base.licence": "mit", "runs.full": ...})
+    assert changed(Project(values), Project(backwards(values))) == set()
+
+
+def test_a_spec_is_sorted_json_and_its_hash_is_the_files(project, tmp_path):
+    graph = project()
+    text = graph.spec("dpo")
+    assert text == json.dumps(json.loads(text), sort_keys=True, indent=1)
+    assert graph.spec_hash("dpo") == hashlib.sha256(f"{text}\n".encode()).hexdigest()  # rule spec: printf '%s\n'
+    assert json.loads(text)["from"] == {"name": "sft", "spec": graph.spec_hash("sft")}
+
+
+def test_an_override_has_the_spec_of_the_file_that_says_the_same(project):
+    override = json.loads(project().spec("sft,rank=4"))
+    assert override == json.loads(project({"runs.sft.rank": 4}).spec("sft"))
+
+
+# ---- the graph
+
+
+def test_the_lineage_goes_from_the_base_to_the_run(project):
+    assert project().lineage("follow,rank=4") == ["base", "sft,rank=4", "follow,rank=4"]
+    assert project().lineage("base") == ["base"]
+
+
+def test_a_model_is_compared_with_its_parent_and_its_base_once_each(project):
+    assert project().others("dpo") == ["sft", "base"]
+    assert project().others("sft") == ["base"]
+    assert project().others("base") == []
+
+
+def test_a_sweep_is_the_grid_in_its_order_by_canonical_names(project):
+    graph = project()
+    assert graph.sweep_runs("rank") == ["dpo,rank=4", "dpo,beta=0.5,rank=4", "dpo", "dpo,beta=0.5"]
+    assert graph.sweep_points("rank")[1] == ("dpo,beta=0.5,rank=4", {"rank": 4, "beta": 0.5})
+
+
+def test_the_points_of_a_sweep_share_their_parent(project):
+    graph = project()
+    assert {graph.run(name).parent for name in graph.sweep_runs("rank")} == {"sft"}
+
+
+def test_models_are_measured_on_every_runs_dataset_unless_told_otherwise(project):
+    assert project().evaluation_data == ["chats", "pairs"]
+    assert project({"evaluation.data": ["pairs"]}).evaluation_data == ["pairs"]
+    assert Project({"datasets": {"chats": {"path": "x.csv"}}}).evaluation_data == ["chats"]
+
+
+def test_the_paths_that_rules_ask_for(project):
+    graph = project()
+    assert graph.model("base") == "results/bases/base/model"
+    assert graph.manifest("sft,rank=4") == "results/sft,rank=4/merge.json"
+    assert graph.tokens("dpo", "pairs", 512) == "results/tokens/base/pairs,max_length=512"
+    assert graph.sources("pairs") == ["pairs.jsonl", "held_out.jsonl"]
+    assert graph.sources("chats") == ["chats.jsonl"]
+
+
+# ---- targets
+
+TARGETS = [
+    ("results/sft/evl.json", "'results/sft/evl.json' names no result; did you mean 'eval.json'?"),
+    ("results/sft", "'results/sft' names no result; valid are"),
+    ("results/sft/model/../../x", "names no result"),
+    ("results/base/model", "'results/base/model' names no result; valid are eval.json"),
+    ("results/../eval.json", "there is no run '..'"),
+    ("results/$(id)/eval.json", "there is no run '$(id)'"),
+    ("results/sft,rank=a/b/eval.json", "results/sft,rank=a: rank: input should be a valid integer"),
+    ("results/bases/bsae/model", "'results/bases/bsae/model': there is no base 'bsae'; did you mean 'base'?"),
+    ("results/data/chatz/report.json", "there is no dataset 'chatz'; did you mean 'chats'?"),
+    ("results/sweeps/rnak/table.tsv", "there is no sweep 'rnak'; did you mean 'rank'?"),
+    ("results/sft/eval.json", "my.yaml: bases.base.path: there is no folder 'base'; write the model's folder"),
+    (
+        "results/data/chats/report.json",
+        "my.yaml: datasets.chats.path: there is no file 'chats.jsonl'; write one that exists",
+    ),
+]
+
+
+@pytest.mark.parametrize(("target", "sentence"), TARGETS, ids=[target for target, _ in TARGETS])
+def test_a_target_that_names_nothing_is_one_sentence(project, in_folder, target, sentence):
+    with pytest.raises(UserError) as error:
+        project().check_targets([target])
+    assert sentence in str(error.value)
+
+
+@pytest.fixture
+def files(in_folder):
+    """The files that the small configuration names."""
+    (in_folder / "base").mkdir()
+    for name in ("chats.jsonl", "pairs.jsonl", "held_out.jsonl"):
+        (in_folder / name).touch()
+    return in_folder
+
+
+def test_every_file_of_a_run_can_be_asked_for(project, files):
+    runs = [
+        "trained",
+        "model",
+        "eval.json",
+        "eval/examples.parquet",
+        "loss.png",
+        "merge.json",
+        "provenance.json",
+        "train.jsonl",
+        "spec.json",
+    ]
+    targets = [f"results/dpo,rank=4/{name}" for name in runs] + [
+        "results/sft/logprobs/pairs,max_length=1024/train.parquet"
+    ]
+    targets += ["results/base/eval.json", "results/bases/base/model", "results/sweeps/rank/table.tsv", "--cores", "1"]
+    assert project().check_targets(targets) == []
+
+
+def test_a_missing_file_is_named_with_its_key_even_where_no_target_is_given(project, files):
+    (files / "held_out.jsonl").unlink()
+    with pytest.raises(UserError, match=r"my.yaml: datasets.pairs.validation: there is no file 'held_out.jsonl'"):
+        project().check_targets(["--cores", "1"])
+
+
+def test_only_names_that_are_not_canonical_become_aliases(project, files):
+    aliases = project().check_targets(
+        ["results/dpo,rank=16/eval.json", "results/dpo,rank=4/eval.json", "results/dpo/model"]
+    )
+    assert aliases == ["dpo,rank=16"]
+
+
+@pytest.mark.parametrize("file", ["config/config.yaml", "config/test/tiny.yaml"])
+def test_the_shipped_configurations_make_a_graph(file):
+    graph = Project(yaml.safe_load((REPOSITORY / file).read_text()), file, REPOSITORY)
+    assert all(len(graph.lineage(run)) > 1 for run in graph.config.runs)

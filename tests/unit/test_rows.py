@@ -1,0 +1,284 @@
+"""Rows of every shape from every kind of file, and one sentence with the line for everything that can be wrong."""
+
+import json
+import re
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from posttrain.errors import UserError
+from posttrain.rows import group, normalise, read_file
+
+
+def user(content):
+    return {"role": "user", "content": content}
+
+
+def assistant(content):
+    return {"role": "assistant", "content": content}
+
+
+CHAT = [{"role": "system", "content": "Be brief."}, user("q"), assistant("a"), user("q2"), assistant("a2")]
+SHAPES = {
+    "text": ({"text": "a text"}, {"text": "a text"}),
+    "prompt_completion": ({"prompt": "q", "completion": "a"}, {"messages": [user("q"), assistant("a")]}),
+    "messages": ({"messages": CHAT}, {"messages": CHAT}),
+    "preference": (
+        {"prompt": "q", "chosen": "good", "rejected": "bad"},
+        {"prompt": [user("q")], "chosen": [assistant("good")], "rejected": [assistant("bad")]},
+    ),
+}
+TURNS = {
+    "prompt_completion": ({"prompt": CHAT[:2], "completion": CHAT[2:3]}, {"messages": CHAT[:3]}),
+    "preference": (
+        {"prompt": CHAT[:4], "chosen": [assistant("good")], "rejected": [assistant("bad")]},
+        {"prompt": CHAT[:4], "chosen": [assistant("good")], "rejected": [assistant("bad")]},
+    ),
+}
+
+
+def write(path, rows):
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows, indent=1))
+    elif path.suffix == ".csv":
+        lines = [list(rows[0]), *(row.values() for row in rows)]
+        path.write_text("".join(",".join(f'"{value}"' for value in line) + "\n" for line in lines))
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+def content(row):
+    return {key: value for key, value in row.items() if key != "id"}
+
+
+KINDS = [(shape, suffix) for shape in SHAPES for suffix in (".jsonl", ".json", ".csv", ".parquet")]
+KINDS.remove(("messages", ".csv"))  # a CSV cell is a string
+
+
+@pytest.mark.parametrize(("shape", "suffix"), KINDS)
+def test_every_shape_is_recognised_and_read_from_every_kind_of_file(tmp_path, shape, suffix):
+    row, expected = SHAPES[shape]
+    found, rows = read_file(write(tmp_path / f"rows{suffix}", [row, row]), {})
+    assert found == shape
+    assert [content(row) for row in rows] == [expected, expected]
+
+
+@pytest.mark.parametrize("shape", TURNS)
+def test_prompts_and_answers_may_be_lists_of_messages(tmp_path, shape):
+    row, expected = TURNS[shape]
+    assert [content(row) for row in read_file(write(tmp_path / "rows.jsonl", [row]), {})[1]] == [expected]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet"])
+def test_columns_are_renamed_and_others_ignored(tmp_path, suffix):
+    path = write(tmp_path / f"rows{suffix}", [{"question": "q", "answer": "a", "source": "x"}])
+    shape, rows = read_file(path, {"prompt": "question", "completion": "answer"})
+    assert (shape, content(rows[0])) == ("prompt_completion", {"messages": [user("q"), assistant("a")]})
+
+
+def test_a_given_shape_wins_over_the_recognised_one(tmp_path):
+    path = write(tmp_path / "rows.jsonl", [{"text": "t", "prompt": "q", "completion": "a"}])
+    assert read_file(path, {})[0] == "prompt_completion"
+    assert read_file(path, {}, "text")[0] == "text"
+
+
+@pytest.mark.parametrize(
+    ("name", "raw"),
+    [
+        ("bom.jsonl", b'\xef\xbb\xbf{"text": "one"}\n{"text": "two"}\n'),
+        ("bom.json", b'\xef\xbb\xbf[{"text": "one"},{"text": "two"}]'),
+        ("bom.csv", b"\xef\xbb\xbftext\none\ntwo\n"),
+        ("crlf.jsonl", b'{"text": "one"}\r\n{"text": "two"}\r\n'),
+        ("crlf.json", b'[\r\n{"text": "one"},\r\n{"text": "two"}]\r\n'),
+        ("crlf.csv", b"text\r\none\r\ntwo\r\n"),
+        ("blank_lines.jsonl", b'\n{"text": "one"}\n  \n{"text": "two"}'),
+        ("blank_lines.csv", b"text\none\n\ntwo\n"),
+        ("quoted.csv", b'text\n"one"\n"two"\n'),
+    ],
+)
+def test_marks_of_editors_do_no_harm(tmp_path, name, raw):
+    (tmp_path / name).write_bytes(raw)
+    assert [row["text"] for row in read_file(tmp_path / name, {})[1]] == ["one", "two"]
+
+
+def test_text_is_kept_as_it_is(tmp_path):
+    text = '  two\n\n lines, "quoted", ünïcödé 😀 \u2028 \t'
+    for suffix in (".jsonl", ".json", ".parquet"):
+        assert read_file(write(tmp_path / f"rows{suffix}", [{"text": text}]), {})[1][0]["text"] == text
+
+
+GOOD = '{"text": "one"}\n'
+MESSAGES = '{"messages": %s}'
+FAULTS = [
+    ("empty.jsonl", "", "empty.jsonl: the file is empty; write at least one row"),
+    ("empty.csv", "", "the file is empty"),
+    ("blank.jsonl", "\n \n", "the file has no rows; write at least one"),
+    ("none.json", "[]", "the file has no rows"),
+    ("header.csv", "text\n", "the file has no rows"),
+    ("kind.txt", "x", "kind.txt: unknown kind of file '.txt'; valid are .csv, .json, .jsonl, .parquet"),
+    ("kind.jsnl", "x", "unknown kind of file '.jsnl'; did you mean '.jsonl'?"),
+    ("kind", "x", "unknown kind of file ''"),
+    # fields
+    ("missing.jsonl", GOOD + '{"txt": "b"}', "missing.jsonl line 2: there is no field 'text' for the text; did you mean 'txt'?"),
+    ("null.jsonl", GOOD + '{"text": null}', "null.jsonl line 2: the field 'text' is null; give it a value or take the row out"),
+    ("null.json", '[{"text": "a"},\n\n{"text": null}]', "null.json line 3: the field 'text' is null"),
+    ("null.csv", "prompt,completion\nq,a\nq\n", "null.csv line 3: the field 'completion' is null"),
+    ("void.jsonl", GOOD + '{"text": " \\n"}', "void.jsonl line 2: the text is empty; give it text or take the row out"),
+    ("void.csv", 'prompt,completion\nq,""\n', "void.csv line 2: the completion is empty"),
+    ("number.jsonl", '{"text": 3}', "line 1: the text is a number; write a string"),
+    ("nan.jsonl", '{"text": NaN}', "line 1: the text is a number"),
+    ("list.jsonl", '{"text": ["a"]}', "line 1: the text is a list; write a string"),
+    ("shape.jsonl", '{"question": "q", "answer": "a"}', "its columns question, answer fit no known shape; say which is which"),
+    ("shape.csv", "chosen,rejected\na,b\n", "its columns chosen, rejected fit no known shape"),
+    ("row.jsonl", GOOD + "[1, 2]", "row.jsonl line 2: a row is an object with named fields, and this is a list"),
+    ("row.json", '[{"text": "a"},\n"b"]', "row.json line 2: a row is an object with named fields, and this is a string"),
+    ("row.jsonl", "null", "a row is an object with named fields, and this is null"),
+    ("half.jsonl", '{"text": "a\\ud800b"}', "line 1: the text holds half of a surrogate pair; write the whole character"),
+    # JSON
+    ("broken.jsonl", GOOD + "{text: 1}\n" + GOOD, "broken.jsonl line 2: invalid JSON at column 2"),
+    ("two.jsonl", GOOD + '{"text": "a"} {"text": "b"}', "two.jsonl line 2: invalid JSON at column 15: Extra data"),
+    ("cut.jsonl", GOOD + '{"text": "b', "cut.jsonl line 2: invalid JSON"),
+    ("broken.json", '[{"text": "a"},\n{"text": "b",}]', "broken.json line 2: invalid JSON at column 1"),
+    ("cut.json", '[{"text": "a"},\n', "cut.json line 2: invalid JSON"),
+    ("object.json", '{"data": []}', "object.json: a .json file is one list of rows, and this is an object; or name it .jsonl"),
+    ("deep.jsonl", GOOD + "[" * 100_000, "deep.jsonl line 2: invalid JSON: nested too deeply"),
+    ("deep.json", "[" * 100_000, "invalid JSON: nested too deeply"),
+    # UTF-8
+    ("latin.jsonl", GOOD.encode() + '{"text": "ä"}'.encode("latin-1"), "latin.jsonl line 2: not UTF-8 at byte 11; save the file as UTF-8"),
+    ("latin.json", '[{"text": "a"},\n{"text": "ä"}]'.encode("latin-1"), "latin.json line 2: not UTF-8 at byte 11"),
+    ("latin.csv", "text\none\nä\n".encode("latin-1"), "latin.csv line 3: not UTF-8 at byte 1"),
+    ("utf16.jsonl", GOOD.encode("utf-16"), "utf16.jsonl line 1: not UTF-8 at byte 1"),
+    # CSV
+    ("wide.csv", "prompt,completion\nq,a\nq,a, and more\n", "wide.csv line 3: more fields than the header has; quote the commas"),
+    ("open.csv", 'text\none\n"two\n', "invalid CSV: unexpected end of data"),
+    ("cell.csv", 'messages\n"[]"\n', "cell.csv line 2: 'messages' is a list of messages, and this is a string"),
+    # messages
+    ("m.jsonl", MESSAGES % "[]", "'messages' is a list of messages, and this is an empty list"),
+    ("m.jsonl", MESSAGES % '{"role": "user"}', "'messages' is a list of messages, and this is an object"),
+    ("m.jsonl", MESSAGES % "[3]", "message 1 of 'messages' needs the fields role and content"),
+    ("m.jsonl", MESSAGES % '[{"role": "user", "text": "q"}]', "message 1 of 'messages' needs the fields role and content"),
+    ("m.jsonl", MESSAGES % json.dumps([user("q"), {"role": "asistant", "content": "a"}]),
+     "message 2 of 'messages' has the role 'asistant'; did you mean 'assistant'?"),
+    ("m.jsonl", MESSAGES % '[{"role": ["user"], "content": "q"}]', "message 1 of 'messages' has the role ['user']"),
+    ("m.jsonl", MESSAGES % json.dumps([user("q"), assistant("a"), user("q")]),
+     "'messages' ends with the user; the last message must be the assistant's"),
+    ("m.jsonl", MESSAGES % json.dumps([user(None), assistant("a")]), "the content of message 1 is null; write a string"),
+    ("m.jsonl", MESSAGES % json.dumps([user([{"type": "text"}]), assistant("a")]), "the content of message 1 is a list"),
+    ("m.jsonl", MESSAGES % json.dumps([user("q"), assistant("")]), "the content of message 2 is empty"),
+    ("p.jsonl", json.dumps({"prompt": [assistant("a")], "completion": "a"}),
+     "'prompt' ends with the assistant; the last message must be the user's"),
+    ("p.jsonl", json.dumps({"prompt": "q", "completion": [user("a")]}), "'completion' ends with the user"),
+    # preference
+    ("same.jsonl", '{"prompt": "q", "chosen": "a", "rejected": "a"}',
+     "chosen and rejected are the same; a preference needs two different answers"),
+    ("same.jsonl", json.dumps({"prompt": "q", "chosen": "a", "rejected": [assistant("a")]}), "chosen and rejected are the same"),
+    ("pair.jsonl", '{"prompt": "q", "chosen": "a", "rejected": null}', "the field 'rejected' is null"),
+    ("pair.jsonl", '{"prompt": "q", "chosen": "a", "rejected": ""}', "the rejected is empty"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "raw", "sentence"), FAULTS, ids=[f"{name}: {sentence}" for name, _, sentence in FAULTS]
+)
+def test_a_fault_is_one_sentence_with_file_and_line(tmp_path, name, raw, sentence):
+    path = tmp_path / name
+    path.write_bytes(raw if isinstance(raw, bytes) else raw.encode())
+    with pytest.raises(UserError) as error:
+        read_file(path, {})
+    assert str(path) in str(error.value)
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_field_that_a_column_points_to_is_named(tmp_path):
+    path = write(tmp_path / "rows.jsonl", [{"question": "q", "completion": "a"}, {"questoin": "q", "completion": "a"}])
+    with pytest.raises(UserError, match="line 2: there is no field 'question' for the prompt; did you mean 'questoin'"):
+        read_file(path, {"prompt": "question"})
+
+
+def parquet(column):
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"text": column}), sink)
+    return sink.getvalue().to_pybytes()
+
+
+WHOLE = parquet([f"row {i}" for i in range(1000)])
+TABLES = {
+    "no Parquet": (b"text", "not a Parquet file; check that it is whole"),
+    "cut": (WHOLE[: len(WHOLE) // 2], "not a Parquet file; check that it is whole"),
+    "no rows": (parquet(pa.array([], pa.string())), "the file has no rows"),
+    "null": (parquet(["a", None]), "line 2: the field 'text' is null"),
+    "number": (parquet([1.5]), "line 1: the text is a number; write a string"),
+}
+
+
+@pytest.mark.parametrize("case", TABLES)
+def test_a_bad_parquet_file_is_one_sentence(tmp_path, case):
+    raw, sentence = TABLES[case]
+    path = tmp_path / "rows.parquet"
+    path.write_bytes(raw)
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        read_file(path, {})
+
+
+NOT_UTF8 = pa.StringArray.from_buffers(1, pa.array([0, 1], pa.int32()).buffers()[1], pa.py_buffer(b"\xff"))
+TRACEBACKS = {
+    "footer.parquet": (WHOLE[:-60] + b"\xff" * 50 + WHOLE[-10:], "not a Parquet file"),
+    "page.parquet": (WHOLE[:100] + bytes(500) + WHOLE[600:], "not a Parquet file"),
+    "latin.parquet": (parquet(NOT_UTF8), "not UTF-8"),
+    "digits.jsonl": (b'{"text": ' + b"1" * 5000 + b"}", "line 1: "),
+}
+
+
+@pytest.mark.parametrize("name", TRACEBACKS)
+def test_a_file_that_a_library_chokes_on_is_one_sentence(tmp_path, name):
+    raw, sentence = TRACEBACKS[name]
+    (tmp_path / name).write_bytes(raw)
+    with pytest.raises(UserError, match=sentence):
+        read_file(tmp_path / name, {})
+
+
+def test_a_line_that_ends_too_early_is_named_and_not_the_next_one(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"text": "one"\n{"text": "two"}\n')
+    with pytest.raises(UserError, match="line 1: "):
+        read_file(tmp_path / "rows.jsonl", {})
+
+
+def test_bytes_are_not_called_null(tmp_path):
+    (tmp_path / "rows.parquet").write_bytes(parquet(pa.array([b"a"])))
+    with pytest.raises(UserError, match=r"the text is (?!null)"):
+        read_file(tmp_path / "rows.parquet", {})
+
+
+# ---- identity
+
+
+def row(**fields):
+    shape = next(
+        shape
+        for shape in ("messages", "prompt_completion", "preference", "text")
+        if set(SHAPES[shape][0]) == set(fields)
+    )
+    return normalise(fields, shape, {}, "row")
+
+
+def test_equal_content_has_an_equal_id_however_it_was_written():
+    assert row(prompt="q", completion="a")["id"] == row(messages=[user("q"), assistant("a")])["id"]
+    assert row(prompt="q", completion="a")["id"] != row(prompt="q", completion="b")["id"]
+    assert row(text="q")["id"] != row(text="q ")["id"]
+
+
+def test_rows_with_one_prompt_are_one_group():
+    assert group(row(prompt="q", completion="a")) == group(row(prompt="q", completion="b"))
+    assert group(row(prompt="q", chosen="a", rejected="b")) == group(row(prompt="q", chosen="c", rejected="d"))
+    assert group(row(prompt="q", completion="a")) == group(row(prompt="q", chosen="a", rejected="b"))
+    assert group(row(prompt="q", completion="a")) != group(row(prompt="p", completion="a"))
+    assert group(row(text="a")) != group(row(text="b"))
+
+
+def test_a_conversation_in_which_only_the_assistant_speaks_has_a_group():
+    assert group(row(messages=[assistant("a")])) != group(row(messages=[assistant("b")]))

@@ -1,0 +1,209 @@
+"""Scores against a plain loop over sequences, and generation against step-by-step argmax."""
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from posttrain import prefix, scoring
+from posttrain.scoring import answer, generate, log_probs
+from posttrain.tokens import prompt_tokens, sft_tokens
+
+pytestmark = pytest.mark.usefixtures("fp32")
+
+
+@pytest.fixture
+def model(random_tiny_model):
+    return random_tiny_model.eval()
+
+
+def sequences() -> list:
+    """Answers of many lengths after prompts of many lengths."""
+    generator = torch.Generator().manual_seed(0)
+
+    def ids(n: int) -> list[int]:
+        return torch.randint(3, 290, (n,), generator=generator).tolist()
+
+    return [
+        answer(ids(prompt), ids(completion))
+        for prompt, completion in ((3, 9), (12, 1), (1, 1), (5, 30), (7, 7), (2, 9))
+    ]
+
+
+def naive(model, sequence) -> tuple[float, int]:
+    """One sequence alone, position by position, from the model's own logits."""
+    ids, labels = sequence
+    with torch.no_grad():
+        distribution = model(input_ids=torch.tensor([ids])).logits[0].double().log_softmax(-1)
+    scored = [i for i in range(1, len(ids)) if labels[i] != -100]
+    return sum(distribution[i - 1, ids[i]].item() for i in scored), len(scored)
+
+
+def close(ours: list, expected: list) -> bool:
+    totals = torch.tensor([[total for total, _ in rows] for rows in (ours, expected)])
+    return [n for _, n in ours] == [n for _, n in expected] and torch.allclose(
+        totals[0], totals[1], rtol=1e-5, atol=1e-4
+    )
+
+
+def test_an_answer_is_scored_and_its_prompt_is_not():
+    assert answer([1, 2], [3, 4]) == ((1, 2, 3, 4), (-100, -100, 3, 4))
+
+
+def test_scores_are_those_of_a_plain_loop_in_the_order_given(model):
+    assert close(log_probs(model, sequences(), 4096), [naive(model, sequence) for sequence in sequences()])
+
+
+def test_labels_may_have_gaps_and_the_first_token_is_never_scored(model):
+    ids = tuple(range(20, 32))
+    labels = tuple(token if i % 3 == 0 else -100 for i, token in enumerate(ids))
+    assert close(log_probs(model, [(ids, labels)], 4096), [naive(model, (ids, labels))])
+    assert log_probs(model, [(ids, labels)], 4096)[0][1] == 3  # of 0, 3, 6 and 9
+
+
+def test_an_sft_row_is_scored_on_its_trained_tokens(model, random_tiny_tokenizer, chats):
+    rows = [tuple(map(tuple, sft_tokens(random_tiny_tokenizer, row))) for row in chats]
+    assert close(log_probs(model, rows, 4096), [naive(model, row) for row in rows])
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 40, 100])
+def test_the_batch_does_not_matter(model, batch_tokens):
+    assert close(log_probs(model, sequences(), batch_tokens), log_probs(model, sequences(), 4096))
+
+
+def test_equal_sequences_are_scored_once(model):
+    shapes = []
+    model.base_model.register_forward_pre_hook(
+        lambda _, __, kwargs: shapes.append(kwargs["input_ids"].shape), with_kwargs=True
+    )
+    scores = log_probs(model, [*sequences(), *sequences(), sequences()[0]], 4096)
+    assert sum(rows for rows, _ in shapes) == len(sequences())
+    assert scores == [*scores[:6], *scores[:6], scores[0]]
+
+
+def test_the_same_ids_with_other_labels_are_another_sequence(model):
+    one, other = answer([5, 6], [7, 8]), answer([5, 6, 7], [8])
+    scores = log_probs(model, [one, other], 4096)
+    assert [n for _, n in scores] == [2, 1]
+    assert close(scores, [naive(model, one), naive(model, other)])
+
+
+def test_nothing_to_score_is_no_scores(model):
+    assert log_probs(model, [], 4096) == []
+
+
+def pairs() -> list:
+    """Chosen and rejected answers of three prompts, which begin alike and differ in length, not side by side."""
+    prompts, answers = ([7, 8, 9, 10, 11], [30, 31], [40, 41, 42]), ([20, 21, 22], [60, 61], [20, 99, 98, 97])
+    return [answer(prompt, completion) for completion in answers for prompt in prompts]
+
+
+def test_answers_that_begin_alike_are_scored_as_if_alone_and_their_beginning_computed_once(model):
+    tokens = []
+    model.base_model.register_forward_pre_hook(
+        lambda _, __, kw: tokens.append(kw["input_ids"].numel()), with_kwargs=True
+    )
+    scores = log_probs(model, pairs(), 1)  # one group a batch, so that nothing is padded
+    assert sum(tokens) < sum(len(ids) for ids, _ in pairs())
+    assert close(scores, [naive(model, sequence) for sequence in pairs()])
+    assert close(log_probs(model, pairs(), 4096), scores)
+
+
+@pytest.mark.parametrize("limit", [1, 10, 33, 1000])
+def test_batches_hold_every_group_once_and_stay_within_their_size(limit):
+    rows = sorted({ids for ids, _ in [*sequences(), *pairs()]})
+    groups = prefix.pair(rows)
+    assert {len(group) for group in groups} == {1, 2}
+    batches = list(scoring._batches(groups, rows, limit))
+    assert sorted(group for batch in batches for group in batch) == sorted(groups)
+    for batch in batches:
+        packed = prefix.pack(rows, batch, pad=0)
+        assert len(batch) == 1 or packed.ids.numel() <= limit
+        assert len({len(group) for group in batch}) == 1
+
+
+HEADS = {
+    "granite scales its logits": ("granite", {"logits_scaling": 4.0}),
+    "cohere scales its logits": ("cohere", {"logit_scale": 0.25}),
+    "mixtral has a router": ("mixtral", {"num_local_experts": 2, "num_experts_per_tok": 1}),
+}
+SIZES = {
+    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2,
+    "vocab_size": 384, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", HEADS)
+@pytest.mark.parametrize(
+    "sequences",
+    [
+        sequences,
+        pairs,
+    ],
+)
+def test_an_architecture_with_a_head_of_its_own_is_scored_from_its_logits(case, sequences):
+    kind, settings = HEADS[case]
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **SIZES, **settings)).eval()
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter.data.mul_(4)
+    assert close(log_probs(model, sequences(), 4096), [naive(model, sequence) for sequence in sequences()])
+
+
+# ---- generation
+
+PROMPTS = ["How many clips did Natalia sell?", "And another one?", "Name a fruit."]
+
+
+def asked(tokenizer) -> list[list[int]]:
+    return [prompt_tokens(tokenizer, [{"role": "user", "content": prompt}]) for prompt in PROMPTS]
+
+
+def step_by_step(model, tokenizer, prompt: list[int], n: int) -> str:
+    """Greedy decoding of one prompt without a cache."""
+    ids = list(prompt)
+    with torch.no_grad():
+        for _ in range(n):
+            token = model(input_ids=torch.tensor([ids])).logits[0, -1].argmax().item()
+            if token == tokenizer.eos_token_id:
+                break
+            ids.append(token)
+    return tokenizer.decode(ids[len(prompt) :], skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 4096])
+def test_greedy_answers_are_the_step_by_step_argmax_of_each_prompt_alone(model, random_tiny_tokenizer, batch_tokens):
+    torch.manual_seed(0)
+    for parameter in model.parameters():  # first weights are so small that every next token is about equally likely
+        parameter.data.mul_(3)
+    prompts = asked(random_tiny_tokenizer)
+    assert len({len(prompt) for prompt in prompts}) == 3
+    expected = [step_by_step(model, random_tiny_tokenizer, prompt, 12) for prompt in prompts]
+    assert len(set(expected)) > 1
+    assert generate(model, random_tiny_tokenizer, prompts, 12, batch_tokens) == expected
+
+
+def test_an_answer_that_was_learnt_is_given_without_its_stop_token(model, random_tiny_tokenizer):
+    texts = ["A pear.", "An apple is a fruit."]
+    rows = [
+        {"messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": text}]}
+        for prompt, text in zip(PROMPTS, texts, strict=False)
+    ]
+    encoded = [sft_tokens(random_tiny_tokenizer, row) for row in rows]
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(40):
+        for ids, labels in encoded:
+            model(input_ids=torch.tensor([ids]), labels=torch.tensor([labels])).loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    assert generate(model, random_tiny_tokenizer, asked(random_tiny_tokenizer)[:2], 64, 4096) == texts
+
+
+def test_no_more_tokens_than_asked_for_are_generated(model, random_tiny_tokenizer):
+    outputs = generate(model, random_tiny_tokenizer, asked(random_tiny_tokenizer), 3, 4096)
+    expected = [step_by_step(model, random_tiny_tokenizer, prompt, 3) for prompt in asked(random_tiny_tokenizer)]
+    assert outputs == expected
+
+
+def test_nothing_to_ask_is_no_answers(model, random_tiny_tokenizer):
+    assert generate(model, random_tiny_tokenizer, [], 3, 4096) == []

@@ -1,0 +1,239 @@
+"""What stage scripts share: whole files or none, the lock, the log, and a user's mistake told in one line."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from posttrain import stage
+from posttrain.stage import folder_hashes, link, sha256, whole_file, whole_folder, write_json
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+
+
+def names(folder: Path) -> list[str]:
+    """Everything in a folder, hidden files too."""
+    return [path.name for path in folder.iterdir()]
+
+
+# ---- whole files and folders
+
+
+def test_a_file_takes_its_place_only_when_the_block_ends_well(tmp_path):
+    path = tmp_path / "new/result.json"
+    with whole_file(path) as beside:
+        beside.write_text("new")
+        assert not path.exists()
+    assert path.read_text() == "new"
+    assert names(path.parent) == ["result.json"]
+
+
+def test_a_failed_file_keeps_the_old_and_leaves_nothing(tmp_path):
+    path = tmp_path / "result.json"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), whole_file(path) as beside:
+        beside.write_text("half")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["result.json"]
+
+
+def test_a_file_that_the_block_does_not_write_is_an_error_and_keeps_the_old(tmp_path):
+    path = tmp_path / "result.json"
+    path.write_text("old")
+    with pytest.raises(FileNotFoundError), whole_file(path):
+        pass
+    assert path.read_text() == "old"
+
+
+def test_a_folder_takes_the_place_of_the_old_whole(tmp_path):
+    path = tmp_path / "new/model"
+    for name in ("one", "two"):
+        with whole_folder(path) as beside:
+            (beside / name).write_text(name)
+            assert not (path / name).exists()
+        assert names(path) == [name]
+    assert names(path.parent) == ["model"]
+
+
+def test_a_failed_folder_keeps_the_old_and_leaves_nothing(tmp_path):
+    path = tmp_path / "model"
+    with whole_folder(path) as beside:
+        (beside / "weights").write_text("old")
+    with pytest.raises(OSError, match="disk full"), whole_folder(path) as beside:
+        (beside / "weights").write_text("half")
+        raise OSError("disk full")
+    assert (path / "weights").read_text() == "old"
+    assert names(tmp_path) == ["model"]
+
+
+def test_a_folder_can_be_read_by_others(tmp_path):
+    with whole_folder(tmp_path / "model"):
+        pass
+    assert (tmp_path / "model").stat().st_mode & 0o777 == 0o755
+
+
+def test_json_that_cannot_be_written_keeps_the_old(tmp_path):
+    path = tmp_path / "report.json"
+    write_json(path, {"naïve": [1, None]})
+    assert path.read_text() == '{\n  "naïve": [\n    1,\n    null\n  ]\n}\n'
+    with pytest.raises(TypeError):
+        write_json(path, {"path": Path()})
+    assert stage.read_json(path) == {"naïve": [1, None]}
+    assert names(tmp_path) == ["report.json"]
+
+
+def test_hashes_name_every_visible_file_of_a_folder(tmp_path):
+    for name in ("b", "a/c", ".hidden"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("abc")
+    known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # of "abc", from FIPS 180-2
+    assert folder_hashes(tmp_path) == {"a/c": known, "b": known}
+    assert sha256(tmp_path / "b") == known
+
+
+def test_a_link_is_the_same_file_and_follows_symbolic_links(tmp_path):
+    (tmp_path / "weights").write_text("x")
+    (tmp_path / "symbolic").symlink_to("weights")
+    link(tmp_path / "symbolic", tmp_path / "deep/weights")
+    assert (tmp_path / "deep/weights").samefile(tmp_path / "weights")
+    assert not (tmp_path / "deep/weights").is_symlink()
+
+
+def test_a_link_is_a_copy_where_the_file_system_cannot_link(tmp_path, monkeypatch):
+    (tmp_path / "weights").write_text("x")
+    monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError("another device")))
+    link(tmp_path / "weights", tmp_path / "copy")
+    assert (tmp_path / "copy").read_text() == "x"
+    assert not (tmp_path / "copy").samefile(tmp_path / "weights")
+
+
+# ---- a script's run
+
+
+def script(folder: Path, body: str) -> list[str]:
+    """The command line of a stage script whose main() has this body."""
+    head = "import os, sys, time\nfrom pathlib import Path\nfrom posttrain.errors import UserError\nfrom posttrain import stage\n"
+    main = "".join(f"    {line}\n" for line in body.splitlines())
+    file = folder / "script.py"
+    file.write_text(f"{head}def main(options):\n{main}\nstage.run(stage.arguments('doc', name=str), main)\n")
+    return [sys.executable, str(file), "--name", "x"]
+
+
+def run(command: list[str], **options) -> subprocess.CompletedProcess:
+    environment = os.environ | {"PYTHONPATH": str(SCRIPTS)}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, **options)
+
+
+MISTAKE = "raise UserError('data.csv line 3: the text is empty; take the row out')"
+
+
+@pytest.mark.parametrize("log", [[], ["--log", "logs/x.log"]], ids=["no log", "log"])
+def test_a_users_mistake_is_one_line_and_exit_status_1(tmp_path, log):
+    done = run([*script(tmp_path, MISTAKE), *log], cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == "posttrain: data.csv line 3: the text is empty; take the row out\n"
+    assert done.stdout == ""
+    if log:
+        assert (tmp_path / "logs/x.log").read_text() == done.stderr
+
+
+def test_the_log_gets_what_is_printed_and_the_terminal_what_is_said(tmp_path):
+    body = "print('python')\nos.system('echo a program')\nprint('error', file=sys.stderr)\nstage.say('step 1')"
+    done = run([*script(tmp_path, body), "--log", "logs/x.log"], cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "step 1\n")
+    assert sorted((tmp_path / "logs/x.log").read_text().splitlines()) == ["a program", "error", "python"]
+
+
+def test_without_a_log_everything_is_on_the_terminal(tmp_path):
+    done = run(script(tmp_path, "print('python')\nstage.say('step 1')"))
+    assert (done.stdout, done.stderr) == ("python\n", "step 1\n")
+
+
+def test_a_bug_of_ours_keeps_its_traceback_and_fails(tmp_path):
+    done = run([*script(tmp_path, "1 / 0"), "--log", "logs/x.log"], cwd=tmp_path)
+    assert done.returncode == 1
+    assert "ZeroDivisionError" in done.stderr + (tmp_path / "logs/x.log").read_text()
+
+
+def test_the_traceback_of_a_bug_is_in_the_log(tmp_path):
+    run([*script(tmp_path, "1 / 0"), "--log", "logs/x.log"], cwd=tmp_path)
+    assert "ZeroDivisionError" in (tmp_path / "logs/x.log").read_text()
+
+
+def test_an_exit_status_of_its_own_is_kept(tmp_path):
+    assert run([*script(tmp_path, "sys.exit(143)"), "--log", "logs/x.log"], cwd=tmp_path).returncode == 143
+
+
+def test_a_missing_option_is_told_with_the_usage(tmp_path):
+    done = run(script(tmp_path, "pass")[:2])
+    assert done.returncode == 2
+    assert "the following arguments are required: --name" in done.stderr
+
+
+def test_an_option_with_a_dash_is_the_argument_with_a_line():
+    options = stage.arguments("doc", max_length=int).parse_args(["--max-length", "3"])
+    assert (options.max_length, options.log) == (3, None)
+
+
+# ---- the lock
+
+
+def wait_for(condition, seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def two_at_once(tmp_path):
+    """Start a script twice on one log; it ends when `go` exists and notes its start and its end in `notes`."""
+    body = (
+        "note = lambda word: Path('notes').open('a').write(f'{os.getpid()} {word}\\n')\n"
+        "note('start')\nprint('at work', os.getpid(), flush=True)\n"
+        "while not Path('go').exists(): time.sleep(0.02)\n"
+        "note('end')"
+    )
+    command = [*script(tmp_path, body), "--log", "x.log"]
+    options = {
+        "cwd": tmp_path,
+        "env": os.environ | {"PYTHONPATH": str(SCRIPTS)},
+        "stderr": subprocess.PIPE,
+        "text": True,
+    }
+    first = subprocess.Popen(command, **options)
+    wait_for(lambda: (tmp_path / "notes").exists())
+    second = subprocess.Popen(command, **options)
+    assert second.stderr.readline() == "x: another process is at work on this; waiting for it\n"
+    yield first, second
+    for process in (first, second):
+        process.kill()
+        process.communicate()
+
+
+def notes(folder: Path) -> list[str]:
+    return (folder / "notes").read_text().splitlines()
+
+
+def test_a_second_process_waits_until_the_first_has_ended(tmp_path, two_at_once):
+    first, second = two_at_once
+    assert notes(tmp_path) == [f"{first.pid} start"]
+    (tmp_path / "go").touch()
+    assert (first.wait(30), second.wait(30)) == (0, 0)
+    assert notes(tmp_path) == [f"{pid} {word}" for pid in (first.pid, second.pid) for word in ("start", "end")]
+
+
+def test_a_killed_process_leaves_no_lock(tmp_path, two_at_once):
+    first, second = two_at_once
+    first.kill()
+    (tmp_path / "go").touch()
+    assert second.wait(30) == 0
+
+
+def test_a_process_that_waits_leaves_the_log_of_the_one_at_work_alone(tmp_path, two_at_once):
+    first, _ = two_at_once
+    assert f"at work {first.pid}" in (tmp_path / "x.log").read_text()

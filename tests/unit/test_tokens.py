@@ -1,0 +1,220 @@
+"""Label masks on hand-written conversations: exactly what the assistant says, and its stop token, is trained."""
+
+import pytest
+from tokenizers.processors import TemplateProcessing
+
+from posttrain.errors import UserError
+from posttrain.rows import normalise
+from posttrain.tokens import IGNORED, preference_tokens, prompt_tokens, render, sft_tokens, tokenise
+
+STOP = "<|im_end|>"
+LAST_ONLY = "{% for message in messages %}{% if loop.last %}{{ message['content'] }}{% endif %}{% endfor %}"
+
+
+def turns(*contents: str, system: str | None = None) -> list[dict]:
+    """A conversation in which the user begins."""
+    said = [{"role": ("user", "assistant")[i % 2], "content": content} for i, content in enumerate(contents)]
+    return [{"role": "system", "content": system}, *said] if system else said
+
+
+def pair(prompt: list[dict], chosen: str, rejected: str) -> dict:
+    return normalise({"prompt": prompt, "chosen": chosen, "rejected": rejected}, "preference", {}, "row")
+
+
+@pytest.fixture
+def tokenizer(random_tiny_tokenizer):
+    return random_tiny_tokenizer
+
+
+@pytest.fixture
+def without_template(tokenizer):
+    tokenizer.chat_template = None
+    return tokenizer
+
+
+@pytest.fixture
+def with_bos(tokenizer):
+    """A tokenizer that begins every text with a BOS, whose template prints one as well, as Llama's."""
+    tokenizer.bos_token = "<|endoftext|>"
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", tokenizer.bos_token_id)]
+    )
+    tokenizer.chat_template = "{{ bos_token }}" + tokenizer.chat_template
+    return tokenizer
+
+
+def trained(tokenizer, row: dict) -> str:
+    """The text of the trained tokens, which must be the row's own tokens at their own places."""
+    ids, labels = sft_tokens(tokenizer, row)
+    assert len(ids) == len(labels)
+    assert all(label in (IGNORED, token) for token, label in zip(ids, labels, strict=True))
+    return tokenizer.decode([label for label in labels if label != IGNORED])
+
+
+CONVERSATIONS = [
+    (turns("q", "An answer."), f"An answer.{STOP}"),
+    (turns("q", "one", "and?", "two"), f"one{STOP}two{STOP}"),
+    (turns("q", "An answer.", system="Be brief."), f"An answer.{STOP}"),
+    (turns("An answer.", "An answer."), f"An answer.{STOP}"),
+    (turns("q", "  spaces  "), f"  spaces  {STOP}"),
+    (turns("q", "\n\n lines \n\n"), f"\n\n lines \n\n{STOP}"),
+    (turns("häufig 😀", "😀 ünïcödé"), f"😀 ünïcödé{STOP}"),
+    (turns("q", f"a{STOP}b"), f"a{STOP}b{STOP}"),
+    ([*turns("q", "one"), {"role": "assistant", "content": "two"}], f"one{STOP}two{STOP}"),
+]
+
+
+@pytest.mark.parametrize(("messages", "expected"), CONVERSATIONS)
+def test_exactly_the_assistants_words_and_stop_tokens_are_trained(tokenizer, messages, expected):
+    assert trained(tokenizer, {"messages": messages}) == expected
+
+
+@pytest.mark.parametrize(("messages", "expected"), CONVERSATIONS)
+def test_the_same_is_trained_without_a_chat_template(without_template, messages, expected):
+    assert trained(without_template, {"messages": messages}) == expected
+
+
+@pytest.mark.parametrize(("messages", "expected"), CONVERSATIONS)
+def test_the_same_is_trained_where_the_tokenizers_offsets_leave_spaces_out(tokenizer, messages, expected):
+    processor = tokenizer.backend_tokenizer.post_processor
+    processor.trim_offsets = True
+    tokenizer.backend_tokenizer.post_processor = processor
+    assert trained(tokenizer, {"messages": messages}) == expected
+
+
+@pytest.mark.parametrize("messages", [turns("q", "one")[1:], [*turns("q", "hello")[1:], *turns("q", "one")]])
+def test_a_conversation_may_begin_with_the_assistant(tokenizer, messages):
+    assert trained(tokenizer, {"messages": messages}).endswith(f"one{STOP}")
+
+
+def test_the_ids_are_the_rendered_text_tokenised_whole(tokenizer):
+    messages = turns("q", "one", "and?", "two", system="Be brief.")
+    ids, _ = sft_tokens(tokenizer, {"messages": messages})
+    assert ids == tokenizer(render(tokenizer, messages), add_special_tokens=False)["input_ids"]
+    assert tokenizer.decode(ids).startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nq<|im_end|>\n")
+
+
+def test_what_is_not_trained_before_an_answer_is_what_asks_for_it(tokenizer):
+    ids, labels = sft_tokens(tokenizer, {"messages": turns("How many?", "72 clips.")})
+    asked = prompt_tokens(tokenizer, turns("How many?"))
+    first = next(i for i, label in enumerate(labels) if label != IGNORED)
+    assert ids[:first] == asked
+    assert tokenizer.decode(asked) == "<|im_start|>user\nHow many?<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_a_text_is_trained_whole_and_closed_by_one_stop_token(tokenizer):
+    for text in ("An apple.", f"An apple.{STOP}"):
+        ids, labels = sft_tokens(tokenizer, {"text": text})
+        assert ids == labels
+        assert tokenizer.decode(ids) == f"An apple.{STOP}"
+
+
+@pytest.mark.parametrize("row", [{"messages": turns("q", "one", "and?", "two")}, {"text": "An apple."}])
+def test_there_is_one_bos_where_template_and_tokenizer_both_add_it(with_bos, row):
+    ids, _ = sft_tokens(with_bos, row)
+    assert ids[0] == with_bos.bos_token_id
+    assert ids.count(with_bos.bos_token_id) == 1
+
+
+def test_a_prompt_and_a_pair_have_one_bos_as_well(with_bos):
+    prompt, chosen, rejected = preference_tokens(with_bos, pair(turns("q"), "good", "bad"))
+    for ids in (prompt_tokens(with_bos, turns("q")), prompt + chosen, prompt + rejected):
+        assert ids.count(with_bos.bos_token_id) == 1
+
+
+def test_a_template_that_does_not_only_append_is_refused(tokenizer):
+    tokenizer.chat_template = LAST_ONLY
+    with pytest.raises(UserError, match="give the base a template that only appends"):
+        sft_tokens(tokenizer, {"messages": turns("q", "one", "and?", "two")})
+
+
+def test_what_a_template_prints_after_the_stop_token_is_not_trained(tokenizer):
+    tokenizer.chat_template = tokenizer.chat_template.replace("'<|im_end|>\n'", "'<|im_end|>\n---\n'")
+    assert render(tokenizer, turns("q", "one")).endswith(f"one{STOP}\n---\n")
+    assert trained(tokenizer, {"messages": turns("q", "one", "and?", "two")}) == f"one{STOP}two{STOP}"
+
+
+# ---- preference
+
+PAIRS = [
+    (turns("q"), "good", "bad"),
+    (turns("q", "one", "and?", system="Be brief."), "72 clips.", "71 clips."),
+    (turns("q"), "the same beginning, good", "the same beginning, bad"),
+    (turns("q"), "  good", "\nbad"),
+    (turns("q"), "good", "good and more"),
+]
+
+
+@pytest.mark.parametrize(("prompt", "chosen", "rejected"), PAIRS)
+def test_a_pair_is_split_into_prompt_and_answers_with_their_stop_tokens(tokenizer, prompt, chosen, rejected):
+    ids = preference_tokens(tokenizer, pair(prompt, chosen, rejected))
+    asked = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+    assert [tokenizer.decode(part) for part in ids] == [asked, f"{chosen}{STOP}", f"{rejected}{STOP}"]
+
+
+@pytest.mark.parametrize(("prompt", "chosen", "rejected"), PAIRS)
+def test_a_pair_is_split_without_a_chat_template(without_template, prompt, chosen, rejected):
+    prompt_ids, chosen_ids, rejected_ids = preference_tokens(without_template, pair(prompt, chosen, rejected))
+    asked = render(without_template, prompt)
+    assert without_template.decode(prompt_ids + chosen_ids) == f"{asked}{chosen}{STOP}"
+    assert without_template.decode(prompt_ids + rejected_ids) == f"{asked}{rejected}{STOP}"
+    assert prompt_ids
+
+
+# ---- cutting
+
+
+def test_rows_keep_their_ids_and_lengths_and_are_counted(tokenizer, chats):
+    kept, counts = tokenise(tokenizer, chats, "prompt_completion", 1024)
+    assert [row["id"] for row in kept] == [row["id"] for row in chats]
+    assert [row["length"] for row in kept] == [len(row["input_ids"]) for row in kept]
+    assert counts == {
+        "rows": 4,
+        "tokens": sum(len(row["input_ids"]) for row in kept),
+        "trained_tokens": sum(label != IGNORED for row in kept for label in row["labels"]),
+        "cut": 0,
+        "dropped": 0,
+    }
+
+
+def test_a_long_row_is_cut_at_the_end_and_dropped_where_nothing_trained_is_left(tokenizer):
+    short, long = (
+        {"id": name, "messages": turns(text, "An answer.")} for name, text in (("short", "q"), ("long", "q " * 50))
+    )
+    prompt = len(prompt_tokens(tokenizer, short["messages"][:1]))
+    kept, counts = tokenise(tokenizer, [short, long], "messages", prompt + 2)
+    assert [row["id"] for row in kept] == ["short"]
+    assert kept[0]["length"] == len(kept[0]["input_ids"]) == len(kept[0]["labels"]) == prompt + 2
+    assert (counts["rows"], counts["trained_tokens"], counts["cut"], counts["dropped"]) == (1, 2, 2, 1)
+
+
+def test_a_row_of_exactly_max_length_is_not_cut(tokenizer):
+    row = {"id": "x", "text": "An apple is a fruit."}
+    length = len(sft_tokens(tokenizer, row)[0])
+    assert tokenise(tokenizer, [row], "text", length)[1]["cut"] == 0
+    assert tokenise(tokenizer, [row], "text", length - 1)[1]["cut"] == 1
+
+
+def test_a_pair_is_cut_in_its_answers_never_in_its_prompt(tokenizer):
+    row = pair(turns("q"), "abcdefgh", "hgfedcba")
+    prompt, chosen, rejected = preference_tokens(tokenizer, row)
+    kept, counts = tokenise(tokenizer, [row], "preference", len(prompt) + 3)
+    assert kept == [{
+        "id": row["id"], "length": len(prompt) + 3, "prompt_ids": prompt, "chosen_ids": chosen[:3], "rejected_ids": rejected[:3],
+    }]  # fmt: skip
+    assert counts == {"rows": 1, "tokens": len(prompt) + 3, "trained_tokens": 6, "cut": 1, "dropped": 0}
+
+
+@pytest.mark.parametrize("room", [0, 2])
+def test_a_pair_whose_answers_are_cut_to_the_same_is_dropped(tokenizer, room):
+    row = pair(turns("q"), "the same beginning, good", "the same beginning, bad")
+    prompt, chosen, rejected = preference_tokens(tokenizer, row)
+    assert chosen[:2] == rejected[:2]
+    kept, counts = tokenise(tokenizer, [row], "preference", len(prompt) + room)
+    assert (kept, counts["rows"], counts["dropped"]) == ([], 0, 1)
+
+
+def test_a_pair_is_as_long_as_the_longer_of_its_sequences(tokenizer):
+    row = pair(turns("q"), "short", "a much longer answer than the other")
+    kept, _ = tokenise(tokenizer, [row], "preference", 1024)
+    assert kept[0]["length"] == len(kept[0]["prompt_ids"]) + len(kept[0]["rejected_ids"])

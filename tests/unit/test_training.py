@@ -1,0 +1,413 @@
+"""What every objective's training shares: the order of rows, TRL's arguments, checkpoints, the watch, the result's files."""
+
+import dataclasses
+import json
+import math
+import os
+import signal
+from argparse import Namespace
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig
+from safetensors.torch import save_file
+from transformers import TrainerControl, TrainerState
+from trl import DPOConfig, SFTConfig
+
+from posttrain import config, models, training
+from posttrain.errors import UserError
+from posttrain.project import Project
+from posttrain.training import adapter, history, last_checkpoint, row_order, trainer_arguments
+
+# ---- the order of the rows
+
+
+def lengths(n: int) -> list[int]:
+    """Lengths as real data has them: most short, some long."""
+    return np.random.default_rng(3).lognormal(4, 0.7, n).astype(int).tolist()
+
+
+ORDERS = [  # rows, batch_size, epochs, max_steps -> rows in the order
+    (64, 8, 1, None, 64),
+    (100, 8, 1, None, 100),
+    (100, 8, 3, None, 300),
+    (100, 8, 1.5, None, 150),
+    (100, 8, 0.25, None, 25),
+    (100, 8, 0.001, None, 1),
+    (3, 8, 1, None, 3),
+    (3, 8, 2.5, None, 8),
+    (1, 8, 1, None, 1),
+    (100, 8, 1, 5, 40),
+    (100, 8, 1, 20, 160),
+    (3, 8, 1, 4, 32),
+    (100, 1, 1, None, 100),
+]
+
+
+@pytest.mark.parametrize(("n", "batch_size", "epochs", "max_steps", "total"), ORDERS)
+def test_every_row_is_seen_as_often_as_every_other_to_within_one(n, batch_size, epochs, max_steps, total):
+    order = row_order(lengths(n), batch_size, epochs, max_steps, 42)
+    seen = Counter(order)
+    assert len(order) == total
+    assert set(seen) <= set(range(n))
+    assert all(seen[row] in (total // n, math.ceil(total / n)) for row in range(n))
+
+
+@pytest.mark.parametrize(("n", "batch_size", "epochs", "max_steps", "total"), ORDERS)
+def test_the_order_is_the_same_whatever_the_generators_state(n, batch_size, epochs, max_steps, total):
+    np.random.seed(1)
+    torch.manual_seed(1)
+    one = row_order(lengths(n), batch_size, epochs, max_steps, 42)
+    np.random.seed(2)
+    torch.manual_seed(2)
+    assert row_order(lengths(n), batch_size, epochs, max_steps, 42) == one
+
+
+def test_an_epoch_that_fills_its_windows_is_a_permutation_and_no_epoch_is_like_another():
+    order = row_order(lengths(128), 8, 3, None, 42)
+    epochs = [order[i : i + 128] for i in range(0, 384, 128)]
+    assert all(sorted(epoch) == list(range(128)) for epoch in epochs)
+    batches = {frozenset(frozenset(epoch[i : i + 8]) for i in range(0, 128, 8)) for epoch in epochs}
+    assert len(batches) == 3  # rows meet other rows each time
+
+
+def test_the_seed_moves_the_order():
+    assert row_order(lengths(64), 8, 1, None, 1) != row_order(lengths(64), 8, 1, None, 2)
+
+
+def padding(order: list[int], sizes: list[int], batch_size: int) -> int:
+    batches = [[sizes[row] for row in order[i : i + batch_size]] for i in range(0, len(order), batch_size)]
+    return sum(max(batch) * len(batch) - sum(batch) for batch in batches)
+
+
+def test_batches_group_similar_lengths_and_are_not_sorted_from_short_to_long():
+    sizes = lengths(512)
+    order = row_order(sizes, 8, 1, None, 42)
+    shuffled = np.random.default_rng(0).permutation(512).tolist()
+    assert padding(order, sizes, 8) < 0.4 * padding(shuffled, sizes, 8)
+    longest = [max(sizes[row] for row in order[i : i + 8]) for i in range(0, 512, 8)]
+    assert sum(one > other for one, other in pairwise(longest)) > 15
+
+
+def test_only_the_last_batch_is_short():
+    sizes = list(range(100, 0, -1))
+    order = row_order(sizes, 8, 1, None, 42)
+    batches = [sorted(sizes[row] for row in order[i : i + 8]) for i in range(0, 100, 8)]
+    assert [len(batch) for batch in batches] == [8] * 12 + [4]
+    window = sorted(sizes[row] for row in order[64:])  # the last window is 36 rows: four batches and a tail
+    assert sorted(batches[8:12]) == [window[i : i + 8] for i in range(0, 32, 8)]
+
+
+# ---- from the spec to TRL
+
+
+@pytest.fixture
+def spec(configuration):
+    """The spec of one of the small configuration's runs."""
+
+    def resolved(target: str, changes: dict | None = None) -> dict:
+        return json.loads(Project(configuration(changes)).spec(target))
+
+    return resolved
+
+
+def test_the_fields_read_from_the_source_are_those_of_the_installed_classes():
+    for objective, cls in (("sft", SFTConfig), ("dpo", DPOConfig)):
+        assert {field.name for field in dataclasses.fields(cls) if field.init} == config.trainer_fields(objective)
+    assert {field.name for field in dataclasses.fields(LoraConfig) if field.init} <= config.lora_fields()
+
+
+def test_a_spec_becomes_trls_arguments(spec, tmp_path):
+    changes = {
+        "runs.sft.accumulation": 2,
+        "runs.sft.weight_decay": 0.1,
+        "runs.sft.precision": "fp32",
+        "runs.sft.max_length": 64,
+    }
+    arguments = SFTConfig(**trainer_arguments(spec("sft", changes), tmp_path))
+    assert (arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps) == (4, 2)
+    assert (arguments.learning_rate, arguments.weight_decay, arguments.max_grad_norm) == (2e-4, 0.1, 1.0)
+    assert (arguments.max_length, arguments.seed, arguments.bf16) == (64, 42, False)
+    assert (arguments.lr_scheduler_type.value, arguments.get_warmup_steps(50)) == ("cosine", 5)
+    assert arguments.report_to == []
+
+
+def test_trainer_args_have_the_last_word(spec, tmp_path):
+    arguments = SFTConfig(**trainer_arguments(spec("sft", {"runs.sft.trainer_args": {"adam_beta2": 0.95}}), tmp_path))
+    assert arguments.adam_beta2 == 0.95
+
+
+def test_dpo_takes_the_same_arguments(spec, tmp_path):
+    dpo = spec("dpo")
+    arguments = DPOConfig(**trainer_arguments(dpo, tmp_path), beta=dpo["beta"], loss_type=dpo["loss_type"])
+    assert (arguments.learning_rate, arguments.beta, arguments.loss_type) == (1e-4, 0.1, ["sigmoid"])
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
+def test_every_schedule_warms_up(spec, tmp_path, schedule):
+    from transformers import get_scheduler
+
+    arguments = SFTConfig(**trainer_arguments(spec("sft", {"runs.sft.schedule": schedule}), tmp_path))
+    optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = get_scheduler(arguments.lr_scheduler_type, optimiser, arguments.get_warmup_steps(20), 20)
+    rates = []
+    for _ in range(20):
+        rates.append(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        scheduler.step()
+    assert rates[:3] == [0, 0.5, 1]
+    assert (rates[-1] == 1) == (schedule == "constant")
+
+
+@pytest.mark.parametrize(("share", "steps"), [(0, 0), (0.1, 10), (0.5, 50), (1, 100)])
+def test_warm_up_is_a_share_of_the_steps(spec, tmp_path, share, steps):
+    arguments = SFTConfig(**trainer_arguments(spec("sft", {"runs.sft.warmup": share}), tmp_path))
+    assert arguments.get_warmup_steps(100) == steps
+
+
+def test_a_spec_becomes_pefts_configuration(spec):
+    lora = adapter(spec("sft", {"runs.sft.peft_args": {"use_rslora": True}}))
+    assert (lora.r, lora.lora_alpha, lora.lora_dropout, lora.target_modules, lora.use_rslora) == (
+        8,
+        16,
+        0.05,
+        "all-linear",
+        True,
+    )
+    assert adapter(spec("full")) is None
+
+
+@pytest.mark.parametrize("arguments", [{"layers_to_transform": [0]}, {"r": 4}])
+def test_what_peft_refuses_is_one_sentence(spec, arguments):
+    with pytest.raises(UserError, match="peft_args: "):
+        adapter(spec("sft") | {"peft_args": arguments})
+
+
+def test_a_parent_is_trained_in_float32_where_all_weights_move_and_in_its_own_dtype_under_an_adapter(
+    spec, random_tiny_model, random_tiny_tokenizer, tmp_path
+):
+    models.save(random_tiny_model.to(torch.bfloat16), random_tiny_tokenizer, tmp_path)
+    assert training.load_parent(tmp_path, spec("full")).dtype == torch.float32
+    assert training.load_parent(tmp_path, spec("sft")).dtype == torch.bfloat16
+
+
+def test_loading_the_parent_seeds_what_draws_the_adapters_first_weights(spec, random_tiny_folder):
+    def drawn(seed: int) -> torch.Tensor:
+        training.load_parent(random_tiny_folder, spec("sft", {"runs.sft.seed": seed}))
+        return torch.rand(3)
+
+    assert torch.equal(drawn(1), drawn(1))
+    assert not torch.equal(drawn(1), drawn(2))
+
+
+# ---- checkpoints
+
+
+@pytest.fixture
+def work(tmp_path):
+    """The stage's folder for a spec and an input."""
+
+    def folder(spec: dict, content: str) -> Path:
+        (tmp_path / "spec.json").write_text(json.dumps(spec))
+        (tmp_path / "input").write_text(content)
+        return training.work_folder(Namespace(spec=tmp_path / "spec.json"), [tmp_path / "input"])
+
+    return folder
+
+
+def test_the_work_folder_is_keyed_by_the_spec_and_by_every_input(work):
+    one = work({"precision": "fp32", "seed": 1}, "tokens")
+    others = [
+        ({"precision": "fp32", "seed": 2}, "tokens"),
+        ({"precision": "fp32", "seed": 1}, "other"),
+        ({"precision": "bf16", "seed": 1}, "tokens"),
+    ]
+    assert one.is_dir()
+    assert one == work({"precision": "fp32", "seed": 1}, "tokens")
+    assert len({one, *(work(*other) for other in others)}) == 4
+
+
+def test_precision_auto_is_keyed_by_what_this_machine_makes_of_it(work, monkeypatch):
+    monkeypatch.setattr(models, "precision", lambda wanted: "fp32")
+    one = work({"precision": "auto"}, "tokens")
+    monkeypatch.setattr(models, "precision", lambda wanted: "bf16")
+    assert work({"precision": "auto"}, "tokens") != one
+
+
+def checkpoint(folder: Path, step: int) -> Path:
+    """A whole checkpoint, as Trainer leaves one."""
+    path = folder / f"checkpoint-{step}"
+    path.mkdir()
+    save_file({"weight": torch.arange(200.0)}, path / "adapter_model.safetensors")
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        torch.save({"state": torch.arange(200.0)}, path / name)
+    (path / "trainer_state.json").write_text(json.dumps({"global_step": step, "log_history": [{"loss": 1.0}]}))
+    return path
+
+
+def cut(name: str):
+    def spoil(path: Path) -> None:
+        (path / name).write_bytes((path / name).read_bytes()[:-100])
+
+    return spoil
+
+
+def shard(path: Path) -> None:
+    """Leave one of two shards of the weights."""
+    (path / "adapter_model.safetensors").rename(path / "model-00001-of-00002.safetensors")
+    index = {"weight_map": {"weight": "model-00001-of-00002.safetensors", "bias": "model-00002-of-00002.safetensors"}}
+    (path / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def remove(name: str):
+    return lambda path: (path / name).unlink()
+
+
+BROKEN = {
+    "no weights": remove("adapter_model.safetensors"),
+    "cut weights": cut("adapter_model.safetensors"),
+    "empty weights": lambda path: (path / "adapter_model.safetensors").write_bytes(b""),
+    "no optimizer": remove("optimizer.pt"),
+    "cut optimizer": cut("optimizer.pt"),
+    "empty optimizer": lambda path: (path / "optimizer.pt").write_bytes(b""),
+    "no scheduler": remove("scheduler.pt"),
+    "no random state": remove("rng_state.pth"),
+    "cut random state": cut("rng_state.pth"),
+    "no trainer state": remove("trainer_state.json"),
+    "cut trainer state": lambda path: (path / "trainer_state.json").write_text('{"global_step": 2'),
+    "empty trainer state": lambda path: (path / "trainer_state.json").write_text(""),
+    "another step": lambda path: (path / "trainer_state.json").write_text('{"global_step": 1}'),
+    "nothing": lambda path: [file.unlink() for file in path.iterdir()],
+}
+NOT_SEEN = {"cut scheduler": cut("scheduler.pt"), "a missing shard": shard}
+CASES = [pytest.param(spoil, id=name) for name, spoil in BROKEN.items()]
+CASES += [pytest.param(spoil, id=name) for name, spoil in NOT_SEEN.items()]
+
+
+@pytest.mark.parametrize("spoil", CASES)
+def test_a_broken_checkpoint_is_removed_and_the_one_before_it_taken(tmp_path, spoil):
+    good, bad = checkpoint(tmp_path, 1), checkpoint(tmp_path, 2)
+    spoil(bad)
+    assert last_checkpoint(tmp_path) == good
+    assert not bad.exists()
+    assert good.exists()
+
+
+def test_the_newest_whole_checkpoint_is_taken_by_its_number(tmp_path):
+    for step in (9, 10, 8):
+        checkpoint(tmp_path, step)
+    assert last_checkpoint(tmp_path).name == "checkpoint-10"
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_no_checkpoint_is_a_start_from_the_beginning(tmp_path):
+    assert last_checkpoint(tmp_path) is None
+    (checkpoint(tmp_path, 1) / "optimizer.pt").unlink()
+    assert last_checkpoint(tmp_path) is None
+
+
+# ---- the watch
+
+
+@pytest.fixture
+def watch(tmp_path, monkeypatch, signals):
+    """A watch that saves every `seconds`."""
+
+    def make(seconds: float = 3600) -> training.Watch:
+        monkeypatch.setenv("POSTTRAIN_TRACKING", json.dumps({"mlflow": False, "checkpoint_seconds": seconds}))
+        return training.Watch("sft", tmp_path)
+
+    return make
+
+
+def step(watch, number: int = 1, last: int = 3) -> TrainerControl:
+    """What the watch decides after a step."""
+    control = TrainerControl()
+    watch.on_step_end(None, TrainerState(global_step=number, max_steps=last), control)
+    return control
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_stops_after_the_step_and_the_second_one_kills(watch, capsys, number):
+    watching = watch()
+    assert not step(watching).should_save
+    os.kill(os.getpid(), number)
+    assert watching.stopped_by == number
+    control = step(watching)
+    assert (control.should_save, control.should_training_stop) == (True, True)
+    assert signal.getsignal(number) == signal.SIG_DFL
+
+
+def test_nothing_is_saved_after_the_last_step(watch):
+    watching = watch(0)
+    assert step(watching, 2).should_save
+    assert not step(watching, 3).should_save
+
+
+def test_a_checkpoint_is_due_after_its_seconds_and_saving_stays_below_a_twentieth(watch):
+    watching = watch(10)
+    assert not step(watching).should_save
+    watching.saved -= 11
+    assert step(watching).should_save
+    watching.saving = 1.0  # a slow disk: 20 seconds apart at least
+    assert not step(watching).should_save
+    watching.saved -= 10
+    assert step(watching).should_save
+
+
+def log(watch, **numbers) -> None:
+    state = TrainerState(global_step=1, max_steps=3, log_history=[{"step": 1, **numbers}])
+    watch.on_log(None, state, TrainerControl(), logs=numbers)
+
+
+@pytest.mark.parametrize("numbers", [{"loss": math.nan}, {"loss": math.inf}, {"loss": 1.0, "grad_norm": math.nan}])
+def test_a_loss_or_gradient_that_is_no_number_stops_the_run_with_one_sentence(watch, numbers):
+    with pytest.raises(UserError, match=r"sft: the loss is .* at step 1; write a lower learning_rate"):
+        log(watch(), **numbers)
+
+
+def test_each_logged_step_is_a_line_of_train_jsonl(watch, tmp_path):
+    log(watch(), loss=1.5, grad_norm=0.5, num_tokens=100)
+    line = json.loads((tmp_path / "train.jsonl").read_text())
+    assert (line["step"], line["loss"], line["num_tokens"]) == (1, 1.5, 100)
+    assert line["memory_gib"] > 0
+
+
+def test_the_history_keeps_the_steps_and_what_is_reported():
+    lines = [
+        {"step": 1, "loss": 2.0, "learning_rate": 0.1, "epoch": 0.5, "entropy": 3.0, "tokens_per_second": None},
+        {"step": 1, "eval_loss": 1.9, "eval_runtime": 3.0},
+        {"step": 2, "loss": 0.0, "rewards/margins": 0.25, "memory_gib": 1.5},
+        {"step": 2, "train_runtime": 9.0, "train_loss": 1.0},
+    ]
+    assert history(lines) == [
+        {"step": 1, "loss": 2.0, "learning_rate": 0.1},
+        {"step": 1, "eval_loss": 1.9},
+        {"step": 2, "loss": 0.0, "rewards/margins": 0.25, "memory_gib": 1.5},
+    ]
+
+
+# ---- the result
+
+
+def test_parameters_are_counted(random_tiny_model):
+    total = sum(parameter.numel() for parameter in random_tiny_model.parameters())
+    random_tiny_model.requires_grad_(False)
+    random_tiny_model.lm_head.weight.requires_grad_(True)
+    assert training.trainable(random_tiny_model) == (384 * 32, total)
+
+
+def test_the_finished_result_is_published_whole_without_pefts_empty_card(tmp_path):
+    finished = tmp_path / "checkpoints/key/finished"
+    for name in ("trained/weights", "trained/README.md", "train.jsonl", "train.json"):
+        (finished / name).parent.mkdir(parents=True, exist_ok=True)
+        (finished / name).write_text(name)
+    for _ in range(2):  # and again, over the old
+        training.publish(Namespace(spec=tmp_path / "spec.json"), finished.parent)
+        assert [path.name for path in (tmp_path / "trained").iterdir()] == ["weights"]
+        assert (tmp_path / "train.json").samefile(finished / "train.json")
+        assert (tmp_path / "train.jsonl").read_text() == "train.jsonl"
