@@ -38,7 +38,7 @@ def arguments(folder: Path, rate: float) -> dict:
         "output_dir": str(folder),
         "learning_rate": rate,
         "num_train_epochs": 1,
-        "per_device_train_batch_size": 8,
+        "per_device_train_batch_size": 4,
         "max_length": 1024,
         "warmup_steps": 0.1,
         "lr_scheduler_type": "cosine",
@@ -87,7 +87,7 @@ def answers(model, tokenizer, prompts: list[str]) -> list[str]:
             chats, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True
         )
         with torch.no_grad():
-            ids = model.generate(**inputs, max_new_tokens=96, do_sample=False)
+            ids = model.generate(**inputs, max_new_tokens=80, do_sample=False)
         outputs += tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     tokenizer.padding_side = "right"
     return outputs

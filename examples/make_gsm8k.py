@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 
 LONGEST = 300  # characters of question and answer together
-TRAIN, PAIRS, TEST = 64, 24, 24
+TRAIN, PAIRS, TEST = 48, 16, 20
 STEP = re.compile(r"<<([^=<>]*)=([^<>]*)>>")
 
 

@@ -22,7 +22,9 @@ rule data:
     params:
         output=subpath(output.train, parent=True),
     shell:
-        "python $POSTTRAIN/prepare_data.py --spec {input.spec:q} --output {params.output:q} --log {log:q}"
+        """
+        python "$POSTTRAIN"/prepare_data.py --spec {input.spec:q} --output {params.output:q} --log {log:q}
+        """
 
 
 rule tokens:
@@ -47,7 +49,7 @@ rule tokens:
         output=subpath(output.train, parent=True),
     shell:
         """
-        python $POSTTRAIN/tokenize_data.py --data {params.data:q} --model {input.model:q} \
+        python "$POSTTRAIN"/tokenize_data.py --data {params.data:q} --model {input.model:q} \
             --max-length {wildcards.max_length} --output {params.output:q} --log {log:q}
         """
 

@@ -26,7 +26,7 @@ rule logprobs:
         tokens=logprobs_tokens,
     shell:
         """
-        exec python $POSTTRAIN/compute_logprobs.py --model {input.model:q} --tokens {params.tokens:q} \
+        exec python "$POSTTRAIN"/compute_logprobs.py --model {input.model:q} --tokens {params.tokens:q} \
             --output {output:q} --log {log:q}
         """
 
@@ -58,6 +58,6 @@ rule dpo:
         tokens=run_tokens,
     shell:
         """
-        exec python $POSTTRAIN/train_dpo.py --spec {input.spec:q} --parent {input.model:q} \
+        exec python "$POSTTRAIN"/train_dpo.py --spec {input.spec:q} --parent {input.model:q} \
             --manifest {input.manifest:q} --tokens {params.tokens:q} --logprobs {input.logprobs:q} --log {log:q}
         """

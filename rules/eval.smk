@@ -31,7 +31,7 @@ rule eval:
         tokens=eval_tokens_folder,
     shell:
         """
-        exec python $POSTTRAIN/evaluate_model.py --spec {input.spec:q} --model {input.model:q} \
+        exec python "$POSTTRAIN"/evaluate_model.py --spec {input.spec:q} --model {input.model:q} \
             --tokens {params.tokens:q} --output {output.metrics:q} --log {log:q}
         """
 
@@ -47,7 +47,9 @@ rule loss:
     conda:
         "../envs/posttrain.yaml"
     shell:
-        "python $POSTTRAIN/plot_loss.py --output {output:q} --log {log:q} {input:q}"
+        """
+        python "$POSTTRAIN"/plot_loss.py --output {output:q} --log {log:q} {input:q}
+        """
 
 
 localrules:

@@ -32,6 +32,6 @@ rule merge:
         tokens=run_tokens,
     shell:
         """
-        exec python $POSTTRAIN/merge_model.py --spec {input.spec:q} --parent {input.model:q} \
+        exec python "$POSTTRAIN"/merge_model.py --spec {input.spec:q} --parent {input.model:q} \
             --manifest {input.manifest:q} --tokens {params.tokens:q} --log {log:q}
         """

@@ -32,6 +32,6 @@ rule sft:
         tokens=run_tokens,
     shell:
         """
-        exec python $POSTTRAIN/train_sft.py --spec {input.spec:q} --parent {input.model:q} \
+        exec python "$POSTTRAIN"/train_sft.py --spec {input.spec:q} --parent {input.model:q} \
             --manifest {input.manifest:q} --tokens {params.tokens:q} --log {log:q}
         """

@@ -21,7 +21,7 @@ rule sweep:
         points=sweep_points,
     shell:
         """
-        python $POSTTRAIN/compare_sweep.py --points {params.points:q} \
+        python "$POSTTRAIN"/compare_sweep.py --points {params.points:q} \
             --table {output.table:q} --plot {output.plot:q} --log {log:q}
         """
 

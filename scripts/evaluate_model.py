@@ -81,7 +81,7 @@ def answer_questions(model, tokenizer, examples: list[dict], dataset: str, spec:
     if not all(ANSWER.search(reference) for reference in references):
         return
     prompts = [tokens.prompt_tokens(tokenizer, conversation[:-1]) for conversation in turns]
-    outputs = scoring.generate(model, tokenizer, prompts, spec["max_new_tokens"], spec["batch_tokens"])
+    outputs = scoring.generate(model, tokenizer, prompts, spec["max_new_tokens"])
     for example, conversation, reference, output in zip(examples, turns, references, outputs, strict=True):
         example |= {
             "prompt": conversation[-2]["content"],

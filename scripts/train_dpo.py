@@ -39,19 +39,20 @@ def main(options) -> None:
         tokens, reference = training.read_tokens(train, TOKENS), training.read_tokens(options.logprobs, REFERENCE)
         rows = concatenate_datasets([tokens, reference], axis=1)
         lengths = pq.read_table(train, columns=["length"])["length"].to_pylist()
-        trainer = PreparedDPOTrainer(
-            model=training.load_parent(options.parent, spec),
-            args=DPOConfig(
-                **training.trainer_arguments(spec, folder),
-                beta=spec["beta"],
-                loss_type=spec["loss_type"],
-                disable_dropout=not spec.get("dropout"),
-                precompute_ref_log_probs=True,
-            ),
-            train_dataset=training.ordered(rows, spec, lengths),
-            processing_class=models.tokenizer(options.parent),
-            peft_config=training.adapter(spec),
-        )
+        with training.refusals(options.spec.parent.name):
+            trainer = PreparedDPOTrainer(
+                model=training.load_parent(options.parent, spec),
+                args=DPOConfig(
+                    **training.trainer_arguments(spec, folder),
+                    beta=spec["beta"],
+                    loss_type=spec["loss_type"],
+                    disable_dropout=not spec.get("dropout"),
+                    precompute_ref_log_probs=True,
+                ),
+                train_dataset=training.ordered(rows, spec, lengths),
+                processing_class=models.tokenizer(options.parent),
+                peft_config=training.adapter(spec),
+            )
         training.fit(trainer, options, folder, spec)
     training.publish(options, folder)
 

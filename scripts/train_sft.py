@@ -23,14 +23,15 @@ def main(options) -> None:
     if not (folder / "finished").exists():
         rows = training.read_tokens(train, ("input_ids", "labels", "length"))
         held_out = training.read_tokens(validation, ("input_ids", "labels"))
-        trainer = SFTTrainer(
-            model=training.load_parent(options.parent, spec),
-            args=SFTConfig(**training.trainer_arguments(spec, folder)),
-            train_dataset=training.ordered(rows, spec, rows["length"]).remove_columns("length"),
-            eval_dataset=held_out if len(held_out) else None,
-            processing_class=models.tokenizer(options.parent),
-            peft_config=training.adapter(spec),
-        )
+        with training.refusals(options.spec.parent.name):
+            trainer = SFTTrainer(
+                model=training.load_parent(options.parent, spec),
+                args=SFTConfig(**training.trainer_arguments(spec, folder)),
+                train_dataset=training.ordered(rows, spec, rows["length"]).remove_columns("length"),
+                eval_dataset=held_out if len(held_out) else None,
+                processing_class=models.tokenizer(options.parent),
+                peft_config=training.adapter(spec),
+            )
         training.fit(trainer, options, folder, spec)
     training.publish(options, folder)
 

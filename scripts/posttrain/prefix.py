@@ -64,7 +64,7 @@ def common(a: Row, b: Row) -> int:
 def saving(rows: list[Row], groups: list[tuple[int, ...]]) -> float:
     """Share of the tokens that grouping leaves out."""
     twice = sum(common(rows[group[0]], rows[group[1]]) for group in groups if len(group) == 2)
-    return twice / sum(map(len, rows))
+    return twice / max(1, sum(map(len, rows)))
 
 
 def pack(rows: list[Row], groups: list[tuple[int, ...]], pad: int) -> Packed:

@@ -274,9 +274,9 @@ class Project:
         if target.startswith("bases/"):
             base = self.config.bases[target.removeprefix("bases/")]
             text = {"text": self._ref("data", base.text)} if base.source == "random" else {}
-            return _stage("base") | base.model_dump() | text
+            return _stage("base") | base.model_dump(exclude={"licence"}) | text
         if target.startswith("data/"):
-            return _stage("data") | self.config.datasets[target.removeprefix("data/")].model_dump()
+            return _stage("data") | self.config.datasets[target.removeprefix("data/")].model_dump(exclude={"licence"})
         if target.endswith("/eval"):
             return self._eval_spec(target.removesuffix("/eval"))
         node = self.run(target)
@@ -373,6 +373,17 @@ class Project:
             if name not in self.config.datasets:
                 raise UserError(f"'{target}': there is no dataset '{name}'; {nearest(name, self.config.datasets)}")
             datasets.add(name)
+        elif table == "tokens":
+            if name not in self.config.bases:
+                raise UserError(f"'{target}': there is no base '{name}'; {nearest(name, self.config.bases)}")
+            dataset = "".join(rest[1:2]).split(",")[0]
+            if dataset not in self.config.datasets:
+                raise UserError(
+                    f"'{target}': there is no dataset '{dataset}'; {nearest(dataset, self.config.datasets)}"
+                )
+            datasets.add(dataset)
+        else:
+            raise UserError(f"'{target}': nothing is built under results/{table} by name; name a run's file")
 
     def _check_files(self, datasets: set[str]) -> None:
         for dataset in sorted(datasets):

@@ -10,6 +10,8 @@ from posttrain import models, prefix
 from posttrain.head import LogProbs, plain
 from posttrain.tokens import IGNORED
 
+PROMPTS = 32  # answered at once
+
 Sequence = tuple[tuple[int, ...], tuple[int, ...]]
 """Token ids and labels, of equal length; labels are -100 where nothing is scored."""
 
@@ -23,7 +25,9 @@ def log_probs(model: Any, sequences: list[Sequence], batch_tokens: int) -> list[
     """Summed log-probability (nats) of each sequence's labels, and their number; equal sequences are scored once."""
     unique = sorted(set(sequences))
     rows = [ids for ids, _ in unique]
-    groups = prefix.pair(rows) if plain(model) and prefix.can_share(model) else [(i,) for i in range(len(rows))]
+    groups = prefix.pair(rows) if plain(model) and prefix.can_share(model) else []
+    if prefix.saving(rows, groups) <= prefix.LEAST_SAVING:
+        groups = [(i,) for i in range(len(rows))]
     scores: dict[Sequence, tuple[float, int]] = {}
     with torch.no_grad(), autocast(model):
         for batch in _batches(groups, rows, batch_tokens):
@@ -63,14 +67,13 @@ def _unshared(model: Any, packed: prefix.Packed, where: list[int], targets: torc
     return logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
 
 
-def generate(model: Any, tokenizer: Any, prompts: list[list[int]], max_new_tokens: int, batch_tokens: int) -> list[str]:
+def generate(model: Any, tokenizer: Any, prompts: list[list[int]], max_new_tokens: int) -> list[str]:
     """The greedy answer to each prompt (token ids), without the stop token."""
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     outputs = [""] * len(prompts)
     stop = {tokenizer.eos_token_id} | set(_as_list(model.generation_config.eos_token_id))
-    size = max(1, batch_tokens // (len(prompts[order[0]]) + max_new_tokens)) if order else 1
-    for start in range(0, len(order), size):
-        rows = order[start : start + size]
+    for start in range(0, len(order), PROMPTS):
+        rows = order[start : start + PROMPTS]
         width = max(len(prompts[i]) for i in rows)
         pads = [width - len(prompts[i]) for i in rows]
         ids = torch.tensor([[tokenizer.pad_token_id] * pad + prompts[i] for i, pad in zip(rows, pads, strict=True)])

@@ -86,6 +86,8 @@ def _lock(log: Path | None) -> Iterator[None]:
 def whole_folder(path: Path) -> Iterator[Path]:
     """A folder to fill, which takes the place of `path` when the block ends well and is removed when it does not."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    for stale in path.parent.glob(f".{path.name}.*"):  # left by a process that was killed; the job's lock is ours
+        shutil.rmtree(stale)
     beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         yield beside

@@ -6,6 +6,7 @@ never a second BOS, and no template needs generation marks.
 """
 
 from collections.abc import Iterator
+from os.path import commonprefix
 from typing import Any
 
 from posttrain.errors import UserError
@@ -84,9 +85,10 @@ def _encode(tokenizer: Any, turns: Turns) -> tuple[str, list[int], list[tuple[in
 
 def _span(tokenizer: Any, turns: Turns, i: int, text: str) -> tuple[int, int]:
     """First and last character of what the assistant says in turn `i`."""
-    if i == 0:  # no template renders an empty conversation
-        return text.index(turns[0]["content"]), len(render(tokenizer, turns[:1]))
-    before = render(tokenizer, turns[:i], generate=True)
+    if i:
+        before = render(tokenizer, turns[:i], generate=True)
+    else:  # no template renders an empty conversation
+        before = commonprefix([render(tokenizer, [turns[0] | {"content": word}]) for word in "AB"])  # noqa: RUF071  (characters are meant)
     through = render(tokenizer, turns[: i + 1])
     if not (text.startswith(before) and text.startswith(through)):
         raise UserError(

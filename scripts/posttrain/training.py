@@ -5,6 +5,7 @@ Checkpoints lie in `results/{run}/checkpoints/{key}/`, outside every declared ou
 a rerun. The key is the hash of the spec and of every input, so that a changed setting never resumes from the old one's.
 """
 
+import contextlib
 import hashlib
 import json
 import math
@@ -12,7 +13,9 @@ import shutil
 import signal
 import sys
 import time
+import traceback
 from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,21 +43,22 @@ REPORTED = (
 def row_order(lengths: list[int], batch_size: int, epochs: float, max_steps: int | None, seed: int) -> list[int]:
     """The rows in the order in which they are trained on, all epochs in one list.
 
-    Each epoch is a permutation of its own. Neighbours are sorted by length and cut into batches, which saves padding,
+    Each epoch is a permutation of its own. Its neighbours are sorted by length and cut into batches, which saves padding,
     and the batches are shuffled. Nothing here depends on the state of a random generator, so a resumed run sees
     the same rows.
     """
     n = len(lengths)
     total = max_steps * batch_size if max_steps else max(1, round(n * epochs))
     passes = math.ceil(total / n)
-    stream = np.concatenate([np.random.default_rng([seed, epoch]).permutation(n) for epoch in range(passes)])[:total]
-    shuffle = np.random.default_rng([seed, passes])
     order = []
-    for start in range(0, total, 8 * batch_size):
-        window = sorted(stream[start : start + 8 * batch_size].tolist(), key=lambda row: lengths[row])
-        batches = [window[i : i + batch_size] for i in range(0, len(window), batch_size)]
-        tail = batches.pop() if len(batches[-1]) < batch_size else []
-        order += [row for i in shuffle.permutation(len(batches)) for row in batches[i]] + tail
+    for epoch in range(passes):
+        chance = np.random.default_rng([seed, epoch])
+        rows = chance.permutation(n)[: total - len(order)].tolist()
+        for start in range(0, len(rows), 8 * batch_size):
+            window = sorted(rows[start : start + 8 * batch_size], key=lambda row: lengths[row])
+            batches = [window[i : i + batch_size] for i in range(0, len(window), batch_size)]
+            tail = batches.pop() if len(batches[-1]) < batch_size else []
+            order += [row for i in chance.permutation(len(batches)) for row in batches[i]] + tail
     return order
 
 
@@ -114,26 +118,35 @@ def load_parent(folder: Path, spec: dict) -> Any:
 
 
 def adapter(spec: dict) -> Any:
-    """The PEFT configuration of a spec's method, or None for full fine-tuning.
-
-    Raises:
-        UserError: PEFT refuses the combination.
-    """
+    """The PEFT configuration of a spec's method, or None for full fine-tuning."""
     if spec["method"] == "full":
         return None
     from peft import LoraConfig
 
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=spec["rank"],
+        lora_alpha=spec["alpha"],
+        lora_dropout=spec["dropout"],
+        target_modules=spec["target_modules"],
+        **spec["peft_args"],
+    )
+
+
+@contextlib.contextmanager
+def refusals(name: str) -> Iterator[None]:
+    """Tell in one sentence what PEFT or TRL refuse of `target_modules`, `peft_args` or `trainer_args`.
+
+    Raises:
+        UserError: instead of the library's TypeError or ValueError, whose traceback goes to the log.
+    """
     try:
-        return LoraConfig(
-            task_type="CAUSAL_LM",
-            r=spec["rank"],
-            lora_alpha=spec["alpha"],
-            lora_dropout=spec["dropout"],
-            target_modules=spec["target_modules"],
-            **spec["peft_args"],
-        )
+        yield
     except (TypeError, ValueError) as error:
-        raise UserError(f"peft_args: {error}") from None
+        traceback.print_exc()
+        raise UserError(
+            f"{name}: target_modules, peft_args or trainer_args: {str(error).strip().splitlines()[0]}"
+        ) from None
 
 
 # ---- checkpoints

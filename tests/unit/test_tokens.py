@@ -87,6 +87,11 @@ def test_a_conversation_may_begin_with_the_assistant(tokenizer, messages):
     assert trained(tokenizer, {"messages": messages}).endswith(f"one{STOP}")
 
 
+def test_a_first_word_of_the_assistants_that_the_template_contains_too_is_found_where_it_is_said(tokenizer):
+    messages = [{"role": "assistant", "content": "art"}, *turns("q", "one")]
+    assert trained(tokenizer, {"messages": messages}) == f"art{STOP}one{STOP}"
+
+
 def test_the_ids_are_the_rendered_text_tokenised_whole(tokenizer):
     messages = turns("q", "one", "and?", "two", system="Be brief.")
     ids, _ = sft_tokens(tokenizer, {"messages": messages})
