@@ -182,9 +182,9 @@ def test_a_spec_becomes_pefts_configuration(spec):
 
 
 def test_what_peft_refuses_is_one_sentence(spec):
-    with pytest.raises(UserError, match="sft: target_modules, peft_args or trainer_args: .*layers_to_transform"):
-        with training.refusals("sft"):
-            adapter(spec("sft") | {"peft_args": {"layers_to_transform": [0]}})
+    sentence = r"sft: target_modules, peft_args or trainer_args: .*layers_to_transform"
+    with pytest.raises(UserError, match=sentence), training.refusals("sft"):
+        adapter(spec("sft") | {"peft_args": {"layers_to_transform": [0]}})
 
 
 def test_a_parent_is_trained_in_float32_where_all_weights_move_and_in_its_own_dtype_under_an_adapter(
