@@ -314,29 +314,36 @@ def fit(trainer: Any, options: Namespace, folder: Path, spec: dict) -> None:
         if mlflow:
             mlflow.close("KILLED")
         sys.exit(128 + watch.stopped_by)
-    if spec["method"] == "full":
-        model.to(AutoConfig.from_pretrained(options.parent).dtype)
-    with whole_folder(folder / "finished") as finished:
-        model.save_pretrained(finished / "trained")
-        lines = history(trainer.state.log_history)
-        (finished / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        summary = {
-            "steps": trainer.state.global_step,
-            "loss": lines[-1]["loss"],
-            "trainable_parameters": trained,
-            "parameters": total,
-            "precision": models.precision(spec["precision"]),
-            "threads": torch.get_num_threads(),
-            "seconds": round(time.monotonic() - start, 2),
-            "memory_gib": memory_gib(),
-            "resumed_from": checkpoint.name if checkpoint else None,
-            "mlflow_run_id": mlflow.run_id if mlflow else None,
-        }
-        write_json(finished / "train.json", summary)
+    outcome = {
+        "trainable_parameters": trained,
+        "parameters": total,
+        "seconds": round(time.monotonic() - start, 2),
+        "resumed_from": checkpoint.name if checkpoint else None,
+        "mlflow_run_id": mlflow.run_id if mlflow else None,
+    }
+    _keep(trainer, options, folder, spec, outcome)
     if mlflow:
         mlflow.close("FINISHED")
     for old in folder.glob("checkpoint-*"):
         shutil.rmtree(old)
+
+
+def _keep(trainer: Any, options: Namespace, folder: Path, spec: dict, outcome: dict[str, Any]) -> None:
+    """Write what training produced to `folder`/finished, whole or not at all."""
+    if spec["method"] == "full":
+        trainer.model.to(AutoConfig.from_pretrained(options.parent).dtype)
+    lines = history(trainer.state.log_history)
+    summary = {
+        "steps": trainer.state.global_step,
+        "loss": lines[-1]["loss"],
+        "precision": models.precision(spec["precision"]),
+        "threads": torch.get_num_threads(),
+        "memory_gib": memory_gib(),
+    }
+    with whole_folder(folder / "finished") as finished:
+        trainer.model.save_pretrained(finished / "trained")
+        (finished / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        write_json(finished / "train.json", summary | outcome)
 
 
 def trainable(model: Any) -> tuple[int, int]:
