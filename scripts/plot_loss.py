@@ -25,6 +25,7 @@ def main(options) -> None:
             axis.plot(*zip(*held_out, strict=True), marker="o", label="held out")
             axis.legend()
         axis.set(title=file.parent.name, xlabel="step", ylabel="loss")
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
     figure.tight_layout()
     with whole_file(options.output) as path:
