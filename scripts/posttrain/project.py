@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import json
 import re
+from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -91,8 +92,7 @@ class Project:
         if target in self._nodes:
             return self._nodes[target]
         name, *overrides = target.split(",")
-        if name not in self.config.runs:
-            raise UserError(f"{self.file}: there is no run '{name}'; {nearest(name, self.config.runs)}")
+        _require(self.file, "run", name, self.config.runs)
         names = [earlier.split(",")[0] for earlier in seen]
         if name in names:  # whatever the overrides: each round would only make another name
             chain = " -> ".join([*seen[names.index(name) :], target])
@@ -150,8 +150,7 @@ class Project:
 
     def _check_data(self, run: Run, place: str) -> None:
         datasets = self.config.datasets
-        if run.data not in datasets:
-            raise UserError(f"{place}.data: there is no dataset '{run.data}'; {nearest(run.data, datasets)}")
+        _require(f"{place}.data", "dataset", run.data, datasets)
         shape, needed = datasets[run.data].format, SHAPES[run.objective]
         if shape and shape not in needed:
             raise UserError(
@@ -190,15 +189,10 @@ class Project:
     def _check_references(self) -> None:
         datasets = self.config.datasets
         for name, base in self.config.bases.items():
-            if base.source == "random" and base.text not in datasets:
-                raise UserError(
-                    f"{self.file}: bases.{name}.text: there is no dataset '{base.text}'; {nearest(base.text, datasets)}"
-                )
+            if base.source == "random":
+                _require(f"{self.file}: bases.{name}.text", "dataset", base.text, datasets)
         for dataset in self.config.evaluation.data or []:
-            if dataset not in datasets:
-                raise UserError(
-                    f"{self.file}: evaluation.data: there is no dataset '{dataset}'; {nearest(dataset, datasets)}"
-                )
+            _require(f"{self.file}: evaluation.data", "dataset", dataset, datasets)
         for name in self.config.sweeps:
             self.sweep_runs(name)
 
@@ -236,8 +230,7 @@ class Project:
         Raises:
             UserError: unknown sweep, run, key or value.
         """
-        if sweep not in self.config.sweeps:
-            raise UserError(f"{self.file}: there is no sweep '{sweep}'; {nearest(sweep, self.config.sweeps)}")
+        _require(self.file, "sweep", sweep, self.config.sweeps)
         table = self.config.sweeps[sweep]
         grid = itertools.product(*([(key, value) for value in values] for key, values in table.over.items()))
         points = [dict(point) for point in grid]
@@ -366,21 +359,15 @@ class Project:
         if table == "sweeps":
             models |= set(self.sweep_runs(name))
         elif table == "bases":
-            if name not in self.config.bases:
-                raise UserError(f"'{target}': there is no base '{name}'; {nearest(name, self.config.bases)}")
+            _require(f"'{target}'", "base", name, self.config.bases)
             models.add(name)
         elif table == "data":
-            if name not in self.config.datasets:
-                raise UserError(f"'{target}': there is no dataset '{name}'; {nearest(name, self.config.datasets)}")
+            _require(f"'{target}'", "dataset", name, self.config.datasets)
             datasets.add(name)
         elif table == "tokens":
-            if name not in self.config.bases:
-                raise UserError(f"'{target}': there is no base '{name}'; {nearest(name, self.config.bases)}")
+            _require(f"'{target}'", "base", name, self.config.bases)
             dataset = "".join(rest[1:2]).split(",")[0]
-            if dataset not in self.config.datasets:
-                raise UserError(
-                    f"'{target}': there is no dataset '{dataset}'; {nearest(dataset, self.config.datasets)}"
-                )
+            _require(f"'{target}'", "dataset", dataset, self.config.datasets)
             datasets.add(dataset)
         else:
             raise UserError(f"'{target}': nothing is built under results/{table} by name; name a run's file")
@@ -394,6 +381,12 @@ class Project:
                         f"{self.file}: datasets.{dataset}.{key}: there is no file '{source}'; "
                         f"write one that exists, relative to {self.folder.resolve()}"
                     )
+
+
+def _require(place: str, kind: str, name: str, table: Collection[str]) -> None:
+    """Refuse a name that its table does not have."""
+    if name not in table:
+        raise UserError(f"{place}: there is no {kind} '{name}'; {nearest(name, table)}")
 
 
 def _stage(stage: str) -> dict[str, Any]:
