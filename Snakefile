@@ -1,4 +1,4 @@
-"""make for LLM post-training: base -> tokens -> sft -> dpo -> merge -> eval, one rule a stage."""
+"""make for LLM post-training: base -> tokens -> sft -> dpo, or reward -> ppo -> merge -> eval, one rule a stage."""
 
 from snakemake.utils import min_version
 
@@ -11,6 +11,11 @@ include: "rules/base.smk"
 include: "rules/data.smk"
 include: "rules/sft.smk"
 include: "rules/dpo.smk"
+include: "rules/kto.smk"
+include: "rules/orpo.smk"
+include: "rules/reward.smk"
+include: "rules/ppo.smk"
+include: "rules/grpo.smk"
 include: "rules/merge.smk"
 include: "rules/eval.smk"
 include: "rules/sweep.smk"

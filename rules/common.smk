@@ -90,6 +90,56 @@ def data_sources(wildcards):
     return PROJECT.sources(wildcards.dataset)
 
 
+def run_rows(wildcards):
+    return [f"results/data/{PROJECT.run(wildcards.run).run.data}/{file}" for file in ("train.parquet", "report.json")]
+
+
+def run_rows_folder(wildcards):
+    return f"results/data/{PROJECT.run(wildcards.run).run.data}"
+
+
+def judge_manifests(wildcards):
+    return [PROJECT.manifest(name) for name in PROJECT.judge_models(wildcards.run)]
+
+
+def judge_models(wildcards):
+    return [PROJECT.model(name) for name in PROJECT.judge_models(wildcards.run)]
+
+
+def reward_function(wildcards):
+    return PROJECT.reward_file(wildcards.run)
+
+
+def selector(wildcards):
+    return PROJECT.selector(wildcards.dataset)
+
+
+def selector_model(wildcards):
+    return PROJECT.model(selector(wildcards))
+
+
+def selector_manifest(wildcards):
+    return PROJECT.manifest(selector(wildcards))
+
+
+def selected_tokens(wildcards):
+    node = PROJECT.run(selector(wildcards))
+    return PROJECT.tokens(node.name, PROJECT.config.datasets[wildcards.dataset].from_, node.run.max_length)
+
+
+def selected_tokens_files(wildcards):
+    return [f"{selected_tokens(wildcards)}/{file}.parquet" for file in ("train", "validation")]
+
+
+def selected_rows(wildcards):
+    source = PROJECT.config.datasets[wildcards.dataset].from_
+    return [f"results/data/{source}/{file}" for file in ("train.parquet", "validation.parquet", "report.json")]
+
+
+def selected_folder(wildcards):
+    return f"results/data/{PROJECT.config.datasets[wildcards.dataset].from_}"
+
+
 def logprobs_tokens(wildcards):
     return PROJECT.tokens(wildcards.run, wildcards.dataset, wildcards.max_length)
 
@@ -100,7 +150,8 @@ def logprobs_tokens_files(wildcards):
 
 def parent_logprobs(wildcards):
     node = PROJECT.run(wildcards.run)
-    return f"results/{node.parent}/logprobs/{node.run.data},max_length={node.run.max_length}.parquet"
+    bits = ",nf4" if node.run.quantised else ""
+    return f"results/{node.parent}/logprobs/{node.run.data},max_length={node.run.max_length}{bits}.parquet"
 
 
 def eval_tokens(wildcards):

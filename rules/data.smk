@@ -2,7 +2,8 @@
 
 Needs: the dataset's spec and its files; for tokens, the base's tokenizer.
 Makes: results/data/{dataset}/, the normalised rows; results/tokens/{base}/{dataset},max_length={n}/, their token ids.
-Steps: read any known shape -> normalise -> split by content hash -> tokenise once for each base and length.
+Steps: read any known shape -> normalise -> split by content hash (or select by a reward model's margin) -> tokenise once
+for each base and length.
 """
 
 
@@ -17,6 +18,8 @@ rule data:
         report="results/data/{dataset}/report.json",
     log:
         "results/logs/data/{dataset}.log",
+    wildcard_constraints:
+        dataset=PROJECT.datasets_pattern(selected=False),
     conda:
         "../envs/posttrain.yaml"
     params:
@@ -24,6 +27,38 @@ rule data:
     shell:
         """
         python "$POSTTRAIN"/prepare_data.py --spec {input.spec:q} --output {params.output:q} --log {log:q}
+        """
+
+
+rule select:
+    """Keep the part of a preference dataset that a reward model finds easy, or the part that it finds hard."""
+    input:
+        spec="results/data/{dataset}/spec.json",
+        rows=selected_rows,
+        tokens=selected_tokens_files,
+        model=ancient(selector_model),
+        manifest=selector_manifest,
+    output:
+        train="results/data/{dataset}/train.parquet",
+        validation="results/data/{dataset}/validation.parquet",
+        report="results/data/{dataset}/report.json",
+    log:
+        "results/logs/select/{dataset}.log",
+    wildcard_constraints:
+        dataset=PROJECT.datasets_pattern(selected=True),
+    conda:
+        "../envs/posttrain.yaml"
+    threads: workflow.cores
+    resources:
+        gpu=1,
+    params:
+        rows=selected_folder,
+        tokens=selected_tokens,
+        output=subpath(output.train, parent=True),
+    shell:
+        """
+        python "$POSTTRAIN"/select_data.py --spec {input.spec:q} --model {input.model:q} --rows {params.rows:q} \
+            --tokens {params.tokens:q} --output {params.output:q} --log {log:q}
         """
 
 

@@ -13,9 +13,11 @@ rule logprobs:
         model=ancient(own_model),
         manifest=own_manifest,
     output:
-        "results/{run}/logprobs/{dataset},max_length={max_length}.parquet",
+        "results/{run}/logprobs/{dataset},max_length={max_length}{bits}.parquet",
     log:
-        "results/logs/logprobs/{run}/{dataset},max_length={max_length}.log",
+        "results/logs/logprobs/{run}/{dataset},max_length={max_length}{bits}.log",
+    wildcard_constraints:
+        bits="(,nf4)?",
     conda:
         "../envs/posttrain.yaml"
     threads: workflow.cores

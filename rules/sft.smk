@@ -29,9 +29,10 @@ rule sft:
     resources:
         gpu=1,
     params:
+        script="train_sft.py",
         tokens=run_tokens,
     shell:
         """
-        exec python "$POSTTRAIN"/train_sft.py --spec {input.spec:q} --parent {input.model:q} \
+        exec python "$POSTTRAIN"/{params.script} --spec {input.spec:q} --parent {input.model:q} \
             --manifest {input.manifest:q} --tokens {params.tokens:q} --log {log:q}
         """

@@ -40,7 +40,7 @@ def main(options) -> None:
     say(f"{name}: {train['rows']} rows, {train['tokens']} tokens, {train['trained_tokens']} of them trained")
     if train["cut"] or train["dropped"]:
         say(f"{name}: max_length {options.max_length} cuts {train['cut']} rows and drops {train['dropped']}")
-    if shape != "preference" and not ends_with_stop(tokenizer, options.output):
+    if "preference" not in shape and not ends_with_stop(tokenizer, options.output):
         say(
             f"{name}: WARNING: the first row does not end with {tokenizer.eos_token}, so the model may not learn to stop"
         )
@@ -50,9 +50,13 @@ def schema(shape: str):
     """The Parquet schema of a shape's tokens, the same for an empty file."""
     import pyarrow as pa
 
-    ids = ("prompt_ids", "chosen_ids", "rejected_ids") if shape == "preference" else ("input_ids", "labels")
+    ids = {
+        "preference": ("prompt_ids", "chosen_ids", "rejected_ids"),
+        "unpaired_preference": ("prompt_ids", "completion_ids"),
+    }.get(shape, ("input_ids", "labels"))
+    label = [("label", pa.bool_())] if shape == "unpaired_preference" else []
     lists = [(name, pa.list_(pa.int32())) for name in ids]
-    return pa.schema([("id", pa.string()), ("length", pa.int32()), *lists])
+    return pa.schema([("id", pa.string()), ("length", pa.int32()), *lists, *label])
 
 
 def ends_with_stop(tokenizer, folder: Path) -> bool:

@@ -102,12 +102,22 @@ class RandomBase(Licensed):
 
 Base = Annotated[WheelBase | HubBase | PathBase | RandomBase, Field(discriminator="source")]
 
-Column = Literal["text", "prompt", "completion", "messages", "chosen", "rejected"]
-Shape = Literal["text", "prompt_completion", "messages", "preference"]
+Column = Literal["text", "prompt", "completion", "label", "messages", "chosen", "rejected"]
+Shape = Literal["text", "prompt_completion", "messages", "preference", "unpaired_preference"]
+
+
+class Select(Strict):
+    """The part of a preference dataset that a reward model finds easy, or the part that it finds hard."""
+
+    by: str = Field(description="the run with `objective: reward` that scores the rows")
+    part: Literal["easy", "hard"] = Field(
+        description="easy: score(chosen) - score(rejected) is above `margin`; hard: the rest"
+    )
+    margin: Number = Field(description="where the two parts meet, in units of the reward model's score")
 
 
 class Dataset(Licensed):
-    """Rows of one shape, from a file or from the hub."""
+    """Rows of one shape, from a file, from the hub, or selected from another dataset."""
 
     path: str | None = Field(None, description="a .jsonl, .json, .csv or .parquet file")
     hub: str | None = Field(
@@ -121,15 +131,104 @@ class Dataset(Licensed):
         0.1, description="the held-out share (0 to 0.9), split by content hash, or a file of held-out rows"
     )
     limit: Count | None = Field(None, gt=0, description="use only the file's first rows")
+    from_: Name | None = Field(None, alias="from", description="the preference dataset that `select` splits")
+    select: Select | None = Field(None, description="`{by: RUN, part: easy | hard, margin: NUMBER}`")
 
     @model_validator(mode="after")
     def _one_source(self) -> "Dataset":
-        if (self.path is None) == (self.hub is None):
-            raise ValueError("a dataset has either `path` or `hub`")
+        if sum(source is not None for source in (self.path, self.hub, self.from_)) != 1:
+            raise ValueError("a dataset has one of `path`, `hub` and `from`")
+        if (self.from_ is None) != (self.select is None):
+            raise ValueError("`from` and `select` belong together")
+        idle = self.model_fields_set - {"from_", "select"}
+        if self.from_ and idle:
+            raise ValueError(f"{min(idle)} has no effect beside `from`; the rows are those of {self.from_}")
         if isinstance(self.validation, float) and not 0 <= self.validation <= 0.9:
             raise ValueError(f"validation is {self.validation}; write a share from 0 to 0.9, or a file")
         return self
 
+
+Objective = Literal["sft", "dpo", "kto", "orpo", "reward", "grpo", "rloo", "ppo"]
+Method = Literal[
+    "full", "lora", "qlora", "adalora", "adapter", "prefix", "p_tuning", "prompt", "ia3", "oft", "vera"
+]  # fmt: skip
+
+LORA = ("lora", "qlora")
+PROMPT_LEARNING = ("prefix", "p_tuning", "prompt")
+LEAVES = ("adapter", *PROMPT_LEARNING)  # nothing to merge into: what they add is no change of a weight
+PREFERENCE = ("dpo", "orpo", "kto")
+ON_POLICY = ("grpo", "rloo", "ppo")  # they train on the model's own answers
+
+# What a key means for whom: a key set where it has no effect is an error, never silently ignored.
+METHODS_OF = {
+    "rank": (*LORA, "adalora", "vera"),
+    "alpha": (*LORA, "adalora"),
+    "dropout": (*LORA, "adalora"),
+    "lora_plus": LORA,
+    "target_modules": (*LORA, "adalora", "oft", "vera", "ia3"),
+    "placement": ("adapter",),
+    "reduction_factor": ("adapter",),
+    "virtual_tokens": PROMPT_LEARNING,
+    "merge_into": ("qlora",),
+    "peft_args": (*LORA, "adalora", "oft", "vera", "ia3", *PROMPT_LEARNING),
+}
+OBJECTIVES_OF = {
+    "loss_type": ("sft", "dpo", "kto", "grpo"),
+    "loss_weights": ("dpo",),
+    "beta": (*PREFERENCE, "grpo", "rloo"),
+    "reward": ON_POLICY,
+    "max_new_tokens": ON_POLICY,
+    "temperature": ON_POLICY,
+    "generations": ("grpo", "rloo"),
+    "minibatches": ("ppo",),
+    "ppo_epochs": ("ppo",),
+    "kl_coefficient": ("ppo",),
+    "kl_target": ("ppo",),
+    "clip": ("ppo",),
+    "value_clip": ("ppo",),
+    "value_coefficient": ("ppo",),
+    "gamma": ("ppo",),
+    "gae_lambda": ("ppo",),
+    "whiten_rewards": ("ppo",),
+    "missing_eos_penalty": ("ppo",),
+    "trainer_args": ("sft", *PREFERENCE, "reward", "grpo", "rloo"),
+}
+PAIRS = ("preference",)
+TURNS = ("prompt_completion", "messages")
+SHAPES = {
+    "sft": ("text", *TURNS),
+    "dpo": PAIRS,
+    "orpo": PAIRS,
+    "reward": PAIRS,
+    "kto": (*PAIRS, "unpaired_preference"),
+    **dict.fromkeys(ON_POLICY, (*TURNS, *PAIRS)),
+}
+# The first is the default.
+LOSS_TYPES = {
+    "sft": ("nll", "dft"),
+    "dpo": tuple(
+        "sigmoid hinge ipo exo_pair nca_pair robust bco_pair sppo_hard aot aot_unpaired apo_zero apo_down discopop sft "
+        "sigmoid_norm".split()
+    ),
+    "kto": ("kto", "apo_zero_unpaired"),
+    "grpo": ("dapo", "grpo", "dr_grpo", "bnpo"),
+}
+# Learning from given answers (sft, reward), and moving away from a reference (the others).
+LEARNING_RATE = {
+    "full": (2e-5, 1e-6),
+    "lora": (2e-4, 5e-5),
+    "qlora": (2e-4, 5e-5),
+    "adalora": (1e-3, 2e-4),
+    "adapter": (5e-4, 1e-4),
+    "oft": (5e-4, 1e-4),
+    "vera": (5e-3, 1e-3),
+    "ia3": (5e-3, 1e-3),
+    "prefix": (1e-2, 2e-3),
+    "p_tuning": (5e-3, 1e-3),
+    "prompt": (3e-2, 5e-3),
+}
+BETA = {"dpo": 0.1, "kto": 0.1, "orpo": 0.1, "grpo": 0.0, "rloo": 0.05}
+RANK = {"vera": 256}  # its matrices are random and shared, only vectors are trained; otherwise 16
 
 # Fields of TRL's configurations that a run's own keys set, or that resuming depends on.
 OWN_FIELDS = frozenset(
@@ -138,52 +237,84 @@ OWN_FIELDS = frozenset(
         "lr_scheduler_type max_grad_norm per_device_train_batch_size gradient_accumulation_steps bf16 fp16 "
         "gradient_checkpointing activation_checkpointing train_sampling_strategy beta disable_dropout "
         "precompute_ref_log_probs save_strategy save_steps save_total_limit logging_steps logging_strategy "
-        "report_to resume_from_checkpoint save_only_model ignore_data_skip"
+        "report_to resume_from_checkpoint save_only_model ignore_data_skip loss_type loss_weights num_generations "
+        "max_completion_length temperature shuffle_dataset steps_per_generation generation_batch_size num_iterations"
     ).split()
 )
 
-# What PEFT's LoraConfig gets from a run's own keys.
-OWN_LORA_FIELDS = frozenset("r lora_alpha lora_dropout target_modules task_type".split())
+# Where PEFT keeps a method's configuration, and the fields in it that a run's own keys set.
+PEFT_FILES = {
+    "lora": "lora",
+    "qlora": "lora",
+    "adalora": "adalora",
+    "oft": "oft",
+    "vera": "vera",
+    "ia3": "ia3",
+    "prefix": "prefix_tuning",
+    "p_tuning": "p_tuning",
+    "prompt": "prompt_tuning",
+}
+OWN_PEFT_FIELDS = frozenset(
+    (
+        "r lora_alpha lora_dropout target_modules task_type peft_type inference_mode target_r init_r "
+        "tinit tfinal deltaT total_step rank_pattern vera_dropout num_virtual_tokens base_model_name_or_path"
+    ).split()
+)
 
-LossType = Literal[
-    "sigmoid",
-    "hinge",
-    "ipo",
-    "exo_pair",
-    "nca_pair",
-    "robust",
-    "bco_pair",
-    "sppo_hard",
-    "aot",
-    "aot_unpaired",
-    "apo_zero",
-    "apo_down",
-    "discopop",
-    "sft",
-    "sigmoid_norm",
-]
 
-# What a key means for whom: a key set where it has no effect is an error, never silently ignored.
-LORA_KEYS = ("rank", "alpha", "dropout", "target_modules", "peft_args")
-DPO_KEYS = ("beta", "loss_type")
-SHAPES = {"sft": ("text", "prompt_completion", "messages"), "dpo": ("preference",)}
-LEARNING_RATE = {("sft", "lora"): 2e-4, ("sft", "full"): 2e-5, ("dpo", "lora"): 5e-5, ("dpo", "full"): 1e-6}
+class Reward(Strict):
+    """What an answer is worth: another run's opinion, or a rule."""
+
+    from_: str | None = Field(None, alias="from", description="the run that judges an answer")
+    kind: Literal["score", "implicit"] = Field(
+        "score",
+        description="score: of a run with `objective: reward`; implicit: of a dpo run, which gives every token "
+        "beta x log(policy / reference) (RTO)",
+    )
+    sequence: str | None = Field(None, description="implicit: a reward run whose score is added at the answer's end")
+    function: str | None = Field(
+        None, description="instead of a run: `final_number`, `answer_format`, or your own as `FILE.py:NAME`"
+    )
+
+    @model_validator(mode="after")
+    def _one_judge(self) -> "Reward":
+        if (self.from_ is None) == (self.function is None):
+            raise ValueError("a reward has either `from` or `function`")
+        own = re.fullmatch(r"[\w./-]+\.py:\w+", self.function or "")
+        if self.function and not own and self.function not in REWARD_FUNCTIONS:
+            raise ValueError(
+                f"there is no function '{self.function}'; {nearest(self.function, REWARD_FUNCTIONS)}, or your own as "
+                "FILE.py:NAME"
+            )
+        for key in ("kind", "sequence"):
+            if key in self.model_fields_set and (self.function or (key == "sequence" and self.kind != "implicit")):
+                raise ValueError(
+                    f"{key} has no effect here; it needs " + ("from" if self.function else "kind: implicit")
+                )
+        return self
+
+
+REWARD_FUNCTIONS = ("final_number", "answer_format")
 
 
 class Run(Strict):
     """One training stage: an objective by a method, from a base or another run."""
 
     from_: str = Field(alias="from", description="the base or run to start from; `{key}` inserts this run's own value")
-    objective: Literal["sft", "dpo"] = Field(description="what is learnt")
-    method: Literal["full", "lora"] = Field("lora", description="which weights move")
+    objective: Objective = Field(description="what is learnt")
+    method: Method = Field("lora", description="which weights move")
     data: Name = Field(description="the dataset to train on")
     seed: Count = Field(42, ge=0, description="seed of the initial adapter, the data order and dropout")
     learning_rate: Number | None = Field(
         None, gt=0, description="peak learning rate; by default sft 2e-4 (full: 2e-5), dpo 5e-5 (full: 1e-6)"
     )
     epochs: Number = Field(1.0, gt=0, description="passes over the training rows (1 to 3)")
-    max_steps: Count | None = Field(None, gt=0, description="stop after so many optimiser steps, instead of `epochs`")
-    batch_size: Count = Field(8, gt=0, description="examples an optimiser step (4 to 16)")
+    max_steps: Count | None = Field(
+        None, gt=0, description="stop after so many optimiser steps (ppo: rollouts), instead of `epochs`"
+    )
+    batch_size: Count = Field(
+        8, gt=0, description="examples an optimiser step (4 to 16); grpo, rloo: answers; ppo: prompts a rollout"
+    )
     accumulation: Count = Field(1, gt=0, description="forward passes the batch is split into; saves memory")
     max_length: Count = Field(1024, gt=1, description="tokens an example; what is longer is cut at the end")
     warmup: Number = Field(0.1, ge=0, le=1, description="share of the steps in which the learning rate rises")
@@ -194,44 +325,148 @@ class Run(Strict):
         "auto", description="arithmetic of the matrix products; auto is bf16 where the processor has it"
     )
     gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, more time")
-    rank: Count = Field(16, gt=0, description="lora: rank (8 to 64)")
-    alpha: Number | None = Field(None, gt=0, description="lora: scale; by default 2 x rank")
+    rank: Count | None = Field(None, gt=0, description="lora, qlora, adalora: rank (8 to 64), by default 16; vera: 256")
+    alpha: Number | None = Field(None, gt=0, description="lora, qlora, adalora: scale; by default 2 x rank")
     dropout: Number | None = Field(
-        None, ge=0, lt=1, description="lora: dropout on the adapter's input; by default sft 0.05, dpo 0"
+        None,
+        ge=0,
+        lt=1,
+        description="lora, qlora, adalora: dropout on the adapter's input; by default sft 0.05, others 0",
     )
-    target_modules: str | list[str] = Field("all-linear", description="lora: the layers that get an adapter")
-    peft_args: dict[str, Any] = Field({}, description="more fields of peft's LoraConfig, under its own names")
-    beta: Number = Field(0.1, gt=0, description="dpo: strength of the pull towards the reference")
-    loss_type: LossType = Field("sigmoid", description="dpo: one of TRL's loss types")
-    trainer_args: dict[str, Any] = Field({}, description="more fields of TRL's SFTConfig or DPOConfig")
+    lora_plus: Number | None = Field(
+        None, gt=0, description="lora, qlora: learning rate of B over that of A (LoRA+; 16 is usual)"
+    )
+    target_modules: str | list[str] | None = Field(
+        None,
+        description="the layers that get an adapter; by default all-linear (ia3: keys, values and the last of the mlp)",
+    )
+    placement: Literal["houlsby", "pfeiffer"] = Field(
+        "pfeiffer", description="adapter: after attention and mlp (houlsby), or after the mlp only"
+    )
+    reduction_factor: Count = Field(16, gt=0, description="adapter: hidden size over the bottleneck's width")
+    virtual_tokens: Count = Field(20, gt=0, description="prefix, p_tuning, prompt: how many tokens are learnt")
+    merge_into: Literal["dequantised", "original"] = Field(
+        "dequantised",
+        description="qlora: the parent that the adapter is merged into: as trained against, or as it was before 4 bits",
+    )
+    peft_args: dict[str, Any] = Field({}, description="more fields of PEFT's configuration, under its own names")
+    loss_type: str | list[str] | None = Field(
+        None, description="sft: nll, dft; dpo: one or several of TRL's loss types; kto, grpo: one of TRL's"
+    )
+    loss_weights: list[Number] | None = Field(None, description="dpo: weights of several loss types")
+    beta: Number | None = Field(
+        None,
+        ge=0,
+        description="strength of the pull towards the reference (dpo, kto, grpo, rloo); orpo: of the odds ratio",
+    )
+    reward: Reward | None = Field(None, description="grpo, rloo, ppo: `{from: RUN}` or `{function: NAME}`")
+    max_new_tokens: Count = Field(128, gt=0, description="grpo, rloo, ppo: longest sampled answer, in tokens")
+    temperature: Number = Field(1.0, gt=0, description="grpo, rloo, ppo: temperature of sampling")
+    generations: Count = Field(4, gt=1, description="grpo, rloo: answers to each prompt")
+    minibatches: Count = Field(1, gt=0, description="ppo: optimiser steps in a pass over a rollout")
+    ppo_epochs: Count = Field(4, gt=0, description="ppo: passes over a rollout")
+    kl_coefficient: Number = Field(0.05, ge=0, description="ppo: weight of the KL divergence from the parent")
+    kl_target: Number | None = Field(None, gt=0, description="ppo: adapt the weight to this KL (nats an answer)")
+    clip: Number = Field(0.2, gt=0, description="ppo: how far a step may move the probability ratio")
+    value_clip: Number = Field(0.2, gt=0, description="ppo: how far a step may move a value")
+    value_coefficient: Number = Field(0.1, ge=0, description="ppo: weight of the value loss")
+    gamma: Number = Field(1.0, gt=0, le=1, description="ppo: discount")
+    gae_lambda: Number = Field(0.95, ge=0, le=1, description="ppo: bias against variance of the advantages")
+    whiten_rewards: bool = Field(False, description="ppo: scale the rewards to variance 1")
+    missing_eos_penalty: Number = Field(
+        1.0, ge=0, description="ppo: taken from the reward of an answer that does not end"
+    )
+    trainer_args: dict[str, Any] = Field({}, description="more fields of TRL's configuration (not ppo, which is ours)")
 
     @model_validator(mode="after")
     def _keys_that_act(self) -> "Run":
-        for keys, needed, value in (
-            (LORA_KEYS, "method: lora", self.method == "lora"),
-            (DPO_KEYS, "objective: dpo", self.objective == "dpo"),
-        ):
-            idle = [key for key in keys if key in self.model_fields_set]
-            if idle and not value:
-                raise ValueError(f"{idle[0]} has no effect here; it needs {needed}")
+        for table, kind, own in ((METHODS_OF, "method", self.method), (OBJECTIVES_OF, "objective", self.objective)):
+            for key, needed in table.items():
+                if key in self.model_fields_set and own not in needed:
+                    raise ValueError(f"{key} has no effect here; it needs {kind}: {' or '.join(needed)}")
         if self.batch_size % self.accumulation:
             raise ValueError(f"accumulation {self.accumulation} does not divide batch_size {self.batch_size}")
         if {"epochs", "max_steps"} <= self.model_fields_set and self.max_steps is not None:
             raise ValueError("epochs and max_steps are both set; write one of them")
+        for refusal in refusals(self):
+            raise ValueError(refusal)
         return self
+
+    @property
+    def quantised(self) -> bool:
+        """Whether the parent is held in 4 bits, frozen, while an adapter is trained on it."""
+        return self.method == "qlora"
 
     def settings(self) -> dict[str, Any]:
         """The keys that determine the result, defaults filled in; the rest of a spec is what the stage reads."""
-        drop = {"from_", "data"} | (set(LORA_KEYS) if self.method != "lora" else set())
-        drop |= set(DPO_KEYS) if self.objective != "dpo" else set()
+        drop = {"from_", "data", "reward"}
+        drop |= {key for key, methods in METHODS_OF.items() if self.method not in methods}
+        drop |= {key for key, objectives in OBJECTIVES_OF.items() if self.objective not in objectives}
         values = self.model_dump(exclude=drop)
-        if self.learning_rate is None:
-            values["learning_rate"] = LEARNING_RATE[self.objective, self.method]
-        if self.method == "lora" and self.alpha is None:
-            values["alpha"] = 2.0 * self.rank
-        if self.method == "lora" and self.dropout is None:
-            values["dropout"] = 0.05 if self.objective == "sft" else 0.0
-        return values
+        rank = self.rank or RANK.get(self.method, 16)
+        defaults = {
+            "learning_rate": LEARNING_RATE[self.method][self.objective not in ("sft", "reward")],
+            "rank": rank,
+            "alpha": 2.0 * rank,
+            "dropout": 0.05 if self.objective == "sft" else 0.0,
+            "target_modules": None if self.method == "ia3" else "all-linear",
+            "loss_type": LOSS_TYPES.get(self.objective, (None,))[0],
+            "beta": BETA.get(self.objective),
+        }
+        return values | {key: default for key, default in defaults.items() if key in values and values[key] is None}
+
+
+def refusals(run: Run) -> list[str]:
+    """Why this objective cannot be had with this method and these keys; nothing where it can."""
+    reasons = []
+    given = run.loss_type if isinstance(run.loss_type, list) else [run.loss_type] if run.loss_type else []
+    for name in given:
+        if name not in LOSS_TYPES[run.objective]:
+            reasons.append(f"loss_type: '{name}' is not allowed; {nearest(name, LOSS_TYPES[run.objective])}")
+    if isinstance(run.loss_type, list) and (run.objective != "dpo" or not run.loss_type):
+        reasons.append("loss_type: only dpo takes several, as a list of names")
+    if run.loss_weights is not None and len(run.loss_weights) != len(given):
+        reasons.append(
+            f"loss_weights has {len(run.loss_weights)} numbers for {len(given)} loss types; write one for each"
+        )
+    if run.objective in ("dpo", "kto", "orpo") and run.beta == 0:
+        reasons.append("beta is 0; write a number above 0")
+    if run.objective in ON_POLICY and run.reward is None:
+        reasons.append(
+            f"reward is missing; {run.objective} needs `reward: {{from: RUN}}` or `reward: {{function: NAME}}`"
+        )
+    if run.reward and run.reward.kind == "implicit" and run.objective != "ppo":
+        reasons.append(
+            f"reward.kind: implicit rewards tokens, which {run.objective} cannot use; it needs objective: ppo"
+        )
+    if run.objective in ("grpo", "rloo") and run.batch_size % run.generations:
+        reasons.append(f"generations {run.generations} does not divide batch_size {run.batch_size}")
+    if run.objective == "ppo" and run.batch_size % (run.minibatches * run.accumulation):
+        reasons.append(
+            f"minibatches {run.minibatches} x accumulation {run.accumulation} does not divide batch_size {run.batch_size}"
+        )
+    if run.objective == "ppo" and run.method == "adalora":
+        reasons.append("ppo trains two adapters on one model, and AdaLoRA can have only one; write method: lora")
+    if run.objective == "ppo" and run.dropout:
+        reasons.append("dropout: ppo compares a policy with itself, which dropout would blur; take it out")
+    if run.objective == "kto" and run.batch_size // run.accumulation < 2:
+        reasons.append("kto estimates a KL divergence over the batch; batch_size / accumulation must be 2 or more")
+    if run.objective == "reward" and run.method in ("p_tuning", "prompt"):
+        reasons.append(
+            f"{run.method} hands the model embeddings instead of tokens, from which a reward model cannot tell where an "
+            "answer ends; write method: lora, or prefix"
+        )
+    if run.method == "prefix" and run.gradient_checkpointing:
+        reasons.append("gradient_checkpointing drops the cache that prefix tuning is made of; take it out")
+    if run.method in PROMPT_LEARNING and run.trainer_args.get("packing"):
+        reasons.append(f"trainer_args.packing: packed rows see each other under {run.method}; take it out")
+    first = str(run.peft_args.get("init_lora_weights")).split("_")[0]
+    if first in ("pissa", "olora") and (run.quantised or run.objective in ("kto", *ON_POLICY)):
+        why = "the 4-bit weights cannot be changed" if run.quantised else "the parent is needed as the reference"
+        reasons.append(
+            f"peft_args.init_lora_weights: {first} moves a part of the parent's weights into the adapter, and {why}"
+        )
+    return reasons
 
 
 class Sweep(Strict):
@@ -272,6 +507,17 @@ class Config(Strict):
     evaluation: Evaluation = Field(Evaluation(), description="what every model is measured on")
     tracking: Tracking = Field(Tracking(), description="how training is watched and saved")
     use: Literal["research", "commercial"] = Field("research", description="what the models are for")
+
+
+def shape_refusal(objective: str, dataset: str, shape: str) -> str | None:
+    """Why rows of this shape cannot be trained on with this objective, or None."""
+    if shape in SHAPES[objective]:
+        return None
+    fits = [name for name, shapes in SHAPES.items() if shape in shapes]
+    return (
+        f"{objective} needs rows of shape {' or '.join(SHAPES[objective])}, and {dataset} is {shape}, "
+        f"which fits {' or '.join(fits)}"
+    )
 
 
 def read(values: dict[str, Any], file: str) -> Config:
@@ -315,7 +561,13 @@ def _sentence(model: type[BaseModel], problem: dict[str, Any]) -> str:
         del location[2]  # pydantic names the member of the union here, which is not in the file
     if location and location[-1] == "[key]":
         del location[-2:]
-    if location and location[-1] in ("float", "str", "list[str]", "function-before[_as_float(), float]"):
+    if location and location[-1] in (
+        "float",
+        "str",
+        "list[str]",
+        "list[function-before[_as_float(), float]]",
+        "function-before[_as_float(), float]",
+    ):
         location.pop()
     where = ".".join(str(part) for part in location)
     prefix = f"{where}: " if where else ""
@@ -354,18 +606,21 @@ TABLES = {"datasets": Dataset, "runs": Run, "sweeps": Sweep, "evaluation": Evalu
 
 @cache
 def trainer_fields(objective: str) -> frozenset[str]:
-    """The fields of TRL's SFTConfig or DPOConfig, read from the installed source: importing TRL takes ten seconds."""
+    """The fields of TRL's configuration, read from the installed source: importing TRL takes ten seconds."""
     trl = Path(importlib.util.find_spec("trl").submodule_search_locations[0])
     transformers = Path(importlib.util.find_spec("transformers").submodule_search_locations[0])
-    files = (trl / f"trainer/{objective}_config.py", trl / "trainer/base_config.py", transformers / "training_args.py")
+    own = f"experimental/orpo/{objective}_config.py" if objective == "orpo" else f"trainer/{objective}_config.py"
+    files = (trl / own, trl / "trainer/base_config.py", transformers / "training_args.py")
     return frozenset(_annotated_names(files))
 
 
 @cache
-def lora_fields() -> frozenset[str]:
-    """The fields of peft's LoraConfig, read from the installed source."""
+def peft_fields(method: str) -> frozenset[str]:
+    """The fields of PEFT's configuration of a method, read from the installed source."""
     peft = Path(importlib.util.find_spec("peft").submodule_search_locations[0])
-    return frozenset(_annotated_names((peft / "tuners/lora/config.py", peft / "config.py")))
+    parents = {"adalora": ("lora",)}.get(method, ())
+    files = [peft / f"tuners/{name}/config.py" for name in (PEFT_FILES[method], *parents)]
+    return frozenset(_annotated_names((*files, peft / "config.py")))
 
 
 def _annotated_names(files: tuple[Path, ...]) -> list[str]:

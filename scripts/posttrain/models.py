@@ -1,13 +1,21 @@
 """Load and save models: from a base of any source, for training, with an adapter, as what others load."""
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+)
 
 from posttrain.errors import UserError
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def precision(wanted: str) -> str:
@@ -20,18 +28,56 @@ def precision(wanted: str) -> str:
     return "bf16" if flags.exists() and "avx512_bf16" in flags.read_text() else "fp32"
 
 
-def load(folder: Path, dtype: Any = "auto") -> PreTrainedModel:
+def load(
+    folder: Path, dtype: Any = "auto", quantised: str | None = None, reward: bool | None = None
+) -> PreTrainedModel:
     """The model in `folder`, on the GPU where there is one, in its own dtype unless another is given.
+
+    Args:
+        quantised: arithmetic, fp32 or bf16, of weights held in 4 bits (NF4 with double quantisation).
+        reward: make it a reward model, whose answer is one score; by default what the folder holds.
 
     Raises:
         UserError: the folder holds no model that transformers can read.
     """
+    if (folder / "adapter_config.json").exists():
+        return _peft(load(folder / "base", dtype, quantised, is_reward(folder)), folder)
     logging.getLogger("transformers").setLevel(logging.ERROR)
+    reward = is_reward(folder) if reward is None else reward
+    options = {"dtype": dtype, "use_safetensors": True} | ({"num_labels": 1} if reward else {})
+    if quantised:
+        options |= {"quantization_config": nf4(quantised, reward), "device_map": {"": DEVICE}}
+    family = AutoModelForSequenceClassification if reward else AutoModelForCausalLM
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True)
+        model = family.from_pretrained(folder, **options)
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: not a model that can be loaded: {str(error).splitlines()[0]}") from None
-    return model.to("cuda" if torch.cuda.is_available() else "cpu")
+    if reward:  # it looks for the last token that is no padding
+        model.config.get_text_config().pad_token_id = tokenizer(folder).pad_token_id
+    return model if quantised else model.to(DEVICE)
+
+
+def nf4(arithmetic: str, reward: bool) -> Any:
+    """QLoRA's quantisation (Dettmers et al. 2023): 4-bit normal floats, their constants quantised again."""
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16 if arithmetic == "bf16" else torch.float32,
+        llm_int8_skip_modules=["score"] if reward else None,
+    )
+
+
+def is_reward(folder: Path) -> bool:
+    """Whether what lies in `folder` scores an answer instead of writing one."""
+    file = folder / "adapter_config.json"
+    if file.exists():
+        return json.loads(file.read_text())["task_type"] == "SEQ_CLS"
+    file = folder / "config.json"
+    names = json.loads(file.read_text()).get("architectures") if file.exists() else None
+    return any(name.endswith("ForSequenceClassification") for name in names or [])
 
 
 def tokenizer(folder: Path) -> Any:
@@ -50,13 +96,19 @@ def tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def with_adapter(parent: Path, trained: Path) -> Any:
+def with_adapter(parent: Path, trained: Path, quantised: str | None = None) -> Any:
     """The parent with what training added: a PEFT model, or the trained weights themselves."""
     if not (trained / "adapter_config.json").exists():
         return load(trained)
+    return _peft(load(parent, quantised=quantised, reward=is_reward(trained)), trained)
+
+
+def _peft(model: PreTrainedModel, folder: Path) -> Any:
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(load(parent), trained, torch_device="cpu")
+    from posttrain import adapters  # noqa: F401  (makes the bottleneck adapter one of PEFT's methods)
+
+    return PeftModel.from_pretrained(model, folder, torch_device=DEVICE)
 
 
 def save(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:

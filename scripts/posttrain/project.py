@@ -11,19 +11,21 @@ import re
 from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import yaml
 
 from posttrain.config import (
+    LEAVES,
     OWN_FIELDS,
-    OWN_LORA_FIELDS,
+    OWN_PEFT_FIELDS,
     RESERVED,
-    SHAPES,
     Config,
+    Objective,
     Run,
-    lora_fields,
+    peft_fields,
     read,
+    shape_refusal,
     trainer_fields,
     validate,
 )
@@ -31,7 +33,15 @@ from posttrain.errors import UserError, nearest
 
 # Raised by hand when a stage's results change their meaning: results of older versions are built anew. A refactoring
 # leaves its number alone, and so throws no training away.
-VERSIONS = {"base": 1, "data": 1, "tokens": 1, "sft": 1, "logprobs": 1, "dpo": 1, "eval": 1}
+VERSIONS = {
+    "base": 1,
+    "data": 1,
+    "select": 1,
+    "tokens": 1,
+    "logprobs": 1,
+    **dict.fromkeys(get_args(Objective), 1),
+    "eval": 1,
+}
 
 # SPDX names such as CC-BY-NC-4.0, and what people write.
 NON_COMMERCIAL = re.compile(r"(^|[^a-z])nc([^a-z]|$)|non-?commercial|research-only")
@@ -55,6 +65,10 @@ class Node(NamedTuple):
     run: Run
     parent: str
     """canonical name of the run, or name of the base, that it starts from"""
+    judges: tuple[str, ...]
+    """canonical names of the runs that its reward comes from"""
+    selector: str | None
+    """canonical name of the reward run that selects its data"""
 
 
 class Project:
@@ -103,9 +117,11 @@ class Project:
         self._check_data(run, place)
         self._check_arguments(run, place)
         parent = self._parent(run, place, (*seen, target))
+        judges = self._judges(run, place, (*seen, target))
+        selector = self._selector(run.data, (*seen, target))
         kept = self._needed(name, changed, run)
         canonical = ",".join([name, *(f"{key}={_text(_value(run, key))}" for key in kept)])
-        node = Node(canonical, run, parent)
+        node = Node(canonical, run, parent, judges, selector)
         if self.config.use == "commercial":
             self._check_licences(node)
         self._nodes[target] = self._nodes.setdefault(canonical, node)
@@ -151,14 +167,13 @@ class Project:
     def _check_data(self, run: Run, place: str) -> None:
         datasets = self.config.datasets
         _require(f"{place}.data", "dataset", run.data, datasets)
-        shape, needed = datasets[run.data].format, SHAPES[run.objective]
-        if shape and shape not in needed:
-            raise UserError(
-                f"{place}.data: {run.objective} needs rows of shape {' or '.join(needed)}, and {run.data} is {shape}"
-            )
+        shape = "preference" if datasets[run.data].select else datasets[run.data].format
+        refusal = shape_refusal(run.objective, run.data, shape) if shape else None
+        if refusal:
+            raise UserError(f"{place}.data: {refusal}")
 
     def _check_arguments(self, run: Run, place: str) -> None:
-        own = OWN_FIELDS | ({"loss_type", "eval_strategy"} if run.objective == "dpo" else set())
+        own = OWN_FIELDS | ({"eval_strategy"} if run.objective not in ("sft", "reward") else set())
         for key in run.trainer_args:
             fields = trainer_fields(run.objective)
             if key in own or key not in fields:
@@ -166,10 +181,13 @@ class Project:
                     raise UserError(f"{place}.trainer_args: '{key}' is set by the run's own keys; take it out")
                 raise UserError(f"{place}.trainer_args: the trainer has no field '{key}'; {nearest(key, fields - own)}")
         for key in run.peft_args:
-            if key in OWN_LORA_FIELDS:
+            fields = peft_fields(run.method)
+            if key in OWN_PEFT_FIELDS:
                 raise UserError(f"{place}.peft_args: '{key}' is set by the run's own keys; take it out")
-            if key not in lora_fields():
-                raise UserError(f"{place}.peft_args: peft's LoraConfig has no '{key}'; {nearest(key, lora_fields())}")
+            if key not in fields:
+                raise UserError(
+                    f"{place}.peft_args: {run.method} has no '{key}' in PEFT; {nearest(key, fields - OWN_PEFT_FIELDS)}"
+                )
 
     def _parent(self, run: Run, place: str, seen: tuple[str, ...]) -> str:
         values = {field.alias or key: getattr(run, key) for key, field in Run.model_fields.items()}
@@ -184,32 +202,94 @@ class Project:
         if name not in self.config.runs:
             known = [*self.config.bases, *self.config.runs]
             raise UserError(f"{place}.from: there is no base or run '{name}'; {nearest(name, known)}")
-        return self._resolve(parent, seen).name
+        node = self._resolve(parent, seen)
+        if node.run.method in LEAVES:
+            raise UserError(
+                f"{place}.from: {node.name} is trained with {node.run.method}, which cannot be merged, so nothing can "
+                f"start from it; train it with lora, or start from {node.parent}"
+            )
+        if node.run.objective == "reward":
+            raise UserError(
+                f"{place}.from: {node.name} is a reward model, which scores answers and writes none; "
+                f"start from {node.parent}, and name it under reward:"
+            )
+        return node.name
+
+    def _judges(self, run: Run, place: str, seen: tuple[str, ...]) -> tuple[str, ...]:
+        """The runs that a run's reward comes from.
+
+        Raises:
+            UserError: one that is no run, or a run of another objective.
+        """
+        if run.reward is None or run.reward.from_ is None:
+            return ()
+        wanted = {"from": (run.reward.from_, "dpo" if run.reward.kind == "implicit" else "reward")}
+        if run.reward.sequence:
+            wanted["sequence"] = (run.reward.sequence, "reward")
+        return tuple(
+            self._judge(f"{place}.reward.{key}", name, objective, seen) for key, (name, objective) in wanted.items()
+        )
+
+    def _judge(self, place: str, name: str, objective: str, seen: tuple[str, ...]) -> str:
+        _require(place, "run", name.split(",")[0], self.config.runs)
+        node = self._resolve(name, seen)
+        if node.run.objective != objective:
+            other = {"reward": "; with kind: implicit it takes a dpo run"}.get(objective, "")
+            raise UserError(
+                f"{place}: {name} is a run with objective: {node.run.objective}; "
+                f"write one with objective: {objective}{other}"
+            )
+        return node.name
+
+    def _selector(self, dataset: str, seen: tuple[str, ...]) -> str | None:
+        """The reward run that selects a dataset's rows, where one does."""
+        select = self.config.datasets[dataset].select
+        place = f"{self.file}: datasets.{dataset}"
+        return self._judge(f"{place}.select.by", select.by, "reward", seen) if select else None
 
     def _check_references(self) -> None:
         datasets = self.config.datasets
         for name, base in self.config.bases.items():
             if base.source == "random":
                 _require(f"{self.file}: bases.{name}.text", "dataset", base.text, datasets)
+        for name, table in datasets.items():
+            if table.from_ is not None:
+                place = f"{self.file}: datasets.{name}"
+                _require(f"{place}.from", "dataset", table.from_, datasets)
+                if datasets[table.from_].select or datasets[table.from_].format not in (None, "preference"):
+                    raise UserError(
+                        f"{place}.from: select needs a preference dataset of its own file, not {table.from_}"
+                    )
+                self._selector(name, ())
         for dataset in self.config.evaluation.data or []:
             _require(f"{self.file}: evaluation.data", "dataset", dataset, datasets)
         for name in self.config.sweeps:
             self.sweep_runs(name)
 
     def _check_licences(self, node: Node) -> None:
-        """Refuse a run that descends from something whose licence says non-commercial."""
-        base, *runs = self.lineage(node.parent)
-        data = [*(self.run(run).run.data for run in runs), node.run.data]
-        runs.append(node.name)
-        parts = {f"bases.{base}": self.config.bases[base]}
-        parts |= {f"datasets.{name}": self.config.datasets[name] for name in data}
+        """Refuse a run that is built on something whose licence says non-commercial."""
+        runs = [node, *map(self.run, self._ancestors(node))]
+        bases = {run.parent for run in runs} & self.config.bases.keys()
+        parts = {f"bases.{name}": self.config.bases[name] for name in sorted(bases)}
+        parts |= {f"datasets.{run.run.data}": self._source(run.run.data) for run in runs}
         for part, table in parts.items():
             if table.licence and NON_COMMERCIAL.search(table.licence.lower()):
-                chain = " -> ".join([base, *runs])
+                chain = " -> ".join([*self.lineage(node.parent), node.name])
                 raise UserError(
                     f"{self.file}: use: commercial, but {chain} is built on {part}, whose licence is {table.licence}; "
                     "replace it, or write use: research"
                 )
+
+    def _source(self, dataset: str) -> Any:
+        """The table of the dataset whose rows these are."""
+        table = self.config.datasets[dataset]
+        return self._source(table.from_) if table.from_ else table
+
+    def _ancestors(self, node: Node) -> list[str]:
+        """Every run that `node` is built from: parents, judges and selectors, and theirs."""
+        direct = [node.parent, *node.judges, *([node.selector] if node.selector else [])]
+        names = [name for name in direct if name not in self.config.bases]
+        return list(dict.fromkeys(found for name in names for found in (name, *self._ancestors(self.run(name)))))
 
     # ---- the graph
 
@@ -219,8 +299,14 @@ class Project:
             return [name]
         return [*self.lineage(self.run(name).parent), self.run(name).name]
 
+    def is_reward(self, name: str) -> bool:
+        """Whether `name` is a run that trains a reward model."""
+        return name not in self.config.bases and self.run(name).run.objective == "reward"
+
     def others(self, name: str) -> list[str]:
-        """The models that `name` is compared with: its parent and its base."""
+        """The models that `name` is compared with: its parent and its base; a reward model has no like among them."""
+        if self.is_reward(name):
+            return []
         line = self.lineage(name)
         return list(dict.fromkeys([*line[-2:-1], *line[:1]])) if len(line) > 1 else []
 
@@ -243,10 +329,12 @@ class Project:
 
     @cached_property
     def evaluation_data(self) -> list[str]:
-        """The datasets whose held-out rows every model is measured on."""
+        """The datasets whose held-out rows every model is measured on; of a selected part, the whole."""
         if self.config.evaluation.data is not None:
             return self.config.evaluation.data
-        return sorted({run.data for run in self.config.runs.values()} or self.config.datasets)
+        tables = self.config.datasets
+        used = {tables[run.data].from_ or run.data for run in self.config.runs.values()}
+        return sorted(used or tables)
 
     # ---- specs
 
@@ -269,7 +357,7 @@ class Project:
             text = {"text": self._ref("data", base.text)} if base.source == "random" else {}
             return _stage("base") | base.model_dump(exclude={"licence"}) | text
         if target.startswith("data/"):
-            return _stage("data") | self.config.datasets[target.removeprefix("data/")].model_dump(exclude={"licence"})
+            return self._data_spec(target.removeprefix("data/"))
         if target.endswith("/eval"):
             return self._eval_spec(target.removesuffix("/eval"))
         node = self.run(target)
@@ -278,7 +366,30 @@ class Project:
             | node.run.settings()
             | {"tokens": VERSIONS["tokens"]}
             | {"from": self._model_ref(node.parent), "data": self._ref("data", node.run.data)}
+            | self._reward_spec(node)
         )
+
+    def _data_spec(self, name: str) -> dict[str, Any]:
+        table = self.config.datasets[name]
+        if not table.select:
+            return _stage("data") | table.model_dump(exclude={"licence", "from_", "select"})
+        by = self._model_ref(self._selector(name, ()))
+        return _stage("select") | table.select.model_dump() | {"from": self._ref("data", table.from_), "by": by}
+
+    def _reward_spec(self, node: Node) -> dict[str, Any]:
+        """The reward with the specs of the runs that it comes from; a function of the user's has its file's hash."""
+        reward = node.run.reward
+        if reward is None:
+            return {}
+        if reward.function:
+            files = [self.folder / file for file in self.reward_file(node.name)]
+            hashes = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()]
+            return {"reward": {"function": reward.function, "sha256": hashes}}
+        judges = dict(zip(("from", "sequence"), map(self._model_ref, node.judges), strict=False))
+        if reward.kind == "implicit":
+            judged = self.run(node.judges[0])
+            judges |= {"beta": judged.run.settings()["beta"], "reference": self._model_ref(judged.parent)}
+        return {"reward": {"kind": reward.kind} | judges}
 
     def _eval_spec(self, name: str) -> dict[str, Any]:
         settings = self.config.evaluation.model_dump(exclude={"data"})
@@ -304,19 +415,39 @@ class Project:
         """The small file that carries the weights' hashes."""
         return f"results/bases/{name}/base.json" if name in self.config.bases else f"results/{name}/merge.json"
 
+    def judge_models(self, name: str) -> list[str]:
+        """The models that a run's reward is computed from: its judges, and the reference of an implicit one."""
+        reward = json.loads(self.spec(name)).get("reward", {})
+        return [reward[key]["name"] for key in ("from", "sequence", "reference") if key in reward]
+
     def tokens(self, name: str, dataset: str, max_length: int) -> str:
         """The folder of a dataset's tokens for the base that `name` descends from."""
         return f"results/tokens/{self.lineage(name)[0]}/{dataset},max_length={max_length}"
 
     def sources(self, dataset: str) -> list[str]:
         """The local files that a dataset is read from."""
-        table = self.config.datasets[dataset]
+        table = self._source(dataset)
         return [path for path in (table.path, table.validation) if isinstance(path, str)]
 
     def pattern(self, objective: str) -> str:
         """Regular expression of the runs with this objective, for a rule's wildcard."""
         names = [name for name, run in self.config.runs.items() if run.objective == objective]
         return f"(?:{'|'.join(names) or '(?!)'}){OVERRIDES}"
+
+    def datasets_pattern(self, selected: bool) -> str:
+        """Regular expression of the datasets that are selected from others, or of those that are not."""
+        names = [name for name, table in self.config.datasets.items() if (table.select is not None) == selected]
+        return f"(?:{'|'.join(names) or '(?!)'})"
+
+    def selector(self, dataset: str) -> str:
+        """The reward run that selects a dataset's rows."""
+        return self._selector(dataset, ())
+
+    def reward_file(self, name: str) -> list[str]:
+        """The user's own file with a run's reward function, where there is one."""
+        reward = self.run(name).run.reward
+        file, is_own, _ = (reward.function or "" if reward else "").partition(":")
+        return [file] if is_own else []
 
     # ---- targets
 
@@ -342,17 +473,33 @@ class Project:
             if "/".join(rest) not in known and rest[:1] != ["logprobs"]:
                 raise UserError(f"'{target}' names no result; {nearest('/'.join(rest), known)}")
             models.add(first)
+        for name in list(models - self.config.bases.keys()):
+            models |= {*self._ancestors(self.run(name)), self.run(name).name}
         for model in models:
-            line = self.lineage(model)
-            datasets |= {self.run(name).run.data for name in line[1:]} | set(self.evaluation_data)
-            base = self.config.bases[line[0]]
-            datasets |= {base.text} if base.source == "random" else set()
-            if base.source == "path" and not (self.folder / base.path).is_dir():
-                raise UserError(
-                    f"{self.file}: bases.{line[0]}.path: there is no folder '{base.path}'; write the model's folder"
-                )
+            base = self.lineage(model)[0]
+            self._check_base(base)
+            text = self.config.bases[base]
+            datasets |= {text.text} if text.source == "random" else set()
+            datasets |= set(self.evaluation_data)
+            if model not in self.config.bases:
+                datasets.add(self.run(model).run.data)
+                self._check_function(self.run(model))
         self._check_files(datasets)
         return aliases
+
+    def _check_base(self, name: str) -> None:
+        base = self.config.bases[name]
+        if base.source == "path" and not (self.folder / base.path).is_dir():
+            raise UserError(
+                f"{self.file}: bases.{name}.path: there is no folder '{base.path}'; write the model's folder"
+            )
+
+    def _check_function(self, node: Node) -> None:
+        for file in self.reward_file(node.name):
+            if not (self.folder / file).is_file():
+                raise UserError(
+                    f"{self.file}: runs.{node.name}.reward.function: there is no file '{file}'; write one that exists"
+                )
 
     def _check_reserved(self, target: str, table: str, rest: list[str], models: set[str], datasets: set[str]) -> None:
         name = rest[0] if rest else ""
@@ -376,7 +523,7 @@ class Project:
         for dataset in sorted(datasets):
             for source in self.sources(dataset):
                 if not (self.folder / source).is_file():
-                    key = "path" if source == self.config.datasets[dataset].path else "validation"
+                    key = "path" if source == self._source(dataset).path else "validation"
                     raise UserError(
                         f"{self.file}: datasets.{dataset}.{key}: there is no file '{source}'; "
                         f"write one that exists, relative to {self.folder.resolve()}"

@@ -2,7 +2,7 @@
 
 Normalised rows have `id` (hash of the content) and, by shape: text: `text`; prompt_completion and messages:
 `messages`, a list of {role, content} that ends with the assistant; preference: `prompt`, `chosen` and `rejected`, each
-such a list.
+such a list; unpaired_preference: `prompt`, `completion` and the boolean `label`.
 """
 
 import csv
@@ -20,6 +20,7 @@ COLUMNS = {
     "prompt_completion": ("prompt", "completion"),
     "messages": ("messages",),
     "preference": ("prompt", "chosen", "rejected"),
+    "unpaired_preference": ("prompt", "completion", "label"),
 }
 ROLES = ("system", "user", "assistant", "tool")
 
@@ -57,10 +58,10 @@ def read_file(path: Path, columns: dict[str, str], shape: str | None = None) -> 
 def _recognise(row: Row, columns: dict[str, str], path: Path) -> str:
     present = {
         ours
-        for ours in ("text", "prompt", "completion", "messages", "chosen", "rejected")
+        for ours in ("text", "prompt", "completion", "label", "messages", "chosen", "rejected")
         if columns.get(ours, ours) in row
     }
-    for shape in ("preference", "messages", "prompt_completion", "text"):
+    for shape in ("preference", "messages", "unpaired_preference", "prompt_completion", "text"):
         if set(COLUMNS[shape]) <= present:
             return shape
     raise UserError(
@@ -83,6 +84,12 @@ def normalise(row: Row, shape: str, columns: dict[str, str], place: str) -> Row:
     elif shape == "prompt_completion":
         prompt = _turns(values["prompt"], "user", "prompt", place)
         content = {"messages": prompt + _turns(values["completion"], "assistant", "completion", place)}
+    elif shape == "unpaired_preference":
+        content = {
+            "prompt": _turns(values["prompt"], "user", "prompt", place),
+            "completion": _turns(values["completion"], "assistant", "completion", place),
+            "label": _label(values["label"], place),
+        }
     else:
         content = {
             "prompt": _turns(values["prompt"], "user", "prompt", place),
@@ -141,6 +148,16 @@ def _text(value: Any, name: str, place: str) -> str:
         value.encode()
     except UnicodeEncodeError:
         raise UserError(f"{place}: the {name} holds half of a surrogate pair; write the whole character") from None
+    return value
+
+
+def _label(value: Any, place: str) -> bool:
+    words = {"true": True, "false": False, "1": True, "0": False}  # as CSV has them
+    value = words.get(value.lower(), value) if isinstance(value, str) else bool(value) if value in (0, 1) else value
+    if not isinstance(value, bool):
+        raise UserError(
+            f"{place}: the label is {_kind(value)}; write true for a wanted answer, false for an unwanted one"
+        )
     return value
 
 

@@ -108,10 +108,11 @@ def tokenise(tokenizer: Any, rows: list[Row], shape: str, max_length: int) -> tu
     """Tokenise rows, cut them to `max_length` and leave out those with no trained token left.
 
     Returns:
-        The rows (`input_ids`, `labels`, or `prompt_ids`, `chosen_ids`, `rejected_ids`; always `id` and `length`), and
+        The rows (`input_ids`, `labels`, or `prompt_ids` with `chosen_ids` and `rejected_ids`, or with `completion_ids`
+        and `label`; always `id` and `length`), and
         the counts of rows, of trained and all tokens, of cut and of dropped rows.
     """
-    encode = _preference if shape == "preference" else _sft
+    encode = {"preference": _preference, "unpaired_preference": _unpaired}.get(shape, _sft)
     counts = {"rows": 0, "tokens": 0, "trained_tokens": 0, "cut": 0, "dropped": 0}
     kept = []
     for encoded, trained, cut in encode(tokenizer, rows, max_length):
@@ -145,3 +146,22 @@ def _preference(tokenizer: Any, rows: list[Row], limit: int) -> Iterator[tuple[R
         trained = sum(map(len, answers.values())) if differ else 0
         length = len(prompt) + min(longest, room)
         yield {"id": row["id"], "length": length, "prompt_ids": prompt, **answers}, trained, longest > room
+
+
+def _unpaired(tokenizer: Any, rows: list[Row], limit: int) -> Iterator[tuple[Row, int, bool]]:
+    for row in rows:
+        prompt, completion = _answer(tokenizer, row["prompt"], row["completion"])
+        kept = completion[: max(0, limit - len(prompt))]
+        encoded = {"prompt_ids": prompt, "completion_ids": kept, "label": row["label"]}
+        yield {"id": row["id"], "length": len(prompt) + len(kept), **encoded}, len(kept), len(kept) < len(completion)
+
+
+def questions(tokenizer: Any, rows: list[Row]) -> list[Row]:
+    """What a model is asked, from rows that end in an answer: `prompt_ids`, `prompt` (turns) and `reference` (text)."""
+    asked = []
+    for row in rows:
+        turns = row["messages"][:-1] if "messages" in row else row["prompt"]
+        reference = (row["messages"] if "messages" in row else row["chosen"])[-1]["content"]
+        if turns:  # a conversation may open with the assistant
+            asked.append({"prompt_ids": prompt_tokens(tokenizer, turns), "prompt": turns, "reference": reference})
+    return asked

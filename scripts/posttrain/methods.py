@@ -1,0 +1,169 @@
+"""The methods: from a run's spec to PEFT's configuration. Fine-tuning = objective x method.
+
+Full fine-tuning moves all weights and has no configuration here. QLoRA (Dettmers et al. 2023) is LoRA on a parent held in
+4 bits. Every other method adds parameters to a frozen parent, so that the parent stays at hand as the reference.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+from transformers import TrainerCallback
+
+from posttrain.adapters import BottleneckConfig
+from posttrain.errors import UserError, nearest
+
+
+def adapter(spec: dict, model: Any, steps: int) -> Any:
+    """The PEFT configuration of a spec's method for `model`, or None for full fine-tuning.
+
+    Args:
+        steps: optimiser steps of the whole training, which AdaLoRA plans with.
+
+    Raises:
+        UserError: a target that matches no module, or a rank larger than a targeted matrix.
+    """
+    if spec["method"] == "full":
+        return None
+    targets = _targets(model, spec["target_modules"]) if spec.get("target_modules") else []
+    rank = _init_rank(spec) if spec["method"] == "adalora" else spec.get("rank", 0)
+    for name, module in targets:
+        if rank > min(module.in_features, module.out_features):
+            raise UserError(
+                f"rank {rank} is larger than the matrix {name} ({module.out_features} x {module.in_features}); write a "
+                f"rank up to {min(module.in_features, module.out_features)}"
+            )
+    reward = spec["objective"] == "reward"
+    shared = {"task_type": "SEQ_CLS" if reward else "CAUSAL_LM"} | spec.get("peft_args", {})
+    if reward:
+        shared["modules_to_save"] = ["score", *shared.get("modules_to_save", [])]
+    return CONFIGS[spec["method"]](spec, shared, model, steps)
+
+
+def _lora(spec: dict, shared: dict, *_: Any) -> Any:
+    """Hu et al. 2021."""
+    return peft.LoraConfig(r=spec["rank"], **_scaled(spec), **shared)
+
+
+def _adalora(spec: dict, shared: dict, _: Any, steps: int) -> Any:
+    """Zhang et al. 2023: starts at 1.5 x rank, and shares out a mean of `rank` by importance in the middle of training."""
+    plan = {"tinit": steps // 10, "tfinal": steps // 3, "deltaT": max(1, steps // 100), "total_step": steps}
+    return peft.AdaLoraConfig(target_r=spec["rank"], init_r=_init_rank(spec), **_scaled(spec), **(plan | shared))
+
+
+def _bottleneck(spec: dict, shared: dict, *_: Any) -> Any:
+    """Houlsby et al. 2019, Pfeiffer et al. 2021."""
+    return BottleneckConfig(placement=spec["placement"], reduction_factor=spec["reduction_factor"], **shared)
+
+
+def _prefix(spec: dict, shared: dict, *_: Any) -> Any:
+    """Li and Liang 2021."""
+    return peft.PrefixTuningConfig(num_virtual_tokens=spec["virtual_tokens"], **shared)
+
+
+def _p_tuning(spec: dict, shared: dict, model: Any, _: int) -> Any:
+    """Liu et al. 2021: the virtual tokens come from a small network as wide as the model."""
+    width = {"encoder_hidden_size": model.config.get_text_config().hidden_size}
+    return peft.PromptEncoderConfig(num_virtual_tokens=spec["virtual_tokens"], **(width | shared))
+
+
+def _prompt(spec: dict, shared: dict, *_: Any) -> Any:
+    """Lester et al. 2021, who found virtual tokens that start as words better than random ones."""
+    start = {"prompt_tuning_init": "SAMPLE_VOCAB"}
+    return peft.PromptTuningConfig(num_virtual_tokens=spec["virtual_tokens"], **(start | shared))
+
+
+def _ia3(spec: dict, shared: dict, *_: Any) -> Any:
+    """Liu et al. 2022."""
+    return peft.IA3Config(target_modules=spec["target_modules"], **shared)
+
+
+def _oft(spec: dict, shared: dict, *_: Any) -> Any:
+    """Qiu et al. 2023."""
+    return peft.OFTConfig(target_modules=spec["target_modules"], **shared)
+
+
+def _vera(spec: dict, shared: dict, *_: Any) -> Any:
+    """Kopiczko et al. 2024."""
+    return peft.VeraConfig(r=spec["rank"], target_modules=spec["target_modules"], **shared)
+
+
+CONFIGS = {
+    "lora": _lora,
+    "qlora": _lora,
+    "adalora": _adalora,
+    "adapter": _bottleneck,
+    "prefix": _prefix,
+    "p_tuning": _p_tuning,
+    "prompt": _prompt,
+    "ia3": _ia3,
+    "oft": _oft,
+    "vera": _vera,
+}
+
+
+def _scaled(spec: dict) -> dict[str, Any]:
+    return {
+        "lora_alpha": spec["alpha"],
+        "lora_dropout": spec["dropout"],
+        "target_modules": spec["target_modules"],
+    }
+
+
+def _init_rank(spec: dict) -> int:
+    return -(-3 * spec["rank"] // 2)
+
+
+def _targets(model: Any, wanted: str | list[str]) -> list[tuple[str, torch.nn.Linear]]:
+    """Names and modules that `target_modules` means, as PEFT reads it.
+
+    Raises:
+        UserError: a name that matches nothing; PEFT itself is silent as long as another one does.
+    """
+    linear = [(name, module) for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    body = [(name, module) for name, module in linear if not name.endswith(("lm_head", "score"))]
+    if wanted == "all-linear":
+        return body
+    found = []
+    for target in [wanted] if isinstance(wanted, str) else wanted:
+        pattern = target if isinstance(wanted, str) else rf"(.*\.)?{re.escape(target)}"
+        matching = [(name, module) for name, module in linear if re.fullmatch(pattern, name)]
+        if not matching:
+            known = list(dict.fromkeys(name.split(".")[-1] for name, _ in body))
+            raise UserError(f"target_modules: the model has no layer '{target}'; {nearest(target, known)}")
+        found += matching
+    return found
+
+
+class AllocateRanks(TrainerCallback):
+    """AdaLoRA's budget, which neither transformers nor TRL moves: what it has learnt goes into each checkpoint.
+
+    PEFT would cut the matrices of a saved adapter to their ranks, which a resumed training could not load; the ranks are
+    therefore kept here, and what they take away is zero in the adapter.
+    """
+
+    FILE = "ranks.pt"
+    STATE = ("ipt", "exp_avg_ipt", "exp_avg_unc")
+
+    def __init__(self, model: Any, checkpoint: Path | None) -> None:
+        self.tuner = model.base_model
+        self.ranks: dict | None = None
+        if checkpoint:
+            saved = torch.load(checkpoint / self.FILE, weights_only=True)
+            self.ranks = saved["ranks"]
+            for name in self.STATE:
+                setattr(self.tuner.rankallocator, name, saved[name])
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """After the step and before the gradients are cleared; `state` still counts the steps before this one."""
+        config = self.tuner.peft_config[self.tuner.trainable_adapter_name]
+        config.rank_pattern = self.ranks
+        self.tuner.update_and_allocate(state.global_step + 1)
+        self.ranks, config.rank_pattern = config.rank_pattern, None
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Add the importance of each parameter, and the ranks so far, to the checkpoint that was just written."""
+        saved = {name: getattr(self.tuner.rankallocator, name) for name in self.STATE}
+        torch.save(saved | {"ranks": self.ranks}, Path(args.output_dir) / f"checkpoint-{state.global_step}" / self.FILE)
