@@ -1,6 +1,7 @@
 """Reference log-probabilities: what the parent thinks of every chosen and rejected answer, once for all its DPO runs.
 
 Reads a model and the tokens of a preference dataset's training rows; writes one Parquet file, row by row as the tokens.
+A name that ends in `,nf4` asks for the model in 4 bits, which is the reference of a QLoRA.
 
     python scripts/compute_logprobs.py --model results/sft_lora/model \
         --tokens results/tokens/smollm2/gsm8k_pairs,max_length=1024 \
@@ -9,6 +10,7 @@ Reads a model and the tokens of a preference dataset's training rows; writes one
 
 from pathlib import Path
 
+from posttrain.config import shape_refusal
 from posttrain.errors import UserError
 from posttrain.stage import Clock, arguments, read_json, run, say, whole_file
 
@@ -21,13 +23,14 @@ def main(options) -> None:
 
     from posttrain import models, scoring
 
-    shape = read_json(options.tokens / "report.json")["format"]
-    if shape != "preference":
-        raise UserError(
-            f"dataset {options.tokens.name.split(',')[0]}: dpo needs rows of shape preference, and these are {shape}"
-        )
+    refusal = shape_refusal(
+        "dpo", f"dataset {options.tokens.name.split(',')[0]}", read_json(options.tokens / "report.json")["format"]
+    )
+    if refusal:
+        raise UserError(refusal)
     clock = Clock()
-    model = models.load(options.model).eval()
+    quantised = models.precision("auto") if options.output.stem.endswith(",nf4") else None
+    model = models.load(options.model, quantised=quantised).eval()
     rows = pq.read_table(options.tokens / "train.parquet").to_pylist()
     sides = ("chosen", "rejected")
     sequences = [scoring.answer(row["prompt_ids"], row[f"{side}_ids"]) for side in sides for row in rows]

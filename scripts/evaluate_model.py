@@ -7,14 +7,11 @@ Reads the evaluation's spec, the model, the datasets' tokens and rows, and the o
         --tokens results/tokens/smollm2 --output results/sft_lora/eval.json
 """
 
-import re
 from pathlib import Path
 
 from posttrain.stage import Clock, arguments, read_json, run, say, sha256, whole_file, write_json
 
-NUMBER = r"(?:(?<!\d)-)?\$?[\d,]*\.?\d+"  # 10-15 is a range
 SIDES = ("chosen", "rejected")
-ANSWER = re.compile(rf"####\s*({NUMBER})")
 
 
 def main(options) -> None:
@@ -24,7 +21,10 @@ def main(options) -> None:
     spec = read_json(options.spec)
     name = options.output.parent.name
     model, tokenizer = models.load(options.model).eval(), models.tokenizer(options.model)
-    examples = score(model, tokenizer, options.tokens, spec)
+    if models.is_reward(options.model):
+        examples = score_pairs(model, options.tokens, spec)
+    else:
+        examples = score(model, tokenizer, options.tokens, spec)
     others = {other["name"]: read_examples(other["name"]) for other in spec["against"]}
     add_margins(examples, others)
     result = {"run": name, "spec": sha256(options.spec), **summarise(examples, others)}
@@ -53,6 +53,8 @@ def score(model, tokenizer, tokens: Path, spec: dict) -> list[dict]:
         encoded = pq.read_table(folder / "validation.parquet").slice(0, spec["limit"]).to_pylist()
         rows = [{"dataset": data["name"], "id": row["id"]} for row in encoded]
         for row, example in zip(encoded, rows, strict=True):
+            if "completion_ids" in row:  # one answer and its label: nothing to compare it with
+                continue
             if "prompt_ids" in row:
                 requests += [(example, side, scoring.answer(row["prompt_ids"], row[f"{side}_ids"])) for side in SIDES]
             else:
@@ -69,16 +71,37 @@ def score(model, tokenizer, tokens: Path, spec: dict) -> list[dict]:
     return examples
 
 
+def score_pairs(model, tokens: Path, spec: dict) -> list[dict]:
+    """What a reward model gives both answers of every held-out pair."""
+    import pyarrow.parquet as pq
+
+    from posttrain import scoring
+
+    examples, requests = [], []
+    for data in spec["data"]:
+        folder = tokens / f"{data['name']},max_length={spec['max_length']}"
+        if read_json(folder / "report.json")["format"] != "preference":
+            continue
+        for row in pq.read_table(folder / "validation.parquet").slice(0, spec["limit"]).to_pylist():
+            examples.append({"dataset": data["name"], "id": row["id"]})
+            requests += [(*row["prompt_ids"], *row[f"{side}_ids"]) for side in SIDES]
+    scores = iter(scoring.rewards(model, requests, spec["batch_tokens"]))
+    for example, chosen, rejected in zip(examples, scores, scores, strict=False):
+        example |= {"chosen_score": chosen, "rejected_score": rejected, "scores_chosen": float(chosen > rejected)}
+    return examples
+
+
 def answer_questions(model, tokenizer, examples: list[dict], dataset: str, spec: dict) -> None:
     """Generate where every reference ends in GSM8K's `#### number`, and compare the final numbers."""
     import pyarrow.parquet as pq
 
     from posttrain import scoring, tokens
+    from posttrain.rewards import MARKED, answer_format, final_number
 
     texts = {row["id"]: row for row in pq.read_table(f"results/data/{dataset}/validation.parquet").to_pylist()}
     turns = [texts[example["id"]]["messages"] for example in examples]
     references = [conversation[-1]["content"] for conversation in turns]
-    if not all(ANSWER.search(reference) for reference in references):
+    if not all(MARKED.search(reference) for reference in references):
         return
     prompts = [tokens.prompt_tokens(tokenizer, conversation[:-1]) for conversation in turns]
     outputs = scoring.generate(model, tokenizer, prompts, spec["max_new_tokens"])
@@ -87,15 +110,9 @@ def answer_questions(model, tokenizer, examples: list[dict], dataset: str, spec:
             "prompt": conversation[-2]["content"],
             "reference": reference,
             "output": output,
-            "exact_match": float(final_number(output) == final_number(reference)),
-            "format_followed": float(ANSWER.search(output) is not None),
+            "exact_match": final_number(output, reference),
+            "format_followed": answer_format(output, reference),
         }
-
-
-def final_number(text: str) -> float | None:
-    """The number after `####`, or else the last number of the text."""
-    marked = ANSWER.findall(text) or re.findall(NUMBER, text)
-    return float(marked[-1].replace(",", "").replace("$", "")) if marked else None
 
 
 def add_margins(examples: list[dict], others: dict[str, dict]) -> None:
@@ -147,7 +164,7 @@ def write_examples(path: Path, examples: list[dict]) -> None:
 
     numbers = (
         "log_prob tokens chosen_log_prob rejected_log_prob prefers_chosen margin_prefers_chosen exact_match "
-        "format_followed"
+        "format_followed chosen_score rejected_score scores_chosen"
     ).split()
     texts = ("dataset", "id", "prompt", "reference", "output")
     schema = pa.schema([(name, pa.string()) for name in texts] + [(name, pa.float64()) for name in numbers])

@@ -21,7 +21,7 @@ def main(options) -> None:
     from datasets import concatenate_datasets
     from trl import DPOConfig, DPOTrainer
 
-    from posttrain import models, training
+    from posttrain import methods, models, training
 
     class PreparedDPOTrainer(DPOTrainer):
         """TRL's trainer, given the tokens and reference log-probabilities that it would compute itself."""
@@ -33,25 +33,29 @@ def main(options) -> None:
             return dataset
 
     spec = read_json(options.spec)
+    training.check_shape(options.tokens / "report.json", spec)
     train = options.tokens / "train.parquet"
     folder = training.work_folder(options, [options.manifest, train, options.logprobs])
     if not (folder / "finished").exists():
         tokens, reference = training.read_tokens(train, TOKENS), training.read_tokens(options.logprobs, REFERENCE)
-        rows = concatenate_datasets([tokens, reference], axis=1)
         lengths = pq.read_table(train, columns=["length"])["length"].to_pylist()
+        rows = training.ordered(concatenate_datasets([tokens, reference], axis=1), spec, lengths)
         with training.refusals(options.spec.parent.name):
+            model = training.load_parent(options.parent, spec)
             trainer = PreparedDPOTrainer(
-                model=training.load_parent(options.parent, spec),
+                model=model,
                 args=DPOConfig(
                     **training.trainer_arguments(spec, folder),
+                    max_length=spec["max_length"],
                     beta=spec["beta"],
                     loss_type=spec["loss_type"],
+                    loss_weights=spec["loss_weights"],
                     disable_dropout=not spec.get("dropout"),
                     precompute_ref_log_probs=True,
                 ),
-                train_dataset=training.ordered(rows, spec, lengths),
+                train_dataset=rows,
                 processing_class=models.tokenizer(options.parent),
-                peft_config=training.adapter(spec),
+                peft_config=methods.adapter(spec, model, training.steps(len(rows), spec["batch_size"])),
             )
         training.fit(trainer, options, folder, spec)
     training.publish(options, folder)

@@ -15,22 +15,29 @@ from posttrain.stage import arguments, read_json, run
 def main(options) -> None:
     from trl import SFTConfig, SFTTrainer
 
-    from posttrain import models, training
+    from posttrain import methods, models, training
 
     spec = read_json(options.spec)
+    training.check_shape(options.tokens / "report.json", spec)
     train, validation = options.tokens / "train.parquet", options.tokens / "validation.parquet"
     folder = training.work_folder(options, [options.manifest, train])
     if not (folder / "finished").exists():
         rows = training.read_tokens(train, ("input_ids", "labels", "length"))
+        rows = training.ordered(rows, spec, rows["length"]).remove_columns("length")
         held_out = training.read_tokens(validation, ("input_ids", "labels"))
         with training.refusals(options.spec.parent.name):
+            model = training.load_parent(options.parent, spec)
             trainer = SFTTrainer(
-                model=training.load_parent(options.parent, spec),
-                args=SFTConfig(**training.trainer_arguments(spec, folder)),
-                train_dataset=training.ordered(rows, spec, rows["length"]).remove_columns("length"),
+                model=model,
+                args=SFTConfig(
+                    **training.trainer_arguments(spec, folder),
+                    max_length=spec["max_length"],
+                    loss_type=spec["loss_type"],
+                ),
+                train_dataset=rows,
                 eval_dataset=held_out if len(held_out) else None,
                 processing_class=models.tokenizer(options.parent),
-                peft_config=training.adapter(spec),
+                peft_config=methods.adapter(spec, model, training.steps(len(rows), spec["batch_size"])),
             )
         training.fit(trainer, options, folder, spec)
     training.publish(options, folder)

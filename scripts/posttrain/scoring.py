@@ -25,7 +25,7 @@ def log_probs(model: Any, sequences: list[Sequence], batch_tokens: int) -> list[
     """Summed log-probability (nats) of each sequence's labels, and their number; equal sequences are scored once."""
     unique = sorted(set(sequences))
     rows = [ids for ids, _ in unique]
-    groups = prefix.pair(rows) if plain(model) and prefix.can_share(model) else []
+    groups = prefix.pair(rows) if is_whole(model) and prefix.can_share(model) else []
     if prefix.saving(rows, groups) <= prefix.LEAST_SAVING:
         groups = [(i,) for i in range(len(rows))]
     scores: dict[Sequence, tuple[float, int]] = {}
@@ -37,6 +37,11 @@ def log_probs(model: Any, sequences: list[Sequence], batch_tokens: int) -> list[
             packed = prefix.pack([ids for ids, _ in chosen], [tuple(local[i] for i in group) for group in batch], pad=0)
             scores |= zip(chosen, _score(model, packed, [labels for _, labels in chosen]), strict=True)
     return [scores[sequence] for sequence in sequences]
+
+
+def is_whole(model: Any) -> bool:
+    """Whether the model's backbone alone gives what the LM head multiplies: no adapter beside it, no scaling after it."""
+    return not hasattr(model, "peft_config") and plain(model)
 
 
 def _score(model: Any, packed: prefix.Packed, labels: list[tuple[int, ...]]) -> list[tuple[float, int]]:
@@ -60,11 +65,31 @@ def _unshared(model: Any, packed: prefix.Packed, where: list[int], targets: torc
     lengths = torch.tensor([len(row) for row in packed.where])
     mask = (torch.arange(packed.ids.shape[1])[None] < lengths[:, None]).long().to(model.device)
     inputs = {"input_ids": packed.ids.to(model.device), "attention_mask": mask, "use_cache": False}
-    if plain(model):
+    if is_whole(model):
         hidden = model.base_model(**inputs).last_hidden_state.flatten(0, 1)[where]
         return LogProbs.apply(hidden, model.get_output_embeddings().weight, targets)[0]
-    logits = model(**inputs).logits.flatten(0, 1)[where].float()
+    logits = model(**inputs).logits[:, -packed.ids.shape[1] :]  # virtual tokens come first
+    logits = logits.flatten(0, 1)[where].float()
     return logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
+
+
+def rewards(model: Any, rows: list[tuple[int, ...]], batch_tokens: int) -> list[float]:
+    """A reward model's score of each row, the tokens of a prompt and its answer."""
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    scores = [0.0] * len(rows)
+    pad = model.config.get_text_config().pad_token_id
+    with torch.no_grad(), autocast(model):
+        while order:
+            count = max(1, batch_tokens // len(rows[order[-1]]))
+            order, batch = order[:-count], order[-count:]
+            width = len(rows[batch[-1]])
+            ids = torch.tensor([[*rows[i], *[pad] * (width - len(rows[i]))] for i in batch], device=model.device)
+            lengths = torch.tensor([len(rows[i]) for i in batch], device=model.device)
+            mask = (torch.arange(width, device=model.device)[None] < lengths[:, None]).long()
+            outputs = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, 0].float()
+            for i, score in zip(batch, outputs.tolist(), strict=True):
+                scores[i] = score
+    return scores
 
 
 def generate(model: Any, tokenizer: Any, prompts: list[list[int]], max_new_tokens: int) -> list[str]:

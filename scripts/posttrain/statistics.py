@@ -37,6 +37,7 @@ METRICS = {
     "perplexity": Metric(("log_prob", "tokens"), _perplexity, higher_is_better=False, share=False),
     "preference_accuracy": Metric(("prefers_chosen",), _mean, higher_is_better=True, share=True),
     "preference_margin_accuracy": Metric(("margin_prefers_chosen",), _mean, higher_is_better=True, share=True),
+    "reward_accuracy": Metric(("scores_chosen",), _mean, higher_is_better=True, share=True),
     "exact_match": Metric(("exact_match",), _mean, higher_is_better=True, share=True),
     "format_followed": Metric(("format_followed",), _mean, higher_is_better=True, share=True),
 }

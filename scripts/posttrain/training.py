@@ -23,17 +23,21 @@ import numpy as np
 import torch
 from transformers import AutoConfig, TrainerCallback, set_seed
 
-from posttrain import models, tracking
+from posttrain import methods, models, tracking
+from posttrain.config import PROMPT_LEARNING, shape_refusal
 from posttrain.errors import UserError
 from posttrain.head import add_compact_head
 from posttrain.stage import link, read_json, say, sha256, whole_folder, write_json
+from posttrain.tokens import questions
 
 # What a checkpoint must hold; trainer_state.json is written last.
 STATE_FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth")
 # Reported for each step, under TRL's names.
 REPORTED = (
     "loss learning_rate grad_norm mean_token_accuracy num_tokens rewards/accuracies rewards/margins "
-    "rewards/chosen rewards/rejected logps/chosen logps/rejected eval_loss eval_mean_token_accuracy"
+    "rewards/chosen rewards/rejected logps/chosen logps/rejected accuracy margin nll_loss log_odds_chosen "
+    "reward reward_std score kl kl_coefficient entropy policy_loss value_loss clip_fraction answer_length "
+    "completions/mean_length eval_loss eval_mean_token_accuracy eval_accuracy eval_margin"
 ).split()
 
 
@@ -70,13 +74,55 @@ def read_tokens(file: Path, columns: tuple[str, ...]) -> Any:
     return Dataset(pq.read_table(file, columns=list(columns)))
 
 
-def ordered(dataset: Any, spec: dict, lengths: list[int]) -> Any:
+def ordered(dataset: Any, spec: dict, lengths: list[int], batch_size: int | None = None) -> Any:
     """The dataset's rows in `row_order`."""
-    return dataset.select(row_order(lengths, spec["batch_size"], spec["epochs"], spec["max_steps"], spec["seed"]))
+    batch_size = batch_size or spec["batch_size"]
+    return dataset.select(row_order(lengths, batch_size, spec["epochs"], spec["max_steps"], spec["seed"]))
+
+
+def check_shape(report: Path, spec: dict) -> None:
+    """Refuse rows of a shape that the objective cannot use; `report` is the one of the data or of its tokens.
+
+    Raises:
+        UserError: with the shape that is needed and the objectives that the given one fits.
+    """
+    refusal = shape_refusal(spec["objective"], spec["data"]["name"], read_json(report)["format"])
+    if refusal:
+        raise UserError(f"dataset {refusal}")
+
+
+def read_questions(options: Namespace, spec: dict, tokenizer: Any) -> list[dict]:
+    """The training prompts of an objective that answers them itself, without those that leave no room for an answer.
+
+    Raises:
+        UserError: no prompt is left.
+    """
+    import pyarrow.parquet as pq
+
+    rows = questions(tokenizer, pq.read_table(options.data / "train.parquet").to_pylist())
+    room = spec["max_length"] - spec["max_new_tokens"]
+    kept = [row for row in rows if len(row["prompt_ids"]) <= room]
+    name = spec["data"]["name"]
+    if not kept:
+        raise UserError(
+            f"dataset {name}: every prompt is longer than max_length - max_new_tokens = {room} tokens; "
+            "write a larger max_length"
+        )
+    if len(kept) < len(rows):
+        say(f"{name}: {len(rows) - len(kept)} of {len(rows)} prompts are longer than {room} tokens, and left out")
+    return kept
+
+
+def judge_files(options: Namespace, spec: dict) -> list[Path]:
+    """The files that stand for everything an objective reads that answers prompts itself."""
+    names = [spec["reward"][key]["name"] for key in ("from", "sequence", "reference") if key in spec["reward"]]
+    manifests = [Path(f"results/{name}/merge.json") for name in names]
+    manifests = [file if file.exists() else Path(f"results/bases/{file.parent.name}/base.json") for file in manifests]
+    return [options.manifest, options.data / "train.parquet", *manifests]
 
 
 def trainer_arguments(spec: dict, folder: Path) -> dict[str, Any]:
-    """The arguments that SFTConfig and DPOConfig share, from a run's spec; its `trainer_args` come last."""
+    """The arguments that all of TRL's configurations share, from a run's spec; its `trainer_args` come last."""
     return {
         "output_dir": str(folder),
         "seed": spec["seed"],
@@ -85,7 +131,6 @@ def trainer_arguments(spec: dict, folder: Path) -> dict[str, Any]:
         "train_sampling_strategy": "sequential",
         "per_device_train_batch_size": spec["batch_size"] // spec["accumulation"],
         "gradient_accumulation_steps": spec["accumulation"],
-        "max_length": spec["max_length"],
         "warmup_steps": warmup_share(spec["warmup"]),
         "lr_scheduler_type": "constant_with_warmup" if spec["schedule"] == "constant" else spec["schedule"],
         "weight_decay": spec["weight_decay"],
@@ -99,7 +144,8 @@ def trainer_arguments(spec: dict, folder: Path) -> dict[str, Any]:
         "save_total_limit": 2,
         "report_to": [],
         "disable_tqdm": True,
-        **spec["trainer_args"],
+        **({"optim": "paged_adamw_8bit"} if spec["method"] == "qlora" else {}),
+        **spec.get("trainer_args", {}),
     }
 
 
@@ -109,33 +155,27 @@ def warmup_share(share: float) -> float:
 
 
 def load_parent(folder: Path, spec: dict) -> Any:
-    """The model to train: in float32 where all its weights move, in its own dtype under an adapter.
+    """The model to train: in float32 where all its weights move, in its own dtype under an adapter, in 4 bits for qlora.
 
     Seeds every generator as well, since PEFT draws the adapter's first weights before TRL sets any seed.
     """
     set_seed(spec["seed"])
-    return models.load(folder, dtype=torch.float32 if spec["method"] == "full" else "auto")
-
-
-def adapter(spec: dict) -> Any:
-    """The PEFT configuration of a spec's method, or None for full fine-tuning."""
-    if spec["method"] == "full":
-        return None
-    from peft import LoraConfig
-
-    return LoraConfig(
-        task_type="CAUSAL_LM",
-        r=spec["rank"],
-        lora_alpha=spec["alpha"],
-        lora_dropout=spec["dropout"],
-        target_modules=spec["target_modules"],
-        **spec["peft_args"],
+    return models.load(
+        folder,
+        dtype=torch.float32 if spec["method"] == "full" else "auto",
+        quantised=models.precision(spec["precision"]) if spec["method"] == "qlora" else None,
+        reward=spec["objective"] == "reward",
     )
+
+
+def steps(rows: int, batch_size: int) -> int:
+    """Optimiser steps of one pass over `rows`."""
+    return -(-rows // batch_size)
 
 
 @contextlib.contextmanager
 def refusals(name: str) -> Iterator[None]:
-    """Tell in one sentence what PEFT or TRL refuse of `target_modules`, `peft_args` or `trainer_args`.
+    """Tell in one sentence what PEFT or TRL refuse of `method`, `peft_args` or `trainer_args`.
 
     Raises:
         UserError: instead of the library's TypeError or ValueError, whose traceback goes to the log.
@@ -144,9 +184,7 @@ def refusals(name: str) -> Iterator[None]:
         yield
     except (TypeError, ValueError) as error:
         traceback.print_exc()
-        raise UserError(
-            f"{name}: target_modules, peft_args or trainer_args: {str(error).strip().splitlines()[0]}"
-        ) from None
+        raise UserError(f"{name}: method, peft_args or trainer_args: {str(error).strip().splitlines()[0]}") from None
 
 
 # ---- checkpoints
@@ -154,32 +192,32 @@ def refusals(name: str) -> Iterator[None]:
 
 def work_folder(options: Namespace, inputs: list[Path]) -> Path:
     """The stage's own folder under checkpoints/, keyed by everything that goes into it."""
-    spec = options.spec.read_bytes()
-    precision = models.precision(json.loads(spec)["precision"])
-    parts = [spec.decode(), precision, *map(sha256, inputs)]
+    spec = read_json(options.spec)
+    spec.pop("merge_into", None)  # says what is done with the result
+    parts = [json.dumps(spec, sort_keys=True), models.precision(spec["precision"]), *map(sha256, inputs)]
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
     folder = options.spec.parent / "checkpoints" / key
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that is whole; broken ones, which a kill can leave, are removed."""
+def last_checkpoint(folder: Path, also: tuple[str, ...] = ()) -> Path | None:
+    """The newest checkpoint that is whole, the files `also` included; broken ones, which a kill can leave, are removed."""
     for checkpoint in sorted(folder.glob("checkpoint-*"), key=lambda path: -int(path.name.split("-")[1])):
-        if _is_whole(checkpoint):
+        if _is_whole(checkpoint, also):
             return checkpoint
         say(f"{checkpoint}: not whole, removed")
         shutil.rmtree(checkpoint)
     return None
 
 
-def _is_whole(checkpoint: Path) -> bool:
+def _is_whole(checkpoint: Path, also: tuple[str, ...]) -> bool:
     import zipfile
 
     from safetensors import SafetensorError, safe_open
 
     weights = {file.name for file in checkpoint.glob("*.safetensors")}
-    if not weights or any(not (checkpoint / name).exists() for name in STATE_FILES):
+    if not weights or any(not (checkpoint / name).exists() for name in (*STATE_FILES, *also)):
         return False
     try:
         for index in checkpoint.glob("*.safetensors.index.json"):
@@ -279,8 +317,11 @@ def history(log: list[dict]) -> list[dict]:
 # ---- the run itself
 
 
-def fit(trainer: Any, options: Namespace, folder: Path, spec: dict) -> None:
+def fit(trainer: Any, options: Namespace, folder: Path, spec: dict, policy: Any = None) -> None:
     """Train from the last whole checkpoint to the end, and leave the result in `folder`/finished.
+
+    Args:
+        policy: what is saved, where it is not the trainer's whole model.
 
     Exits with 128 + the signal's number after SIGINT or SIGTERM, with a checkpoint saved.
 
@@ -288,19 +329,27 @@ def fit(trainer: Any, options: Namespace, folder: Path, spec: dict) -> None:
         UserError: the loss is not a number.
     """
     name = options.spec.parent.name
-    model = trainer.model
-    if not spec["trainer_args"].get("use_weighting"):  # WPO's weights need what only TRL's head computes
+    model = policy or trainer.model
+    if can_be_compact(spec):
         add_compact_head(model.get_base_model() if spec["method"] != "full" else model)
+    for parameter in trainer.model.parameters():
+        if parameter.requires_grad:  # TRL makes an adapter on 4 bits bf16, which a resumed training would not be
+            parameter.data = parameter.data.float()
     trained, total = trainable(model)
     say(
         f"{name}: {spec['objective']}, {spec['method']}: {trained:,} of {total:,} parameters are trained ({trained / total:.2%})"
     )
+    extra = (methods.AllocateRanks.FILE,) if spec["method"] == "adalora" else ()
+    checkpoint = last_checkpoint(folder, extra)
+    if spec["method"] == "adalora":
+        trainer.add_callback(methods.AllocateRanks(model, checkpoint))
+    if spec.get("lora_plus"):
+        trainer.optimizer = lora_plus(trainer, spec["lora_plus"])
     watch = Watch(name, folder)
     trainer.add_callback(watch)
     mlflow = tracking.MLflowCallback(name, options.spec, folder) if tracking.settings()["mlflow"] else None
     if mlflow:
         trainer.add_callback(mlflow)
-    checkpoint = last_checkpoint(folder)
     if checkpoint:
         say(f"{name}: goes on from {checkpoint.name}")
     start = time.monotonic()
@@ -321,17 +370,32 @@ def fit(trainer: Any, options: Namespace, folder: Path, spec: dict) -> None:
         "resumed_from": checkpoint.name if checkpoint else None,
         "mlflow_run_id": mlflow.run_id if mlflow else None,
     }
-    _keep(trainer, options, folder, spec, outcome)
+    _keep(trainer, model, options, folder, spec, outcome)
     if mlflow:
         mlflow.close("FINISHED")
     for old in folder.glob("checkpoint-*"):
         shutil.rmtree(old)
 
 
-def _keep(trainer: Any, options: Namespace, folder: Path, spec: dict, outcome: dict[str, Any]) -> None:
+def can_be_compact(spec: dict) -> bool:
+    """Whether only the log-probabilities of trained positions are needed, and the model sees tokens."""
+    weighted = spec.get("trainer_args", {}).get("use_weighting")  # WPO's weights need what only TRL's head computes
+    return spec["objective"] in ("sft", "dpo", "kto") and spec["method"] not in PROMPT_LEARNING and not weighted
+
+
+def lora_plus(trainer: Any, ratio: float) -> torch.optim.Optimizer:
+    """An optimiser that moves B faster than A (Hayou et al. 2024)."""
+    from peft.optimizers import create_loraplus_optimizer
+
+    kind, arguments = trainer.get_optimizer_cls_and_kwargs(trainer.args)
+    arguments |= {"loraplus_lr_ratio": ratio, "loraplus_weight_decay": trainer.args.weight_decay}
+    return create_loraplus_optimizer(model=trainer.model, optimizer_cls=kind, **arguments)
+
+
+def _keep(trainer: Any, model: Any, options: Namespace, folder: Path, spec: dict, outcome: dict[str, Any]) -> None:
     """Write what training produced to `folder`/finished, whole or not at all."""
     if spec["method"] == "full":
-        trainer.model.to(AutoConfig.from_pretrained(options.parent).dtype)
+        model.to(AutoConfig.from_pretrained(options.parent).dtype)
     lines = history(trainer.state.log_history)
     summary = {
         "steps": trainer.state.global_step,
@@ -341,7 +405,8 @@ def _keep(trainer: Any, options: Namespace, folder: Path, spec: dict, outcome: d
         "memory_gib": memory_gib(),
     }
     with whole_folder(folder / "finished") as finished:
-        trainer.model.save_pretrained(finished / "trained")
+        only = {} if spec["method"] == "full" else {"selected_adapters": ["default"]}
+        model.save_pretrained(finished / "trained", **only)
         (finished / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         write_json(finished / "train.json", summary | outcome)
 

@@ -1,0 +1,105 @@
+"""What an answer is worth: a reward model's score, or a rule that reads the answer.
+
+A rule is a function of (answer, reference), both texts, that returns a number: one of FUNCTIONS, or the user's own.
+"""
+
+import importlib.util
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from posttrain import models, scoring
+from posttrain.errors import UserError, nearest
+
+NUMBER = r"(?:(?<!\d)-)?\$?[\d,]*\.?\d+"  # 10-15 is a range
+MARKED = re.compile(rf"####\s*({NUMBER})")  # GSM8K's way to mark the result
+
+BATCH_TOKENS = 8192
+
+
+def read_number(text: str) -> float | None:
+    """The number after `####`, or else the last number of the text."""
+    marked = MARKED.findall(text) or re.findall(NUMBER, text)
+    return float(marked[-1].replace(",", "").replace("$", "")) if marked else None
+
+
+def final_number(answer: str, reference: str) -> float:
+    """1 where the answer's number is the reference's (GSM8K; Cobbe et al. 2021), else 0."""
+    number = read_number(reference)
+    return float(number is not None and read_number(answer) == number)
+
+
+def answer_format(answer: str, reference: str) -> float:
+    """1 where the answer marks its result as GSM8K does, with `#### number`, else 0."""
+    return float(MARKED.search(answer) is not None)
+
+
+FUNCTIONS = {"final_number": final_number, "answer_format": answer_format}
+
+
+def function(name: str) -> Callable[[str, str], float]:
+    """The rule of that name, or the function NAME in FILE.py for `FILE.py:NAME`.
+
+    Raises:
+        UserError: the file has no such function.
+    """
+    if name in FUNCTIONS:
+        return FUNCTIONS[name]
+    file, _, wanted = name.partition(":")
+    module_spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    if not callable(getattr(module, wanted, None)):
+        known = [key for key, value in vars(module).items() if callable(value)]
+        raise UserError(f"reward.function: {file} has no function '{wanted}'; {nearest(wanted, known)}")
+    return getattr(module, wanted)
+
+
+def judge(spec: dict, tokenizer: Any) -> Callable[[list[dict], list[list[int]]], list[float]]:
+    """A function of n questions (as `tokens.questions` makes them) and n answers (token ids) that gives n rewards.
+
+    Raises:
+        UserError: the reward model reads other tokens than `tokenizer` writes.
+    """
+    if "function" in spec:
+        rule = function(spec["function"])
+
+        def by_rule(questions: list[dict], answers: list[list[int]]) -> list[float]:
+            texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
+            return [float(rule(text, row["reference"])) for text, row in zip(texts, questions, strict=True)]
+
+        return by_rule
+    name = spec["from"]["name"]
+    model = load_judge(name, tokenizer)
+
+    def by_model(questions: list[dict], answers: list[list[int]]) -> list[float]:
+        rows = [(*row["prompt_ids"], *answer) for row, answer in zip(questions, answers, strict=True)]
+        return scoring.rewards(model, rows, BATCH_TOKENS)
+
+    return by_model
+
+
+def load_judge(name: str, tokenizer: Any) -> Any:
+    """The model of the run (or base) `name`, frozen.
+
+    Raises:
+        UserError: it reads other tokens than `tokenizer` writes.
+    """
+    folder = Path(f"results/{name}/model")
+    folder = folder if folder.exists() else Path(f"results/bases/{name}/model")
+    same_tokens(name, models.tokenizer(folder), tokenizer)
+    return models.load(folder).eval().requires_grad_(False)
+
+
+def same_tokens(name: str, theirs: Any, ours: Any) -> None:
+    """Refuse a judge with another vocabulary.
+
+    Raises:
+        UserError: the same token has another id.
+    """
+    if theirs.get_vocab() != ours.get_vocab():
+        raise UserError(
+            f"reward: {name} has another tokenizer than the model that it judges, so it would read other words; "
+            "train the reward on a model with the same tokenizer"
+        )

@@ -1,0 +1,70 @@
+"""Select the easy or the hard part of a preference dataset (Gou and Nguyen 2024, mixed preference optimisation).
+
+A pair is easy where a reward model scores the chosen answer above the rejected one by more than the margin. Reads the
+dataset's spec, the reward model, the rows to select from and their tokens; writes what prepare_data.py writes, with the
+margins' distribution in report.json.
+
+    python scripts/select_data.py --spec results/data/easy/spec.json --model results/reward_lora/model \
+        --rows results/data/gsm8k_pairs --tokens results/tokens/smollm2/gsm8k_pairs,max_length=1024 \
+        --output results/data/easy
+"""
+
+from pathlib import Path
+
+from posttrain.errors import UserError
+from posttrain.stage import arguments, read_json, run, say, whole_file, write_json
+
+SPLITS = ("train", "validation")
+
+
+def main(options) -> None:
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    from posttrain import models
+
+    spec, name = read_json(options.spec), options.output.name
+    source = read_json(options.rows / "report.json")
+    if source["format"] != "preference":
+        raise UserError(f"dataset {name}: select needs rows of shape preference, and these are {source['format']}")
+    model = models.load(options.model).eval()
+    report = {"format": "preference", "part": spec["part"], "margin": spec["margin"]}
+    for split in SPLITS:
+        margins = score(model, options.tokens / f"{split}.parquet")
+        table = pq.read_table(options.rows / f"{split}.parquet")
+        scored = [id in margins for id in table["id"].to_pylist()]
+        easy = [margins.get(id, -np.inf) > spec["margin"] for id in table["id"].to_pylist()]
+        kept = [known and flag == (spec["part"] == "easy") for known, flag in zip(scored, easy, strict=True)]
+        quartiles = [round(float(q), 4) for q in np.quantile(list(margins.values()) or [0.0], [0, 0.25, 0.5, 0.75, 1])]
+        report[split] = sum(kept)
+        report[f"{split}_margins"] = quartiles
+        report["dropped"] = report.get("dropped", {}) | {f"{split}_without_tokens": scored.count(False)}
+        if split == "train" and not any(kept):
+            raise UserError(
+                f"dataset {name}: no row is {spec['part']} at margin {spec['margin']:g}; the margins' quartiles are "
+                f"{', '.join(f'{q:.3g}' for q in quartiles)}, write a margin between them"
+            )
+        with whole_file(options.output / f"{split}.parquet") as file:
+            pq.write_table(table.filter(kept), file)
+    report["rows"] = report["train"] + report["validation"]
+    write_json(options.output / "report.json", report)
+    quartiles = ", ".join(f"{q:.3g}" for q in report["train_margins"])
+    say(f"{name}: {report['train']} rows are {spec['part']} at margin {spec['margin']:g}; quartiles: {quartiles}")
+
+
+def score(model, tokens: Path) -> dict[str, float]:
+    """Row id to score(chosen) - score(rejected)."""
+    import pyarrow.parquet as pq
+
+    from posttrain import scoring
+    from posttrain.rewards import BATCH_TOKENS
+
+    rows = pq.read_table(tokens).to_pylist()
+    sides = [[(*row["prompt_ids"], *row[f"{side}_ids"]) for row in rows] for side in ("chosen", "rejected")]
+    scores = scoring.rewards(model, sides[0] + sides[1], BATCH_TOKENS)
+    pairs = zip(rows, scores[: len(rows)], scores[len(rows) :], strict=True)
+    return {row["id"]: chosen - rejected for row, chosen, rejected in pairs}
+
+
+if __name__ == "__main__":
+    run(arguments(__doc__, spec=Path, model=Path, rows=Path, tokens=Path, output=Path), main)

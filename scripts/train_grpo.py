@@ -1,0 +1,61 @@
+"""GRPO (Shao et al. 2024) and RLOO (Ahmadian et al. 2024): several answers to a prompt, each measured against the others.
+
+Reads the run's spec, the parent's model, the dataset's rows, and the reward run's model where there is one; writes what
+train_sft.py writes. TRL samples, with the model itself, and trains.
+
+    python scripts/train_grpo.py --spec results/grpo_lora/spec.json --parent results/sft_lora/model \
+        --manifest results/sft_lora/merge.json --data results/data/gsm8k
+"""
+
+from pathlib import Path
+
+from posttrain.stage import arguments, read_json, run
+
+
+def main(options) -> None:
+    import trl
+    from datasets import Dataset
+
+    from posttrain import methods, models, rewards, training
+
+    spec = read_json(options.spec)
+    training.check_shape(options.data / "report.json", spec)
+    folder = training.work_folder(options, training.judge_files(options, spec))
+    if not (folder / "finished").exists():
+        tokenizer = models.tokenizer(options.parent)
+        asked = training.read_questions(options, spec, tokenizer)
+        prompts = spec["batch_size"] // spec["generations"]
+        rows = training.ordered(Dataset.from_list(asked), spec, [1] * len(asked), prompts)
+        judge = rewards.judge(spec["reward"], tokenizer)
+
+        def reward(completion_ids, prompt_ids, reference, **_):
+            columns = zip(prompt_ids, reference, strict=True)
+            return judge([{"prompt_ids": ids, "reference": text} for ids, text in columns], completion_ids)
+
+        name = spec["objective"].upper()
+        loss = {"loss_type": spec["loss_type"]} if name == "GRPO" else {}
+        with training.refusals(options.spec.parent.name):
+            model = training.load_parent(options.parent, spec)
+            trainer = getattr(trl, f"{name}Trainer")(
+                model=model,
+                args=getattr(trl, f"{name}Config")(
+                    **training.trainer_arguments(spec, folder),
+                    **loss,
+                    beta=spec["beta"],
+                    num_generations=spec["generations"],
+                    max_completion_length=spec["max_new_tokens"],
+                    temperature=spec["temperature"],
+                    shuffle_dataset=False,
+                    disable_dropout=not spec.get("dropout"),
+                ),
+                reward_funcs=reward,
+                train_dataset=rows,
+                processing_class=tokenizer,
+                peft_config=methods.adapter(spec, model, training.steps(len(rows), prompts)),
+            )
+        training.fit(trainer, options, folder, spec)
+    training.publish(options, folder)
+
+
+if __name__ == "__main__":
+    run(arguments(__doc__, spec=Path, parent=Path, manifest=Path, data=Path), main)

@@ -1,0 +1,78 @@
+"""Kahneman-Tversky optimisation (Ethayarajh et al. 2024): learn from answers that are each wanted or unwanted.
+
+Pairs are taken apart: the chosen answer is a wanted one, the rejected an unwanted one. The reference is the parent. Reads
+and writes what train_sft.py does.
+
+    python scripts/train_kto.py --spec results/kto_lora/spec.json --parent results/sft_lora/model \
+        --manifest results/sft_lora/merge.json --tokens results/tokens/smollm2/gsm8k_pairs,max_length=1024
+"""
+
+from pathlib import Path
+
+from posttrain.stage import arguments, read_json, run
+
+
+def main(options) -> None:
+    from trl import KTOConfig, KTOTrainer
+
+    from posttrain import methods, models, training
+
+    class PreparedKTOTrainer(KTOTrainer):
+        """TRL's trainer, given the tokens that it would compute itself."""
+
+        def _prepare_dataset(self, dataset, *args):
+            return dataset
+
+    spec = read_json(options.spec)
+    training.check_shape(options.tokens / "report.json", spec)
+    train = options.tokens / "train.parquet"
+    folder = training.work_folder(options, [options.manifest, train])
+    if not (folder / "finished").exists():
+        rows = labelled(train)
+        lengths = [len(row["prompt_ids"]) + len(row["completion_ids"]) for row in rows]
+        rows = mismatched(training.ordered(rows, spec, lengths), spec["batch_size"] // spec["accumulation"])
+        with training.refusals(options.spec.parent.name):
+            model = training.load_parent(options.parent, spec)
+            trainer = PreparedKTOTrainer(
+                model=model,
+                args=KTOConfig(
+                    **training.trainer_arguments(spec, folder),
+                    max_length=spec["max_length"],
+                    beta=spec["beta"],
+                    loss_type=spec["loss_type"],
+                    disable_dropout=not spec.get("dropout"),
+                    precompute_ref_log_probs=True,  # so that full fine-tuning needs no second model
+                ),
+                train_dataset=rows,
+                processing_class=models.tokenizer(options.parent),
+                peft_config=methods.adapter(spec, model, training.steps(len(rows), spec["batch_size"])),
+            )
+        training.fit(trainer, options, folder, spec)
+    training.publish(options, folder)
+
+
+def labelled(tokens: Path):
+    """Answers one by one: those of pairs with the label that their side gives them, others with their own."""
+    import pyarrow.parquet as pq
+    from datasets import Dataset
+
+    rows = []
+    for row in pq.read_table(tokens).to_pylist():
+        sides = [("completion_ids", row.get("label")), ("chosen_ids", True), ("rejected_ids", False)]
+        rows += [
+            {"prompt_ids": row["prompt_ids"], "completion_ids": row[side], "label": label}
+            for side, label in sides
+            if side in row
+        ]
+    return Dataset.from_list(rows)
+
+
+def mismatched(rows, batch_size: int):
+    """Beside each prompt the answer to its neighbour in the batch, from which the KL divergence is estimated (eq. 7)."""
+    answers = rows["completion_ids"]
+    batches = [answers[i : i + batch_size] for i in range(0, len(rows), batch_size)]
+    return rows.add_column("KL_completion_ids", [answer for batch in batches for answer in batch[-1:] + batch[:-1]])
+
+
+if __name__ == "__main__":
+    run(arguments(__doc__, spec=Path, parent=Path, manifest=Path, tokens=Path), main)

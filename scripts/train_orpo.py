@@ -1,0 +1,67 @@
+"""Odds ratio preference optimisation (Hong et al. 2024): learn the chosen answer and leave the rejected one, at once.
+
+There is no reference: the loss is that of supervised fine-tuning on the chosen answer, plus beta times the log odds ratio.
+Reads and writes what train_sft.py does.
+
+    python scripts/train_orpo.py --spec results/orpo_lora/spec.json --parent results/bases/smollm2/model \
+        --manifest results/bases/smollm2/base.json --tokens results/tokens/smollm2/gsm8k_pairs,max_length=1024
+"""
+
+from pathlib import Path
+
+from posttrain.stage import arguments, read_json, run
+from posttrain.tokens import IGNORED
+
+
+def main(options) -> None:
+    from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+
+    from posttrain import methods, models, training
+
+    class PreparedORPOTrainer(ORPOTrainer):
+        """TRL's trainer, given the tokens that it would compute itself."""
+
+        def tokenize_row(self, feature, model=None):
+            return prepared(feature)
+
+    spec = read_json(options.spec)
+    training.check_shape(options.tokens / "report.json", spec)
+    train = options.tokens / "train.parquet"
+    folder = training.work_folder(options, [options.manifest, train])
+    if not (folder / "finished").exists():
+        rows = training.read_tokens(train, ("prompt_ids", "chosen_ids", "rejected_ids", "length"))
+        rows = training.ordered(rows, spec, rows["length"])
+        with training.refusals(options.spec.parent.name):
+            model = training.load_parent(options.parent, spec)
+            trainer = PreparedORPOTrainer(
+                model=model,
+                args=ORPOConfig(
+                    **training.trainer_arguments(spec, folder),
+                    max_length=spec["max_length"],
+                    beta=spec["beta"],
+                    disable_dropout=not spec.get("dropout"),
+                ),
+                train_dataset=rows,
+                processing_class=models.tokenizer(options.parent),
+                peft_config=methods.adapter(spec, model, training.steps(len(rows), spec["batch_size"])),
+            )
+        training.fit(trainer, options, folder, spec)
+    training.publish(options, folder)
+
+
+def prepared(row: dict) -> dict:
+    """A pair under the names of ORPOTrainer, which pads them."""
+    prompt = row["prompt_ids"]
+    columns = {"prompt_input_ids": prompt, "prompt_attention_mask": [1] * len(prompt)}
+    for side in ("chosen", "rejected"):
+        ids = prompt + row[f"{side}_ids"]
+        columns |= {
+            f"{side}_input_ids": ids,
+            f"{side}_attention_mask": [1] * len(ids),
+            f"{side}_labels": [IGNORED] * len(prompt) + row[f"{side}_ids"],
+        }
+    return columns
+
+
+if __name__ == "__main__":
+    run(arguments(__doc__, spec=Path, parent=Path, manifest=Path, tokens=Path), main)
