@@ -3,7 +3,8 @@
 TRL 1.12 was the last release with a PPO trainer, so this script has an environment of its own:
 
     python -m venv ppo-venv
-    ppo-venv/bin/pip install trl==1.12.0 transformers==5.23.0 peft==0.21.2 accelerate==1.15.0 torch==2.13.0
+    ppo-venv/bin/pip install trl==1.12.0 transformers==5.23.0 peft==0.21.2 accelerate==1.15.0 datasets==5.2.0 \
+        torch==2.13.0
     OMP_NUM_THREADS=1 ppo-venv/bin/python bench/trl_ppo.py --model FOLDER --prompts FILE.jsonl --seed 0 --steps 40 \
         --output FILE.json
 
@@ -58,6 +59,7 @@ class EvenShare(torch.nn.Module):
         return SimpleNamespace(hidden_states=[share[:, None, None].expand(-1, input_ids.shape[1], 1)])
 
     def score(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The head: the hidden states are the scores already."""
         return hidden
 
 
@@ -69,6 +71,7 @@ class WidthCollator(DataCollatorWithPadding):
         self.widths = widths
 
     def __call__(self, rows: list[dict]) -> dict:
+        """A padded batch."""
         batch = super().__call__(rows)
         self.widths.append(batch["input_ids"].shape[1])
         return batch

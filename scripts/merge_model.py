@@ -3,12 +3,17 @@
 Reads the parent's model and `trained/`; writes `model/`, the proof merge.json, provenance.json and the model card. The
 proof compares the logits of parent + adapter with those of the merged file, loaded again from disk, on real prompts.
 
+An adapter that was trained on a 4-bit parent is merged into that parent's dequantised weights, since merging inside 4 bits
+would quantise again, and the original parent is not what it was trained on (`merge_into` says otherwise where it should);
+merge.json has the drift of both. What cannot be merged is kept beside a copy of its parent, in `model/base`.
+
     python scripts/merge_model.py --spec results/sft_lora/spec.json --parent results/bases/smollm2/model \
         --manifest results/bases/smollm2/base.json --tokens results/tokens/smollm2/gsm8k,max_length=1024
 """
 
 from pathlib import Path
 
+from posttrain.config import LEAVES
 from posttrain.errors import UserError
 from posttrain.stage import arguments, folder_hashes, link, read_json, run, say, sha256, whole_folder, write_json
 
@@ -27,22 +32,30 @@ def main(options) -> None:
     spec = read_json(options.spec)
     trained = run_folder / "trained"
     prompts = real_prompts(options.tokens, spec)
-    model = models.with_adapter(options.parent, trained).eval()
+    drift = {}
+    if spec["method"] == "qlora":
+        model, drift = unquantised(options.parent, trained, spec, prompts)
+    else:
+        model = models.with_adapter(options.parent, trained).eval()
     before = logits(model, prompts)
     with whole_folder(run_folder / "model") as folder:
-        if spec["method"] == "full":
+        if spec["method"] == "full" or spec["method"] in LEAVES:
             for file in trained.iterdir():
                 link(file, folder / file.name)
         else:
             model = model.merge_and_unload()
             model.save_pretrained(folder)
+        if spec["method"] in LEAVES:
+            for file in options.parent.iterdir():
+                link(file, folder / "base" / file.name)
         models.tokenizer(options.parent).save_pretrained(folder)
         dtype = str(model.dtype).removeprefix("torch.")
         del model
         after = logits(models.load(folder).eval(), prompts)
         proof = compare(torch.cat(before), torch.cat(after)) | {"tolerance": TOLERANCE[dtype], "dtype": dtype}
+        done = "adapter and base kept apart" if spec["method"] in LEAVES else "merged"
         say(
-            f"{run_folder.name}: merged; on {proof['n']} positions the logits differ by at most "
+            f"{run_folder.name}: {done}; on {proof['n']} positions the logits differ by at most "
             f"{proof['max_abs_logit_difference']:.2g}, the next token agrees on {proof['greedy_agreement']:.2%}"
         )
         if not proof["max_abs_logit_difference"] <= proof["tolerance"]:  # NaN is no proof either
@@ -53,10 +66,35 @@ def main(options) -> None:
             )
         (folder / "README.md").write_text(card(run_folder.name, spec))
         for file in folder.iterdir():
-            file.chmod(0o644)
+            if file.is_file():
+                file.chmod(0o644)
     files = folder_hashes(run_folder / "model")
-    write_json(run_folder / "merge.json", proof | {"files": files})
+    write_json(run_folder / "merge.json", proof | drift | {"files": files})
     write_json(run_folder / "provenance.json", provenance(options, spec) | {"model": files})
+
+
+def unquantised(parent: Path, trained: Path, spec: dict, prompts: list[list[int]]):
+    """The adapter on the parent that it is merged into, and how far the logits drift from those in 4 bits, for both."""
+    import torch
+    from peft import PeftModel
+
+    from posttrain import models
+
+    arithmetic = models.precision(spec["precision"])
+    in_4_bits = torch.cat(logits(models.with_adapter(parent, trained, arithmetic).eval(), prompts))
+    original = models.with_adapter(parent, trained).eval()
+    dtype, reward = original.dtype, models.is_reward(trained)
+    plain = models.load(parent, quantised=arithmetic, reward=reward).dequantize().to(dtype)
+    choices = {"original": original, "dequantised": PeftModel.from_pretrained(plain, trained).eval()}
+    drift = {
+        name: compare(in_4_bits, torch.cat(logits(model, prompts)))["max_abs_logit_difference"]
+        for name, model in choices.items()
+    }
+    say(
+        f"{trained.parent.name}: logits drift from those in 4 bits by {drift['dequantised']:.2g} on the dequantised parent, by "
+        f"{drift['original']:.2g} on the original one"
+    )
+    return choices[spec["merge_into"]], {"drift": drift, "merged_into": spec["merge_into"]}
 
 
 def real_prompts(tokens: Path, spec: dict) -> list[list[int]]:
@@ -65,16 +103,19 @@ def real_prompts(tokens: Path, spec: dict) -> list[list[int]]:
 
     rows = pq.read_table(tokens / "validation.parquet").slice(0, PROMPTS).to_pylist()
     rows = rows or pq.read_table(tokens / "train.parquet").slice(0, PROMPTS).to_pylist()
-    ids = [row["input_ids"] if "input_ids" in row else row["prompt_ids"] + row["chosen_ids"] for row in rows]
+    answers = ("chosen_ids", "completion_ids")
+    ids = [row.get("input_ids") or row["prompt_ids"] + next(row[key] for key in answers if key in row) for row in rows]
     return [row[:POSITIONS] for row in ids]
 
 
 def logits(model, prompts: list[list[int]]) -> list:
-    """Logits in float32 on the CPU, one (length, vocabulary) tensor for each prompt."""
+    """Logits in float32 on the CPU, (length, vocabulary) for each prompt; a reward model's are (1, 1)."""
     import torch
 
+    rows = [torch.tensor([ids], device=model.device) for ids in prompts]
     with torch.no_grad():
-        return [model(input_ids=torch.tensor([ids], device=model.device)).logits[0].float().cpu() for ids in prompts]
+        outputs = [model(input_ids=row, attention_mask=torch.ones_like(row)).logits for row in rows]
+    return [output.flatten(0, -2).float().cpu() for output in outputs]
 
 
 def compare(before, after) -> dict:
@@ -106,7 +147,8 @@ def provenance(options, spec: dict) -> dict:
         "trained": folder_hashes(run_folder / "trained"),
         "training": read_json(run_folder / "train.json"),
         "versions": {
-            name: version(name) for name in ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
+            name: version(name)
+            for name in ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate")
         },
         "python": platform.python_version(),
         "code": {"commit": git.stdout.strip() or None, "scripts": code_hash(code)},

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -44,3 +45,12 @@ def folder(tmp_path: Path) -> Path:
     """An empty project folder with the example data."""
     shutil.copytree(REPOSITORY / "examples", tmp_path / "examples")
     return tmp_path
+
+
+@pytest.fixture
+def signals():
+    """Put the signal handlers back that a training stage sets."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)

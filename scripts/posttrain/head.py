@@ -53,6 +53,13 @@ class LogProbs(torch.autograd.Function):
         return grad_hidden, grad_weight, None
 
 
+def log_probs(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities (n,) in float32 of labels (n,), from hidden states (n, d) and the LM head (v, d)."""
+    if hidden.device.type == "cpu":
+        return LogProbs.apply(hidden, weight, labels)[0]
+    return -torch.nn.functional.cross_entropy((hidden @ weight.T).float(), labels, reduction="none")
+
+
 def plain(model: torch.nn.Module) -> bool:
     """Whether the logits are one product of hidden states and LM head."""
     config = model.config.get_text_config()

@@ -96,28 +96,37 @@ def generate(model: Any, tokenizer: Any, prompts: list[list[int]], max_new_token
     """The greedy answer to each prompt (token ids), without the stop token."""
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     outputs = [""] * len(prompts)
-    stop = {tokenizer.eos_token_id} | set(_as_list(model.generation_config.eos_token_id))
+    greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None, "max_new_tokens": max_new_tokens}
+    stop = stop_tokens(model, tokenizer)
     for start in range(0, len(order), PROMPTS):
         rows = order[start : start + PROMPTS]
-        width = max(len(prompts[i]) for i in rows)
-        pads = [width - len(prompts[i]) for i in rows]
-        ids = torch.tensor([[tokenizer.pad_token_id] * pad + prompts[i] for i, pad in zip(rows, pads, strict=True)])
-        mask = torch.tensor([[0] * pad + [1] * (width - pad) for pad in pads])
         with torch.no_grad(), autocast(model):
-            new = model.generate(
-                input_ids=ids.to(model.device),
-                attention_mask=mask.to(model.device),
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                temperature=None,
-                top_p=None,
-                top_k=None,
-                eos_token_id=sorted(stop),
-                pad_token_id=tokenizer.pad_token_id,
-            )[:, width:]
+            new = continue_prompts(model, tokenizer, [prompts[i] for i in rows], stop, **greedy)
         for i, answer_ids in zip(rows, new.tolist(), strict=True):
             outputs[i] = tokenizer.decode(answer_ids, skip_special_tokens=True)
     return outputs
+
+
+def stop_tokens(model: Any, tokenizer: Any) -> list[int]:
+    """The tokens that end an answer: the tokenizer's, and those of the model's generation configuration."""
+    return sorted({tokenizer.eos_token_id, *_as_list(model.generation_config.eos_token_id)})
+
+
+def continue_prompts(
+    model: Any, tokenizer: Any, prompts: list[list[int]], stop: list[int], **options: Any
+) -> torch.Tensor:
+    """What the model writes after each of n prompts, (n, longest), padded after a stop token."""
+    width = max(map(len, prompts))
+    pads = [width - len(prompt) for prompt in prompts]
+    ids = torch.tensor([[tokenizer.pad_token_id] * pad + prompt for prompt, pad in zip(prompts, pads, strict=True)])
+    mask = torch.tensor([[0] * pad + [1] * (width - pad) for pad in pads])
+    return model.generate(
+        input_ids=ids.to(model.device),
+        attention_mask=mask.to(model.device),
+        eos_token_id=stop,
+        pad_token_id=tokenizer.pad_token_id,
+        **options,
+    )[:, width:]
 
 
 def autocast(model: Any) -> AbstractContextManager:

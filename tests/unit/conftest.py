@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import os
-import signal
 from pathlib import Path
 
 import pytest
@@ -111,15 +110,6 @@ def fp32(monkeypatch):
     from posttrain import models
 
     monkeypatch.setattr(models, "precision", lambda wanted: "fp32")
-
-
-@pytest.fixture
-def signals():
-    """Put the signal handlers back that a training stage sets."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 def normalised() -> list[dict]:

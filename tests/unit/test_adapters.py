@@ -17,9 +17,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     BitsAndBytesConfig,
     GPT2Config,
-    GPT2LMHeadModel,
     OPTConfig,
-    OPTForCausalLM,
 )
 
 from posttrain import adapters, models
@@ -30,7 +28,7 @@ PLACEMENTS = ["houlsby", "pfeiffer"]
 
 
 def config(placement: str = "houlsby", **fields) -> BottleneckConfig:
-    return BottleneckConfig(**{"task_type": "CAUSAL_LM", "placement": placement, "reduction_factor": 8, **fields})
+    return BottleneckConfig(**{"task_type": "CAUSAL_LM", "placement": placement, "reduction_factor": 2, **fields})
 
 
 @torch.no_grad()
@@ -40,12 +38,17 @@ def logits(model) -> torch.Tensor:
 
 def train(model, labels: torch.Tensor = IDS) -> set[str]:
     """Take three large steps, and name the parameters that had a gradient."""
-    optimizer = torch.optim.SGD([weight for weight in model.parameters() if weight.requires_grad], lr=1.0)
+    optimizer = torch.optim.SGD([weight for weight in model.parameters() if weight.requires_grad], lr=0.5)
     for _ in range(3):
         model.zero_grad()
         model(input_ids=IDS, labels=labels).loss.backward()
         optimizer.step()
     return {name for name, weight in model.named_parameters() if weight.grad is not None and weight.grad.any()}
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
 
 
 @pytest.fixture
@@ -80,6 +83,7 @@ def test_the_adapter_is_its_formula_on_the_first_thing_that_a_block_returns():
 def test_a_new_adapter_is_the_identity_and_a_trained_one_can_be_switched_off(random_tiny_model, placement):
     base = logits(random_tiny_model)
     model = get_peft_model(random_tiny_model, config(placement))
+    assert not any(weight.any() for name, weight in model.named_parameters() if name.endswith("bias"))
     assert torch.equal(logits(model), base)
     train(model)
     assert (logits(model) - base).abs().max() > 0.1
@@ -95,11 +99,12 @@ def test_the_number_of_parameters_is_the_formulas(random_tiny_model, placement, 
     assert model.get_nb_trainable_parameters()[0] == layers * blocks * (2 * d * width + d + width)
 
 
-def test_only_the_decoders_blocks_are_adapted(random_tiny_model):
+@pytest.mark.parametrize(("placement", "blocks"), [("houlsby", ("mlp", "self_attn")), ("pfeiffer", ("mlp",))])
+def test_the_decoders_blocks_are_adapted_and_no_others(random_tiny_model, placement, blocks):
     random_tiny_model.vision = nn.ModuleDict({"mlp": nn.Linear(3, 3)})  # as a model that sees has it
-    model = get_peft_model(random_tiny_model, config())
+    model = get_peft_model(random_tiny_model, config(placement))
     found = {name for name, module in model.named_modules() if isinstance(module, BottleneckLayer)}
-    assert found == {f"base_model.model.model.layers.{i}.{block}" for i in (0, 1) for block in ("mlp", "self_attn")}
+    assert found == {f"base_model.model.model.layers.{i}.{block}" for i in (0, 1) for block in blocks}
 
 
 @pytest.mark.parametrize(("autocast", "dtype"), [(True, torch.float32), (False, torch.bfloat16)])
@@ -118,7 +123,7 @@ def test_what_is_saved_is_loaded_under_any_name(trained, random_tiny_folder, tmp
     loaded = PeftModel.from_pretrained(models.load(random_tiny_folder), tmp_path, adapter_name=name)
     assert torch.equal(logits(loaded), logits(trained))
     saved = PeftConfig.from_pretrained(tmp_path)
-    assert (type(saved), saved.placement, saved.reduction_factor) == (BottleneckConfig, "houlsby", 8)
+    assert (type(saved), saved.placement, saved.reduction_factor) == (BottleneckConfig, "houlsby", 2)
 
 
 LOAD = """
@@ -145,7 +150,7 @@ def test_what_is_saved_is_loaded_in_another_process(trained, tmp_path):
 
 def test_two_adapters_do_not_mix_and_only_the_active_one_is_trained(random_tiny_model, random_tiny_folder, tmp_path):
     model = get_peft_model(random_tiny_model, config("pfeiffer"))
-    model.add_adapter("value", config("houlsby", reduction_factor=4))
+    model.add_adapter("value", config("houlsby", reduction_factor=1))
     expected = {}
     for name, labels in (("default", IDS), ("value", IDS.flip(1))):
         model.set_adapter(name)
@@ -216,17 +221,20 @@ def test_gradient_checkpointing_changes_no_gradient(trained):
     assert all(gradient.any() for gradient in expected.values())
 
 
+GPT2 = GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=8)
+OPT = OPTConfig(hidden_size=8, num_hidden_layers=1, ffn_dim=8, num_attention_heads=1, vocab_size=8)
+
+
 @pytest.mark.parametrize(
-    ("model", "placement", "sentence"),
+    ("architecture", "placement", "wanted", "found"),
     [
-        (GPT2LMHeadModel(GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=8)), "houlsby",
-         "placement 'houlsby' needs self_attn and mlp in every decoder layer, but GPT2Block has attn, ln_1, ln_2, mlp"),
-        (OPTForCausalLM(OPTConfig(hidden_size=8, num_hidden_layers=1, ffn_dim=8, num_attention_heads=1, vocab_size=8)),
-         "pfeiffer", "placement 'pfeiffer' needs mlp in every decoder layer, but OPTDecoderLayer has activation_fn, fc1"),
+        (GPT2, "houlsby", "self_attn and mlp", "GPT2Block has attn, ln_1, ln_2, mlp"),
+        (OPT, "pfeiffer", "mlp", "OPTDecoderLayer has activation_fn, fc1, fc2, final_layer_norm, self_attn"),
     ],
-    ids=["gpt2", "opt"],
-)  # fmt: skip
-def test_a_model_without_the_blocks_is_one_sentence(model, placement, sentence):
+)
+def test_a_model_without_the_blocks_is_one_sentence(architecture, placement, wanted, found):
+    model = AutoModelForCausalLM.from_config(architecture)
+    sentence = f"^placement '{placement}' needs {wanted} in every decoder layer, but {found}"
     with pytest.raises(ValueError, match=sentence) as error:
         get_peft_model(model, config(placement))
     assert "\n" not in str(error.value)

@@ -1,0 +1,48 @@
+"""Proximal policy optimisation: RLHF with a reward model, RTO with a DPO run's implicit reward, or a rule.
+
+Reads the run's spec, the parent's model, the dataset's rows and the judges' adapters or models; writes what train_sft.py
+writes. The algorithm is posttrain/ppo.py.
+
+    python scripts/train_ppo.py --spec results/ppo_lora/spec.json --parent results/sft_lora/model \
+        --manifest results/sft_lora/merge.json --data results/data/gsm8k
+"""
+
+from pathlib import Path
+
+from posttrain.stage import arguments, read_json, run
+
+
+def main(options) -> None:
+    from datasets import Dataset
+    from transformers import TrainingArguments
+
+    from posttrain import models, ppo, training
+
+    spec = read_json(options.spec)
+    training.check_shape(options.data / "report.json", spec)
+    folder = training.work_folder(options, training.judge_files(options, spec))
+    if not (folder / "finished").exists():
+        tokenizer = models.tokenizer(options.parent)
+        asked = training.read_questions(options, spec, tokenizer)
+        rollouts, rows = ppo.schedule(len(asked), spec)
+        step = spec["batch_size"] // spec["minibatches"]
+        with training.refusals(options.spec.parent.name):
+            net = ppo.ActorCritic(options.parent, spec, training.steps(len(rows), step))
+            trainer = ppo.PPOTrainer(
+                spec=spec,
+                questions=[[asked[i] for i in rollout] for rollout in rollouts],
+                judges=ppo.Judges(net, spec, tokenizer),
+                model=net,
+                args=TrainingArguments(
+                    **training.trainer_arguments(spec | {"batch_size": step}, folder), remove_unused_columns=False
+                ),
+                train_dataset=Dataset.from_list(rows),
+                data_collator=ppo.collate,
+                processing_class=tokenizer,
+            )
+        training.fit(trainer, options, folder, spec, policy=net.policy)
+    training.publish(options, folder)
+
+
+if __name__ == "__main__":
+    run(arguments(__doc__, spec=Path, parent=Path, manifest=Path, data=Path), main)

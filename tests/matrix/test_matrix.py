@@ -1,0 +1,214 @@
+"""Every objective by every method through the real scripts, on a random tiny model: it learns and resumes, or is refused.
+
+docs/support-matrix.md is what this module finds; `POSTTRAIN_WRITE=1 pytest tests/matrix` writes it.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+from argparse import Namespace
+from pathlib import Path
+from typing import get_args
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import merge_model
+import tokenize_data
+import train_dpo
+import train_grpo
+import train_kto
+import train_orpo
+import train_ppo
+import train_reward
+import train_sft
+from conftest import REPOSITORY
+from posttrain import models, stage, training
+from posttrain.config import Method
+from posttrain.errors import UserError
+from posttrain.project import Project
+from posttrain.rows import normalise
+from posttrain.tokens import tokenise
+
+PAGE = REPOSITORY / "docs/support-matrix.md"
+METHODS = get_args(Method)
+SCRIPTS = {
+    "sft": train_sft,
+    "dpo": train_dpo,
+    "kto": train_kto,
+    "orpo": train_orpo,
+    "reward": train_reward,
+    "grpo": train_grpo,
+    "rloo": train_grpo,
+    "ppo": train_ppo,
+    "rto": train_ppo,
+}
+ON_POLICY = ("grpo", "rloo", "ppo", "rto")
+# Large enough that a model of random weights learns something in a few steps.
+RATE = {"full": 3e-3, "ia3": 0.1, "prefix": 0.3, "p_tuning": 0.03, "prompt": 0.3, "vera": 0.1, "oft": 0.01, "adapter": 0.02}
+STEPS = 6
+WORDS = "apple pear plum fig".split()
+PAIRS = [(f"Say {word} {i}.", f"{word} is number {i}", f"{i}{i} no {word[::-1]}") for i, word in enumerate(WORDS * 2)]
+# The share of small letters among an answer's characters.
+RULE = "def small(answer, reference):\n    return sum(c.islower() for c in answer) / max(1, len(answer))\n"
+found: dict[tuple[str, str], str | None] = {}
+
+
+class Killed(Exception):
+    """What stands for kill -9 here: nothing of ours handles it."""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A project folder with a base, its data and tokens, a reward run and a dpo run, all built in this process."""
+    folder = tmp_path_factory.mktemp("matrix")
+    torch.set_num_threads(1)
+    with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "precision", lambda wanted: "fp32")
+        Path("rules.py").write_text(RULE)
+        write_base()
+        for shape, name in (("preference", "pairs"), ("prompt_completion", "chats")):
+            write_data(name, rows(shape))
+        for judge in ("reward", "dpo"):
+            train(judge, "lora", judge, STEPS)
+            merge_model.main(options(judge, judge))
+        yield folder
+
+
+def rows(shape: str) -> list[dict]:
+    columns = {"preference": ("prompt", "chosen", "rejected"), "prompt_completion": ("prompt", "completion")}[shape]
+    return [normalise(dict(zip(columns, pair, strict=False)), shape, {}, "row") for pair in PAIRS]
+
+
+def write_base() -> None:
+    import make_base
+    from prepare_data import write_parquet
+
+    spec = {"text": {"name": "text"}, "hidden_size": 32, "layers": 2, "heads": 2, "vocab_size": 320, "seed": 42}
+    write_parquet(Path("results/data/text/train.parquet"), rows("prompt_completion"))
+    make_base.at_random(spec, Path("results/bases/tiny/model"), "tiny")
+    stage.write_json(Path("results/bases/tiny/base.json"), {"files": {}})
+
+
+def write_data(name: str, data: list[dict]) -> None:
+    shape = {"pairs": "preference", "chats": "prompt_completion"}[name]
+    encoded, _ = tokenise(models.tokenizer(Path("results/bases/tiny/model")), data, shape, 128)
+    tables = {f"results/data/{name}": data, f"results/tokens/tiny/{name},max_length=128": encoded}
+    for place, part in tables.items():
+        stage.write_json(Path(place) / "report.json", {"format": shape})
+        schema = tokenize_data.schema(shape) if "tokens" in place else pa.Table.from_pylist(part).schema
+        for split in ("train", "validation"):
+            pq.write_table(pa.Table.from_pylist(part, schema=schema), f"{place}/{split}.parquet")
+
+
+def settings(objective: str, method: str, steps: int) -> dict:
+    """The run's table in the configuration."""
+    own = {"objective": "ppo" if objective == "rto" else objective, "method": method, "from": "tiny"}
+    shared = {"learning_rate": RATE.get(method, 0.01), "schedule": "constant", "warmup": 0, "max_length": 128}
+    table = own | shared | {"batch_size": 8, "epochs": steps, "data": "pairs"}
+    if objective == "sft":
+        table |= {"data": "chats"}
+    if method in ("lora", "qlora", "adalora", "vera"):
+        table |= {"rank": 8}
+    if method in ("lora", "qlora", "adalora") and objective == "sft":
+        table |= {"dropout": 0}
+    if method in ("prefix", "p_tuning", "prompt"):
+        table |= {"virtual_tokens": 4}
+    if objective == "kto":
+        table |= {"batch_size": 16}
+    if objective in ON_POLICY:
+        del table["epochs"]
+        table |= {"data": "chats", "batch_size": 64, "max_new_tokens": 8, "max_steps": steps, "reward": {"function": "rules.py:small"}}
+    if objective in ("ppo", "rto"):
+        table |= {"ppo_epochs": 2, "kl_coefficient": 0, "missing_eos_penalty": 0}
+    if objective == "rto":
+        table |= {"reward": {"from": "dpo", "kind": "implicit", "sequence": "reward"}}
+    return table
+
+
+def configuration(objective: str, method: str, steps: int) -> dict:
+    tables = {judge: settings(judge, "lora", STEPS) for judge in ("reward", "dpo")}
+    return {
+        "bases": {"tiny": {"source": "path", "path": "results/bases/tiny/model"}},
+        "datasets": {"pairs": {"path": "pairs.jsonl", "format": "preference"}, "chats": {"path": "chats.jsonl"}},
+        "runs": tables | {f"{objective}_{method}": settings(objective, method, steps)},
+    }
+
+
+def options(objective: str, name: str) -> Namespace:
+    data = "chats" if objective == "sft" or objective in ON_POLICY else "pairs"
+    base, tokens = Path("results/bases/tiny"), Path(f"results/tokens/tiny/{data},max_length=128")
+    return Namespace(
+        spec=Path(f"results/{name}/spec.json"),
+        parent=base / "model",
+        manifest=base / "base.json",
+        tokens=tokens,
+        data=Path(f"results/data/{data}"),
+        logprobs=Path("logprobs.parquet"),
+    )
+
+
+def train(objective: str, method: str, name: str, steps: int) -> list[dict]:
+    """Train a run by its script; returns its steps."""
+    values = configuration(objective, method, steps)
+    values["runs"][name] = values["runs"].pop(f"{objective}_{method}")
+    spec = Path(f"results/{name}/spec.json")
+    spec.parent.mkdir(parents=True, exist_ok=True)
+    spec.write_text(Project(values).spec(name))
+    if objective == "dpo":
+        reference(method)
+    SCRIPTS[objective].main(options(objective, name))
+    return [json.loads(line) for line in (spec.parent / "train.jsonl").read_text().splitlines()]
+
+
+def reference(method: str) -> None:
+    import compute_logprobs
+
+    output = Path("logprobs,nf4.parquet" if method == "qlora" else "logprobs.parquet")
+    given = options("dpo", "dpo")
+    if not output.exists():
+        compute_logprobs.main(Namespace(model=given.parent, tokens=given.tokens, output=output))
+    shutil.copy(output, "logprobs.parquet") if method == "qlora" else None
+
+
+def weights(name: str) -> dict[str, str]:
+    return stage.folder_hashes(Path(f"results/{name}/trained"))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("objective", SCRIPTS)
+def test_a_cell(objective, method, project, monkeypatch, signals):
+    name = f"{objective}_{method}"
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(models, "precision", lambda wanted: "fp32")
+    try:
+        steps = train(objective, method, name, STEPS)
+    except UserError as error:
+        found[objective, method] = str(error).partition(f"runs.{name}: ")[2]
+        assert found[objective, method], error  # refused by the configuration, before anything is built
+        return
+    rises = [step["reward"] for step in steps] if objective in ON_POLICY else [-step["loss"] for step in steps]
+    assert sum(rises[-2:]) / 2 > sum(rises[:2]) / 2
+    straight = weights(name)
+    for folder in ("checkpoints", "trained"):
+        shutil.rmtree(f"results/{name}/{folder}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.Watch, "on_step_end", save_at_step_3)
+        patch.setattr(training.Watch, "on_save", die)
+        with pytest.raises(Killed):
+            train(objective, method, name, STEPS)
+    train(objective, method, name, STEPS)
+    assert json.loads(Path(f"results/{name}/train.json").read_text())["resumed_from"] == "checkpoint-3"
+    assert weights(name) == straight
+    found[objective, method] = None
+
+
+def save_at_step_3(self, args, state, control, **_):
+    control.should_save = state.global_step == 3
+
+
+def die(self, *_, **__):
+    raise Killed
