@@ -456,6 +456,11 @@ def refusals(run: Run) -> list[str]:
             f"{run.method} hands the model embeddings instead of tokens, from which a reward model cannot tell where an "
             "answer ends; write method: lora, or prefix"
         )
+    if run.objective == "orpo" and run.method in ("p_tuning", "prompt"):
+        reasons.append(
+            f"{run.method} puts virtual tokens before the prompt, which TRL's ORPO does not leave out of the loss; write "
+            "method: lora, or objective: dpo"
+        )
     if run.method == "prefix" and run.gradient_checkpointing:
         reasons.append("gradient_checkpointing drops the cache that prefix tuning is made of; take it out")
     if run.method in PROMPT_LEARNING and run.trainer_args.get("packing"):

@@ -10,6 +10,7 @@ from typing import Any
 
 import peft
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
 from posttrain.adapters import BottleneckConfig
@@ -167,3 +168,30 @@ class AllocateRanks(TrainerCallback):
         """Add the importance of each parameter, and the ranks so far, to the checkpoint that was just written."""
         saved = {name: getattr(self.tuner.rankallocator, name) for name in self.STATE}
         torch.save(saved | {"ranks": self.ranks}, Path(args.output_dir) / f"checkpoint-{state.global_step}" / self.FILE)
+
+
+class KeepEncoder(TrainerCallback):
+    """P-tuning's network, of which PEFT keeps only what comes out of it: enough to answer, not to go on training."""
+
+    FILE = "encoder.safetensors"
+
+    def __init__(self, model: Any, checkpoint: Path | None) -> None:
+        self.model, self.checkpoint = model, checkpoint
+
+    def _moving(self) -> dict[str, torch.Tensor]:
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """After the trainer has loaded what PEFT kept."""
+        saved = load_file(self.checkpoint / self.FILE) if self.checkpoint else {}
+        for name, parameter in self._moving().items():
+            parameter.data.copy_(saved.get(name, parameter.data))
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Add the network to the checkpoint that was just written."""
+        tensors = {name: p.detach().contiguous() for name, p in self._moving().items()}
+        save_file(tensors, Path(args.output_dir) / f"checkpoint-{state.global_step}" / self.FILE)
+
+
+# What a checkpoint of a method needs beside what transformers and PEFT write.
+KEEPERS = {"adalora": AllocateRanks, "p_tuning": KeepEncoder}

@@ -362,16 +362,18 @@ class PPOTrainer(Trainer):
         mask = rows.mask()
         old = {name: self.rollout[name][slots, : mask.shape[1]] for name in ("old", "advantage", "returns", "values")}
         total = self.rollout["answers"][inputs["peers"].to(slots.device)].sum()
-        with self.compute_loss_context_manager():
-            new = model.log_probs(model.hidden("policy", rows), rows, self.spec["temperature"])
+        with model.role("policy") as policy:  # until after backward, which may compute the activations again
+            with self.compute_loss_context_manager():
+                new = model.log_probs(hidden_states(policy, rows), rows, self.spec["temperature"])
             losses = policy_losses(new, old["old"], old["advantage"], self.spec["clip"])
-        policy_loss = (losses * mask).sum() / total
-        self.accelerator.backward(policy_loss)
-        with self.compute_loss_context_manager():
-            values = model.values(model.hidden("value", rows), rows)
-        losses = value_losses(values, old["values"], old["returns"], self.spec["value_clip"])
-        value_loss = (losses * mask).sum() / total
-        self.accelerator.backward(self.spec["value_coefficient"] * value_loss)
+            policy_loss = (losses * mask).sum() / total
+            self.accelerator.backward(policy_loss)
+        with model.role("value") as value:
+            with self.compute_loss_context_manager():
+                values = model.values(hidden_states(value, rows), rows)
+            losses = value_losses(values, old["values"], old["returns"], self.spec["value_clip"])
+            value_loss = (losses * mask).sum() / total
+            self.accelerator.backward(self.spec["value_coefficient"] * value_loss)
         clipped = ((new - old["old"]).exp() - 1).abs() > self.spec["clip"]
         self.note(policy_loss=policy_loss, value_loss=value_loss, clip_fraction=(clipped * mask).sum() / total)
         self.tokens += int((rows.prompts + rows.answers).sum())

@@ -339,10 +339,10 @@ def fit(trainer: Any, options: Namespace, folder: Path, spec: dict, policy: Any 
     say(
         f"{name}: {spec['objective']}, {spec['method']}: {trained:,} of {total:,} parameters are trained ({trained / total:.2%})"
     )
-    extra = (methods.AllocateRanks.FILE,) if spec["method"] == "adalora" else ()
-    checkpoint = last_checkpoint(folder, extra)
-    if spec["method"] == "adalora":
-        trainer.add_callback(methods.AllocateRanks(model, checkpoint))
+    keeper = methods.KEEPERS.get(spec["method"]) if policy is None else None
+    checkpoint = last_checkpoint(folder, (keeper.FILE,) if keeper else ())
+    if keeper:
+        trainer.add_callback(keeper(model, checkpoint))
     if spec.get("lora_plus"):
         trainer.optimizer = lora_plus(trainer, spec["lora_plus"])
     watch = Watch(name, folder)
