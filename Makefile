@@ -5,7 +5,7 @@ CORES ?= $(shell nproc)
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-slow lint format bench ui constraints
+.PHONY: setup demo test test-slow lint format bench claims ui constraints
 
 setup: $(READY)
 
@@ -40,6 +40,9 @@ format: setup
 
 bench: setup
 	python bench/pipeline.py
+
+claims: setup
+	python bench/claims.py --cores $(CORES)
 
 ui: setup
 	mlflow ui --backend-store-uri sqlite:///$(abspath results/mlflow.db)

@@ -23,6 +23,19 @@ PROMPTS, POSITIONS = 4, 256
 TOLERANCE = {"float32": 1e-2, "float16": 0.5, "bfloat16": 2.0}
 
 
+KEPT_APART = """What was trained cannot be merged, so this folder is an adapter and its base:
+
+```python
+import posttrain.adapters  # only for the method adapter, which is not one of PEFT's own
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("FOLDER/base"), "FOLDER")
+```
+
+"""
+
+
 def main(options) -> None:
     import torch
 
@@ -175,10 +188,11 @@ def card(name: str, spec: dict) -> str:
         key for key in sorted(spec) if not isinstance(spec[key], dict) and key not in ("stage", "version", "tokens")
     ]
     lines = "\n".join(f"| {key} | {spec[key]} |" for key in settings)
+    keep = KEPT_APART if spec["method"] in LEAVES else ""
     return (
         f"# {name}\n\n{spec['objective'].upper()} ({spec['method']}) of `{spec['from']['name']}` on the dataset "
         f"`{spec['data']['name']}`, made with posttrain.\n\n| setting | value |\n|---|---|\n{lines}\n\n"
-        f"Rebuild it with `snakemake results/{name}/eval.json`. Its licence follows from its base's and its data's.\n"
+        f"{keep}Rebuild it with `snakemake results/{name}/eval.json`. Its licence follows from its base's and its data's.\n"
     )
 
 

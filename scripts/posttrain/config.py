@@ -602,11 +602,13 @@ def _known_keys(model: type[BaseModel], location: tuple) -> list[str]:
     if model is Config and len(location) > 1:
         table = location[0]
         model = BASES[location[2]] if table == "bases" else TABLES[table]
+        model = NESTED.get(location[2], model) if len(location) > 3 else model
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
 BASES = {"wheel": WheelBase, "hub": HubBase, "path": PathBase, "random": RandomBase}
 TABLES = {"datasets": Dataset, "runs": Run, "sweeps": Sweep, "evaluation": Evaluation, "tracking": Tracking}
+NESTED = {"reward": Reward, "select": Select}
 
 
 @cache

@@ -291,8 +291,9 @@ class Watch(TrainerCallback):
             file.writelines(json.dumps(line) + "\n" for line in history(state.log_history))
         if now - self.told > 5 or state.global_step in (1, state.max_steps):
             self.told = now
+            reward = f"  reward {logs['reward']:.3f}" if "reward" in logs else ""
             pace = f"  {speed:.0f} tokens/s" if speed else ""
-            say(f"{self.name}: step {state.global_step}/{state.max_steps}  loss {logs['loss']:.4f}{pace}")
+            say(f"{self.name}: step {state.global_step}/{state.max_steps}  loss {logs['loss']:.4f}{reward}{pace}")
 
 
 def memory_gib() -> float:
@@ -403,6 +404,7 @@ def _keep(trainer: Any, model: Any, options: Namespace, folder: Path, spec: dict
         "precision": models.precision(spec["precision"]),
         "threads": torch.get_num_threads(),
         "memory_gib": memory_gib(),
+        "memory_of": "gpu" if torch.cuda.is_available() else "process",
     }
     with whole_folder(folder / "finished") as finished:
         only = {} if spec["method"] == "full" else {"selected_adapters": ["default"]}
@@ -412,7 +414,9 @@ def _keep(trainer: Any, model: Any, options: Namespace, folder: Path, spec: dict
 
 
 def trainable(model: Any) -> tuple[int, int]:
-    """Numbers of trained and of all parameters."""
+    """Numbers of trained and of all parameters; PEFT knows how many a 4-bit weight stands for."""
+    if hasattr(model, "get_nb_trainable_parameters"):
+        return model.get_nb_trainable_parameters()
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
     return sum(size for size, moves in sizes if moves), sum(size for size, _ in sizes)
 

@@ -32,7 +32,7 @@ REFUSED = [
     ({"runs.sft.rank": "many"}, "runs.sft.rank: input should be a valid integer"),
     ({"runs.sft.rank": 4.5}, "runs.sft.rank: input should be a valid integer"),
     ({"runs.sft.rank": 0}, "runs.sft.rank: input should be greater than 0, but it is 0"),
-    ({"runs.sft.rank": None}, "runs.sft.rank: input should be a valid integer, but it is None"),
+    ({"runs.sft.batch_size": None}, "runs.sft.batch_size: input should be a valid integer, but it is None"),
     ({"runs.sft.learning_rate": "fast"}, "runs.sft.learning_rate: input should be a valid number"),
     (
         {"runs.sft.learning_rate": float("nan")},
@@ -44,8 +44,8 @@ REFUSED = [
     ({"runs.sft.gradient_checkpointing": "maybe"}, "runs.sft.gradient_checkpointing: input should be a valid boolean"),
     ({"runs.sft.trainer_args": [1]}, "runs.sft.trainer_args: input should be a valid dictionary, but it is [1]"),
     ({"runs.sft.target_modules": 3}, "runs.sft.target_modules: input should be a valid string, but it is 3"),
-    ({"runs.sft.objective": "pdo"}, "runs.sft.objective: 'pdo' is not allowed; did you mean 'dpo'?"),
-    ({"runs.sft.method": "qlora"}, "runs.sft.method: 'qlora' is not allowed; did you mean 'lora'?"),
+    ({"runs.sft.objective": "dpoo"}, "runs.sft.objective: 'dpoo' is not allowed; did you mean 'dpo'?"),
+    ({"runs.sft.method": "qlra"}, "runs.sft.method: 'qlra' is not allowed; did you mean 'qlora'?"),
     ({"runs.sft.schedule": "cosin"}, "runs.sft.schedule: 'cosin' is not allowed; did you mean 'cosine'?"),
     ({"runs.sft.data": "a/b"}, "runs.sft.data: 'a/b' does not have the form"),
     ({"use": "fun"}, "use: 'fun' is not allowed; valid are commercial, research"),
@@ -74,14 +74,14 @@ REFUSED = [
         {"datasets.chats.format": "preferences"},
         "datasets.chats.format: 'preferences' is not allowed; did you mean 'preference'?",
     ),
-    ({"datasets.chats.hub": "a/b"}, "datasets.chats: a dataset has either `path` or `hub`"),
-    ({"datasets.chats.path": ...}, "datasets.chats: a dataset has either `path` or `hub`"),
+    ({"datasets.chats.hub": "a/b"}, "datasets.chats: a dataset has one of `path`, `hub` and `from`"),
+    ({"datasets.chats.path": ...}, "datasets.chats: a dataset has one of `path`, `hub` and `from`"),
     ({"datasets.chats.validation": 0.95}, "datasets.chats: validation is 0.95; write a share from 0 to 0.9, or a file"),
     ({"datasets.chats.validation": -1}, "datasets.chats: validation is -1.0; write a share from 0 to 0.9, or a file"),
     ({"datasets.chats.limit": 0}, "datasets.chats.limit: input should be greater than 0, but it is 0"),
     # keys that have no effect, or contradict each other
     ({"runs.sft.beta": 0.1}, "runs.sft: beta has no effect here; it needs objective: dpo"),
-    ({"runs.sft.loss_type": "ipo"}, "runs.sft: loss_type has no effect here; it needs objective: dpo"),
+    ({"runs.sft.loss_type": "ipo"}, "runs.sft: loss_type: 'ipo' is not allowed; valid are dft, nll"),
     ({"runs.full.rank": 8}, "runs.full: rank has no effect here; it needs method: lora"),
     ({"runs.full.alpha": 8}, "runs.full: alpha has no effect here; it needs method: lora"),
     ({"runs.full.dropout": 0.1}, "runs.full: dropout has no effect here; it needs method: lora"),
@@ -136,7 +136,7 @@ def test_a_number_is_finite(configuration):
 
 
 def test_a_loss_that_trl_does_not_have_is_refused(configuration):
-    with pytest.raises(UserError, match=r"runs\.dpo\.loss_type: 'sigmoidd' is not allowed; did you mean 'sigmoid'"):
+    with pytest.raises(UserError, match=r"runs\.dpo: loss_type: 'sigmoidd' is not allowed; did you mean 'sigmoid'"):
         read(configuration({"runs.dpo.loss_type": "sigmoidd"}), "my.yaml")
 
 
@@ -193,9 +193,10 @@ def test_alpha_follows_the_rank_until_it_is_set():
 @pytest.mark.parametrize(("objective", "method"), DEFAULTS)
 def test_settings_hold_no_key_that_has_no_effect(objective, method):
     settings = run(objective=objective, method=method).settings()
-    assert all((key in settings) == (method == "lora") for key in config.LORA_KEYS)
-    assert all((key in settings) == (objective == "dpo") for key in config.DPO_KEYS)
-    assert not {"from", "from_", "data"} & settings.keys()
+    assert all((key in settings) == (method in methods) for key, methods in config.METHODS_OF.items())
+    acting = {key: objective in objectives for key, objectives in config.OBJECTIVES_OF.items() if key != "reward"}
+    assert {key: key in settings for key in acting} == acting
+    assert not {"from", "from_", "data", "reward"} & settings.keys()
 
 
 def test_a_set_value_is_kept_where_a_default_would_differ():
@@ -216,14 +217,17 @@ def test_every_table_of_the_file_is_in_the_tables_that_errors_and_the_page_use()
 
 
 def test_the_fields_that_run_keys_set_exist_in_the_installed_trl():
-    assert config.trainer_fields("sft") | config.trainer_fields("dpo") >= config.OWN_FIELDS
+    trained = config.OBJECTIVES_OF["trainer_args"]
+    assert frozenset().union(*map(config.trainer_fields, trained)) >= config.OWN_FIELDS
     assert {"packing", "learning_rate"} <= config.trainer_fields("sft")
     assert {"beta", "label_smoothing"} <= config.trainer_fields("dpo")
     assert "beta" not in config.trainer_fields("sft")
 
 
-def test_the_fields_of_lora_are_read_from_the_installed_peft():
-    assert {"r", "use_rslora", "modules_to_save"} <= config.lora_fields()
+def test_the_fields_of_a_method_are_read_from_the_installed_peft():
+    assert {"r", "use_rslora", "modules_to_save"} <= config.peft_fields("lora")
+    assert {"target_r", "tinit", "use_rslora", "modules_to_save"} <= config.peft_fields("adalora")
+    assert "use_rslora" not in config.peft_fields("ia3")
 
 
 @pytest.mark.parametrize("file", ["config/config.yaml", "config/test/tiny.yaml"])

@@ -11,8 +11,9 @@ import pytest
 
 import evaluate_model
 import tokenize_data
-from evaluate_model import ANSWER, add_margins, final_number, read_examples, summarise, write_examples
+from evaluate_model import add_margins, read_examples, summarise, write_examples
 from posttrain import stage
+from posttrain.rewards import MARKED, final_number, read_number
 from posttrain.rows import normalise
 from posttrain.tokens import tokenise
 from prepare_data import write_parquet
@@ -39,22 +40,23 @@ NUMBERS = [
 
 @pytest.mark.parametrize(("text", "number"), NUMBERS)
 def test_the_final_number_is_the_marked_one_or_else_the_last(text, number):
-    assert final_number(text) == number
+    assert read_number(text) == number
 
 
 def test_numbers_are_equal_however_they_are_written():
-    assert final_number("#### 1,000") == final_number("#### $1000.00")
+    assert read_number("#### 1,000") == read_number("#### $1000.00")
+    assert final_number("#### 1,000", "#### $1000.00") == 1
 
 
 @pytest.mark.parametrize(
     ("text", "followed"), [("#### 72", True), ("####72", True), ("72", False), ("### 72", False), ("#### x", False)]
 )
 def test_the_format_is_the_mark_before_a_number(text, followed):
-    assert (ANSWER.search(text) is not None) == followed
+    assert (MARKED.search(text) is not None) == followed
 
 
 def test_the_end_of_a_range_is_not_negative():
-    assert final_number("It takes 10-15 minutes") == 15
+    assert read_number("It takes 10-15 minutes") == 15
 
 
 # ---- margins, metrics, verdicts

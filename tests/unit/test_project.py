@@ -43,6 +43,7 @@ NAMES = [
     ("sft,gradient_checkpointing=yes", "sft,gradient_checkpointing=true"),
     ("sft,schedule=linear", "sft,schedule=linear"),
     ("sft,max_steps=null", "sft"),
+    ("sft,rank=null", "sft,rank=16"),  # the method's own default, where the file says 8
 ]
 
 
@@ -84,7 +85,7 @@ OVERRIDES = [
     ("sft,rank=four", "results/sft,rank=four: rank: input should be a valid integer"),
     ("sft,rank=0", "rank: input should be greater than 0"),
     ("sft,rank=4.5", "rank: input should be a valid integer"),
-    ("sft,rank=null", "rank: input should be a valid integer, but it is None"),
+    ("sft,batch_size=null", "batch_size: input should be a valid integer, but it is None"),
     ("sft,rank=-", "rank: input should be a valid integer"),
     ("sft,seed=2024-01-31", "seed: input should be a valid integer"),
     ("sft,method=lroa", "method: 'lroa' is not allowed; did you mean 'lora'?"),
@@ -178,7 +179,7 @@ REFUSED = [
     ),
     (
         {"runs.sft.peft_args": {"use_rslor": True}},
-        "peft_args: peft's LoraConfig has no 'use_rslor'; did you mean 'use_rslora'?",
+        "runs.sft.peft_args: lora has no 'use_rslor' in PEFT; did you mean 'use_rslora'?",
     ),
 ]
 

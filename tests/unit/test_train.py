@@ -149,5 +149,5 @@ def test_against_its_own_log_probabilities_dpo_begins_at_log_2(
 
 def test_only_preferences_have_reference_log_probabilities(reference):
     stage.write_json(Path("tokens/report.json"), {"format": "messages"})
-    with pytest.raises(UserError, match="dataset tokens: dpo needs rows of shape preference, and these are messages"):
+    with pytest.raises(UserError, match="dpo needs rows of shape preference, and dataset tokens is messages"):
         reference()

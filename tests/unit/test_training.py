@@ -11,17 +11,18 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import peft
 import pytest
 import torch
-from peft import LoraConfig
 from safetensors.torch import save_file
 from transformers import TrainerControl, TrainerState
-from trl import DPOConfig, SFTConfig
+from trl import DPOConfig, GRPOConfig, KTOConfig, RewardConfig, RLOOConfig, SFTConfig
+from trl.experimental.orpo import ORPOConfig
 
-from posttrain import config, models, training
+from posttrain import config, methods, models, training
 from posttrain.errors import UserError
 from posttrain.project import Project
-from posttrain.training import adapter, history, last_checkpoint, row_order, trainer_arguments
+from posttrain.training import history, last_checkpoint, row_order, trainer_arguments
 
 # ---- the order of the rows
 
@@ -115,10 +116,40 @@ def spec(configuration):
     return resolved
 
 
-def test_the_fields_read_from_the_source_are_those_of_the_installed_classes():
-    for objective, cls in (("sft", SFTConfig), ("dpo", DPOConfig)):
-        assert {field.name for field in dataclasses.fields(cls) if field.init} == config.trainer_fields(objective)
-    assert {field.name for field in dataclasses.fields(LoraConfig) if field.init} <= config.lora_fields()
+TRL = {
+    "sft": SFTConfig,
+    "dpo": DPOConfig,
+    "kto": KTOConfig,
+    "orpo": ORPOConfig,
+    "reward": RewardConfig,
+    "grpo": GRPOConfig,
+    "rloo": RLOOConfig,
+}
+PEFT = {
+    "lora": peft.LoraConfig,
+    "qlora": peft.LoraConfig,
+    "adalora": peft.AdaLoraConfig,
+    "oft": peft.OFTConfig,
+    "vera": peft.VeraConfig,
+    "ia3": peft.IA3Config,
+    "prefix": peft.PrefixTuningConfig,
+    "p_tuning": peft.PromptEncoderConfig,
+    "prompt": peft.PromptTuningConfig,
+}
+
+
+def fields(cls) -> set[str]:
+    return {field.name for field in dataclasses.fields(cls) if field.init}
+
+
+@pytest.mark.parametrize("objective", config.OBJECTIVES_OF["trainer_args"])
+def test_the_fields_read_from_the_source_are_those_of_the_installed_trainer(objective):
+    assert fields(TRL[objective]) == config.trainer_fields(objective)
+
+
+@pytest.mark.parametrize("method", config.METHODS_OF["peft_args"])
+def test_the_fields_read_from_the_source_are_those_of_the_installed_method(method):
+    assert fields(PEFT[method]) <= config.peft_fields(method)
 
 
 def test_a_spec_becomes_trls_arguments(spec, tmp_path):
@@ -169,8 +200,8 @@ def test_warm_up_is_a_share_of_the_steps(spec, tmp_path, share, steps):
     assert arguments.get_warmup_steps(100) == steps
 
 
-def test_a_spec_becomes_pefts_configuration(spec):
-    lora = adapter(spec("sft", {"runs.sft.peft_args": {"use_rslora": True}}))
+def test_a_spec_becomes_pefts_configuration(spec, random_tiny_model):
+    lora = methods.adapter(spec("sft", {"runs.sft.peft_args": {"use_rslora": True}}), random_tiny_model, 10)
     assert (lora.r, lora.lora_alpha, lora.lora_dropout, lora.target_modules, lora.use_rslora) == (
         8,
         16,
@@ -178,13 +209,13 @@ def test_a_spec_becomes_pefts_configuration(spec):
         "all-linear",
         True,
     )
-    assert adapter(spec("full")) is None
+    assert methods.adapter(spec("full"), random_tiny_model, 10) is None
 
 
-def test_what_peft_refuses_is_one_sentence(spec):
-    sentence = r"sft: target_modules, peft_args or trainer_args: .*layers_to_transform"
+def test_what_peft_refuses_is_one_sentence(spec, random_tiny_model):
+    sentence = r"sft: method, peft_args or trainer_args: .*layers_to_transform"
     with pytest.raises(UserError, match=sentence), training.refusals("sft"):
-        adapter(spec("sft") | {"peft_args": {"layers_to_transform": [0]}})
+        methods.adapter(spec("sft") | {"peft_args": {"layers_to_transform": [0]}}, random_tiny_model, 10)
 
 
 def test_a_parent_is_trained_in_float32_where_all_weights_move_and_in_its_own_dtype_under_an_adapter(

@@ -27,6 +27,7 @@ def test_a_documented_command(folder, page, line):
         check = ["make", "-n", *words.split()]
         where = REPOSITORY
     elif program == "snakemake":
+        words = words.replace("config/", f"{REPOSITORY}/config/")
         expanded = f"{tools}/snakemake -s {REPOSITORY}/Snakefile --dry-run {words}"
         check, where = ["bash", "-c", expanded], folder
     elif program == "posttrain":
