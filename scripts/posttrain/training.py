@@ -306,10 +306,13 @@ def memory_gib() -> float:
 
 
 def history(log: list[dict]) -> list[dict]:
-    """The trainer's log as train.jsonl has it: one line a step, with what is worth keeping."""
+    """The trainer's log as train.jsonl has it: one line a step, with what is worth keeping.
+
+    An entropy of 0 is one that `add_compact_head` did not compute.
+    """
     keep = ("step", *REPORTED, "tokens_per_second", "memory_gib")
     return [
-        {key: line[key] for key in keep if line.get(key) is not None}
+        {key: line[key] for key in keep if line.get(key) is not None and (key != "entropy" or line[key])}
         for line in log
         if "loss" in line or "eval_loss" in line
     ]

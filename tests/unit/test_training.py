@@ -159,7 +159,7 @@ def test_a_spec_becomes_trls_arguments(spec, tmp_path):
         "runs.sft.precision": "fp32",
         "runs.sft.max_length": 64,
     }
-    arguments = SFTConfig(**trainer_arguments(spec("sft", changes), tmp_path))
+    arguments = SFTConfig(**trainer_arguments(spec("sft", changes), tmp_path), max_length=64)
     assert (arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps) == (4, 2)
     assert (arguments.learning_rate, arguments.weight_decay, arguments.max_grad_norm) == (2e-4, 0.1, 1.0)
     assert (arguments.max_length, arguments.seed, arguments.bf16) == (64, 42, False)
@@ -410,15 +410,15 @@ def test_each_logged_step_is_a_line_of_train_jsonl(watch, tmp_path):
 
 def test_the_history_keeps_the_steps_and_what_is_reported():
     lines = [
-        {"step": 1, "loss": 2.0, "learning_rate": 0.1, "epoch": 0.5, "entropy": 3.0, "tokens_per_second": None},
+        {"step": 1, "loss": 2.0, "learning_rate": 0.1, "epoch": 0.5, "entropy": 0.0, "tokens_per_second": None},
         {"step": 1, "eval_loss": 1.9, "eval_runtime": 3.0},
-        {"step": 2, "loss": 0.0, "rewards/margins": 0.25, "memory_gib": 1.5},
+        {"step": 2, "loss": 0.0, "rewards/margins": 0.25, "memory_gib": 1.5, "entropy": 3.0},
         {"step": 2, "train_runtime": 9.0, "train_loss": 1.0},
     ]
     assert history(lines) == [
         {"step": 1, "loss": 2.0, "learning_rate": 0.1},
         {"step": 1, "eval_loss": 1.9},
-        {"step": 2, "loss": 0.0, "rewards/margins": 0.25, "memory_gib": 1.5},
+        {"step": 2, "loss": 0.0, "rewards/margins": 0.25, "memory_gib": 1.5, "entropy": 3.0},
     ]
 
 
