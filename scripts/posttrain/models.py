@@ -52,7 +52,7 @@ def load(
         model = family.from_pretrained(folder, **options)
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: not a model that can be loaded: {str(error).splitlines()[0]}") from None
-    if reward:  # it looks for the last token that is no padding
+    if reward and not is_reward(folder):  # it looks for the last token that is no padding
         model.config.get_text_config().pad_token_id = tokenizer(folder).pad_token_id
     return model if quantised else model.to(DEVICE)
 

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from peft import LoraConfig, PeftConfig, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -32,6 +33,11 @@ from posttrain.errors import UserError
 from posttrain.head import log_probs, plain
 
 HORIZON = 10_000  # answers over which the KL coefficient adapts (Ziegler et al. 2019)
+SHARED_ARGS = {"use_rslora", "use_dora"}  # other peft_args may move the parent's own weights, as PiSSA does
+
+# Nothing of a model's own generation configuration may come between the policy and its samples.
+UNCHANGED = {"top_k": 0, "top_p": 1.0, "min_p": None, "typical_p": 1.0, "repetition_penalty": 1.0}
+UNCHANGED |= {"no_repeat_ngram_size": 0}
 
 # ---- the equations
 
@@ -146,6 +152,8 @@ class ActorCritic(nn.Module):
         else:
             self.policy = self.backbone = get_peft_model(model, config)
             self.backbone.add_adapter("value", config)
+            if isinstance(model.get_output_embeddings(), BaseTunerLayer):
+                raise UserError("target_modules: ppo reads the LM head's own weight only; take lm_head out")
         width = self.backbone.config.get_text_config().hidden_size
         self.value_head = nn.Linear(width, 1, bias=False, device=model.device)
         nn.init.zeros_(self.value_head.weight)
@@ -192,14 +200,10 @@ class ActorCritic(nn.Module):
         with self.role(name) as model:
             return hidden_states(model, rows)
 
-    def log_probs(self, hidden: torch.Tensor, rows: Rows, temperature: float, of: Any = None) -> torch.Tensor:
-        """Log-probabilities (n, t) of the answers' tokens, 0 beyond their end, from hidden states of model `of`."""
-        mask = rows.mask()
-        at = rows.prompts[:, None] + torch.arange(mask.shape[1], device=mask.device)[None]
-        labels = rows.ids.gather(1, at.clamp(max=rows.ids.shape[1] - 1))[mask]
-        head = (of or self.policy).get_output_embeddings().weight
-        values = log_probs(hidden[mask] / temperature, head, labels)
-        return torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, values)
+    def log_probs(self, name: str, rows: Rows, temperature: float) -> torch.Tensor:
+        """Log-probabilities (n, t) of the answers' tokens, of one of the roles."""
+        with self.role(name) as model:
+            return answer_log_probs(model, rows, temperature)
 
     def values(self, hidden: torch.Tensor, rows: Rows) -> torch.Tensor:
         """Values (n, t) from hidden states of the role "value"."""
@@ -218,13 +222,17 @@ class ActorCritic(nn.Module):
         return head[0] if head else None
 
     def start_value(self, head: torch.Tensor) -> None:
-        """Let the value start as the reward model, where their adapters have the same shape."""
-        theirs = {n: p for n, p in self.backbone.named_parameters() if ".reward." in n}
-        ours = {n: p for n, p in self.backbone.named_parameters() if ".value." in n}
-        pairs = [(p, theirs.get(n.replace(".value.", ".reward."))) for n, p in ours.items()]
-        if all(source is not None and source.shape == p.shape for p, source in pairs):
-            for p, source in pairs:
-                p.data.copy_(source)
+        """Let the value start as the reward model, where their adapters have the same shape and scale."""
+        ours, theirs = (
+            {name.replace(f".{role}.", "."): p for name, p in self.backbone.named_parameters() if f".{role}." in name}
+            for role in ("value", "reward")
+        )
+        configs = [self.backbone.peft_config[role] for role in ("value", "reward")]
+        scale, their_scale = ((c.lora_alpha, c.use_rslora, c.alpha_pattern) for c in configs)
+        shapes, their_shapes = ({name: p.shape for name, p in adapter.items()} for adapter in (ours, theirs))
+        if (scale, shapes) == (their_scale, their_shapes):
+            for name, parameter in ours.items():
+                parameter.data.copy_(theirs[name])
             self.value_head.weight.data.copy_(head)
 
 
@@ -239,6 +247,15 @@ def hidden_states(model: Any, rows: Rows) -> torch.Tensor:
     longest = int(rows.answers.max())
     at = rows.prompts[:, None] - 1 + torch.arange(longest, device=rows.ids.device)[None]
     return states.gather(1, at.clamp(max=width - 1)[..., None].expand(-1, -1, states.shape[-1]))
+
+
+def answer_log_probs(model: Any, rows: Rows, temperature: float) -> torch.Tensor:
+    """Log-probabilities (n, t) of the answers' tokens, 0 beyond their end."""
+    hidden, mask = hidden_states(model, rows), rows.mask()
+    at = rows.prompts[:, None] + torch.arange(mask.shape[1], device=mask.device)[None]
+    labels = rows.ids.gather(1, at.clamp(max=rows.ids.shape[1] - 1))[mask]
+    values = log_probs(hidden[mask] / temperature, model.get_output_embeddings().weight, labels)
+    return torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, values)
 
 
 # ---- what answers earn
@@ -283,11 +300,13 @@ class Judges:
         return rewards.load_judge(name, self.tokenizer)
 
     def _shares(self, name: str) -> bool:
-        """Whether a run is a LoRA on our own parent, held in the same bits."""
+        """Whether a run is a LoRA on our own parent, held in the same bits, that left the parent's weights alone."""
         file = Path(f"results/{name}/spec.json")
         theirs = json.loads(file.read_text()) if file.exists() else {"method": None}
         ours = "lora" if self.method == "full" else self.method
-        return theirs["method"] in LORA and theirs["method"] == ours and theirs["from"]["name"] == self.parent
+        if theirs["method"] not in LORA or theirs["method"] != ours or theirs["from"]["name"] != self.parent:
+            return False
+        return theirs["peft_args"].keys() <= SHARED_ARGS
 
     def __call__(self, questions: list[dict], answers: list[list[int]], rows: Rows) -> Earnings:
         """The rewards of n answers to n questions; to be called without gradients."""
@@ -302,9 +321,7 @@ class Judges:
         return Earnings(scores, self.spec["beta"] * (policy - reference))
 
     def _log_probs(self, source: Any, rows: Rows) -> torch.Tensor:
-        if isinstance(source, str):
-            return self.net.log_probs(self.net.hidden(source, rows), rows, 1.0)
-        return self.net.log_probs(hidden_states(source, rows), rows, 1.0, of=source)
+        return self.net.log_probs(source, rows, 1.0) if isinstance(source, str) else answer_log_probs(source, rows, 1.0)
 
     def _adapter_scores(self, rows: Rows) -> torch.Tensor:
         """As transformers' reward models do: the head at the last token that is not the pad token."""
@@ -354,9 +371,11 @@ class PPOTrainer(Trainer):
 
     def training_step(self, model: ActorCritic, inputs: dict, num_items_in_batch: Any = None) -> torch.Tensor:
         """Backward of the policy's and then of the value's loss, each a mean over the tokens of the optimiser step."""
-        model.train(self.args.gradient_checkpointing)  # otherwise in evaluation mode: without dropout
         if not self.rollout or int(self.rollout["number"]) != inputs["rollout"]:
             self.rollout = self.collect(model, inputs["rollout"])
+        model.eval()  # without dropout
+        for module in model.modules():
+            module.training = getattr(module, "gradient_checkpointing", False)  # a layer computes again only where set
         slots = inputs["slots"].to(model.value_head.weight.device)
         rows = Rows(*(self.rollout[name] for name in Rows._fields)).take(slots)
         mask = rows.mask()
@@ -364,7 +383,7 @@ class PPOTrainer(Trainer):
         total = self.rollout["answers"][inputs["peers"].to(slots.device)].sum()
         with model.role("policy") as policy:  # until after backward, which may compute the activations again
             with self.compute_loss_context_manager():
-                new = model.log_probs(hidden_states(policy, rows), rows, self.spec["temperature"])
+                new = answer_log_probs(policy, rows, self.spec["temperature"])
             losses = policy_losses(new, old["old"], old["advantage"], self.spec["clip"])
             policy_loss = (losses * mask).sum() / total
             self.accelerator.backward(policy_loss)
@@ -382,25 +401,20 @@ class PPOTrainer(Trainer):
     def note(self, **numbers: torch.Tensor) -> None:
         """Keep parts of an optimiser step's numbers, which `log` adds up."""
         for name, number in numbers.items():
-            self.stats.setdefault(name, []).append(float(number))
+            self.stats.setdefault(name, []).append(float(number.detach()))
 
     @torch.no_grad()
     def collect(self, model: ActorCritic, number: int) -> dict[str, torch.Tensor]:
         """Answer a rollout's prompts, and work out everything that its steps need."""
         spec, questions = self.spec, self.questions[number]
-        training_mode = model.training
         model.eval()
         with self.compute_loss_context_manager():
             answers, ended = self.sample(model, questions)
             rows = pack(questions, answers, self.processing_class.pad_token_id, model.value_head.weight.device)
             mask = rows.mask()
-            hidden = {name: model.hidden(name, rows) for name in ("policy", "reference", "value")}
-            old, reference = (
-                model.log_probs(hidden[name], rows, spec["temperature"]) for name in ("policy", "reference")
-            )
-            values = model.values(hidden["value"], rows)
+            old, reference = (model.log_probs(name, rows, spec["temperature"]) for name in ("policy", "reference"))
+            values = model.values(model.hidden("value", rows), rows)
             earnings = self.judges(questions, answers, rows)
-        model.train(training_mode)
         penalty = spec["missing_eos_penalty"] * (~torch.tensor(ended, device=mask.device)).float()
         coefficient = self.coefficient()
         earned = token_rewards(earnings.scores - penalty, old - reference, mask, coefficient, earnings.tokens)
@@ -431,7 +445,7 @@ class PPOTrainer(Trainer):
     def sample(self, model: ActorCritic, questions: list[dict]) -> tuple[list[list[int]], list[bool]]:
         """An answer to each question with its stop token, and whether it has one."""
         prompts = [row["prompt_ids"] for row in questions]
-        options = {"do_sample": True, "temperature": self.spec["temperature"], "top_k": 0, "top_p": 1.0}
+        options = {"do_sample": True, "temperature": self.spec["temperature"], **UNCHANGED}
         with model.role("policy") as policy:
             stop = scoring.stop_tokens(policy, self.processing_class)
             tokens = scoring.continue_prompts(
