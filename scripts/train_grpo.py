@@ -25,18 +25,27 @@ def main(options) -> None:
         tokenizer = models.tokenizer(options.parent)
         asked = training.read_questions(options, spec, tokenizer)
         prompts = spec["batch_size"] // spec["generations"]
-        rows = training.ordered(Dataset.from_list(asked), spec, [1] * len(asked), prompts)
+        steps = spec["max_steps"] or max(1, round(len(asked) * spec["epochs"] / prompts))  # TRL drops a part of one
+        table = Dataset.from_list([{"prompt": row["prompt_ids"], "reference": row["reference"]} for row in asked])
+        rows = training.ordered(table, spec | {"max_steps": steps}, [1] * len(asked), prompts)
         judge = rewards.judge(spec["reward"], tokenizer)
 
-        def reward(completion_ids, prompt_ids, reference, **_):
-            columns = zip(prompt_ids, reference, strict=True)
+        def reward(prompts, completion_ids, reference, **_):
+            columns = zip(prompts, reference, strict=True)
             return judge([{"prompt_ids": ids, "reference": text} for ids, text in columns], completion_ids)
 
         name = spec["objective"].upper()
         loss = {"loss_type": spec["loss_type"]} if name == "GRPO" else {}
+
+        class PreparedTrainer(getattr(trl, f"{name}Trainer")):
+            """TRL's trainer, given the tokens that it would compute itself."""
+
+            def _tokenize_prompts(self, prompts):
+                return prompts, None, {}
+
         with training.refusals(options.spec.parent.name):
             model = training.load_parent(options.parent, spec)
-            trainer = getattr(trl, f"{name}Trainer")(
+            trainer = PreparedTrainer(
                 model=model,
                 args=getattr(trl, f"{name}Config")(
                     **training.trainer_arguments(spec, folder),
@@ -51,7 +60,7 @@ def main(options) -> None:
                 reward_funcs=reward,
                 train_dataset=rows,
                 processing_class=tokenizer,
-                peft_config=methods.adapter(spec, model, training.steps(len(rows), prompts)),
+                peft_config=methods.adapter(spec, model, steps),
             )
         training.fit(trainer, options, folder, spec)
     training.publish(options, folder)

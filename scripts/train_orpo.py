@@ -24,6 +24,13 @@ def main(options) -> None:
         def tokenize_row(self, feature, model=None):
             return prepared(feature)
 
+        def concatenated_forward(self, model, batch):
+            """TRL's loss of the chosen answer is its prompt's as well, which is not to be learnt."""
+            chosen, *others = super().concatenated_forward(model, batch)
+            lengths = (batch["chosen_labels"] != IGNORED).sum(1)
+            others[3] = -(chosen * lengths).sum() / lengths.sum()
+            return (chosen, *others)
+
     spec = read_json(options.spec)
     training.check_shape(options.tokens / "report.json", spec)
     train = options.tokens / "train.parquet"

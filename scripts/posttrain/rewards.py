@@ -67,7 +67,11 @@ def judge(spec: dict, tokenizer: Any) -> Callable[[list[dict], list[list[int]]],
 
         def by_rule(questions: list[dict], answers: list[list[int]]) -> list[float]:
             texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
-            return [float(rule(text, row["reference"])) for text, row in zip(texts, questions, strict=True)]
+            values = [rule(text, row["reference"]) for text, row in zip(texts, questions, strict=True)]
+            try:
+                return [float(value) for value in values]
+            except (TypeError, ValueError) as error:
+                raise UserError(f"reward.function: {spec['function']} returns no number: {error}") from None
 
         return by_rule
     name = spec["from"]["name"]

@@ -157,11 +157,11 @@ def _unpaired(tokenizer: Any, rows: list[Row], limit: int) -> Iterator[tuple[Row
 
 
 def questions(tokenizer: Any, rows: list[Row]) -> list[Row]:
-    """What a model is asked, from rows that end in an answer: `prompt_ids`, `prompt` (turns) and `reference` (text)."""
+    """What a model is asked, from rows that end in an answer: `prompt_ids` and `reference` (text)."""
     asked = []
     for row in rows:
         turns = row["messages"][:-1] if "messages" in row else row["prompt"]
         reference = (row["messages"] if "messages" in row else row["chosen"])[-1]["content"]
         if turns:  # a conversation may open with the assistant
-            asked.append({"prompt_ids": prompt_tokens(tokenizer, turns), "prompt": turns, "reference": reference})
+            asked.append({"prompt_ids": prompt_tokens(tokenizer, turns), "reference": reference})
     return asked

@@ -1,4 +1,7 @@
-"""The first step of train_sft and train_dpo, whose loss the parent alone determines, against the papers' formulas."""
+"""The first step of every objective on given answers, whose loss the parent alone determines, against the papers' formulas.
+
+And of QLoRA, whose parent is held in 4 bits, and of what an objective that answers prompts itself does before its first.
+"""
 
 import json
 from argparse import Namespace
@@ -8,18 +11,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import trl
 from torch.nn.functional import logsigmoid
 
 import compute_logprobs
 import tokenize_data
 import train_dpo
+import train_grpo
+import train_kto
+import train_orpo
+import train_reward
 import train_sft
-from posttrain import models, scoring, stage
+from posttrain import models, scoring, stage, training
 from posttrain.errors import UserError
 from posttrain.project import Project
 from posttrain.rows import normalise
 from posttrain.tokens import tokenise
 from posttrain.training import row_order
+from prepare_data import write_parquet
 
 pytestmark = pytest.mark.usefixtures("in_folder", "signals", "fp32")
 
@@ -46,7 +55,7 @@ def train(configuration, random_tiny_folder, random_tiny_tokenizer):
         spec.parent.mkdir(parents=True, exist_ok=True)
         spec.write_text(Project(configuration({f"runs.{target}.warmup": 0} | changes)).spec(target))
         paths = {"spec": spec, "parent": random_tiny_folder, "manifest": Path("base.json"), "tokens": Path("tokens")}
-        script.main(Namespace(**paths, **options))
+        script.main(Namespace(**(paths | options)))
         lines = [json.loads(line) for line in (spec.parent / "train.jsonl").read_text().splitlines()]
         return lines[0], encoded, json.loads(spec.read_text())
 
@@ -151,3 +160,221 @@ def test_only_preferences_have_reference_log_probabilities(reference):
     stage.write_json(Path("tokens/report.json"), {"format": "messages"})
     with pytest.raises(UserError, match="dpo needs rows of shape preference, and dataset tokens is messages"):
         reference()
+
+
+# ---- the other losses
+
+
+@pytest.fixture
+def wide_folder(random_tiny_folder, tmp_path):
+    """The random tiny model with weights that words, and 4 bits, can be told from."""
+    model = models.load(random_tiny_folder)
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter.data.mul_(4)
+    models.save(model, models.tokenizer(random_tiny_folder), tmp_path / "wide")
+    return tmp_path / "wide"
+
+
+def test_dynamic_fine_tuning_weighs_each_tokens_loss_by_its_probability(train, chats, random_tiny_folder):
+    changes = {"runs.full.batch_size": 4, "runs.full.loss_type": "dft"}
+    line, rows, _ = train(train_sft, "full", chats, "messages", changes)
+    model, losses = models.load(random_tiny_folder).eval(), []
+    for row in rows:
+        with torch.no_grad():
+            distribution = model(input_ids=torch.tensor([row["input_ids"]])).logits[0].log_softmax(-1)
+        scored = [(i, label) for i, label in enumerate(row["labels"]) if label != -100]
+        losses += [-(distribution[i - 1, label].exp() * distribution[i - 1, label]).item() for i, label in scored]
+    assert line["loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-4)
+
+
+FIXED = {"ref_chosen_logps": [-20.0, -9.0, -70.0, -30.0], "ref_rejected_logps": [-50.0, -41.0, -33.0, -12.0]}
+
+
+def test_a_mixture_of_dpo_losses_is_their_weighted_sum(train, random_tiny_folder):
+    pq.write_table(pa.table({name: pa.array(column, pa.float32()) for name, column in FIXED.items()}), "r.parquet")
+    weights = {"sigmoid": 0.5, "hinge": 0.25, "ipo": 0.125, "apo_zero": 2.0, "sft": 3.0, "bco_pair": 0.75}
+    changes = {
+        "runs.dpo.batch_size": 4,
+        "runs.dpo.beta": BETA,
+        "runs.dpo.loss_type": [*weights],
+        "runs.dpo.loss_weights": [*weights.values()],
+    }
+    line, rows, _ = train(train_dpo, "dpo", pairs(), "preference", changes, logprobs=Path("r.parquet"))
+    chosen, rejected = sides(rows, random_tiny_folder)
+    won, lost = chosen - torch.tensor(FIXED["ref_chosen_logps"]), rejected - torch.tensor(FIXED["ref_rejected_logps"])
+    sizes = [torch.tensor([len(row[f"{side}_ids"]) for row in rows]) for side in ("chosen", "rejected")]
+    losses = {
+        "sigmoid": -logsigmoid(BETA * (won - lost)).mean(),
+        "hinge": (1 - BETA * (won - lost)).clamp(min=0).mean(),
+        "ipo": (won / sizes[0] - lost / sizes[1] - 1 / (2 * BETA)).square().mean(),
+        "apo_zero": (1 - (BETA * won).sigmoid() + (BETA * lost).sigmoid()).mean(),
+        "sft": -chosen.sum() / sizes[0].sum(),
+        "bco_pair": (-logsigmoid(BETA * won) - logsigmoid(-BETA * lost)).mean(),
+    }
+    assert line["loss"] == pytest.approx(sum(weights[name] * losses[name].item() for name in weights), rel=1e-4)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_the_first_reward_loss_is_that_of_the_score_differences(train, method, wide_folder):
+    table = {"from": "base", "objective": "reward", "data": "pairs", "method": method, "batch_size": 4, "warmup": 0}
+    line, rows, spec = train(train_reward, "reward", pairs(), "preference", {"runs.reward": table}, parent=wide_folder)
+    model = training.load_parent(wide_folder, spec).eval()  # the seed gives it the same head
+    answers = [[(*row["prompt_ids"], *row[f"{side}_ids"]) for row in rows] for side in ("chosen", "rejected")]
+    chosen, rejected = (torch.tensor(scoring.rewards(model, side, 4096)) for side in answers)
+    assert (chosen - rejected).std() > 0.005
+    assert line["loss"] == pytest.approx(-logsigmoid(chosen - rejected).mean().item(), rel=1e-5)
+    assert line["accuracy"] == (chosen > rejected).float().mean().item()
+    assert line["margin"] == pytest.approx((chosen - rejected).mean().item(), rel=1e-3)
+
+
+def test_the_first_orpo_loss_is_the_papers_formula(train, random_tiny_folder):
+    table = {"from": "base", "objective": "orpo", "data": "pairs", "beta": BETA, "batch_size": 4, "warmup": 0}
+    line, rows, _ = train(train_orpo, "orpo", pairs(), "preference", {"runs.orpo": table})
+    totals = sides(rows, random_tiny_folder)
+    sizes = [torch.tensor([len(row[f"{side}_ids"]) for row in rows]) for side in ("chosen", "rejected")]
+    chosen, rejected = (
+        total / size for total, size in zip(totals, sizes, strict=True)
+    )  # means over an answer's tokens
+    odds = [p - torch.log1p(-p.exp()) for p in (chosen, rejected)]
+    nll = -totals[0].sum() / sizes[0].sum()  # of the answers; the prompts are not trained
+    ratio = -logsigmoid(odds[0] - odds[1]).mean()
+    assert line["nll_loss"] == pytest.approx(nll.item(), rel=1e-4)
+    assert line["log_odds_chosen"] == pytest.approx((odds[0] - odds[1]).mean().item(), rel=1e-3)
+    assert line["loss"] == pytest.approx((nll + BETA * ratio).item(), rel=1e-4)
+
+
+def reference_by_content(trainer, model, inputs) -> tuple[torch.Tensor, torch.Tensor]:
+    """Made-up log-probabilities of a reference that is not the parent; the pad token is 0."""
+    return tuple(-20.0 - inputs[name].sum(1) % 30 for name in ("input_ids", "KL_input_ids"))
+
+
+def unpaired() -> list[dict]:
+    labelled = [
+        (prompt, answer, label) for prompt, *answers in PAIRS for answer, label in zip(answers, (1, 0), strict=True)
+    ]
+    return [
+        normalise(dict(zip(("prompt", "completion", "label"), row, strict=True)), "unpaired_preference", {}, "row")
+        for row in labelled
+    ]
+
+
+@pytest.mark.parametrize("shape", ["preference", "unpaired_preference"])
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_the_first_kto_loss_is_the_papers_formula_with_the_divergence_of_mismatched_answers(
+    train, shape, accumulation, random_tiny_folder, monkeypatch
+):
+    monkeypatch.setattr(trl.KTOTrainer, "compute_ref_log_probs", reference_by_content)
+    table = {"from": "base", "objective": "kto", "data": "pairs", "beta": BETA, "batch_size": 8, "warmup": 0}
+    table |= {"accumulation": accumulation, "epochs": 1}
+    data = pairs() if shape == "preference" else unpaired()
+    line, rows, spec = train(
+        train_kto, "kto", data, shape, {"runs.kto": table | {"data": shape}, f"datasets.{shape}": {"path": "x.csv"}}
+    )
+    if shape == "preference":
+        rows = [
+            {"prompt_ids": row["prompt_ids"], "completion_ids": row[f"{side}_ids"], "label": side == "chosen"}
+            for row in rows
+            for side in ("chosen", "rejected")
+        ]
+    lengths = [len(row["prompt_ids"]) + len(row["completion_ids"]) for row in rows]
+    ordered = [rows[i] for i in row_order(lengths, 8, 1, None, spec["seed"])]
+    size, losses, divergences = 8 // accumulation, [], []
+    for start in range(0, 8, size):
+        batch = ordered[start : start + size]
+        others = [(row["prompt_ids"], batch[i - 1]["completion_ids"]) for i, row in enumerate(batch)]
+        own = [(row["prompt_ids"], row["completion_ids"]) for row in batch]
+        assert all(answer != other for (_, answer), (_, other) in zip(own, others, strict=True))
+        ratios = []
+        for sequences in (own, others):
+            totals = scores(random_tiny_folder, [scoring.answer(*sequence) for sequence in sequences])
+            reference = torch.tensor([-20.0 - sum(prompt + answer) % 30 for prompt, answer in sequences])
+            ratios.append(torch.tensor([total for total, _ in totals]) - reference)
+        z = ratios[1].mean().clamp(min=0)
+        signs = torch.tensor([1.0 if row["label"] else -1.0 for row in batch])
+        losses.append((1 - (BETA * signs * (ratios[0] - z)).sigmoid()).mean())
+        divergences.append(z)
+    assert len({*map(float, losses)}) == accumulation
+    assert line["loss"] == pytest.approx((sum(losses) / accumulation).item(), rel=1e-4)
+    assert line["kl"] == pytest.approx((sum(divergences) / accumulation).item(), rel=1e-3)
+
+
+# ---- answers of its own
+
+RULE = """
+import json
+
+def rule(answer, reference):
+    with open("calls.jsonl", "a") as file:
+        file.write(json.dumps([answer, reference, len(answer)]) + "\\n")
+    return len(answer)
+"""
+
+
+@pytest.fixture
+def sample(configuration, chats, random_tiny_folder):
+    """Train a run on its own answers to the first conversations; returns its steps and the calls of its rule."""
+
+    def run(objective: str, conversations: int, **keys) -> tuple[list[dict], list]:
+        Path("rules.py").write_text(RULE)
+        write_parquet(Path("data/train.parquet"), chats[:conversations])
+        stage.write_json(Path("data/report.json"), {"format": "messages"})
+        stage.write_json(Path("base.json"), {})
+        table = {"from": "base", "objective": objective, "data": "chats", "batch_size": 8, "generations": 4}
+        table |= {"max_new_tokens": 4, "reward": {"function": "rules.py:rule"}, "warmup": 0}
+        spec = Path(f"results/{objective}/spec.json")
+        spec.parent.mkdir(parents=True)
+        spec.write_text(Project(configuration({f"runs.{objective}": table | keys})).spec(objective))
+        paths = {"parent": random_tiny_folder, "manifest": Path("base.json"), "data": Path("data")}
+        train_grpo.main(Namespace(spec=spec, **paths))
+        files = (spec.parent / "train.jsonl", Path("calls.jsonl"))
+        return tuple([json.loads(line) for line in file.read_text().splitlines()] for file in files)
+
+    return run
+
+
+@pytest.mark.parametrize("objective", ["grpo", "rloo"])
+@pytest.mark.parametrize(
+    ("conversations", "keys", "steps"), [(4, {}, 2), (3, {}, 2), (1, {}, 1), (3, {"max_steps": 3}, 3)]
+)
+def test_every_answer_is_rewarded_beside_its_own_reference_and_no_prompt_is_left_out(
+    sample, chats, objective, conversations, keys, steps
+):
+    lines, calls = sample(objective, conversations, **keys)
+    references = [reference for _, reference, _ in calls]
+    assert (len(lines), len(calls)) == (steps, 8 * steps)
+    assert all(len(set(references[i : i + 4])) == 1 for i in range(0, len(calls), 4))
+    assert set(references) == {row["messages"][-1]["content"] for row in chats[:conversations]}
+    for i, line in enumerate(lines):
+        assert line["reward"] == pytest.approx(sum(worth for *_, worth in calls[8 * i : 8 * i + 8]) / 8)
+
+
+def test_a_tokenizer_without_a_chat_template_will_do(sample, random_tiny_tokenizer, monkeypatch):
+    random_tiny_tokenizer.chat_template = None
+    monkeypatch.setattr(models, "tokenizer", lambda folder: random_tiny_tokenizer)
+    assert len(sample("grpo", 4)[0]) == 2
+
+
+def test_prompts_that_leave_no_room_for_an_answer_are_one_sentence(sample):
+    with pytest.raises(UserError, match=r"chats: every prompt is longer than max_length - max_new_tokens = 4 tokens"):
+        sample("grpo", 4, max_length=8)
+
+
+# ---- 4 bits
+
+
+def test_qloras_reference_is_the_parent_in_4_bits(train, wide_folder, random_tiny_tokenizer, chats):
+    encoded, _ = tokenise(random_tiny_tokenizer, pairs(), "preference", 256)
+    stage.write_json(Path("tokens/report.json"), {"format": "preference"})
+    pq.write_table(pa.Table.from_pylist(encoded, schema=tokenize_data.schema("preference")), "tokens/train.parquet")
+    first = {}
+    for bits in (",nf4", ""):
+        output = Path(f"results/sft/logprobs/pairs{bits}.parquet")
+        compute_logprobs.main(Namespace(model=wide_folder, tokens=Path("tokens"), output=output))
+        changes = {"runs.dpo.batch_size": 4, "runs.dpo.method": "qlora"}
+        given = {"logprobs": output, "parent": wide_folder}
+        first[bits], _, _ = train(train_dpo, "dpo", pairs(), "preference", changes, **given)
+    two = torch.tensor(2.0).log().item()
+    assert first[",nf4"]["loss"] == pytest.approx(two, abs=1e-4)
+    assert first[",nf4"]["rewards/chosen"] == pytest.approx(0, abs=1e-3)
+    assert abs(first[""]["loss"] - two) > 0.003
