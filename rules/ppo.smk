@@ -32,9 +32,10 @@ rule ppo:
     resources:
         gpu=1,
     params:
+        script="train_ppo.py",
         data=run_rows_folder,
     shell:
         """
-        exec python "$POSTTRAIN"/train_ppo.py --spec {input.spec:q} --parent {input.model:q} \
+        exec python "$POSTTRAIN"/{params.script} --spec {input.spec:q} --parent {input.model:q} \
             --manifest {input.manifest:q} --data {params.data:q} --log {log:q}
         """
