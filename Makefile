@@ -1,6 +1,7 @@
 # VENV is the virtual environment that everything runs in; PYTHON makes it.
 VENV ?= .venv
 PYTHON ?= python3
+PPO_VENV ?= .venv-ppo
 CORES ?= $(shell nproc)
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 READY := $(VENV)/.ready
@@ -38,8 +39,15 @@ format: setup
 	snakefmt Snakefile rules
 	posttrain schema
 
-bench: setup
+bench: setup $(PPO_VENV)/.ready
 	python bench/pipeline.py
+	python bench/ppo.py --trl $(PPO_VENV)/bin/python
+
+$(PPO_VENV)/.ready: envs/constraints.txt  # TRL's last release with a PPO trainer, to compare ours with
+	$(PYTHON) -m venv $(PPO_VENV)
+	sed '/^trl==/d' envs/constraints.txt > $(PPO_VENV)/constraints.txt
+	$(PPO_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c $(PPO_VENV)/constraints.txt trl==1.12.0 peft
+	touch $@
 
 claims: setup
 	python bench/claims.py --cores $(CORES)

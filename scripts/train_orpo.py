@@ -1,7 +1,7 @@
 """Odds ratio preference optimisation (Hong et al. 2024): learn the chosen answer and leave the rejected one, at once.
 
-There is no reference: the loss is that of supervised fine-tuning on the chosen answer, plus beta times the log odds ratio.
-Reads and writes what train_sft.py does.
+There is no reference: the loss is that of supervised fine-tuning on the chosen answer, plus beta times the log odds ratio
+(the paper's equations; TRL's own loss also learns the chosen answer's prompt). Reads and writes what train_sft.py does.
 
     python scripts/train_orpo.py --spec results/orpo_lora/spec.json --parent results/bases/smollm2/model \
         --manifest results/bases/smollm2/base.json --tokens results/tokens/smollm2/gsm8k_pairs,max_length=1024

@@ -11,7 +11,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 # A tiny model's stage spends its time on imports: two at once, one thread each.
-STAGES = ("sft", "logprobs", "dpo", "merge", "eval")
+STAGES = ("sft", "reward", "logprobs", "dpo", "select", "ppo", "merge", "eval")
 SIDE_BY_SIDE = ("--resources", "gpu=2", "--set-threads", *(f"{stage}=1" for stage in STAGES))
 TINY = REPOSITORY / "config/test/tiny.yaml"
 
