@@ -419,7 +419,7 @@ class Run(Strict):
 def refusals(run: Run) -> list[str]:
     """Why this objective cannot be had with this method and these keys; nothing where it can."""
     reasons = []
-    given = run.loss_type if isinstance(run.loss_type, list) else [run.loss_type] if run.loss_type else []
+    given = run.loss_type if isinstance(run.loss_type, list) else [run.loss_type] if run.loss_type is not None else []
     for name in given:
         if name not in LOSS_TYPES[run.objective]:
             reasons.append(f"loss_type: '{name}' is not allowed; {nearest(name, LOSS_TYPES[run.objective])}")
@@ -465,12 +465,19 @@ def refusals(run: Run) -> list[str]:
         reasons.append("gradient_checkpointing drops the cache that prefix tuning is made of; take it out")
     if run.method in PROMPT_LEARNING and run.trainer_args.get("packing"):
         reasons.append(f"trainer_args.packing: packed rows see each other under {run.method}; take it out")
-    first = str(run.peft_args.get("init_lora_weights")).split("_")[0]
+    first = str(run.peft_args.get("init_lora_weights"))
     if first in ("pissa", "olora") and (run.quantised or run.objective in ("kto", *ON_POLICY)):
         why = "the 4-bit weights cannot be changed" if run.quantised else "the parent is needed as the reference"
         reasons.append(
             f"peft_args.init_lora_weights: {first} moves a part of the parent's weights into the adapter, and {why}"
         )
+    if first.startswith("pissa_niter"):
+        reasons.append(
+            "peft_args.init_lora_weights: a fast PiSSA draws at random, so that what is loaded again is not what was "
+            "trained; write pissa"
+        )
+    if first.startswith(("corda", "eva", "loftq", "lora_ga")):
+        reasons.append(f"peft_args.init_lora_weights: {first} needs a preparation that is not done here; write pissa")
     return reasons
 
 

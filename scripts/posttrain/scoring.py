@@ -120,13 +120,25 @@ def continue_prompts(
     pads = [width - len(prompt) for prompt in prompts]
     ids = torch.tensor([[tokenizer.pad_token_id] * pad + prompt for prompt, pad in zip(prompts, pads, strict=True)])
     mask = torch.tensor([[0] * pad + [1] * (width - pad) for pad in pads])
-    return model.generate(
-        input_ids=ids.to(model.device),
-        attention_mask=mask.to(model.device),
-        eos_token_id=stop,
-        pad_token_id=tokenizer.pad_token_id,
-        **options,
-    )[:, width:]
+    ids, mask = ids.to(model.device), mask.to(model.device)
+    options |= {"eos_token_id": stop, "pad_token_id": tokenizer.pad_token_id}
+    virtual = virtual_tokens(model, len(prompts))
+    if virtual is None:
+        return model.generate(input_ids=ids, attention_mask=mask, **options)[:, width:]
+    words = model.get_input_embeddings()(ids)
+    rows = [
+        torch.cat([row[:pad], v, row[pad:]]) for row, v, pad in zip(words, virtual.to(words.dtype), pads, strict=True)
+    ]
+    mask = torch.cat([mask, torch.ones_like(virtual[..., 0], dtype=mask.dtype)], 1)  # zeros first, then ones
+    return model.get_base_model().generate(inputs_embeds=torch.stack(rows), attention_mask=mask, **options)
+
+
+def virtual_tokens(model: Any, n: int) -> torch.Tensor | None:
+    """Embeddings (n, v, d) of virtual tokens, which PEFT itself puts before the padding, away from the prompt."""
+    config = getattr(model, "active_peft_config", None)
+    if config is None or not config.is_prompt_learning or config.peft_type == "PREFIX_TUNING":
+        return None
+    return model.get_prompt(batch_size=n)
 
 
 def autocast(model: Any) -> AbstractContextManager:

@@ -105,6 +105,64 @@ def random_tiny_tokenizer(random_tiny_folder):
 
 
 @pytest.fixture
+def random_run(in_folder, configuration, chats, random_tiny_folder, random_tiny_tokenizer):
+    """Leave what training leaves of a run on the base, with weights that have moved at random; returns its model."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    import torch
+    from peft import get_peft_model
+
+    from posttrain import methods, stage, training
+    from posttrain.project import Project
+    from posttrain.tokens import tokenise
+    from tokenize_data import schema
+
+    Path("results/bases/base").mkdir(parents=True)
+    Path("results/bases/base/model").symlink_to(random_tiny_folder)
+    stage.write_json(Path("results/bases/base/base.json"), {"files": {}})
+    encoded, _ = tokenise(random_tiny_tokenizer, chats, "messages", 64)
+    Path("tokens").mkdir()
+    for split, rows in (("train", encoded), ("validation", [])):
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema("messages")), f"tokens/{split}.parquet")
+
+    def make(objective: str, method: str = "lora", scale: float = 0.1, parent=random_tiny_folder, **keys):
+        data = "chats" if objective == "sft" else "pairs"
+        table = {"from": "base", "objective": objective, "data": data, "method": method} | keys
+        spec = Path(f"results/{objective}/spec.json")
+        spec.parent.mkdir(parents=True)
+        spec.write_text(Project(configuration({"runs": {objective: table}, "sweeps": {}})).spec(objective))
+        values = stage.read_json(spec)
+        base = training.load_parent(parent, values)
+        config = methods.adapter(values, base, 10)
+        model = get_peft_model(base, config) if config else base
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+                parameter.data += scale * torch.randn_like(parameter)
+        model.save_pretrained(spec.parent / "trained")
+        stage.write_json(spec.parent / "train.json", {})
+        return model.eval()
+
+    return make
+
+
+@pytest.fixture
+def merge(random_run, random_tiny_folder):
+    """Make a random run and merge it; returns the model before."""
+    from argparse import Namespace
+
+    import merge_model
+
+    def make(objective: str, method: str = "lora", parent=random_tiny_folder, **keys):
+        model = random_run(objective, method, parent=parent, **keys)
+        paths = {"manifest": Path("results/bases/base/base.json"), "tokens": Path("tokens")}
+        merge_model.main(Namespace(spec=Path(f"results/{objective}/spec.json"), parent=parent, **paths))
+        return model
+
+    return make
+
+
+@pytest.fixture
 def fp32(monkeypatch):
     """Evaluate in float32 on every processor, so that two ways to compute a number can be compared closely."""
     from posttrain import models

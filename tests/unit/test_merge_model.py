@@ -1,20 +1,17 @@
 """The proof that a merged model is the one that was trained: what it measures, and that it is not published otherwise."""
 
-from argparse import Namespace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import PeftModel
 
 import merge_model
-import tokenize_data
-from posttrain import models, stage
+from posttrain import models, scoring, stage
 from posttrain.errors import UserError
-from posttrain.project import Project
-from posttrain.tokens import tokenise
+from tokenize_data import schema
 
 
 def test_the_differences_are_over_every_logit_and_the_agreement_over_positions():
@@ -25,56 +22,159 @@ def test_the_differences_are_over_every_logit_and_the_agreement_over_positions()
     }  # fmt: skip
 
 
-@pytest.fixture
-def merge(in_folder, configuration, chats, random_tiny_folder, random_tiny_tokenizer):
-    """Merge an adapter of random weights into the random tiny model; returns the adapted model."""
-    encoded, _ = tokenise(random_tiny_tokenizer, chats, "messages", 256)
-    stage.write_json(Path("base.json"), {"files": {}})
-    Path("tokens").mkdir()
-    for split, rows in (("train", encoded), ("validation", [])):
-        pq.write_table(pa.Table.from_pylist(rows, schema=tokenize_data.schema("messages")), f"tokens/{split}.parquet")
+# ---- what is merged
 
-    def run(scale: float = 0.05):
-        torch.manual_seed(0)
-        lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
-        model = get_peft_model(models.load(random_tiny_folder), lora).eval()
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.data = scale * torch.randn_like(parameter)
-        model.save_pretrained("results/sft/trained")
-        stage.write_json(Path("results/sft/train.json"), {})
-        Path("results/sft/spec.json").write_text(Project(configuration()).spec("sft"))
-        paths = {
-            "spec": "results/sft/spec.json",
-            "parent": random_tiny_folder,
-            "manifest": "base.json",
-            "tokens": "tokens",
-        }
-        merge_model.main(Namespace(**{name: Path(path) for name, path in paths.items()}))
-        return model
-
-    return run
+MERGED = {
+    "full": ("full", {}),
+    "lora": ("lora", {"rank": 4}),
+    "DoRA": ("lora", {"rank": 4, "peft_args": {"use_dora": True}}),
+    "rsLoRA": ("lora", {"rank": 4, "peft_args": {"use_rslora": True}}),
+    "PiSSA": ("lora", {"rank": 4, "peft_args": {"init_lora_weights": "pissa"}}),
+    "OLoRA": ("lora", {"rank": 4, "peft_args": {"init_lora_weights": "olora"}}),
+    "a LM head of its own": ("lora", {"rank": 4, "peft_args": {"modules_to_save": ["lm_head"]}}),
+    "adalora": ("adalora", {"rank": 4}),
+    "ia3": ("ia3", {}),
+    "oft": ("oft", {}),
+    "vera": ("vera", {"rank": 8}),
+}
+KEPT = {
+    "adapter": {"reduction_factor": 4, "placement": "houlsby"},
+    "prefix": {"virtual_tokens": 3},
+    "p_tuning": {"virtual_tokens": 3},
+    "prompt": {"virtual_tokens": 3},
+}
+IDS = torch.tensor([[5, 9, 17, 33]])
 
 
-def test_the_merged_file_has_the_logits_of_base_and_adapter_and_not_of_the_base(merge, random_tiny_folder):
-    adapted = merge()
-    ids = torch.tensor([[5, 9, 17, 33]])
+@torch.no_grad()
+def logits(model) -> torch.Tensor:
+    return model.eval()(input_ids=IDS).logits[0]
+
+
+def proof(objective: str) -> dict:
+    return stage.read_json(Path(f"results/{objective}/merge.json"))
+
+
+@pytest.mark.parametrize("case", MERGED)
+def test_what_was_trained_is_what_is_merged(merge, case, random_tiny_folder):
+    trained = logits(merge("sft", MERGED[case][0], **MERGED[case][1]))
+    merged = models.load(Path("results/sft/model"))
+    assert not hasattr(merged, "peft_config")
+    torch.testing.assert_close(logits(merged), trained, atol=1e-4, rtol=1e-4)
+    assert (trained - logits(models.load(random_tiny_folder))).abs().max() > 1e-2
+    assert proof("sft")["max_abs_logit_difference"] < 1e-4
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "ia3", "adapter", "prefix"])
+def test_a_reward_models_score_is_what_was_trained(merge, method):
+    trained = logits(merge("reward", method, **KEPT.get(method, {})))
+    merged = models.load(Path("results/reward/model"))
+    torch.testing.assert_close(logits(merged), trained, atol=1e-5, rtol=1e-4)
+    assert models.is_reward(Path("results/reward/model"))
+    assert trained.shape == (1,)
+
+
+# ---- what is kept beside its base
+
+
+@pytest.mark.usefixtures("fp32")
+@pytest.mark.parametrize("method", KEPT)
+def test_what_cannot_be_merged_is_loaded_by_the_same_call_and_scores_and_answers_as_it_was_trained(
+    merge, method, random_tiny_tokenizer, random_tiny_folder
+):
+    trained = merge("sft", method, **KEPT[method])
+    assert proof("sft")["max_abs_logit_difference"] == 0
+    model = models.load(Path("results/sft/model")).eval()
+    n = IDS.shape[1]
+    assert torch.equal(logits(model)[-n:], logits(trained)[-n:])
+    assert (logits(model)[-n:] - logits(models.load(random_tiny_folder))).abs().max() > 1e-3
+    for parameter in model.parameters():  # so that greedy answers are not all alike
+        parameter.data.mul_(3)
+    sequences = [scoring.answer([5, 6], [7, 8, 9]), scoring.answer([10], [11]), scoring.answer([5, 6], [7])]
+    ours = [total for total, _ in scoring.log_probs(model, sequences, 64)]
+    assert ours == pytest.approx([naive(model, *sequence) for sequence in sequences], abs=1e-4)
+    prompts = [[20, 21, 22, 23, 24], [30], [40, 41]]
+    expected = [greedy(model, random_tiny_tokenizer, prompt, 6) for prompt in prompts]
+    assert scoring.generate(model, random_tiny_tokenizer, prompts, 6) == expected
+    assert len(set(expected)) > 1
+
+
+def last_logits(model, ids: tuple[int, ...]) -> torch.Tensor:
+    """Logits of each of the ids, virtual tokens left out."""
     with torch.no_grad():
-        logits = [model(input_ids=ids).logits for model in (adapted, models.load(Path("results/sft/model")))]
-        base = models.load(random_tiny_folder)(input_ids=ids).logits
-    torch.testing.assert_close(logits[0], logits[1], atol=1e-4, rtol=1e-4)
-    assert (logits[1] - base).abs().max() > 1e-2
-    proof = stage.read_json(Path("results/sft/merge.json"))
-    assert proof["max_abs_logit_difference"] < 1e-4 < proof["tolerance"]
-    assert (proof["greedy_agreement"], proof["dtype"]) == (1.0, "float32")
-    assert proof["files"]["model.safetensors"] == stage.sha256(Path("results/sft/model/model.safetensors"))
-    assert (
-        models.tokenizer(Path("results/sft/model")).chat_template == models.tokenizer(random_tiny_folder).chat_template
-    )
+        return model(input_ids=torch.tensor([ids])).logits[0, -len(ids) :]
+
+
+def naive(model, ids: tuple[int, ...], labels: tuple[int, ...]) -> float:
+    distribution = last_logits(model, ids).double().log_softmax(-1)
+    return sum(distribution[i - 1, ids[i]].item() for i in range(1, len(ids)) if labels[i] != -100)
+
+
+def greedy(model, tokenizer, prompt: list[int], n: int) -> str:
+    ids = list(prompt)
+    for _ in range(n):
+        token = last_logits(model, tuple(ids))[-1].argmax().item()
+        if token == tokenizer.eos_token_id:
+            break
+        ids.append(token)
+    return tokenizer.decode(ids[len(prompt) :], skip_special_tokens=True)
+
+
+def test_the_base_of_a_kept_adapter_is_the_parent_file_by_file(merge, random_tiny_folder):
+    merge("sft", "prompt", **KEPT["prompt"])
+    base = Path("results/sft/model/base")
+    assert {file.name for file in base.iterdir()} == {file.name for file in random_tiny_folder.iterdir()}
+    assert stage.folder_hashes(base) == stage.folder_hashes(random_tiny_folder)
+    assert proof("sft")["files"]["base/model.safetensors"] == stage.sha256(random_tiny_folder / "model.safetensors")
+
+
+# ---- 4 bits
+
+
+@pytest.mark.usefixtures("fp32")
+@pytest.mark.parametrize("into", ["dequantised", "original"])
+def test_an_adapter_on_4_bits_is_merged_into_the_parent_that_was_asked_for_and_the_drift_is_told(
+    merge, into, random_tiny_folder
+):
+    trained = logits(merge("sft", "qlora", merge_into=into))
+    told = proof("sft")
+    assert told["merged_into"] == into
+    assert told["drift"]["dequantised"] < 1e-3 < told["drift"]["original"]
+    merged = models.load(Path("results/sft/model"))
+    assert merged.dtype == torch.float32
+    assert not hasattr(merged.config, "quantization_config")
+    drift = (logits(merged) - trained).abs().max().item()
+    assert (drift < 1e-3) == (into == "dequantised")
+    parents = {
+        "original": models.load(random_tiny_folder),
+        "dequantised": models.load(random_tiny_folder, quantised="fp32").dequantize(),
+    }
+    adapted = PeftModel.from_pretrained(parents[into], Path("results/sft/trained"))
+    torch.testing.assert_close(logits(adapted), logits(merged), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.usefixtures("fp32")
+def test_a_reward_model_of_4_bits_is_merged_with_its_head(merge):
+    trained = logits(merge("reward", "qlora"))
+    torch.testing.assert_close(logits(models.load(Path("results/reward/model"))), trained, atol=1e-3, rtol=1e-3)
+
+
+# ---- the folder
+
+
+def test_the_merged_file_is_the_one_that_is_named_with_the_parents_tokenizer(merge, random_tiny_folder):
+    merge("sft")
+    assert proof("sft")["files"]["model.safetensors"] == stage.sha256(Path("results/sft/model/model.safetensors"))
+    assert 0 < proof("sft")["max_abs_logit_difference"] < 1e-4 < proof("sft")["tolerance"]
+    assert (proof("sft")["greedy_agreement"], proof("sft")["dtype"]) == (1.0, "float32")
+    templates = [models.tokenizer(folder).chat_template for folder in (Path("results/sft/model"), random_tiny_folder)]
+    assert templates[0] == templates[1]
+    modes = {file.name: file.stat().st_mode & 0o777 for file in Path("results/sft/model").iterdir()}
+    assert set(modes.values()) == {0o644}
 
 
 def test_the_card_says_what_was_done(merge):
-    merge()
+    merge("sft", rank=8)
     card = Path("results/sft/model/README.md").read_text()
     assert "# sft\n\nSFT (lora) of `base` on the dataset `chats`" in card
     assert "| rank | 8 |" in card
@@ -83,11 +183,30 @@ def test_the_card_says_what_was_done(merge):
 def test_beyond_the_tolerance_nothing_is_published(merge, monkeypatch):
     monkeypatch.setitem(merge_model.TOLERANCE, "float32", 0.0)
     with pytest.raises(UserError, match=r"sft: the merged model's logits differ .* it is not published"):
-        merge()
+        merge("sft")
     assert not Path("results/sft/model").exists()
     assert not Path("results/sft/merge.json").exists()
 
 
 def test_logits_that_are_no_numbers_are_no_proof(merge):
     with pytest.raises(UserError, match="it is not published"):
-        merge(float("nan"))
+        merge("sft", scale=float("nan"))
+
+
+# ---- real prompts
+
+
+@pytest.mark.parametrize("shape", ["messages", "preference", "unpaired_preference"])
+@pytest.mark.parametrize("held_out", [0, 9])
+def test_the_proof_is_on_the_first_held_out_rows_or_else_on_training_rows(tmp_path, shape, held_out):
+    columns = {
+        "messages": lambda i: {"input_ids": [i] * 400, "labels": [i] * 400},
+        "preference": lambda i: {"prompt_ids": [i] * 399, "chosen_ids": [7], "rejected_ids": [8]},
+        "unpaired_preference": lambda i: {"prompt_ids": [i], "completion_ids": [9] * 399, "label": True},
+    }[shape]
+    for split, first, count in (("validation", 100, held_out), ("train", 0, 9)):
+        rows = [{"id": str(i), "length": 400, **columns(first + i)} for i in range(count)]
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema(shape)), tmp_path / f"{split}.parquet")
+    prompts = merge_model.real_prompts(tmp_path, {})
+    assert [row[0] for row in prompts] == list(range(100 if held_out else 0, 104 if held_out else 4))
+    assert {len(row) for row in prompts} == {256}

@@ -2,24 +2,17 @@
 
 import json
 import math
-from argparse import Namespace
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import Dataset
-from peft import get_peft_model
 from transformers import TrainerCallback, TrainingArguments
 
-import merge_model
-from posttrain import methods, models, ppo, rewards, stage, training
+from posttrain import models, ppo, rewards, training
 from posttrain.errors import UserError
 from posttrain.ppo import Earnings, Rows
 from posttrain.project import Project
-from posttrain.tokens import tokenise
-from tokenize_data import schema
 
 # ---- the equations
 
@@ -375,38 +368,9 @@ def test_what_moves_stays_the_same_whatever_role_was_last(method, spec, random_t
 
 
 @pytest.fixture
-def judge(in_folder, configuration, chats, random_tiny_folder, random_tiny_tokenizer, fp32):
+def judge(merge, fp32):
     """Make a run on the base whose weights have moved at random, with its merged model."""
-    Path("results/bases/base").mkdir(parents=True)
-    Path("results/bases/base/model").symlink_to(random_tiny_folder)
-    stage.write_json(Path("results/bases/base/base.json"), {"files": {}})
-    encoded, _ = tokenise(random_tiny_tokenizer, chats, "messages", 64)
-    Path("tokens").mkdir()
-    for split in ("train", "validation"):
-        pq.write_table(pa.Table.from_pylist(encoded, schema=schema("messages")), f"tokens/{split}.parquet")
-
-    def make(objective: str, method: str = "lora", **keys) -> None:
-        table = {"from": "base", "objective": objective, "data": "pairs", "method": method, **OWN[method], **keys}
-        spec = Path(f"results/{objective}/spec.json")
-        spec.parent.mkdir(parents=True)
-        spec.write_text(Project(configuration({f"runs.{objective}": table, "sweeps": {}})).spec(objective))
-        values = json.loads(spec.read_text())
-        parent = training.load_parent(random_tiny_folder, values)
-        config = methods.adapter(values, parent, 10)
-        model = get_peft_model(parent, config) if config else parent
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.float() + 0.1 * torch.randn_like(parameter, dtype=torch.float32)
-        model.save_pretrained(spec.parent / "trained")
-        stage.write_json(spec.parent / "train.json", {})
-        paths = {
-            "parent": random_tiny_folder,
-            "manifest": Path("results/bases/base/base.json"),
-            "tokens": Path("tokens"),
-        }
-        merge_model.main(Namespace(spec=spec, **paths))
-
-    return make
+    return lambda objective, method="lora", **keys: merge(objective, method, **(OWN[method] | keys))
 
 
 def judges(net: ppo.ActorCritic, reward: dict, tokenizer, method: str = "lora") -> ppo.Judges:
