@@ -1,6 +1,6 @@
 """What each method costs on your own base model, beside what the field says of it (`make claims`).
 
-    python bench/claims.py                                  # config/examples/methods.yaml: SmolLM2, six steps a method
+    python bench/claims.py                                  # config/examples/methods.yaml: SmolLM2, four steps a method
     python bench/claims.py --config my.yaml --folder DIR    # the sft runs of your configuration
 
 Every run is trained by the workflow itself, so the numbers are those of real runs: the trained share and the peak memory

@@ -147,7 +147,17 @@ def _tables() -> str:
     sections = {f"`bases`, `source: {name}`": model for name, model in config.BASES.items()}
     sections |= {f"`{name}`": model for name, model in config.TABLES.items()}
     sections |= {"`reward` of a run": config.Reward, "`select` of a dataset": config.Select}
-    return "\n".join(_section(title, model) for title, model in sections.items())
+    return "\n".join([*(_section(title, model) for title, model in sections.items()), _learning_rates()])
+
+
+def _learning_rates() -> str:
+    from posttrain.config import LEARNING_RATE
+
+    lines = ["### Default learning rates", "", "| method | sft, reward | every other objective |", "|---|---|---|"]
+    return (
+        "\n".join(lines + [f"| {name} | {own:g} | {others:g} |" for name, (own, others) in LEARNING_RATE.items()])
+        + "\n"
+    )
 
 
 def _section(title: str, model: type) -> str:

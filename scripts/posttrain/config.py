@@ -306,7 +306,7 @@ class Run(Strict):
     data: Name = Field(description="the dataset to train on")
     seed: Count = Field(42, ge=0, description="seed of the initial adapter, the data order and dropout")
     learning_rate: Number | None = Field(
-        None, gt=0, description="peak learning rate; by default sft 2e-4 (full: 2e-5), dpo 5e-5 (full: 1e-6)"
+        None, gt=0, description="peak learning rate; the defaults by method and objective are in config/README.md"
     )
     epochs: Number = Field(1.0, gt=0, description="passes over the training rows (1 to 3)")
     max_steps: Count | None = Field(
