@@ -463,6 +463,11 @@ def refusals(run: Run) -> list[str]:
         )
     if run.method == "prefix" and run.gradient_checkpointing:
         reasons.append("gradient_checkpointing drops the cache that prefix tuning is made of; take it out")
+    if run.peft_args.get("prefix_projection"):
+        reasons.append(
+            "peft_args.prefix_projection: PEFT keeps only what the projection gives, from which no training goes on; take it "
+            "out, or write method: p_tuning"
+        )
     if run.method in PROMPT_LEARNING and run.trainer_args.get("packing"):
         reasons.append(f"trainer_args.packing: packed rows see each other under {run.method}; take it out")
     first = str(run.peft_args.get("init_lora_weights"))

@@ -12,8 +12,10 @@ import peft
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
+from transformers.pytorch_utils import Conv1D
 
 from posttrain.adapters import BottleneckConfig
+from posttrain.config import LORA
 from posttrain.errors import UserError, nearest
 
 
@@ -24,17 +26,17 @@ def adapter(spec: dict, model: Any, steps: int) -> Any:
         steps: optimiser steps of the whole training, which AdaLoRA plans with.
 
     Raises:
-        UserError: a target that matches no module, or a rank larger than a targeted matrix.
+        UserError: a target that matches no module, or a rank larger than a targeted matrix, VeRA's apart.
     """
     if spec["method"] == "full":
         return None
     targets = _targets(model, spec["target_modules"]) if spec.get("target_modules") else []
-    rank = _init_rank(spec) if spec["method"] == "adalora" else spec.get("rank", 0)
-    for name, module in targets:
-        if rank > min(module.in_features, module.out_features):
+    for name, (rows, columns) in targets if spec["method"] in (*LORA, "adalora") else ():
+        largest = min(rows, columns) if spec["method"] != "adalora" else 2 * min(rows, columns) // 3
+        if spec["rank"] > largest:
             raise UserError(
-                f"rank {rank} is larger than the matrix {name} ({module.out_features} x {module.in_features}); write a "
-                f"rank up to {min(module.in_features, module.out_features)}"
+                f"rank {spec['rank']} is larger than the matrix {name} ({rows} x {columns}) allows; write a rank up to "
+                f"{largest}"
             )
     reward = spec["objective"] == "reward"
     shared = {"task_type": "SEQ_CLS" if reward else "CAUSAL_LM"} | spec.get("peft_args", {})
@@ -117,25 +119,38 @@ def _init_rank(spec: dict) -> int:
     return -(-3 * spec["rank"] // 2)
 
 
-def _targets(model: Any, wanted: str | list[str]) -> list[tuple[str, torch.nn.Linear]]:
-    """Names and modules that `target_modules` means, as PEFT reads it.
+def _targets(model: Any, wanted: str | list[str]) -> list[tuple[str, tuple[int, int]]]:
+    """Names and shapes of the matrices that `target_modules` means, as PEFT reads it.
 
     Raises:
         UserError: a name that matches nothing; PEFT itself is silent as long as another one does.
     """
-    linear = [(name, module) for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
-    body = [(name, module) for name, module in linear if not name.endswith(("lm_head", "score"))]
+    kinds = (torch.nn.Linear, Conv1D) if wanted == "all-linear" else (torch.nn.Linear, Conv1D, torch.nn.Embedding)
+    matrices = [(name, _shape(module)) for name, module in model.named_modules() if isinstance(module, kinds)]
+    body = [(name, shape) for name, shape in matrices if not name.endswith(("lm_head", "score"))]
     if wanted == "all-linear":
         return body
+    known = list(dict.fromkeys(name.split(".")[-1] for name, _ in body))
     found = []
     for target in [wanted] if isinstance(wanted, str) else wanted:
         pattern = target if isinstance(wanted, str) else rf"(.*\.)?{re.escape(target)}"
-        matching = [(name, module) for name, module in linear if re.fullmatch(pattern, name)]
+        try:
+            matching = [(name, shape) for name, shape in matrices if re.fullmatch(pattern, name)]
+        except re.error as error:
+            raise UserError(f"target_modules: '{target}' is no regular expression: {error}") from None
+        if not matching and wanted in known:
+            raise UserError(f"target_modules: '{wanted}' is one name, and PEFT takes a list of them; write [{wanted}]")
         if not matching:
-            known = list(dict.fromkeys(name.split(".")[-1] for name, _ in body))
             raise UserError(f"target_modules: the model has no layer '{target}'; {nearest(target, known)}")
         found += matching
     return found
+
+
+def _shape(module: Any) -> tuple[int, int]:
+    """Rows and columns of a module's matrix, which is packed where it is held in 4 bits."""
+    if isinstance(module, torch.nn.Linear):
+        return module.out_features, module.in_features
+    return tuple(module.weight.shape)
 
 
 class AllocateRanks(TrainerCallback):

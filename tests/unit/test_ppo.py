@@ -620,6 +620,15 @@ def test_answers_are_drawn_from_the_models_own_distribution_whatever_its_generat
     assert made.sample(made.model, [{"prompt_ids": [5, 99, 7]}])[0] == [[99] * 6]
 
 
+def test_lora_plus_moves_b_of_both_adapters_faster(spec, trainer):
+    made = trainer(spec("lora", lora_plus=16, learning_rate=1e-3))
+    names = {id(p): name for name, p in made.model.named_parameters()}
+    groups = training.lora_plus(made, 16).param_groups
+    rates = {names[id(p)]: group["lr"] for group in groups for p in group["params"]}
+    assert rates.keys() == {name for name, p in made.model.named_parameters() if p.requires_grad}
+    assert all(rate == pytest.approx(16e-3 if "lora_B" in name else 1e-3) for name, rate in rates.items())
+
+
 def test_answers_are_sampled_at_the_temperature(spec, trainer):
     made = trainer(spec("lora", temperature=2.0, max_new_tokens=1))
     head = made.model.policy.get_output_embeddings()

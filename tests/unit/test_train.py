@@ -12,9 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import trl
+from safetensors.torch import load_file
 from torch.nn.functional import logsigmoid
 
 import compute_logprobs
+import merge_model
 import tokenize_data
 import train_dpo
 import train_grpo
@@ -186,6 +188,51 @@ def test_dynamic_fine_tuning_weighs_each_tokens_loss_by_its_probability(train, c
         scored = [(i, label) for i, label in enumerate(row["labels"]) if label != -100]
         losses += [-(distribution[i - 1, label].exp() * distribution[i - 1, label]).item() for i, label in scored]
     assert line["loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-4)
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_lora_plus_moves_b_faster_than_a(train, method, chats, monkeypatch):
+    optimisers, original = [], training.lora_plus
+
+    def lora_plus(trainer, ratio):
+        optimisers.append((original(trainer, ratio), {id(p): name for name, p in trainer.model.named_parameters()}))
+        return optimisers[0][0]
+
+    monkeypatch.setattr(training, "lora_plus", lora_plus)
+    changes = {"method": method, "lora_plus": 16, "learning_rate": 1e-3, "schedule": "constant", "max_steps": 1}
+    train(train_sft, "sft", chats, "messages", {f"runs.sft.{key}": value for key, value in changes.items()})
+    optimiser, names = optimisers[0]
+    rates = {names[id(p)]: group["lr"] for group in optimiser.param_groups for p in group["params"]}
+    assert len(rates) == 2 * 2 * 7  # A and B of every matrix of two layers
+    assert all(rate == pytest.approx(16e-3 if "lora_B" in name else 1e-3) for name, rate in rates.items())
+    weights = load_file("results/sft/trained/adapter_model.safetensors")
+    moved = max(weight.abs().max().item() for name, weight in weights.items() if "lora_B" in name)
+    assert moved == pytest.approx(16e-3, rel=0.1)  # Adam's first step is the rate itself, from 0
+
+
+def test_dpo_from_pissa_is_merged_as_it_was_trained(train, random_tiny_folder, monkeypatch):
+    """PiSSA moves the parent's weights; what is loaded again must move them in the same way."""
+    pq.write_table(pa.table({name: pa.array(column, pa.float32()) for name, column in FIXED.items()}), "r.parquet")
+    keep, trained, ids = training._keep, [], torch.tensor([[5, 9, 17, 33]])
+
+    def look(trainer, model, *rest):
+        with torch.no_grad():
+            trained.append(model.eval()(input_ids=ids).logits)
+        keep(trainer, model, *rest)
+
+    monkeypatch.setattr(training, "_keep", look)
+    changes = {"peft_args": {"init_lora_weights": "pissa"}, "learning_rate": 0.01, "max_steps": 3, "rank": 4}
+    changes = {f"runs.dpo.{key}": value for key, value in changes.items()} | {"runs.follow": ..., "sweeps": {}}
+    train(train_dpo, "dpo", pairs(), "preference", changes, logprobs=Path("r.parquet"))
+    stage.write_json(Path("base.json"), {"files": {}})
+    paths = {"parent": random_tiny_folder, "manifest": Path("base.json"), "tokens": Path("tokens")}
+    merge_model.main(Namespace(spec=Path("results/dpo/spec.json"), **paths))
+    with torch.no_grad():
+        merged, parent = (
+            models.load(folder)(input_ids=ids).logits for folder in (Path("results/dpo/model"), random_tiny_folder)
+        )
+    torch.testing.assert_close(merged, trained[0], atol=1e-4, rtol=1e-4)
+    assert (merged - parent).abs().max() > 1e-2
 
 
 FIXED = {"ref_chosen_logps": [-20.0, -9.0, -70.0, -30.0], "ref_rejected_logps": [-50.0, -41.0, -33.0, -12.0]}
