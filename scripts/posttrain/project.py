@@ -86,6 +86,7 @@ class Project:
         self._raw_runs = values.get("runs") or {}
         self._nodes: dict[str, Node] = {}
         self._specs: dict[str, str] = {}
+        self._check_datasets()
         for name in self.config.runs:
             self.run(name)
         self._check_references()
@@ -109,8 +110,11 @@ class Project:
         _require(self.file, "run", name, self.config.runs)
         names = [earlier.split(",")[0] for earlier in seen]
         if name in names:  # whatever the overrides: each round would only make another name
-            chain = " -> ".join([*seen[names.index(name) :], target])
-            raise UserError(f"{self.file}: runs.{name}.from: the runs go round in a circle: {chain}")
+            circle = [*seen[names.index(name) :], target]
+            links = [(self.config.runs[one.split(",")[0]].from_, other) for one, other in itertools.pairwise(circle)]
+            parents = all(parent.split(",")[0] == other.split(",")[0] for parent, other in links)
+            key, way = (".from", "") if parents else ("", ", by a reward or a selected dataset")
+            raise UserError(f"{self.file}: runs.{name}{key}: the runs go round in a circle{way}: {' -> '.join(circle)}")
         changed = self._overrides(target, name, overrides)
         place = f"{self.file}: runs.{name}" if not overrides else f"results/{target}"
         run = validate(Run, self._raw_runs[name] | changed, place)
@@ -234,7 +238,8 @@ class Project:
         _require(place, "run", name.split(",")[0], self.config.runs)
         node = self._resolve(name, seen)
         if node.run.objective != objective:
-            other = {"reward": "; with kind: implicit it takes a dpo run"}.get(objective, "")
+            asked = objective == "reward" and place.endswith("reward.from")
+            other = "; with kind: implicit it takes a dpo run" if asked else ""
             raise UserError(
                 f"{place}: {name} is a run with objective: {node.run.objective}; "
                 f"write one with objective: {objective}{other}"
@@ -247,20 +252,22 @@ class Project:
         place = f"{self.file}: datasets.{dataset}"
         return self._judge(f"{place}.select.by", select.by, "reward", seen) if select else None
 
+    def _check_datasets(self) -> None:
+        datasets = self.config.datasets
+        for name, table in datasets.items():
+            if table.from_ is not None:
+                place = f"{self.file}: datasets.{name}.from"
+                _require(place, "dataset", table.from_, datasets)
+                if datasets[table.from_].select or datasets[table.from_].format not in (None, "preference"):
+                    raise UserError(f"{place}: select needs a preference dataset of its own file, not {table.from_}")
+
     def _check_references(self) -> None:
         datasets = self.config.datasets
         for name, base in self.config.bases.items():
             if base.source == "random":
                 _require(f"{self.file}: bases.{name}.text", "dataset", base.text, datasets)
-        for name, table in datasets.items():
-            if table.from_ is not None:
-                place = f"{self.file}: datasets.{name}"
-                _require(f"{place}.from", "dataset", table.from_, datasets)
-                if datasets[table.from_].select or datasets[table.from_].format not in (None, "preference"):
-                    raise UserError(
-                        f"{place}.from: select needs a preference dataset of its own file, not {table.from_}"
-                    )
-                self._selector(name, ())
+        for name in datasets:
+            self._selector(name, ())
         for dataset in self.config.evaluation.data or []:
             _require(f"{self.file}: evaluation.data", "dataset", dataset, datasets)
         for name in self.config.sweeps:
@@ -473,6 +480,8 @@ class Project:
             if "/".join(rest) not in known and rest[:1] != ["logprobs"]:
                 raise UserError(f"'{target}' names no result; {nearest('/'.join(rest), known)}")
             models.add(first)
+        read = datasets | set(self.evaluation_data if models else [])
+        models |= {self.selector(name) for name in read if self.config.datasets[name].select}
         for name in list(models - self.config.bases.keys()):
             models |= {*self._ancestors(self.run(name)), self.run(name).name}
         for model in models:

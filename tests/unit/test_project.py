@@ -191,6 +191,120 @@ def test_a_graph_that_cannot_be_built_is_one_sentence(project, changes, sentence
     assert sentence in str(error.value)
 
 
+REWARD = {"from": "base", "objective": "reward", "data": "pairs"}
+EASY = {"from": "pairs", "select": {"by": "reward", "part": "easy", "margin": 0.5}}
+PPO = {"from": "sft", "objective": "ppo", "data": "chats", "reward": {"from": "reward"}}
+RTO = PPO | {"reward": {"from": "dpo", "kind": "implicit", "sequence": "reward"}}
+JUDGED = {"runs.reward": REWARD, "datasets.easy": EASY, "runs.ppo": PPO, "runs.rto": RTO}
+JUDGED |= {"runs.mixed": {"from": "sft", "objective": "dpo", "data": "easy"}}
+LEAF = {"from": "base", "objective": "sft", "method": "prompt", "data": "chats"}
+
+
+def test_a_graph_with_judges_and_selected_data_can_be_built(project):
+    graph = project(JUDGED)
+    assert (graph.run("ppo").judges, graph.run("rto").judges) == (("reward",), ("dpo", "reward"))
+    assert (graph.run("mixed").selector, graph.run("sft").selector, graph.selector("easy")) == (
+        "reward",
+        None,
+        "reward",
+    )
+    assert graph.judge_models("ppo") == ["reward"]
+    assert graph.judge_models("rto") == ["dpo", "reward", "sft"]  # what dpo is compared with
+    assert graph.judge_models("sft") == []
+
+
+JUDGES_REFUSED = [
+    (
+        {"runs.leaf": LEAF, "runs.sft.from": "leaf"},
+        "runs.sft.from: leaf is trained with prompt, which cannot be merged, so nothing can start from it; train it with lora, "
+        "or start from base",
+    ),
+    (
+        {"runs.sft.from": "reward"},
+        "my.yaml: runs.sft.from: reward is a reward model, which scores answers and writes none; start from base",
+    ),
+    (
+        {"runs.ppo.reward": {"from": "sft"}},
+        "my.yaml: runs.ppo.reward.from: sft is a run with objective: sft; write one with objective: reward; with kind: implicit "
+        "it takes a dpo run",
+    ),
+    (
+        {"runs.ppo.reward": {"from": "dpo"}},
+        "runs.ppo.reward.from: dpo is a run with objective: dpo; write one with objective: reward; with kind: implicit",
+    ),
+    (
+        {"runs.ppo.reward": {"from": "reward", "kind": "implicit"}},
+        "runs.ppo.reward.from: reward is a run with objective: reward; write one with objective: dpo",
+    ),
+    (
+        {"runs.rto.reward.sequence": "dpo"},
+        "runs.rto.reward.sequence: dpo is a run with objective: dpo; write one with objective: reward",
+    ),
+    ({"runs.ppo.reward": {"from": "base"}}, "runs.ppo.reward.from: there is no run 'base'; valid are"),
+    ({"runs.ppo.reward": {"from": "rewrd"}}, "runs.ppo.reward.from: there is no run 'rewrd'; did you mean 'reward'?"),
+    (
+        {"runs.ppo.reward": {"from": "reward,rnak=4"}},
+        "results/reward,rnak=4: a run has no key 'rnak'; did you mean 'rank'?",
+    ),
+    (
+        {"datasets.easy.select.by": "sft"},
+        "my.yaml: datasets.easy.select.by: sft is a run with objective: sft; write one with objective: reward",
+    ),
+    (
+        {"datasets.easy.select.by": "rewrd"},
+        "my.yaml: datasets.easy.select.by: there is no run 'rewrd'; did you mean 'reward'?",
+    ),
+    ({"datasets.easy.from": "pair"}, "my.yaml: datasets.easy.from: there is no dataset 'pair'; did you mean 'pairs'?"),
+    (
+        {"datasets.easy.from": "chats"},
+        "my.yaml: datasets.easy.from: select needs a preference dataset of its own file, not chats",
+    ),
+    (
+        {"datasets.easy.from": "easy"},
+        "my.yaml: datasets.easy.from: select needs a preference dataset of its own file, not easy",
+    ),
+    (
+        {"datasets.easier": EASY | {"from": "easy"}},
+        "my.yaml: datasets.easier.from: select needs a preference dataset of its own file, not easy",
+    ),
+    (
+        {"runs.sft.data": "easy"},
+        "my.yaml: runs.sft.data: sft needs rows of shape text or prompt_completion or messages, and easy is preference",
+    ),
+    (
+        {"runs.reward.data": "easy"},
+        "my.yaml: runs.reward: the runs go round in a circle, by a reward or a selected dataset: reward -> reward",
+    ),
+    (
+        {"runs.reward.from": "mixed"},
+        "my.yaml: runs.reward: the runs go round in a circle, by a reward or a selected dataset: reward -> mixed -> reward",
+    ),
+    (
+        {"runs.reward.from": "ppo"},
+        "the runs go round in a circle, by a reward or a selected dataset: reward -> ppo -> reward",
+    ),
+    ({"runs.dpo.from": "rto"}, "the runs go round in a circle, by a reward or a selected dataset: dpo -> rto -> dpo"),
+]
+
+
+@pytest.mark.parametrize("use", ["research", "commercial"])
+@pytest.mark.parametrize(("changes", "sentence"), JUDGES_REFUSED, ids=[sentence for _, sentence in JUDGES_REFUSED])
+def test_a_judge_or_selection_that_cannot_be_is_one_sentence(project, changes, sentence, use):
+    with pytest.raises(UserError) as error:
+        project(JUDGED | changes | {"use": use})
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
+    assert ("implicit" in str(error.value)) == ("implicit" in sentence)
+
+
+def test_an_alias_of_a_judge_is_the_judge(project):
+    graph = project(JUDGED | {"runs.ppo.reward": {"from": "reward,rank=16"}})
+    assert graph.run("ppo").judges == ("reward",)
+    assert project(JUDGED | {"runs.ppo.reward": {"from": "reward,rank=4"}}).run("ppo").judges == ("reward,rank=4",)
+    graph = project(JUDGED | {"datasets.easy.select.by": "reward,seed=42"})
+    assert graph.selector("easy") == "reward"
+
+
 def test_a_circle_whose_override_grows_is_refused_as_well(project):
     with pytest.raises(UserError, match="circle"):
         project({"runs.sft.from": "sft,seed={seed}1"})
@@ -228,6 +342,28 @@ def test_an_override_does_not_evade_the_licence(project):
     graph = project({"use": "commercial", "datasets.more": {"path": "x.jsonl", "licence": "cc-by-nc-4.0"}})
     with pytest.raises(UserError, match="cc-by-nc"):
         graph.run("sft,data=more")
+
+
+@pytest.mark.parametrize(
+    ("licensed", "sentence"),
+    [
+        ("datasets.feedback", "other -> reward is built on datasets.feedback, whose licence is cc-by-nc-4.0"),
+        ("bases.other", "other -> reward is built on bases.other, whose licence is cc-by-nc-4.0"),
+        ("datasets.pairs", "base -> mixed is built on datasets.easy, whose licence is cc-by-nc-4.0"),
+    ],
+)
+def test_the_licences_of_judges_and_of_what_rows_are_selected_from_count_as_well(project, licensed, sentence):
+    changes = {
+        "bases.other": {"source": "path", "path": "other"},
+        "datasets.feedback": {"path": "f.jsonl"},
+        "sweeps": {},
+    }
+    changes |= {"datasets.easy": EASY, f"{licensed}.licence": "cc-by-nc-4.0"}
+    runs = {"reward": REWARD | {"from": "other", "data": "feedback"}}
+    runs |= {"mixed": {"from": "base", "objective": "dpo", "data": "easy"}, "ppo": PPO | {"from": "base"}}
+    assert project(changes | {"runs": runs})
+    with pytest.raises(UserError, match=f"use: commercial, but {sentence}"):
+        project(changes | {"runs": runs, "use": "commercial"})
 
 
 def test_fields_of_the_trainer_and_of_lora_pass_under_their_own_names(project):
@@ -271,6 +407,61 @@ CHANGES = [
 @pytest.mark.parametrize(("changes", "expected"), CHANGES, ids=[str(changes) for changes, _ in CHANGES])
 def test_a_change_moves_the_specs_of_what_it_determines_and_no_others(project, changes, expected):
     assert changed(project(), project(changes)) == expected
+
+
+NAMES_OF = ("reward", "ppo", "rto", "mixed", "data/easy", "sft", "dpo")
+JUDGE_CHANGES = [
+    ({"runs.reward.seed": 1}, {"reward", "ppo", "rto", "mixed", "data/easy"}),
+    ({"runs.dpo.seed": 1}, {"dpo", "rto"}),
+    ({"runs.dpo.beta": 0.3}, {"dpo", "rto"}),
+    ({"runs.sft.seed": 1}, {"sft", "dpo", "ppo", "rto", "mixed"}),
+    ({"datasets.easy.select.margin": 1}, {"mixed", "data/easy"}),
+    ({"datasets.easy.select.margin": "0.5"}, set()),  # the same number
+    ({"datasets.easy.select.part": "hard"}, {"mixed", "data/easy"}),
+    ({"datasets.pairs.limit": 7}, {"reward", "ppo", "rto", "mixed", "data/easy", "dpo"}),
+    ({"runs.ppo.reward": {"from": "reward,seed=7"}}, {"ppo"}),
+    ({"runs.ppo.reward": {"from": "reward,seed=42"}}, set()),  # as the default says
+    ({"runs.ppo.reward": {"from": "reward", "kind": "score"}}, set()),  # as the default says
+    ({"runs.ppo.reward": {"function": "final_number"}}, {"ppo"}),
+    ({"runs.rto.reward.sequence": ...}, {"rto"}),
+    ({"runs.ppo.kl_target": 6}, {"ppo"}),
+    ({"datasets.pairs.licence": "mit"}, set()),
+]
+
+
+@pytest.mark.parametrize(("changes", "expected"), JUDGE_CHANGES, ids=[str(changes) for changes, _ in JUDGE_CHANGES])
+def test_what_a_judge_or_a_selector_is_made_of_determines_what_is_made_with_it(project, changes, expected):
+    nested = {key: dict(value) for key, value in JUDGED.items()} | {"runs.rto": RTO | {"reward": dict(RTO["reward"])}}
+    before, after = project(nested), project(nested | changes)
+    assert {name for name in NAMES_OF if before.spec_hash(name) != after.spec_hash(name)} == expected
+
+
+def test_a_users_reward_function_counts_by_the_bytes_of_its_file(configuration, in_folder):
+    values = configuration({"runs.ppo": PPO | {"reward": {"function": "rules.py:short"}}})
+
+    def spec() -> str:
+        return Project(values, "my.yaml", in_folder).spec("ppo")
+
+    without = spec()
+    Path("rules.py").write_text("def short(answer, reference): return -len(answer)\n")
+    one = spec()
+    Path("rules.py").write_text("def short(answer, reference): return -len(answer) - 1\n")
+    two = spec()
+    assert len({without, one, two}) == 3
+    assert json.loads(one)["reward"]["function"] == "rules.py:short"
+    assert Project(values, "my.yaml", in_folder).reward_file("ppo") == ["rules.py"]
+    assert Project(configuration(JUDGED), "my.yaml", in_folder).reward_file("ppo") == []
+
+
+def test_the_spec_of_an_implicit_reward_names_the_run_its_beta_and_its_parent(project):
+    graph = project(JUDGED | {"runs.dpo.beta": 0.3})
+    assert json.loads(graph.spec("rto"))["reward"] == {
+        "kind": "implicit",
+        "beta": 0.3,
+        "from": {"name": "dpo", "spec": graph.spec_hash("dpo")},
+        "reference": {"name": "sft", "spec": graph.spec_hash("sft")},
+        "sequence": {"name": "reward", "spec": graph.spec_hash("reward")},
+    }
 
 
 @pytest.mark.parametrize("data", [["chats", "pairs"], None])
@@ -389,6 +580,43 @@ def test_every_file_of_a_run_can_be_asked_for(project, files):
     ]
     targets += ["results/base/eval.json", "results/bases/base/model", "results/sweeps/rank/table.tsv", "--cores", "1"]
     assert project().check_targets(targets) == []
+
+
+def test_a_reward_model_is_compared_with_nothing_and_models_are_measured_on_the_whole_of_a_selected_dataset(project):
+    graph = project(JUDGED)
+    assert graph.is_reward("reward,seed=3")
+    assert not graph.is_reward("ppo")
+    assert graph.others("reward") == []
+    assert graph.others("ppo") == ["sft", "base"]
+    assert graph.evaluation_data == ["chats", "pairs"]
+    assert graph.sources("easy") == ["pairs.jsonl", "held_out.jsonl"]
+    assert (graph.datasets_pattern(True), graph.datasets_pattern(False)) == ("(?:easy)", "(?:chats|pairs)")
+
+
+def test_what_a_target_needs_is_looked_for_behind_judges_and_selectors_too(project, files):
+    changes = JUDGED | {"bases.other": {"source": "path", "path": "other"}, "runs.reward": REWARD | {"from": "other"}}
+    for target in (
+        "ppo/eval.json",
+        "rto/trained",
+        "mixed/model",
+        "data/easy/report.json",
+        "tokens/base/easy,max_length=8",
+    ):
+        with pytest.raises(UserError, match=r"bases\.other\.path: there is no folder 'other'"):
+            project(changes).check_targets([f"results/{target}"])
+    assert project(changes).check_targets(["results/sft/model"]) == []
+    (files / "other").mkdir()
+    assert project(changes).check_targets(["results/ppo/eval.json", "results/data/easy/report.json"]) == []
+
+
+def test_a_reward_functions_file_is_looked_for(project, files):
+    changes = {"runs.ppo": PPO | {"reward": {"function": "rules.py:short"}}}
+    sentence = "my.yaml: runs.ppo.reward.function: there is no file 'rules.py'; write one that exists"
+    with pytest.raises(UserError, match=sentence):
+        project(changes).check_targets(["results/ppo/trained"])
+    assert project(changes).check_targets(["results/sft/trained"]) == []
+    (files / "rules.py").touch()
+    assert project(changes).check_targets(["results/ppo/trained"]) == []
 
 
 def test_a_missing_file_is_named_with_its_key_even_where_no_target_is_given(project, files):
