@@ -2,6 +2,7 @@
 
 import itertools
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -9,6 +10,7 @@ import yaml
 from posttrain import config
 from posttrain.config import Run, read, validate
 from posttrain.errors import UserError
+from posttrain.project import Project
 
 # change to the small configuration -> what the sentence says after the file's name
 REFUSED = [
@@ -125,6 +127,224 @@ def test_a_run_that_contradicts_itself_is_refused_where_it_is_validated_alone(va
         validate(Run, values, "results/sft")
 
 
+# ---- what an objective cannot be had with
+
+RULE = {"function": "final_number"}
+RUNS_REFUSED = [
+    # keys that have no effect
+    (
+        {"objective": "sft", "beta": 0.1},
+        "beta has no effect here; it needs objective: dpo or orpo or kto or grpo or rloo",
+    ),
+    ({"objective": "reward", "beta": 0.1}, "beta has no effect here"),
+    ({"objective": "ppo", "reward": RULE, "beta": 0.1}, "beta has no effect here"),
+    (
+        {"objective": "orpo", "loss_type": "sigmoid"},
+        "loss_type has no effect here; it needs objective: sft or dpo or kto or grpo",
+    ),
+    ({"objective": "kto", "loss_weights": [1]}, "loss_weights has no effect here; it needs objective: dpo"),
+    ({"objective": "dpo", "reward": RULE}, "reward has no effect here; it needs objective: grpo or rloo or ppo"),
+    ({"objective": "sft", "max_new_tokens": 8}, "max_new_tokens has no effect here"),
+    ({"objective": "dpo", "temperature": 1}, "temperature has no effect here"),
+    (
+        {"objective": "ppo", "reward": RULE, "generations": 4},
+        "generations has no effect here; it needs objective: grpo or rloo",
+    ),
+    ({"objective": "grpo", "reward": RULE, "clip": 0.1}, "clip has no effect here; it needs objective: ppo"),
+    (
+        {"objective": "ppo", "reward": RULE, "trainer_args": {}},
+        "trainer_args has no effect here; it needs objective: sft or dpo",
+    ),
+    ({"method": "oft", "rank": 4}, "rank has no effect here; it needs method: lora or qlora or adalora or vera"),
+    ({"method": "vera", "alpha": 4}, "alpha has no effect here; it needs method: lora or qlora or adalora"),
+    ({"method": "adalora", "lora_plus": 4}, "lora_plus has no effect here; it needs method: lora or qlora"),
+    ({"method": "prompt", "target_modules": ["q_proj"]}, "target_modules has no effect here"),
+    ({"method": "adapter", "peft_args": {}}, "peft_args has no effect here"),
+    (
+        {"method": "adapter", "virtual_tokens": 4},
+        "virtual_tokens has no effect here; it needs method: prefix or p_tuning or prompt",
+    ),
+    ({"method": "prefix", "reduction_factor": 4}, "reduction_factor has no effect here; it needs method: adapter"),
+    ({"method": "lora", "placement": "houlsby"}, "placement has no effect here; it needs method: adapter"),
+    ({"method": "lora", "merge_into": "original"}, "merge_into has no effect here; it needs method: qlora"),
+    # losses
+    ({"loss_type": "sigmoid"}, "loss_type: 'sigmoid' is not allowed; valid are dft, nll"),
+    ({"objective": "dpo", "loss_type": "dft"}, "loss_type: 'dft' is not allowed"),
+    (
+        {"objective": "dpo", "loss_type": ["sigmoid", "sigmoyd"]},
+        "loss_type: 'sigmoyd' is not allowed; did you mean 'sigmoid'?",
+    ),
+    ({"objective": "dpo", "loss_type": []}, "loss_type: only dpo takes several, as a list of names"),
+    ({"objective": "dpo", "loss_type": ""}, "loss_type: '' is not allowed"),
+    ({"objective": "kto", "loss_type": ["kto"]}, "loss_type: only dpo takes several, as a list of names"),
+    (
+        {"objective": "kto", "loss_type": "sigmoid"},
+        "loss_type: 'sigmoid' is not allowed; valid are apo_zero_unpaired, kto",
+    ),
+    (
+        {"objective": "grpo", "reward": RULE, "loss_type": "gropo"},
+        "loss_type: 'gropo' is not allowed; did you mean 'grpo'?",
+    ),
+    (
+        {"objective": "dpo", "loss_type": ["sigmoid", "sft"], "loss_weights": [1]},
+        "loss_weights has 1 numbers for 2 loss types; write one for each",
+    ),
+    ({"objective": "dpo", "loss_weights": [1]}, "loss_weights has 1 numbers for 0 loss types"),
+    ({"objective": "dpo", "beta": 0}, "beta is 0; write a number above 0"),
+    ({"objective": "kto", "beta": 0}, "beta is 0; write a number above 0"),
+    ({"objective": "orpo", "beta": 0}, "beta is 0; write a number above 0"),
+    # rewards
+    ({"objective": "ppo"}, "reward is missing; ppo needs `reward: {from: RUN}` or `reward: {function: NAME}`"),
+    ({"objective": "grpo"}, "reward is missing; grpo needs"),
+    ({"objective": "rloo"}, "reward is missing; rloo needs"),
+    (
+        {"objective": "grpo", "reward": {"from": "dpo", "kind": "implicit"}},
+        "reward.kind: implicit rewards tokens, which grpo cannot use; it needs objective: ppo",
+    ),
+    ({"objective": "ppo", "reward": {}}, "reward: a reward has either `from` or `function`"),
+    ({"objective": "ppo", "reward": {"from": "reward"} | RULE}, "reward: a reward has either `from` or `function`"),
+    (
+        {"objective": "ppo", "reward": {"function": "final_numbr"}},
+        "there is no function 'final_numbr'; did you mean 'final_number'?",
+    ),
+    ({"objective": "ppo", "reward": {"function": "rules.txt:mine"}}, "there is no function 'rules.txt:mine'"),
+    ({"objective": "ppo", "reward": {"function": "rules.py"}}, "there is no function 'rules.py'"),
+    ({"objective": "ppo", "reward": {"function": "rules.py:a-b"}}, "there is no function 'rules.py:a-b'"),
+    ({"objective": "ppo", "reward": RULE | {"kind": "score"}}, "reward: kind has no effect here; it needs from"),
+    (
+        {"objective": "ppo", "reward": RULE | {"sequence": "reward"}},
+        "reward: sequence has no effect here; it needs from",
+    ),
+    (
+        {"objective": "ppo", "reward": {"from": "reward", "sequence": "reward"}},
+        "reward: sequence has no effect here; it needs kind: implicit",
+    ),
+    ({"objective": "ppo", "reward": {"form": "reward"}}, "reward.form: unknown key 'form'"),
+    # batches
+    ({"objective": "grpo", "reward": RULE, "batch_size": 6}, "generations 4 does not divide batch_size 6"),
+    (
+        {"objective": "rloo", "reward": RULE, "generations": 1},
+        "generations: input should be greater than 1, but it is 1",
+    ),
+    (
+        {"objective": "ppo", "reward": RULE, "minibatches": 3},
+        "minibatches 3 x accumulation 1 does not divide batch_size 8",
+    ),
+    (
+        {"objective": "ppo", "reward": RULE, "minibatches": 4, "accumulation": 4},
+        "minibatches 4 x accumulation 4 does not divide batch_size 8",
+    ),
+    (
+        {"objective": "kto", "accumulation": 8},
+        "kto estimates a KL divergence over the batch; batch_size / accumulation must be 2 or more",
+    ),
+    ({"objective": "kto", "batch_size": 1}, "batch_size / accumulation must be 2 or more"),
+    # methods
+    (
+        {"objective": "ppo", "reward": RULE, "method": "adalora"},
+        "ppo trains two adapters on one model, and AdaLoRA can have only one; write method: lora",
+    ),
+    (
+        {"objective": "ppo", "reward": RULE, "dropout": 0.1},
+        "dropout: ppo compares a policy with itself, which dropout would blur; take it out",
+    ),
+    ({"objective": "reward", "method": "prompt"}, "prompt hands the model embeddings instead of tokens"),
+    ({"objective": "reward", "method": "p_tuning"}, "p_tuning hands the model embeddings instead of tokens"),
+    (
+        {"objective": "orpo", "method": "prompt"},
+        "prompt puts virtual tokens before the prompt, which TRL's ORPO does not leave out of the loss",
+    ),
+    ({"objective": "orpo", "method": "p_tuning"}, "p_tuning puts virtual tokens before the prompt"),
+    (
+        {"method": "prefix", "gradient_checkpointing": True},
+        "gradient_checkpointing drops the cache that prefix tuning is made of; take it out",
+    ),
+    (
+        {"method": "prefix", "peft_args": {"prefix_projection": True}},
+        "peft_args.prefix_projection: PEFT keeps only what the projection gives",
+    ),
+    (
+        {"method": "prompt", "trainer_args": {"packing": True}},
+        "trainer_args.packing: packed rows see each other under prompt; take it out",
+    ),
+    (
+        {"method": "qlora", "peft_args": {"init_lora_weights": "pissa"}},
+        "pissa moves a part of the parent's weights into the adapter, and the 4-bit weights cannot be changed",
+    ),
+    (
+        {"method": "qlora", "peft_args": {"init_lora_weights": "olora"}},
+        "olora moves a part of the parent's weights into the adapter, and the 4-bit",
+    ),
+    ({"objective": "kto", "peft_args": {"init_lora_weights": "pissa"}}, "and the parent is needed as the reference"),
+    (
+        {"objective": "ppo", "reward": RULE, "peft_args": {"init_lora_weights": "olora"}},
+        "and the parent is needed as the reference",
+    ),
+    (
+        {"peft_args": {"init_lora_weights": "pissa_niter_4"}},
+        "a fast PiSSA draws at random, so that what is loaded again is not what was trained; write pissa",
+    ),
+    ({"peft_args": {"init_lora_weights": "eva"}}, "eva needs a preparation that is not done here; write pissa"),
+    ({"peft_args": {"init_lora_weights": "loftq"}}, "loftq needs a preparation that is not done here"),
+]
+RUNS_REFUSED_IDS = [f"{values}: {sentence}" for values, sentence in RUNS_REFUSED]
+
+
+@pytest.mark.parametrize(("values", "sentence"), RUNS_REFUSED, ids=RUNS_REFUSED_IDS)
+def test_what_cannot_be_trained_is_one_sentence(values, sentence):
+    with pytest.raises(UserError) as error:
+        run(**values)
+    assert sentence in str(error.value)
+    assert str(error.value).startswith("run: ")
+    assert "\n" not in str(error.value)
+
+
+ALLOWED = [
+    {"objective": "dpo", "loss_type": ["sigmoid", "sft"], "loss_weights": ["1e-1", 1]},
+    {"objective": "grpo", "reward": RULE, "beta": 0},
+    {"objective": "ppo", "reward": RULE, "dropout": 0, "minibatches": 2, "accumulation": 4, "kl_target": 6},
+    {"objective": "ppo", "reward": {"function": "rules/mine.py:short_answers"}},
+    {"objective": "ppo", "reward": {"from": "dpo", "kind": "implicit", "sequence": "reward"}},
+    {"objective": "dpo", "peft_args": {"init_lora_weights": "pissa"}},  # its reference is computed before
+    {"objective": "reward", "method": "prefix"},
+    {"method": "qlora", "merge_into": "original", "lora_plus": 16},
+    {"method": "vera", "rank": 1024},
+    {"method": "prefix", "peft_args": {"prefix_projection": False}},
+    {"peft_args": {"init_lora_weights": False}},
+]
+
+
+@pytest.mark.parametrize("values", ALLOWED, ids=str)
+def test_what_only_looks_like_it_can_be_trained(values):
+    assert run(**values)
+
+
+SHAPES = ("text", "prompt_completion", "messages", "preference", "unpaired_preference")
+FITS = {
+    "sft": "text prompt_completion messages",
+    "dpo": "preference",
+    "orpo": "preference",
+    "reward": "preference",
+    "kto": "preference unpaired_preference",
+    "grpo": "prompt_completion messages preference",
+    "rloo": "prompt_completion messages preference",
+    "ppo": "prompt_completion messages preference",
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("objective", FITS)
+def test_rows_of_another_shape_are_refused_with_the_objectives_that_they_fit(objective, shape):
+    refusal = config.shape_refusal(objective, "rows", shape)
+    assert (refusal is None) == (shape in FITS[objective].split())
+    if refusal:
+        assert refusal.startswith(
+            f"{objective} needs rows of shape {FITS[objective].replace(' ', ' or ')}, and rows is {shape}"
+        )
+        fits = [name for name, shapes in FITS.items() if shape in shapes.split()]
+        assert set(refusal.partition("which fits ")[2].split(" or ")) == set(fits)
+
+
 def test_a_boolean_is_no_number(configuration):
     with pytest.raises(UserError, match=r"runs\.sft\.rank: "):
         read(configuration({"runs.sft.rank": True}), "my.yaml")
@@ -175,14 +395,75 @@ DEFAULTS = {
 }
 
 
+TABLE = {"from": "base", "objective": "sft", "data": "chats"}
+
+
 def run(**keys) -> Run:
-    return validate(Run, {"from": "base", "objective": "sft", "data": "chats"} | keys, "run")
+    return validate(Run, TABLE | keys, "run")
 
 
 @pytest.mark.parametrize(("objective", "method"), DEFAULTS)
 def test_the_defaults_that_depend_on_objective_and_method(objective, method):
     settings = run(objective=objective, method=method).settings()
     assert settings | DEFAULTS[objective, method] == settings
+
+
+METHODS = get_args(config.Method)
+OBJECTIVES = get_args(config.Objective)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_objective_and_method_has_its_defaults(objective):
+    rewarded = {"reward": RULE} if objective in config.ON_POLICY else {}
+    for method in METHODS:
+        try:
+            settings = run(objective=objective, method=method, **rewarded).settings()
+        except UserError:
+            continue  # refused, as its row above says
+        learns, moves = config.LEARNING_RATE[method]
+        assert settings["learning_rate"] == (learns if objective in ("sft", "reward") else moves)
+        assert settings.get("beta") == {"dpo": 0.1, "kto": 0.1, "orpo": 0.1, "grpo": 0.0, "rloo": 0.05}.get(objective)
+        assert settings.get("rank", 16) == (256 if method == "vera" else 16)
+        assert settings.get("loss_type") == {"sft": "nll", "dpo": "sigmoid", "kto": "kto", "grpo": "dapo"}.get(
+            objective
+        )
+        assert settings.get("dropout", 0) == (0.05 if objective == "sft" and "dropout" in settings else 0)
+        assert settings.get("target_modules", "all-linear") == (None if method == "ia3" else "all-linear")
+
+
+def test_every_method_and_objective_is_in_every_table_that_names_them():
+    named = {name for methods in config.METHODS_OF.values() for name in methods}
+    assert named | {"full"} == set(METHODS) == set(config.LEARNING_RATE)
+    assert set(config.SHAPES) == set(OBJECTIVES)
+    assert set(config.PEFT_FILES) == set(config.METHODS_OF["peft_args"])
+    assert set(config.METHODS_OF) | set(config.OBJECTIVES_OF) <= set(Run.model_fields)
+    assert set(config.LOSS_TYPES) == set(config.OBJECTIVES_OF["loss_type"])
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "adapter" and name != "full"])
+def test_what_a_runs_own_keys_say_of_pefts_configuration_cannot_be_said_twice(configuration, method):
+    own = config.OWN_PEFT_FIELDS & config.peft_fields(method)
+    assert {"task_type", "peft_type"} <= own
+    for field in own:
+        with pytest.raises(
+            UserError, match=rf"runs\.own\.peft_args: '{field}' is set by the run's own keys; take it out"
+        ):
+            Project(configuration({"runs.own": TABLE | {"method": method, "peft_args": {field: 1}}}))
+
+
+@pytest.mark.parametrize("objective", config.OBJECTIVES_OF["trainer_args"])
+def test_what_a_runs_own_keys_say_to_the_trainer_cannot_be_said_twice(configuration, objective):
+    rewarded = {"reward": RULE} if objective in config.ON_POLICY else {}
+    data = "chats" if objective in ("sft", "grpo", "rloo") else "pairs"
+    table = TABLE | {"objective": objective, "data": data} | rewarded
+    own = (config.OWN_FIELDS & config.trainer_fields(objective)) - {"loss_type"}
+    for field in own | ({"eval_strategy"} if objective not in ("sft", "reward") else set()):
+        with pytest.raises(UserError, match=f"trainer_args: '{field}' is set by the run's own keys; take it out"):
+            Project(configuration({"runs.own": table | {"trainer_args": {field: 1}}}))
+    with pytest.raises(
+        UserError, match="trainer_args: the trainer has no field 'dataset_num_prok'; did you mean 'dataset_num_proc'"
+    ):
+        Project(configuration({"runs.own": TABLE | {"trainer_args": {"dataset_num_prok": 1}}}))
 
 
 def test_alpha_follows_the_rank_until_it_is_set():
