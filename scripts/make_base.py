@@ -141,7 +141,7 @@ def at_random(spec: dict, folder: Path, name: str) -> None:
 
 def texts(rows: list[dict]) -> list[str]:
     """All text of normalised rows, of whatever shape."""
-    lists = [row.get(key) or [] for row in rows for key in ("messages", "prompt", "chosen", "rejected")]
+    lists = [row.get(key) or [] for row in rows for key in ("messages", "prompt", "chosen", "rejected", "completion")]
     return [row["text"] for row in rows if "text" in row] + [turn["content"] for turns in lists for turn in turns]
 
 

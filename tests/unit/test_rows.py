@@ -28,12 +28,20 @@ SHAPES = {
         {"prompt": "q", "chosen": "good", "rejected": "bad"},
         {"prompt": [user("q")], "chosen": [assistant("good")], "rejected": [assistant("bad")]},
     ),
+    "unpaired_preference": (
+        {"prompt": "q", "completion": "a", "label": True},
+        {"prompt": [user("q")], "completion": [assistant("a")], "label": True},
+    ),
 }
 TURNS = {
     "prompt_completion": ({"prompt": CHAT[:2], "completion": CHAT[2:3]}, {"messages": CHAT[:3]}),
     "preference": (
         {"prompt": CHAT[:4], "chosen": [assistant("good")], "rejected": [assistant("bad")]},
         {"prompt": CHAT[:4], "chosen": [assistant("good")], "rejected": [assistant("bad")]},
+    ),
+    "unpaired_preference": (
+        {"prompt": CHAT[:2], "completion": CHAT[2:3], "label": 0},
+        {"prompt": CHAT[:2], "completion": CHAT[2:3], "label": False},
     ),
 }
 
@@ -105,6 +113,39 @@ def test_marks_of_editors_do_no_harm(tmp_path, name, raw):
     assert [row["text"] for row in read_file(tmp_path / name, {})[1]] == ["one", "two"]
 
 
+@pytest.mark.parametrize(
+    ("written", "label"),
+    [("true", True), ("True", True), ("TRUE", True), ("1", True), ("false", False), ("False", False), ("0", False)],
+)
+def test_a_label_in_csv_is_a_word_or_a_digit(tmp_path, written, label):
+    (tmp_path / "rows.csv").write_text(f"prompt,completion,label\nq,a,{written}\n")
+    shape, rows = read_file(tmp_path / "rows.csv", {})
+    assert (shape, rows[0]["label"]) == ("unpaired_preference", label)
+
+
+@pytest.mark.parametrize(
+    ("written", "label"), [("true", True), ("false", False), ("1", True), ("0", False), ("1.0", True)]
+)
+def test_a_label_in_json_is_a_boolean_or_a_number(tmp_path, written, label):
+    (tmp_path / "rows.jsonl").write_text(f'{{"prompt": "q", "completion": "a", "good": {written}}}\n')
+    shape, rows = read_file(tmp_path / "rows.jsonl", {"label": "good"})
+    assert (shape, rows[0]["label"]) == ("unpaired_preference", label)
+
+
+def test_a_label_in_parquet_keeps_its_type(tmp_path):
+    for column in (pa.array([True, False]), pa.array([1, 0], pa.int8()), pa.array([1.0, 0.0])):
+        pq.write_table(
+            pa.table({"prompt": ["q", "q"], "completion": ["a", "b"], "label": column}), tmp_path / "rows.parquet"
+        )
+        assert [row["label"] for row in read_file(tmp_path / "rows.parquet", {})[1]] == [True, False]
+
+
+def test_labels_do_not_disturb_where_another_shape_is_asked_for(tmp_path):
+    path = write(tmp_path / "rows.jsonl", [{"prompt": "q", "completion": "a", "label": "geography"}])
+    shape, rows = read_file(path, {}, "prompt_completion")
+    assert (shape, content(rows[0])) == ("prompt_completion", {"messages": [user("q"), assistant("a")]})
+
+
 def test_text_is_kept_as_it_is(tmp_path):
     text = '  two\n\n lines, "quoted", ünïcödé 😀 \u2028 \t'
     for suffix in (".jsonl", ".json", ".parquet"):
@@ -113,6 +154,7 @@ def test_text_is_kept_as_it_is(tmp_path):
 
 GOOD = '{"text": "one"}\n'
 MESSAGES = '{"messages": %s}'
+UNPAIRED = '{"prompt": "q", "completion": "a", "label": %s}'
 FAULTS = [
     ("empty.jsonl", "", "empty.jsonl: the file is empty; write at least one row"),
     ("empty.csv", "", "the file is empty"),
@@ -178,6 +220,18 @@ FAULTS = [
     ("same.jsonl", json.dumps({"prompt": "q", "chosen": "a", "rejected": [assistant("a")]}), "chosen and rejected are the same"),
     ("pair.jsonl", '{"prompt": "q", "chosen": "a", "rejected": null}', "the field 'rejected' is null"),
     ("pair.jsonl", '{"prompt": "q", "chosen": "a", "rejected": ""}', "the rejected is empty"),
+    # unpaired preference
+    ("label.jsonl", UNPAIRED % '"good"', "line 1: the label is a string; write true for a wanted answer, false for an unwanted one"),
+    ("label.jsonl", UNPAIRED % "2", "line 1: the label is a number; write true"),
+    ("label.jsonl", UNPAIRED % "0.5", "the label is a number; write true"),
+    ("label.jsonl", UNPAIRED % "-1", "the label is a number; write true"),
+    ("label.jsonl", UNPAIRED % "[true]", "the label is a list; write true"),
+    ("label.jsonl", UNPAIRED % "null", "the field 'label' is null"),
+    ("label.jsonl", UNPAIRED % "true" + "\n" + UNPAIRED.replace("label", "lable") % "true",
+     "line 2: there is no field 'label' for the label; did you mean 'lable'?"),
+    ("label.csv", "prompt,completion,label\nq,a,yes\n", "label.csv line 2: the label is a string; write true"),
+    ("label.csv", "prompt,completion,label\nq,a,\n", "label.csv line 2: the label is a string"),
+    ("void.jsonl", UNPAIRED.replace('"a"', '""') % "true", "the completion is empty"),
 ]  # fmt: skip
 
 
@@ -258,11 +312,7 @@ def test_bytes_are_not_called_null(tmp_path):
 
 
 def row(**fields):
-    shape = next(
-        shape
-        for shape in ("messages", "prompt_completion", "preference", "text")
-        if set(SHAPES[shape][0]) == set(fields)
-    )
+    shape = next(shape for shape in SHAPES if set(SHAPES[shape][0]) == set(fields))
     return normalise(fields, shape, {}, "row")
 
 
@@ -270,6 +320,17 @@ def test_equal_content_has_an_equal_id_however_it_was_written():
     assert row(prompt="q", completion="a")["id"] == row(messages=[user("q"), assistant("a")])["id"]
     assert row(prompt="q", completion="a")["id"] != row(prompt="q", completion="b")["id"]
     assert row(text="q")["id"] != row(text="q ")["id"]
+
+
+def test_the_same_answer_with_another_label_is_another_row_of_the_same_group():
+    wanted, unwanted = (row(prompt="q", completion="a", label=label) for label in (True, False))
+    assert wanted["id"] != unwanted["id"]
+    assert (
+        row(prompt="q", completion="a", label=1)["id"]
+        == row(prompt="q", completion="a", label="true")["id"]
+        == wanted["id"]
+    )
+    assert group(wanted) == group(unwanted) == group(row(prompt="q", chosen="a", rejected="b"))
 
 
 def test_rows_with_one_prompt_are_one_group():

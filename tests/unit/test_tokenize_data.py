@@ -9,6 +9,7 @@ import pytest
 import tokenize_data
 from posttrain import stage
 from posttrain.errors import UserError
+from posttrain.rows import normalise
 from prepare_data import write_parquet
 
 
@@ -50,6 +51,25 @@ def test_a_length_that_leaves_nothing_to_train_is_one_sentence(tokenised):
 def test_empty_files_of_every_shape_have_their_columns():
     assert tokenize_data.schema("preference").names == ["id", "length", "prompt_ids", "chosen_ids", "rejected_ids"]
     assert tokenize_data.schema("text").names == ["id", "length", "input_ids", "labels"]
+    names = ["id", "length", "prompt_ids", "completion_ids", "label"]
+    assert tokenize_data.schema("unpaired_preference").names == names
+
+
+@pytest.mark.parametrize("held_out", [0, 1])
+def test_answers_with_labels_are_written_with_their_labels(in_folder, random_tiny_folder, held_out, capsys):
+    rows = [
+        normalise({"prompt": "q", "completion": answer, "label": answer == "good"}, "unpaired_preference", {}, "row")
+        for answer in ("good", "bad")
+    ]
+    write_parquet(Path("data/train.parquet"), rows)
+    write_parquet(Path("data/validation.parquet"), rows[:held_out], like=rows)
+    stage.write_json(Path("data/report.json"), {"format": "unpaired_preference"})
+    paths = {"data": Path("data"), "model": random_tiny_folder, "output": Path("tokens/rated,x")}
+    tokenize_data.main(Namespace(**paths, max_length=64))
+    train, validation = (pq.read_table(f"tokens/rated,x/{name}.parquet") for name in ("train", "validation"))
+    assert train["label"].to_pylist() == [True, False]
+    assert (validation.num_rows, validation.schema) == (held_out, train.schema)
+    assert stage.read_json(Path("tokens/rated,x/report.json"))["format"] == "unpaired_preference"
 
 
 def test_a_row_that_does_not_end_with_the_stop_token_is_told(tokenised, random_tiny_tokenizer):

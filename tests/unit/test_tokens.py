@@ -5,7 +5,7 @@ from tokenizers.processors import TemplateProcessing
 
 from posttrain.errors import UserError
 from posttrain.rows import normalise
-from posttrain.tokens import IGNORED, preference_tokens, prompt_tokens, render, sft_tokens, tokenise
+from posttrain.tokens import IGNORED, preference_tokens, prompt_tokens, questions, render, sft_tokens, tokenise
 
 STOP = "<|im_end|>"
 LAST_ONLY = "{% for message in messages %}{% if loop.last %}{{ message['content'] }}{% endif %}{% endfor %}"
@@ -223,3 +223,58 @@ def test_a_pair_is_as_long_as_the_longer_of_its_sequences(tokenizer):
     row = pair(turns("q"), "short", "a much longer answer than the other")
     kept, _ = tokenise(tokenizer, [row], "preference", 1024)
     assert kept[0]["length"] == len(kept[0]["prompt_ids"]) + len(kept[0]["rejected_ids"])
+
+
+# ---- answers one by one
+
+
+def labelled(prompt: list[dict], answer: str, label: bool) -> dict:
+    return normalise({"prompt": prompt, "completion": answer, "label": label}, "unpaired_preference", {}, "row")
+
+
+@pytest.mark.parametrize("label", [True, False])
+def test_an_answer_with_a_label_has_the_tokens_that_it_has_in_a_pair(tokenizer, label):
+    prompt = turns("q", "one", "and?", system="Be brief.")
+    kept, counts = tokenise(tokenizer, [labelled(prompt, "good", label)], "unpaired_preference", 1024)
+    asked, chosen, _ = preference_tokens(tokenizer, pair(prompt, "good", "bad"))
+    assert [kept[0][name] for name in ("prompt_ids", "completion_ids", "label")] == [asked, chosen, label]
+    assert kept[0]["length"] == len(asked) + len(chosen)
+    assert counts == {"rows": 1, "tokens": kept[0]["length"], "trained_tokens": len(chosen), "cut": 0, "dropped": 0}
+
+
+def test_an_answer_is_cut_and_dropped_where_nothing_of_it_is_left(tokenizer):
+    row = labelled(turns("q"), "abcdefgh", True)
+    prompt, completion, _ = preference_tokens(tokenizer, pair(turns("q"), "abcdefgh", "x"))
+    kept, counts = tokenise(tokenizer, [row], "unpaired_preference", len(prompt) + 3)
+    assert (kept[0]["completion_ids"], kept[0]["length"]) == (completion[:3], len(prompt) + 3)
+    assert (counts["cut"], counts["dropped"]) == (1, 0)
+    for limit in (len(prompt), len(prompt) - 2):
+        kept, counts = tokenise(tokenizer, [row], "unpaired_preference", limit)
+        assert (kept, counts["cut"], counts["dropped"]) == ([], 1, 1)
+
+
+# ---- questions
+
+
+def test_what_a_model_is_asked_ends_before_the_last_answer(tokenizer):
+    rows = [
+        normalise({"messages": turns("q", "one", "and?", "two")}, "messages", {}, "row"),
+        pair(turns("How many?"), "72", "71"),
+        normalise({"messages": turns("x", "only the assistant speaks")[1:]}, "messages", {}, "row"),
+    ]
+    asked = questions(tokenizer, rows)
+    assert [row["reference"] for row in asked] == ["two", "72"]
+    assert [row["prompt_ids"] for row in asked] == [
+        prompt_tokens(tokenizer, turns("q", "one", "and?")),
+        prompt_tokens(tokenizer, turns("How many?")),
+    ]
+
+
+def test_a_question_is_what_is_not_trained_before_the_answer(tokenizer, chats):
+    for row, asked in zip(chats, questions(tokenizer, chats), strict=True):
+        ids, labels = sft_tokens(tokenizer, row)
+        assert ids[: len(asked["prompt_ids"])] == asked["prompt_ids"]
+        assert labels[len(asked["prompt_ids"]) - 1 : len(asked["prompt_ids"]) + 1] == [
+            IGNORED,
+            ids[len(asked["prompt_ids"])],
+        ]
