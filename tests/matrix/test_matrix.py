@@ -144,7 +144,7 @@ def settings(objective: str, method: str, steps: int) -> dict:
             "max_steps": steps,
             "reward": {"function": "rules.py:small"},
         }
-    if objective in ("grpo", "rloo") and method == "prompt":
+    if objective in ON_POLICY and method == "prompt":
         table |= {"batch_size": 128, "learning_rate": 0.03}
     if objective in ("ppo", "rto"):
         table |= {"ppo_epochs": 2, "kl_coefficient": 0, "missing_eos_penalty": 0}
