@@ -8,11 +8,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 import evaluate_model
 import tokenize_data
 from evaluate_model import add_margins, read_examples, summarise, write_examples
-from posttrain import stage
+from posttrain import models, stage
 from posttrain.rewards import MARKED, final_number, read_number
 from posttrain.rows import normalise
 from posttrain.tokens import tokenise
@@ -140,10 +141,15 @@ def evaluate(in_folder, chats, random_tiny_folder, random_tiny_tokenizer, fp32):
         normalise({"prompt": prompt, "chosen": "good", "rejected": "very bad"}, "preference", {}, "row")
         for prompt in "abc"
     ]
+    rated = [
+        normalise({"prompt": prompt, "completion": "so", "label": prompt == "a"}, "unpaired_preference", {}, "row")
+        for prompt in "ab"
+    ]
     datasets = {
         "sums": ("prompt_completion", chats[:2]),
         "chats": ("messages", chats[2:]),
         "pairs": ("preference", pairs),
+        "rated": ("unpaired_preference", rated),
     }
     for name, (shape, rows) in datasets.items():
         write_parquet(Path(f"results/data/{name}/validation.parquet"), rows)
@@ -152,14 +158,14 @@ def evaluate(in_folder, chats, random_tiny_folder, random_tiny_tokenizer, fp32):
         stage.write_json(folder / "report.json", {"format": shape})
         pq.write_table(pa.Table.from_pylist(encoded, schema=tokenize_data.schema(shape)), folder / "validation.parquet")
 
-    def run(name: str, against: tuple[str, ...] = (), limit: int = 100) -> dict:
+    def run(name: str, against: tuple[str, ...] = (), limit: int = 100, model: Path = random_tiny_folder) -> dict:
         spec = {"data": [{"name": data} for data in datasets], "against": [{"name": other} for other in against]}
         spec |= {"limit": limit, "max_length": 256, "max_new_tokens": 4, "batch_tokens": 512}
         stage.write_json(Path(f"results/{name}/eval/spec.json"), spec)
         output = Path(f"results/{name}/eval.json")
         options = {
             "spec": Path(f"results/{name}/eval/spec.json"),
-            "model": random_tiny_folder,
+            "model": model,
             "tokens": Path("tokens"),
         }
         evaluate_model.main(Namespace(**options, output=output))
@@ -190,6 +196,45 @@ def test_the_same_model_is_no_evidence_against_itself(evaluate):
     )
     assert all(row["difference"] == 0 for row in result["against"]["base"].values())
     assert result["metrics"]["preference_margin_accuracy"]["value"] == 0  # nothing rose
+
+
+def test_answers_with_a_label_have_nothing_to_be_compared_with_and_are_left_out(evaluate):
+    evaluate("base")
+    rated = [row for (data, _), row in read_examples("base").items() if data == "rated"]
+    assert len(rated) == 2
+    assert all(value is None for row in rated for key, value in row.items() if key not in ("dataset", "id"))
+
+
+@pytest.fixture
+def reward_folder(random_tiny_folder, random_tiny_tokenizer, tmp_path) -> Path:
+    torch.manual_seed(0)
+    models.save(models.load(random_tiny_folder, reward=True), random_tiny_tokenizer, tmp_path / "reward")
+    return tmp_path / "reward"
+
+
+def test_a_reward_model_scores_pairs_and_nothing_else(evaluate, reward_folder):
+    result = evaluate("reward", model=reward_folder)
+    assert set(result["metrics"]) == {"reward_accuracy"}
+    rows = read_examples("reward")
+    assert {data for data, _ in rows} == {"pairs"}
+    model = models.load(reward_folder).eval()
+    for encoded in pq.read_table("tokens/pairs,max_length=256/validation.parquet").to_pylist():
+        row = rows["pairs", encoded["id"]]
+        with torch.no_grad():
+            chosen, rejected = (
+                model(input_ids=torch.tensor([encoded["prompt_ids"] + encoded[f"{side}_ids"]])).logits[0, 0].item()
+                for side in ("chosen", "rejected")
+            )
+        assert (row["chosen_score"], row["rejected_score"]) == (
+            pytest.approx(chosen, abs=1e-5),
+            pytest.approx(rejected, abs=1e-5),
+        )
+        assert row["scores_chosen"] == float(chosen > rejected)
+        assert row["output"] is row["log_prob"] is row["chosen_log_prob"] is None
+    share = sum(row["scores_chosen"] for row in rows.values()) / len(rows)
+    assert result["metrics"]["reward_accuracy"]["value"] == pytest.approx(share)
+    assert result["metrics"]["reward_accuracy"]["n"] == 3
+    assert evaluate("reward", limit=2, model=reward_folder)["metrics"]["reward_accuracy"]["n"] == 2
 
 
 def test_the_limit_is_for_each_dataset(evaluate):

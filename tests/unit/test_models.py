@@ -74,6 +74,64 @@ def test_a_parent_gets_its_adapter_and_a_full_result_stands_alone(random_tiny_fo
         assert (plain - expected).abs().max() > 1e-3
 
 
+# ---- reward models, 4 bits, adapters beside their base
+
+
+def test_a_folder_says_whether_it_scores_or_writes(copy, tmp_path):
+    assert not models.is_reward(copy)
+    assert not models.is_reward(tmp_path / "nothing")
+    model = models.load(copy, reward=True)
+    assert (type(model).__name__, model.score.weight.shape) == ("LlamaForSequenceClassification", (1, 32))
+    models.save(model, models.tokenizer(copy), tmp_path / "reward")
+    assert models.is_reward(tmp_path / "reward")
+    assert torch.equal(models.load(tmp_path / "reward").score.weight, model.score.weight)
+
+
+@pytest.mark.parametrize("pad", [None, 0, 99])
+def test_a_reward_model_looks_past_the_padding_that_its_tokenizer_writes(copy, pad):
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"pad_token_id": pad}))
+    model = models.load(copy, reward=True).eval()
+    padding = models.tokenizer(copy).pad_token_id
+    with torch.no_grad():
+        alone = model(input_ids=torch.tensor([[5, 6, 7]])).logits
+        padded = model(
+            input_ids=torch.tensor([[5, 6, 7, padding, padding]]), attention_mask=torch.tensor([[1, 1, 1, 0, 0]])
+        ).logits
+    torch.testing.assert_close(padded, alone)
+
+
+def test_a_reward_model_of_all_weights_needs_no_tokenizer_of_its_own(copy, tmp_path):
+    model = models.load(copy, reward=True)
+    model.save_pretrained(tmp_path / "trained")
+    loaded = models.with_adapter(copy, tmp_path / "trained")
+    assert torch.equal(loaded.score.weight, model.score.weight)
+    assert loaded.config.pad_token_id == models.tokenizer(copy).pad_token_id
+
+
+@pytest.mark.parametrize("reward", [False, True])
+def test_4_bits_hold_the_matrices_and_not_the_heads(random_tiny_folder, reward):
+    model = models.load(random_tiny_folder, quantised="fp32", reward=reward)
+    quantised = {name.split(".")[-1] for name, module in model.named_modules() if type(module).__name__ == "Linear4bit"}
+    assert quantised == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    config = model.config.quantization_config
+    assert (config.bnb_4bit_quant_type, config.bnb_4bit_use_double_quant) == ("nf4", True)
+    assert config.bnb_4bit_compute_dtype == torch.float32
+    assert models.nf4("bf16", reward).bnb_4bit_compute_dtype == torch.bfloat16
+
+
+def test_an_adapter_beside_its_base_is_loaded_from_one_folder(random_tiny_folder, random_tiny_model, tmp_path):
+    lora = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+    wrapped = get_peft_model(random_tiny_model, lora).eval()
+    wrapped.save_pretrained(tmp_path / "both")
+    shutil.copytree(random_tiny_folder, tmp_path / "both/base")
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        loaded = models.load(tmp_path / "both").eval()(input_ids=ids).logits
+        torch.testing.assert_close(loaded, wrapped(input_ids=ids).logits)
+    assert models.load(tmp_path / "both", torch.bfloat16).get_base_model().dtype == torch.bfloat16
+
+
 def test_what_is_saved_can_be_read_by_others(random_tiny_model, random_tiny_tokenizer, tmp_path):
     models.save(random_tiny_model, random_tiny_tokenizer, tmp_path)
     files = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
