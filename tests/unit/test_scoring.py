@@ -208,5 +208,26 @@ def test_no_more_tokens_than_asked_for_are_generated(model, random_tiny_tokenize
     assert outputs == expected
 
 
+def test_an_answer_ends_at_any_of_the_models_and_the_tokenizers_stop_tokens(model, random_tiny_tokenizer):
+    own = random_tiny_tokenizer.eos_token_id
+    model.generation_config.eos_token_id = [7, own]
+    assert scoring.stop_tokens(model, random_tiny_tokenizer) == sorted([7, own])
+    model.generation_config.eos_token_id = 9
+    assert scoring.stop_tokens(model, random_tiny_tokenizer) == sorted([9, own])
+    model.generation_config.eos_token_id = None
+    assert scoring.stop_tokens(model, random_tiny_tokenizer) == [own]
+
+
+def test_what_follows_a_stop_token_is_padding(model, random_tiny_tokenizer):
+    prompts = [[20, 21, 22, 23], [30]]
+    greedy = {"do_sample": False, "max_new_tokens": 6}
+    free = scoring.continue_prompts(model, random_tiny_tokenizer, prompts, [383], **greedy).tolist()
+    stop = next(token for token in free[0] if token not in free[1])
+    stopped = scoring.continue_prompts(model, random_tiny_tokenizer, prompts, [stop], **greedy).tolist()
+    end = free[0].index(stop) + 1
+    assert stopped[0] == free[0][:end] + [random_tiny_tokenizer.pad_token_id] * (6 - end)
+    assert stopped[1] == free[1]
+
+
 def test_nothing_to_ask_is_no_answers(model, random_tiny_tokenizer):
     assert generate(model, random_tiny_tokenizer, [], 3) == []

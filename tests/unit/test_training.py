@@ -22,7 +22,9 @@ from trl.experimental.orpo import ORPOConfig
 from posttrain import config, methods, models, training
 from posttrain.errors import UserError
 from posttrain.project import Project
+from posttrain.tokens import questions
 from posttrain.training import history, last_checkpoint, row_order, trainer_arguments
+from prepare_data import write_parquet
 
 # ---- the order of the rows
 
@@ -235,6 +237,78 @@ def test_loading_the_parent_seeds_what_draws_the_adapters_first_weights(spec, ra
     assert not torch.equal(drawn(1), drawn(2))
 
 
+COMPACT = [
+    ("sft", "lora", {}, True),
+    ("sft", "full", {}, True),
+    ("dpo", "qlora", {}, True),
+    ("kto", "lora", {}, True),
+    ("dpo", "lora", {"use_weighting": True}, False),  # WPO needs more of the distribution than one log-probability
+    ("sft", "prompt", {}, False),  # the model is handed embeddings
+    ("dpo", "prefix", {}, False),
+    ("kto", "p_tuning", {}, False),
+    ("orpo", "lora", {}, False),  # it reads the logits
+    ("reward", "lora", {}, False),  # it has no LM head
+]
+
+
+@pytest.mark.parametrize(("objective", "method", "trainer_args", "can"), COMPACT)
+def test_only_what_needs_log_probabilities_alone_gets_the_compact_head(spec, objective, method, trainer_args, can):
+    data = "chats" if objective == "sft" else "pairs"
+    table = {"from": "base", "objective": objective, "method": method, "data": data, "trainer_args": trainer_args}
+    assert training.can_be_compact(spec("own", {"runs.own": table})) == can
+
+
+def test_a_4_bit_training_uses_the_paged_optimiser_unless_told_otherwise(spec, tmp_path):
+    table = {"from": "base", "objective": "sft", "method": "qlora", "data": "chats"}
+    assert trainer_arguments(spec("own", {"runs.own": table}), tmp_path)["optim"] == "paged_adamw_8bit"
+    own = table | {"trainer_args": {"optim": "adamw_torch"}}
+    assert trainer_arguments(spec("own", {"runs.own": own}), tmp_path)["optim"] == "adamw_torch"
+    assert "optim" not in trainer_arguments(spec("sft"), tmp_path)
+
+
+# ---- prompts and judges
+
+
+def test_prompts_without_room_for_an_answer_are_left_out_and_said(
+    spec, in_folder, chats, random_tiny_tokenizer, monkeypatch
+):
+    said = []
+    monkeypatch.setattr(training, "say", said.append)
+    write_parquet(Path("data/train.parquet"), chats)
+    lengths = [len(row["prompt_ids"]) for row in questions(random_tiny_tokenizer, chats)]
+    keys = {"max_length": sorted(lengths)[1] + 8, "max_new_tokens": 8}
+    ppo = {"from": "base", "objective": "ppo", "data": "chats", "reward": {"function": "final_number"}} | keys
+    kept = training.read_questions(Namespace(data=Path("data")), spec("ppo", {"runs.ppo": ppo}), random_tiny_tokenizer)
+    assert sorted(len(row["prompt_ids"]) for row in kept) == sorted(lengths)[:2]
+    room = keys["max_length"] - 8
+    assert said == [f"chats: 2 of 4 prompts are longer than {room} tokens, and left out"]
+    ppo |= {"max_length": 12}
+    with pytest.raises(
+        UserError, match=r"every prompt is longer than max_length - max_new_tokens = 4 tokens; write a larger"
+    ):
+        training.read_questions(Namespace(data=Path("data")), spec("ppo", {"runs.ppo": ppo}), random_tiny_tokenizer)
+
+
+def test_what_a_reward_is_made_of_is_a_part_of_the_checkpoints_key(spec, in_folder):
+    for name in ("dpo", "reward"):
+        Path(f"results/{name}").mkdir(parents=True)
+        Path(f"results/{name}/merge.json").touch()
+    reward = {"from": "base", "objective": "reward", "data": "pairs"}
+    rto = {
+        "from": "sft",
+        "objective": "ppo",
+        "data": "chats",
+        "reward": {"from": "dpo", "kind": "implicit", "sequence": "reward"},
+    }
+    changes = {"runs.reward": reward, "runs.rto": rto, "runs.dpo.from": "base"}
+    options = Namespace(manifest=Path("results/sft/merge.json"), data=Path("data"))
+    files = training.judge_files(options, spec("rto", changes))
+    judges = ["results/dpo/merge.json", "results/reward/merge.json", "results/bases/base/base.json"]
+    assert [str(file) for file in files] == ["results/sft/merge.json", "data/train.parquet", *judges]
+    ruled = spec("rto", changes | {"runs.rto": rto | {"reward": {"function": "final_number"}}})
+    assert training.judge_files(options, ruled) == files[:2]
+
+
 # ---- checkpoints
 
 
@@ -260,6 +334,11 @@ def test_the_work_folder_is_keyed_by_the_spec_and_by_every_input(work):
     assert one.is_dir()
     assert one == work({"precision": "fp32", "seed": 1}, "tokens")
     assert len({one, *(work(*other) for other in others)}) == 4
+
+
+def test_what_is_done_with_the_result_is_no_reason_to_train_again(work):
+    spec = {"precision": "fp32", "method": "qlora"}
+    assert work(spec | {"merge_into": "original"}, "x") == work(spec | {"merge_into": "dequantised"}, "x")
 
 
 def test_precision_auto_is_keyed_by_what_this_machine_makes_of_it(work, monkeypatch):
@@ -326,6 +405,13 @@ def test_a_broken_checkpoint_is_removed_and_the_one_before_it_taken(tmp_path, sp
     assert last_checkpoint(tmp_path) == good
     assert not bad.exists()
     assert good.exists()
+
+
+def test_a_checkpoint_without_what_its_method_adds_is_not_whole(tmp_path):
+    good, bad = checkpoint(tmp_path, 1), checkpoint(tmp_path, 2)
+    (good / "ranks.pt").touch()
+    assert last_checkpoint(tmp_path, ("ranks.pt",)) == good
+    assert not bad.exists()
 
 
 def test_the_newest_whole_checkpoint_is_taken_by_its_number(tmp_path):
