@@ -463,6 +463,10 @@ def refusals(run: Run) -> list[str]:
         )
     if run.method == "prefix" and run.gradient_checkpointing:
         reasons.append("gradient_checkpointing drops the cache that prefix tuning is made of; take it out")
+    if run.objective == "dpo" and run.trainer_args.get("ld_alpha") is not None:
+        reasons.append(
+            "trainer_args.ld_alpha weighs an answer's tokens, and the reference is computed without such weights; take it out"
+        )
     if run.peft_args.get("prefix_projection"):
         reasons.append(
             "peft_args.prefix_projection: PEFT keeps only what the projection gives, from which no training goes on; take it "

@@ -178,11 +178,11 @@ def refusals(name: str) -> Iterator[None]:
     """Tell in one sentence what PEFT or TRL refuse of `method`, `peft_args` or `trainer_args`.
 
     Raises:
-        UserError: instead of the library's TypeError or ValueError, whose traceback goes to the log.
+        UserError: instead of the library's own error, whose traceback goes to the log.
     """
     try:
         yield
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, NotImplementedError) as error:
         traceback.print_exc()
         raise UserError(f"{name}: method, peft_args or trainer_args: {str(error).strip().splitlines()[0]}") from None
 
@@ -403,7 +403,7 @@ def _keep(trainer: Any, model: Any, options: Namespace, folder: Path, spec: dict
     lines = history(trainer.state.log_history)
     summary = {
         "steps": trainer.state.global_step,
-        "loss": lines[-1]["loss"],
+        "loss": next(line["loss"] for line in reversed(lines) if "loss" in line),
         "precision": models.precision(spec["precision"]),
         "threads": torch.get_num_threads(),
         "memory_gib": memory_gib(),

@@ -47,11 +47,13 @@ BETA = 0.3
 def train(configuration, random_tiny_folder, random_tiny_tokenizer):
     """Tokenise rows, train a run on them for one epoch, and return its first step, its tokens and its spec."""
 
-    def first_step(script, target: str, rows: list[dict], shape: str, changes: dict, **options) -> tuple:
+    def first_step(
+        script, target: str, rows: list[dict], shape: str, changes: dict, held_out: int = 0, **options
+    ) -> tuple:
         encoded, _ = tokenise(random_tiny_tokenizer, rows, shape, 256)
         stage.write_json(Path("base.json"), {})
         stage.write_json(Path("tokens/report.json"), {"format": shape})
-        for split, part in (("train", encoded), ("validation", [])):
+        for split, part in (("train", encoded), ("validation", encoded[:held_out])):
             pq.write_table(pa.Table.from_pylist(part, schema=tokenize_data.schema(shape)), f"tokens/{split}.parquet")
         spec = Path(f"results/{target}/spec.json")
         spec.parent.mkdir(parents=True, exist_ok=True)
@@ -89,6 +91,28 @@ def test_accumulation_changes_neither_loss_nor_gradient(train, chats, accumulati
     split, _, _ = train(train_sft, "full", chats, "messages", changes | {"runs.full.accumulation": accumulation})
     assert split["loss"] == pytest.approx(whole["loss"], rel=1e-4)
     assert split["grad_norm"] == pytest.approx(whole["grad_norm"], rel=1e-3)
+
+
+@pytest.mark.parametrize("objective", ["sft", "reward"])
+def test_a_training_may_be_measured_on_its_held_out_rows_on_the_way(train, objective, chats):
+    script, rows, shape = {
+        "sft": (train_sft, chats, "messages"),
+        "reward": (train_reward, pairs(), "preference"),
+    }[objective]
+    table = {"from": "base", "objective": objective, "data": "chats" if objective == "sft" else "pairs", "warmup": 0}
+    table |= {"max_steps": 2, "trainer_args": {"eval_strategy": "steps", "eval_steps": 1}}
+    changes = {"runs": {objective: table}, "sweeps": {}}
+    train(script, objective, rows, shape, changes, held_out=2)
+    lines = [json.loads(line) for line in Path(f"results/{objective}/train.jsonl").read_text().splitlines()]
+    assert [(step["step"], "eval_loss" in step) for step in lines] == [(1, False), (1, True), (2, False), (2, True)]
+    assert stage.read_json(Path(f"results/{objective}/train.json"))["loss"] == lines[2]["loss"]
+
+
+def test_what_trl_has_not_implemented_is_one_sentence(train):
+    pq.write_table(pa.table({name: pa.array(column, pa.float32()) for name, column in FIXED.items()}), "r.parquet")
+    changes = {"runs.dpo.trainer_args": {"sync_ref_model": True}}
+    with pytest.raises(UserError, match="dpo: method, peft_args or trainer_args: You passed `sync_ref_model=True`"):
+        train(train_dpo, "dpo", pairs(), "preference", changes, logprobs=Path("r.parquet"))
 
 
 def test_packing_trains(train, chats):
