@@ -467,6 +467,10 @@ def refusals(run: Run) -> list[str]:
         reasons.append(
             "trainer_args.ld_alpha weighs an answer's tokens, and the reference is computed without such weights; take it out"
         )
+    if run.method == "adalora" and "orth_reg_weight" in run.peft_args:
+        reasons.append(
+            "peft_args.orth_reg_weight has no effect: PEFT adds the penalty to a loss that TRL does not use; take it out"
+        )
     if run.peft_args.get("prefix_projection"):
         reasons.append(
             "peft_args.prefix_projection: PEFT keeps only what the projection gives, from which no training goes on; take it "

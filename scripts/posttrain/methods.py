@@ -51,7 +51,14 @@ def _lora(spec: dict, shared: dict, *_: Any) -> Any:
 
 
 def _adalora(spec: dict, shared: dict, _: Any, steps: int) -> Any:
-    """Zhang et al. 2023: starts at 1.5 x rank, and shares out a mean of `rank` by importance in the middle of training."""
+    """Zhang et al. 2023: starts at 1.5 x rank, and shares out a mean of `rank` by importance in the middle of training.
+
+    Without the penalty that keeps the matrices orthogonal: PEFT adds it to a loss that TRL does not use.
+    """
+    if steps < 2:
+        raise UserError(
+            "adalora shares out its ranks between the first step and the last; write a larger max_steps or epochs"
+        )
     plan = {"tinit": steps // 10, "tfinal": steps // 3, "deltaT": max(1, steps // 100), "total_step": steps}
     return peft.AdaLoraConfig(target_r=spec["rank"], init_r=_init_rank(spec), **_scaled(spec), **(plan | shared))
 

@@ -191,6 +191,7 @@ RUNS_REFUSED = [
     ),
     ({"objective": "dpo", "loss_weights": [1]}, "loss_weights has 1 numbers for 0 loss types"),
     ({"objective": "dpo", "beta": 0}, "beta is 0; write a number above 0"),
+    ({"method": "adalora", "peft_args": {"orth_reg_weight": 0.1}}, "peft_args.orth_reg_weight has no effect"),
     ({"objective": "dpo", "trainer_args": {"ld_alpha": 0.5}}, "trainer_args.ld_alpha weighs an answer's tokens"),
     ({"objective": "kto", "beta": 0}, "beta is 0; write a number above 0"),
     ({"objective": "orpo", "beta": 0}, "beta is 0; write a number above 0"),

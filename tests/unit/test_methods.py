@@ -119,7 +119,11 @@ def test_adalora_plans_with_the_steps_of_the_whole_training(spec, random_tiny_mo
     config = methods.adapter(spec("adalora", rank=8), random_tiny_model, 200)
     assert (config.init_r, config.target_r) == (12, 8)
     assert (config.tinit, config.tfinal, config.deltaT, config.total_step) == (20, 66, 2, 200)
-    assert methods.adapter(spec("adalora"), random_tiny_model, 1).deltaT == 1
+    assert methods.adapter(spec("adalora"), random_tiny_model, 2).deltaT == 1
+    with pytest.raises(
+        UserError, match="adalora shares out its ranks between the first step and the last; write a larger"
+    ):
+        methods.adapter(spec("adalora"), random_tiny_model, 1)
 
 
 def test_the_scale_is_alpha_over_rank_or_over_its_root(adapted):

@@ -234,6 +234,16 @@ def test_lora_plus_moves_b_faster_than_a(train, method, chats, monkeypatch):
     assert moved == pytest.approx(16e-3, rel=0.1)  # Adam's first step is the rate itself, from 0
 
 
+def test_adalora_ends_with_its_budget_of_ranks(train, chats):
+    changes = {"method": "adalora", "rank": 4, "learning_rate": 0.01, "max_steps": 30, "batch_size": 2, "dropout": 0}
+    train(train_sft, "sft", chats, "messages", {f"runs.sft.{key}": value for key, value in changes.items()})
+    weights = load_file("results/sft/trained/adapter_model.safetensors")
+    ranks = [int((weight != 0).sum()) for name, weight in weights.items() if name.endswith("lora_E")]
+    assert (len(ranks), sum(ranks)) == (14, 4 * 14)
+    assert len(set(ranks)) > 1  # shared out by importance
+    assert {weight.numel() for name, weight in weights.items() if name.endswith("lora_E")} == {6}
+
+
 def test_dpo_from_pissa_is_merged_as_it_was_trained(train, random_tiny_folder, monkeypatch):
     """PiSSA moves the parent's weights; what is loaded again must move them in the same way."""
     pq.write_table(pa.table({name: pa.array(column, pa.float32()) for name, column in FIXED.items()}), "r.parquet")
