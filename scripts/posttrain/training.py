@@ -182,7 +182,7 @@ def refusals(name: str) -> Iterator[None]:
     """
     try:
         yield
-    except (TypeError, ValueError, NotImplementedError) as error:
+    except (TypeError, ValueError, NotImplementedError, ImportError) as error:
         traceback.print_exc()
         raise UserError(f"{name}: method, peft_args or trainer_args: {str(error).strip().splitlines()[0]}") from None
 

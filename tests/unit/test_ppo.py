@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 from transformers import TrainerCallback, TrainingArguments
 
-from posttrain import models, ppo, rewards, training
+from posttrain import models, ppo, rewards, scoring, training
 from posttrain.errors import UserError
 from posttrain.ppo import Earnings, Rows
 from posttrain.project import Project
@@ -412,6 +412,18 @@ def test_a_reward_run_gives_the_scores_of_its_model_alone_whether_it_shares_the_
     assert tokens is None
     assert {role: log_probs(net, role) for role in before} == before
     assert {id(p) for p in net.parameters() if p.requires_grad} == {id(p) for p in net.moving}
+
+
+def test_a_reward_run_in_4_bits_shares_a_parent_in_4_bits(judge, spec, random_tiny_folder, random_tiny_tokenizer):
+    judge("reward", "qlora")
+    net = moved(ppo.ActorCritic(random_tiny_folder, spec("qlora"), 10)).eval()
+    judged = judges(net, {"from": {"name": "reward"}}, random_tiny_tokenizer, "qlora")
+    assert judged.head is not None
+    with torch.no_grad():
+        scores, _ = judged(QUESTIONS, ANSWERS, rows())
+    alone = models.with_adapter(random_tiny_folder, Path("results/reward/trained"), "fp32").eval()
+    expected = [[*question["prompt_ids"], *answer] for question, answer in zip(QUESTIONS, ANSWERS, strict=True)]
+    assert scores.tolist() == pytest.approx(scoring.rewards(alone, expected, 4096), abs=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -220,6 +220,16 @@ def test_what_peft_refuses_is_one_sentence(spec, random_tiny_model):
         methods.adapter(spec("sft") | {"peft_args": {"layers_to_transform": [0]}}, random_tiny_model, 10)
 
 
+@pytest.mark.parametrize("kind", [TypeError, ValueError, NotImplementedError, ImportError])
+def test_what_a_library_refuses_is_its_first_line(kind, capsys):
+    with pytest.raises(UserError) as error, training.refusals("sft"):
+        raise kind("no such thing\nand much more")
+    assert str(error.value) == "sft: method, peft_args or trainer_args: no such thing"
+    assert "and much more" in capsys.readouterr().err  # the log has it all
+    with pytest.raises(KeyError), training.refusals("sft"):
+        raise KeyError("a fault of ours")
+
+
 def test_a_parent_is_trained_in_float32_where_all_weights_move_and_in_its_own_dtype_under_an_adapter(
     spec, random_tiny_model, random_tiny_tokenizer, tmp_path
 ):
