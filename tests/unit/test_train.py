@@ -415,9 +415,7 @@ def sample(configuration, chats, random_tiny_folder):
 
 
 @pytest.mark.parametrize("objective", ["grpo", "rloo"])
-@pytest.mark.parametrize(
-    ("conversations", "keys", "steps"), [(3, {}, 2), (1, {}, 1), (3, {"max_steps": 3}, 3)]
-)
+@pytest.mark.parametrize(("conversations", "keys", "steps"), [(3, {}, 2), (1, {}, 1), (3, {"max_steps": 3}, 3)])
 def test_every_answer_is_rewarded_beside_its_own_reference_and_no_prompt_is_left_out(
     sample, chats, objective, conversations, keys, steps
 ):
