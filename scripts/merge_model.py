@@ -28,7 +28,7 @@ KEPT_APART = """What was trained cannot be merged, so this folder is an adapter 
 ```python
 import posttrain.adapters  # only for the method adapter, which is not one of PEFT's own
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM  # of a reward model: AutoModelForSequenceClassification, num_labels=1
 
 model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("FOLDER/base"), "FOLDER")
 ```

@@ -12,7 +12,6 @@ Shapes: n answers of at most t tokens, w the longest prompt with its answer; a m
 """
 
 import contextlib
-import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,6 +30,7 @@ from posttrain import methods, models, rewards, scoring, training
 from posttrain.config import LORA
 from posttrain.errors import UserError
 from posttrain.head import log_probs, plain
+from posttrain.stage import read_json
 
 HORIZON = 10_000  # answers over which the KL coefficient adapts (Ziegler et al. 2019)
 SHARED_ARGS = {"use_rslora", "use_dora"}  # other peft_args may move the parent's own weights, as PiSSA does
@@ -281,7 +281,7 @@ class Judges:
             self.score = rewards.judge(self.spec, tokenizer)
         elif scorer:
             self._load_scorer(self.spec[scorer.pop()]["name"])
-        self.sources = {key: self._source(self.spec[key]["name"]) for key in ("from", "reference") if self.implicit}
+        self.sources = {key: self._source(key) for key in ("from", "reference") if self.implicit}
 
     def _load_scorer(self, name: str) -> None:
         if self._shares(name):
@@ -290,19 +290,25 @@ class Judges:
         else:
             self.score = rewards.judge({"from": {"name": name}}, self.tokenizer)
 
-    def _source(self, name: str) -> Any:
-        """The role of a policy that an implicit reward is made of, or its model where it has none here."""
-        if name == self.parent:
+    def _source(self, key: str) -> Any:
+        """The role of a policy that an implicit reward is made of, or its model where it has none here.
+
+        A DPO run in 4 bits has a reference in 4 bits; a parent held otherwise would put rounding into the reward.
+        """
+        name = self.spec[key]["name"]
+        judge = read_json(Path(f"results/{self.spec['from']['name']}/spec.json"))
+        bits = models.precision(judge["precision"]) if key == "reference" and judge["method"] == "qlora" else None
+        if name == self.parent and (bits is not None) == (self.method == "qlora"):
             return "reference"
-        if self._shares(name):
+        if key == "from" and self._shares(name):
             self.net.add_role("dpo", Path(f"results/{name}/trained"))
             return "dpo"
-        return rewards.load_judge(name, self.tokenizer)
+        return rewards.load_judge(name, self.tokenizer, bits)
 
     def _shares(self, name: str) -> bool:
         """Whether a run is a LoRA on our own parent, held in the same bits, that left the parent's weights alone."""
         file = Path(f"results/{name}/spec.json")
-        theirs = json.loads(file.read_text()) if file.exists() else {"method": None}
+        theirs = read_json(file) if file.exists() else {"method": None}
         ours = "lora" if self.method == "full" else self.method
         if theirs["method"] not in LORA or theirs["method"] != ours or theirs["from"]["name"] != self.parent:
             return False

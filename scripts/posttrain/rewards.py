@@ -84,8 +84,8 @@ def judge(spec: dict, tokenizer: Any) -> Callable[[list[dict], list[list[int]]],
     return by_model
 
 
-def load_judge(name: str, tokenizer: Any) -> Any:
-    """The model of the run (or base) `name`, frozen.
+def load_judge(name: str, tokenizer: Any, quantised: str | None = None) -> Any:
+    """The model of the run (or base) `name`, frozen; `quantised` as in `models.load`.
 
     Raises:
         UserError: it reads other tokens than `tokenizer` writes.
@@ -93,7 +93,7 @@ def load_judge(name: str, tokenizer: Any) -> Any:
     folder = Path(f"results/{name}/model")
     folder = folder if folder.exists() else Path(f"results/bases/{name}/model")
     same_tokens(name, models.tokenizer(folder), tokenizer)
-    return models.load(folder).eval().requires_grad_(False)
+    return models.load(folder, quantised=quantised).eval().requires_grad_(False)
 
 
 def same_tokens(name: str, theirs: Any, ours: Any) -> None:
