@@ -21,7 +21,7 @@ demo: setup
 	@posttrain table smollm2 sft_lora dpo_lora
 
 test: setup
-	python -m pytest -n 2 --dist loadfile -m 'not slow'
+	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow'
 
 test-slow: setup
 	python -m pytest -m slow
