@@ -118,7 +118,7 @@ def train(folder: str, seed: int, steps: int) -> None:
     spec = json.loads(Project(values).spec("ppo"))
     questions = [json.loads(line) for line in Path("prompts.jsonl").read_text().splitlines()]
     rollouts, rows = ppo.schedule(len(questions), spec)
-    net = ppo.ActorCritic(Path("model"), spec, 1)
+    net = ppo.ActorCritic(Path("model"), spec)
     trainer = ppo.PPOTrainer(
         spec=spec,
         questions=[[questions[i] for i in rollout] for rollout in rollouts],

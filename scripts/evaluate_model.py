@@ -77,17 +77,23 @@ def score_pairs(model, tokens: Path, spec: dict) -> list[dict]:
 
     from posttrain import scoring
 
-    examples, requests = [], []
+    examples = []
     for data in spec["data"]:
         folder = tokens / f"{data['name']},max_length={spec['max_length']}"
         if read_json(folder / "report.json")["format"] != "preference":
             continue
-        for row in pq.read_table(folder / "validation.parquet").slice(0, spec["limit"]).to_pylist():
-            examples.append({"dataset": data["name"], "id": row["id"]})
-            requests += [(*row["prompt_ids"], *row[f"{side}_ids"]) for side in SIDES]
-    scores = iter(scoring.rewards(model, requests, spec["batch_tokens"]))
-    for example, chosen, rejected in zip(examples, scores, scores, strict=False):
-        example |= {"chosen_score": chosen, "rejected_score": rejected, "scores_chosen": float(chosen > rejected)}
+        rows = pq.read_table(folder / "validation.parquet").slice(0, spec["limit"]).to_pylist()
+        scores = scoring.pair_rewards(model, rows, spec["batch_tokens"])
+        examples += [
+            {
+                "dataset": data["name"],
+                "id": row["id"],
+                "chosen_score": chosen,
+                "rejected_score": rejected,
+                "scores_chosen": float(chosen > rejected),
+            }
+            for row, (chosen, rejected) in zip(rows, scores, strict=True)
+        ]
     return examples
 
 

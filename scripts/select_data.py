@@ -60,10 +60,8 @@ def score(model, tokens: Path) -> dict[str, float]:
     from posttrain.rewards import BATCH_TOKENS
 
     rows = pq.read_table(tokens).to_pylist()
-    sides = [[(*row["prompt_ids"], *row[f"{side}_ids"]) for row in rows] for side in ("chosen", "rejected")]
-    scores = scoring.rewards(model, sides[0] + sides[1], BATCH_TOKENS)
-    pairs = zip(rows, scores[: len(rows)], scores[len(rows) :], strict=True)
-    return {row["id"]: chosen - rejected for row, chosen, rejected in pairs}
+    pairs = zip(rows, scoring.pair_rewards(model, rows, BATCH_TOKENS), strict=True)
+    return {row["id"]: chosen - rejected for row, (chosen, rejected) in pairs}
 
 
 if __name__ == "__main__":

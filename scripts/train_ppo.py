@@ -27,7 +27,7 @@ def main(options) -> None:
         rollouts, rows = ppo.schedule(len(asked), spec)
         step = spec["batch_size"] // spec["minibatches"]
         with training.refusals(options.spec.parent.name):
-            net = ppo.ActorCritic(options.parent, spec, training.steps(len(rows), step))
+            net = ppo.ActorCritic(options.parent, spec)
             trainer = ppo.PPOTrainer(
                 spec=spec,
                 questions=[[asked[i] for i in rollout] for rollout in rollouts],

@@ -6,6 +6,7 @@ Regenerate both files after a change with `posttrain schema`; a test fails while
 import ast
 import importlib.util
 import re
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -416,82 +417,72 @@ class Run(Strict):
         return values | {key: default for key, default in defaults.items() if key in values and values[key] is None}
 
 
-def refusals(run: Run) -> list[str]:
+def refusals(run: Run) -> Iterator[str]:
     """Why this objective cannot be had with this method and these keys; nothing where it can."""
-    reasons = []
     given = run.loss_type if isinstance(run.loss_type, list) else [run.loss_type] if run.loss_type is not None else []
     for name in given:
         if name not in LOSS_TYPES[run.objective]:
-            reasons.append(f"loss_type: '{name}' is not allowed; {nearest(name, LOSS_TYPES[run.objective])}")
+            yield (f"loss_type: '{name}' is not allowed; {nearest(name, LOSS_TYPES[run.objective])}")
     if isinstance(run.loss_type, list) and (run.objective != "dpo" or not run.loss_type):
-        reasons.append("loss_type: only dpo takes several, as a list of names")
+        yield ("loss_type: only dpo takes several, as a list of names")
     if run.loss_weights is not None and len(run.loss_weights) != len(given):
-        reasons.append(
-            f"loss_weights has {len(run.loss_weights)} numbers for {len(given)} loss types; write one for each"
-        )
+        yield (f"loss_weights has {len(run.loss_weights)} numbers for {len(given)} loss types; write one for each")
     if run.objective in ("dpo", "kto", "orpo") and run.beta == 0:
-        reasons.append("beta is 0; write a number above 0")
+        yield ("beta is 0; write a number above 0")
     if run.objective in ON_POLICY and run.reward is None:
-        reasons.append(
-            f"reward is missing; {run.objective} needs `reward: {{from: RUN}}` or `reward: {{function: NAME}}`"
-        )
+        yield (f"reward is missing; {run.objective} needs `reward: {{from: RUN}}` or `reward: {{function: NAME}}`")
     if run.reward and run.reward.kind == "implicit" and run.objective != "ppo":
-        reasons.append(
-            f"reward.kind: implicit rewards tokens, which {run.objective} cannot use; it needs objective: ppo"
-        )
+        yield (f"reward.kind: implicit rewards tokens, which {run.objective} cannot use; it needs objective: ppo")
     if run.objective in ("grpo", "rloo") and run.batch_size % run.generations:
-        reasons.append(f"generations {run.generations} does not divide batch_size {run.batch_size}")
+        yield (f"generations {run.generations} does not divide batch_size {run.batch_size}")
     if run.objective == "ppo" and run.batch_size % (run.minibatches * run.accumulation):
-        reasons.append(
+        yield (
             f"minibatches {run.minibatches} x accumulation {run.accumulation} does not divide batch_size {run.batch_size}"
         )
     if run.objective == "ppo" and run.method == "adalora":
-        reasons.append("ppo trains two adapters on one model, and AdaLoRA can have only one; write method: lora")
+        yield ("ppo trains two adapters on one model, and AdaLoRA can have only one; write method: lora")
     if run.objective == "ppo" and run.dropout:
-        reasons.append("dropout: ppo compares a policy with itself, which dropout would blur; take it out")
+        yield ("dropout: ppo compares a policy with itself, which dropout would blur; take it out")
     if run.objective == "kto" and run.batch_size // run.accumulation < 2:
-        reasons.append("kto estimates a KL divergence over the batch; batch_size / accumulation must be 2 or more")
+        yield ("kto estimates a KL divergence over the batch; batch_size / accumulation must be 2 or more")
     if run.objective == "reward" and run.method in ("p_tuning", "prompt"):
-        reasons.append(
+        yield (
             f"{run.method} hands the model embeddings instead of tokens, from which a reward model cannot tell where an "
             "answer ends; write method: lora, or prefix"
         )
     if run.objective == "orpo" and run.method in ("p_tuning", "prompt"):
-        reasons.append(
+        yield (
             f"{run.method} puts virtual tokens before the prompt, which TRL's ORPO does not leave out of the loss; write "
             "method: lora, or objective: dpo"
         )
     if run.method == "prefix" and run.gradient_checkpointing:
-        reasons.append("gradient_checkpointing drops the cache that prefix tuning is made of; take it out")
+        yield ("gradient_checkpointing drops the cache that prefix tuning is made of; take it out")
     if run.objective == "dpo" and run.trainer_args.get("ld_alpha") is not None:
-        reasons.append(
+        yield (
             "trainer_args.ld_alpha weighs an answer's tokens, and the reference is computed without such weights; take it out"
         )
     if run.method == "adalora" and "orth_reg_weight" in run.peft_args:
-        reasons.append(
+        yield (
             "peft_args.orth_reg_weight has no effect: PEFT adds the penalty to a loss that TRL does not use; take it out"
         )
     if run.peft_args.get("prefix_projection"):
-        reasons.append(
+        yield (
             "peft_args.prefix_projection: PEFT keeps only what the projection gives, from which no training goes on; take it "
             "out, or write method: p_tuning"
         )
     if run.method in PROMPT_LEARNING and run.trainer_args.get("packing"):
-        reasons.append(f"trainer_args.packing: packed rows see each other under {run.method}; take it out")
+        yield (f"trainer_args.packing: packed rows see each other under {run.method}; take it out")
     first = str(run.peft_args.get("init_lora_weights"))
     if first in ("pissa", "olora") and (run.quantised or run.objective in ("kto", *ON_POLICY)):
         why = "the 4-bit weights cannot be changed" if run.quantised else "the parent is needed as the reference"
-        reasons.append(
-            f"peft_args.init_lora_weights: {first} moves a part of the parent's weights into the adapter, and {why}"
-        )
+        yield (f"peft_args.init_lora_weights: {first} moves a part of the parent's weights into the adapter, and {why}")
     if first.startswith("pissa_niter"):
-        reasons.append(
+        yield (
             "peft_args.init_lora_weights: a fast PiSSA draws at random, so that what is loaded again is not what was "
             "trained; write pissa"
         )
     if first.startswith(("corda", "eva", "loftq", "lora_ga")):
-        reasons.append(f"peft_args.init_lora_weights: {first} needs a preparation that is not done here; write pissa")
-    return reasons
+        yield (f"peft_args.init_lora_weights: {first} needs a preparation that is not done here; write pissa")
 
 
 class Sweep(Strict):
@@ -636,8 +627,8 @@ def trainer_fields(objective: str) -> frozenset[str]:
     """The fields of TRL's configuration, read from the installed source: importing TRL takes ten seconds."""
     trl = Path(importlib.util.find_spec("trl").submodule_search_locations[0])
     transformers = Path(importlib.util.find_spec("transformers").submodule_search_locations[0])
-    own = f"experimental/orpo/{objective}_config.py" if objective == "orpo" else f"trainer/{objective}_config.py"
-    files = (trl / own, trl / "trainer/base_config.py", transformers / "training_args.py")
+    folder = "experimental/orpo" if objective == "orpo" else "trainer"
+    files = (trl / folder / f"{objective}_config.py", trl / "trainer/base_config.py", transformers / "training_args.py")
     return frozenset(_annotated_names(files))
 
 

@@ -31,18 +31,23 @@ def adapter(spec: dict, model: Any, steps: int) -> Any:
     if spec["method"] == "full":
         return None
     targets = _targets(model, spec["target_modules"]) if spec.get("target_modules") else []
-    for name, (rows, columns) in targets if spec["method"] in (*LORA, "adalora") else ():
+    if spec["method"] in (*LORA, "adalora"):
+        _check_rank(spec, targets)
+    reward = spec["objective"] == "reward"
+    shared = {"task_type": "SEQ_CLS" if reward else "CAUSAL_LM"} | spec.get("peft_args", {})
+    if reward:
+        shared["modules_to_save"] = ["score", *shared.get("modules_to_save", [])]
+    return CONFIGS[spec["method"]](spec, shared, model, steps)
+
+
+def _check_rank(spec: dict, targets: list[tuple[str, tuple[int, int]]]) -> None:
+    for name, (rows, columns) in targets:
         largest = min(rows, columns) if spec["method"] != "adalora" else 2 * min(rows, columns) // 3
         if spec["rank"] > largest:
             raise UserError(
                 f"rank {spec['rank']} is larger than the matrix {name} ({rows} x {columns}) allows; write a rank up to "
                 f"{largest}"
             )
-    reward = spec["objective"] == "reward"
-    shared = {"task_type": "SEQ_CLS" if reward else "CAUSAL_LM"} | spec.get("peft_args", {})
-    if reward:
-        shared["modules_to_save"] = ["score", *shared.get("modules_to_save", [])]
-    return CONFIGS[spec["method"]](spec, shared, model, steps)
 
 
 def _lora(spec: dict, shared: dict, *_: Any) -> Any:

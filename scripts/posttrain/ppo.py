@@ -136,7 +136,7 @@ class Rows(NamedTuple):
 class ActorCritic(nn.Module):
     """Policy, reference and value, and where they share the parent also the reward, over one backbone."""
 
-    def __init__(self, parent: Path, spec: dict, steps: int) -> None:
+    def __init__(self, parent: Path, spec: dict) -> None:
         super().__init__()
         model = training.load_parent(parent, spec)
         if not plain(model):
@@ -144,7 +144,7 @@ class ActorCritic(nn.Module):
                 f"{type(model).__name__} scales its logits after the LM head, which ppo does not know how to do; "
                 "write objective: grpo"
             )
-        config = methods.adapter(spec, model, steps)
+        config = methods.adapter(spec, model, steps=0)  # only AdaLoRA counts them, which cannot be had here
         if config is None:
             self.policy = model
             lora = LoraConfig(task_type="CAUSAL_LM", r=16, lora_alpha=32, target_modules="all-linear")

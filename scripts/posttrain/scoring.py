@@ -92,6 +92,13 @@ def rewards(model: Any, rows: list[tuple[int, ...]], batch_tokens: int) -> list[
     return scores
 
 
+def pair_rewards(model: Any, rows: list[dict], batch_tokens: int) -> list[tuple[float, float]]:
+    """A reward model's scores of the chosen and of the rejected answer of each row of preference tokens."""
+    sides = [[(*row["prompt_ids"], *row[f"{side}_ids"]) for row in rows] for side in ("chosen", "rejected")]
+    scores = rewards(model, sides[0] + sides[1], batch_tokens)
+    return list(zip(scores[: len(rows)], scores[len(rows) :], strict=True))
+
+
 def generate(model: Any, tokenizer: Any, prompts: list[list[int]], max_new_tokens: int) -> list[str]:
     """The greedy answer to each prompt (token ids), without the stop token."""
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))

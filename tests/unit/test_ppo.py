@@ -293,7 +293,7 @@ HEAD = {"peft_args": {"modules_to_save": ["lm_head"]}}
 def test_the_reference_is_the_parent_alone_and_the_policy_the_model_that_is_saved(
     method, keys, spec, random_tiny_folder, tmp_path
 ):
-    net = moved(ppo.ActorCritic(random_tiny_folder, spec(method, **keys), 10)).eval()
+    net = moved(ppo.ActorCritic(random_tiny_folder, spec(method, **keys))).eval()
     parent = models.load(random_tiny_folder, quantised="fp32" if method == "qlora" else None).eval()
     expected = token_by_token(parent)
     assert close(log_probs(net, "reference"), expected)
@@ -306,13 +306,13 @@ def test_the_reference_is_the_parent_alone_and_the_policy_the_model_that_is_save
 @pytest.mark.usefixtures("fp32")
 @pytest.mark.parametrize("method", BESIDE)
 def test_before_the_first_step_the_policy_is_the_reference_to_the_bit(method, spec, random_tiny_folder):
-    net = ppo.ActorCritic(random_tiny_folder, spec(method), 10).eval()
+    net = ppo.ActorCritic(random_tiny_folder, spec(method)).eval()
     assert log_probs(net, "policy") == log_probs(net, "reference")
 
 
 @pytest.mark.usefixtures("fp32")
 def test_the_temperature_divides_the_logits(spec, random_tiny_folder):
-    net = moved(ppo.ActorCritic(random_tiny_folder, spec("lora"), 10)).eval()
+    net = moved(ppo.ActorCritic(random_tiny_folder, spec("lora"))).eval()
     with torch.no_grad():
         hot = net.log_probs("policy", rows(), 2.0)
         logits = net.policy(input_ids=torch.tensor([QUESTIONS[1]["prompt_ids"]])).logits[0, -1]
@@ -334,7 +334,7 @@ def gradients(net: ppo.ActorCritic, role: str) -> dict[str, torch.Tensor]:
 def test_the_gradients_of_policy_and_value_do_not_mix_and_are_the_same_where_activations_are_computed_again(
     method, spec, random_tiny_folder
 ):
-    net = moved(ppo.ActorCritic(random_tiny_folder, spec(method), 10)).train()
+    net = moved(ppo.ActorCritic(random_tiny_folder, spec(method))).train()
     plain = {role: gradients(net, role) for role in ("policy", "value")}
     ours = "policy." if method == "full" else ".default"
     assert plain["policy"]
@@ -349,13 +349,13 @@ def test_the_gradients_of_policy_and_value_do_not_mix_and_are_the_same_where_act
 
 def test_an_adapter_on_the_lm_head_whose_weights_are_read_without_it_is_refused(spec, random_tiny_folder):
     with pytest.raises(UserError, match=r"target_modules: ppo .* take lm_head out"):
-        ppo.ActorCritic(random_tiny_folder, spec("lora", target_modules=["q_proj", "lm_head"]), 10)
+        ppo.ActorCritic(random_tiny_folder, spec("lora", target_modules=["q_proj", "lm_head"]))
 
 
 @pytest.mark.usefixtures("fp32")
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_what_moves_stays_the_same_whatever_role_was_last(method, spec, random_tiny_folder):
-    net = ppo.ActorCritic(random_tiny_folder, spec(method), 10)
+    net = ppo.ActorCritic(random_tiny_folder, spec(method))
     moving = {name for name, p in net.named_parameters() if p.requires_grad}
     assert {id(p) for p in net.moving} == {id(p) for p in net.parameters() if p.requires_grad}
     for role in ("value", "reference", "policy"):
@@ -397,7 +397,7 @@ def test_a_reward_run_gives_the_scores_of_its_model_alone_whether_it_shares_the_
     case, judge, spec, random_tiny_folder, random_tiny_tokenizer
 ):
     judge("reward", **(SHARED | APART)[case])
-    net = moved(ppo.ActorCritic(random_tiny_folder, spec("lora"), 10)).eval()
+    net = moved(ppo.ActorCritic(random_tiny_folder, spec("lora"))).eval()
     before = {role: log_probs(net, role) for role in ("policy", "reference")}
     judged = judges(net, {"from": {"name": "reward"}}, random_tiny_tokenizer)
     assert (judged.head is not None) == (case in SHARED)
@@ -413,7 +413,7 @@ def test_a_reward_run_gives_the_scores_of_its_model_alone_whether_it_shares_the_
 
 def test_a_reward_run_in_4_bits_shares_a_parent_in_4_bits(judge, spec, random_tiny_folder, random_tiny_tokenizer):
     judge("reward", "qlora")
-    net = moved(ppo.ActorCritic(random_tiny_folder, spec("qlora"), 10)).eval()
+    net = moved(ppo.ActorCritic(random_tiny_folder, spec("qlora"))).eval()
     judged = judges(net, {"from": {"name": "reward"}}, random_tiny_tokenizer, "qlora")
     assert judged.head is not None
     with torch.no_grad():
@@ -438,7 +438,7 @@ def test_the_value_starts_as_the_reward_model_or_at_0(
 ):
     judge("reward", **reward)
     method = ours.get("method", "lora")
-    net = ppo.ActorCritic(random_tiny_folder, spec(method), 10).eval()
+    net = ppo.ActorCritic(random_tiny_folder, spec(method)).eval()
     judged = judges(net, {"from": {"name": "reward"}}, random_tiny_tokenizer, method)
     with torch.no_grad():
         scores, _ = judged(QUESTIONS, ANSWERS, rows())
@@ -453,7 +453,7 @@ def test_an_implicit_reward_is_beta_times_the_log_ratio_of_the_dpo_run_and_its_p
     case, judge, spec, random_tiny_folder, random_tiny_tokenizer
 ):
     judge("dpo", **(SHARED | APART)[case])
-    net = moved(ppo.ActorCritic(random_tiny_folder, spec("lora"), 10)).eval()
+    net = moved(ppo.ActorCritic(random_tiny_folder, spec("lora"))).eval()
     before = {role: log_probs(net, role) for role in ("policy", "reference")}
     reward = {"from": {"name": "dpo"}, "reference": {"name": "base"}, "kind": "implicit", "beta": 0.5}
     judged = judges(net, reward, random_tiny_tokenizer)
@@ -475,7 +475,7 @@ def test_an_implicit_reward_is_beta_times_the_log_ratio_of_the_dpo_run_and_its_p
 def test_rto_adds_a_reward_runs_score_at_the_end(judge, spec, random_tiny_folder, random_tiny_tokenizer):
     judge("reward")
     judge("dpo")
-    net = ppo.ActorCritic(random_tiny_folder, spec("full"), 10).eval()
+    net = ppo.ActorCritic(random_tiny_folder, spec("full")).eval()
     implicit = {"from": {"name": "dpo"}, "reference": {"name": "base"}, "kind": "implicit", "beta": 0.5}
     judged = judges(net, implicit | {"sequence": {"name": "reward"}}, random_tiny_tokenizer, "full")
     with torch.no_grad():
@@ -506,7 +506,7 @@ def trainer(random_tiny_folder, random_tiny_tokenizer, tmp_path, monkeypatch):
             spec=spec,
             questions=[[QUESTIONS[i] for i in rollout] for rollout in rollouts],
             judges=judge,
-            model=ppo.ActorCritic(parent, spec, 10),
+            model=ppo.ActorCritic(parent, spec),
             args=TrainingArguments(**arguments, remove_unused_columns=False),
             train_dataset=Dataset.from_list(schedule),
             data_collator=ppo.collate,
