@@ -8,6 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
+from posttrain.config import ON_POLICY
 from posttrain.errors import UserError
 from posttrain.project import OVERRIDES, VERSIONS, Project
 
@@ -90,8 +91,57 @@ def data_sources(wildcards):
     return PROJECT.sources(wildcards.dataset)
 
 
+def mixed_rows(wildcards):
+    parts = PROJECT.config.datasets[wildcards.dataset].mix
+    return expand("results/data/{part}/{file}", part=parts, file=("train.parquet", "validation.parquet", "data.json"))
+
+
+def held_out_folders(wildcards):
+    return [f"results/data/{name}" for name in dict.fromkeys([wildcards.dataset, *PROJECT.evaluation_data])]
+
+
+def held_out_rows(wildcards):
+    return [f"{folder}/validation.parquet" for folder in held_out_folders(wildcards)]
+
+
+def dataset_tokens(wildcards):
+    return PROJECT.tokens_of(wildcards.dataset)
+
+
+def dataset_tokens_reports(wildcards):
+    return [f"{folder}/report.json" for folder in dataset_tokens(wildcards)]
+
+
+def dataset_licences(wildcards):
+    return json.dumps(PROJECT.dataset_licences(wildcards.dataset))
+
+
+def run_licences(wildcards):
+    return json.dumps(PROJECT.licences(PROJECT.run(wildcards.run)))
+
+
+def run_overlap(wildcards):
+    return f"{run_rows_folder(wildcards)}/overlap.json"
+
+
+def preflight_tokens(wildcards):
+    return "" if PROJECT.run(wildcards.run).run.objective in ON_POLICY else run_tokens(wildcards)
+
+
+def preflight_tokens_files(wildcards):
+    folder = preflight_tokens(wildcards)
+    return [f"{folder}/{file}" for file in ("train.parquet", "report.json")] if folder else []
+
+
+def preflight_context(wildcards):
+    run = PROJECT.run(wildcards.run)
+    return json.dumps(
+        {"allow": run.run.allow, "use": PROJECT.config.use, "licences": PROJECT.licences(run)}, sort_keys=True
+    )
+
+
 def run_rows(wildcards):
-    return [f"results/data/{PROJECT.run(wildcards.run).run.data}/{file}" for file in ("train.parquet", "report.json")]
+    return [f"{run_rows_folder(wildcards)}/{file}" for file in ("train.parquet", "data.json")]
 
 
 def run_rows_folder(wildcards):
@@ -133,7 +183,7 @@ def selected_tokens_files(wildcards):
 
 def selected_rows(wildcards):
     source = PROJECT.config.datasets[wildcards.dataset].from_
-    return [f"results/data/{source}/{file}" for file in ("train.parquet", "validation.parquet", "report.json")]
+    return [f"results/data/{source}/{file}" for file in ("train.parquet", "validation.parquet", "data.json")]
 
 
 def selected_folder(wildcards):

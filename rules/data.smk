@@ -1,9 +1,10 @@
 """Datasets.
 
 Needs: the dataset's spec and its files; for tokens, the base's tokenizer.
-Makes: results/data/{dataset}/, the normalised rows; results/tokens/{base}/{dataset},max_length={n}/, their token ids.
-Steps: read any known shape -> normalise -> split by content hash (or select by a reward model's margin) -> tokenise once
-for each base and length.
+Makes: results/data/{dataset}/, the normalised rows, what was left out and a report for people; results/tokens/{base}/
+{dataset},max_length={n}/, their token ids.
+Steps: read any known format -> normalise -> drop faults and duplicates -> split by content hash (or mix datasets, or select
+by a reward model's margin) -> look for the rows in held-out ones -> tokenise once for each base and length.
 """
 
 
@@ -15,18 +16,44 @@ rule data:
     output:
         train="results/data/{dataset}/train.parquet",
         validation="results/data/{dataset}/validation.parquet",
-        report="results/data/{dataset}/report.json",
+        dropped="results/data/{dataset}/dropped.jsonl",
+        summary="results/data/{dataset}/data.json",
     log:
         "results/logs/data/{dataset}.log",
     wildcard_constraints:
-        dataset=PROJECT.datasets_pattern(selected=False),
+        dataset=PROJECT.datasets_pattern("data"),
+    conda:
+        "../envs/posttrain.yaml"
+    threads: workflow.cores
+    params:
+        output=subpath(output.train, parent=True),
+    shell:
+        """
+        python "$POSTTRAIN"/prepare_data.py --spec {input.spec:q} --cores {threads} --output {params.output:q} --log {log:q}
+        """
+
+
+rule mix:
+    """Mix the rows of several datasets."""
+    input:
+        spec="results/data/{dataset}/spec.json",
+        parts=mixed_rows,
+    output:
+        train="results/data/{dataset}/train.parquet",
+        validation="results/data/{dataset}/validation.parquet",
+        dropped="results/data/{dataset}/dropped.jsonl",
+        summary="results/data/{dataset}/data.json",
+    log:
+        "results/logs/mix/{dataset}.log",
+    wildcard_constraints:
+        dataset=PROJECT.datasets_pattern("mix"),
     conda:
         "../envs/posttrain.yaml"
     params:
         output=subpath(output.train, parent=True),
     shell:
         """
-        python "$POSTTRAIN"/prepare_data.py --spec {input.spec:q} --output {params.output:q} --log {log:q}
+        python "$POSTTRAIN"/mix_data.py --spec {input.spec:q} --output {params.output:q} --log {log:q}
         """
 
 
@@ -41,11 +68,11 @@ rule select:
     output:
         train="results/data/{dataset}/train.parquet",
         validation="results/data/{dataset}/validation.parquet",
-        report="results/data/{dataset}/report.json",
+        summary="results/data/{dataset}/data.json",
     log:
         "results/logs/select/{dataset}.log",
     wildcard_constraints:
-        dataset=PROJECT.datasets_pattern(selected=True),
+        dataset=PROJECT.datasets_pattern("select"),
     conda:
         "../envs/posttrain.yaml"
     threads: workflow.cores
@@ -62,12 +89,59 @@ rule select:
         """
 
 
+rule overlap:
+    """Look for a dataset's training rows in its held-out rows and in those that models are measured on."""
+    input:
+        train="results/data/{dataset}/train.parquet",
+        held_out=held_out_rows,
+    output:
+        overlap="results/data/{dataset}/overlap.json",
+    log:
+        "results/logs/overlap/{dataset}.log",
+    conda:
+        "../envs/posttrain.yaml"
+    params:
+        data=subpath(input.train, parent=True),
+        held_out=held_out_folders,
+    shell:
+        """
+        python "$POSTTRAIN"/measure_overlap.py --data {params.data:q} --held-out {params.held_out:q} \
+            --output {output.overlap:q} --log {log:q}
+        """
+
+
+rule data_report:
+    """Tell people what a dataset is: counts, lengths, languages, overlaps, and what each base's tokenizer makes of it."""
+    input:
+        train="results/data/{dataset}/train.parquet",
+        validation="results/data/{dataset}/validation.parquet",
+        summary="results/data/{dataset}/data.json",
+        overlap="results/data/{dataset}/overlap.json",
+        tokens=dataset_tokens_reports,
+    output:
+        report="results/data/{dataset}/report.json",
+        page="results/data/{dataset}/report.html",
+    log:
+        "results/logs/data_report/{dataset}.log",
+    conda:
+        "../envs/posttrain.yaml"
+    params:
+        output=subpath(output.report, parent=True),
+        tokens=dataset_tokens,
+        licences=dataset_licences,
+    shell:
+        """
+        python "$POSTTRAIN"/report_data.py --data {params.output:q} --overlap {input.overlap:q} --tokens {params.tokens:q} \
+            --licences {params.licences:q} --output {params.output:q} --log {log:q}
+        """
+
+
 rule tokens:
     """Tokenise a dataset with a base's chat template, and mark what is trained."""
     input:
         train="results/data/{dataset}/train.parquet",
         validation="results/data/{dataset}/validation.parquet",
-        report="results/data/{dataset}/report.json",
+        summary="results/data/{dataset}/data.json",
         model=ancient("results/bases/{base}/model"),
         manifest="results/bases/{base}/base.json",
     output:
@@ -78,6 +152,7 @@ rule tokens:
         "results/logs/tokens/{base}/{dataset},max_length={max_length}.log",
     conda:
         "../envs/posttrain.yaml"
+    threads: workflow.cores
     params:
         version=VERSIONS["tokens"],
         data=subpath(input.train, parent=True),
@@ -85,7 +160,7 @@ rule tokens:
     shell:
         """
         python "$POSTTRAIN"/tokenize_data.py --data {params.data:q} --model {input.model:q} \
-            --max-length {wildcards.max_length} --output {params.output:q} --log {log:q}
+            --max-length {wildcards.max_length} --cores {threads} --output {params.output:q} --log {log:q}
         """
 
 

@@ -37,6 +37,7 @@ rule dpo:
     """Train a model to prefer the chosen answer over the rejected one."""
     input:
         spec="results/{run}/spec.json",
+        preflight=ancient("results/{run}/preflight.json"),
         tokens=run_tokens_files,
         logprobs=parent_logprobs,
         model=ancient(parent_model),

@@ -30,8 +30,10 @@ rule merge:
         gpu=1,
     params:
         tokens=run_tokens,
+        licences=run_licences,
     shell:
         """
         exec python "$POSTTRAIN"/merge_model.py --spec {input.spec:q} --parent {input.model:q} \
-            --manifest {input.manifest:q} --tokens {params.tokens:q} --log {log:q}
+            --manifest {input.manifest:q} --tokens {params.tokens:q} \
+            --licences {params.licences:q} --log {log:q}
         """

@@ -10,6 +10,7 @@ rule ppo:
     """Train a model on its own answers, for what a reward model, a DPO run or a rule gives them."""
     input:
         spec="results/{run}/spec.json",
+        preflight=ancient("results/{run}/preflight.json"),
         rows=run_rows,
         judges=judge_manifests,
         judge_models=ancient(judge_models),

@@ -10,6 +10,7 @@ rule sft:
     """Train a model on what the assistant says."""
     input:
         spec="results/{run}/spec.json",
+        preflight=ancient("results/{run}/preflight.json"),
         tokens=run_tokens_files,
         model=ancient(parent_model),
         manifest=parent_manifest,

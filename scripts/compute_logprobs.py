@@ -24,7 +24,7 @@ def main(options) -> None:
     from posttrain import models, scoring
 
     refusal = shape_refusal(
-        "dpo", f"dataset {options.tokens.name.split(',')[0]}", read_json(options.tokens / "report.json")["format"]
+        "dpo", f"dataset {options.tokens.name.split(',')[0]}", read_json(options.tokens / "report.json")["shape"]
     )
     if refusal:
         raise UserError(refusal)

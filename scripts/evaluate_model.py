@@ -59,7 +59,7 @@ def score(model, tokenizer, tokens: Path, spec: dict) -> list[dict]:
                 requests += [(example, side, scoring.answer(row["prompt_ids"], row[f"{side}_ids"])) for side in SIDES]
             else:
                 requests.append((example, "", (tuple(row["input_ids"]), tuple(row["labels"]))))
-        if rows and read_json(folder / "report.json")["format"] in ("prompt_completion", "messages"):
+        if rows and read_json(folder / "report.json")["shape"] == "messages":
             answer_questions(model, tokenizer, rows, data["name"], spec)
         examples += rows
     scores = scoring.log_probs(model, [sequence for *_, sequence in requests], spec["batch_tokens"])
@@ -80,7 +80,7 @@ def score_pairs(model, tokens: Path, spec: dict) -> list[dict]:
     examples = []
     for data in spec["data"]:
         folder = tokens / f"{data['name']},max_length={spec['max_length']}"
-        if read_json(folder / "report.json")["format"] != "preference":
+        if read_json(folder / "report.json")["shape"] != "preference":
             continue
         rows = pq.read_table(folder / "validation.parquet").slice(0, spec["limit"]).to_pylist()
         scores = scoring.pair_rewards(model, rows, spec["batch_tokens"])
@@ -99,17 +99,16 @@ def score_pairs(model, tokens: Path, spec: dict) -> list[dict]:
 
 def answer_questions(model, tokenizer, examples: list[dict], dataset: str, spec: dict) -> None:
     """Generate where every reference ends in GSM8K's `#### number`, and compare the final numbers."""
-    import pyarrow.parquet as pq
-
-    from posttrain import scoring, tokens
+    from posttrain import rows, scoring, tokens
     from posttrain.rewards import MARKED, answer_format, final_number
 
-    texts = {row["id"]: row for row in pq.read_table(f"results/data/{dataset}/validation.parquet").to_pylist()}
-    turns = [texts[example["id"]]["messages"] for example in examples]
+    found = {row["id"]: row for row in rows.read(Path(f"results/data/{dataset}/validation.parquet"))}
+    asked = [found[example["id"]] for example in examples]
+    turns = [row["messages"] for row in asked]
     references = [conversation[-1]["content"] for conversation in turns]
     if not all(MARKED.search(reference) for reference in references):
         return
-    prompts = [tokens.prompt_tokens(tokenizer, conversation[:-1]) for conversation in turns]
+    prompts = [tokens.prompt_tokens(tokenizer, row["messages"][:-1], row.get("tools")) for row in asked]
     outputs = scoring.generate(model, tokenizer, prompts, spec["max_new_tokens"])
     for example, conversation, reference, output in zip(examples, turns, references, outputs, strict=True):
         example |= {

@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 
 from posttrain.errors import UserError, nearest
+from posttrain.licences import of_card
 from posttrain.stage import arguments, folder_hashes, link, read_json, run, say, whole_folder, write_json
 
 CHATML = (
@@ -31,7 +32,8 @@ def main(options) -> None:
     with whole_folder(options.output / "model") as folder:
         build(spec, folder, name)
         check(folder, name)
-    manifest = {"source": spec["source"], "files": folder_hashes(options.output / "model")}
+    model = options.output / "model"
+    manifest = {"source": spec["source"], "licence": of_card(model), "files": folder_hashes(model)}
     write_json(options.output / "base.json", manifest)
 
 
@@ -109,16 +111,17 @@ def take(source: Path, folder: Path) -> None:
 
 def at_random(spec: dict, folder: Path, name: str) -> None:
     """A small Llama with random weights and a byte-level BPE tokenizer trained on a dataset's text."""
-    import pyarrow.parquet as pq
     from tokenizers import ByteLevelBPETokenizer
     from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, set_seed
 
     from posttrain.models import save
+    from posttrain.rows import read
+    from posttrain.words import text
 
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    rows = pq.read_table(f"results/data/{spec['text']['name']}/train.parquet").to_pylist()
+    rows = read(Path(f"results/data/{spec['text']['name']}/train.parquet"))
     bpe = ByteLevelBPETokenizer()
-    bpe.train_from_iterator(texts(rows), vocab_size=spec["vocab_size"], special_tokens=special, show_progress=False)
+    bpe.train_from_iterator(map(text, rows), vocab_size=spec["vocab_size"], special_tokens=special, show_progress=False)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe._tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=CHATML
     )
@@ -137,12 +140,6 @@ def at_random(spec: dict, folder: Path, name: str) -> None:
         pad_token_id=tokenizer.pad_token_id,
     )
     save(AutoModelForCausalLM.from_config(config), tokenizer, folder)
-
-
-def texts(rows: list[dict]) -> list[str]:
-    """All text of normalised rows, of whatever shape."""
-    lists = [row.get(key) or [] for row in rows for key in ("messages", "prompt", "chosen", "rejected", "completion")]
-    return [row["text"] for row in rows if "text" in row] + [turn["content"] for turns in lists for turn in turns]
 
 
 def check(folder: Path, name: str) -> None:

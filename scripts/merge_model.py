@@ -8,13 +8,16 @@ would quantise again, and the original parent is not what it was trained on (`me
 merge.json has the drift of both. What cannot be merged is kept beside a copy of its parent, in `model/base`.
 
     python scripts/merge_model.py --spec results/sft_lora/spec.json --parent results/bases/smollm2/model \
-        --manifest results/bases/smollm2/base.json --tokens results/tokens/smollm2/gsm8k,max_length=1024
+        --manifest results/bases/smollm2/base.json --tokens results/tokens/smollm2/gsm8k,max_length=1024 \
+        --licences '{"bases.smollm2": "apache-2.0", "datasets.gsm8k": null}'
 """
 
+import json
 from pathlib import Path
 
 from posttrain.config import LEAVES
 from posttrain.errors import UserError
+from posttrain.licences import card_fields, forbids, is_known, normalise, with_cards
 from posttrain.stage import arguments, folder_hashes, link, read_json, run, say, sha256, whole_folder, write_json
 
 PROMPTS, POSITIONS = 4, 256
@@ -77,12 +80,13 @@ def main(options) -> None:
                 f"{proof['max_abs_logit_difference']:.3g}, more than the {proof['tolerance']} that rounding in {dtype} "
                 "explains; it is not published. Keep base and adapter apart, or train in another precision"
             )
-        (folder / "README.md").write_text(card(run_folder.name, spec))
+        (folder / "README.md").write_text(card(run_folder.name, spec, options.licences))
         for file in folder.iterdir():
             if file.is_file():
                 file.chmod(0o644)
     files = folder_hashes(run_folder / "model")
-    write_json(run_folder / "merge.json", proof | drift | {"files": files})
+    made = {name: digest for name, digest in files.items() if name != "README.md"}  # a new licence trains no child anew
+    write_json(run_folder / "merge.json", proof | drift | {"files": made})
     write_json(run_folder / "provenance.json", provenance(options, spec) | {"model": files})
 
 
@@ -182,19 +186,45 @@ def code_hash(scripts: Path) -> str:
     return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
-def card(name: str, spec: dict) -> str:
-    """The model card that travels with the weights."""
+def card(name: str, spec: dict, licences: dict[str, str | None]) -> str:
+    """The model card that travels with the weights.
+
+    Args:
+        licences: of every base and dataset in the whole lineage, as the configuration says; null: the part's own card.
+    """
+    import yaml
+
     settings = [
         key for key in sorted(spec) if not isinstance(spec[key], dict) and key not in ("stage", "version", "tokens")
     ]
     lines = "\n".join(f"| {key} | {spec[key]} |" for key in settings)
     keep = KEPT_APART if spec["method"] in LEAVES else ""
+    found = with_cards(licences)
+    fields = yaml.safe_dump(card_fields(found), sort_keys=False)
     return (
+        f"---\n{fields}---\n\n"
         f"# {name}\n\n{spec['objective'].upper()} ({spec['method']}) of `{spec['from']['name']}` on the dataset "
         f"`{spec['data']['name']}`, made with posttrain.\n\n| setting | value |\n|---|---|\n{lines}\n\n"
-        f"{keep}Rebuild it with `snakemake results/{name}/eval.json`. Its licence follows from its base's and its data's.\n"
+        f"{keep}Rebuild it with `snakemake results/{name}/eval.json`.\n\n{inherited(licences, found)}"
     )
 
 
+def inherited(stated: dict[str, str | None], found: dict[str, str | None]) -> str:
+    """The card's section on licences: each part's, where it was read, and what follows for this model."""
+    lines = ["## Licence", "", "What this model is made of; what these licences ask holds for it too.", ""]
+    lines += ["| part | licence | read from |", "|---|---|---|"]
+    for part, licence in found.items():
+        card = "its model card" if part.startswith("bases.") else "its dataset card"
+        source = "the configuration" if stated[part] else card if licence else "nowhere"
+        lines.append(f"| `{part}` | {normalise(licence or 'unknown')} | {source} |")
+    closed = [f"`{part}`" for part, licence in found.items() if forbids(licence, "commercial")]
+    if closed:
+        lines += ["", f"**Not for commercial use**, which the licence of {' and '.join(closed)} forbids."]
+    unclear = [f"`{part}`" for part, licence in found.items() if not (licence and is_known(licence))]
+    if unclear:
+        lines += ["", f"What the licence of {' and '.join(unclear)} asks is not known; find out before you share this."]
+    return "\n".join([*lines, ""])
+
+
 if __name__ == "__main__":
-    run(arguments(__doc__, spec=Path, parent=Path, manifest=Path, tokens=Path), main)
+    run(arguments(__doc__, spec=Path, parent=Path, manifest=Path, tokens=Path, licences=json.loads), main)

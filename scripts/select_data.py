@@ -2,7 +2,7 @@
 
 A pair is easy where a reward model scores the chosen answer above the rejected one by more than the margin. Reads the
 dataset's spec, the reward model, the rows to select from and their tokens; writes what prepare_data.py writes, with the
-margins' distribution in report.json.
+margins' distribution in data.json.
 
     python scripts/select_data.py --spec results/data/easy/spec.json --model results/reward_lora/model \
         --rows results/data/gsm8k_pairs --tokens results/tokens/smollm2/gsm8k_pairs,max_length=1024 \
@@ -24,11 +24,12 @@ def main(options) -> None:
     from posttrain import models
 
     spec, name = read_json(options.spec), options.output.name
-    source = read_json(options.rows / "report.json")
-    if source["format"] != "preference":
-        raise UserError(f"dataset {name}: select needs rows of shape preference, and these are {source['format']}")
+    source = read_json(options.rows / "data.json")
+    if source["shape"] != "preference":
+        raise UserError(f"dataset {name}: select needs rows of shape preference, and these are {source['shape']}")
     model = models.load(options.model).eval()
-    report = {"format": "preference", "part": spec["part"], "margin": spec["margin"]}
+    report = {key: source[key] for key in ("format", "recognised", "shape", "origin", "licence", "files")}
+    report |= {"part": spec["part"], "margin": spec["margin"]}
     for split in SPLITS:
         margins = score(model, options.tokens / f"{split}.parquet")
         table = pq.read_table(options.rows / f"{split}.parquet")
@@ -47,7 +48,7 @@ def main(options) -> None:
         with whole_file(options.output / f"{split}.parquet") as file:
             pq.write_table(table.filter(kept), file)
     report["rows"] = report["train"] + report["validation"]
-    write_json(options.output / "report.json", report)
+    write_json(options.output / "data.json", report)
     quartiles = ", ".join(f"{q:.3g}" for q in report["train_margins"])
     say(f"{name}: {report['train']} rows are {spec['part']} at margin {spec['margin']:g}; quartiles: {quartiles}")
 

@@ -3,47 +3,87 @@
 Reads the dataset's Parquet files and the base's tokenizer; writes train.parquet, validation.parquet and report.json.
 
     python scripts/tokenize_data.py --data results/data/gsm8k --model results/bases/smollm2/model \
-        --max-length 1024 --output results/tokens/smollm2/gsm8k,max_length=1024
+        --max-length 1024 --cores 2 --output results/tokens/smollm2/gsm8k,max_length=1024
 """
 
 import os
+from collections.abc import Iterator
+from functools import cache, partial
 from pathlib import Path
 
 from posttrain.errors import UserError
-from posttrain.stage import arguments, read_json, run, say, whole_file, write_json
-from posttrain.tokens import IGNORED, tokenise
+from posttrain.stage import arguments, ordered_map, read_json, run, say, whole_file, write_json
+
+BLOCK_ROWS = 1000
 
 
 def main(options) -> None:
-    os.environ["USE_TORCH"] = "0"  # a tokenizer needs no torch, and importing it takes seconds
     import pyarrow as pa
     import pyarrow.parquet as pq
-    from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(options.model)
-    shape = read_json(options.data / "report.json")["format"]
-    report = {"format": shape, "max_length": options.max_length}
+    shape = read_json(options.data / "data.json")["shape"]
+    report = {"shape": shape, "max_length": options.max_length}
     name = options.output.name.split(",")[0]
+    encode = partial(encoded, model=options.model, shape=shape, max_length=options.max_length)
     for split in ("train", "validation"):
-        rows = pq.read_table(options.data / f"{split}.parquet").to_pylist()
-        encoded, counts = tokenise(tokenizer, rows, shape, options.max_length)
-        if split == "train" and not encoded:
-            raise UserError(
-                f"dataset {name}: max_length {options.max_length} cuts off every trained token of all "
-                f"{len(rows)} rows; write a larger max_length"
-            )
-        report[split] = counts
-        with whole_file(options.output / f"{split}.parquet") as file:
-            pq.write_table(pa.Table.from_pylist(encoded, schema=schema(shape)), file)
+        counts: dict = {}
+        with (
+            whole_file(options.output / f"{split}.parquet") as file,
+            pq.ParquetWriter(file, schema(shape)) as writer,
+        ):
+            for rows, more in ordered_map(encode, blocks(options.data / f"{split}.parquet"), options.cores):
+                counts = {key: counts[key] + more[key] for key in more} if counts else more
+                writer.write_table(pa.Table.from_pylist(rows, schema=schema(shape)))
+            if split == "train" and not counts["rows"]:
+                raise UserError(
+                    f"dataset {name}: max_length {options.max_length} cuts off every trained token of all "
+                    f"{counts['dropped']} rows; write a larger max_length"
+                )
+        report[split] = summary(counts)
     write_json(options.output / "report.json", report)
     train = report["train"]
     say(f"{name}: {train['rows']} rows, {train['tokens']} tokens, {train['trained_tokens']} of them trained")
     if train["cut"] or train["dropped"]:
         say(f"{name}: max_length {options.max_length} cuts {train['cut']} rows and drops {train['dropped']}")
-    if "preference" not in shape and not ends_with_stop(tokenizer, options.output):
-        say(
-            f"{name}: WARNING: the first row does not end with {tokenizer.eos_token}, so the model may not learn to stop"
-        )
+
+
+def blocks(file: Path) -> Iterator[list[dict]]:
+    """The rows of a file, some at a time; an empty file has one empty block."""
+    import pyarrow.parquet as pq
+
+    from posttrain.rows import without_nulls
+
+    empty = True
+    for batch in pq.ParquetFile(file).iter_batches(BLOCK_ROWS):
+        empty = False
+        yield without_nulls(batch.to_pylist())
+    if empty:
+        yield []
+
+
+def encoded(rows: list[dict], model: Path, shape: str, max_length: int) -> tuple[list[dict], dict]:
+    """See `tokens.tokenise`."""
+    from posttrain.tokens import tokenise
+
+    return tokenise(tokenizer(model), rows, shape, max_length)
+
+
+@cache
+def tokenizer(model: Path):
+    """The base's tokenizer, loaded once a process."""
+    os.environ["USE_TORCH"] = "0"  # a tokenizer needs no torch, and importing it takes seconds
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(model)
+
+
+def summary(counts: dict) -> dict:
+    """The counts, with quantiles instead of every row's length."""
+    import numpy as np
+
+    lengths = counts.pop("lengths") or [0]
+    quantiles = np.quantile(lengths, [0.5, 0.9, 0.99, 1]).round().astype(int).tolist()
+    return counts | {"lengths": dict(zip(("p50", "p90", "p99", "max"), quantiles, strict=True))}
 
 
 def schema(shape: str):
@@ -59,14 +99,5 @@ def schema(shape: str):
     return pa.schema([("id", pa.string()), ("length", pa.int32()), *lists, *label])
 
 
-def ends_with_stop(tokenizer, folder: Path) -> bool:
-    """Whether the last trained token of the first training row is the stop token."""
-    import pyarrow.parquet as pq
-
-    row = pq.read_table(folder / "train.parquet").slice(0, 1).to_pylist()[0]
-    trained = [label for label in row["labels"] if label != IGNORED]
-    return trained[-1] == tokenizer.eos_token_id
-
-
 if __name__ == "__main__":
-    run(arguments(__doc__, data=Path, model=Path, max_length=int, output=Path), main)
+    run(arguments(__doc__, data=Path, model=Path, max_length=int, cores=int, output=Path), main)

@@ -19,7 +19,7 @@ def main(options) -> None:
     from posttrain import methods, models, rewards, training
 
     spec = read_json(options.spec)
-    training.check_shape(options.data / "report.json", spec)
+    training.check_shape(options.data / "data.json", spec)
     folder = training.work_folder(options, training.judge_files(options, spec))
     if not (folder / "finished").exists():
         tokenizer = models.tokenizer(options.parent)

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from posttrain.errors import UserError, nearest
+from posttrain.rows import FIELDS, FORMATS
 
 NAME = r"^[a-z][a-z0-9_]*$"
 RESERVED = ("bases", "data", "tokens", "sweeps", "ratings", "logs")
@@ -103,8 +104,8 @@ class RandomBase(Licensed):
 
 Base = Annotated[WheelBase | HubBase | PathBase | RandomBase, Field(discriminator="source")]
 
-Column = Literal["text", "prompt", "completion", "label", "messages", "chosen", "rejected"]
-Shape = Literal["text", "prompt_completion", "messages", "preference", "unpaired_preference"]
+Format = Literal[tuple(FORMATS)]
+Column = Literal[FIELDS]
 
 
 class Select(Strict):
@@ -117,33 +118,62 @@ class Select(Strict):
     margin: Number = Field(description="where the two parts meet, in units of the reward model's score")
 
 
-class Dataset(Licensed):
-    """Rows of one shape, from a file, from the hub, or selected from another dataset."""
+class Part(Strict):
+    """What a mixture takes of a dataset."""
 
-    path: str | None = Field(None, description="a .jsonl, .json, .csv or .parquet file")
-    hub: str | None = Field(
-        None, description="a dataset's hub id, `organisation/name`; needs the internet or the cache"
+    weight: Number | None = Field(
+        None, gt=0, description="its share of the mixture against the others' (by default 1); without any, all rows are taken"
     )
-    revision: str = Field("main", description="branch, tag or commit of a hub dataset")
-    split: str = Field("train", description="the split of a hub dataset")
-    format: Shape | None = Field(None, description="the rows' shape; recognised from the columns when left out")
+    limit: Count | None = Field(None, gt=0, description="take no more than so many training rows")
+
+
+class Dataset(Licensed):
+    """Rows of one shape, from files, from the hub, selected from another dataset, or mixed of several."""
+
+    path: str | None = Field(
+        None,
+        description="a .jsonl, .json, .csv, .parquet or .arrow file (.gz and .zst of them too), a glob, or a folder of such "
+        "files, also one laid out as on the hub",
+    )
+    hub: str | None = Field(
+        None, description="a dataset's hub id, `organisation/name`; needs the internet, or the cache with `HF_HUB_OFFLINE=1`"
+    )
+    revision: str = Field("main", description="branch, tag or commit of a hub dataset; a commit is reproducible")
+    subset: str | None = Field(None, description="the configuration of a hub dataset that has several, such as `main`")
+    split: str = Field("train", description="the split of a dataset in the hub's layout")
+    format: Format | None = Field(None, description="how the rows are written; recognised from the first when left out")
     columns: dict[Column, str] = Field({}, description="our column: the file's column, such as `{prompt: question}`")
     validation: Annotated[float | str, BeforeValidator(_as_float)] = Field(
         0.1, description="the held-out share (0 to 0.9), split by content hash, or a file of held-out rows"
     )
-    limit: Count | None = Field(None, gt=0, description="use only the file's first rows")
+    limit: Count | None = Field(None, gt=0, description="use only the first rows")
+    near_duplicates: Number | None = Field(
+        0.8,
+        gt=0.5,
+        le=1,
+        description="similarity (Jaccard, of the sets of three words in a row) from which a row counts as the same as an earlier one "
+        "and is left out; `null` leaves out equal rows only",
+    )
+    max_dropped: Number = Field(
+        0.01, ge=0, le=1, description="the share of faulty rows that may be left out; more stop the build"
+    )
+    image_folder: str | None = Field(None, description="the folder that the paths of images belong to; by default the file's")
     from_: Name | None = Field(None, alias="from", description="the preference dataset that `select` splits")
     select: Select | None = Field(None, description="`{by: RUN, part: easy | hard, margin: NUMBER}`")
+    mix: dict[Name, Part] | None = Field(
+        None, min_length=1, description="the datasets to mix, such as `{gsm8k: {weight: 3}, chat: {weight: 1, limit: 500}}`"
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> "Dataset":
-        if sum(source is not None for source in (self.path, self.hub, self.from_)) != 1:
-            raise ValueError("a dataset has one of `path`, `hub` and `from`")
+        if sum(source is not None for source in (self.path, self.hub, self.from_, self.mix)) != 1:
+            raise ValueError("a dataset has one of `path`, `hub`, `from` and `mix`")
         if (self.from_ is None) != (self.select is None):
             raise ValueError("`from` and `select` belong together")
-        idle = self.model_fields_set - {"from_", "select"}
-        if self.from_ and idle:
-            raise ValueError(f"{min(idle)} has no effect beside `from`; the rows are those of {self.from_}")
+        made = "from" if self.from_ else "mix" if self.mix else None
+        idle = self.model_fields_set - {"from_", "select", "mix"}
+        if made and idle:
+            raise ValueError(f"{min(idle)} has no effect beside `{made}`; set it where the rows come from")
         if isinstance(self.validation, float) and not 0 <= self.validation <= 0.9:
             raise ValueError(f"validation is {self.validation}; write a share from 0 to 0.9, or a file")
         return self
@@ -195,14 +225,13 @@ OBJECTIVES_OF = {
     "trainer_args": ("sft", *PREFERENCE, "reward", "grpo", "rloo"),
 }
 PAIRS = ("preference",)
-TURNS = ("prompt_completion", "messages")
 SHAPES = {
-    "sft": ("text", *TURNS),
+    "sft": ("text", "messages"),
     "dpo": PAIRS,
     "orpo": PAIRS,
     "reward": PAIRS,
     "kto": (*PAIRS, "unpaired_preference"),
-    **dict.fromkeys(ON_POLICY, (*TURNS, *PAIRS)),
+    **dict.fromkeys(ON_POLICY, ("messages", *PAIRS)),
 }
 # The first is the default.
 LOSS_TYPES = {
@@ -377,6 +406,7 @@ class Run(Strict):
     missing_eos_penalty: Number = Field(
         1.0, ge=0, description="ppo: taken from the reward of an answer that does not end"
     )
+    allow: list[str] = Field([], description="checks of the preflight that may fail, by name, such as `[truncation]`")
     trainer_args: dict[str, Any] = Field({}, description="more fields of TRL's configuration (not ppo, which is ours)")
 
     @model_validator(mode="after")
@@ -400,7 +430,7 @@ class Run(Strict):
 
     def settings(self) -> dict[str, Any]:
         """The keys that determine the result, defaults filled in; the rest of a spec is what the stage reads."""
-        drop = {"from_", "data", "reward"}
+        drop = {"from_", "data", "reward", "allow"}
         drop |= {key for key, methods in METHODS_OF.items() if self.method not in methods}
         drop |= {key for key, objectives in OBJECTIVES_OF.items() if self.objective not in objectives}
         values = self.model_dump(exclude=drop)
@@ -532,7 +562,7 @@ def shape_refusal(objective: str, dataset: str, shape: str) -> str | None:
     fits = [name for name, shapes in SHAPES.items() if shape in shapes]
     return (
         f"{objective} needs rows of shape {' or '.join(SHAPES[objective])}, and {dataset} is {shape}, "
-        f"which fits {' or '.join(fits)}"
+        f"which {'fits ' + ' or '.join(fits) if fits else 'no objective can use yet'}"
     )
 
 
@@ -619,7 +649,7 @@ def _known_keys(model: type[BaseModel], location: tuple) -> list[str]:
 
 BASES = {"wheel": WheelBase, "hub": HubBase, "path": PathBase, "random": RandomBase}
 TABLES = {"datasets": Dataset, "runs": Run, "sweeps": Sweep, "evaluation": Evaluation, "tracking": Tracking}
-NESTED = {"reward": Reward, "select": Select}
+NESTED = {"reward": Reward, "select": Select, "mix": Part}
 
 
 @cache

@@ -7,6 +7,10 @@ from difflib import get_close_matches
 class UserError(Exception):
     """A mistake of the user's, told in one sentence: where, what is wrong, what to write instead."""
 
+    def __str__(self) -> str:
+        """The sentence; halves of surrogate pairs, which no terminal takes, are spelt out."""
+        return super().__str__().encode("utf-8", "backslashreplace").decode()
+
 
 def nearest(word: str, valid: Iterable[str]) -> str:
     """Say which of the `valid` names was probably meant, or list them: the end of an error's sentence."""

@@ -17,6 +17,7 @@ import yaml
 
 from posttrain.config import (
     LEAVES,
+    ON_POLICY,
     OWN_FIELDS,
     OWN_PEFT_FIELDS,
     RESERVED,
@@ -29,29 +30,30 @@ from posttrain.config import (
     trainer_fields,
     validate,
 )
+from posttrain import licences
 from posttrain.errors import UserError, nearest
+from posttrain.files import expand
+from posttrain.rows import SHAPE_OF
 
 # Raised by hand when a stage's results change their meaning: results of older versions are built anew. A refactoring
 # leaves its number alone, and so throws no training away.
 VERSIONS = {
     "base": 1,
-    "data": 1,
+    "data": 2,
+    "mix": 1,
     "select": 1,
-    "tokens": 1,
+    "tokens": 2,
     "logprobs": 1,
     **dict.fromkeys(get_args(Objective), 1),
     "eval": 1,
 }
-
-# SPDX names such as CC-BY-NC-4.0, and what people write.
-NON_COMMERCIAL = re.compile(r"(^|[^a-z])nc([^a-z]|$)|non-?commercial|research-only")
 
 VALUE = r"[A-Za-z0-9_.+-]+"
 OVERRIDES = rf"(?:,[a-z_]+={VALUE})*"
 
 # Every file of a run that a target may name.
 RUN_FILES = (
-    "spec.json trained train.json train.jsonl loss.png model merge.json provenance.json eval.json "
+    "spec.json preflight.json preflight.txt trained train.json train.jsonl loss.png model merge.json provenance.json eval.json "
     "eval/spec.json eval/examples.parquet"
 ).split()
 MODEL_FILES = ("eval.json", "eval/spec.json", "eval/examples.parquet")
@@ -126,8 +128,7 @@ class Project:
         kept = self._needed(name, changed, run)
         canonical = ",".join([name, *(f"{key}={_text(_value(run, key))}" for key in kept)])
         node = Node(canonical, run, parent, judges, selector)
-        if self.config.use == "commercial":
-            self._check_licences(node)
+        self._check_licences(node)
         self._nodes[target] = self._nodes.setdefault(canonical, node)
         return self._nodes[target]
 
@@ -169,12 +170,19 @@ class Project:
         return changed
 
     def _check_data(self, run: Run, place: str) -> None:
-        datasets = self.config.datasets
-        _require(f"{place}.data", "dataset", run.data, datasets)
-        shape = "preference" if datasets[run.data].select else datasets[run.data].format
+        _require(f"{place}.data", "dataset", run.data, self.config.datasets)
+        shape = self._shape(run.data)
         refusal = shape_refusal(run.objective, run.data, shape) if shape else None
         if refusal:
             raise UserError(f"{place}.data: {refusal}")
+
+    def _shape(self, dataset: str) -> str | None:
+        """The shape of a dataset's rows, where the configuration tells it."""
+        table = self.config.datasets[dataset]
+        if table.select:
+            return "preference"
+        shapes = {self._shape(part) for part in table.mix} if table.mix else {SHAPE_OF.get(table.format)}
+        return next((shape for shape in shapes if shape), None)
 
     def _check_arguments(self, run: Run, place: str) -> None:
         own = OWN_FIELDS | ({"eval_strategy"} if run.objective not in ("sft", "reward") else set())
@@ -255,11 +263,18 @@ class Project:
     def _check_datasets(self) -> None:
         datasets = self.config.datasets
         for name, table in datasets.items():
-            if table.from_ is not None:
-                place = f"{self.file}: datasets.{name}.from"
-                _require(place, "dataset", table.from_, datasets)
-                if datasets[table.from_].select or datasets[table.from_].format not in (None, "preference"):
-                    raise UserError(f"{place}: select needs a preference dataset of its own file, not {table.from_}")
+            place = f"{self.file}: datasets.{name}"
+            parts = [table.from_] if table.from_ else list(table.mix or ())
+            for part in parts:
+                key = "from" if table.from_ else "mix"
+                _require(f"{place}.{key}", "dataset", part, datasets)
+                if datasets[part].select or datasets[part].mix:
+                    raise UserError(f"{place}.{key}: {part} is made of other datasets; name one that is read from files")
+            if table.from_ and self._shape(table.from_) not in (None, "preference"):
+                raise UserError(f"{place}.from: select needs a preference dataset, and {table.from_} is none")
+            shapes = {self._shape(part) or "" for part in table.mix or ()} - {""}
+            if len(shapes) > 1:
+                raise UserError(f"{place}.mix: its datasets are {' and '.join(sorted(shapes))}; mix rows of one shape")
 
     def _check_references(self) -> None:
         datasets = self.config.datasets
@@ -274,23 +289,35 @@ class Project:
             self.sweep_runs(name)
 
     def _check_licences(self, node: Node) -> None:
-        """Refuse a run that is built on something whose licence says non-commercial."""
-        runs = [node, *map(self.run, self._ancestors(node))]
-        bases = {run.parent for run in runs} & self.config.bases.keys()
-        parts = {f"bases.{name}": self.config.bases[name] for name in sorted(bases)}
-        parts |= {f"datasets.{run.run.data}": self._source(run.run.data) for run in runs}
-        for part, table in parts.items():
-            if table.licence and NON_COMMERCIAL.search(table.licence.lower()):
+        """Refuse a run that is built on something whose licence forbids the use."""
+        for part, licence in self.licences(node).items():
+            table, _, name = part.partition(".")
+            path = getattr(self.config.bases[name] if table == "bases" else self.config.datasets[name], "path", None)
+            licence = licence or (licences.of_card(self.folder / path) if path else None)
+            if licences.forbids(licence, self.config.use):
                 chain = " -> ".join([*self.lineage(node.parent), node.name])
                 raise UserError(
-                    f"{self.file}: use: commercial, but {chain} is built on {part}, whose licence is {table.licence}; "
+                    f"{self.file}: use: {self.config.use}, but {chain} is built on {part}, whose licence is {licence}; "
                     "replace it, or write use: research"
                 )
 
-    def _source(self, dataset: str) -> Any:
-        """The table of the dataset whose rows these are."""
+    def licences(self, node: Node) -> dict[str, str | None]:
+        """What the configuration says of the licence of every base and dataset that a run is built on."""
+        runs = [node, *map(self.run, self._ancestors(node))]
+        bases = {run.parent for run in runs} & self.config.bases.keys()
+        found = {f"bases.{name}": self.config.bases[name].licence for name in sorted(bases)}
+        for data in sorted({run.run.data for run in runs}):
+            found |= self.dataset_licences(data)
+        return found
+
+    def dataset_licences(self, dataset: str) -> dict[str, str | None]:
+        """What the configuration says of the licence of every dataset whose rows these are."""
+        return {f"datasets.{name}": self.config.datasets[name].licence for name in self._origins(dataset)}
+
+    def _origins(self, dataset: str) -> list[str]:
+        """The datasets, read from files, that a dataset's rows come from."""
         table = self.config.datasets[dataset]
-        return self._source(table.from_) if table.from_ else table
+        return [table.from_] if table.from_ else list(table.mix or [dataset])
 
     def _ancestors(self, node: Node) -> list[str]:
         """Every run that `node` is built from: parents, judges and selectors, and theirs."""
@@ -378,8 +405,11 @@ class Project:
 
     def _data_spec(self, name: str) -> dict[str, Any]:
         table = self.config.datasets[name]
+        if table.mix:
+            parts = [self._ref("data", part) | take.model_dump() for part, take in table.mix.items()]
+            return _stage("mix") | {"mix": parts}
         if not table.select:
-            return _stage("data") | table.model_dump(exclude={"licence", "from_", "select"})
+            return _stage("data") | table.model_dump(exclude={"licence", "from_", "select", "mix"})
         by = self._model_ref(self._selector(name, ()))
         return _stage("select") | table.select.model_dump() | {"from": self._ref("data", table.from_), "by": by}
 
@@ -432,18 +462,26 @@ class Project:
         return f"results/tokens/{self.lineage(name)[0]}/{dataset},max_length={max_length}"
 
     def sources(self, dataset: str) -> list[str]:
-        """The local files that a dataset is read from."""
-        table = self._source(dataset)
-        return [path for path in (table.path, table.validation) if isinstance(path, str)]
+        """The local files that a dataset's own rows are read from."""
+        table = self.config.datasets[dataset]
+        paths = [path for path in (table.path, table.validation) if isinstance(path, str)]
+        return [str(file) for path in paths for file in expand(path, self.folder)]
+
+    def tokens_of(self, dataset: str) -> list[str]:
+        """The folders of a dataset's tokens that the configured runs read."""
+        nodes = [self.run(name) for name in self.config.runs]
+        users = [node for node in nodes if node.run.data == dataset and node.run.objective not in ON_POLICY]
+        return sorted({self.tokens(node.name, dataset, node.run.max_length) for node in users})
 
     def pattern(self, objective: str) -> str:
         """Regular expression of the runs with this objective, for a rule's wildcard."""
         names = [name for name, run in self.config.runs.items() if run.objective == objective]
         return f"(?:{'|'.join(names) or '(?!)'}){OVERRIDES}"
 
-    def datasets_pattern(self, selected: bool) -> str:
-        """Regular expression of the datasets that are selected from others, or of those that are not."""
-        names = [name for name, table in self.config.datasets.items() if (table.select is not None) == selected]
+    def datasets_pattern(self, kind: str) -> str:
+        """Regular expression of the datasets that are read from files (data), selected (select) or mixed (mix)."""
+        tables = self.config.datasets.items()
+        names = [name for name, table in tables if kind == ("select" if table.select else "mix" if table.mix else "data")]
         return f"(?:{'|'.join(names) or '(?!)'})"
 
     def selector(self, dataset: str) -> str:
@@ -519,7 +557,7 @@ class Project:
             models.add(name)
         elif table == "data":
             _require(f"'{target}'", "dataset", name, self.config.datasets)
-            datasets.add(name)
+            datasets |= {name, *self.evaluation_data}
         elif table == "tokens":
             _require(f"'{target}'", "base", name, self.config.bases)
             dataset = "".join(rest[1:2]).split(",")[0]
@@ -529,12 +567,12 @@ class Project:
             raise UserError(f"'{target}': nothing is built under results/{table} by name; name a run's file")
 
     def _check_files(self, datasets: set[str]) -> None:
-        for dataset in sorted(datasets):
-            for source in self.sources(dataset):
-                if not (self.folder / source).is_file():
-                    key = "path" if source == self._source(dataset).path else "validation"
+        for dataset in sorted({origin for name in datasets for origin in self._origins(name)}):
+            table = self.config.datasets[dataset]
+            for key, path in (("path", table.path), ("validation", table.validation)):
+                if isinstance(path, str) and not expand(path, self.folder):
                     raise UserError(
-                        f"{self.file}: datasets.{dataset}.{key}: there is no file '{source}'; "
+                        f"{self.file}: datasets.{dataset}.{key}: there is no file '{path}'; "
                         f"write one that exists, relative to {self.folder.resolve()}"
                     )
 

@@ -1,164 +1,481 @@
-"""Read a dataset's rows in any of the known shapes and normalise them.
+"""Normalise a dataset's rows, whatever format they have.
 
-Normalised rows have `id` (hash of the content) and, by shape: text: `text`; prompt_completion and messages:
-`messages`, a list of {role, content} that ends with the assistant; preference: `prompt`, `chosen` and `rejected`, each
-such a list; unpaired_preference: `prompt`, `completion` and the boolean `label`.
+A *format* is how rows are written (FORMATS); a *shape* is what they are (SHAPE_OF). A normalised row has `id` (hash of the
+content), `place` (file and line), and by shape: text: `text`; messages: `messages`, turns that end with the
+assistant; preference: `prompt`, `chosen` and `rejected`, each a list of turns; unpaired_preference: `prompt`, `completion`
+and the boolean `label`; image_messages: `messages` and `images`, paths. A turn has `role` and `content`; the assistant's may have
+`tool_calls`, as JSON, and a row `tools`, the functions that may be called, as JSON.
 """
 
-import csv
 import hashlib
 import json
-import sys
+import re
 from collections.abc import Iterator
+from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
+from posttrain import words
 from posttrain.errors import UserError, nearest
 
-COLUMNS = {
-    "text": ("text",),
-    "prompt_completion": ("prompt", "completion"),
-    "messages": ("messages",),
-    "preference": ("prompt", "chosen", "rejected"),
-    "unpaired_preference": ("prompt", "completion", "label"),
+# Fields that a row of the format must have (one of several, where they stand beside each other), in the order in which
+# formats are tried, and those it may have.
+FORMATS = {
+    "oasst": (("message_id", "parent_id", "text", "role"), ("rank", "deleted")),
+    "oasst_pairs": (("message_id", "parent_id", "text", "role"), ("rank", "deleted")),
+    "llava": (("images|image", "messages|conversations"), ()),
+    "hh_rlhf": (("chosen", "rejected"), ()),
+    "preference": (("chosen", "rejected"), ("prompt", "conversations", "system", "tools")),
+    "messages": (("messages",), ("tools",)),
+    "sharegpt": (("conversations",), ("system", "tools")),
+    "alpaca": (("instruction", "output"), ("input", "history", "system")),
+    "unpaired_preference": (("prompt", "completion", "label"), ("system", "tools")),
+    "prompt_completion": (("prompt", "completion"), ("system", "tools")),
+    "ultrachat": (("data",), ()),
+    "text": (("text",), ()),
+}
+FIELDS = tuple(dict.fromkeys("|".join("|".join((*must, *may)) for must, may in FORMATS.values()).split("|")))
+TREES = {"oasst": "messages", "oasst_pairs": "preference"}
+SHAPE_OF = {
+    **dict.fromkeys(FORMATS, "messages"),
+    "llava": "image_messages",
+    **dict.fromkeys(("preference", "hh_rlhf", "oasst_pairs"), "preference"),
+    "unpaired_preference": "unpaired_preference",
+    "text": "text",
 }
 ROLES = ("system", "user", "assistant", "tool")
+# The words that other formats have for them.
+ALIASES = {
+    **dict.fromkeys(("human", "prompter"), "user"),
+    **dict.fromkeys(("gpt", "chatgpt", "bing", "bard", "model", "function_call"), "assistant"),
+    **dict.fromkeys(("observation", "function", "function_response"), "tool"),
+    **{role: role for role in ROLES},
+}
+MAX_CHARACTERS = 1_000_000
 
 Row = dict[str, Any]
+Turns = list[dict[str, str]]
 
 
-def read_file(path: Path, columns: dict[str, str], shape: str | None = None) -> tuple[str, list[Row]]:
-    """Read and normalise a file.
+def read(path: Path) -> list[Row]:
+    """The normalised rows of a Parquet file, without the fields that a row does not have."""
+    import pyarrow.parquet as pq
+
+    return without_nulls(pq.read_table(path).to_pylist())
+
+
+def without_nulls(rows: list[Row]) -> list[Row]:
+    """Rows as Parquet gives them, without the null fields of turns and rows: a chat template takes those for set."""
+    for row in rows:
+        for key in [key for key, value in row.items() if value is None]:
+            del row[key]
+        for turns in row.values():
+            if isinstance(turns, list) and turns and isinstance(turns[0], dict):
+                turns[:] = [{key: value for key, value in turn.items() if value is not None} for turn in turns]
+    return rows
+
+
+def schema(shape: str) -> Any:
+    """The Parquet schema of a shape's normalised rows."""
+    import pyarrow as pa
+
+    turns = pa.list_(
+        pa.struct([(name, pa.string()) for name in ("role", "content", "tool_calls", "tool_call_id", "name")])
+    )
+    columns = {
+        "text": [("text", pa.string())],
+        "messages": [("messages", turns)],
+        "image_messages": [("messages", turns), ("images", pa.list_(pa.string()))],
+        "preference": [("prompt", turns), ("chosen", turns), ("rejected", turns)],
+        "unpaired_preference": [("prompt", turns), ("completion", turns), ("label", pa.bool_())],
+    }[shape]
+    tools = [] if shape == "text" else [("tools", pa.string())]
+    return pa.schema([("id", pa.string()), ("place", pa.string()), *columns, *tools])
+
+
+# ---- recognise
+
+
+def recognise(row: Row, columns: dict[str, str]) -> tuple[str, str]:
+    """The format that a row has, and the sentence that says why.
 
     Args:
-        columns: our column to the file's column.
-        shape: one of COLUMNS; recognised from the first row when None.
-
-    Returns:
-        The shape and the rows, in the file's order.
+        columns: our field to the file's field.
 
     Raises:
-        UserError: the file or one of its rows is not what it should be; the sentence names file and line.
+        UserError: it has none; the sentence has no place yet.
     """
-    rows = []
-    names: tuple[str, ...] = ()
-    for line, row in _read(path):
-        place = f"{path} line {line}"
-        if not isinstance(row, dict):
-            raise UserError(f"{place}: a row is an object with named fields, and this is {_kind(row)}")
-        if not names:
-            shape = shape or _recognise(row, columns, path)
-            names = COLUMNS[shape]
-        rows.append(normalise(row, shape, columns, place))
-    if not rows:
-        raise UserError(f"{path}: the file has no rows; write at least one")
-    return shape, rows
-
-
-def _recognise(row: Row, columns: dict[str, str], path: Path) -> str:
-    present = {
-        ours
-        for ours in ("text", "prompt", "completion", "label", "messages", "chosen", "rejected")
-        if columns.get(ours, ours) in row
-    }
-    for shape in ("preference", "messages", "unpaired_preference", "prompt_completion", "text"):
-        if set(COLUMNS[shape]) <= present:
-            return shape
+    for format, (must, _) in FORMATS.items():
+        names = [name for field in must if (name := _present(row, field, columns))]
+        if len(names) == len(must) and _looks_like(format, row, columns):
+            return format, f"its first row has the fields {', '.join(names)}{_LOOKS.get(format, '')}"
     raise UserError(
-        f"{path}: its columns {', '.join(map(str, row))} fit no known shape; "
-        f"say which is which with `columns:`, such as {{prompt: {next(iter(row), 'question')}}}"
+        f"its columns {', '.join(map(str, row))} fit no known format; "
+        f"say which is which with `columns:`, such as {{prompt: {next(iter(row), 'question')}}}, or write `format:`"
     )
 
 
-def normalise(row: Row, shape: str, columns: dict[str, str], place: str) -> Row:
+_LOOKS = {
+    "hh_rlhf": ", two transcripts of Human and Assistant",
+    "ultrachat": ", a list of what user and assistant say in turn",
+}
+
+
+def _present(row: Row, field: str, columns: dict[str, str]) -> str | None:
+    """The name that the row has for a field, or for one of several."""
+    return next((name for ours in field.split("|") if (name := columns.get(ours, ours)) in row), None)
+
+
+def _looks_like(format: str, row: Row, columns: dict[str, str]) -> bool:
+    """Whether the fields hold what only this format has in them, where their names do not tell."""
+    values = {field: row.get(columns.get(field, field)) for field in FIELDS}
+    chosen = values["chosen"]
+    if format == "hh_rlhf":
+        return isinstance(chosen, str) and _SPEAKER.match(chosen) is not None
+    if format == "preference":
+        explicit = values["prompt"] is not None or values["conversations"] is not None
+        return explicit or (isinstance(chosen, list) and len(chosen) > 1)
+    if format == "ultrachat":
+        return isinstance(values["data"], list) and all(isinstance(text, str) for text in values["data"])
+    return format != "oasst_pairs"
+
+
+# ---- normalise
+
+
+def normalise(row: Any, format: str, columns: dict[str, str], place: str, images: Path = Path()) -> Row:
     """One row in its normal form.
+
+    Args:
+        format: one of FORMATS, but no tree: `trees` makes rows of those first.
+        columns: our field to the file's field.
+        place: file and line.
+        images: the folder that the paths of images belong to.
 
     Raises:
         UserError: a field is missing, null, empty or of the wrong type.
     """
-    values = {ours: _field(row, columns.get(ours, ours), ours, place) for ours in COLUMNS[shape]}
-    if shape == "text":
-        content = {"text": _text(values["text"], "text", place)}
-    elif shape == "messages":
-        content = {"messages": _messages(values["messages"], "messages", place)}
-    elif shape == "prompt_completion":
-        prompt = _turns(values["prompt"], "user", "prompt", place)
-        content = {"messages": prompt + _turns(values["completion"], "assistant", "completion", place)}
-    elif shape == "unpaired_preference":
-        content = {
-            "prompt": _turns(values["prompt"], "user", "prompt", place),
-            "completion": _turns(values["completion"], "assistant", "completion", place),
-            "label": _label(values["label"], place),
-        }
+    if not isinstance(row, dict):
+        raise UserError(f"{place}: a row is an object with named fields, and this is {_kind(row)}")
+    if None in row:
+        raise UserError(f"{place}: more fields than the header has; quote the commas")
+    must, may = FORMATS[format]
+    values = dict(_field(row, field, columns, place) for field in must)
+    values |= {ours: row[name] for ours in may if row.get(name := columns.get(ours, ours)) not in (None, "", [])}
+    content = _CONTENT[format](values, place)
+    if "tools" in values:
+        content["tools"] = _as_json(values["tools"], "tools", place)
+    if "images" in content:
+        _check_images(content, images, place)
+    _check_size(content, place)
+    return {"id": _digest(content), "place": place, **content}
+
+
+def _text_row(values: Row, place: str) -> Row:
+    return {"text": _text(values["text"], "text", place)}
+
+
+def _messages_row(values: Row, place: str) -> Row:
+    return {"messages": _whole([*_system(values, place), *_messages(values["messages"], "messages", place)], place)}
+
+
+def _sharegpt(values: Row, place: str) -> Row:
+    turns = _messages(values["conversations"], "conversations", place)
+    return {"messages": _whole([*_system(values, place), *turns], place)}
+
+
+def _prompt_completion(values: Row, place: str) -> Row:
+    return {"messages": _whole([*_prompt(values, place), *_answer(values["completion"], "completion", place)], place)}
+
+
+def _alpaca(values: Row, place: str) -> Row:
+    turns = _system(values, place)
+    history = values.get("history", [])
+    if not isinstance(history, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
+        raise UserError(f"{place}: the history is a list of [question, answer], and this is {_kind(history)}")
+    for question, answer in history:
+        turns += [_turn("user", question, "history", place), _turn("assistant", answer, "history", place)]
+    asked = [_text(values[key], key, place) for key in ("instruction", "input") if key in values]
+    turns.append(_turn("user", "\n".join(asked), "instruction", place))
+    return {"messages": [*turns, *_answer(values["output"], "output", place)]}
+
+
+def _ultrachat(values: Row, place: str) -> Row:
+    texts = values["data"]
+    if not isinstance(texts, list) or len(texts) < 2:
+        raise UserError(f"{place}: the data is a list of what user and assistant say in turn, and this is {_kind(texts)}")
+    roles = ("user", "assistant")
+    turns = [_turn(roles[i % 2], text, f"text {i + 1} of the data", place) for i, text in enumerate(texts)]
+    return {"messages": _whole(turns, place)}
+
+
+def _preference(values: Row, place: str) -> Row:
+    chosen, rejected = (_answers(values[side], side, place) for side in ("chosen", "rejected"))
+    shared = commonprefix([chosen, rejected]) if len(chosen) > 1 and len(rejected) > 1 else []
+    while shared and shared[-1]["role"] == "assistant":  # a turn that both answers happen to begin with
+        shared.pop()
+    if "prompt" in values or "conversations" in values:
+        prompt = _prompt(values, place)
+        if shared and chosen[0]["role"] != "assistant":  # the answers repeat their prompt
+            prompt = [*_system(values, place), *shared]
+        else:
+            shared = []
     else:
-        content = {
-            "prompt": _turns(values["prompt"], "user", "prompt", place),
-            "chosen": _turns(values["chosen"], "assistant", "chosen", place),
-            "rejected": _turns(values["rejected"], "assistant", "rejected", place),
-        }
-        if content["chosen"] == content["rejected"]:
-            raise UserError(f"{place}: chosen and rejected are the same; a preference needs two different answers")
-    return {"id": _digest(content), **content}
+        prompt = [*_system(values, place), *shared]
+    return _pair(prompt, chosen[len(shared) :], rejected[len(shared) :], place)
 
 
-def group(row: Row) -> str:
-    """What keeps rows together when a dataset is split: rows that share their prompt stay on one side."""
-    prompt = row.get("prompt") or [turn for turn in row.get("messages", []) if turn["role"] != "assistant"]
-    return _digest(prompt or row.get("text") or row["messages"])
+def _hh_rlhf(values: Row, place: str) -> Row:
+    chosen, rejected = (_transcript(values[side], side, place) for side in ("chosen", "rejected"))
+    shared = commonprefix([chosen[:-1], rejected[:-1]])
+    while shared and shared[-1]["role"] == "assistant":
+        shared.pop()
+    return _pair(shared, chosen[len(shared) :], rejected[len(shared) :], place)
 
 
-def _field(row: Row, name: str, ours: str, place: str) -> Any:
-    if name not in row:
-        fields = [str(key) for key in row if key is not None]
-        raise UserError(f"{place}: there is no field '{name}' for the {ours}; {nearest(name, fields)}")
-    if row[name] is None:
-        raise UserError(f"{place}: the field '{name}' is null; give it a value or take the row out")
-    return row[name]
+def _unpaired(values: Row, place: str) -> Row:
+    prompt, completion = _prompt(values, place), _answer(values["completion"], "completion", place)
+    _check_order([*prompt, *completion], place)
+    return {"prompt": prompt, "completion": completion, "label": _label(values["label"], place)}
 
 
-def _turns(value: Any, role: str, name: str, place: str) -> list[dict[str, str]]:
-    if isinstance(value, list):
-        return _messages(value, name, place, last=role)
-    return [{"role": role, "content": _text(value, name, place)}]
+def _llava(values: Row, place: str) -> Row:
+    images = values.get("images", values.get("image"))
+    images = [images] if isinstance(images, str) else images
+    if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
+        raise UserError(f"{place}: the images are a list of paths, and this is {_kind(images)}")
+    name = "messages" if "messages" in values else "conversations"
+    return {"messages": _whole(_messages(values[name], name, place), place), "images": images}
 
 
-def _messages(value: Any, name: str, place: str, last: str = "assistant") -> list[dict[str, str]]:
-    if not isinstance(value, list) or not value:
-        raise UserError(f"{place}: '{name}' is a list of messages, and this is {_kind(value)}")
-    turns = []
-    for number, turn in enumerate(value, 1):
-        if not isinstance(turn, dict) or not {"role", "content"} <= turn.keys():
-            raise UserError(f"{place}: message {number} of '{name}' needs the fields role and content")
-        if turn["role"] not in ROLES:
-            raise UserError(
-                f"{place}: message {number} of '{name}' has the role {turn['role']!r}; {nearest(str(turn['role']), ROLES)}"
-            )
-        turns.append({"role": turn["role"], "content": _text(turn["content"], f"content of message {number}", place)})
-    if turns[-1]["role"] != last:
-        raise UserError(f"{place}: '{name}' ends with the {turns[-1]['role']}; the last message must be the {last}'s")
+_CONTENT = {
+    "llava": _llava,
+    "hh_rlhf": _hh_rlhf,
+    "preference": _preference,
+    "messages": _messages_row,
+    "sharegpt": _sharegpt,
+    "alpaca": _alpaca,
+    "unpaired_preference": _unpaired,
+    "prompt_completion": _prompt_completion,
+    "ultrachat": _ultrachat,
+    "text": _text_row,
+}
+
+
+# ---- turns
+
+
+def _pair(prompt: Turns, chosen: Turns, rejected: Turns, place: str) -> Row:
+    if not prompt:
+        raise UserError(f"{place}: chosen and rejected share no prompt; write one, as the field 'prompt'")
+    if prompt[-1]["role"] not in ("user", "tool"):
+        raise UserError(f"{place}: the prompt ends with the {prompt[-1]['role']}; the last message must be the user's")
+    if chosen == rejected:
+        raise UserError(f"{place}: chosen and rejected are the same; a preference needs two different answers")
+    for side, answer in (("chosen", chosen), ("rejected", rejected)):
+        if not answer:
+            raise UserError(f"{place}: the {side} is only the prompt; write the answer after it")
+        _check_order([*prompt, *answer], place)
+        _ends_with(answer, "assistant", side, place)
+    return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+
+
+def _prompt(values: Row, place: str) -> Turns:
+    name = "prompt" if "prompt" in values else "conversations"
+    value = values[name]
+    turns = _messages(value, name, place) if isinstance(value, list) else [_turn("user", value, name, place)]
+    turns = [*_system(values, place), *turns]
+    _ends_with(turns, "user", name, place)
+    _check_order(turns, place)
     return turns
 
 
+def _answer(value: Any, name: str, place: str) -> Turns:
+    turns = _answers(value, name, place)
+    _ends_with(turns, "assistant", name, place)
+    return turns
+
+
+def _answers(value: Any, name: str, place: str) -> Turns:
+    """An answer as text, as one turn, or as turns."""
+    if isinstance(value, list):
+        return _messages(value, name, place)
+    if isinstance(value, dict):
+        return _messages([value], name, place)
+    return [_turn("assistant", value, name, place)]
+
+
+def _whole(turns: Turns, place: str) -> Turns:
+    """A conversation: it ends with the assistant, and nobody speaks twice."""
+    _ends_with(turns, "assistant", "messages", place)
+    _check_order(turns, place)
+    return turns
+
+
+def _ends_with(turns: Turns, role: str, name: str, place: str) -> None:
+    last = turns[-1]["role"]
+    if last != role and not (role == "user" and last == "tool"):
+        raise UserError(f"{place}: '{name}' ends with the {last}; the last message must be the {role}'s")
+
+
+def _check_order(turns: Turns, place: str) -> None:
+    """User and assistant take turns, a tool answers the assistant, and a system message comes first."""
+    for number, (before, turn) in enumerate(zip([None, *turns], turns, strict=False), 1):
+        role = turn["role"]
+        if role == "system" and before:
+            raise UserError(f"{place}: message {number} is the system's; write it first, or as the user's")
+        if role == "tool" and (not before or before["role"] not in ("assistant", "tool")):
+            raise UserError(f"{place}: message {number} is a tool's, and no assistant asked for it")
+        if before and role == before["role"] and role in ("user", "assistant"):
+            raise UserError(
+                f"{place}: messages {number - 1} and {number} are both the {role}'s; join them, or write what came between"
+            )
+
+
+def _system(values: Row, place: str) -> Turns:
+    return [_turn("system", values["system"], "system", place)] if "system" in values else []
+
+
+def _messages(value: Any, name: str, place: str) -> Turns:
+    if not isinstance(value, list) or not value:
+        raise UserError(f"{place}: '{name}' is a list of messages, and this is {_kind(value)}")
+    return [_message(turn, number, name, place) for number, turn in enumerate(value, 1)]
+
+
+def _message(turn: Any, number: int, name: str, place: str) -> dict[str, str]:
+    here = f"message {number} of '{name}'"
+    if isinstance(turn, dict) and "from" in turn and "role" not in turn:
+        turn = {"role": turn["from"], "content": turn.get("value")}
+    if not isinstance(turn, dict) or "role" not in turn or not ("content" in turn or turn.get("tool_calls")):
+        raise UserError(f"{place}: {here} needs the fields role and content")
+    said, calls = turn["role"], turn.get("tool_calls")
+    role = ALIASES.get(said.lower()) if isinstance(said, str) else None
+    if role is None:
+        raise UserError(f"{place}: {here} has the role {said!r}; {nearest(str(said), ROLES)}")
+    if said == "function_call":
+        return {"role": role, "content": "", "tool_calls": _call(turn["content"], here, place)}
+    if calls:
+        if role != "assistant":
+            raise UserError(f"{place}: {here} has tool_calls, and only the assistant calls tools")
+        content = turn.get("content") or ""
+        _check_text(content, f"content of {here}", place)
+        return {"role": role, "content": content, "tool_calls": _as_json(calls, "tool_calls", place)}
+    result = _turn(role, turn["content"], f"content of message {number}", place)
+    for key in ("tool_call_id", "name") if role == "tool" else ():
+        if turn.get(key):
+            result[key] = _text(turn[key], key, place)
+    return result
+
+
+def _call(value: Any, here: str, place: str) -> str:
+    """A ShareGPT function_call, one or several, as the list that OpenAI's messages have."""
+    calls = json.loads(_as_json(value, f"function_call in {here}", place))
+    calls = calls if isinstance(calls, list) else [calls]
+    if not all(isinstance(call, dict) and "name" in call for call in calls):
+        raise UserError(f"{place}: the function_call in {here} needs name and arguments")
+    return json.dumps([{"type": "function", "function": call} for call in calls], ensure_ascii=False)
+
+
+def _as_json(value: Any, name: str, place: str) -> str:
+    """A value as JSON; a string is JSON already."""
+    try:
+        text = json.dumps(json.loads(value) if isinstance(value, str) else value, ensure_ascii=False)
+        text.encode()
+        return text
+    except (ValueError, RecursionError, TypeError):
+        raise UserError(f"{place}: the {name} is no JSON; write a list of objects") from None
+
+
+def _transcript(value: Any, name: str, place: str) -> Turns:
+    """The turns of a text of `Human:` and `Assistant:` (Bai et al. 2022)."""
+    text = _text(value, name, place)
+    if not _SPEAKER.match(text):
+        raise UserError(f"{place}: the {name} does not begin with 'Human:' or 'Assistant:' on a line of its own")
+    pieces = _SPEAKER.split(text)[1:]
+    roles = {"Human": "user", "Assistant": "assistant"}
+    said = zip(pieces[::2], pieces[1::2], strict=True)
+    turns = [_turn(roles[who], what.strip(), f"{name}, what the {who} says", place) for who, what in said]
+    _ends_with(turns, "assistant", name, place)
+    return turns
+
+
+_SPEAKER = re.compile(r"(?:^|\n)\s*(Human|Assistant): ?")
+
+
+# ---- values
+
+
+def _field(row: Row, field: str, columns: dict[str, str], place: str) -> tuple[str, Any]:
+    """Our name of a field, the first of several that the row has, and its value."""
+    ours = next((ours for ours in field.split("|") if columns.get(ours, ours) in row), field.split("|")[0])
+    name = columns.get(ours, ours)
+    if name not in row:
+        raise UserError(f"{place}: there is no field '{name}' for the {ours}; {nearest(name, map(str, row))}")
+    if row[name] is None:
+        raise UserError(f"{place}: the field '{name}' is null; give it a value or take the row out")
+    return ours, row[name]
+
+
+def _turn(role: str, value: Any, name: str, place: str) -> dict[str, str]:
+    return {"role": role, "content": _text(value, name, place)}
+
+
 def _text(value: Any, name: str, place: str) -> str:
-    if not isinstance(value, str):
-        raise UserError(f"{place}: the {name} is {_kind(value)}; write a string")
+    _check_text(value, name, place)
     if not value.strip():
         raise UserError(f"{place}: the {name} is empty; give it text or take the row out")
+    return value
+
+
+def _check_text(value: Any, name: str, place: str) -> None:
+    if not isinstance(value, str):
+        raise UserError(f"{place}: the {name} is {_kind(value)}; write a string")
     try:
         value.encode()
     except UnicodeEncodeError:
         raise UserError(f"{place}: the {name} holds half of a surrogate pair; write the whole character") from None
-    return value
 
 
 def _label(value: Any, place: str) -> bool:
-    words = {"true": True, "false": False, "1": True, "0": False}  # as CSV has them
-    value = words.get(value.lower(), value) if isinstance(value, str) else bool(value) if value in (0, 1) else value
+    written = {"true": True, "false": False, "1": True, "0": False}  # as CSV has them
+    if isinstance(value, str):
+        value = written.get(value.lower(), value)
+    elif not isinstance(value, list | dict) and value in (0, 1):
+        value = bool(value)
     if not isinstance(value, bool):
         raise UserError(
             f"{place}: the label is {_kind(value)}; write true for a wanted answer, false for an unwanted one"
         )
     return value
+
+
+def _check_images(content: Row, folder: Path, place: str) -> None:
+    """Every `<image>` in the text has its file, and every file is an image."""
+    from PIL import Image
+
+    marks = sum(turn["content"].count("<image>") for turn in content["messages"])
+    if marks != len(content["images"]):
+        raise UserError(
+            f"{place}: the text has {marks} <image> and the row {len(content['images'])} images; write one for each"
+        )
+    for i, name in enumerate(content["images"]):
+        file = folder / name
+        try:
+            with Image.open(file) as image:
+                image.verify()
+        except FileNotFoundError:
+            raise UserError(f"{place}: there is no image '{file}'; check the path, or set `image_folder:`") from None
+        except (OSError, SyntaxError, ValueError):
+            raise UserError(f"{place}: '{file}' is no image that can be read; replace it") from None
+        content["images"][i] = str(file)
+
+
+def _check_size(content: Row, place: str) -> None:
+    size = len(words.text(content))
+    if size > MAX_CHARACTERS:
+        raise UserError(
+            f"{place}: the row has {size:,} characters, and no model reads more than {MAX_CHARACTERS:,} at once; split it"
+        )
 
 
 def _kind(value: Any) -> str:
@@ -168,88 +485,22 @@ def _kind(value: Any) -> str:
     return names.get(type(value), f"of the type {type(value).__name__}")
 
 
+# ---- identity
+
+
+_canonical = json.JSONEncoder(sort_keys=True).encode
+
+
 def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(_canonical(content).encode()).hexdigest()
 
 
-# ---- file formats: each reader yields (line number, row)
-
-
-def _read(path: Path) -> Iterator[tuple[int, Any]]:
-    readers = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}
-    if path.suffix not in readers:
-        raise UserError(f"{path}: unknown kind of file '{path.suffix}'; {nearest(path.suffix, readers)}")
-    if path.stat().st_size == 0:
-        raise UserError(f"{path}: the file is empty; write at least one row")
-    yield from readers[path.suffix](path)
-
-
-def _decode(path: Path, line: int, raw: bytes) -> str:
-    try:
-        return raw.decode("utf-8-sig" if line == 1 else "utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} line {line}: not UTF-8 at byte {error.start + 1}; save the file as UTF-8") from None
-
-
-def _parse(path: Path, first_line: int, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        line = first_line + error.lineno - 1
-        raise UserError(f"{path} line {line}: invalid JSON at column {error.colno}: {error.msg}") from None
-    except RecursionError:
-        raise UserError(f"{path} line {first_line}: invalid JSON: nested too deeply") from None
-    except ValueError as error:  # a number of more digits than Python reads
-        raise UserError(f"{path} line {first_line}: invalid JSON: {str(error).split(';')[0]}") from None
-
-
-def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, 1):
-            if raw.strip():
-                yield number, _parse(path, number, _decode(path, number, raw.rstrip()))
-
-
-def _json(path: Path) -> Iterator[tuple[int, Any]]:
-    raw = path.read_bytes()
-    for number, line in enumerate(raw.splitlines(), 1):
-        _decode(path, number, line)
-    rows = _parse(path, 1, raw.decode("utf-8-sig"))
-    if not isinstance(rows, list):
-        raise UserError(f"{path}: a .json file is one list of rows, and this is {_kind(rows)}; or name it .jsonl")
-    decoder = json.JSONDecoder()
-    text = raw.decode("utf-8-sig")
-    position = text.index("[") + 1
-    for row in rows:  # walk the text beside the rows, so that an error can name the row's line
-        while text[position] in " \t\r\n,":
-            position += 1
-        yield text.count("\n", 0, position) + 1, row
-        _, position = decoder.raw_decode(text, position)
-
-
-def _csv(path: Path) -> Iterator[tuple[int, Any]]:
-    csv.field_size_limit(sys.maxsize)
-    with path.open("rb") as file:
-        lines = (_decode(path, number, raw) for number, raw in enumerate(file, 1))
-        reader = csv.DictReader(lines, strict=True)
-        try:
-            for row in reader:
-                if None in row:
-                    raise UserError(f"{path} line {reader.line_num}: more fields than the header has; quote the commas")
-                yield reader.line_num, row
-        except csv.Error as error:
-            raise UserError(f"{path} line {reader.line_num}: invalid CSV: {error}") from None
-
-
-def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        rows = pq.read_table(path).to_pylist()
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: a string in it is not UTF-8; write it again as UTF-8") from None
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: not a Parquet file; check that it is whole ({reason})") from None
-    yield from enumerate(rows, 1)
+def group(row: Row) -> str:
+    """What keeps rows together when a dataset is split: rows that share their first prompt stay on one side."""
+    turns = row.get("prompt") or row.get("messages") or []
+    opening = []
+    for turn in turns:
+        if turn["role"] == "assistant":
+            break
+        opening.append(turn)
+    return _digest(opening or row.get("text") or turns)

@@ -5,27 +5,50 @@ which tokens are trained is read off the characters. So the ids are exactly thos
 never a second BOS, and no template needs generation marks.
 """
 
+import contextlib
+import functools
+import json
+import re
 from collections.abc import Iterator
 from os.path import commonprefix
 from typing import Any
+
+import numpy as np
 
 from posttrain.errors import UserError
 from posttrain.rows import Row
 
 IGNORED = -100
 
-Turns = list[dict[str, str]]
+Turns = list[dict[str, Any]]
 
 
-def render(tokenizer: Any, turns: Turns, generate: bool = False) -> str:
+def render(tokenizer: Any, turns: Turns, tools: str | None = None, generate: bool = False) -> str:
     """The text of a conversation; with `generate`, up to where the assistant's next turn begins.
 
     A tokenizer without a chat template gets the contents one after the other, the assistant's closed by EOS.
+
+    Args:
+        tools: the functions that may be called, as JSON.
     """
     if tokenizer.chat_template:
-        return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=generate)
+        turns = [turn | {"tool_calls": _calls(turn["tool_calls"])} if "tool_calls" in turn else turn for turn in turns]
+        return tokenizer.apply_chat_template(
+            turns, tools=json.loads(tools) if tools else None, tokenize=False, add_generation_prompt=generate
+        )
     pieces = [turn["content"] + (tokenizer.eos_token if turn["role"] == "assistant" else "\n") for turn in turns]
     return "".join(pieces)
+
+
+def _calls(text: str) -> list[dict]:
+    """Tool calls as templates want them: OpenAI writes their arguments as JSON in a string."""
+    calls = json.loads(text)
+    for call in calls:
+        function = call.get("function", call)
+        if isinstance(function.get("arguments"), str):
+            with contextlib.suppress(ValueError):
+                function["arguments"] = json.loads(function["arguments"])
+    return calls
 
 
 def sft_tokens(tokenizer: Any, row: Row) -> tuple[list[int], list[int]]:
@@ -38,9 +61,9 @@ def sft_tokens(tokenizer: Any, row: Row) -> tuple[list[int], list[int]]:
         ids = tokenizer(row["text"])["input_ids"]
         ids = ids if ids[-1:] == [tokenizer.eos_token_id] else [*ids, tokenizer.eos_token_id]
         return ids, list(ids)
-    turns = row["messages"]
-    text, ids, offsets = _encode(tokenizer, turns)
-    spans = [_span(tokenizer, turns, i, text) for i, turn in enumerate(turns) if turn["role"] == "assistant"]
+    turns, tools = row["messages"], row.get("tools")
+    text, ids, offsets = _encode(tokenizer, turns, tools)
+    spans = [_span(tokenizer, turns, tools, i, text) for i, turn in enumerate(turns) if turn["role"] == "assistant"]
     labels = [IGNORED] * len(ids)
     for start, end in spans:
         inside = [i for i, (left, right) in enumerate(offsets) if right > start and left < end]
@@ -55,41 +78,41 @@ def preference_tokens(tokenizer: Any, row: Row) -> tuple[list[int], list[int], l
     Raises:
         UserError: as `sft_tokens`.
     """
-    prompt, chosen = _answer(tokenizer, row["prompt"], row["chosen"])
-    other, rejected = _answer(tokenizer, row["prompt"], row["rejected"])
+    prompt, chosen = _answer(tokenizer, row, "chosen")
+    other, rejected = _answer(tokenizer, row, "rejected")
     shared = 0
     while shared < min(len(prompt), len(other)) and prompt[shared] == other[shared]:
         shared += 1
     return prompt[:shared], prompt[shared:] + chosen, other[shared:] + rejected
 
 
-def prompt_tokens(tokenizer: Any, turns: Turns) -> list[int]:
+def prompt_tokens(tokenizer: Any, turns: Turns, tools: str | None = None) -> list[int]:
     """Token ids that ask for the assistant's next turn."""
-    return tokenizer(render(tokenizer, turns, generate=True), add_special_tokens=False)["input_ids"]
+    return tokenizer(render(tokenizer, turns, tools, generate=True), add_special_tokens=False)["input_ids"]
 
 
-def _answer(tokenizer: Any, prompt: Turns, answer: Turns) -> tuple[list[int], list[int]]:
-    turns = prompt + answer
-    text, ids, offsets = _encode(tokenizer, turns)
-    start, _ = _span(tokenizer, turns, len(prompt), text)
+def _answer(tokenizer: Any, row: Row, side: str) -> tuple[list[int], list[int]]:
+    turns, tools = row["prompt"] + row[side], row.get("tools")
+    text, ids, offsets = _encode(tokenizer, turns, tools)
+    start, _ = _span(tokenizer, turns, tools, len(row["prompt"]), text)
     inside = [i for i, (_, right) in enumerate(offsets) if right > start]
     trained = _until_stop(tokenizer, ids, inside)
     return ids[: inside[0]], [ids[i] for i in trained]
 
 
-def _encode(tokenizer: Any, turns: Turns) -> tuple[str, list[int], list[tuple[int, int]]]:
-    text = render(tokenizer, turns)
+def _encode(tokenizer: Any, turns: Turns, tools: str | None) -> tuple[str, list[int], list[tuple[int, int]]]:
+    text = render(tokenizer, turns, tools)
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     return text, encoded["input_ids"], encoded["offset_mapping"]
 
 
-def _span(tokenizer: Any, turns: Turns, i: int, text: str) -> tuple[int, int]:
+def _span(tokenizer: Any, turns: Turns, tools: str | None, i: int, text: str) -> tuple[int, int]:
     """First and last character of what the assistant says in turn `i`."""
     if i:
-        before = render(tokenizer, turns[:i], generate=True)
+        before = render(tokenizer, turns[:i], tools, generate=True)
     else:  # no template renders an empty conversation
-        before = commonprefix([render(tokenizer, [turns[0] | {"content": word}]) for word in "AB"])  # noqa: RUF071  (characters are meant)
-    through = render(tokenizer, turns[: i + 1])
+        before = commonprefix([render(tokenizer, [turns[0] | {"content": word}], tools) for word in "AB"])  # noqa: RUF071  (characters are meant)
+    through = render(tokenizer, turns[: i + 1], tools)
     if not (text.startswith(before) and text.startswith(through)):
         raise UserError(
             "the base's chat template renders the beginning of a conversation otherwise than the whole, so the trained "
@@ -104,19 +127,20 @@ def _until_stop(tokenizer: Any, ids: list[int], inside: list[int]) -> list[int]:
     return [i for i in inside if not stops or i <= stops[-1]]
 
 
-def tokenise(tokenizer: Any, rows: list[Row], shape: str, max_length: int) -> tuple[list[Row], dict[str, int]]:
+def tokenise(tokenizer: Any, rows: list[Row], shape: str, max_length: int) -> tuple[list[Row], dict[str, Any]]:
     """Tokenise rows, cut them to `max_length` and leave out those with no trained token left.
 
     Returns:
         The rows (`input_ids`, `labels`, or `prompt_ids` with `chosen_ids` and `rejected_ids`, or with `completion_ids`
-        and `label`; always `id` and `length`), and
-        the counts of rows, of trained and all tokens, of cut and of dropped rows.
+        and `label`; always `id` and `length`), and the counts of rows, of trained and all tokens, of cut and of dropped rows, of
+        unknown tokens and of those that hold less than a character, with the `lengths` of all rows before they were cut.
     """
     encode = {"preference": _preference, "unpaired_preference": _unpaired}.get(shape, _sft)
-    counts = {"rows": 0, "tokens": 0, "trained_tokens": 0, "cut": 0, "dropped": 0}
-    kept = []
-    for encoded, trained, cut in encode(tokenizer, rows, max_length):
-        counts["cut"] += cut
+    counts = {"rows": 0, "tokens": 0, "trained_tokens": 0, "cut": 0, "dropped": 0, "unknown": 0, "fallback": 0}
+    kept, lengths = [], []
+    for encoded, trained, length in encode(tokenizer, rows, max_length):
+        lengths.append(length)
+        counts["cut"] += length > max_length
         if not trained:
             counts["dropped"] += 1
             continue
@@ -124,19 +148,46 @@ def tokenise(tokenizer: Any, rows: list[Row], shape: str, max_length: int) -> tu
         counts["tokens"] += encoded["length"]
         counts["trained_tokens"] += trained
         kept.append(encoded)
-    return kept, counts
+    ids = np.array([id for row in kept for key in row if key.endswith("_ids") for id in row[key]], np.int32)
+    counts["unknown"] = int((ids == tokenizer.unk_token_id).sum()) if tokenizer.unk_token_id is not None else 0
+    counts["fallback"] = int(fallback(tokenizer)[ids].sum())
+    return kept, counts | {"lengths": lengths}
 
 
-def _sft(tokenizer: Any, rows: list[Row], limit: int) -> Iterator[tuple[Row, int, bool]]:
+@functools.cache
+def fallback(tokenizer: Any) -> np.ndarray:
+    """(vocabulary,) which tokens hold less than a whole character: what a tokenizer resorts to for text it does not know."""
+    tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    if "ByteLevel" not in str(tokenizer.backend_tokenizer.decoder):
+        return np.array([re.fullmatch(r"<0x[0-9A-F]{2}>", token or "") is not None for token in tokens])
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    byte = {character: value for value, character in bytes_to_unicode().items()}
+
+    def is_part(token: str) -> bool:
+        try:
+            return not bytes(map(byte.__getitem__, token)).decode()
+        except KeyError:  # a special token, which is text as it is
+            return False
+        except UnicodeDecodeError:
+            return True
+
+    return np.array([is_part(token) for token in tokens])
+
+
+# Each gives a row, how many of its tokens are trained, and its length before it was cut.
+
+
+def _sft(tokenizer: Any, rows: list[Row], limit: int) -> Iterator[tuple[Row, int, int]]:
     for row in rows:
         ids, labels = sft_tokens(tokenizer, row)
-        cut = len(ids) > limit
+        length = len(ids)
         ids, labels = ids[:limit], labels[:limit]
         trained = sum(label != IGNORED for label in labels[1:])
-        yield {"id": row["id"], "length": len(ids), "input_ids": ids, "labels": labels}, trained, cut
+        yield {"id": row["id"], "length": len(ids), "input_ids": ids, "labels": labels}, trained, length
 
 
-def _preference(tokenizer: Any, rows: list[Row], limit: int) -> Iterator[tuple[Row, int, bool]]:
+def _preference(tokenizer: Any, rows: list[Row], limit: int) -> Iterator[tuple[Row, int, int]]:
     for row in rows:
         prompt, chosen, rejected = preference_tokens(tokenizer, row)
         longest = max(len(chosen), len(rejected))
@@ -145,15 +196,15 @@ def _preference(tokenizer: Any, rows: list[Row], limit: int) -> Iterator[tuple[R
         differ = answers["chosen_ids"] != answers["rejected_ids"]
         trained = sum(map(len, answers.values())) if differ else 0
         length = len(prompt) + min(longest, room)
-        yield {"id": row["id"], "length": length, "prompt_ids": prompt, **answers}, trained, longest > room
+        yield {"id": row["id"], "length": length, "prompt_ids": prompt, **answers}, trained, len(prompt) + longest
 
 
-def _unpaired(tokenizer: Any, rows: list[Row], limit: int) -> Iterator[tuple[Row, int, bool]]:
+def _unpaired(tokenizer: Any, rows: list[Row], limit: int) -> Iterator[tuple[Row, int, int]]:
     for row in rows:
-        prompt, completion = _answer(tokenizer, row["prompt"], row["completion"])
+        prompt, completion = _answer(tokenizer, row, "completion")
         kept = completion[: max(0, limit - len(prompt))]
         encoded = {"prompt_ids": prompt, "completion_ids": kept, "label": row["label"]}
-        yield {"id": row["id"], "length": len(prompt) + len(kept), **encoded}, len(kept), len(kept) < len(completion)
+        yield {"id": row["id"], "length": len(prompt) + len(kept), **encoded}, len(kept), len(prompt) + len(completion)
 
 
 def questions(tokenizer: Any, rows: list[Row]) -> list[Row]:
@@ -163,5 +214,5 @@ def questions(tokenizer: Any, rows: list[Row]) -> list[Row]:
         turns = row["messages"][:-1] if "messages" in row else row["prompt"]
         reference = (row["messages"] if "messages" in row else row["chosen"])[-1]["content"]
         if turns:  # a conversation may open with the assistant
-            asked.append({"prompt_ids": prompt_tokens(tokenizer, turns), "reference": reference})
+            asked.append({"prompt_ids": prompt_tokens(tokenizer, turns, row.get("tools")), "reference": reference})
     return asked

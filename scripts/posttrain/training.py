@@ -27,6 +27,7 @@ from posttrain import methods, models, tracking
 from posttrain.config import PROMPT_LEARNING, shape_refusal
 from posttrain.errors import UserError
 from posttrain.head import add_compact_head
+from posttrain.rows import read
 from posttrain.stage import link, read_json, say, sha256, whole_folder, write_json
 from posttrain.tokens import questions
 
@@ -86,7 +87,7 @@ def check_shape(report: Path, spec: dict) -> None:
     Raises:
         UserError: with the shape that is needed and the objectives that the given one fits.
     """
-    refusal = shape_refusal(spec["objective"], spec["data"]["name"], read_json(report)["format"])
+    refusal = shape_refusal(spec["objective"], spec["data"]["name"], read_json(report)["shape"])
     if refusal:
         raise UserError(f"dataset {refusal}")
 
@@ -97,9 +98,7 @@ def read_questions(options: Namespace, spec: dict, tokenizer: Any) -> list[dict]
     Raises:
         UserError: no prompt is left.
     """
-    import pyarrow.parquet as pq
-
-    rows = questions(tokenizer, pq.read_table(options.data / "train.parquet").to_pylist())
+    rows = questions(tokenizer, read(options.data / "train.parquet"))
     room = spec["max_length"] - spec["max_new_tokens"]
     kept = [row for row in rows if len(row["prompt_ids"]) <= room]
     name = spec["data"]["name"]

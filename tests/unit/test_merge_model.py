@@ -180,6 +180,45 @@ def test_the_card_says_what_was_done(merge):
     assert "| rank | 8 |" in card
 
 
+def test_children_depend_on_what_was_made_and_not_on_its_card(merge):
+    merge("sft")
+    names = {file.name for file in Path("results/sft/model").iterdir()}
+    assert proof("sft")["files"].keys() == names - {"README.md"}
+    assert stage.read_json(Path("results/sft/provenance.json"))["model"].keys() == names
+
+
+SPEC = {"objective": "dpo", "method": "lora", "from": {"name": "sft"}, "data": {"name": "pairs"}, "rank": 8}
+
+
+def test_the_card_states_each_inherited_licence_and_where_it_was_read(in_folder):
+    stage.write_json(Path("results/bases/base/base.json"), {"licence": "gemma"})
+    stage.write_json(Path("results/data/pairs/data.json"), {"licence": "CC BY-NC 4.0"})
+    stage.write_json(Path("results/data/lost/data.json"), {"licence": None})
+    licences = {"bases.base": None, "datasets.chats": "MIT", "datasets.pairs": None, "datasets.lost": None}
+    card = merge_model.card("dpo", SPEC, licences)
+    assert card.startswith(
+        "---\nlicense: other\nlicense_name: cc-by-nc-4.0-and-gemma-and-mit-and-unknown\n---\n\n# dpo\n"
+    )
+    assert card.endswith("""
+| part | licence | read from |
+|---|---|---|
+| `bases.base` | gemma | its model card |
+| `datasets.chats` | MIT | the configuration |
+| `datasets.pairs` | CC-BY-NC-4.0 | its dataset card |
+| `datasets.lost` | unknown | nowhere |
+
+**Not for commercial use**, which the licence of `datasets.pairs` forbids.
+
+What the licence of `datasets.lost` asks is not known; find out before you share this.
+""")
+
+
+def test_a_card_of_one_licence_carries_it_and_warns_of_nothing(in_folder):
+    card = merge_model.card("dpo", SPEC, {"bases.base": "Apache 2.0", "datasets.pairs": "apache-2.0"})
+    assert card.startswith("---\nlicense: apache-2.0\n---\n")
+    assert card.endswith("| `datasets.pairs` | Apache-2.0 | the configuration |\n")
+
+
 def test_beyond_the_tolerance_nothing_is_published(merge, monkeypatch):
     monkeypatch.setitem(merge_model.TOLERANCE, "float32", 0.0)
     with pytest.raises(UserError, match=r"sft: the merged model's logits differ .* it is not published"):

@@ -7,8 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from posttrain import files
 from posttrain.errors import UserError
-from posttrain.rows import group, normalise, read_file
+from posttrain.rows import SHAPE_OF, group, normalise, recognise
 
 
 def user(content):
@@ -46,6 +47,22 @@ TURNS = {
 }
 
 
+def read_file(path, columns, format=None):
+    """Shape and rows of a file, or the first fault that is met."""
+    rows = []
+    for block in files.blocks(path):
+        for place, row in block.parse():
+            if isinstance(row, UserError):
+                raise row
+            if format is None and isinstance(row, dict):
+                try:
+                    format, _ = recognise(row, columns)
+                except UserError as error:
+                    raise UserError(f"{path}: {error}") from None
+            rows.append(normalise(row, format or "text", columns, place))
+    return format and SHAPE_OF[format], rows
+
+
 def write(path, rows):
     if path.suffix == ".jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -60,7 +77,7 @@ def write(path, rows):
 
 
 def content(row):
-    return {key: value for key, value in row.items() if key != "id"}
+    return {key: value for key, value in row.items() if key not in ("id", "place")}
 
 
 KINDS = [(shape, suffix) for shape in SHAPES for suffix in (".jsonl", ".json", ".csv", ".parquet")]

@@ -1,0 +1,34 @@
+"""Preflight.
+
+Needs: the run's spec, its rows and tokens, what overlaps, its parent's configuration and tokenizer.
+Makes: results/{run}/preflight.json and preflight.txt, what was checked before any compute is spent.
+Steps: check the real tokens, the settings, the memory and the licences -> refuse the run, or let it train.
+"""
+
+
+rule preflight:
+    """Stop the mistakes that cost days."""
+    input:
+        spec="results/{run}/spec.json",
+        rows=run_rows,
+        overlap=run_overlap,
+        tokens=preflight_tokens_files,
+        model=ancient(parent_model),
+        manifest=parent_manifest,
+    output:
+        report="results/{run}/preflight.json",
+        text="results/{run}/preflight.txt",
+    log:
+        "results/logs/preflight/{run}.log",
+    conda:
+        "../envs/posttrain.yaml"
+    params:
+        context=preflight_context,
+        data=run_rows_folder,
+        tokens=preflight_tokens,
+        output=subpath(output.report, parent=True),
+    shell:
+        """
+        python "$POSTTRAIN"/check_run.py --spec {input.spec:q} --parent {input.model:q} --data {params.data:q} \
+            --tokens {params.tokens:q} --context {params.context:q} --output {params.output:q} --log {log:q}
+        """

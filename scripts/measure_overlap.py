@@ -1,0 +1,31 @@
+"""Look for a dataset's training rows in held-out rows: its own, and those of every dataset that models are measured on.
+
+    python scripts/measure_overlap.py --data results/data/gsm8k --held-out results/data/gsm8k results/data/chat \
+        --output results/data/gsm8k/overlap.json
+"""
+
+from pathlib import Path
+
+from posttrain.overlap import overlap
+from posttrain.stage import arguments, run, say, write_json
+
+
+def main(options) -> None:
+    train = options.data / "train.parquet"
+    found = {
+        f"{folder.name}/validation": overlap(train, folder / "validation.parquet") for folder in options.held_out
+    }
+    write_json(options.output, found)
+    for name, result in found.items():
+        if result["shared"]:
+            first = result["examples"][0]
+            say(
+                f"{options.data.name}: WARNING: {result['shared']} of {result['rows']} held-out rows of {name} stand in the training "
+                f"rows, such as {first['place']} in {first['train_place']}"
+            )
+
+
+if __name__ == "__main__":
+    parser = arguments(__doc__, data=Path, output=Path)
+    parser.add_argument("--held-out", type=Path, nargs="*", required=True)
+    run(parser, main)

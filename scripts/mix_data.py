@@ -1,0 +1,121 @@
+"""Mix datasets by weight, with a cap for each.
+
+Reads the mixture's spec and the rows of its datasets, which are normalised and split already; writes what prepare_data.py
+writes. Rows are taken by their hash, so that a row stays in the mixture when others are added.
+
+    python scripts/mix_data.py --spec results/data/mixture/spec.json --output results/data/mixture
+"""
+
+import contextlib
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from posttrain import rows
+from posttrain.errors import UserError
+from posttrain.stage import arguments, read_json, run, say, whole_file, write_json
+
+DATA = Path("results/data")
+
+
+def main(options) -> None:
+    spec, name = read_json(options.spec), options.output.name
+    reports = {part["name"]: read_json(DATA / part["name"] / "data.json") for part in spec["mix"]}
+    shapes = {report["shape"] for report in reports.values()}
+    if len(shapes) > 1:
+        said = " and ".join(f"{part} is {report['shape']}" for part, report in reports.items())
+        raise UserError(f"dataset {name}: {said}; mix rows of one shape")
+    taken = amounts(spec["mix"], {part: report["train"] for part, report in reports.items()})
+    counts = write(taken, shapes.pop(), options.output)
+    report = {
+        "format": "mix",
+        "recognised": None,
+        "shape": next(iter(reports.values()))["shape"],
+        "rows": counts["rows"],
+        "train": counts["train"],
+        "validation": counts["validation"],
+        "dropped": {kind: counts[kind] for kind in ("repeated", "also held out")},
+        "parts": {part: {"train": counts[part, "train"], "validation": counts[part, "validation"]} for part in reports},
+        "origin": None,
+        "licence": None,
+        "files": {file: digest for report in reports.values() for file, digest in report["files"].items()},
+    }
+    write_json(options.output / "data.json", report)
+    parts = ", ".join(f"{count['train']} of {part}" for part, count in report["parts"].items())
+    say(f"{name}: {report['train']} rows to train on ({parts}), {report['validation']} held out")
+
+
+def amounts(parts: list[dict], rows: dict[str, int]) -> dict[str, int]:
+    """Training rows to take of each dataset: as many as the weights allow without repeating a row.
+
+    Args:
+        parts: `name`, `weight` and `limit` of each dataset.
+        rows: the training rows that each has.
+    """
+    have = {part["name"]: min(rows[part["name"]], part["limit"] or rows[part["name"]]) for part in parts}
+    if all(part["weight"] is None for part in parts):
+        return have
+    weights = {part["name"]: 1.0 if part["weight"] is None else part["weight"] for part in parts}
+    unit = min(have[name] / weight for name, weight in weights.items())
+    return {name: round(unit * weight) for name, weight in weights.items()}
+
+
+def write(taken: dict[str, int], shape: str, folder: Path) -> Counter:
+    """Write the mixture; a row that another dataset holds out, or whose prompt it holds out, is not trained on."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    counts: Counter = Counter()
+    seen: dict[str, str] = {}
+    held_out: dict[str, str] = {}
+    with contextlib.ExitStack() as stack:
+        dropped = stack.enter_context(stack.enter_context(whole_file(folder / "dropped.jsonl")).open("w"))
+        for split in ("validation", "train"):
+            file = stack.enter_context(whole_file(folder / f"{split}.parquet"))
+            writer = stack.enter_context(pq.ParquetWriter(file, rows.schema(shape)))
+            for part, amount in taken.items():
+                for batch in blocks(part, split, amount):
+                    kept = []
+                    for row in batch:
+                        group = rows.group(row)
+                        line = refuse(row, seen.get(row["id"]), held_out.get(group) if split == "train" else None)
+                        counts["rows"] += 1
+                        counts[line["kind"] if line else split] += 1
+                        if line:
+                            dropped.write(json.dumps(line, ensure_ascii=False) + "\n")
+                            continue
+                        counts[part, split] += 1
+                        seen[row["id"]] = row["place"]
+                        if split == "validation":
+                            held_out[group] = row["place"]
+                        kept.append(row)
+                    writer.write_table(pa.Table.from_pylist(kept, schema=rows.schema(shape)))
+    return counts
+
+
+def refuse(row: dict, same: str | None, held_out: str | None) -> dict | None:
+    """The line of dropped.jsonl for a row that is there already, or whose prompt is held out; None for one that is kept."""
+    if held_out:
+        kind, reason = "also held out", f"its prompt is held out, as {held_out}"
+    elif same:
+        kind, reason = "repeated", f"the same as {same}"
+    else:
+        return None
+    content = {key: value for key, value in row.items() if key not in ("id", "place")}
+    return {"place": row["place"], "kind": kind, "reason": reason, "row": json.dumps(content, ensure_ascii=False)}
+
+
+def blocks(part: str, split: str, amount: int) -> Iterator[list[dict]]:
+    """A dataset's rows, some at a time: all that it holds out, and `amount` of those to train on, by their hash."""
+    import pyarrow.parquet as pq
+
+    file = DATA / part / f"{split}.parquet"
+    ids = pq.read_table(file, columns=["id"])["id"].to_pylist()
+    chosen = set(sorted(ids)[:amount] if split == "train" else ids)
+    for batch in pq.ParquetFile(file).iter_batches(2000):
+        yield [row for row in rows.without_nulls(batch.to_pylist()) if row["id"] in chosen]
+
+
+if __name__ == "__main__":
+    run(arguments(__doc__, spec=Path, output=Path), main)

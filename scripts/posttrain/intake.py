@@ -1,0 +1,189 @@
+"""From files to normalised rows in one scratch file: read in blocks, on several cores, in memory that does not grow.
+
+What is kept in memory for a row is its hash, its group's hash and the hashes of its bands: 160 bytes.
+"""
+
+import json
+from collections.abc import Iterator
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from posttrain import duplicates, files, rows, trees
+from posttrain.errors import UserError
+from posttrain.stage import ordered_map
+
+SHOWN = 10_000  # characters of a dropped row that are kept
+
+
+class Format(NamedTuple):
+    """How a dataset's rows are read."""
+
+    name: str
+    columns: dict[str, str]
+    images: Path | None
+    """the folder that images belong to; None is the file's own"""
+
+    @property
+    def shape(self) -> str:
+        """What its rows are when they are normalised."""
+        return rows.SHAPE_OF[self.name]
+
+
+class Part(NamedTuple):
+    """What became of a block."""
+
+    table: Any
+    ids: np.ndarray
+    """(n,) of 16 bytes"""
+    groups: np.ndarray
+    """(n,) uint64, of which a share below the held-out one is held out"""
+    signatures: np.ndarray
+    dropped: list[dict[str, str]]
+
+
+class Intake:
+    """The rows that were read, in their order, in one file; and in memory what duplicates and splits are found by."""
+
+    def __init__(self, folder: Path, shape: str) -> None:
+        """Collect rows of a shape in `folder`, with the dropped ones in dropped.jsonl."""
+        import pyarrow as pa
+
+        self.folder, self.shape = folder, shape
+        self.writer = pa.ipc.new_file(str(folder / "rows.arrow"), rows.schema(shape))
+        self.rows = self.faults = 0
+        self.first_fault = ""
+        self._ids: list[np.ndarray] = []
+        self._groups: list[np.ndarray] = []
+        self._bands: list[np.ndarray] = []
+
+    def add(self, parts: Iterator[Part]) -> int:
+        """Take in parts, until most rows are faults; returns how many rows they have that are none."""
+        before = self.rows - self.faults
+        with (self.folder / "signatures").open("ab") as signatures, (self.folder / "dropped.jsonl").open("a") as dropped:
+            for part in parts:
+                self.writer.write_table(part.table)
+                self._ids.append(part.ids)
+                self._groups.append(part.groups)
+                self._bands.append(duplicates.bands(part.signatures))
+                part.signatures.tofile(signatures)
+                dropped.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in part.dropped)
+                self.rows += len(part.ids) + len(part.dropped)
+                self.faults += len(part.dropped)
+                if part.dropped and not self.first_fault:
+                    self.first_fault = "{place}: {reason}".format_map(part.dropped[0])
+                if self.faults > self.rows / 2:
+                    break
+        return self.rows - self.faults - before
+
+    def originals(self, threshold: float | None) -> tuple[np.ndarray, np.ndarray]:
+        """See `duplicates.originals`."""
+        self.writer.close()
+        ids = np.concatenate(self._ids)
+        shape = (len(ids), duplicates.PERMUTATIONS)
+        signatures = np.memmap(self.folder / "signatures", np.uint16, "r", shape=shape)
+        return duplicates.originals(ids, np.concatenate(self._bands), signatures, threshold)
+
+    def below(self, share: float) -> np.ndarray:
+        """Which rows a share of all groups has: by the group's hash, so that no row moves when others are added."""
+        return np.concatenate(self._groups).astype(np.float64) < share * 2.0**64
+
+    def tables(self) -> Iterator[tuple[int, Any]]:
+        """The rows again, in tables of a few thousand, each with the number of its first row."""
+        import pyarrow as pa
+
+        start = 0
+        with pa.OSFile(str(self.folder / "rows.arrow")) as file:  # a memory map would count as memory
+            reader = pa.ipc.open_file(file)
+            for i in range(reader.num_record_batches):
+                table = pa.Table.from_batches([reader.get_batch(i)])
+                yield start, table
+                start += len(table)
+
+
+def recognise(paths: list[Path], columns: dict[str, str]) -> tuple[str, str]:
+    """The format of the first row that can be parsed, and the sentence that says why.
+
+    Raises:
+        UserError: there is no row, or it fits no format.
+    """
+    fault = None
+    for path in paths:
+        for block in files.blocks(path):
+            for place, row in block.parse():
+                if isinstance(row, dict):
+                    try:
+                        return rows.recognise(row, columns)
+                    except UserError as error:
+                        raise UserError(f"{path}: {error}") from None
+                fault = fault or (
+                    row if isinstance(row, UserError) else UserError(f"{place}: a row is an object with named fields")
+                )
+    raise fault or UserError(f"{', '.join(map(str, paths))}: the file has no rows; write at least one")
+
+
+def parts(paths: list[Path], format: Format, limit: int | None, cores: int) -> Iterator[Part]:
+    """The blocks of all files, normalised.
+
+    Raises:
+        UserError: a file as a whole cannot be read.
+    """
+    found = (block for path in paths for block in files.blocks(path))
+    blocks = _first(found, limit)
+    if format.name in rows.TREES:
+        blocks = _of_trees(list(blocks), format)
+        format = format._replace(name=rows.TREES[format.name], columns={})
+    return ordered_map(partial(normalised, format=format), blocks, cores)
+
+
+def _first(blocks: Iterator[files.Block], limit: int | None) -> Iterator[files.Block]:
+    for block in blocks:
+        if limit is not None and limit <= len(block):
+            yield block._replace(numbers=block.numbers[:limit], rows=block.rows[:limit])
+            return
+        yield block
+        limit = limit and limit - len(block)
+
+
+def _of_trees(blocks: list[files.Block], format: Format) -> Iterator[files.Block]:
+    """A table of messages as blocks of conversations, or of pairs."""
+    placed = [message for block in blocks for message in block.parse()]
+    found = [(*place.rsplit(" line ", 1), row) for place, row in trees.rows(placed, format.name, format.columns)]
+    for file, some in groupby(found, key=lambda item: item[0]):
+        some = list(some)
+        for start in range(0, len(some), files.BLOCK_ROWS):
+            part = some[start : start + files.BLOCK_ROWS]
+            yield files.Block(file, [int(number) for _, number, _ in part], [row for *_, row in part])
+
+
+def normalised(block: files.Block, format: Format) -> Part:
+    """A block's rows in their normal form, with what duplicates and splits are found by."""
+    import pyarrow as pa
+
+    kept, dropped = [], []
+    images = format.images or Path(block.file).parent
+    for i, (place, row) in enumerate(block.parse()):
+        try:
+            if isinstance(row, UserError):
+                raise row
+            kept.append(rows.normalise(row, format.name, format.columns, place, images))
+        except UserError as error:
+            raw = row if isinstance(row, dict | list) else block.rows[i]
+            reason = " ".join(str(error).removeprefix(f"{place}: ").split())
+            dropped.append({"place": place, "kind": "fault", "reason": reason, "row": _shown(raw)})
+    ids = np.frombuffer(bytes.fromhex("".join(row["id"][:32] for row in kept)), "V16")
+    groups = np.frombuffer(bytes.fromhex("".join(rows.group(row)[:16] for row in kept)), ">u8").astype(np.uint64)
+    signatures = duplicates.signatures(kept) if kept else np.empty((0, duplicates.PERMUTATIONS), np.uint16)
+    return Part(pa.Table.from_pylist(kept, schema=rows.schema(format.shape)), ids, groups, signatures, dropped)
+
+
+def _shown(row: Any) -> str:
+    if isinstance(row, bytes):
+        return row[:SHOWN].decode("utf-8", "backslashreplace").strip()
+    try:
+        return json.dumps(row, default=str)[:SHOWN]
+    except (RecursionError, ValueError, TypeError):
+        return str(type(row))

@@ -1,0 +1,422 @@
+"""Held-out rows that stand in the training rows as well, as they are or lightly edited (contamination).
+
+Runs of words in common find the pairs of rows to look at, as in GPT-3's decontamination (Brown et al. 2020, appendix C: N
+words, N from 8 to 13 by the length of a benchmark's rows; no case, no punctuation); how much of the held-out row stands in
+that one training row decides. N is 8 here: an edit in each twenty words often leaves no 13 words in a row of a prompt of
+15 to 30 words, and the share sorts out the pairs that have no more than a phrase in common.
+
+What is compared of a held-out row:
+- System turns are left out: rows share them by design. Rejected answers as well: they are made from the chosen ones.
+- Its user turns of 8 words and more, where they have 13 words or more together: who has seen the question has seen the row,
+  whatever the answer.
+- Else, and where images are part of the question, all its words.
+- Rows of fewer words have to be equal: all words of the row, or its only user turn of 8 words and more, are the words of
+  a turn, of two neighbouring turns or of a training row from some turn on.
+
+Runs of words that many held-out rows have are boilerplate, such as a prompt's template, and their words do not count.
+Of a training row all turns are read, the system's too, so that examples in a system prompt are found.
+"""
+
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from posttrain.words import TURNS, words
+
+GRAM = 8
+FEWEST = 13  # counted words below which a row has to be equal: half a short prompt is a phrase that others write too
+BOILERPLATE = 10  # rows: a run of words in more of them (GPT-3's number), or in more than half of them, does not count
+SHARE = 0.7  # of the counted words; measured: edited rows have 0.75 and more, the nearest rows that differ 0.65
+PIECE = 3  # words: what is in common is measured in runs of this length, so that an edit costs little beside itself
+RARE = (
+    40  # a pair is looked at when it has one in so many of the held-out row's runs in common; edited rows have one in 4
+)
+EXAMPLES = 5
+
+BATCH = 500  # rows
+BATCH_BYTES = 2**20  # of text: takes some 60 MB at work
+UNSEEN = 255
+
+
+def overlap(train: Path, held_out: Path) -> dict[str, Any]:
+    """Which rows of one Parquet file of normalised rows stand in another; the training file is streamed.
+
+    Returns:
+        `rows`: held-out rows; `exact`: those whose compared words stand in one training row as they are; `shared`: those
+        of which at least SHARE stands in one training row, the exact ones included; `train_rows`: training rows that
+        have one of them; `examples`: up to five, the highest share first, each with `id`, `place`, `train_id`,
+        `train_place`, `share` and the first 200 characters as `text`.
+    """
+    import pyarrow.parquet as pq
+
+    if not pq.read_metadata(held_out).num_rows:
+        return {"rows": 0, "exact": 0, "shared": 0, "train_rows": 0, "examples": []}
+    ours = _held_out(held_out)
+    count = len(ours.labels)
+    share, exact, places = np.zeros(count), np.zeros(count, bool), {}
+    train_rows = 0
+    for batch in _batches(train):
+        theirs = _Words(*_turns(batch)[:2], batch.num_rows)
+        pairs = _equal(ours, theirs) + _alike(ours, theirs)
+        train_rows += len({pair.row for pair in pairs})
+        for pair in sorted(pairs):  # the first of equals stays, whatever the batch
+            exact[pair.number] |= pair.exact
+            if pair.share > share[pair.number]:
+                share[pair.number] = pair.share
+                places[pair.number] = {f"train_{name}": batch[name][pair.row].as_py() for name in ("id", "place")}
+    best = sorted(places, key=lambda number: (-share[number], number))[:EXAMPLES]
+    return {
+        "rows": count,
+        "exact": int(exact.sum()),
+        "shared": len(places),
+        "train_rows": train_rows,
+        "examples": [ours.labels[i] | places[i] | {"share": round(float(share[i]), 3)} for i in best],
+    }
+
+
+class _Pair(NamedTuple):
+    """A training row of a batch and the number of a held-out row that stands in it."""
+
+    row: int
+    number: int
+    share: float
+    exact: bool
+
+
+# ---- words as numbers
+
+
+class _Runs:
+    """The hash of any run of numbers from prefix sums: sum(x[i] * F^(i - start)) modulo 2^64."""
+
+    def __init__(self, numbers: np.ndarray):
+        factors, self.inverse = _powers(len(numbers).bit_length())
+        self.sums = np.zeros(len(numbers) + 1, np.uint64)
+        np.cumsum(numbers * factors[: len(numbers)], out=self.sums[1:])
+
+    def between(self, start: np.ndarray, end: np.ndarray) -> np.ndarray:
+        """Hashes of the runs from each start up to its end, (runs)."""
+        return (self.sums[end] - self.sums[start]) * self.inverse[start]
+
+    def each(self, length: int, ends: np.ndarray) -> np.ndarray:
+        """Hashes of the `length` numbers from each on, (numbers); 0 where they go beyond its end in `ends`."""
+        hashes = np.zeros(len(ends), np.uint64)
+        last = max(0, len(ends) - length + 1)
+        hashes[:last] = (self.sums[length:] - self.sums[:-length])[:last] * self.inverse[:last]
+        hashes[np.arange(length, len(ends) + length) > ends] = 0
+        return hashes
+
+
+@cache
+def _powers(bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first 2^bits powers of an odd number and of its inverse modulo 2^64."""
+    factor = 0x9E3779B97F4A7C15
+    both = np.array([[factor], [pow(factor, -1, 2**64)]], np.uint64).repeat(1 << bits, axis=1)
+    both[:, 0] = 1
+    return tuple(np.multiply.accumulate(both, axis=1))
+
+
+@cache
+def _kinds() -> np.ndarray:
+    """By code point: 0 between words, 1 in a word, 2 a word of its own, UNSEEN where `words` has not been asked."""
+    return np.full(sys.maxunicode + 1, UNSEEN, np.uint8)
+
+
+def _kinds_of(characters: np.ndarray) -> np.ndarray:
+    kinds = _kinds()
+    found = kinds[characters]
+    unseen = np.unique(characters[found == UNSEEN])
+    if not len(unseen):
+        return found
+    kinds[unseen] = [len(words(chr(code) * 2)) for code in unseen.tolist()]
+    return kinds[characters]
+
+
+def _hashes(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Hashes of the texts' words end to end, (words), and where each text's begin, (texts + 1).
+
+    They are the words of `posttrain.words`, found in all texts at once, ten times as fast as one by one.
+    """
+    parts = [text.casefold() + "\n" for text in texts]
+    characters = np.frombuffer("".join(parts).encode("utf-32-le"), np.uint32)
+    kinds = _kinds_of(characters)
+    inside, alone = kinds == 1, kinds == 2
+    start = np.flatnonzero(alone | (inside & ~np.append(False, inside[:-1])))
+    end = np.flatnonzero(alone | (inside & ~np.append(inside[1:], False))) + 1
+    hashes = _Runs(characters.astype(np.uint64)).between(start, end)
+    for shift in (32, 29):  # mixed, as sums of sums would not tell `ab c` from `ac b`
+        hashes = (hashes ^ (hashes >> np.uint64(shift))) * np.uint64(0xBF58476D1CE4E5B9)
+    return hashes, np.searchsorted(start, _bounds([len(part) for part in parts]))
+
+
+class _Index:
+    """Owners by hash."""
+
+    def __init__(self, hashes: np.ndarray, owners: np.ndarray):
+        order = np.argsort(hashes, kind="stable")
+        self.hashes, self.owners = hashes[order], owners[order]
+        bits = max(10, len(hashes).bit_length() + 3)
+        self.shift = np.uint64(64 - bits)
+        self.seen = np.zeros(1 << bits, bool)  # answers for most hashes that are not there, faster than a search
+        self.seen[hashes >> self.shift] = True
+
+    def find(self, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Positions in `hashes` and an owner of each, both (found); a position stands once for each of its owners."""
+        where = np.flatnonzero(self.seen[hashes >> self.shift])
+        start = np.searchsorted(self.hashes, hashes[where])
+        end = np.searchsorted(self.hashes, hashes[where], side="right")
+        return np.repeat(where, end - start), self.owners[_ranges(start, end)]
+
+
+def _ranges(start: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """The numbers from each start up to its end, one range after the other."""
+    lengths = end - start
+    return np.arange(lengths.sum()) + np.repeat(start - _bounds(lengths)[:-1], lengths)
+
+
+def _bounds(lengths: Any) -> np.ndarray:
+    """Where parts that lie end to end begin, and where the last one ends, (parts + 1)."""
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def _widened(starts: np.ndarray, length: int) -> np.ndarray:
+    """Of where runs of `length` words start, which words they cover; both (words)."""
+    covered = starts.copy()
+    for step in range(1, length):
+        covered[step:] |= starts[:-step]
+    return covered
+
+
+class _Words:
+    """The words of some rows, end to end, as hashes of runs of them."""
+
+    def __init__(self, texts: list[str], turn_rows: np.ndarray, rows: int):
+        hashes, self.turns = _hashes(texts)
+        self.runs, self.turn_rows = _Runs(hashes), turn_rows
+        lengths = np.diff(self.turns)
+        self.rows = _bounds(np.bincount(turn_rows, lengths, rows))
+        self.word_rows = np.repeat(turn_rows, lengths)
+        ends = self.rows[self.word_rows + 1]
+        self.grams = self.runs.each(GRAM, ends)
+        self.pieces = (self.runs.each(PIECE, ends) >> np.uint64(32)).astype(np.uint32)  # enough within one row
+
+
+def _batches(path: Path) -> Iterator[Any]:
+    """A Parquet file's rows, some at a time."""
+    import pyarrow.parquet as pq
+
+    file = pq.ParquetFile(path)
+    columns = [name for name in ("id", "place", "images", "text", *TURNS) if name in file.schema_arrow.names]
+    for batch in file.iter_batches(batch_size=BATCH, columns=columns):
+        rows = -(-batch.num_rows // (1 + batch.nbytes // BATCH_BYTES))
+        yield from (batch.slice(first, rows) for first in range(0, batch.num_rows, rows))
+
+
+def _turns(batch: Any, names: tuple[str, ...] = TURNS) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Contents, rows and roles of all turns of a batch, row by row (reading whole rows takes as long as all the rest)."""
+    import pyarrow.compute as pc
+
+    if "text" in batch.schema.names:
+        return batch["text"].to_pylist(), np.arange(batch.num_rows), np.full(batch.num_rows, "text")
+    contents, rows, roles = [], [], []
+    for name in [name for name in names if name in batch.schema.names]:
+        turns = batch[name].flatten()
+        contents += turns.field("content").to_pylist()
+        roles += turns.field("role").to_pylist()
+        rows.append(np.repeat(np.arange(batch.num_rows), pc.list_value_length(batch[name]).to_numpy()))
+    rows = np.concatenate(rows)
+    order = np.argsort(rows, kind="stable")
+    return [contents[i] for i in order], rows[order], np.array(roles)[order]
+
+
+# ---- the held-out rows
+
+
+class _HeldOut(NamedTuple):
+    """What is compared of the held-out rows: words end to end, row by row."""
+
+    labels: list[dict[str, Any]]
+    equal: _Index
+    """rows by the hash of what has to be equal"""
+    grams: _Index
+    """rows by the hash of GRAM words"""
+    gram_counts: np.ndarray
+    """(rows)"""
+    bounds: np.ndarray
+    """(rows + 1), in the words"""
+    pieces: np.ndarray
+    """(words), the hash of PIECE words"""
+    counted: np.ndarray
+    """(words), False for boilerplate"""
+    parts: tuple[np.ndarray, np.ndarray, np.ndarray]
+    """row, length and hash of each user turn, or of the whole row, row by row; all (parts)"""
+
+
+class _Read(NamedTuple):
+    """The held-out rows as they are read: all that is said in them but system turns and rejected answers."""
+
+    turn_rows: np.ndarray
+    lengths: np.ndarray
+    """(turns)"""
+    turn_hashes: np.ndarray
+    asks: np.ndarray
+    """(turns), whether it is a question that tells which row it is"""
+    row_hashes: np.ndarray
+    row_lengths: np.ndarray
+    grams: np.ndarray
+    """(words)"""
+    pieces: np.ndarray
+    """(words)"""
+
+
+def _held_out(path: Path) -> _HeldOut:
+    labels, batches = [], []
+    for batch in _batches(path):
+        contents, rows, roles = _turns(batch, tuple(name for name in TURNS if name != "rejected"))
+        contents = ["" if role == "system" else content for content, role in zip(contents, roles, strict=True)]
+        read = _Words(contents, rows, batch.num_rows)
+        lengths = np.diff(read.turns)
+        about_images = "images" in batch.schema.names  # the same question is asked of many
+        batches.append(
+            _Read(
+                turn_rows=rows + len(labels),
+                lengths=lengths,
+                turn_hashes=read.runs.between(read.turns[:-1], read.turns[1:]),
+                asks=(roles == "user") & (lengths >= GRAM) & (not about_images),
+                row_hashes=read.runs.between(read.rows[:-1], read.rows[1:]),
+                row_lengths=np.diff(read.rows),
+                grams=read.grams,
+                pieces=read.pieces,
+            )
+        )
+        labels += _labels(batch, contents, rows)
+    columns = [list(column) for column in zip(*batches, strict=True)]
+    del batches, read
+    return _compared(labels, _Read(*(np.concatenate(columns.pop(0)) for _ in _Read._fields)))
+
+
+def _labels(batch: Any, contents: list[str], rows: np.ndarray) -> list[dict[str, Any]]:
+    said = [[] for _ in range(batch.num_rows)]
+    for content, row in zip(contents, rows.tolist(), strict=True):
+        said[row] += [content] if content else []
+    names = zip(batch["id"].to_pylist(), batch["place"].to_pylist(), said, strict=True)
+    return [{"id": id, "place": place, "text": "\n".join(turns)[:200]} for id, place, turns in names]
+
+
+def _compared(labels: list[dict[str, Any]], read: _Read) -> _HeldOut:
+    """Choose which words of each row are compared and which of them count."""
+    count = len(labels)
+    limit = min(BOILERPLATE, max(1, count // 2))
+    row_of = np.repeat(read.turn_rows.astype(np.int32), read.lengths)
+    frequent = _frequent(read.grams, row_of, limit) & (read.grams != 0)
+    counted = ~_widened(frequent, GRAM)
+    asked = np.repeat(read.asks, read.lengths)
+    by_question = np.bincount(row_of, asked & counted, count) >= FEWEST
+    kept = asked | ~by_question[row_of]
+    enough = np.bincount(row_of, kept & counted, count) >= FEWEST
+    kept &= enough[row_of]
+
+    room = (np.repeat(_bounds(read.lengths)[1:], read.lengths) - np.arange(len(row_of)))[kept]  # words left in the turn
+    room[~by_question[row_of[kept]]] = GRAM  # where all its words are compared, the row's end is the only one
+    row_of = row_of[kept]
+    grams = np.where(frequent[kept] | (room < GRAM), 0, read.grams[kept])
+    pieces = np.where(room < PIECE, 0, read.pieces[kept])
+    index = _Index(grams[grams != 0], row_of[grams != 0])
+    return _HeldOut(
+        labels,
+        equal=_to_be_equal(read, limit),
+        grams=index,
+        gram_counts=np.bincount(index.owners, minlength=count),
+        bounds=_bounds(np.bincount(row_of, minlength=count)),
+        pieces=pieces,
+        counted=counted[kept],
+        parts=_parts(read, by_question),
+    )
+
+
+def _parts(read: _Read, by_question: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Row, length and hash of what is compared, row by row."""
+    turns, rows = np.flatnonzero(read.asks & by_question[read.turn_rows]), np.flatnonzero(~by_question)
+    row_of = np.concatenate([read.turn_rows[turns], rows])
+    order = np.argsort(row_of, kind="stable")
+    lengths = np.concatenate([read.lengths[turns], read.row_lengths[rows]])
+    return row_of[order], lengths[order], np.concatenate([read.turn_hashes[turns], read.row_hashes[rows]])[order]
+
+
+def _to_be_equal(read: _Read, limit: int) -> _Index:
+    """Rows by the hash of all their words, and by that of their only question where few others ask the same."""
+    some = np.flatnonzero(read.row_lengths)
+    only = np.flatnonzero(read.asks & (np.bincount(read.turn_rows, read.asks) == 1)[read.turn_rows])
+    only = only[~_frequent(read.turn_hashes[only], read.turn_rows[only], limit)]
+    hashes = np.concatenate([read.row_hashes[some], read.turn_hashes[only]])
+    return _Index(hashes, np.concatenate([some, read.turn_rows[only]]))
+
+
+def _frequent(hashes: np.ndarray, rows: np.ndarray, limit: int) -> np.ndarray:
+    """Which hashes stand in more than `limit` rows, where `rows` go up; all (hashes)."""
+    frequent = np.zeros(len(hashes), bool)
+    for part in np.arange(16, dtype=np.uint64):  # sorted at once, a large file's words would take twice the memory
+        where = np.flatnonzero(hashes >> np.uint64(60) == part)
+        order = where[np.argsort(hashes[where], kind="stable")]
+        other = np.diff(hashes[order], prepend=0) != 0
+        group = np.cumsum(other)
+        in_rows = np.bincount(group, other | (np.diff(rows[order], prepend=-1) != 0))
+        frequent[order] = (in_rows > limit)[group]
+    return frequent
+
+
+# ---- the pairs
+
+
+def _equal(ours: _HeldOut, theirs: _Words) -> list[_Pair]:
+    """Pairs in which a turn, two turns that follow each other, or a row from some turn on is what the held-out row is."""
+    start, end, row_end = theirs.turns[:-1], theirs.turns[1:], theirs.rows[theirs.turn_rows + 1]
+    pairs = []
+    for last in (end, np.minimum(np.append(end[1:], end[-1:]), row_end), row_end):
+        turns, numbers = ours.equal.find(theirs.runs.between(start, last))
+        rows = theirs.turn_rows[turns]
+        pairs += [_Pair(row, number, 1.0, True) for row, number in zip(rows.tolist(), numbers.tolist(), strict=True)]
+    return pairs
+
+
+def _alike(ours: _HeldOut, theirs: _Words) -> list[_Pair]:
+    """Pairs that have runs of words in common, and enough of the held-out row in the training row."""
+    where, numbers = ours.grams.find(theirs.grams)
+    common, counts = np.unique(theirs.word_rows[where] * len(ours.labels) + numbers, return_counts=True)
+    rows, numbers = np.divmod(common, len(ours.labels))
+    looked_at = counts * RARE >= ours.gram_counts[numbers]
+    rows, numbers = rows[looked_at], numbers[looked_at]
+    pairs = []
+    for row in np.unique(rows).tolist():
+        candidates = numbers[rows == row]
+        shares = _shares(ours, candidates, theirs.pieces[theirs.rows[row] : theirs.rows[row + 1]])
+        for number, share in zip(candidates.tolist(), shares.tolist(), strict=True):
+            if share >= SHARE:
+                pairs.append(_Pair(row, number, share, share == 1 and _stands_in(ours, number, theirs, row)))
+    return pairs
+
+
+def _shares(ours: _HeldOut, numbers: np.ndarray, pieces: np.ndarray) -> np.ndarray:
+    """Share of each held-out row's counted words that stand in a training row, (numbers); `pieces` is the latter's."""
+    start, end = ours.bounds[numbers], ours.bounds[numbers + 1]
+    chosen = _ranges(start, end)
+    counted = ours.counted[chosen]
+    covered = _widened(np.isin(ours.pieces[chosen], pieces[pieces != 0]), PIECE)
+    both = np.stack([covered & counted, counted])
+    common, all_words = np.add.reduceat(both, _bounds(end - start)[:-1], axis=1, dtype=np.int64)
+    return common / all_words
+
+
+def _stands_in(ours: _HeldOut, number: int, theirs: _Words, row: int) -> bool:
+    """Whether everything that is compared of a held-out row stands in a training row as it is."""
+    rows, lengths, hashes = ours.parts
+    first, last = np.searchsorted(rows, [number, number + 1])
+    for length, part in zip(lengths[first:last], hashes[first:last], strict=True):
+        start = np.arange(theirs.rows[row], theirs.rows[row + 1] - length + 1)
+        if part not in theirs.runs.between(start, start + length):
+            return False
+    return True

@@ -1,0 +1,40 @@
+"""Pages for people: the templates in pages/, filled in; a page is one file, which needs no network and no script."""
+
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).with_name("pages")
+
+
+def render(template: str, **values: Any) -> str:
+    """The page that a template of pages/ makes of the values; all text in them is escaped."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(FOLDER),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {"number": number, "percent": percent, "rows": rows}
+    return environment.get_template(template).render(values) + "\n"
+
+
+def number(value: float) -> str:
+    """A number as people read it: `12,345`, `0.5`."""
+    return f"{value:,}"
+
+
+def percent(share: float) -> str:
+    """A share in percent, `12.5%`; only nothing is 0%, and only all is 100%."""
+    if 0 < share < 0.001:
+        return "<0.1%"
+    if 0.999 < share < 1:
+        return ">99.9%"
+    return f"{100 * share:.1f}".removesuffix(".0") + "%"
+
+
+def rows(count: int) -> str:
+    """`1 row`, `2,000 rows`."""
+    return f"{count:,} row" + ("" if count == 1 else "s")

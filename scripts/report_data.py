@@ -1,0 +1,198 @@
+"""Report on a dataset, for people: what was read, kept and dropped, and what they should look at before they train on it.
+
+Reads a prepared dataset, the held-out rows of others and what tokenizers made of it; writes report.json and report.html.
+
+    python scripts/report_data.py --data results/data/gsm8k --evaluation results/data/gsm8k results/data/chat \
+        --tokens results/tokens/smollm2/gsm8k,max_length=1024 --licences '{"datasets.gsm8k": "mit"}' \
+        --output results/data/gsm8k
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from posttrain import licences, overlap, page, profiling
+from posttrain.stage import arguments, read_json, run, say, whole_file, write_json
+from posttrain.words import TURNS, text
+
+FIRST = 5  # dropped rows of each kind that are shown
+MANY_DROPPED = 0.1
+MANY_CUT = 0.05
+MANY_UNKNOWN = 0.001
+MANY_PIECES = 0.1  # of a character: emoji and rare names are below, a script that the tokenizer never saw is above
+
+EXTREMES = [
+    ("longest", "characters", "characters", "The first to be cut, and what decides the memory."),
+    ("shortest", "characters", "characters", "Often empty answers, refusals, or rows that were cut off."),
+    ("strangest", "bits", "bits a byte", "By the bits that each byte would take with the byte frequencies of the whole dataset: "
+     "other scripts, code, markup and numbers come first."),
+]  # fmt: skip
+
+
+def main(options) -> None:
+    data = read_json(options.data / "data.json")
+    name = options.data.name
+    splits = [options.data / f"{split}.parquet" for split in ("train", "validation")]
+    licence = json.loads(options.licences).get(f"datasets.{name}") or data["licence"]
+    report = data | {
+        "licence": licence,
+        "card_licence": data["licence"],
+        "dropped_examples": dropped_examples(options.data / "dropped.jsonl"),
+        **profiling.profile(splits),
+        "overlap": overlaps(options.data, options.evaluation),
+        "tokenizers": {f"{folder.parent.name}/{folder.name}": tokens(folder) for folder in options.tokens},
+    }
+    report["warnings"] = [*data.get("warnings", []), *warnings(report)]
+    with whole_file(options.output / "report.html") as file:
+        file.write_text(html(name, report), encoding="utf-8")
+    write_json(options.output / "report.json", report)
+    todo = len(report["warnings"])
+    say(f"{name}: {todo or 'no'} thing{'' if todo == 1 else 's'} to look at, see {options.output}/report.html")
+
+
+def dropped_examples(path: Path) -> dict[str, list[dict[str, str]]]:
+    """Place and reason of the first rows of each kind that was dropped."""
+    first: dict[str, list[dict[str, str]]] = {}
+    with path.open(encoding="utf-8") as file:
+        for line in map(json.loads, file):
+            examples = first.setdefault(line["kind"], [])
+            if len(examples) < FIRST:
+                examples.append({"place": line["place"], "reason": line["reason"]})
+    return first
+
+
+def overlaps(data: Path, evaluation: list[Path]) -> dict[str, Any]:
+    """The training rows' overlap with the held-out rows of their own dataset and of each other one."""
+    train = data / "train.parquet"
+    found = {}
+    for folder in dict.fromkeys([data, *evaluation]):
+        result = overlap.overlap(train, folder / "validation.parquet")
+        if result["rows"]:
+            found[f"{folder.name}/validation"] = result
+    texts = beginnings(train, {example["train_id"] for result in found.values() for example in result["examples"]})
+    for result in found.values():
+        result["examples"] = [example | {"train_text": texts[example["train_id"]]} for example in result["examples"]]
+    return found
+
+
+def beginnings(path: Path, ids: set[str]) -> dict[str, str]:
+    """How the rows of these ids begin."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    wanted = pa.array(sorted(ids), pa.string())
+    found = {}
+    for batch in profiling.batches([path], ("id", "text", *TURNS)) if ids else ():
+        for row in batch.filter(pc.is_in(batch["id"], wanted)).to_pylist():
+            found[row["id"]] = text(row)[: profiling.BEGINNING]
+    return found
+
+
+def tokens(folder: Path) -> dict[str, Any]:
+    """A tokenizer's report with the shares of what it cuts, drops, does not know and takes to pieces."""
+    report = {"base": folder.parent.name} | read_json(folder / "report.json")
+    for split in ("train", "validation"):
+        counts = report[split]
+        of = counts["of"] = counts["rows"] + counts["dropped"]
+        shares = {key: share(counts[key], of) for key in ("cut", "dropped")}
+        counts["shares"] = shares | {key: share(counts[key], counts["tokens"]) for key in ("unknown", "fallback")}
+    return report
+
+
+def share(count: int, of: int) -> float:
+    """A share for people, 0 of nothing."""
+    return round(count / max(1, of), 5)
+
+
+# ---- what to look at first
+
+
+def warnings(report: dict[str, Any]) -> list[str]:
+    """What a person should look at before training on the dataset, in sentences; the worst first."""
+    return [
+        *_overlap_warnings(report["overlap"]),
+        *_row_warnings(report),
+        *(warning for tokens in report["tokenizers"].values() for warning in _token_warnings(tokens)),
+        *_licence_warnings(report["licence"], report["card_licence"]),
+    ]
+
+
+def _overlap_warnings(overlaps: dict[str, Any]) -> list[str]:
+    return [
+        f"{found['shared']:,} of the {page.rows(found['rows'])} of {held_out} stand in the training rows as well "
+        f"({found['exact']:,} as they are): what is measured on them is memory."
+        for held_out, found in overlaps.items()
+        if found["shared"]
+    ]
+
+
+def _row_warnings(report: dict[str, Any]) -> list[str]:
+    warnings = []
+    leaked, dropped = report["answer_in_prompt"], sum(report["dropped"].values())
+    if leaked["rows"]:
+        warnings.append(
+            f"In {page.rows(leaked['rows'])} the answer stands word for word in its own prompt, first in {leaked['first']}: "
+            "unless the task is to copy, the model learns to look it up."
+        )
+    if dropped >= MANY_DROPPED * report["rows"] > 0:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in report["dropped"].items() if count)
+        warnings.append(f"{dropped:,} of {page.rows(report['rows'])} were left out ({kinds}): see dropped.jsonl.")
+    if not report["validation"]:
+        warnings.append(
+            "No rows are held out, so nothing can tell when the model learns by heart; set validation in the configuration."
+        )
+    if report["shape"] != "text" and "user" not in report["lengths"]["characters"]:
+        warnings.append("No turn is a user's: check that columns names the prompt.")
+    labels = report["labels"]
+    if labels and not all(labels.values()):
+        kind = "wanted" if labels["true"] else "unwanted"
+        warnings.append(f"All answers are {kind} ones: an unpaired preference needs wanted and unwanted ones.")
+    return warnings
+
+
+def _token_warnings(tokens: dict[str, Any]) -> list[str]:
+    train, base = tokens["train"], tokens["base"]
+    shares = train["shares"]
+    warnings = []
+    if train["dropped"] or shares["cut"] >= MANY_CUT:
+        warnings.append(
+            f"Base {base}, max_length {tokens['max_length']:,}: {train['cut']:,} of {page.rows(train['of'])} are cut, and "
+            f"{train['dropped']:,} left out because nothing to train on remains; the longest has {train['lengths']['max']:,} "
+            "tokens."
+        )
+    if shares["unknown"] >= MANY_UNKNOWN:
+        warnings.append(f"Base {base}: {page.percent(shares['unknown'])} of the tokens are unknown to its tokenizer.")
+    if shares["fallback"] >= MANY_PIECES:
+        warnings.append(
+            f"Base {base}: {page.percent(shares['fallback'])} of the tokens are pieces of characters: its tokenizer "
+            "hardly knows this script, and so does the base."
+        )
+    return warnings
+
+
+def _licence_warnings(licence: str | None, card: str | None) -> list[str]:
+    if licence is None:
+        return ["Its licence is not known: look it up and write it in the configuration."]
+    if not licences.is_known(licence):
+        return [f"Its licence “{licence}” is not one whose terms are known here: read whether it allows your use."]
+    if card and licences.normalise(card) != licences.normalise(licence):
+        return [f"The configuration says its licence is {licence}, its card says {card}: one of them is wrong."]
+    return []
+
+
+def html(name: str, report: dict[str, Any]) -> str:
+    """The report as a page."""
+    kept = [("to train on", report["train"]), ("held out", report["validation"])]
+    rows = [*kept, *((f"left out: {kind}", count) for kind, count in report["dropped"].items())]
+    return page.render(
+        "data_report.html", name=name, report=report, rows=rows, extremes=EXTREMES, limit=profiling.BEGINNING
+    )
+
+
+if __name__ == "__main__":
+    parser = arguments(__doc__, data=Path, licences=str, output=Path)
+    parser.add_argument(
+        "--evaluation", type=Path, nargs="*", default=[], help="datasets whose held-out rows are tested on"
+    )
+    parser.add_argument("--tokens", type=Path, nargs="*", default=[], help="folders that tokenize_data wrote")
+    run(parser, main)
