@@ -16,37 +16,31 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY / "scripts"))
+
 TEMPLATE = "Solve the following problem. Reason step by step, and write the final answer as a number after four hashes:"
 SYSTEM = "You are a careful assistant who explains each step of a calculation in plain words before giving the result."
 SENTENCE = "Here is a small exercise that my daughter brought home from school this week."
 LEAST = {"as it is": 0.99}  # of the planted rows; of the edited ones:
 LEAST_EDITED = 0.9
 MOST_ALARMS = 0.001
-# In a process of its own, whose memory is that of the search and not of the rows made here; `floor` is that of imports.
-SEARCH = """
-import json, pathlib, resource, sys, time
-sys.path.insert(0, sys.argv[1])
-import numpy, pyarrow.compute, pyarrow.parquet
-from posttrain.overlap import overlap
-memory = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-floor, start = memory(), time.process_time()
-found = overlap(pathlib.Path(sys.argv[2]), pathlib.Path(sys.argv[3]))
-print(json.dumps(found | {"seconds": time.process_time() - start, "floor": floor, "memory": memory()}))
-"""
-
 Row = dict[str, list[dict[str, str]]]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=4000, help="single questions held out, five times as many to train on")
+    parser.add_argument(
+        "--rows", type=int, default=4000, help="single questions held out; five times as many to train on"
+    )
     count = parser.parse_args().rows
-    real = questions()
+    real = questions("gsm8k_*.jsonl")
     chain = Chain(real, random.Random(0))
     report("GSM8K's questions", [single(question) for question in real], EDITS, chain, times=5)
     for name, make in SHAPES.items():
@@ -55,9 +49,9 @@ def main() -> None:
     alarms(chain, count)
 
 
-def questions() -> list[str]:
-    """The questions of examples/data, each once."""
-    files = sorted((REPOSITORY / "examples/data").glob("gsm8k_*.jsonl"))
+def questions(pattern: str) -> list[str]:
+    """The questions of these files of examples/data, each once."""
+    files = sorted((REPOSITORY / "examples/data").glob(pattern))
     rows = [json.loads(line) for file in files for line in file.read_text().splitlines()]
     return list(dict.fromkeys(row["question"] for row in rows))
 
@@ -73,7 +67,7 @@ class Chain:
         for text in texts:
             words = text.split()
             self.words += words
-            for before, word in zip(words, words[1:], strict=False):
+            for before, word in pairwise(words):
                 self.next[before].append(word)
 
     def text(self, fewest: int, most: int) -> str:
@@ -166,36 +160,48 @@ def edited(row: Row, kind: str, chain: Chain) -> Row:
 
 def report(name: str, rows: list[Row], kinds: list[str], chain: Chain, times: int = 1) -> None:
     """Plant each row, `times` over with other edits, and print how many are found of each kind of edit."""
+    from posttrain.overlap import overlap
+
     with tempfile.TemporaryDirectory() as folder:
         held_out = write(Path(folder) / "held_out.parquet", rows)
         for kind in kinds:
             found = 0
             for _ in range(times):
                 train = write(Path(folder) / "train.parquet", [edited(row, kind, chain) for row in rows])
-                found += search(train, held_out)["shared"]
+                found += overlap(train, held_out)["shared"]
             say(f"{name}, {kind}", found, len(rows) * times, at_least=LEAST.get(kind, LEAST_EDITED))
 
 
 def alarms(chain: Chain, count: int) -> None:
     """Print what is found where nothing is planted, and what a training row costs."""
-    total = defaultdict(int)
+    held_out, train = (
+        [single(question) for question in questions(f"gsm8k_{name}.jsonl")] for name in ("test", "train")
+    )
+    found = {"GSM8K's questions": unplanted(held_out, train)}
     for name, make in SHAPES.items():
         rows = count if name == "single questions" else count // 5
-        with tempfile.TemporaryDirectory() as folder:
-            held_out = write(Path(folder) / "held_out.parquet", [make(chain) for _ in range(rows)])
-            train = write(Path(folder) / "train.parquet", [make(chain) for _ in range(5 * rows)])
-            found = search(train, held_out)
-        say(f"{name}, nothing planted, held-out rows", found["shared"], rows)
-        for key in ("shared", "rows", "train_rows"):
-            total[key] += found[key]
-        if name == "single questions":
-            cost = found
-    say("nothing planted, held-out rows", total["shared"], total["rows"], at_most=MOST_ALARMS)
-    say("nothing planted, training rows", total["train_rows"], 5 * total["rows"], at_most=MOST_ALARMS)
-    print(
-        f"{5 * count} training rows, {count} held out: {cost['seconds'] / 5 / count * 1e6:.0f} us of processor time a "
-        f"training row, {cost['memory'] - cost['floor']:.0f} MB at most"
+        found[name] = unplanted([make(chain) for _ in range(rows)], [make(chain) for _ in range(5 * rows)])
+    for name, one in found.items():
+        say(f"{name}, nothing planted", one["shared"], one["rows"])
+    shared, rows, train_shared, train_rows = (
+        sum(one[key] for one in found.values()) for key in ("shared", "rows", "train_rows", "read")
     )
+    say("false alarms among the held-out rows", shared, rows, at_most=MOST_ALARMS)
+    say("false alarms among the training rows", train_shared, train_rows, at_most=MOST_ALARMS)
+    cost = found["single questions"]
+    print(
+        f"{cost['read']} training rows of {cost['bytes']} bytes: {cost['seconds'] / cost['read'] * 1e6:.0f} us of processor "
+        f"time each; {count} held out: {cost['held_out_seconds'] / count * 1e6:.0f} us each; {cost['memory']:.0f} MB at most"
+    )
+
+
+def unplanted(held_out: list[Row], train: list[Row]) -> dict:
+    """What is found in other rows, the number of those as `read` and the mean length of their text as `bytes`."""
+    size = sum(len(one["content"]) for row in train for turns in row.values() for one in turns) // len(train)
+    with tempfile.TemporaryDirectory() as folder:
+        named = {"train": train, "one": train[:1], "held_out": held_out}
+        files = [write(Path(folder) / f"{name}.parquet", rows) for name, rows in named.items()]
+        return measured(*files) | {"read": len(train), "bytes": size}
 
 
 def write(path: Path, rows: list[Row]) -> Path:
@@ -208,10 +214,31 @@ def write(path: Path, rows: list[Row]) -> Path:
     return path
 
 
-def search(train: Path, held_out: Path) -> dict:
-    """What `overlap` finds, its seconds and its memory in MB."""
-    command = [sys.executable, "-c", SEARCH, REPOSITORY / "scripts", train, held_out]
-    return json.loads(subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True).stdout)
+def measured(*files: Path) -> dict:
+    """What `overlap` finds, in a process of its own, whose memory is not that of the rows made here."""
+    code = f"import contamination; contamination.measure(*{list(map(str, files))!r})"
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    return json.loads(run.stdout)
+
+
+def measure(train: str, one: str, held_out: str) -> None:
+    """Print what is found, the processor's seconds that each file takes, and the memory in MB beyond the imports'."""
+    from posttrain.overlap import overlap
+
+    overlap(Path(one), Path(one))
+    times, floor = [time.process_time()], memory()
+    for rows in (one, train):
+        found = overlap(Path(rows), Path(held_out))
+        times.append(time.process_time())
+    held_out_seconds, seconds = times[1] - times[0], times[2] - times[1]
+    cost = {"held_out_seconds": held_out_seconds, "seconds": seconds - held_out_seconds, "memory": memory() - floor}
+    print(json.dumps(found | cost))
+
+
+def memory() -> float:
+    """The most that this process has held, in MB (Linux; `getrusage` counts what the process that started it held)."""
+    return int(re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
 
 
 def say(name: str, found: int, rows: int, at_least: float = 0, at_most: float = 1) -> None:
@@ -220,7 +247,7 @@ def say(name: str, found: int, rows: int, at_least: float = 0, at_most: float = 
     middle, width = found + z2 / 2, 1.96 * (found * (rows - found) / rows + z2 / 4) ** 0.5
     low, high = max(0, middle - width) / (rows + z2), min(rows + z2, middle + width) / (rows + z2)
     verdict = "" if at_least <= found / rows <= at_most else "  MISSED"
-    print(f"{name:52} {found:5} of {rows:5} {found / rows:8.2%}  [{low:.2%}, {high:.2%}]{verdict}", flush=True)
+    print(f"{name:54} {found:5} of {rows:5} {found / rows:8.2%}  [{low:.2%}, {high:.2%}]{verdict}", flush=True)
 
 
 if __name__ == "__main__":

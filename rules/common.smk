@@ -116,10 +116,6 @@ def dataset_licences(wildcards):
     return json.dumps(PROJECT.dataset_licences(wildcards.dataset))
 
 
-def run_licences(wildcards):
-    return json.dumps(PROJECT.licences(PROJECT.run(wildcards.run)))
-
-
 def run_overlap(wildcards):
     return f"{run_rows_folder(wildcards)}/overlap.json"
 
@@ -136,7 +132,13 @@ def preflight_tokens_files(wildcards):
 def preflight_context(wildcards):
     run = PROJECT.run(wildcards.run)
     return json.dumps(
-        {"allow": run.run.allow, "use": PROJECT.config.use, "licences": PROJECT.licences(run)}, sort_keys=True
+        {
+            "allow": run.run.allow,
+            "use": PROJECT.config.use,
+            "licences": PROJECT.licences(run),
+            "chains": PROJECT.chains(run),
+        },
+        sort_keys=True,
     )
 
 

@@ -10,6 +10,7 @@ rule merge:
     """Merge what was trained into the model that others load, and prove it."""
     input:
         spec="results/{run}/spec.json",
+        preflight=ancient("results/{run}/preflight.json"),
         trained="results/{run}/trained",
         summary="results/{run}/train.json",
         tokens=run_tokens_files,
@@ -30,10 +31,9 @@ rule merge:
         gpu=1,
     params:
         tokens=run_tokens,
-        licences=run_licences,
     shell:
         """
         exec python "$POSTTRAIN"/merge_model.py --spec {input.spec:q} --parent {input.model:q} \
             --manifest {input.manifest:q} --tokens {params.tokens:q} \
-            --licences {params.licences:q} --log {log:q}
+            --preflight {input.preflight:q} --log {log:q}
         """

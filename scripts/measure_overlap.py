@@ -12,9 +12,7 @@ from posttrain.stage import arguments, run, say, write_json
 
 def main(options) -> None:
     train = options.data / "train.parquet"
-    found = {
-        f"{folder.name}/validation": overlap(train, folder / "validation.parquet") for folder in options.held_out
-    }
+    found = {f"{folder.name}/validation": overlap(train, folder / "validation.parquet") for folder in options.held_out}
     write_json(options.output, found)
     for name, result in found.items():
         if result["shared"]:

@@ -9,10 +9,9 @@ merge.json has the drift of both. What cannot be merged is kept beside a copy of
 
     python scripts/merge_model.py --spec results/sft_lora/spec.json --parent results/bases/smollm2/model \
         --manifest results/bases/smollm2/base.json --tokens results/tokens/smollm2/gsm8k,max_length=1024 \
-        --licences '{"bases.smollm2": "apache-2.0", "datasets.gsm8k": null}'
+        --preflight results/sft_lora/preflight.json
 """
 
-import json
 from pathlib import Path
 
 from posttrain.config import LEAVES
@@ -80,7 +79,7 @@ def main(options) -> None:
                 f"{proof['max_abs_logit_difference']:.3g}, more than the {proof['tolerance']} that rounding in {dtype} "
                 "explains; it is not published. Keep base and adapter apart, or train in another precision"
             )
-        (folder / "README.md").write_text(card(run_folder.name, spec, options.licences))
+        (folder / "README.md").write_text(card(run_folder.name, spec, read_json(options.preflight)["licences"]))
         for file in folder.iterdir():
             if file.is_file():
                 file.chmod(0o644)
@@ -227,4 +226,4 @@ def inherited(stated: dict[str, str | None], found: dict[str, str | None]) -> st
 
 
 if __name__ == "__main__":
-    run(arguments(__doc__, spec=Path, parent=Path, manifest=Path, tokens=Path, licences=json.loads), main)
+    run(arguments(__doc__, spec=Path, parent=Path, manifest=Path, tokens=Path, preflight=Path), main)

@@ -119,8 +119,8 @@ def warnings(report: dict[str, Any]) -> list[str]:
 
 def _overlap_warnings(overlaps: dict[str, Any]) -> list[str]:
     return [
-        f"{found['shared']:,} of the {page.rows(found['rows'])} of {held_out} stand in the training rows as well "
-        f"({found['exact']:,} as they are): what is measured on them is memory."
+        f"Held out and trained on as well: {found['shared']:,} of the {page.rows(found['rows'])} of {held_out}, "
+        f"{found['exact']:,} of them word for word. What is measured on these is memory."
         for held_out, found in overlaps.items()
         if found["shared"]
     ]
@@ -136,7 +136,7 @@ def _row_warnings(report: dict[str, Any]) -> list[str]:
         )
     if dropped >= MANY_DROPPED * report["rows"] > 0:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in report["dropped"].items() if count)
-        warnings.append(f"{dropped:,} of {page.rows(report['rows'])} were left out ({kinds}): see dropped.jsonl.")
+        warnings.append(f"Left out: {dropped:,} of {page.rows(report['rows'])} ({kinds}), see dropped.jsonl.")
     if not report["validation"]:
         warnings.append(
             "No rows are held out, so nothing can tell when the model learns by heart; set validation in the configuration."
@@ -156,9 +156,8 @@ def _token_warnings(tokens: dict[str, Any]) -> list[str]:
     warnings = []
     if train["dropped"] or shares["cut"] >= MANY_CUT:
         warnings.append(
-            f"Base {base}, max_length {tokens['max_length']:,}: {train['cut']:,} of {page.rows(train['of'])} are cut, and "
-            f"{train['dropped']:,} left out because nothing to train on remains; the longest has {train['lengths']['max']:,} "
-            "tokens."
+            f"Base {base}: max_length {tokens['max_length']:,} cuts {train['cut']:,} of {page.rows(train['of'])} and leaves "
+            f"out {train['dropped']:,} with nothing to train on; the longest has {train['lengths']['max']:,} tokens."
         )
     if shares["unknown"] >= MANY_UNKNOWN:
         warnings.append(f"Base {base}: {page.percent(shares['unknown'])} of the tokens are unknown to its tokenizer.")

@@ -40,6 +40,17 @@ def environment() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if not key.startswith(("POSTTRAIN", "MLFLOW"))}
 
 
+def write_rows(path: Path, rows: list[dict], shape: str = "messages") -> None:
+    """Write normalised rows as `prepare_data` does."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from posttrain.rows import schema
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema(shape)), path)
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """An empty project folder with the example data."""

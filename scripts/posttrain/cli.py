@@ -147,6 +147,7 @@ def _tables() -> str:
     sections = {f"`bases`, `source: {name}`": model for name, model in config.BASES.items()}
     sections |= {f"`{name}`": model for name, model in config.TABLES.items()}
     sections |= {"`reward` of a run": config.Reward, "`select` of a dataset": config.Select}
+    sections |= {"a dataset of a `mix`": config.Part}
     return "\n".join([*(_section(title, model) for title, model in sections.items()), _learning_rates()])
 
 

@@ -122,7 +122,9 @@ class Part(Strict):
     """What a mixture takes of a dataset."""
 
     weight: Number | None = Field(
-        None, gt=0, description="its share of the mixture against the others' (by default 1); without any, all rows are taken"
+        None,
+        gt=0,
+        description="its share of the mixture against the others' (by default 1); without any, all rows are taken",
     )
     limit: Count | None = Field(None, gt=0, description="take no more than so many training rows")
 
@@ -136,7 +138,8 @@ class Dataset(Licensed):
         "files, also one laid out as on the hub",
     )
     hub: str | None = Field(
-        None, description="a dataset's hub id, `organisation/name`; needs the internet, or the cache with `HF_HUB_OFFLINE=1`"
+        None,
+        description="a dataset's hub id, `organisation/name`; needs the internet, or the cache with `HF_HUB_OFFLINE=1`",
     )
     revision: str = Field("main", description="branch, tag or commit of a hub dataset; a commit is reproducible")
     subset: str | None = Field(None, description="the configuration of a hub dataset that has several, such as `main`")
@@ -157,11 +160,15 @@ class Dataset(Licensed):
     max_dropped: Number = Field(
         0.01, ge=0, le=1, description="the share of faulty rows that may be left out; more stop the build"
     )
-    image_folder: str | None = Field(None, description="the folder that the paths of images belong to; by default the file's")
+    image_folder: str | None = Field(
+        None, description="the folder that the paths of images belong to; by default the file's"
+    )
     from_: Name | None = Field(None, alias="from", description="the preference dataset that `select` splits")
     select: Select | None = Field(None, description="`{by: RUN, part: easy | hard, margin: NUMBER}`")
     mix: dict[Name, Part] | None = Field(
-        None, min_length=1, description="the datasets to mix, such as `{gsm8k: {weight: 3}, chat: {weight: 1, limit: 500}}`"
+        None,
+        min_length=1,
+        description="the datasets to mix, such as `{gsm8k: {weight: 3}, chat: {weight: 1, limit: 500}}`",
     )
 
     @model_validator(mode="after")

@@ -11,7 +11,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ BLOCK_BYTES = 1 << 20
 BLOCK_ROWS = 2000
 COMPRESSED = (".gz", ".zst")
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".arrow")
+ARROW_FILE, ARROW_END = b"ARROW1\0\0", b"\xff\xff\xff\xff\0\0\0\0"  # a file's begin, a stream's end
 
 
 class Block(NamedTuple):
@@ -37,7 +38,7 @@ class Block(NamedTuple):
 
     def parse(self) -> Iterator[tuple[str, Any]]:
         """Place and row, one after the other; a row that cannot be parsed is a UserError instead."""
-        rows = self.rows if isinstance(self.rows, list) else self.rows.to_pylist()
+        rows = self.rows if isinstance(self.rows, list) else _table_rows(self.rows)
         for number, row in zip(self.numbers, rows, strict=True):
             place = f"{self.file} line {number}"
             yield place, _parsed(place, number, row) if isinstance(row, bytes) else row
@@ -61,8 +62,8 @@ def expand(pattern: str, folder: Path = Path()) -> list[Path]:
     if path.is_file():
         return [Path(pattern)]
     if path.is_dir():
-        found = [file for file in path.rglob("*") if file.is_file() and ".cache" not in file.parts and is_data(file)]
-        return sorted(Path(pattern) / file.relative_to(path) for file in found)
+        found = [file.relative_to(path) for file in path.rglob("*") if file.is_file() and is_data(file)]
+        return sorted(Path(pattern) / file for file in found if not any(part.startswith(".") for part in file.parts))
     return sorted(Path(name) for name in glob.glob(pattern, root_dir=folder, recursive=True) if (folder / name).is_file())
 
 
@@ -119,33 +120,55 @@ def _items(path: Path) -> Iterator[tuple[int, Any]]:
     decoder = json.JSONDecoder()
     with _open(path) as file:
         text = _text(path, file)
-        buffer = next(text)
-        if not buffer.lstrip().startswith("["):
-            _check_json(path, 1, buffer + "".join(text))
-            raise UserError(f"{path}: a .json file is one list of rows, and this is an object; or name it .jsonl")
+        buffer = next(text, "")
+        _check_list(path, buffer)
         position = buffer.index("[") + 1
-        line = 1 + buffer.count("\n", 0, position)
+        line, column = 1 + buffer.count("\n", 0, position), 0  # of `position`; of the buffer's begin
         while True:
             blank = _BLANK.match(buffer, position).end()
             line += buffer.count("\n", position, blank)
             position = blank
             if buffer.startswith("]", position):
+                _check_end(path, line, chain([buffer[position + 1 :]], text))
                 return
             try:
                 row, end = decoder.raw_decode(buffer, position)
             except (ValueError, RecursionError):
                 more = "".join(islice(text, 1 + len(buffer) // BLOCK_BYTES))
-                if not more or len(buffer) - position > 16 * BLOCK_BYTES:
-                    _check_json(path, line, buffer[position:])
+                column, buffer, position = _column(column, buffer, position), buffer[position:], 0
+                if not more or len(buffer) > 16 * BLOCK_BYTES:
+                    _check_json(path, line, buffer, column)
                     raise UserError(f"{path} line {line}: invalid JSON: the list does not end; is it cut?") from None
-                buffer, position = buffer[position:] + more, 0
+                buffer += more
                 continue
             yield line, row
             line += buffer.count("\n", position, end)
-            buffer, position = (buffer, end) if end < BLOCK_BYTES else (buffer[end:], 0)
+            position = end
+            if end >= BLOCK_BYTES:
+                column, buffer, position = _column(column, buffer, end), buffer[end:], 0
 
 
 _BLANK = re.compile(r"[\s,]*")
+
+
+def _column(column: int, buffer: str, position: int) -> int:
+    """How many characters of its line stand before a position of the buffer, which has `column` of them before it."""
+    newline = buffer.rfind("\n", 0, position)
+    return position - newline - 1 if newline >= 0 else column + position
+
+
+def _check_list(path: Path, text: str) -> None:
+    start = text.lstrip()
+    if not start.startswith("["):
+        if not start.startswith("{"):
+            _check_json(path, 1, text)
+        kind = "an object" if start.startswith("{") else "a single value"
+        raise UserError(f"{path}: a .json file is one list of rows, and this is {kind}; or name it .jsonl")
+
+
+def _check_end(path: Path, line: int, rest: Iterable[str]) -> None:
+    if any(piece.strip() for piece in rest):
+        raise UserError(f"{path} line {line}: invalid JSON: there is more behind the end of the list; write one list")
 
 
 def _text(path: Path, file: io.BufferedReader) -> Iterator[str]:
@@ -153,17 +176,21 @@ def _text(path: Path, file: io.BufferedReader) -> Iterator[str]:
     decoder = codecs.getincrementaldecoder("utf-8-sig")()
     line = 1
     column = 0  # bytes of the line before this piece
-    while raw := file.read(BLOCK_BYTES):
+    while True:
+        raw = file.read(BLOCK_BYTES)
         try:
-            piece = decoder.decode(raw)
+            piece = decoder.decode(raw, final=not raw)
         except UnicodeDecodeError as error:
             before = error.object[: error.start]
             byte = len(before) - before.rfind(b"\n") + (0 if b"\n" in before else column)
             place = f"{path} line {line + before.count(bytes([10]))}"
             raise UserError(f"{place}: not UTF-8 at byte {byte}; save the file as UTF-8") from None
         yield piece
+        if not raw:
+            return
         line += piece.count("\n")
-        column = len(raw) - raw.rfind(b"\n") - 1 if b"\n" in raw else column + len(raw)
+        newline = piece.rfind("\n")
+        column = len(piece[newline + 1 :].encode()) + (column if newline < 0 else 0)
 
 
 def _csv(path: Path) -> Iterator[Block]:
@@ -171,15 +198,27 @@ def _csv(path: Path) -> Iterator[Block]:
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    csv.field_size_limit(sys.maxsize)
+    """Row, and the line in which it begins: a quoted cell may have several."""
+    csv.field_size_limit(16 * BLOCK_BYTES)  # a quote that is never closed takes in all that follows
     with _open(path) as file:
         lines = (_decode(f"{path} line {number}", number, raw) for number, raw in enumerate(file, 1))
-        reader = csv.DictReader(lines, strict=True)
+        reader = csv.reader(lines, strict=True)
+        header, begin = None, 1
         try:
-            for row in reader:
-                yield reader.line_num, row
+            for cells in reader:
+                if header is None:
+                    header = cells or None
+                elif cells:
+                    yield begin, _csv_row(header, cells)
+                begin = reader.line_num + 1
         except csv.Error as error:
-            raise UserError(f"{path} line {reader.line_num}: invalid CSV: {error}") from None
+            raise UserError(f"{path} line {begin}: invalid CSV: {error}") from None
+
+
+def _csv_row(header: list[str], cells: list[str]) -> dict[str | None, Any]:
+    """Fields that a row does not have are null; what it has more than the header stands under None."""
+    row: dict[str | None, Any] = dict(zip_longest(header, cells[: len(header)]))
+    return row | {None: cells[len(header) :]} if len(cells) > len(header) else row
 
 
 def _parquet(path: Path) -> Iterator[Block]:
@@ -187,7 +226,7 @@ def _parquet(path: Path) -> Iterator[Block]:
 
     with _open(path) as file:
         source = file if path.suffix == ".parquet" else io.BytesIO(file.read())
-        yield from _tables(path, lambda: pq.ParquetFile(source).iter_batches(BLOCK_ROWS), "Parquet")
+        yield from _tables(path, lambda: pq.ParquetFile(source).iter_batches(BLOCK_ROWS), "a Parquet")
 
 
 def _arrow(path: Path) -> Iterator[Block]:
@@ -195,15 +234,21 @@ def _arrow(path: Path) -> Iterator[Block]:
 
     def batches() -> Iterable[pa.RecordBatch]:
         if path.suffix in COMPRESSED:
-            return pa.ipc.open_stream(_open(path))
+            packed = _open(path)
+            packed.read(len(ARROW_FILE) if packed.peek(1).startswith(ARROW_FILE) else 0)  # a stream follows
+            return pa.ipc.open_stream(packed)
         mapped = pa.memory_map(str(path))
         try:
             reader = pa.ipc.open_file(mapped)
         except pa.ArrowInvalid:  # what `datasets` writes is a stream, without the file's index
-            return pa.ipc.open_stream(pa.memory_map(str(path)))
+            stream = pa.ipc.open_stream(pa.memory_map(str(path)))
+            mapped.seek(mapped.size() - len(ARROW_END))
+            if mapped.read() != ARROW_END:  # one that is cut between two batches reads like a whole one
+                raise pa.ArrowInvalid("the end of the stream is missing") from None
+            return stream
         return (reader.get_batch(i) for i in range(reader.num_record_batches))
 
-    yield from _tables(path, batches, "Arrow")
+    yield from _tables(path, batches, "an Arrow")
 
 
 def _tables(path: Path, batches: Any, kind: str) -> Iterator[Block]:
@@ -215,13 +260,27 @@ def _tables(path: Path, batches: Any, kind: str) -> Iterator[Block]:
             for start in range(0, len(batch), BLOCK_ROWS):
                 part = batch.slice(start, BLOCK_ROWS)
                 part.validate(full=True)  # text that is not UTF-8 would only be noticed far from here
+                if len(part) < len(batch):
+                    part = part.take(pa.array(range(len(part))))  # a slice would take the whole along to its process
                 yield Block(str(path), list(range(row + 1, row + len(part) + 1)), part)
                 row += len(part)
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         if "UTF8" in reason:
             raise UserError(f"{path}: a string in it is not UTF-8; write it again as UTF-8") from None
-        raise UserError(f"{path}: not a {kind} file; check that it is whole ({reason})") from None
+        raise UserError(f"{path}: not {kind} file; check that it is whole ({reason})") from None
+
+
+def _table_rows(batch: Any) -> list[dict[str, Any]]:
+    return [dict(zip(batch.schema.names, values, strict=True)) for values in zip(*map(_values, batch), strict=True)]
+
+
+def _values(column: Any) -> list[Any]:
+    """A column's values, null where Python has none for them, such as for a date in the year 20000."""
+    try:
+        return column.to_pylist()
+    except (ValueError, OverflowError):
+        return [None] * len(column)
 
 
 def _blocks(path: Path, rows: Iterator[tuple[int, Any]]) -> Iterator[Block]:
@@ -256,13 +315,14 @@ def _load(place: str, text: str) -> Any:
         raise UserError(f"{place}: invalid JSON: {_why(error)}") from None
 
 
-def _check_json(path: Path, first_line: int, text: str) -> None:
-    """Say where the JSON that begins in `first_line` is wrong; nothing where it is right."""
+def _check_json(path: Path, first_line: int, text: str, column: int = 0) -> None:
+    """Say where the JSON that begins in `first_line`, after `column` characters, is wrong; nothing where it is right."""
     try:
         json.JSONDecoder().raw_decode(text.lstrip())
     except json.JSONDecodeError as error:
         line = first_line + text[: len(text) - len(text.lstrip())].count("\n") + error.lineno - 1
-        raise UserError(f"{path} line {line}: invalid JSON at column {error.colno}: {error.msg}") from None
+        column = error.colno + (column if error.lineno == 1 else 0)
+        raise UserError(f"{path} line {line}: invalid JSON at column {column}: {error.msg}") from None
     except (RecursionError, ValueError) as error:
         raise UserError(f"{path} line {first_line}: invalid JSON: {_why(error)}") from None
 

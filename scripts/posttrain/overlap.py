@@ -32,9 +32,7 @@ FEWEST = 13  # counted words below which a row has to be equal: half a short pro
 BOILERPLATE = 10  # rows: a run of words in more of them (GPT-3's number), or in more than half of them, does not count
 SHARE = 0.7  # of the counted words; measured: edited rows have 0.75 and more, the nearest rows that differ 0.65
 PIECE = 3  # words: what is in common is measured in runs of this length, so that an edit costs little beside itself
-RARE = (
-    40  # a pair is looked at when it has one in so many of the held-out row's runs in common; edited rows have one in 4
-)
+LOOK = 1 / 40  # of a held-out row's runs: with fewer in common a pair is not looked at; edited rows keep 1 / 4 and more
 EXAMPLES = 5
 
 BATCH = 500  # rows
@@ -159,7 +157,7 @@ class _Index:
     def __init__(self, hashes: np.ndarray, owners: np.ndarray):
         order = np.argsort(hashes, kind="stable")
         self.hashes, self.owners = hashes[order], owners[order]
-        bits = max(10, len(hashes).bit_length() + 3)
+        bits = max(10, len(hashes).bit_length() + 4)
         self.shift = np.uint64(64 - bits)
         self.seen = np.zeros(1 << bits, bool)  # answers for most hashes that are not there, faster than a search
         self.seen[hashes >> self.shift] = True
@@ -168,6 +166,8 @@ class _Index:
         """Positions in `hashes` and an owner of each, both (found); a position stands once for each of its owners."""
         where = np.flatnonzero(self.seen[hashes >> self.shift])
         start = np.searchsorted(self.hashes, hashes[where])
+        there = self.hashes[np.minimum(start, len(self.hashes) - 1)] == hashes[where]
+        where, start = where[there], start[there]
         end = np.searchsorted(self.hashes, hashes[where], side="right")
         return np.repeat(where, end - start), self.owners[_ranges(start, end)]
 
@@ -209,7 +209,7 @@ def _batches(path: Path) -> Iterator[Any]:
     """A Parquet file's rows, some at a time."""
     import pyarrow.parquet as pq
 
-    file = pq.ParquetFile(path)
+    file = pq.ParquetFile(path, buffer_size=BATCH_BYTES, pre_buffer=False)  # or it holds a whole row group
     columns = [name for name in ("id", "place", "images", "text", *TURNS) if name in file.schema_arrow.names]
     for batch in file.iter_batches(batch_size=BATCH, columns=columns):
         rows = -(-batch.num_rows // (1 + batch.nbytes // BATCH_BYTES))
@@ -237,7 +237,7 @@ def _turns(batch: Any, names: tuple[str, ...] = TURNS) -> tuple[list[str], np.nd
 
 
 class _HeldOut(NamedTuple):
-    """What is compared of the held-out rows: words end to end, row by row."""
+    """What is compared of the held-out rows: their words end to end, question by question."""
 
     labels: list[dict[str, Any]]
     equal: _Index
@@ -252,8 +252,6 @@ class _HeldOut(NamedTuple):
     """(words), the hash of PIECE words"""
     counted: np.ndarray
     """(words), False for boilerplate"""
-    parts: tuple[np.ndarray, np.ndarray, np.ndarray]
-    """row, length and hash of each user turn, or of the whole row, row by row; all (parts)"""
 
 
 class _Read(NamedTuple):
@@ -294,7 +292,7 @@ def _held_out(path: Path) -> _HeldOut:
             )
         )
         labels += _labels(batch, contents, rows)
-    columns = [list(column) for column in zip(*batches, strict=True)]
+    columns = [list(column) for column in zip(*batches, strict=True)]  # one by one, or all words are held twice
     del batches, read
     return _compared(labels, _Read(*(np.concatenate(columns.pop(0)) for _ in _Read._fields)))
 
@@ -334,17 +332,7 @@ def _compared(labels: list[dict[str, Any]], read: _Read) -> _HeldOut:
         bounds=_bounds(np.bincount(row_of, minlength=count)),
         pieces=pieces,
         counted=counted[kept],
-        parts=_parts(read, by_question),
     )
-
-
-def _parts(read: _Read, by_question: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Row, length and hash of what is compared, row by row."""
-    turns, rows = np.flatnonzero(read.asks & by_question[read.turn_rows]), np.flatnonzero(~by_question)
-    row_of = np.concatenate([read.turn_rows[turns], rows])
-    order = np.argsort(row_of, kind="stable")
-    lengths = np.concatenate([read.lengths[turns], read.row_lengths[rows]])
-    return row_of[order], lengths[order], np.concatenate([read.turn_hashes[turns], read.row_hashes[rows]])[order]
 
 
 def _to_be_equal(read: _Read, limit: int) -> _Index:
@@ -388,15 +376,16 @@ def _alike(ours: _HeldOut, theirs: _Words) -> list[_Pair]:
     where, numbers = ours.grams.find(theirs.grams)
     common, counts = np.unique(theirs.word_rows[where] * len(ours.labels) + numbers, return_counts=True)
     rows, numbers = np.divmod(common, len(ours.labels))
-    looked_at = counts * RARE >= ours.gram_counts[numbers]
+    looked_at = counts >= LOOK * ours.gram_counts[numbers]
     rows, numbers = rows[looked_at], numbers[looked_at]
     pairs = []
     for row in np.unique(rows).tolist():
         candidates = numbers[rows == row]
-        shares = _shares(ours, candidates, theirs.pieces[theirs.rows[row] : theirs.rows[row + 1]])
-        for number, share in zip(candidates.tolist(), shares.tolist(), strict=True):
+        pieces = theirs.pieces[theirs.rows[row] : theirs.rows[row + 1]]
+        for number, share in zip(candidates.tolist(), _shares(ours, candidates, pieces).tolist(), strict=True):
             if share >= SHARE:
-                pairs.append(_Pair(row, number, share, share == 1 and _stands_in(ours, number, theirs, row)))
+                exact = share == 1 and _stands_in(ours.pieces[ours.bounds[number] : ours.bounds[number + 1]], pieces)
+                pairs.append(_Pair(row, number, share, exact))
     return pairs
 
 
@@ -405,18 +394,19 @@ def _shares(ours: _HeldOut, numbers: np.ndarray, pieces: np.ndarray) -> np.ndarr
     start, end = ours.bounds[numbers], ours.bounds[numbers + 1]
     chosen = _ranges(start, end)
     counted = ours.counted[chosen]
-    covered = _widened(np.isin(ours.pieces[chosen], pieces[pieces != 0]), PIECE)
+    pieces = np.sort(pieces[pieces != 0])
+    at = np.minimum(np.searchsorted(pieces, ours.pieces[chosen]), len(pieces) - 1)
+    covered = _widened(pieces[at] == ours.pieces[chosen], PIECE)
     both = np.stack([covered & counted, counted])
     common, all_words = np.add.reduceat(both, _bounds(end - start)[:-1], axis=1, dtype=np.int64)
     return common / all_words
 
 
-def _stands_in(ours: _HeldOut, number: int, theirs: _Words, row: int) -> bool:
-    """Whether everything that is compared of a held-out row stands in a training row as it is."""
-    rows, lengths, hashes = ours.parts
-    first, last = np.searchsorted(rows, [number, number + 1])
-    for length, part in zip(lengths[first:last], hashes[first:last], strict=True):
-        start = np.arange(theirs.rows[row], theirs.rows[row + 1] - length + 1)
-        if part not in theirs.runs.between(start, start + length):
+def _stands_in(ours: np.ndarray, theirs: np.ndarray) -> bool:
+    """Whether each question of a held-out row, or the whole of it, stands in a training row as it is; both are pieces."""
+    edges = np.flatnonzero(np.diff(ours != 0, prepend=False, append=False))
+    for first, last in edges.reshape(-1, 2).tolist():
+        part = ours[first:last]
+        if not any(np.array_equal(theirs[i : i + len(part)], part) for i in np.flatnonzero(theirs == part[0])):
             return False
     return True

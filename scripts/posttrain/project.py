@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, get_args
 
 import yaml
 
+from posttrain import licences
 from posttrain.config import (
     LEAVES,
     ON_POLICY,
@@ -30,7 +31,6 @@ from posttrain.config import (
     trainer_fields,
     validate,
 )
-from posttrain import licences
 from posttrain.errors import UserError, nearest
 from posttrain.files import expand
 from posttrain.rows import SHAPE_OF
@@ -128,7 +128,8 @@ class Project:
         kept = self._needed(name, changed, run)
         canonical = ",".join([name, *(f"{key}={_text(_value(run, key))}" for key in kept)])
         node = Node(canonical, run, parent, judges, selector)
-        self._check_licences(node)
+        if self.config.use == "commercial" and not seen:  # a child's check tells its parents' chains as well
+            self._check_licences(node)
         self._nodes[target] = self._nodes.setdefault(canonical, node)
         return self._nodes[target]
 
@@ -269,7 +270,9 @@ class Project:
                 key = "from" if table.from_ else "mix"
                 _require(f"{place}.{key}", "dataset", part, datasets)
                 if datasets[part].select or datasets[part].mix:
-                    raise UserError(f"{place}.{key}: {part} is made of other datasets; name one that is read from files")
+                    raise UserError(
+                        f"{place}.{key}: {part} is made of other datasets; name one that is read from files"
+                    )
             if table.from_ and self._shape(table.from_) not in (None, "preference"):
                 raise UserError(f"{place}.from: select needs a preference dataset, and {table.from_} is none")
             shapes = {self._shape(part) or "" for part in table.mix or ()} - {""}
@@ -289,26 +292,45 @@ class Project:
             self.sweep_runs(name)
 
     def _check_licences(self, node: Node) -> None:
-        """Refuse a run that is built on something whose licence forbids the use."""
-        for part, licence in self.licences(node).items():
-            table, _, name = part.partition(".")
-            path = getattr(self.config.bases[name] if table == "bases" else self.config.datasets[name], "path", None)
-            licence = licence or (licences.of_card(self.folder / path) if path else None)
+        """Refuse a run that is built on something whose licence, as configured or in its folder's card, forbids the use."""
+        for part, chain in self.chains(node).items():
+            table = self._table(part)
+            path = getattr(table, "path", None)
+            licence = table.licence or (licences.of_card(self.folder / path) if path else None)
             if licences.forbids(licence, self.config.use):
-                chain = " -> ".join([*self.lineage(node.parent), node.name])
                 raise UserError(
-                    f"{self.file}: use: {self.config.use}, but {chain} is built on {part}, whose licence is {licence}; "
-                    "replace it, or write use: research"
+                    f"{self.file}: use: {self.config.use}, but {' -> '.join([part, *chain])}, and the licence of {part}, "
+                    f"{licence}, forbids it; replace {part}, or write use: research"
                 )
 
     def licences(self, node: Node) -> dict[str, str | None]:
         """What the configuration says of the licence of every base and dataset that a run is built on."""
-        runs = [node, *map(self.run, self._ancestors(node))]
-        bases = {run.parent for run in runs} & self.config.bases.keys()
-        found = {f"bases.{name}": self.config.bases[name].licence for name in sorted(bases)}
-        for data in sorted({run.run.data for run in runs}):
-            found |= self.dataset_licences(data)
-        return found
+        return {part: self._table(part).licence for part in self.chains(node)}
+
+    def chains(self, node: Node) -> dict[str, list[str]]:
+        """Every base and dataset that a run is built on, such as `datasets.chats`, to what leads from there to the run."""
+        chains = self._parts(node)
+        for other in self._built_on(node):
+            for part, chain in self.chains(self.run(other)).items():
+                chains.setdefault(part, [*chain, node.name])
+        return chains
+
+    def _parts(self, node: Node) -> dict[str, list[str]]:
+        """The same of what a run itself uses: its rows, and its base where it starts from one; of a random one, its text."""
+        chains = self._rows(node.run.data, [node.name])
+        base = self.config.bases.get(node.parent)
+        if base and base.source == "random":
+            return self._rows(base.text, [f"bases.{node.parent}", node.name]) | chains
+        return chains | ({f"bases.{node.parent}": [node.name]} if base else {})
+
+    def _rows(self, dataset: str, chain: list[str]) -> dict[str, list[str]]:
+        origins = self._origins(dataset)
+        chain = chain if origins == [dataset] else [f"datasets.{dataset}", *chain]
+        return {f"datasets.{origin}": chain for origin in origins}
+
+    def _table(self, part: str) -> Any:
+        table, name = part.split(".")
+        return getattr(self.config, table)[name]
 
     def dataset_licences(self, dataset: str) -> dict[str, str | None]:
         """What the configuration says of the licence of every dataset whose rows these are."""
@@ -321,9 +343,13 @@ class Project:
 
     def _ancestors(self, node: Node) -> list[str]:
         """Every run that `node` is built from: parents, judges and selectors, and theirs."""
-        direct = [node.parent, *node.judges, *([node.selector] if node.selector else [])]
-        names = [name for name in direct if name not in self.config.bases]
+        names = self._built_on(node)
         return list(dict.fromkeys(found for name in names for found in (name, *self._ancestors(self.run(name)))))
+
+    def _built_on(self, node: Node) -> list[str]:
+        """The runs that `node` is directly built from: its parent, its judges and the selector of its data."""
+        direct = [node.parent, *node.judges, *([node.selector] if node.selector else [])]
+        return [name for name in direct if name not in self.config.bases]
 
     # ---- the graph
 
@@ -481,7 +507,9 @@ class Project:
     def datasets_pattern(self, kind: str) -> str:
         """Regular expression of the datasets that are read from files (data), selected (select) or mixed (mix)."""
         tables = self.config.datasets.items()
-        names = [name for name, table in tables if kind == ("select" if table.select else "mix" if table.mix else "data")]
+        names = [
+            name for name, table in tables if kind == ("select" if table.select else "mix" if table.mix else "data")
+        ]
         return f"(?:{'|'.join(names) or '(?!)'})"
 
     def selector(self, dataset: str) -> str:

@@ -10,7 +10,6 @@ and the boolean `label`; image_messages: `messages` and `images`, paths. A turn 
 import hashlib
 import json
 import re
-from collections.abc import Iterator
 from os.path import commonprefix
 from pathlib import Path
 from typing import Any

@@ -15,9 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import REPOSITORY
+from conftest import REPOSITORY, write_rows
 
 import merge_model
+import posttrain.rows
 import tokenize_data
 import train_dpo
 import train_grpo
@@ -79,6 +80,7 @@ def project(tmp_path_factory):
         patch.setattr(models, "precision", lambda wanted: "fp32")
         Path("rules.py").write_text(RULE)
         write_base()
+        stage.write_json(Path("preflight.json"), {"licences": {}})
         for shape, name in (("preference", "pairs"), ("prompt_completion", "chats")):
             write_data(name, rows(shape))
         pretrain()
@@ -95,10 +97,9 @@ def rows(shape: str) -> list[dict]:
 
 def write_base() -> None:
     import make_base
-    from prepare_data import write_parquet
 
     spec = {"text": {"name": "text"}, "hidden_size": 32, "layers": 2, "heads": 2, "vocab_size": 320, "seed": 42}
-    write_parquet(Path("results/data/text/train.parquet"), rows("prompt_completion"))
+    write_rows(Path("results/data/text/train.parquet"), rows("prompt_completion"))
     make_base.at_random(spec, Path("results/bases/tiny/model"), "tiny")
     stage.write_json(Path("results/bases/tiny/base.json"), {"files": {}})
 
@@ -110,12 +111,13 @@ def pretrain() -> None:
 
 
 def write_data(name: str, data: list[dict]) -> None:
-    shape = {"pairs": "preference", "chats": "prompt_completion"}[name]
+    shape = {"pairs": "preference", "chats": "messages"}[name]
     encoded, _ = tokenise(models.tokenizer(Path("results/bases/tiny/model")), data, shape, 128)
     tables = {f"results/data/{name}": data, f"results/tokens/tiny/{name},max_length=128": encoded}
     for place, part in tables.items():
-        stage.write_json(Path(place) / "report.json", {"format": shape})
-        schema = tokenize_data.schema(shape) if "tokens" in place else pa.Table.from_pylist(part).schema
+        for name in ("report.json", "data.json"):
+            stage.write_json(Path(place) / name, {"shape": shape})
+        schema = tokenize_data.schema(shape) if "tokens" in place else posttrain.rows.schema(shape)
         for split in ("train", "validation"):
             pq.write_table(pa.Table.from_pylist(part, schema=schema), f"{place}/{split}.parquet")
 
@@ -169,6 +171,7 @@ def options(objective: str, name: str) -> Namespace:
         spec=Path(f"results/{name}/spec.json"),
         parent=base / "model",
         manifest=base / "base.json",
+        preflight=Path("preflight.json"),
         tokens=tokens,
         data=Path(f"results/data/{data}"),
         logprobs=Path("logprobs.parquet"),

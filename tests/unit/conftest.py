@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from conftest import write_rows
 
 VALUES = {
     "bases": {"base": {"source": "path", "path": "base"}},
@@ -77,13 +78,12 @@ def random_tiny_folder(tmp_path_factory) -> Path:
     import torch
 
     import make_base
-    from prepare_data import write_parquet
 
     torch.set_num_threads(1)  # so small a model only waits for more
     folder = tmp_path_factory.mktemp("random_tiny")
     spec = {"text": {"name": "chats"}, "hidden_size": 32, "layers": 2, "heads": 2, "vocab_size": 384, "seed": 42}
     with contextlib.chdir(folder):
-        write_parquet(Path("results/data/chats/train.parquet"), normalised())
+        write_rows(Path("results/data/chats/train.parquet"), normalised())
         make_base.at_random(spec, folder / "model", "random_tiny")
     return folder / "model"
 
@@ -155,7 +155,9 @@ def merge(random_run, random_tiny_folder):
 
     def make(objective: str, method: str = "lora", parent=random_tiny_folder, **keys):
         model = random_run(objective, method, parent=parent, **keys)
-        paths = {"manifest": Path("results/bases/base/base.json"), "tokens": Path("tokens")}
+        preflight = Path("results/preflight.json")
+        preflight.write_text('{"licences": {}}')
+        paths = {"manifest": Path("results/bases/base/base.json"), "tokens": Path("tokens"), "preflight": preflight}
         merge_model.main(Namespace(spec=Path(f"results/{objective}/spec.json"), parent=parent, **paths))
         return model
 

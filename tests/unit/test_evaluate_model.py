@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from conftest import write_rows
 
 import evaluate_model
 import tokenize_data
@@ -17,7 +18,6 @@ from posttrain import models, stage
 from posttrain.rewards import MARKED, final_number, read_number
 from posttrain.rows import normalise
 from posttrain.tokens import tokenise
-from prepare_data import write_parquet
 
 NUMBERS = [
     ("48 + 24 = 72\n#### 72", 72),
@@ -146,16 +146,16 @@ def evaluate(in_folder, chats, random_tiny_folder, random_tiny_tokenizer, fp32):
         for prompt in "ab"
     ]
     datasets = {
-        "sums": ("prompt_completion", chats[:2]),
+        "sums": ("messages", chats[:2]),
         "chats": ("messages", chats[2:]),
         "pairs": ("preference", pairs),
         "rated": ("unpaired_preference", rated),
     }
     for name, (shape, rows) in datasets.items():
-        write_parquet(Path(f"results/data/{name}/validation.parquet"), rows)
+        write_rows(Path(f"results/data/{name}/validation.parquet"), rows, shape)
         folder = Path(f"tokens/{name},max_length=256")
         encoded, _ = tokenise(random_tiny_tokenizer, rows, shape, 256)
-        stage.write_json(folder / "report.json", {"format": shape})
+        stage.write_json(folder / "report.json", {"shape": shape})
         pq.write_table(pa.Table.from_pylist(encoded, schema=tokenize_data.schema(shape)), folder / "validation.parquet")
 
     def run(name: str, against: tuple[str, ...] = (), limit: int = 100, model: Path = random_tiny_folder) -> dict:

@@ -111,7 +111,7 @@ OVERRIDES = [
     ("", "there is no run ''; valid are dpo, follow, full, sft"),
     ("base", "there is no run 'base'"),
     ("sft,data=chatz", "there is no dataset 'chatz'; did you mean 'chats'?"),
-    ("sft,data=pairs", "sft needs rows of shape text or prompt_completion or messages, and pairs is preference"),
+    ("sft,data=pairs", "sft needs rows of shape text or messages, and pairs is preference"),
 ]
 
 
@@ -157,7 +157,7 @@ REFUSED = [
     ({"runs.sft.from": "sft,rank={rank}"}, "the runs go round in a circle: sft -> sft,rank=8"),
     ({"runs.sft.data": "chatz"}, "my.yaml: runs.sft.data: there is no dataset 'chatz'; did you mean 'chats'?"),
     ({"runs.dpo.data": "chats"}, "my.yaml: runs.dpo.data: dpo needs rows of shape preference, and chats is messages"),
-    ({"runs.sft.data": "pairs"}, "runs.sft.data: sft needs rows of shape text or prompt_completion or messages"),
+    ({"runs.sft.data": "pairs"}, "runs.sft.data: sft needs rows of shape text or messages"),
     (
         {"bases.base": {"source": "random", "text": "chatz"}},
         "my.yaml: bases.base.text: there is no dataset 'chatz'; did you mean 'chats'?",
@@ -257,19 +257,19 @@ JUDGES_REFUSED = [
     ({"datasets.easy.from": "pair"}, "my.yaml: datasets.easy.from: there is no dataset 'pair'; did you mean 'pairs'?"),
     (
         {"datasets.easy.from": "chats"},
-        "my.yaml: datasets.easy.from: select needs a preference dataset of its own file, not chats",
+        "my.yaml: datasets.easy.from: select needs a preference dataset, and chats is none",
     ),
     (
         {"datasets.easy.from": "easy"},
-        "my.yaml: datasets.easy.from: select needs a preference dataset of its own file, not easy",
+        "my.yaml: datasets.easy.from: easy is made of other datasets; name one that is read from files",
     ),
     (
         {"datasets.easier": EASY | {"from": "easy"}},
-        "my.yaml: datasets.easier.from: select needs a preference dataset of its own file, not easy",
+        "my.yaml: datasets.easier.from: easy is made of other datasets; name one that is read from files",
     ),
     (
         {"runs.sft.data": "easy"},
-        "my.yaml: runs.sft.data: sft needs rows of shape text or prompt_completion or messages, and easy is preference",
+        "my.yaml: runs.sft.data: sft needs rows of shape text or messages, and easy is preference",
     ),
     (
         {"runs.reward.data": "easy"},
@@ -322,15 +322,60 @@ def test_a_field_of_the_trainer_that_breaks_resuming_is_refused(project, key):
         project({"runs.sft.trainer_args": {key: True}})
 
 
-@pytest.mark.parametrize(
-    "licence", ["CC-BY-NC-4.0", "cc-by-nc-sa-4.0", "Non-commercial", "noncommercial", "research-only"]
-)
-def test_what_may_not_be_sold_is_refused_for_commercial_use_with_the_chain_that_leads_to_it(project, licence):
-    sentence = f"use: commercial, but base -> sft is built on datasets.chats, whose licence is {licence}; replace it"
-    with pytest.raises(UserError, match=sentence):
+@pytest.mark.parametrize("licence", ["CC BY-NC 4.0", "qwen-research", "MIT AND cc-by-nc-4.0"])
+def test_what_may_not_be_sold_is_refused_for_commercial_use(project, licence):
+    sentence = (
+        f"my.yaml: use: commercial, but datasets.chats -> sft, and the licence of datasets.chats, {licence}, forbids it; "
+        "replace datasets.chats, or write use: research"
+    )
+    with pytest.raises(UserError) as refused:
         project({"use": "commercial", "datasets.chats.licence": licence})
+    assert str(refused.value) == sentence
     assert project({"use": "research", "datasets.chats.licence": licence})
     assert project({"use": "commercial", "datasets.unused": {"path": "x.csv", "licence": licence}})
+
+
+def licences(graph, name):
+    return graph.licences(graph.run(name))
+
+
+CHAINS = {
+    "bases.base": "bases.base -> sft -> mixed -> ppo",
+    "datasets.chats": "datasets.chats -> ppo",
+    "datasets.pairs": "datasets.pairs -> datasets.easy -> mixed -> ppo",
+    "datasets.feedback": "datasets.feedback -> reward -> mixed -> ppo",
+    "datasets.text": "datasets.text -> bases.tiny -> reward -> mixed -> ppo",
+}
+
+
+@pytest.mark.parametrize("part", CHAINS)
+def test_the_refusal_tells_the_chain_from_the_part_to_the_run(project, part):
+    tiny = {"source": "random", "hidden_size": 8, "layers": 1, "heads": 1, "vocab_size": 300, "text": "text"}
+    changes = {"bases.tiny": tiny, "datasets.text": {"path": "t.jsonl"}, "datasets.feedback": {"path": "f.jsonl"}}
+    changes |= {"datasets.easy": EASY, "sweeps": {}, "use": "commercial"}
+    runs = {"ppo": PPO | {"from": "mixed"}, "mixed": {"from": "sft", "objective": "dpo", "data": "easy"}}
+    runs |= {"sft": {"from": "base", "objective": "sft", "data": "chats"}}
+    changes |= {"runs": runs | {"reward": REWARD | {"from": "tiny", "data": "feedback"}}}
+    assert licences(project(changes), "ppo").keys() == CHAINS.keys()
+    with pytest.raises(
+        UserError, match=f"use: commercial, but {CHAINS[part]}, and the licence of {part}, cc-by-nc-4.0, forb"
+    ):
+        project(changes | {f"{part}.licence": "cc-by-nc-4.0"})
+
+
+def test_the_card_of_a_folder_counts_where_the_configuration_says_nothing(configuration, in_folder):
+    for folder in ("base", "rows"):
+        (in_folder / folder).mkdir()
+    (in_folder / "base/README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
+    with pytest.raises(UserError, match=r"bases.base -> sft, .* replace bases.base"):
+        Project(configuration({"use": "commercial"}), "my.yaml", in_folder)
+    assert Project(configuration({"use": "commercial", "bases.base.licence": "mit"}), "my.yaml", in_folder)
+
+
+def test_the_licences_of_a_run_are_those_of_all_that_it_is_built_from(project):
+    graph = project({"bases.base.licence": "gemma", "datasets.pairs.licence": "mit"})
+    assert licences(graph, "dpo") == {"datasets.pairs": "mit", "bases.base": "gemma", "datasets.chats": None}
+    assert licences(graph, "sft") == {"bases.base": "gemma", "datasets.chats": None}
 
 
 @pytest.mark.parametrize("licence", ["mit", "apache-2.0", "cc-by-4.0", "NCSA", None])
@@ -342,28 +387,6 @@ def test_an_override_does_not_evade_the_licence(project):
     graph = project({"use": "commercial", "datasets.more": {"path": "x.jsonl", "licence": "cc-by-nc-4.0"}})
     with pytest.raises(UserError, match="cc-by-nc"):
         graph.run("sft,data=more")
-
-
-@pytest.mark.parametrize(
-    ("licensed", "sentence"),
-    [
-        ("datasets.feedback", "other -> reward is built on datasets.feedback, whose licence is cc-by-nc-4.0"),
-        ("bases.other", "other -> reward is built on bases.other, whose licence is cc-by-nc-4.0"),
-        ("datasets.pairs", "base -> mixed is built on datasets.easy, whose licence is cc-by-nc-4.0"),
-    ],
-)
-def test_the_licences_of_judges_and_of_what_rows_are_selected_from_count_as_well(project, licensed, sentence):
-    changes = {
-        "bases.other": {"source": "path", "path": "other"},
-        "datasets.feedback": {"path": "f.jsonl"},
-        "sweeps": {},
-    }
-    changes |= {"datasets.easy": EASY, f"{licensed}.licence": "cc-by-nc-4.0"}
-    runs = {"reward": REWARD | {"from": "other", "data": "feedback"}}
-    runs |= {"mixed": {"from": "base", "objective": "dpo", "data": "easy"}, "ppo": PPO | {"from": "base"}}
-    assert project(changes | {"runs": runs})
-    with pytest.raises(UserError, match=f"use: commercial, but {sentence}"):
-        project(changes | {"runs": runs, "use": "commercial"})
 
 
 def test_fields_of_the_trainer_and_of_lora_pass_under_their_own_names(project):
@@ -517,11 +540,13 @@ def test_models_are_measured_on_every_runs_dataset_unless_told_otherwise(project
     assert Project({"datasets": {"chats": {"path": "x.csv"}}}).evaluation_data == ["chats"]
 
 
-def test_the_paths_that_rules_ask_for(project):
+def test_the_paths_that_rules_ask_for(in_folder, project):
     graph = project()
     assert graph.model("base") == "results/bases/base/model"
     assert graph.manifest("sft,rank=4") == "results/sft,rank=4/merge.json"
     assert graph.tokens("dpo", "pairs", 512) == "results/tokens/base/pairs,max_length=512"
+    for file in ("chats.jsonl", "pairs.jsonl", "held_out.jsonl"):
+        Path(file).touch()
     assert graph.sources("pairs") == ["pairs.jsonl", "held_out.jsonl"]
     assert graph.sources("chats") == ["chats.jsonl"]
 
@@ -589,8 +614,11 @@ def test_a_reward_model_is_compared_with_nothing_and_models_are_measured_on_the_
     assert graph.others("reward") == []
     assert graph.others("ppo") == ["sft", "base"]
     assert graph.evaluation_data == ["chats", "pairs"]
-    assert graph.sources("easy") == ["pairs.jsonl", "held_out.jsonl"]
-    assert (graph.datasets_pattern(True), graph.datasets_pattern(False)) == ("(?:easy)", "(?:chats|pairs)")
+    assert [graph.datasets_pattern(kind) for kind in ("select", "data", "mix")] == [
+        "(?:easy)",
+        "(?:chats|pairs)",
+        "(?:(?!))",
+    ]
 
 
 def test_what_a_target_needs_is_looked_for_behind_judges_and_selectors_too(project, files):
@@ -636,3 +664,60 @@ def test_only_names_that_are_not_canonical_become_aliases(project, files):
 def test_the_shipped_configurations_make_a_graph(file):
     graph = Project(yaml.safe_load((REPOSITORY / file).read_text()), file, REPOSITORY)
     assert all(len(graph.lineage(run)) > 1 for run in graph.config.runs)
+
+
+# ---- mixtures
+
+MIX = {"datasets.more": {"path": "more.jsonl", "format": "alpaca"}}
+MIX |= {"datasets.all": {"mix": {"chats": {"weight": 3}, "more": {"limit": 500}}}, "runs.sft.data": "all"}
+
+
+def test_a_mixture_is_what_its_datasets_are_and_changes_with_them(project):
+    graph = project(MIX)
+    assert [graph.datasets_pattern(kind) for kind in ("mix", "data")] == ["(?:all)", "(?:chats|pairs|more)"]
+    spec = json.loads(graph.spec("data/all"))
+    assert [(part["name"], part["weight"], part["limit"]) for part in spec["mix"]] == [
+        ("chats", 3.0, None),
+        ("more", None, 500),
+    ]
+    changed = project(MIX | {"datasets.more.columns": {"output": "answer"}})
+    assert changed.spec_hash("sft") != graph.spec_hash("sft")
+    assert changed.spec_hash("full") == graph.spec_hash("full")
+
+
+def test_a_mixture_has_the_licences_of_all_its_datasets(project):
+    licences = {"datasets.more.licence": "cc-by-nc-4.0"}
+    assert project(MIX | licences).licences(project(MIX).run("sft"))["datasets.more"] == "cc-by-nc-4.0"
+    with pytest.raises(UserError, match=r"datasets\.more -> datasets\.all -> sft, and the licence of datasets\.more"):
+        project(MIX | licences | {"use": "commercial"})
+
+
+def test_the_files_of_a_mixture_must_be_there(project, in_folder):
+    Path("chats.jsonl").touch()
+    with pytest.raises(UserError, match=r"datasets\.more\.path: there is no file 'more\.jsonl'"):
+        project(MIX).check_targets(["results/data/all/data.json"])
+
+
+MIXED_UP = [
+    ({"datasets.all": {"mix": {"chatz": {}}}}, "datasets.all.mix: there is no dataset 'chatz'; did you mean 'chats'?"),
+    (
+        {"datasets.all": {"mix": {"chats": {}, "pairs": {}}}},
+        "datasets.all.mix: its datasets are messages and preference",
+    ),
+    (MIX | {"datasets.both": {"mix": {"all": {}}}}, "datasets.both.mix: all is made of other datasets"),
+    (
+        {"datasets.all": {"mix": {"chats": {"wieght": 1}}}},
+        "datasets.all.mix.chats.wieght: unknown key 'wieght'; did you mean",
+    ),
+    ({"datasets.all": {"mix": {"chats": {"weight": 0}}}}, "datasets.all.mix.chats.weight: "),
+    ({"datasets.all": {"mix": {}}}, "datasets.all.mix: "),
+    ({"datasets.all": {"mix": {"chats": {}}, "limit": 3}}, "limit has no effect beside `mix`"),
+    ({"datasets.all": {"mix": {"pairs": {}}}, "runs.sft.data": "all"}, "sft needs rows of shape text or messages"),
+]
+
+
+@pytest.mark.parametrize(("changes", "sentence"), MIXED_UP, ids=[sentence for _, sentence in MIXED_UP])
+def test_a_mixture_that_cannot_be_is_one_sentence(project, changes, sentence):
+    with pytest.raises(UserError) as error:
+        project(changes)
+    assert sentence in str(error.value)

@@ -9,17 +9,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from conftest import write_rows
 
 import select_data
 from posttrain import models, stage
 from posttrain.errors import UserError
 from posttrain.rows import normalise
 from posttrain.tokens import tokenise
-from prepare_data import write_parquet
 from tokenize_data import schema
 
 ANSWERS = "apple pear plum fig cherry quince".split()
 LIMIT = 64
+SOURCE = {"format": "preference", "recognised": None, "shape": "preference"}
+SOURCE |= {"origin": "pairs.jsonl", "licence": "mit", "files": {}}
 
 
 def pairs(first: int, count: int) -> list[dict]:
@@ -36,17 +38,17 @@ def select(random_run, random_tiny_tokenizer, fp32):
     models.save(random_run("reward", "full"), random_tiny_tokenizer, Path("model"))
     for split, rows in (("train", pairs(0, 12)), ("validation", pairs(12, 5))):
         long = normalise({"prompt": "word " * 99, "chosen": "a", "rejected": "b"}, "preference", {}, "row")
-        write_parquet(Path(f"rows/{split}.parquet"), [*rows[:3], long, *rows[3:]])
+        write_rows(Path(f"rows/{split}.parquet"), [*rows[:3], long, *rows[3:]], "preference")
         encoded, _ = tokenise(random_tiny_tokenizer, [*rows[:3], long, *rows[3:]], "preference", LIMIT)
         Path("pairs").mkdir(exist_ok=True)
         pq.write_table(pa.Table.from_pylist(encoded, schema=schema("preference")), f"pairs/{split}.parquet")
-    stage.write_json(Path("rows/report.json"), {"format": "preference"})
+    stage.write_json(Path("rows/data.json"), SOURCE)
 
     def run(part: str, margin: float) -> dict:
         stage.write_json(Path("spec.json"), {"part": part, "margin": margin})
         paths = {"spec": "spec.json", "model": "model", "rows": "rows", "tokens": "pairs", "output": f"data/{part}"}
         select_data.main(Namespace(**{name: Path(path) for name, path in paths.items()}))
-        return stage.read_json(Path(f"data/{part}/report.json"))
+        return stage.read_json(Path(f"data/{part}/data.json"))
 
     return run
 
@@ -90,10 +92,10 @@ def test_the_report_tells_the_margins_and_what_was_left_out(select):
     report = select("easy", -100.0)
     expected = np.quantile([*margins("train").values()], [0, 0.25, 0.5, 0.75, 1])
     assert report["train_margins"] == pytest.approx(expected.tolist(), abs=2e-4)
-    assert (report["format"], report["part"], report["margin"]) == ("preference", "easy", -100.0)
+    assert (report["shape"], report["part"], report["margin"]) == ("preference", "easy", -100.0)
     assert (report["train"], report["validation"], report["rows"]) == (12, 5, 17)
     assert report["dropped"] == {"train_without_tokens": 1, "validation_without_tokens": 1}
-    assert json.loads(Path("data/easy/report.json").read_text()) == report
+    assert json.loads(Path("data/easy/data.json").read_text()) == report
 
 
 @pytest.mark.parametrize(("part", "margin"), [("easy", 100), ("hard", -100)])
@@ -102,7 +104,7 @@ def test_a_part_without_rows_to_train_on_is_one_sentence_and_leaves_nothing(sele
         UserError, match=rf"dataset {part}: no row is {part} at margin {margin}; .* write a margin between"
     ):
         select(part, margin)
-    assert not Path(f"data/{part}/report.json").exists()
+    assert not Path(f"data/{part}/data.json").exists()
 
 
 def test_held_out_rows_may_be_none(select):
@@ -113,6 +115,6 @@ def test_held_out_rows_may_be_none(select):
 
 
 def test_rows_of_another_shape_are_one_sentence(select):
-    stage.write_json(Path("rows/report.json"), {"format": "messages"})
+    stage.write_json(Path("rows/data.json"), SOURCE | {"shape": "messages"})
     with pytest.raises(UserError, match="dataset easy: select needs rows of shape preference, and these are messages"):
         select("easy", 0.0)

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from conftest import write_rows
 
 import tokenize_data
 from posttrain import stage
 from posttrain.errors import UserError
 from posttrain.rows import normalise
-from prepare_data import write_parquet
+from posttrain.tokens import sft_tokens
 
 
 @pytest.fixture
@@ -18,13 +19,14 @@ def tokenised(in_folder, chats, random_tiny_folder):
     """Tokenise the conversations, one of them held out; returns the report."""
 
     def run(max_length: int) -> dict:
-        write_parquet(Path("data/train.parquet"), chats[1:])
-        write_parquet(Path("data/validation.parquet"), chats[:1])
-        stage.write_json(Path("data/report.json"), {"format": "prompt_completion"})
+        write_rows(Path("data/train.parquet"), chats[1:])
+        write_rows(Path("data/validation.parquet"), chats[:1])
+        stage.write_json(Path("data/data.json"), {"shape": "messages"})
         options = {
             "data": Path("data"),
             "model": random_tiny_folder,
             "max_length": max_length,
+            "cores": 1,
             "output": Path("tokens/chats,x"),
         }
         tokenize_data.main(Namespace(**options))
@@ -40,7 +42,7 @@ def test_both_files_have_one_row_of_tokens_for_each_row(tokenised, chats):
     assert train["id"].to_pylist() == [row["id"] for row in chats[1:]]
     assert report["train"]["rows"] == 3
     assert report["validation"]["rows"] == 1
-    assert (report["format"], report["max_length"]) == ("prompt_completion", 256)
+    assert (report["shape"], report["max_length"]) == ("messages", 256)
 
 
 def test_a_length_that_leaves_nothing_to_train_is_one_sentence(tokenised):
@@ -61,19 +63,38 @@ def test_answers_with_labels_are_written_with_their_labels(in_folder, random_tin
         normalise({"prompt": "q", "completion": answer, "label": answer == "good"}, "unpaired_preference", {}, "row")
         for answer in ("good", "bad")
     ]
-    write_parquet(Path("data/train.parquet"), rows)
-    write_parquet(Path("data/validation.parquet"), rows[:held_out], like=rows)
-    stage.write_json(Path("data/report.json"), {"format": "unpaired_preference"})
+    write_rows(Path("data/train.parquet"), rows, "unpaired_preference")
+    write_rows(Path("data/validation.parquet"), rows[:held_out], "unpaired_preference")
+    stage.write_json(Path("data/data.json"), {"shape": "unpaired_preference"})
     paths = {"data": Path("data"), "model": random_tiny_folder, "output": Path("tokens/rated,x")}
-    tokenize_data.main(Namespace(**paths, max_length=64))
+    tokenize_data.main(Namespace(**paths, max_length=64, cores=1))
     train, validation = (pq.read_table(f"tokens/rated,x/{name}.parquet") for name in ("train", "validation"))
     assert train["label"].to_pylist() == [True, False]
     assert (validation.num_rows, validation.schema) == (held_out, train.schema)
-    assert stage.read_json(Path("tokens/rated,x/report.json"))["format"] == "unpaired_preference"
+    assert stage.read_json(Path("tokens/rated,x/report.json"))["shape"] == "unpaired_preference"
 
 
-def test_a_row_that_does_not_end_with_the_stop_token_is_told(tokenised, random_tiny_tokenizer):
-    tokenised(256)
-    assert tokenize_data.ends_with_stop(random_tiny_tokenizer, Path("tokens/chats,x"))
-    random_tiny_tokenizer.eos_token = "<|endoftext|>"
-    assert not tokenize_data.ends_with_stop(random_tiny_tokenizer, Path("tokens/chats,x"))
+def test_the_report_tells_what_the_tokenizer_makes_of_the_rows(tokenised, chats, random_tiny_tokenizer):
+    lengths = [len(sft_tokens(random_tiny_tokenizer, row)[0]) for row in chats[1:]]
+    assert 16 < min(lengths) < 40 < max(lengths)
+    train = tokenised(40)["train"]
+    assert train["lengths"]["max"] == max(lengths)
+    assert train["lengths"]["p50"] == sorted(lengths)[1]
+    assert train["cut"] == sum(length > 40 for length in lengths)
+    assert train["unknown"] == 0
+    whole = tokenised(256)["train"]
+    emoji = random_tiny_tokenizer("😀", add_special_tokens=False)["input_ids"]
+    assert whole["fallback"] >= len(emoji) > 1  # one character in several tokens, none of which is a character
+
+
+def test_tokens_are_the_same_on_two_processes(in_folder, chats, random_tiny_folder, monkeypatch):
+    monkeypatch.setattr(tokenize_data, "BLOCK_ROWS", 1)
+    write_rows(Path("data/train.parquet"), chats)
+    write_rows(Path("data/validation.parquet"), [])
+    stage.write_json(Path("data/data.json"), {"shape": "messages"})
+    for cores in (1, 2):
+        paths = {"data": Path("data"), "model": random_tiny_folder, "output": Path(f"tokens/{cores}")}
+        tokenize_data.main(Namespace(**paths, max_length=256, cores=cores))
+    assert pq.read_table("tokens/1/train.parquet").equals(pq.read_table("tokens/2/train.parquet"))
+    assert stage.read_json(Path("tokens/1/report.json")) == stage.read_json(Path("tokens/2/report.json"))
+    assert pq.read_table("tokens/2/validation.parquet").num_rows == 0

@@ -170,7 +170,7 @@ def test_a_pair_is_split_without_a_chat_template(without_template, prompt, chose
 
 
 def test_rows_keep_their_ids_and_lengths_and_are_counted(tokenizer, chats):
-    kept, counts = tokenise(tokenizer, chats, "prompt_completion", 1024)
+    kept, counts = tokenise(tokenizer, chats, "messages", 1024)
     assert [row["id"] for row in kept] == [row["id"] for row in chats]
     assert [row["length"] for row in kept] == [len(row["input_ids"]) for row in kept]
     assert counts == {
@@ -179,7 +179,11 @@ def test_rows_keep_their_ids_and_lengths_and_are_counted(tokenizer, chats):
         "trained_tokens": sum(label != IGNORED for row in kept for label in row["labels"]),
         "cut": 0,
         "dropped": 0,
+        "unknown": 0,
+        "fallback": counts["fallback"],
+        "lengths": [row["length"] for row in kept],
     }
+    assert counts["fallback"] > 0  # of ä and 😀, in 384 tokens
 
 
 def test_a_long_row_is_cut_at_the_end_and_dropped_where_nothing_trained_is_left(tokenizer):
@@ -207,7 +211,8 @@ def test_a_pair_is_cut_in_its_answers_never_in_its_prompt(tokenizer):
     assert kept == [{
         "id": row["id"], "length": len(prompt) + 3, "prompt_ids": prompt, "chosen_ids": chosen[:3], "rejected_ids": rejected[:3],
     }]  # fmt: skip
-    assert counts == {"rows": 1, "tokens": len(prompt) + 3, "trained_tokens": 6, "cut": 1, "dropped": 0}
+    assert counts.items() >= {"rows": 1, "tokens": len(prompt) + 3, "trained_tokens": 6, "cut": 1, "dropped": 0}.items()
+    assert counts["lengths"] == [len(prompt) + max(len(chosen), len(rejected))]
 
 
 @pytest.mark.parametrize("room", [0, 2])
@@ -239,7 +244,8 @@ def test_an_answer_with_a_label_has_the_tokens_that_it_has_in_a_pair(tokenizer, 
     asked, chosen, _ = preference_tokens(tokenizer, pair(prompt, "good", "bad"))
     assert [kept[0][name] for name in ("prompt_ids", "completion_ids", "label")] == [asked, chosen, label]
     assert kept[0]["length"] == len(asked) + len(chosen)
-    assert counts == {"rows": 1, "tokens": kept[0]["length"], "trained_tokens": len(chosen), "cut": 0, "dropped": 0}
+    assert counts.items() >= {"rows": 1, "trained_tokens": len(chosen), "cut": 0, "dropped": 0}.items()
+    assert counts["lengths"] == [counts["tokens"]] == [kept[0]["length"]]
 
 
 def test_an_answer_is_cut_and_dropped_where_nothing_of_it_is_left(tokenizer):
@@ -278,3 +284,31 @@ def test_a_question_is_what_is_not_trained_before_the_answer(tokenizer, chats):
             IGNORED,
             ids[len(asked["prompt_ids"])],
         ]
+
+
+# ---- tools
+
+TOOLS = """{% if tools %}tools: {% for tool in tools %}{{ tool.function.name }} {% endfor %}
+{% endif %}{% for m in messages %}<{{ m.role }}>{{ m.content }}{% if m.tool_calls is defined %}{% for c in m.tool_calls %}call \
+{{ c.function.name }} {{ c.function.arguments.city }}{% endfor %}{% endif %}{{ eos_token }}
+{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"""
+
+
+def test_a_call_of_a_tool_is_trained_as_the_template_writes_it(tokenizer):
+    tokenizer.chat_template = TOOLS
+    call = '[{"type": "function", "function": {"name": "weather", "arguments": "{\\"city\\": \\"Seoul\\"}"}}]'
+    asked, answer = turns("Is it warm?", "Yes.")
+    row = {
+        "messages": [
+            asked,
+            {"role": "assistant", "content": "", "tool_calls": call},
+            {"role": "tool", "content": "30"},
+            answer,
+        ]
+    }
+    row["tools"] = '[{"type": "function", "function": {"name": "weather"}}]'
+    ids, labels = sft_tokens(tokenizer, row)
+    assert tokenizer.decode(ids).startswith("tools: weather")
+    trained = tokenizer.decode([label for label in labels if label != IGNORED])
+    assert trained == f"call weather Seoul{tokenizer.eos_token}Yes.{tokenizer.eos_token}"
+    assert tokenizer.decode(prompt_tokens(tokenizer, row["messages"][:1], row["tools"])).startswith("tools: weather")

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from conftest import write_rows
 import trl
 from safetensors.torch import load_file
 from torch.nn.functional import logsigmoid
@@ -30,7 +31,6 @@ from posttrain.project import Project
 from posttrain.rows import normalise
 from posttrain.tokens import tokenise
 from posttrain.training import row_order
-from prepare_data import write_parquet
 
 pytestmark = pytest.mark.usefixtures("in_folder", "signals", "fp32")
 
@@ -52,7 +52,7 @@ def train(configuration, random_tiny_folder, random_tiny_tokenizer):
     ) -> tuple:
         encoded, _ = tokenise(random_tiny_tokenizer, rows, shape, 256)
         stage.write_json(Path("base.json"), {})
-        stage.write_json(Path("tokens/report.json"), {"format": shape})
+        stage.write_json(Path("tokens/report.json"), {"shape": shape})
         for split, part in (("train", encoded), ("validation", encoded[:held_out])):
             pq.write_table(pa.Table.from_pylist(part, schema=tokenize_data.schema(shape)), f"tokens/{split}.parquet")
         spec = Path(f"results/{target}/spec.json")
@@ -171,7 +171,7 @@ def test_against_its_own_log_probabilities_dpo_begins_at_log_2(
     train, reference, random_tiny_tokenizer, random_tiny_folder
 ):
     encoded, _ = tokenise(random_tiny_tokenizer, pairs(), "preference", 256)
-    stage.write_json(Path("tokens/report.json"), {"format": "preference"})
+    stage.write_json(Path("tokens/report.json"), {"shape": "preference"})
     pq.write_table(pa.Table.from_pylist(encoded, schema=tokenize_data.schema("preference")), "tokens/train.parquet")
     output = reference()
     for column, expected in zip(pq.read_table(output).columns, sides(encoded, random_tiny_folder), strict=True):
@@ -183,7 +183,7 @@ def test_against_its_own_log_probabilities_dpo_begins_at_log_2(
 
 
 def test_only_preferences_have_reference_log_probabilities(reference):
-    stage.write_json(Path("tokens/report.json"), {"format": "messages"})
+    stage.write_json(Path("tokens/report.json"), {"shape": "messages"})
     with pytest.raises(UserError, match="dpo needs rows of shape preference, and dataset tokens is messages"):
         reference()
 
@@ -259,7 +259,9 @@ def test_dpo_from_pissa_is_merged_as_it_was_trained(train, random_tiny_folder, m
     changes = {f"runs.dpo.{key}": value for key, value in changes.items()} | {"runs.follow": ..., "sweeps": {}}
     train(train_dpo, "dpo", pairs(), "preference", changes, logprobs=Path("r.parquet"))
     stage.write_json(Path("base.json"), {"files": {}})
+    stage.write_json(Path("preflight.json"), {"licences": {}})
     paths = {"parent": random_tiny_folder, "manifest": Path("base.json"), "tokens": Path("tokens")}
+    paths["preflight"] = Path("preflight.json")
     merge_model.main(Namespace(spec=Path("results/dpo/spec.json"), **paths))
     with torch.no_grad():
         merged, parent = (
@@ -398,8 +400,8 @@ def sample(configuration, chats, random_tiny_folder):
 
     def run(objective: str, conversations: int, **keys) -> tuple[list[dict], list]:
         Path("rules.py").write_text(RULE)
-        write_parquet(Path("data/train.parquet"), chats[:conversations])
-        stage.write_json(Path("data/report.json"), {"format": "messages"})
+        write_rows(Path("data/train.parquet"), chats[:conversations])
+        stage.write_json(Path("data/data.json"), {"shape": "messages"})
         stage.write_json(Path("base.json"), {})
         table = {"from": "base", "objective": objective, "data": "chats", "batch_size": 8, "generations": 4}
         table |= {"max_new_tokens": 4, "reward": {"function": "rules.py:rule"}, "warmup": 0}
@@ -444,7 +446,7 @@ def test_prompts_that_leave_no_room_for_an_answer_are_one_sentence(sample):
 
 def test_qloras_reference_is_the_parent_in_4_bits(train, wide_folder, random_tiny_tokenizer, chats):
     encoded, _ = tokenise(random_tiny_tokenizer, pairs(), "preference", 256)
-    stage.write_json(Path("tokens/report.json"), {"format": "preference"})
+    stage.write_json(Path("tokens/report.json"), {"shape": "preference"})
     pq.write_table(pa.Table.from_pylist(encoded, schema=tokenize_data.schema("preference")), "tokens/train.parquet")
     first = {}
     for bits in (",nf4", ""):

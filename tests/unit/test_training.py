@@ -14,6 +14,7 @@ import numpy as np
 import peft
 import pytest
 import torch
+from conftest import write_rows
 from safetensors.torch import save_file
 from transformers import TrainerControl, TrainerState
 from trl import DPOConfig, GRPOConfig, KTOConfig, RewardConfig, RLOOConfig, SFTConfig
@@ -24,7 +25,6 @@ from posttrain.errors import UserError
 from posttrain.project import Project
 from posttrain.tokens import questions
 from posttrain.training import history, last_checkpoint, row_order, trainer_arguments
-from prepare_data import write_parquet
 
 # ---- the order of the rows
 
@@ -284,7 +284,7 @@ def test_prompts_without_room_for_an_answer_are_left_out_and_said(
 ):
     said = []
     monkeypatch.setattr(training, "say", said.append)
-    write_parquet(Path("data/train.parquet"), chats)
+    write_rows(Path("data/train.parquet"), chats)
     lengths = [len(row["prompt_ids"]) for row in questions(random_tiny_tokenizer, chats)]
     keys = {"max_length": sorted(lengths)[1] + 8, "max_new_tokens": 8}
     ppo = {"from": "base", "objective": "ppo", "data": "chats", "reward": {"function": "final_number"}} | keys
