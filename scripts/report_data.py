@@ -1,6 +1,7 @@
-"""Report on a dataset, for people: what was read, kept and dropped, and what they should look at before they train on it.
+"""Report on a dataset, for people: what was read, kept and dropped, and what to look at before training on it.
 
-Reads a prepared dataset, the held-out rows of others and what tokenizers made of it; writes report.json and report.html.
+Reads a prepared dataset, the held-out rows of others and what tokenizers made of it; writes report.json and the same
+as a page, report.html.
 
     python scripts/report_data.py --data results/data/gsm8k --evaluation results/data/gsm8k results/data/chat \
         --tokens results/tokens/smollm2/gsm8k,max_length=1024 --licences '{"datasets.gsm8k": "mit"}' \
@@ -24,8 +25,8 @@ MANY_PIECES = 0.1  # of a character: emoji and rare names are below, a script th
 EXTREMES = [
     ("longest", "characters", "characters", "The first to be cut, and what decides the memory."),
     ("shortest", "characters", "characters", "Often empty answers, refusals, or rows that were cut off."),
-    ("strangest", "bits", "bits a byte", "By the bits that each byte would take with the byte frequencies of the whole dataset: "
-     "other scripts, code, markup and numbers come first."),
+    ("strangest", "bits", "bits a byte", "By the bits that each byte would take with the byte frequencies of the whole "
+     "dataset: other scripts, code, markup and numbers come first."),
 ]  # fmt: skip
 
 

@@ -137,7 +137,8 @@ def _items(path: Path) -> Iterator[tuple[int, Any]]:
                 more = "".join(islice(text, 1 + len(buffer) // BLOCK_BYTES))
                 column, buffer, position = _column(column, buffer, position), buffer[position:], 0
                 if not more or len(buffer) > 16 * BLOCK_BYTES:
-                    _check_json(path, line, buffer, column)
+                    if buffer:
+                        _check_json(path, line, buffer, column)
                     raise UserError(f"{path} line {line}: invalid JSON: the list does not end; is it cut?") from None
                 buffer += more
                 continue

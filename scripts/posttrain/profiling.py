@@ -1,7 +1,7 @@
 """What a dataset holds: how long its turns are, its languages, its rows that stand out, answers given away in prompts.
 
-The files are streamed, and counted on Arrow's buffers with numpy: a row costs microseconds, and the memory does not grow
-with the rows. Lengths are characters; a `text` counts as one turn.
+The files are streamed, and counted on Arrow's buffers with numpy: a row costs microseconds, and the memory does not
+grow with the rows. Lengths are characters; a `text` counts as one turn.
 """
 
 from collections import Counter
@@ -248,7 +248,7 @@ def _shown(row: Row) -> Row:
 
 
 def answers_in_prompts(columns: dict[str, Texts]) -> list[int]:
-    """The rows of a batch whose last answer, of FEWEST_WORDS or more, stands in a turn before it that is no assistant's."""
+    """The rows of a batch whose answer, of FEWEST_WORDS or more, stands in a turn before it that is no assistant's."""
     answers = next((columns[name] for name in ("messages", "chosen", "completion") if name in columns), None)
     if answers is None:
         return []
@@ -300,7 +300,7 @@ def strangest(files: list[Path], counts: np.ndarray) -> list[Row]:
 
 
 def language(row: Row) -> str:
-    """The ISO 639 code of what is said in a row, without its system turns; 'undetermined' for code, sums and few words."""
+    """The ISO 639 code of what a row says, without system turns; 'undetermined' for code, sums and few words."""
     said = row | {name: [turn for turn in row.get(name) or () if turn["role"] != "system"] for name in TURNS}
     code, _ = _identifier().classify(text(said)[:LANGUAGE_OF])
     return "undetermined" if code in ("und", "zxx") else code

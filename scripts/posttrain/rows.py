@@ -10,7 +10,7 @@ and the boolean `label`; image_messages: `messages` and `images`, paths. A turn 
 import hashlib
 import json
 import re
-from os.path import commonprefix
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -108,9 +108,11 @@ def recognise(row: Row, columns: dict[str, str]) -> tuple[str, str]:
         names = [name for field in must if (name := _present(row, field, columns))]
         if len(names) == len(must) and _looks_like(format, row, columns):
             return format, f"its first row has the fields {', '.join(names)}{_LOOKS.get(format, '')}"
+    names = [_short(name) for name in row]
+    more = f" and {len(names) - 12} more" if len(names) > 12 else ""
     raise UserError(
-        f"its columns {', '.join(map(str, row))} fit no known format; "
-        f"say which is which with `columns:`, such as {{prompt: {next(iter(row), 'question')}}}, or write `format:`"
+        f"its columns {', '.join(names[:12])}{more} fit no known format; "
+        f"say which is which with `columns:`, such as {{prompt: {next(iter(names), 'question')}}}, or write `format:`"
     )
 
 
@@ -132,8 +134,8 @@ def _looks_like(format: str, row: Row, columns: dict[str, str]) -> bool:
     if format == "hh_rlhf":
         return isinstance(chosen, str) and _SPEAKER.match(chosen) is not None
     if format == "preference":
-        explicit = values["prompt"] is not None or values["conversations"] is not None
-        return explicit or (isinstance(chosen, list) and len(chosen) > 1)
+        explicit = _present(row, "prompt|conversations", columns)
+        return explicit is not None or (isinstance(chosen, list) and len(chosen) > 1)
     if format == "ultrachat":
         return isinstance(values["data"], list) and all(isinstance(text, str) for text in values["data"])
     return format != "oasst_pairs"
@@ -163,7 +165,7 @@ def normalise(row: Any, format: str, columns: dict[str, str], place: str, images
     values |= {ours: row[name] for ours in may if row.get(name := columns.get(ours, ours)) not in (None, "", [])}
     content = _CONTENT[format](values, place)
     if "tools" in values:
-        content["tools"] = _as_json(values["tools"], "tools", place)
+        content["tools"] = json.dumps(_objects(values["tools"], "tools", place), ensure_ascii=False)
     if "images" in content:
         _check_images(content, images, place)
     _check_size(content, place)
@@ -196,7 +198,7 @@ def _alpaca(values: Row, place: str) -> Row:
         turns += [_turn("user", question, "history", place), _turn("assistant", answer, "history", place)]
     asked = [_text(values[key], key, place) for key in ("instruction", "input") if key in values]
     turns.append(_turn("user", "\n".join(asked), "instruction", place))
-    return {"messages": [*turns, *_answer(values["output"], "output", place)]}
+    return {"messages": _whole([*turns, *_answer(values["output"], "output", place)], place)}
 
 
 def _ultrachat(values: Row, place: str) -> Row:
@@ -210,9 +212,7 @@ def _ultrachat(values: Row, place: str) -> Row:
 
 def _preference(values: Row, place: str) -> Row:
     chosen, rejected = (_answers(values[side], side, place) for side in ("chosen", "rejected"))
-    shared = commonprefix([chosen, rejected]) if len(chosen) > 1 and len(rejected) > 1 else []
-    while shared and shared[-1]["role"] == "assistant":  # a turn that both answers happen to begin with
-        shared.pop()
+    shared = _shared(chosen, rejected) if len(chosen) > 1 and len(rejected) > 1 else []
     if "prompt" in values or "conversations" in values:
         prompt = _prompt(values, place)
         if shared and chosen[0]["role"] != "assistant":  # the answers repeat their prompt
@@ -226,10 +226,17 @@ def _preference(values: Row, place: str) -> Row:
 
 def _hh_rlhf(values: Row, place: str) -> Row:
     chosen, rejected = (_transcript(values[side], side, place) for side in ("chosen", "rejected"))
-    shared = commonprefix([chosen[:-1], rejected[:-1]])
-    while shared and shared[-1]["role"] == "assistant":
-        shared.pop()
+    shared = _shared(chosen[:-1], rejected[:-1])
     return _pair(shared, chosen[len(shared) :], rejected[len(shared) :], place)
+
+
+def _shared(chosen: Turns, rejected: Turns) -> Turns:
+    """The turns that both begin with, up to the last that is not the assistant's: both answers may begin alike."""
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(chosen, rejected, strict=False))
+    turns = [turn for turn, _ in same]
+    while turns and turns[-1]["role"] == "assistant":
+        turns.pop()
+    return turns
 
 
 def _unpaired(values: Row, place: str) -> Row:
@@ -243,8 +250,10 @@ def _llava(values: Row, place: str) -> Row:
     images = [images] if isinstance(images, str) else images
     if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
         raise UserError(f"{place}: the images are a list of paths, and this is {_kind(images)}")
+    for image in images:
+        _check_text(image, "path of an image", place)
     name = "messages" if "messages" in values else "conversations"
-    return {"messages": _whole(_messages(values[name], name, place), place), "images": images}
+    return {"messages": _whole(_messages(values[name], name, place), place), "images": list(images)}
 
 
 _CONTENT = {
@@ -348,17 +357,20 @@ def _message(turn: Any, number: int, name: str, place: str) -> dict[str, str]:
     if not isinstance(turn, dict) or "role" not in turn or not ("content" in turn or turn.get("tool_calls")):
         raise UserError(f"{place}: {here} needs the fields role and content")
     said, calls = turn["role"], turn.get("tool_calls")
-    role = ALIASES.get(said.lower()) if isinstance(said, str) else None
+    if not isinstance(said, str):
+        raise UserError(f"{place}: the role of {here} is {_kind(said)}; {nearest('', ROLES)}")
+    role = ALIASES.get(said.lower())
     if role is None:
-        raise UserError(f"{place}: {here} has the role {said!r}; {nearest(str(said), ROLES)}")
-    if said == "function_call":
-        return {"role": role, "content": "", "tool_calls": _call(turn["content"], here, place)}
+        raise UserError(f"{place}: {here} has the role '{_short(said)}'; {nearest(_short(said), ROLES)}")
+    if said.lower() == "function_call":
+        calls = [{"type": "function", "function": call} for call in _objects(turn["content"], here, place)]
+        return {"role": role, "content": "", "tool_calls": _calls(calls, here, place)}
     if calls:
         if role != "assistant":
             raise UserError(f"{place}: {here} has tool_calls, and only the assistant calls tools")
         content = turn.get("content") or ""
         _check_text(content, f"content of {here}", place)
-        return {"role": role, "content": content, "tool_calls": _as_json(calls, "tool_calls", place)}
+        return {"role": role, "content": content, "tool_calls": _calls(calls, f"tool_calls of {here}", place)}
     result = _turn(role, turn["content"], f"content of message {number}", place)
     for key in ("tool_call_id", "name") if role == "tool" else ():
         if turn.get(key):
@@ -366,23 +378,26 @@ def _message(turn: Any, number: int, name: str, place: str) -> dict[str, str]:
     return result
 
 
-def _call(value: Any, here: str, place: str) -> str:
-    """A ShareGPT function_call, one or several, as the list that OpenAI's messages have."""
-    calls = json.loads(_as_json(value, f"function_call in {here}", place))
-    calls = calls if isinstance(calls, list) else [calls]
-    if not all(isinstance(call, dict) and "name" in call for call in calls):
-        raise UserError(f"{place}: the function_call in {here} needs name and arguments")
-    return json.dumps([{"type": "function", "function": call} for call in calls], ensure_ascii=False)
+def _calls(value: Any, name: str, place: str) -> str:
+    """Calls as JSON, of functions with their arguments, as OpenAI's messages have them."""
+    calls = _objects(value, name, place)
+    functions = [call.get("function", call) for call in calls]
+    if not all(isinstance(function, dict) and isinstance(function.get("name"), str) for function in functions):
+        raise UserError(f"{place}: a call in {name} needs the function's name and arguments")
+    return json.dumps(calls, ensure_ascii=False)
 
 
-def _as_json(value: Any, name: str, place: str) -> str:
-    """A value as JSON; a string is JSON already."""
+def _objects(value: Any, name: str, place: str) -> list[dict]:
+    """One object or a list of them; a string is that as JSON."""
     try:
-        text = json.dumps(json.loads(value) if isinstance(value, str) else value, ensure_ascii=False)
-        text.encode()
-        return text
+        value = json.loads(value) if isinstance(value, str) else value
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError, TypeError):
         raise UserError(f"{place}: the {name} is no JSON; write a list of objects") from None
+    objects = value if isinstance(value, list) else [value]
+    if not all(isinstance(item, dict) for item in objects):
+        raise UserError(f"{place}: the {name} is {_kind(value)}; write a list of objects")
+    return objects
 
 
 def _transcript(value: Any, name: str, place: str) -> Turns:
@@ -409,7 +424,7 @@ def _field(row: Row, field: str, columns: dict[str, str], place: str) -> tuple[s
     ours = next((ours for ours in field.split("|") if columns.get(ours, ours) in row), field.split("|")[0])
     name = columns.get(ours, ours)
     if name not in row:
-        raise UserError(f"{place}: there is no field '{name}' for the {ours}; {nearest(name, map(str, row))}")
+        raise UserError(f"{place}: there is no field '{name}' for the {ours}; {nearest(name, map(_short, row))}")
     if row[name] is None:
         raise UserError(f"{place}: the field '{name}' is null; give it a value or take the row out")
     return ours, row[name]
@@ -475,6 +490,12 @@ def _check_size(content: Row, place: str) -> None:
         raise UserError(
             f"{place}: the row has {size:,} characters, and no model reads more than {MAX_CHARACTERS:,} at once; split it"
         )
+
+
+def _short(name: Any) -> str:
+    """A name out of the file, for a sentence of one line."""
+    text = " ".join(str(name).split())
+    return text if len(text) <= 40 else f"{text[:39]}…"
 
 
 def _kind(value: Any) -> str:

@@ -1,0 +1,122 @@
+"""Compare reading, normalising, splitting and tokenising a million rows with a plain `datasets` script, in one run.
+
+    python bench/data.py [--rows 1000000] [--tokenised 100000]
+
+Prints the ratios of the times (ours also drops exact and near duplicates, names every faulty row and writes the counts), and
+the peak memory of all our processes together. The rows are of 1 kB, of words drawn from examples/data.
+"""
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import psutil
+
+from pipeline import REPOSITORY, snakemake, timed
+
+SPEC = {
+    "path": "rows.jsonl", "hub": None, "revision": "main", "subset": None, "split": "train", "format": None, "columns": {},
+    "validation": 0.1, "limit": None, "near_duplicates": 0.8, "max_dropped": 0.01, "image_folder": None,
+}  # fmt: skip
+
+
+def write_rows(path: Path, rows: int) -> None:
+    """A prompt of 60 words and a completion of 120, about 1 kB, in each row."""
+    lines = (REPOSITORY / "examples/data/gsm8k_train.jsonl").read_text().splitlines()
+    words = [word for line in map(json.loads, lines) for text in line.values() for word in text.split()]
+    chance = random.Random(1)
+    with path.open("w") as file:
+        for _ in range(rows):
+            text = chance.choices(words, k=180)
+            file.write(json.dumps({"prompt": " ".join(text[:60]), "completion": " ".join(text[60:])}) + "\n")
+
+
+def watched(command: list, folder: Path) -> tuple[float, float]:
+    """Seconds that a command takes, and the peak memory of it and its children together, in GiB."""
+    peak, done = 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(0.2):
+            try:
+                tree = [process, *process.children(recursive=True)]
+                peak = max(peak, sum(part.memory_full_info().uss for part in tree))
+            except psutil.Error:  # one of them has just ended
+                continue
+
+    start = time.perf_counter()
+    with (folder / "ours.log").open("w") as log:
+        process = psutil.Popen(list(map(str, command)), cwd=folder, stdout=log, stderr=subprocess.STDOUT)
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        if process.wait():
+            raise SystemExit((folder / "ours.log").read_text())
+    done.set()
+    watcher.join()
+    return time.perf_counter() - start, peak / 2**30
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=1_000_000, help="rows to normalise")
+    parser.add_argument("--tokenised", type=int, default=100_000, help="rows to tokenise")
+    options = parser.parse_args()
+    plain, scripts = [sys.executable, REPOSITORY / "bench/plain_datasets.py"], REPOSITORY / "scripts"
+    cores = os.cpu_count()
+    os.environ |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        (folder / "examples").symlink_to(REPOSITORY / "examples")
+        base = snakemake(folder, "--configfile", REPOSITORY / "config/config.yaml", "--cores", cores)
+        timed([*base, "results/bases/smollm2/base.json"], folder, folder / "base.log")
+        model = folder / "results/bases/smollm2/model"
+        (folder / "spec.json").write_text(json.dumps(SPEC))
+        print(f"{'':22} {'plain s':>8} {'ours s':>8} {'ratio':>6}  {'peak GiB':>8}")
+        for rows, only_tokens in ((options.rows, False), (options.tokenised, True)):
+            write_rows(folder / "rows.jsonl", rows)
+            for name in ("plain", "ours"):
+                (folder / name).mkdir(exist_ok=True)
+            prepare = [
+                sys.executable,
+                scripts / "prepare_data.py",
+                "--spec",
+                "spec.json",
+                "--cores",
+                cores,
+                "--output",
+                "ours",
+            ]
+            ours, peak = watched(prepare, folder)
+            theirs = timed([*plain, "normalise", "rows.jsonl", "plain"], folder, folder / "plain.log")
+            if not only_tokens:
+                tell(f"normalise {rows:,} rows", theirs, ours, peak)
+                continue
+            tokenise = [
+                sys.executable,
+                scripts / "tokenize_data.py",
+                "--data",
+                "ours",
+                "--model",
+                model,
+                "--max-length",
+                1024,
+            ]
+            ours, peak = watched([*tokenise, "--cores", cores, "--output", "tokens"], folder)
+            theirs = timed([*plain, "tokenise", "plain", model], folder, folder / "plain.log")
+            tell(f"tokenise {rows:,} rows", theirs, ours, peak)
+
+
+def tell(what: str, theirs: float, ours: float, peak: float) -> None:
+    """One line of the table."""
+    print(f"{what:22} {theirs:8.1f} {ours:8.1f} {theirs / ours:6.2f}  {peak:8.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,263 @@
+"""Held-out rows among the training rows: which are found, which are not, and what is said of them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from posttrain import overlap as module
+from posttrain.overlap import overlap
+from posttrain.words import words
+
+DATA = Path(__file__).resolve().parents[2] / "examples/data"
+FIELDS = ("role", "content", "tool_calls", "tool_call_id", "name")
+TURNS = pa.list_(pa.struct([(field, pa.string()) for field in FIELDS]))
+TYPES = {"text": pa.string(), "label": pa.bool_(), "images": pa.list_(pa.string())}
+
+QUESTION = "A baker sells twelve loaves on Monday, nine on Tuesday, and keeps 4 for her sister; how many does she bake?"
+ANSWER = "She bakes twelve and nine and four loaves, which makes 25 in all."
+OTHER = "Please explain to me in a few words why the leaves of most trees turn yellow or red when autumn comes."
+TEMPLATE = "You are given a problem from a school book. Think about each step, check it, and write down the result as a number:"
+
+
+def turn(role: str, content: str) -> dict:
+    return {"role": role, "content": content}
+
+
+def chat(*contents: str) -> dict:
+    """A conversation in which user and assistant take turns."""
+    return {"messages": [turn("user" if i % 2 == 0 else "assistant", content) for i, content in enumerate(contents)]}
+
+
+def pair(question: str, chosen: str, rejected: str) -> dict:
+    answers = {"chosen": [turn("assistant", chosen)], "rejected": [turn("assistant", rejected)]}
+    return {"prompt": [turn("user", question)], **answers}
+
+
+def lines(name: str) -> list[dict]:
+    rows = [json.loads(line) for line in (DATA / f"gsm8k_{name}.jsonl").read_text().splitlines()]
+    return [chat(row["question"], row["answer"]) for row in rows]
+
+
+def write(path: Path, rows: list[dict], like: dict | None = None) -> Path:
+    """Rows of one shape, named by their line."""
+    named = [{"id": f"{path.stem}{i}", "place": f"{path.stem}.jsonl line {i}"} | row for i, row in enumerate(rows, 1)]
+    names = ["id", "place", *(like or rows[0])]
+    schema = [(name, pa.string() if name in ("id", "place") else TYPES.get(name, TURNS)) for name in names]
+    pq.write_table(pa.Table.from_pylist(named, schema=pa.schema(schema)), path)
+    return path
+
+
+@pytest.fixture
+def found(tmp_path: Path):
+    """What `overlap` says of these rows."""
+
+    def look(train: list[dict], held_out: list[dict]) -> dict:
+        return overlap(write(tmp_path / "train.parquet", train), write(tmp_path / "held_out.parquet", held_out))
+
+    return look
+
+
+def counts(result: dict) -> tuple[int, int, int]:
+    return result["exact"], result["shared"], result["train_rows"]
+
+
+SHAPES = {
+    "text": {"text": f"Some pages of a book. {QUESTION} {ANSWER} And so on."},
+    "messages": {"messages": [turn("system", "Be kind."), turn("user", QUESTION), turn("assistant", ANSWER)]},
+    "conversation": chat(OTHER, "Because of the light.", QUESTION, ANSWER, "Thanks!", "You are welcome."),
+    "preference": pair(QUESTION, ANSWER, "None at all."),
+    "unpaired_preference": {
+        "prompt": [turn("user", QUESTION)],
+        "completion": [turn("assistant", ANSWER)],
+        "label": True,
+    },
+    "image_messages": chat(QUESTION, ANSWER) | {"images": ["a.png"]},
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_row_is_found_among_others_of_its_shape(found, shape):
+    row = SHAPES[shape]
+    other = json.loads(json.dumps(row).replace(QUESTION, OTHER).replace(ANSWER, "The green fades."))
+    assert counts(found([other, row, other], [row])) == (1, 1, 1)
+    assert counts(found([other, other], [row])) == (0, 0, 0) if shape != "conversation" else True
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_question_is_found_in_a_row_of_any_shape_whatever_the_answer(found, shape):
+    assert counts(found([SHAPES[shape]], [chat(QUESTION, "Twenty-five.")])) == (1, 1, 1)
+
+
+def test_the_problems_of_gsm8k_are_found_edited_and_not_in_others(found):
+    def edit(text: str) -> str:
+        parts = text.lower().replace(".", " ;").split()
+        for i in range(9, len(parts), 20):
+            parts[i] = "sometimes"
+        return "Here is one more: " + " ".join(parts)
+
+    train, test = lines("train"), lines("test")
+    copies = [chat(edit(row["messages"][0]["content"]), "?") for row in test]
+    assert counts(found(train, test)) == (0, 0, 0)
+    assert counts(found([*train, *copies], test)) == (0, 20, 20)
+    assert counts(found(train + test, test)) == (20, 20, 20)
+
+
+def test_half_a_question_is_not_the_question(found):
+    half = " ".join(QUESTION.split()[:12])
+    assert counts(found([chat(f"{half} of them, as we have heard?", ANSWER)], [chat(QUESTION, "?")])) == (0, 0, 0)
+
+
+def test_boilerplate_does_not_count(found):
+    tasks = [row["messages"][0]["content"] for row in lines("train")]
+    few = " ".join(tasks[0].split()[:14])
+    train = [chat(f"{TEMPLATE} {task}", ANSWER) for task in tasks[20:]]
+    assert (
+        counts(found(train, [chat(f"{TEMPLATE} {few}", "6"), *lines("test")]))[1] == 0
+    )  # of 36 words 22 are not enough
+    shorter = [chat(f"{TEMPLATE} {TEMPLATE} {few}", "6")]
+    assert counts(found([chat(f"{TEMPLATE} {TEMPLATE}", "6")], shorter + lines("test")))[1] == 1  # of 58 words 44 are
+    held_out = [chat(f"{TEMPLATE} {TEMPLATE} {task}", "6") for task in tasks[1:20]]
+    assert counts(found([chat(f"{TEMPLATE} {TEMPLATE}", "6"), *train], shorter + held_out)) == (0, 0, 0)
+    leak = chat(tasks[5], "6")
+    assert counts(found([*train, leak], shorter + held_out)) == (0, 1, 1)
+
+
+def test_boilerplate_of_a_few_rows_is_what_more_than_half_have(found):
+    tasks = [row["messages"][0]["content"] for row in lines("test")]
+    held_out = [chat(f"{TEMPLATE} {TEMPLATE} {task}", "6") for task in tasks[:3]]
+    train = [chat(f"{TEMPLATE} {TEMPLATE} {task}", "6") for task in tasks[10:]]
+    assert counts(found(train, held_out)) == (0, 0, 0)
+
+
+def test_a_question_that_many_rows_ask_is_told_by_its_answer(found):
+    answers = [row["messages"][1]["content"] + " " + row["messages"][0]["content"] for row in lines("test")]
+    held_out = [chat(OTHER, answer) for answer in answers]
+    assert counts(found([chat(OTHER, ANSWER)], held_out)) == (0, 0, 0)
+    assert counts(found([chat(OTHER, ANSWER), chat(QUESTION, answers[7])], held_out)) == (0, 1, 1)
+    short = [chat("Describe the picture on the first page, please.", answer) for answer in answers]
+    assert counts(found([chat("Describe the picture on the first page, please.", ANSWER)], short)) == (0, 0, 0)
+
+
+def test_system_turns_are_no_part_of_a_held_out_row_but_are_read_in_training(found):
+    held_out = {"messages": [turn("system", OTHER), *chat(QUESTION, "?")["messages"]]}
+    assert counts(found([{"messages": [turn("system", OTHER), *chat("Who?", "I.")["messages"]]}], [held_out])) == (
+        0,
+        0,
+        0,
+    )
+    shot = {"messages": [turn("system", f"For example: {QUESTION} {ANSWER}"), *chat("Who?", "I.")["messages"]]}
+    assert counts(found([shot], [held_out])) == (1, 1, 1)
+
+
+def test_short_rows_have_to_be_equal(found):
+    row = chat("What is 2 + 2?", "It is 4.")
+    system = {"messages": [turn("system", OTHER), *row["messages"]]}
+    assert counts(found([chat("what is 2+2", "it is 4")], [row])) == (1, 1, 1)
+    assert counts(found([system], [row])) == counts(found([row], [system])) == (1, 1, 1)
+    assert counts(found([chat(OTHER, "Yes.", *(one["content"] for one in row["messages"]))], [row])) == (1, 1, 1)
+    assert counts(found([{"text": "What is 2 + 2? It is 4."}], [row])) == (1, 1, 1)
+    assert counts(found([pair("What is 2 + 2?", "It is 4.", "It is 5.")], [row])) == (1, 1, 1)
+    assert counts(found([chat("What is 2 + 2?", "4.")], [row])) == (0, 0, 0)
+    assert counts(found([chat("What is 2 + 2?", "It is 4, as I have said.")], [row])) == (0, 0, 0)
+
+
+def test_a_question_of_eight_words_is_enough_where_it_is_asked_as_it_is(found):
+    eight, seven = "Who was the first woman on Mount Everest?", "Who was the first woman on Everest?"
+    assert counts(found([chat(eight, "Junko Tabei did it.")], [chat(eight, "Tabei.")])) == (1, 1, 1)
+    assert counts(found([chat(seven, "Junko Tabei did it.")], [chat(seven, "Tabei.")])) == (0, 0, 0)
+    assert counts(found([chat(f"{eight} Tell me.", "Junko Tabei did it.")], [chat(eight, "Tabei.")])) == (0, 0, 0)
+
+
+def test_a_question_about_an_image_is_told_by_its_answer(found):
+    def row(answer: str) -> dict:
+        return chat("<image> What can be seen in the middle of this photograph?", answer) | {"images": ["a.png"]}
+
+    assert counts(found([row("A brown dog with a stick that it has brought from the river.")], [row(ANSWER)])) == (
+        0,
+        0,
+        0,
+    )
+    assert counts(found([row(ANSWER)], [row(ANSWER)])) == (1, 1, 1)
+
+
+def test_all_questions_of_a_conversation_stand_in_one_row(found):
+    questions = [row["messages"][0]["content"] for row in lines("test")[:4]]
+    held_out = chat(questions[0], ANSWER, questions[1], ANSWER, "And then?", ANSWER, questions[2], ANSWER)
+    alone = [chat(question, ANSWER) for question in questions[:3]]
+    assert counts(found(alone, [held_out])) == (0, 0, 0)
+    turned = chat(questions[2], "?", questions[1], "?", questions[0], "?")
+    assert counts(found([*alone, turned], [held_out])) == (1, 1, 1)
+
+
+def test_rejected_answers_are_not_compared(found):
+    held_out = pair("Why?", ANSWER, f"{OTHER} {OTHER}")
+    assert counts(found([chat("Hm.", OTHER)], [held_out])) == (0, 0, 0)
+    assert counts(found([chat("Why?", ANSWER)], [held_out])) == (1, 1, 1)
+
+
+def test_other_scripts(found):
+    chinese = "面包师星期一卖了十二个面包，星期二卖了九个，她一共烤了多少个面包？"
+    russian = (
+        "Пекарь продал в понедельник двенадцать хлебов, а во вторник ещё девять; сколько хлебов он испёк за эти дни?"
+    )
+    train = [chat(chinese.replace("，", " "), "21"), chat(russian.upper(), "21")]
+    assert counts(found(train, [chat(chinese, "?"), chat(russian, "?"), chat("🙂", "🙂🙂")])) == (2, 2, 2)
+    assert counts(found([chat("🙂🙂", "🙂")], [chat("🙂", "🙂🙂")])) == (0, 0, 0)
+
+
+def test_words_are_those_of_words():
+    texts = [
+        "It's 3.50 €, isn_t it?\n\tYes!",
+        "",
+        "Straße ÉCOLE İstanbul",
+        "漢字とカナ mixed7字",
+        "a\u0301 ٣٤ ภาษา",
+        "...",
+        "ab c",
+        "ac b",
+    ]
+    hashes, bounds = module._hashes(texts)
+    expected = [word for text in texts for word in words(text)]
+    assert np.diff(bounds).tolist() == [len(words(text)) for text in texts]
+    assert len(set(zip(hashes.tolist(), expected, strict=True))) == len(set(expected)) == len(set(hashes.tolist()))
+
+
+def test_the_result_does_not_depend_on_the_batches(found, monkeypatch):
+    train, test = lines("train"), lines("test")
+    rows = [chat(QUESTION, ANSWER), *train, *test[::-1], *test[:5], chat("Who?", "I."), *test]
+    held_out = [*test, chat("Who?", "I."), chat(QUESTION, "?")]
+    whole = found(rows, held_out)
+    assert counts(whole) == (22, 22, 47)
+    for size, most in ((1, 2**20), (7, 2**20), (500, 3000)):
+        monkeypatch.setattr(module, "BATCH", size)
+        monkeypatch.setattr(module, "BATCH_BYTES", most)
+        assert found(rows, held_out) == whole
+
+
+def test_an_empty_held_out_file(tmp_path):
+    train = write(tmp_path / "train.parquet", lines("train"))
+    empty = write(tmp_path / "held_out.parquet", [], like=lines("train")[0])
+    assert overlap(train, empty) == {"rows": 0, "exact": 0, "shared": 0, "train_rows": 0, "examples": []}
+    assert overlap(empty, train) == {"rows": 48, "exact": 0, "shared": 0, "train_rows": 0, "examples": []}
+
+
+def test_examples_say_where(found):
+    test = lines("test")
+    edited = QUESTION.replace("sells", "sold")
+    train = [chat(edited, ANSWER), *test[6:], chat(QUESTION, ANSWER), chat(QUESTION, "No.")]
+    result = found(
+        train, [chat(OTHER, "?"), chat(QUESTION.replace("twelve loaves", "ten rolls"), "?" * 300), *test[14:19]]
+    )
+    assert result["rows"] == 7
+    assert counts(result) == (5, 6, 8)
+    assert [example["place"] for example in result["examples"]] == [f"held_out.jsonl line {i}" for i in range(3, 8)]
+    assert result["examples"][0]["id"] == "held_out3"
+    result = found(train, [chat(OTHER, "?"), chat(f"{QUESTION} Well?", "?" * 300)])
+    (example,) = result["examples"]
+    assert (example["train_id"], example["train_place"]) == ("train16", "train.jsonl line 16")
+    assert 0.9 < example["share"] < 1
+    assert example["text"] == f"{QUESTION} Well?\n{'?' * 300}"[:200]
