@@ -6,7 +6,7 @@ CORES ?= $(shell nproc)
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-slow lint format bench claims ui constraints
+.PHONY: setup demo test test-slow lint format bench bench-data claims ui constraints
 
 setup: $(READY)
 
@@ -48,6 +48,10 @@ $(PPO_VENV)/.ready: envs/constraints.txt  # TRL's last release with a PPO traine
 	sed '/^trl==/d' envs/constraints.txt > $(PPO_VENV)/constraints.txt
 	$(PPO_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c $(PPO_VENV)/constraints.txt trl==1.12.0 peft
 	touch $@
+
+bench-data: setup
+	python bench/data.py
+	python bench/contamination.py
 
 claims: setup
 	python bench/claims.py --cores $(CORES)

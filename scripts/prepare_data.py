@@ -8,6 +8,8 @@ left out and why, and data.json, which counts them.
 
 import contextlib
 import json
+import os
+import shutil
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -18,39 +20,42 @@ from posttrain.stage import arguments, read_json, run, say, sha256, write_json
 
 SPLITS = {"train": "train.parquet", "validation": "validation.parquet"}
 DROPPED = "dropped.jsonl"
+SCRATCH = ".rows."
 KINDS = ("fault", "repeated", "near duplicate", "also held out")
 
 
 def main(options) -> None:
     spec, name = read_json(options.spec), options.output.name
     origin, sources = find(spec, name)
-    held_out = files.expand(spec["validation"]) if isinstance(spec["validation"], str) else []
+    held_out = expand(spec["validation"], f"{name}, validation") if isinstance(spec["validation"], str) else []
     format, why = intake.recognise(sources, spec["columns"]) if spec["format"] is None else (spec["format"], None)
     read = intake.Format(format, spec["columns"], Path(spec["image_folder"]) if spec["image_folder"] else None)
     options.output.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".rows.", dir=options.output) as scratch:
-        taken = intake.Intake(Path(scratch), read.shape)
+    for stale in options.output.glob(f"{SCRATCH}*"):  # left by a process that was killed; the job's lock is ours
+        shutil.rmtree(stale)
+    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=options.output) as scratch:
+        taken = intake.Intake(Path(scratch), read.shape, spec["max_dropped"])
         apart = taken.add(intake.parts(held_out, read, None, options.cores)) if held_out else 0
         taken.add(intake.parts(sources, read, spec["limit"], options.cores))
-        check_faults(taken, spec, name)
-        counts = write(taken, apart, spec)
+        check_faults(taken, name)
+        counts = write(taken, apart, spec) if taken.rows > taken.faults else Counter()
         if not counts["train"]:
             files_of = ", ".join(map(str, sources[:3]))
             raise UserError(f"{files_of}: no row is left to train on; write more rows or a smaller `validation`")
+        report = {
+            "format": format,
+            "recognised": why,
+            "shape": read.shape,
+            "rows": taken.rows,
+            "train": counts["train"],
+            "validation": counts["validation"],
+            "dropped": {kind: counts[kind] for kind in KINDS},
+            "origin": spec["hub"] or spec["path"],
+            "licence": licences.of_card(origin),
+            "files": {str(file): sha256(file) for file in (*sources, *held_out)},
+        }
         for file in (*SPLITS.values(), DROPPED):
             (taken.folder / file).replace(options.output / file)
-    report = {
-        "format": format,
-        "recognised": why,
-        "shape": read.shape,
-        "rows": taken.rows,
-        "train": counts["train"],
-        "validation": counts["validation"],
-        "dropped": {kind: counts[kind] for kind in KINDS},
-        "origin": spec["hub"] or spec["path"],
-        "licence": licences.of_card(origin),
-        "files": {str(file): sha256(file) for file in (*sources, *held_out)},
-    }
     write_json(options.output / "data.json", report)
     say(f"{name}: {counts['train']} rows to train on, {counts['validation']} held out, {read.shape} from {format}")
     dropped = ", ".join(f"{count} {kind}" for kind, count in report["dropped"].items() if count)
@@ -66,25 +71,34 @@ def find(spec: dict, name: str) -> tuple[Path, list[Path]]:
         UserError: there is none.
     """
     origin = from_hub(spec, name) if spec["hub"] else Path(spec["path"])
-    if origin.is_dir() and (origin / "README.md").exists():
+    if spec["hub"] or (origin.is_dir() and (origin / "README.md").exists()):
         return origin, in_layout(origin, spec, name)
-    found = files.expand(str(origin))
+    return origin, expand(spec["path"], name)
+
+
+def expand(path: str, name: str) -> list[Path]:
+    """The files of rows at a path.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = files.expand(path)
     if not found:
-        raise UserError(f"dataset {name}: {origin} has no file of rows; write a path with {', '.join(files.SUFFIXES)}")
-    return origin, found
+        raise UserError(f"dataset {name}: {path} has no file of rows; write a path with {', '.join(files.SUFFIXES)}")
+    return found
 
 
 def from_hub(spec: dict, name: str) -> Path:
     """Bring a dataset's files from the hub onto this machine (from its cache, with HF_HUB_OFFLINE=1)."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     patterns = [f"*{kind}{packed}" for kind in files.SUFFIXES for packed in ("", *files.COMPRESSED)]
     try:
         folder = snapshot_download(
             spec["hub"], repo_type="dataset", revision=spec["revision"], allow_patterns=[*patterns, "README.md"]
         )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         print(error)
         raise UserError(
             f"dataset {name}: {spec['hub']} at {spec['revision']} is neither on the hub nor in its cache; "
@@ -96,29 +110,30 @@ def from_hub(spec: dict, name: str) -> Path:
 def in_layout(folder: Path, spec: dict, name: str) -> list[Path]:
     """The files of a split, in a folder laid out as on the hub: by its card, or by the files' names."""
     from datasets import load_dataset_builder
-    from datasets.exceptions import DataFilesNotFoundError, DatasetNotFoundError
 
     try:
         found = load_dataset_builder(str(folder), name=spec["subset"]).config.data_files
-    except (ValueError, DatasetNotFoundError, DataFilesNotFoundError, OSError) as error:
-        raise UserError(f"dataset {name}: {folder}: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # whatever a mistake in the card makes `datasets` raise
+        reason = " ".join(str(error).partition("Example of usage")[0].split())
+        raise UserError(f"dataset {name}: {folder}: {reason}; check its files, README.md and `subset:`") from None
     if spec["split"] not in found:
         raise UserError(f"dataset {name}: {folder} has no split '{spec['split']}'; its splits are {', '.join(found)}")
-    return [Path(file) for file in found[spec["split"]]]
+    sources = [folder / os.path.relpath(file, folder) for file in found[spec["split"]]]
+    return list(filter(files.is_data, sources)) or expand(str(folder), name)  # where images are in the majority
 
 
-def check_faults(taken: intake.Intake, spec: dict, name: str) -> None:
+def check_faults(taken: intake.Intake, name: str) -> None:
     """Stop where more rows are faulty than the dataset allows; the log lists all that were met.
 
     Raises:
         UserError: with the first fault.
     """
-    if taken.faults > spec["max_dropped"] * taken.rows:
-        for line in (taken.folder / DROPPED).open():
+    if taken.faults > taken.max_dropped * taken.rows:
+        for line in (taken.folder / DROPPED).open(encoding="utf-8"):
             print("{place}: {reason}".format_map(json.loads(line)))
         raise UserError(
             f"{taken.first_fault} ({taken.faults} of the first {taken.rows} rows of dataset {name} are faulty, more than "
-            f"`max_dropped: {spec['max_dropped']:g}` allows)"
+            f"`max_dropped: {taken.max_dropped:g}` allows)"
         )
 
 
@@ -126,19 +141,22 @@ def write(taken: intake.Intake, apart: int, spec: dict) -> Counter:
     """Write the rows that are kept to their split's file and the others to dropped.jsonl; returns the counts of all.
 
     Args:
-        apart: how many of the first rows come from a file of held-out rows; with none, a share is held out.
+        apart: how many of the first rows come from a file of held-out rows; without one, a share is held out.
     """
     import numpy as np
     import pyarrow.parquet as pq
 
     original, similarity = taken.originals(spec["near_duplicates"])
-    held_out = np.arange(len(original)) < apart if apart else taken.below(spec["validation"])
+    share = spec["validation"]
+    held_out = np.arange(len(original)) < apart if isinstance(share, str) else taken.below(share)
     places = dict.fromkeys(original[original >= 0].tolist())
     counts = Counter(fault=taken.faults)
     with contextlib.ExitStack() as stack:
         schema = rows.schema(taken.shape)
-        writers = {split: stack.enter_context(pq.ParquetWriter(taken.folder / file, schema)) for split, file in SPLITS.items()}
-        dropped = stack.enter_context((taken.folder / DROPPED).open("a"))
+        writers = {
+            split: stack.enter_context(pq.ParquetWriter(taken.folder / file, schema)) for split, file in SPLITS.items()
+        }
+        dropped = stack.enter_context((taken.folder / DROPPED).open("a", encoding="utf-8"))
         for start, table in taken.tables():
             here = np.arange(start, start + len(table))
             places |= {i: table["place"][i - start].as_py() for i in places.keys() & set(here.tolist())}
@@ -159,7 +177,12 @@ def repeat(row: dict, original: str, similarity: float, leak: bool) -> dict[str,
     kind = "also held out" if leak else "repeated" if exact else "near duplicate"
     how = "the same as" if exact else f"{similarity:.0%} like"
     content = {key: value for key, value in row.items() if key not in ("id", "place")}
-    return {"place": row["place"], "kind": kind, "reason": f"{how} {original}", "row": json.dumps(content, ensure_ascii=False)}
+    return {
+        "place": row["place"],
+        "kind": kind,
+        "reason": f"{how} {original}",
+        "row": json.dumps(content, ensure_ascii=False),
+    }
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Report on a dataset, for people: what was read, kept and dropped, and what to look at before training on it.
 
-Reads a prepared dataset, the held-out rows of others and what tokenizers made of it; writes report.json and the same
+Reads a prepared dataset, its overlap with held-out rows and what tokenizers made of it; writes report.json and the same
 as a page, report.html.
 
-    python scripts/report_data.py --data results/data/gsm8k --evaluation results/data/gsm8k results/data/chat \
+    python scripts/report_data.py --data results/data/gsm8k --overlap results/data/gsm8k/overlap.json \
         --tokens results/tokens/smollm2/gsm8k,max_length=1024 --licences '{"datasets.gsm8k": "mit"}' \
         --output results/data/gsm8k
 """
@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from posttrain import licences, overlap, page, profiling
+from posttrain import licences, page, profiling
 from posttrain.stage import arguments, read_json, run, say, whole_file, write_json
 from posttrain.words import TURNS, text
 
@@ -40,7 +40,7 @@ def main(options) -> None:
         "card_licence": data["licence"],
         "dropped_examples": dropped_examples(options.data / "dropped.jsonl"),
         **profiling.profile(splits),
-        "overlap": overlaps(options.data, options.evaluation),
+        "overlap": overlaps(options.data / "train.parquet", read_json(options.overlap)),
         "tokenizers": {f"{folder.parent.name}/{folder.name}": tokens(folder) for folder in options.tokens},
     }
     report["warnings"] = [*data.get("warnings", []), *warnings(report)]
@@ -62,14 +62,9 @@ def dropped_examples(path: Path) -> dict[str, list[dict[str, str]]]:
     return first
 
 
-def overlaps(data: Path, evaluation: list[Path]) -> dict[str, Any]:
-    """The training rows' overlap with the held-out rows of their own dataset and of each other one."""
-    train = data / "train.parquet"
-    found = {}
-    for folder in dict.fromkeys([data, *evaluation]):
-        result = overlap.overlap(train, folder / "validation.parquet")
-        if result["rows"]:
-            found[f"{folder.name}/validation"] = result
+def overlaps(train: Path, measured: dict[str, Any]) -> dict[str, Any]:
+    """The training rows' overlap with each set of held-out rows, its examples with the text of both."""
+    found = {name: result for name, result in measured.items() if result["rows"]}
     texts = beginnings(train, {example["train_id"] for result in found.values() for example in result["examples"]})
     for result in found.values():
         result["examples"] = [example | {"train_text": texts[example["train_id"]]} for example in result["examples"]]
@@ -132,15 +127,15 @@ def _row_warnings(report: dict[str, Any]) -> list[str]:
     leaked, dropped = report["answer_in_prompt"], sum(report["dropped"].values())
     if leaked["rows"]:
         warnings.append(
-            f"In {page.rows(leaked['rows'])} the answer stands word for word in its own prompt, first in {leaked['first']}: "
-            "unless the task is to copy, the model learns to look it up."
+            f"In {page.rows(leaked['rows'])} the answer stands word for word in its own prompt, first in "
+            f"{leaked['first']}: unless the task is to copy, the model learns to look it up."
         )
     if dropped >= MANY_DROPPED * report["rows"] > 0:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in report["dropped"].items() if count)
         warnings.append(f"Left out: {dropped:,} of {page.rows(report['rows'])} ({kinds}), see dropped.jsonl.")
     if not report["validation"]:
         warnings.append(
-            "No rows are held out, so nothing can tell when the model learns by heart; set validation in the configuration."
+            "No rows are held out, so nothing tells when the model learns by heart: set validation for the dataset."
         )
     if report["shape"] != "text" and "user" not in report["lengths"]["characters"]:
         warnings.append("No turn is a user's: check that columns names the prompt.")
@@ -157,8 +152,8 @@ def _token_warnings(tokens: dict[str, Any]) -> list[str]:
     warnings = []
     if train["dropped"] or shares["cut"] >= MANY_CUT:
         warnings.append(
-            f"Base {base}: max_length {tokens['max_length']:,} cuts {train['cut']:,} of {page.rows(train['of'])} and leaves "
-            f"out {train['dropped']:,} with nothing to train on; the longest has {train['lengths']['max']:,} tokens."
+            f"Base {base}: max_length {tokens['max_length']:,} cuts {train['cut']:,} of {page.rows(train['of'])} and "
+            f"leaves out {train['dropped']:,} with nothing to train on; the longest: {train['lengths']['max']:,} tokens."
         )
     if shares["unknown"] >= MANY_UNKNOWN:
         warnings.append(f"Base {base}: {page.percent(shares['unknown'])} of the tokens are unknown to its tokenizer.")
@@ -190,9 +185,6 @@ def html(name: str, report: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    parser = arguments(__doc__, data=Path, licences=str, output=Path)
-    parser.add_argument(
-        "--evaluation", type=Path, nargs="*", default=[], help="datasets whose held-out rows are tested on"
-    )
+    parser = arguments(__doc__, data=Path, overlap=Path, licences=str, output=Path)
     parser.add_argument("--tokens", type=Path, nargs="*", default=[], help="folders that tokenize_data wrote")
     run(parser, main)

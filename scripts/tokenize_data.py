@@ -54,7 +54,7 @@ def blocks(file: Path) -> Iterator[list[dict]]:
     from posttrain.rows import without_nulls
 
     empty = True
-    for batch in pq.ParquetFile(file).iter_batches(BLOCK_ROWS):
+    for batch in pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20).iter_batches(BLOCK_ROWS):
         empty = False
         yield without_nulls(batch.to_pylist())
     if empty:

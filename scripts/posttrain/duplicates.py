@@ -22,6 +22,7 @@ class Hashes(dict):
     """Word to its 64-bit hash, worked out when it is first asked for."""
 
     def __missing__(self, word: str) -> int:
+        """Work out a word's hash."""
         value = self[word] = int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
         return value
 
@@ -68,7 +69,7 @@ def _texts(row: Row) -> list[tuple[int, str]]:
 
 def bands(signatures: np.ndarray) -> np.ndarray:
     """Hashes of a signature's bands, (rows, 16): equal where two rows agree in a whole band."""
-    parts = signatures.reshape(len(signatures), BANDS, -1).astype(np.uint64)
+    parts = signatures.reshape(len(signatures), BANDS, PERMUTATIONS // BANDS).astype(np.uint64)
     return (parts * _ODD[: parts.shape[2]]).sum(2, dtype=np.uint64)
 
 

@@ -9,7 +9,6 @@ import glob
 import io
 import json
 import re
-import sys
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice, zip_longest
 from pathlib import Path
@@ -34,6 +33,7 @@ class Block(NamedTuple):
     """bytes of JSON lines, parsed rows, or a pyarrow.RecordBatch"""
 
     def __len__(self) -> int:
+        """How many rows it has."""
         return len(self.numbers)
 
     def parse(self) -> Iterator[tuple[str, Any]]:
@@ -64,7 +64,8 @@ def expand(pattern: str, folder: Path = Path()) -> list[Path]:
     if path.is_dir():
         found = [file.relative_to(path) for file in path.rglob("*") if file.is_file() and is_data(file)]
         return sorted(Path(pattern) / file for file in found if not any(part.startswith(".") for part in file.parts))
-    return sorted(Path(name) for name in glob.glob(pattern, root_dir=folder, recursive=True) if (folder / name).is_file())
+    names = glob.glob(pattern, root_dir=folder, recursive=True)  # noqa: PTH207 (Path.glob takes no absolute pattern)
+    return sorted(Path(name) for name in names if (folder / name).is_file())
 
 
 def is_data(path: Path) -> bool:
@@ -160,6 +161,8 @@ def _column(column: int, buffer: str, position: int) -> int:
 
 def _check_list(path: Path, text: str) -> None:
     start = text.lstrip()
+    if not start:
+        raise UserError(f"{path}: the file is empty; write at least one row")
     if not start.startswith("["):
         if not start.startswith("{"):
             _check_json(path, 1, text)

@@ -6,7 +6,7 @@ What is kept in memory for a row is its hash, its group's hash and the hashes of
 import json
 from collections.abc import Iterator
 from functools import partial
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from posttrain import duplicates, files, rows, trees
 from posttrain.errors import UserError
 from posttrain.stage import ordered_map
 
-SHOWN = 10_000  # characters of a dropped row that are kept
+SHOWN, SENTENCE = 10_000, 500  # characters that are kept of a dropped row and of what is wrong with it
 
 
 class Format(NamedTuple):
@@ -48,11 +48,11 @@ class Part(NamedTuple):
 class Intake:
     """The rows that were read, in their order, in one file; and in memory what duplicates and splits are found by."""
 
-    def __init__(self, folder: Path, shape: str) -> None:
-        """Collect rows of a shape in `folder`, with the dropped ones in dropped.jsonl."""
+    def __init__(self, folder: Path, shape: str, max_dropped: float) -> None:
+        """Collect rows of a shape in `folder`, with the dropped ones, of which a share is allowed, in dropped.jsonl."""
         import pyarrow as pa
 
-        self.folder, self.shape = folder, shape
+        self.folder, self.shape, self.max_dropped = folder, shape, max_dropped
         self.writer = pa.ipc.new_file(str(folder / "rows.arrow"), rows.schema(shape))
         self.rows = self.faults = 0
         self.first_fault = ""
@@ -61,9 +61,10 @@ class Intake:
         self._bands: list[np.ndarray] = []
 
     def add(self, parts: Iterator[Part]) -> int:
-        """Take in parts, until most rows are faults; returns how many rows they have that are none."""
+        """Take in parts, until most rows are faults and too many; returns how many rows they have that are none."""
         before = self.rows - self.faults
-        with (self.folder / "signatures").open("ab") as signatures, (self.folder / "dropped.jsonl").open("a") as dropped:
+        file = self.folder / "dropped.jsonl"
+        with (self.folder / "signatures").open("ab") as signatures, file.open("a", encoding="utf-8") as dropped:
             for part in parts:
                 self.writer.write_table(part.table)
                 self._ids.append(part.ids)
@@ -75,7 +76,7 @@ class Intake:
                 self.faults += len(part.dropped)
                 if part.dropped and not self.first_fault:
                     self.first_fault = "{place}: {reason}".format_map(part.dropped[0])
-                if self.faults > self.rows / 2:
+                if self.faults > max(self.max_dropped, 0.5) * self.rows:
                     break
         return self.rows - self.faults - before
 
@@ -105,34 +106,41 @@ class Intake:
 
 
 def recognise(paths: list[Path], columns: dict[str, str]) -> tuple[str, str]:
-    """The format of the first row that can be parsed, and the sentence that says why.
+    """The format of the first row that has one, and the sentence that says why; each file's first block is looked at.
 
     Raises:
-        UserError: there is no row, or it fits no format.
+        UserError: there is no row, or none fits a format; the sentence is the first row's.
     """
-    fault = None
+    first = None
     for path in paths:
-        for block in files.blocks(path):
-            for place, row in block.parse():
-                if isinstance(row, dict):
-                    try:
-                        return rows.recognise(row, columns)
-                    except UserError as error:
-                        raise UserError(f"{path}: {error}") from None
-                fault = fault or (
-                    row if isinstance(row, UserError) else UserError(f"{place}: a row is an object with named fields")
-                )
-    raise fault or UserError(f"{', '.join(map(str, paths))}: the file has no rows; write at least one")
+        block = next(filter(len, files.blocks(path)), None)
+        for place, row in block.parse() if block else ():
+            fault = row if isinstance(row, UserError) else UserError(f"{place}: a row is an object with named fields")
+            if isinstance(row, dict):
+                try:
+                    return rows.recognise(row, columns)
+                except UserError as error:
+                    fault = UserError(f"{place}: {error}")
+            first = first or fault
+    raise first or _no_rows(paths)
+
+
+def _no_rows(paths: list[Path]) -> UserError:
+    return UserError(f"{', '.join(map(str, paths[:3]))}: the file has no rows; write at least one")
 
 
 def parts(paths: list[Path], format: Format, limit: int | None, cores: int) -> Iterator[Part]:
     """The blocks of all files, normalised.
 
     Raises:
-        UserError: a file as a whole cannot be read.
+        UserError: a file as a whole cannot be read, or there is no row.
     """
     found = (block for path in paths for block in files.blocks(path))
-    blocks = _first(found, limit)
+    blocks = filter(len, _first(found, limit))
+    first = next(blocks, None)
+    if first is None:
+        raise _no_rows(paths)
+    blocks = chain([first], blocks)
     if format.name in rows.TREES:
         blocks = _of_trees(list(blocks), format)
         format = format._replace(name=rows.TREES[format.name], columns={})
@@ -172,7 +180,7 @@ def normalised(block: files.Block, format: Format) -> Part:
             kept.append(rows.normalise(row, format.name, format.columns, place, images))
         except UserError as error:
             raw = row if isinstance(row, dict | list) else block.rows[i]
-            reason = " ".join(str(error).removeprefix(f"{place}: ").split())
+            reason = " ".join(str(error).removeprefix(f"{place}: ").split())[:SENTENCE]
             dropped.append({"place": place, "kind": "fault", "reason": reason, "row": _shown(raw)})
     ids = np.frombuffer(bytes.fromhex("".join(row["id"][:32] for row in kept)), "V16")
     groups = np.frombuffer(bytes.fromhex("".join(rows.group(row)[:16] for row in kept)), ">u8").astype(np.uint64)

@@ -319,10 +319,9 @@ def _compared(labels: list[dict[str, Any]], read: _Read) -> _HeldOut:
     kept &= enough[row_of]
 
     room = (np.repeat(_bounds(read.lengths)[1:], read.lengths) - np.arange(len(row_of)))[kept]  # words left in the turn
-    room[~by_question[row_of[kept]]] = GRAM  # where all its words are compared, the row's end is the only one
     row_of = row_of[kept]
-    grams = np.where(frequent[kept] | (room < GRAM), 0, read.grams[kept])
-    pieces = np.where(room < PIECE, 0, read.pieces[kept])
+    grams = np.where(frequent[kept], 0, read.grams[kept])
+    pieces = np.where(by_question[row_of] & (room < PIECE), 0, read.pieces[kept])
     index = _Index(grams[grams != 0], row_of[grams != 0])
     return _HeldOut(
         labels,

@@ -53,8 +53,8 @@ def profile(files: list[Path]) -> dict[str, Any]:
     """Measure the normalised rows of Parquet files that have the same columns.
 
     Returns:
-        `lengths`: by `text`, role or kind of answer, and the turns of a conversation; `languages`; `extremes`: the longest,
-        shortest and strangest rows; `answer_in_prompt`: in how many rows, and the place of the first; `pairs`
+        `lengths`: by `text`, role or kind of answer, and the turns of a conversation; `languages`; `extremes`: the
+        longest, shortest and strangest rows; `answer_in_prompt`: in how many rows, and the place of the first; `pairs`
         (which answer is the longer one) and `labels`: None for the shapes that have none.
     """
     counts = _Counts(sum(map(_rows, files)))

@@ -165,7 +165,7 @@ def normalise(row: Any, format: str, columns: dict[str, str], place: str, images
     values |= {ours: row[name] for ours in may if row.get(name := columns.get(ours, ours)) not in (None, "", [])}
     content = _CONTENT[format](values, place)
     if "tools" in values:
-        content["tools"] = json.dumps(_objects(values["tools"], "tools", place), ensure_ascii=False)
+        content["tools"] = json.dumps(_objects(values["tools"], "field 'tools'", place), ensure_ascii=False)
     if "images" in content:
         _check_images(content, images, place)
     _check_size(content, place)
@@ -204,7 +204,9 @@ def _alpaca(values: Row, place: str) -> Row:
 def _ultrachat(values: Row, place: str) -> Row:
     texts = values["data"]
     if not isinstance(texts, list) or len(texts) < 2:
-        raise UserError(f"{place}: the data is a list of what user and assistant say in turn, and this is {_kind(texts)}")
+        raise UserError(
+            f"{place}: the data is a list of what user and assistant say in turn, and this is {_kind(texts)}"
+        )
     roles = ("user", "assistant")
     turns = [_turn(roles[i % 2], text, f"text {i + 1} of the data", place) for i, text in enumerate(texts)]
     return {"messages": _whole(turns, place)}
@@ -476,10 +478,14 @@ def _check_images(content: Row, folder: Path, place: str) -> None:
         file = folder / name
         try:
             with Image.open(file) as image:
-                image.verify()
+                if image.format == "PNG":
+                    image.verify()  # it has checksums; of others, only a look at all of it tells that it is whole
+                else:
+                    image.draft("L", (1, 1))  # JPEG can be decoded at an eighth of its size
+                    image.load()
         except FileNotFoundError:
             raise UserError(f"{place}: there is no image '{file}'; check the path, or set `image_folder:`") from None
-        except (OSError, SyntaxError, ValueError):
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             raise UserError(f"{place}: '{file}' is no image that can be read; replace it") from None
         content["images"][i] = str(file)
 

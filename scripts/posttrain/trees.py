@@ -48,7 +48,9 @@ def _message(row: Any, fields: list[str], columns: dict[str, str], place: str, k
     if not isinstance(id, str) or not id:
         return UserError(f"{place}: the message has no message_id; write one, as text")
     if id in known:
-        return UserError(f"{place}: the message_id '{id}' is that of {known[id]['place']} too; give each message its own")
+        return UserError(
+            f"{place}: the message_id '{id}' is that of {known[id]['place']} too; give each message its own"
+        )
     if not isinstance(message["parent_id"], str | None):
         return UserError(f"{place}: the parent_id is no text; write the message_id of the message before, or null")
     if not isinstance(message["rank"], int | float | None):

@@ -84,7 +84,7 @@ def test_a_row_is_found_among_others_of_its_shape(found, shape):
     row = SHAPES[shape]
     other = json.loads(json.dumps(row).replace(QUESTION, OTHER).replace(ANSWER, "The green fades."))
     assert counts(found([other, row, other], [row])) == (1, 1, 1)
-    assert counts(found([other, other], [row])) == (0, 0, 0) if shape != "conversation" else True
+    assert counts(found([other, other], [row])) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -113,24 +113,16 @@ def test_half_a_question_is_not_the_question(found):
 
 def test_boilerplate_does_not_count(found):
     tasks = [row["messages"][0]["content"] for row in lines("train")]
-    few = " ".join(tasks[0].split()[:14])
-    train = [chat(f"{TEMPLATE} {task}", ANSWER) for task in tasks[20:]]
-    assert (
-        counts(found(train, [chat(f"{TEMPLATE} {few}", "6"), *lines("test")]))[1] == 0
-    )  # of 36 words 22 are not enough
-    shorter = [chat(f"{TEMPLATE} {TEMPLATE} {few}", "6")]
-    assert counts(found([chat(f"{TEMPLATE} {TEMPLATE}", "6")], shorter + lines("test")))[1] == 1  # of 58 words 44 are
-    held_out = [chat(f"{TEMPLATE} {TEMPLATE} {task}", "6") for task in tasks[1:20]]
-    assert counts(found([chat(f"{TEMPLATE} {TEMPLATE}", "6"), *train], shorter + held_out)) == (0, 0, 0)
-    leak = chat(tasks[5], "6")
-    assert counts(found([*train, leak], shorter + held_out)) == (0, 1, 1)
-
-
-def test_boilerplate_of_a_few_rows_is_what_more_than_half_have(found):
-    tasks = [row["messages"][0]["content"] for row in lines("test")]
-    held_out = [chat(f"{TEMPLATE} {TEMPLATE} {task}", "6") for task in tasks[:3]]
-    train = [chat(f"{TEMPLATE} {TEMPLATE} {task}", "6") for task in tasks[10:]]
-    assert counts(found(train, held_out)) == (0, 0, 0)
+    template = " ".join([TEMPLATE] * 5)
+    train = [chat(f"{template} {task}", ANSWER) for task in tasks[30:]]
+    once = [chat(f"{template} {tasks[0]}", "6"), *lines("test")]
+    assert counts(found(train, once)) == (0, 1, 18)  # who could know
+    eleven = [chat(f"{template} {task}", "6") for task in tasks[:11]] + lines("test")
+    assert counts(found(train, eleven)) == (0, 0, 0)
+    assert counts(found([*train, chat(tasks[5], "6")], eleven)) == (0, 1, 1)
+    three = [chat(f"{template} {task}", "6") for task in tasks[:3]]  # more than half of a few rows
+    assert counts(found(train, three)) == (0, 0, 0)
+    assert counts(found([*train, chat(f"{template} {tasks[1]}", "6")], three)) == (1, 1, 1)
 
 
 def test_a_question_that_many_rows_ask_is_told_by_its_answer(found):
@@ -159,6 +151,8 @@ def test_short_rows_have_to_be_equal(found):
     assert counts(found([chat("what is 2+2", "it is 4")], [row])) == (1, 1, 1)
     assert counts(found([system], [row])) == counts(found([row], [system])) == (1, 1, 1)
     assert counts(found([chat(OTHER, "Yes.", *(one["content"] for one in row["messages"]))], [row])) == (1, 1, 1)
+    talk = chat("Hi!", "Hello.", "How are you?", "Well.")
+    assert counts(found([{"messages": [turn("system", OTHER), *talk["messages"]]}], [talk])) == (1, 1, 1)
     assert counts(found([{"text": "What is 2 + 2? It is 4."}], [row])) == (1, 1, 1)
     assert counts(found([pair("What is 2 + 2?", "It is 4.", "It is 5.")], [row])) == (1, 1, 1)
     assert counts(found([chat("What is 2 + 2?", "4.")], [row])) == (0, 0, 0)
@@ -193,6 +187,30 @@ def test_all_questions_of_a_conversation_stand_in_one_row(found):
     assert counts(found([*alone, turned], [held_out])) == (1, 1, 1)
 
 
+def test_rows_are_told_apart(found):
+    first, rest = " ".join(QUESTION.split()[:14]), " ".join(QUESTION.split()[14:])
+    assert len(words(first)) < 0.7 * len(words(QUESTION)) < len(words(first)) + 2
+    train = [
+        chat("What did she say then?", first),
+        chat(f"{rest} I have no idea.", "Nor have I."),
+        chat("It is 4.", "Yes."),
+    ]
+    assert counts(found(train, [chat(QUESTION, "?")])) == (0, 0, 0)
+    assert counts(found([chat("Well?", "What is 2 + 2?"), *train[::-1]], [chat("What is 2 + 2?", "It is 4.")])) == (
+        0,
+        0,
+        0,
+    )
+
+
+def test_questions_are_told_apart(found):
+    second = "Who of the two men came home first that night?"
+    own, other = len(words(QUESTION)), len(words(second))
+    assert own < 0.7 * (own + other) < own + 2
+    held_out = chat(QUESTION, "She bakes 25 loaves.", second, "?")
+    assert counts(found([chat(QUESTION, "She bakes 25 loaves.")], [held_out])) == (0, 0, 0)
+
+
 def test_rejected_answers_are_not_compared(found):
     held_out = pair("Why?", ANSWER, f"{OTHER} {OTHER}")
     assert counts(found([chat("Hm.", OTHER)], [held_out])) == (0, 0, 0)
@@ -200,11 +218,11 @@ def test_rejected_answers_are_not_compared(found):
 
 
 def test_other_scripts(found):
-    chinese = "面包师星期一卖了十二个面包，星期二卖了九个，她一共烤了多少个面包？"
+    chinese = "面包师星期一卖了十二个面包、星期二卖了九个、她一共烤了多少个面包。"
     russian = (
-        "Пекарь продал в понедельник двенадцать хлебов, а во вторник ещё девять; сколько хлебов он испёк за эти дни?"
+        "Пекарь продал в понедельник двенадцать хлебов и во вторник ещё девять; сколько хлебов он испёк за эти дни?"
     )
-    train = [chat(chinese.replace("，", " "), "21"), chat(russian.upper(), "21")]
+    train = [chat(chinese.replace("、", " "), "21"), chat(russian.upper(), "21")]
     assert counts(found(train, [chat(chinese, "?"), chat(russian, "?"), chat("🙂", "🙂🙂")])) == (2, 2, 2)
     assert counts(found([chat("🙂🙂", "🙂")], [chat("🙂", "🙂🙂")])) == (0, 0, 0)
 
@@ -221,6 +239,8 @@ def test_words_are_those_of_words():
         "ac b",
     ]
     hashes, bounds = module._hashes(texts)
+    runs = module._Runs(hashes[bounds[-3] :]).each(2, np.array([2, 2, 4, 4]))
+    assert runs[0] != runs[2]
     expected = [word for text in texts for word in words(text)]
     assert np.diff(bounds).tolist() == [len(words(text)) for text in texts]
     assert len(set(zip(hashes.tolist(), expected, strict=True))) == len(set(expected)) == len(set(hashes.tolist()))

@@ -140,8 +140,12 @@ def test_a_row_of_rare_bytes_is_the_strangest(measured):
 def test_the_numbers_are_those_of_a_count_row_by_row(measured, shape):
     draw = random.Random(0)
     some = lambda: "".join(draw.choices(ALPHABET, k=draw.randrange(60)))  # noqa: E731
-    make = {"text": lambda: {"text": some()}, "preference": lambda: pair(some(), some(), some()),
-            "messages": lambda: chat(*(f"{role}: {some()}" for role in ("user", "assistant") * draw.randrange(1, 4)))}  # fmt: skip
+    talk = lambda: ("user", "assistant") * draw.randrange(1, 4)  # noqa: E731
+    make = {
+        "text": lambda: {"text": some()},
+        "messages": lambda: chat(*(f"{role}: {some()}" for role in talk())),
+        "preference": lambda: pair(some(), some(), some()),
+    }
     rows = [make[shape]() for _ in range(1300)]  # three batches, in row groups of 100
     extremes = measured(shape, rows[:900], rows[900:])["extremes"]
     contents = [row.get("text") or "".join(turn["content"] for turn in turns(row)) for row in rows]
@@ -197,7 +201,7 @@ def test_given_away_answers_are_counted_with_the_place_of_the_first(measured):
     ("row", "expected"),
     [
         (chat("user: How many apples does she have?", "assistant: She has three apples and a pear."), "en"),
-        (chat("system: You are helpful, and you answer at length.", "user: Was ist das?", "assistant: Das ist ein Haus."), "de"),
+        (chat("system: You are helpful; answer in full.", "user: Was ist das?", "assistant: Das ist ein Haus."), "de"),
         (chat("user: 오늘 날씨는 어떤가요?", "assistant: 오늘은 맑습니다."), "ko"),
         ({"text": "Il était une fois un roi qui avait trois fils."}, "fr"),
         ({"text": "x = [i ** 2 for i in range(n)]\nfor j in x:\n    y[j] += np.sum(x[j:])"}, "undetermined"),

@@ -1,4 +1,4 @@
-"""The data report: every number of planted rows, the warnings, and a page that is whole, safe and the same each time."""
+"""The data report: every number of planted rows, the warnings, and a page that is whole, safe and always the same."""
 
 import hashlib
 import json
@@ -13,6 +13,7 @@ import pytest
 
 import report_data
 from posttrain import page, rows
+from posttrain.overlap import overlap
 from posttrain.stage import read_json, write_json
 
 QUESTION = "Natalia sold clips to forty-eight of her friends in April, and half as many in May; how many in all?"
@@ -55,7 +56,12 @@ def digest(row: dict) -> str:
 
 
 def report(folder: Path, evaluation=(), tokens=(), licences=None) -> dict:
-    options = {"evaluation": list(evaluation), "tokens": list(tokens), "licences": json.dumps(licences or {})}
+    folders = dict.fromkeys([folder, *evaluation])
+    found = {
+        f"{other.name}/validation": overlap(folder / "train.parquet", other / "validation.parquet") for other in folders
+    }
+    (folder / "overlap.json").write_text(json.dumps(found))
+    options = {"overlap": folder / "overlap.json", "tokens": list(tokens), "licences": json.dumps(licences or {})}
     report_data.main(Namespace(data=folder, output=folder, **options))
     return read_json(folder / "report.json")
 
@@ -113,13 +119,12 @@ def test_the_first_five_dropped_rows_of_a_kind_are_shown(planted):
 
 
 def test_rows_that_are_held_out_elsewhere_are_found_and_stand_side_by_side(planted):
-    overlap = planted[1]["overlap"]
-    assert list(overlap) == ["sums/validation", "test/validation"]
-    assert {name: (found["rows"], found["shared"]) for name, found in overlap.items()} == {
+    found = planted[1]["overlap"]
+    assert {name: (result["rows"], result["shared"]) for name, result in found.items()} == {
         "sums/validation": (1, 0),
         "test/validation": (2, 1),
     }
-    (example,) = overlap["test/validation"]["examples"]
+    (example,) = found["test/validation"]["examples"]
     assert (example["place"], example["train_place"]) == ("test.jsonl line 2", "sums.jsonl line 21")
     assert example["text"] == example["train_text"] == f"{QUESTION}\nSeventy-two."
 
@@ -142,7 +147,7 @@ def test_the_warnings_say_what_to_look_at_the_worst_first(planted):
         "Held out and trained on as well: 1 of the 2 rows of test/validation, 1 of them word for word.",
         "In 2 rows the answer stands word for word in its own prompt, first in sums.jsonl line 22",
         "Left out: 4 of 27 rows (3 fault, 1 near duplicate)",
-        "Base base: max_length 64 cuts 11 of 22 rows and leaves out 2 with nothing to train on; the longest has 400 tokens",
+        "Base base: max_length 64 cuts 11 of 22 rows and leaves out 2 with nothing to train on; the longest: 400 tokens",
         "Base base: 2% of the tokens are unknown",
         "Base base: 50% of the tokens are pieces of characters",
         "The configuration says its licence is cc-by-4.0, its card says mit",
@@ -172,7 +177,8 @@ WARNED = [
      "All answers are wanted ones"),
     ({"shape": "unpaired_preference", "train": [GREETED | {"label": False}], "validation": [ASKED | {"label": False}]},
      "All answers are unwanted ones"),
-    ({"shape": "unpaired_preference", "train": [GREETED | {"label": True}], "validation": [ASKED | {"label": False}]}, None),
+    ({"shape": "unpaired_preference", "train": [GREETED | {"label": True}], "validation": [ASKED | {"label": False}]},
+     None),
     ({"shape": "text", "train": [{"text": "There was a king."}], "validation": [{"text": "And a queen."}]}, None),
 ]  # fmt: skip
 

@@ -1,0 +1,200 @@
+"""What the preflight looks at: one pass over a run's tokens, a sample of its rows, and any row as people can read it.
+
+The tokens are counted on Arrow's buffers with numpy, batch by batch: a token costs nanoseconds, a row a few bytes that stay.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from posttrain.rows import Row, without_nulls
+from posttrain.tokens import IGNORED
+
+SIDES = ("labels", "chosen_ids", "rejected_ids", "completion_ids")
+END = 3  # trained tokens, among which the stop token is: a template may write a line's end after it
+SHORT = 8  # trained tokens of an answer that may be an empty one
+BATCH = 4096  # rows
+SHOWN = 300  # characters of a piece at either end
+
+_FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, so that it has an inverse modulo 2^64
+
+
+class Answers(NamedTuple):
+    """What is trained in each row, on one side; all (rows,)."""
+
+    trained: np.ndarray
+    """tokens"""
+    stopped: np.ndarray
+    """whether a stop token is among the last of them"""
+    blank: np.ndarray
+    """whether there is no text in them"""
+    cut: np.ndarray
+    """whether the row is as long as it may be"""
+    digest: np.ndarray
+    """a hash of the ids"""
+
+
+class Tokens(NamedTuple):
+    """All rows of a run's tokens."""
+
+    lengths: np.ndarray
+    """(rows,)"""
+    doubled: np.ndarray
+    """(rows,): whether the row begins with two BOS"""
+    digest: np.ndarray
+    """(rows,): a hash of all ids"""
+    answers: dict[str, Answers]
+    """`labels`, or `chosen_ids` and `rejected_ids`, or `completion_ids`"""
+
+
+def survey(file: Path, tokenizer: Any, stops: list[int], max_length: int) -> Tokens:
+    """Measure the tokens that `tokenize_data` wrote."""
+    import pyarrow.parquet as pq
+
+    blanks = _Blanks(tokenizer, stops)
+    parts = [_measure(batch, blanks, max_length) for batch in pq.ParquetFile(file).iter_batches(BATCH)]
+    answers = {
+        side: Answers(*(np.concatenate(arrays) for arrays in zip(*(part.answers[side] for part in parts), strict=True)))
+        for side in parts[0].answers
+    }
+    lengths, doubled, digest = (np.concatenate([part[i] for part in parts]) for i in range(3))
+    return Tokens(lengths, doubled, digest, answers)
+
+
+def _measure(batch: Any, blanks: "_Blanks", max_length: int) -> Tokens:
+    columns = {name: _flat(batch[name]) for name in batch.schema.names if name.endswith("_ids") or name == "labels"}
+    first = "input_ids" if "input_ids" in columns else "prompt_ids"
+    ids, bounds = columns[first]
+    opens = np.diff(bounds) > 1
+    doubled = np.zeros(len(opens), bool)
+    doubled[opens] = (ids[bounds[:-1][opens]] == blanks.bos) & (ids[bounds[:-1][opens] + 1] == blanks.bos)
+    before = np.diff(bounds) if first == "prompt_ids" else 0
+    answers = {side: _answers(*columns[side], before, blanks, max_length) for side in SIDES if side in columns}
+    digest = _digest(ids, bounds)
+    for side in answers.values():
+        digest = digest * _FACTOR + side.digest
+    return Tokens(batch["length"].to_numpy(), doubled, digest, answers)
+
+
+def _flat(column: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The values of a column of lists, end to end, and where each list begins: (rows + 1,)."""
+    bounds = column.offsets.to_numpy().astype(np.int64)
+    return column.flatten().to_numpy(), bounds - bounds[0]
+
+
+def _answers(ids: np.ndarray, bounds: np.ndarray, before: Any, blanks: "_Blanks", max_length: int) -> Answers:
+    """`before`: tokens of each row that stand before these ids."""
+    where = np.flatnonzero(ids != IGNORED)
+    trained = _sums(ids != IGNORED, bounds)
+    ends = np.cumsum(trained)
+    stopped, values = np.zeros(len(trained), bool), ids[where]
+    for back in range(1, END + 1):
+        enough = trained >= back
+        stopped[enough] |= np.isin(values[ends[enough] - back], blanks.stops)
+    blank = np.zeros(len(trained), bool)
+    for row in np.flatnonzero(trained <= SHORT):
+        blank[row] = blanks.all(values[ends[row] - trained[row] : ends[row]])
+    return Answers(trained, stopped, blank, np.diff(bounds) + before >= max_length, _digest(ids, bounds))
+
+
+def _sums(values: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+    """Sums of the values of each list, modulo 2^64 for unsigned ones."""
+    kind = np.uint64 if values.dtype == np.uint64 else np.int64
+    totals = np.concatenate([np.zeros(1, kind), np.cumsum(values, dtype=kind)])
+    return totals[bounds[1:]] - totals[bounds[:-1]]
+
+
+def _digest(ids: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+    """A polynomial hash of each list, in 64 bits."""
+    lengths = np.diff(bounds)
+    positions = np.arange(len(ids)) - np.repeat(bounds[:-1], lengths)
+    powers = np.cumprod(np.full(int(lengths.max(initial=0)) + 1, _FACTOR), dtype=np.uint64)
+    mixed = (ids.astype(np.int64) + 1 - IGNORED).astype(np.uint64) * _FACTOR
+    return _sums((mixed ^ (mixed >> np.uint64(29))) * powers[positions], bounds) + lengths.astype(np.uint64)
+
+
+class _Blanks:
+    """The tokens that are no text: stop tokens, other special tokens, white space."""
+
+    def __init__(self, tokenizer: Any, stops: list[int]) -> None:
+        self.tokenizer, self.stops, self.bos = tokenizer, stops, tokenizer.bos_token_id
+        self.known = dict.fromkeys(stops, True)
+
+    def all(self, ids: np.ndarray) -> bool:
+        return all(self._is_blank(token) for token in ids.tolist())
+
+    def _is_blank(self, token: int) -> bool:
+        if token not in self.known:
+            self.known[token] = not self.tokenizer.decode([token], skip_special_tokens=True).strip()
+        return self.known[token]
+
+
+# ---- rows
+
+
+def sample(file: Path, size: int) -> list[Row]:
+    """So many normalised rows, evenly spaced."""
+    import pyarrow.parquet as pq
+
+    parquet = pq.ParquetFile(file)
+    rows = parquet.metadata.num_rows
+    wanted = np.arange(min(rows, size)) * rows // max(1, min(rows, size))
+    return without_nulls([row for batch, at in _taken(parquet, wanted) for row in batch.take(at).to_pylist()])
+
+
+def row(file: Path, number: int) -> Row:
+    """One row of a Parquet file."""
+    import pyarrow.parquet as pq
+
+    batch, at = next(_taken(pq.ParquetFile(file), np.array([number])))
+    return batch.take(at).to_pylist()[0]
+
+
+def _taken(parquet: Any, wanted: np.ndarray) -> Iterator[tuple[Any, np.ndarray]]:
+    """The batches that hold rows of these sorted numbers, and where in them."""
+    start = 0
+    for batch in parquet.iter_batches(BATCH):
+        inside = wanted[(wanted >= start) & (wanted < start + len(batch))] - start
+        if len(inside):
+            yield batch, inside
+        start += len(batch)
+
+
+def place(file: Path, id: str) -> str:
+    """File and line that a normalised row came from."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    for batch in pq.ParquetFile(file).iter_batches(BATCH, columns=["id", "place"]):
+        found = pc.index(batch["id"], id).as_py()
+        if found >= 0:
+            return batch["place"][found].as_py()
+    raise KeyError(id)
+
+
+def marked(tokenizer: Any, tokens: Row) -> str:
+    """The text of a row of tokens, what is trained between ⟦ and ⟧, the middle of long pieces left out."""
+    if "input_ids" in tokens:
+        return _pieces(tokenizer, tokens["input_ids"], tokens["labels"])
+    prompt = tokens["prompt_ids"]
+    sides = {side.removesuffix("_ids"): tokens[side] for side in SIDES if side in tokens}
+    answers = [f"{name}: {_pieces(tokenizer, ids, ids)}" for name, ids in sides.items()]
+    return "\n".join([f"prompt: {_pieces(tokenizer, prompt, [IGNORED] * len(prompt))}", *answers])
+
+
+def _pieces(tokenizer: Any, ids: list[int], labels: list[int]) -> str:
+    trained = np.array([label != IGNORED for label in labels], bool)
+    edges = [0, *(np.flatnonzero(np.diff(trained)) + 1).tolist(), len(ids)]
+    pieces = []
+    for start, end in zip(edges[:-1], edges[1:], strict=True):
+        text = elided(tokenizer.decode(ids[start:end]))
+        pieces.append(f"⟦{text}⟧" if start < end and trained[start] else text)
+    return "".join(pieces)
+
+
+def elided(text: str) -> str:
+    """A text without its middle, where it is long."""
+    left_out = len(text) - 2 * SHOWN
+    return text if left_out <= 0 else f"{text[:SHOWN]} [… {left_out} characters …] {text[-SHOWN:]}"
