@@ -112,7 +112,7 @@ def in_layout(folder: Path, spec: dict, name: str) -> list[Path]:
     from datasets import load_dataset_builder
 
     try:
-        found = load_dataset_builder(str(folder), name=spec["subset"]).config.data_files
+        found = load_dataset_builder(str(folder.absolute()), name=spec["subset"]).config.data_files
     except Exception as error:  # whatever a mistake in the card makes `datasets` raise
         reason = " ".join(str(error).partition("Example of usage")[0].split())
         raise UserError(f"dataset {name}: {folder}: {reason}; check its files, README.md and `subset:`") from None

@@ -150,7 +150,7 @@ def parts(paths: list[Path], format: Format, limit: int | None, cores: int) -> I
 def _first(blocks: Iterator[files.Block], limit: int | None) -> Iterator[files.Block]:
     for block in blocks:
         if limit is not None and limit <= len(block):
-            yield block._replace(numbers=block.numbers[:limit], rows=block.rows[:limit])
+            yield files.Block(block.file, block.numbers[:limit], block.rows[:limit])
             return
         yield block
         limit = limit and limit - len(block)

@@ -1,21 +1,27 @@
-"""What the preflight looks at: one pass over a run's tokens, a sample of its rows, and any row as people can read it.
+"""What the preflight looks at: a run with one pass over its tokens, a sample of its rows, and any row as people can read it.
 
 The tokens are counted on Arrow's buffers with numpy, batch by batch: a token costs nanoseconds, a row a few bytes that stay.
 """
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from posttrain.memory import Memory, Model
 from posttrain.rows import Row, without_nulls
-from posttrain.tokens import IGNORED
+from posttrain.tokens import IGNORED, Turns, prompt_tokens, render
 
-SIDES = ("labels", "chosen_ids", "rejected_ids", "completion_ids")
+ANSWERS = ("chosen", "rejected", "completion")
+SIDES = ("labels", *(f"{answer}_ids" for answer in ANSWERS))
 END = 3  # trained tokens, among which the stop token is: a template may write a line's end after it
 SHORT = 8  # trained tokens of an answer that may be an empty one
 BATCH = 4096  # rows
+RENDERED = 200  # rows of the sample whose whole text is looked at
 SHOWN = 300  # characters of a piece at either end
 
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, so that it has an inverse modulo 2^64
@@ -47,6 +53,61 @@ class Tokens(NamedTuple):
     """(rows,): a hash of all ids"""
     answers: dict[str, Answers]
     """`labels`, or `chosen_ids` and `rejected_ids`, or `completion_ids`"""
+
+
+@dataclass
+class Subject:
+    """A run and everything that it will read."""
+
+    spec: dict[str, Any]
+    model: Model
+    tokenizer: Any
+    stops: list[int]
+    """ids of the tokens that end an answer"""
+    data: dict[str, Any]
+    """data.json"""
+    overlap: dict[str, Any]
+    """name of held-out rows: what overlap.overlap returns"""
+    report: dict[str, Any] | None
+    """the tokens' report.json; None where the run trains on its own answers"""
+    tokens: Tokens | None
+    sample: list[Row]
+    """normalised rows, evenly spaced"""
+    memory: Memory
+    licences: dict[str, str | None]
+    """of each part, as configured or else as its card says"""
+    use: str
+    example: Callable[[int], str]
+    """place and text of a row of tokens"""
+    leaks: Callable[[], tuple[int, str | None]]
+    """rows whose answer stands in their prompt, and the place of the first"""
+
+    @cached_property
+    def asked(self) -> list[tuple[Row, Turns]]:
+        """The sample's prompts, each with its row; a conversation may open with the assistant."""
+        prompts = [(row, row["messages"][:-1] if "messages" in row else row["prompt"]) for row in self.sample]
+        return [(row, turns) for row, turns in prompts if turns]
+
+    @cached_property
+    def prompts(self) -> list[list[int]]:
+        """Token ids of `asked`."""
+        return [prompt_tokens(self.tokenizer, turns, row.get("tools")) for row, turns in self.asked]
+
+    @cached_property
+    def texts(self) -> list[tuple[Row, Turns, str]]:
+        """The sample's conversations: row, turns, and the text that the chat template makes of them."""
+        rows = self.sample[:: max(1, len(self.sample) // RENDERED)]
+        said = [(row, row["messages"]) for row in rows if "messages" in row]
+        said += [(row, row["prompt"] + row[side]) for row in rows for side in ANSWERS if side in row]
+        return [(row, turns, render(self.tokenizer, turns, row.get("tools"))) for row, turns in said]
+
+    @cached_property
+    def longest(self) -> int:
+        """Tokens of the longest row that is trained on; an answer of the run's own may be as long as it is allowed."""
+        if self.tokens is not None:
+            return int(self.tokens.lengths.max())
+        room = self.spec["max_length"] - self.spec["max_new_tokens"]
+        return max((len(ids) for ids in self.prompts if len(ids) <= room), default=room) + self.spec["max_new_tokens"]
 
 
 def survey(file: Path, tokenizer: Any, stops: list[int], max_length: int) -> Tokens:
@@ -188,7 +249,7 @@ def _pieces(tokenizer: Any, ids: list[int], labels: list[int]) -> str:
     trained = np.array([label != IGNORED for label in labels], bool)
     edges = [0, *(np.flatnonzero(np.diff(trained)) + 1).tolist(), len(ids)]
     pieces = []
-    for start, end in zip(edges[:-1], edges[1:], strict=True):
+    for start, end in itertools.pairwise(edges):
         text = elided(tokenizer.decode(ids[start:end]))
         pieces.append(f"⟦{text}⟧" if start < end and trained[start] else text)
     return "".join(pieces)

@@ -1,0 +1,478 @@
+"""The preflight's checks: mistakes that are cheap to find before a training and cost days after it.
+
+A check is a function of the `Subject` and bears the name that a user writes in `allow:`. It returns nothing where all is well,
+or a Finding: an error stops the run, a warning is told, a check that does not apply is skipped.
+"""
+
+import functools
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from posttrain.errors import nearest
+
+if TYPE_CHECKING:
+    from posttrain.survey import Answers, Subject
+
+FEW = 3  # rows that may have a fault of their own without being the dataset's
+LOST = 0.05  # share of rows without a trained token left, or of prompts without room for an answer, that is an error
+CUT = 0.25  # share of rows cut at max_length that is an error
+NOTED = 0.01  # share below which cut and repeated rows are not worth a word
+REPEATED = 0.1  # share of a dataset's rows that repeat others, above which somebody should look at where it comes from
+SHARED = 0.01  # share of held-out rows that are trained on, above which a measurement means little
+# (lowest, highest) learning rate of SFT and reward models; other objectives and methods: within FACTOR of the default.
+LEARNING_RATES = {"lora": (1e-4, 5e-4), "qlora": (1e-4, 5e-4)}
+FACTOR = 5
+RANKS = {"lora": (8, 64), "qlora": (8, 64), "adalora": (8, 64), "vera": (64, 1024)}
+GIB = 2**30
+
+
+class Finding(NamedTuple):
+    """What a check found."""
+
+    severity: str
+    """error, warning or skipped"""
+    message: str
+    """what is wrong, and what to write instead"""
+    example: str = ""
+    """a row of it: its place and its text, what is trained between ⟦ and ⟧"""
+
+
+# ---- the tokens
+
+
+def stop_token(run: "Subject") -> Finding | None:
+    """Answers end with a trained stop token, or the model never learns to end; rows cut at max_length lose theirs rightly."""
+    return _rows(
+        run,
+        lambda side: ~side.stopped & ~side.cut,
+        f"an answer that does not end with a trained {_names(run)}, so that the model does not learn to stop; let the chat "
+        f"template write {run.tokenizer.eos_token} after each answer, or set the base's eos_token to the token that it writes",
+    )
+
+
+def empty(run: "Subject") -> Finding | None:
+    """Answers have text."""
+    return _rows(
+        run,
+        lambda side: side.blank & ~side.cut,
+        "an answer of white space or of the stop token alone; take them out of the data",
+    )
+
+
+def nothing_trained(run: "Subject") -> Finding | None:
+    """Each row has a token that is trained."""
+    return _rows(
+        run,
+        lambda side: side.trained == 0,
+        "no token that is trained; take them out of the data, or write a larger max_length",
+        always=True,
+    )
+
+
+def chosen_is_rejected(run: "Subject") -> Finding | None:
+    """The two answers of a pair differ once they are tokens."""
+    sides = run.tokens.answers
+    if "rejected_ids" not in sides:
+        return Finding("skipped", "the rows are no pairs")
+    wrong = sides["chosen_ids"].digest == sides["rejected_ids"].digest
+    return _finding(run, wrong, "a chosen answer that is the rejected one; take them out of the data", always=True)
+
+
+def double_bos(run: "Subject") -> Finding | None:
+    """Rows begin with one BOS; a template that writes it and a tokenizer that adds it give two."""
+    advice = f"two {run.tokenizer.bos_token} at the beginning; take it out of the rows' text or of the chat template"
+    if run.tokens is not None:
+        return _finding(run, run.tokens.doubled, advice, always=True)
+    bos = run.tokenizer.bos_token_id
+    doubled = [bos is not None and ids[:2] == [bos, bos] for ids in run.prompts]
+    return (
+        Finding("error", f"{_share(sum(doubled), len(doubled))} of the prompts have {advice}") if any(doubled) else None
+    )
+
+
+def repeated_rows(run: "Subject") -> Finding | None:
+    """Few rows are the same tokens as another, and few were left out of the data since they repeat others."""
+    import numpy as np
+
+    _, first, copies = np.unique(run.tokens.digest, return_index=True, return_counts=True)
+    again = len(run.tokens.digest) - len(first)
+    if again > NOTED * len(run.tokens.digest):
+        row = int(first[copies.argmax()])
+        text = f"{_share(again, len(run.tokens.digest))} of the rows are the same tokens as another row; see what the data repeats"
+        return Finding("warning", text, run.example(row))
+    alike = sum(run.data["dropped"].get(kind, 0) for kind in ("repeated", "near duplicate"))
+    if alike > REPEATED * run.data["rows"]:
+        text = (
+            f"{_share(alike, run.data['rows'])} of the data's rows repeated others and were left out; see dropped.jsonl"
+        )
+        return Finding("warning", text)
+    return None
+
+
+def truncation(run: "Subject") -> Finding | None:
+    """max_length leaves most rows whole, and something to train on in nearly all."""
+    counts = run.report["train"]
+    rows = counts["rows"] + counts["dropped"]
+    lost, cut = counts["dropped"] / rows, counts["cut"] / rows
+    if lost <= 0 and cut <= NOTED:
+        return None
+    lengths = counts["lengths"]
+    return Finding(
+        "error" if lost > LOST or cut > CUT else "warning",
+        f"max_length {run.spec['max_length']} cuts {_share(counts['cut'], rows)} of the rows and leaves out "
+        f"{_share(counts['dropped'], rows)}, which have no trained token left; write max_length: {lengths['p99']} to keep 99 % "
+        f"of the rows whole (the longest has {lengths['max']} tokens), or shorten the rows",
+    )
+
+
+def context_length(run: "Subject") -> Finding | None:
+    """Rows fit into the positions that the base was trained for."""
+    config = run.model.config
+    context = config.get("max_position_embeddings") or config.get("n_positions")
+    if not context:
+        return Finding("skipped", "the model's config.json names no longest context")
+    longest = run.longest + run.spec.get("virtual_tokens", 0)
+    advice = f"the model's context of {context} tokens; write max_length: {context - run.spec.get('virtual_tokens', 0)}"
+    if longest > context:
+        return Finding("error", f"the longest row has {longest} tokens, more than {advice}")
+    if run.spec["max_length"] > context:
+        return Finding(
+            "warning", f"max_length {run.spec['max_length']} is more than {advice}, though no row is as long yet"
+        )
+    return None
+
+
+def prompt_length(run: "Subject") -> Finding | None:
+    """Prompts leave room for an answer."""
+    if run.tokens is not None:
+        return Finding("skipped", "only grpo, rloo and ppo write answers of their own")
+    room = run.spec["max_length"] - run.spec["max_new_tokens"]
+    long = [len(ids) for ids in run.prompts if len(ids) > room]
+    if not long:
+        return None
+    return Finding(
+        "error" if len(long) > LOST * len(run.prompts) else "warning",
+        f"{_share(len(long), len(run.prompts))} of the prompts have more than max_length - max_new_tokens = {room} tokens and are "
+        f"left out; write max_length: {max(long) + run.spec['max_new_tokens']}",
+    )
+
+
+def pad_token(run: "Subject") -> Finding | None:
+    """The pad token is one that the model has.
+
+    That it is the stop token is no risk here. TRL's collators for SFT, DPO, KTO and ORPO pad ids, labels and masks apart, by
+    the rows' lengths; GRPO, RLOO and PPO mask by the answers' lengths. Only transformers' own collator for language models
+    makes labels of the pad token -100, and nothing here uses it. A reward model reads its score at the last token that is
+    not the pad token, so where that is the stop token, at the one before: in training, scoring and PPO alike.
+    """
+    token = run.tokenizer.pad_token_id
+    token = run.tokenizer.eos_token_id if token is None else token
+    if token < run.model.vocabulary:
+        return None
+    name = run.tokenizer.pad_token or run.tokenizer.eos_token
+    return Finding(
+        "error",
+        f"the pad token {name} has the id {token}, and the model has embeddings for {run.model.vocabulary} tokens only; "
+        "set pad_token to one of its tokens in the base's tokenizer_config.json",
+    )
+
+
+# ---- the rows and what becomes of them
+
+
+def overlap(run: "Subject") -> Finding | None:
+    """What a model is measured on is not trained on."""
+    found = {name: result for name, result in run.overlap.items() if result["shared"]}
+    if not found:
+        return None
+    error = any(result["exact"] or result["shared"] > SHARED * result["rows"] for result in found.values())
+    counts = [
+        f"{_share(result['shared'], result['rows'])} of the held-out rows of {name} ({result['exact']} word for word)"
+        for name, result in found.items()
+    ]
+    first = next(iter(found.values()))["examples"][0]
+    return Finding(
+        "error" if error else "warning",
+        f"the training rows contain {' and '.join(counts)}, so that what is measured there is memory; take them out of one side",
+        f"{first['place']} stands in {first['train_place']}: {first['text']}",
+    )
+
+
+def answer_in_prompt(run: "Subject") -> Finding | None:
+    """Answers are not given away."""
+    rows, first = run.leaks()
+    if not rows:
+        return None
+    share = _share(rows, run.data["train"])
+    text = f"in {share} of the rows the answer, of five words or more, stands word for word in its own prompt, first in {first}"
+    return Finding("warning", f"{text}: the model learns to look it up; see whether that is the task")
+
+
+def chat_template(run: "Subject") -> Finding | None:
+    """Conversations have a template."""
+    if run.data["shape"] == "text" or run.tokenizer.chat_template:
+        return None
+    return Finding(
+        "warning",
+        "the base has no chat template, so turns are joined by line ends, without roles, and answers closed by "
+        f"{run.tokenizer.eos_token}; give the base a chat_template.jinja, or train from its instruction-tuned sibling",
+    )
+
+
+def template_drops(run: "Subject") -> Finding | None:
+    """Everything that is said, and each function that is called, is in the text that the chat template makes."""
+    lost: dict[str, list[tuple[dict, str]]] = {}
+    for row, turns, text in run.texts:
+        for kind in _lost(turns, text):
+            lost.setdefault(kind, []).append((row, text))
+    if not lost:
+        return None
+    kind, cases = max(lost.items(), key=lambda item: len(item[1]))
+    row, text = cases[0]
+    others = [name for name in lost if name != kind]
+    also = f" (in others also {' and '.join(others)})" if others else ""
+    return Finding(
+        "error",
+        f"the base's chat template leaves out {kind} in {_share(len(cases), len(run.texts))} of the sampled conversations{also}; "
+        "give the base a template that knows it, or take it out of the rows",
+        f"{row['place']}: {text}",
+    )
+
+
+def _lost(turns: list[dict], text: str) -> list[str]:
+    """What a template has left out of a conversation."""
+    flat, lost = " ".join(text.split()), []
+    for number, turn in enumerate(turns):
+        said = turn["content"] or ""
+        if number < len(turns) - 1:  # templates of reasoning models take earlier thoughts out, as they are meant to
+            said = re.sub(r"<think>.*?</think>", "", said, flags=re.DOTALL)
+        forms = [
+            " ".join(form.split()) for form in (said, *(json.dumps(said, ensure_ascii=a)[1:-1] for a in (True, False)))
+        ]
+        if not any(form in flat for form in forms):
+            lost.append(f"what the {turn['role']} says")
+        calls = json.loads(turn["tool_calls"]) if turn.get("tool_calls") else []
+        if any(call.get("function", call)["name"] not in text for call in calls):
+            lost.append("the name of a called function")
+    return list(dict.fromkeys(lost))
+
+
+# ---- the settings
+
+
+def packing(run: "Subject") -> Finding | None:
+    """Packed rows do not see each other.
+
+    TRL packs by best fit without an attention mask, and transformers tells the rows apart by their position ids, whatever the
+    attention; models that have no such masks cannot. "wrapped" knows no rows.
+    """
+    arguments = run.spec.get("trainer_args", {})
+    if not arguments.get("packing"):
+        return Finding("skipped", "no rows are packed")
+    if arguments.get("packing_strategy") == "wrapped":
+        text = "trainer_args.packing_strategy: wrapped lets neighbouring rows see each other and cuts them; write bfd"
+        return Finding("error", text)
+    kind = run.model.config.get("model_type", "")
+    if not _masks_packed_rows(kind):
+        text = (
+            f"models of the type {kind} have no attention for packed rows, which would see each other; take packing out"
+        )
+        return Finding("error", f"trainer_args.packing: {text}")
+    return None
+
+
+def _masks_packed_rows(model_type: str) -> bool:
+    """Whether transformers makes the model's attention mask, and so finds packed rows; read from its source, as imports cost."""
+    import importlib.util
+
+    folder = Path(importlib.util.find_spec("transformers").submodule_search_locations[0]) / "models" / model_type
+    return any("masking_utils" in file.read_text() for file in folder.glob("modeling_*.py"))
+
+
+def target_modules(run: "Subject") -> Finding | None:
+    """The names of modules in a run are names of the model's."""
+    from posttrain.memory import targeted
+
+    arguments, wanted = run.spec.get("peft_args", {}), run.spec.get("target_modules")
+    modules = [name.removesuffix(".weight") for name, shape in run.model.shapes.items() if len(shape) > 1]
+    modules += ["lm_head"] * ("lm_head" not in modules)  # a tied one is in no file
+    ends = list(dict.fromkeys(name.split(".")[-1] for name in modules))
+    for target in wanted if isinstance(wanted, list) else [wanted] if wanted else []:
+        try:
+            found = targeted(run.spec, modules, target if isinstance(wanted, list) else None)
+        except re.error as error:
+            return Finding("error", f"target_modules: '{target}' is no regular expression: {error}")
+        if not found:
+            advice = f"PEFT takes a list of names, write [{wanted}]" if wanted in ends else nearest(target, ends)
+            return Finding("error", f"target_modules: '{target}' matches no module of the model; {advice}")
+    named = {prefix for name in run.model.shapes for prefix in _prefixes(name)} | {"score", "lm_head"}
+    for part in arguments.get("modules_to_save") or []:
+        if not any(name.endswith(part) for name in named):
+            return Finding(
+                "error", f"peft_args.modules_to_save: the model has no module '{part}'; {nearest(part, ends)}"
+            )
+    layers = arguments.get("layers_to_transform")
+    beyond = [n for n in ([layers] if isinstance(layers, int) else layers or []) if n >= run.model.layers]
+    if beyond:
+        last = run.model.layers - 1
+        return Finding("error", f"peft_args.layers_to_transform: there is no layer {beyond[0]}; the last one is {last}")
+    return None if wanted else Finding("skipped", f"{run.spec['method']} has places of its own")
+
+
+def _prefixes(parameter: str) -> list[str]:
+    """The modules that a parameter is in: `model`, `model.layers`, ..."""
+    parts = parameter.split(".")
+    return [".".join(parts[:i]) for i in range(1, len(parts))]
+
+
+def learning_rate(run: "Subject") -> Finding | None:
+    """The learning rate is one with which the method usually learns."""
+    from posttrain.config import LEARNING_RATE
+
+    method, given = run.spec["method"], run.spec["learning_rate"]
+    answers = run.spec["objective"] in ("sft", "reward")
+    default = LEARNING_RATE[method][not answers]
+    low, high = (LEARNING_RATES.get(method) if answers else None) or (default / FACTOR, default * FACTOR)
+    if low * 0.999 <= given <= high * 1.001:  # a fifth of a default is not exact
+        return None
+    what = "so high that the loss may jump" if given > high else "so low that little is learnt"
+    usual = f"{run.spec['objective']} by {method} usually has {low:.3g} to {high:.3g}, by default {default:.3g}"
+    return Finding("warning", f"learning_rate {given:.3g} is {what}; {usual}")
+
+
+def rank(run: "Subject") -> Finding | None:
+    """The rank is one that the method usually has."""
+    low, high = RANKS.get(run.spec["method"], (0, 0))
+    given = run.spec.get("rank")
+    if not high or low <= given <= high:
+        return None if high else Finding("skipped", f"{run.spec['method']} has no rank")
+    what = "more parameters than usual, and memory" if given > high else "few parameters to learn with"
+    return Finding("warning", f"rank {given} means {what}; {run.spec['method']} usually has {low} to {high}")
+
+
+def memory(run: "Subject") -> Finding | None:
+    """The training fits into memory."""
+    there = run.memory
+    need = needed(run, run.spec)
+    if need["total"] <= there.free:
+        return None
+    error = need["least"] > there.total
+    now = f"of {there.total / GIB:.1f} GiB, {there.free / GIB:.1f} GiB are free on {there.name}"
+    what = (
+        f"weights, gradients and optimiser states alone take {need['least'] / GIB:.1f} GiB"
+        if error
+        else f"training takes about {need['total'] / GIB:.1f} GiB, {need['activations'] / GIB:.1f} GiB of them activations"
+    )
+    return Finding("error" if error else "warning", f"{what}, and {now}; {_what_fits(run)}")
+
+
+def needed(run: "Subject", spec: dict) -> dict[str, float]:
+    """The estimate of a run's memory with the settings of `spec`."""
+    from posttrain.memory import estimate
+
+    bf16 = run.memory.bf16 if spec["precision"] == "auto" else spec["precision"] == "bf16"
+    share = run.spec["max_new_tokens"] / run.longest if run.report is None else _trained_share(run.report["train"])
+    longest = (
+        spec["max_length"] if spec.get("trainer_args", {}).get("packing") else min(run.longest, spec["max_length"])
+    )
+    return estimate(spec, run.model, longest, share, run.memory.device, bf16)
+
+
+def _what_fits(run: "Subject") -> str:
+    """The first change of the settings with which the training would fit."""
+    from posttrain.memory import remedies
+
+    for text, changes in remedies(run.spec, run.longest):
+        need = needed(run, run.spec | changes)
+        if need["total"] <= run.memory.free:
+            return f"with {text} it would take {need['total'] / GIB:.1f} GiB"
+    return "no setting of this run makes it fit; take a smaller base or a larger machine"
+
+
+def _trained_share(counts: dict[str, int]) -> float:
+    return min(1.0, counts["trained_tokens"] / max(1, counts["tokens"]))
+
+
+def licence(run: "Subject") -> Finding | None:
+    """The licences of everything that the model is made of allow its use."""
+    from posttrain.licences import forbids, is_known
+
+    forbidding = [part for part, name in run.licences.items() if forbids(name, run.use)]
+    if forbidding:
+        part = forbidding[0]
+        text = f"the licence of {part}, {run.licences[part]}, forbids use: {run.use}; replace {part}, or write use: research"
+        return Finding("error", text)
+    unstated = [part for part, name in run.licences.items() if not name]
+    strange = [f"{part} ({name})" for part, name in run.licences.items() if name and not is_known(name)]
+    told = [f"{', '.join(unstated)} has no licence that is stated"] if unstated else []
+    told += [f"the licence of {', '.join(strange)} is not known here"] if strange else []
+    advice = "read what it allows, and write its name as `licence:` in the configuration"
+    return Finding("warning", f"{', and '.join(told)}; {advice}") if told else None
+
+
+# ---- what findings have in common
+
+
+def _rows(run: "Subject", wrong: Callable[["Answers"], Any], what: str, always: bool = False) -> Finding | None:
+    """A finding about rows of which one side or another is wrong."""
+    return _finding(run, functools.reduce(lambda a, b: a | b, map(wrong, run.tokens.answers.values())), what, always)
+
+
+def _finding(run: "Subject", wrong: Any, what: str, always: bool = False) -> Finding | None:
+    """An error where more than a FEW rows are wrong, or all, or `always`; else a warning."""
+    count, rows = int(wrong.sum()), len(wrong)
+    if not count:
+        return None
+    error = always or count > FEW or count == rows
+    text = f"{_share(count, rows)} of the rows have {what}"
+    return Finding("error" if error else "warning", text, run.example(int(wrong.argmax())))
+
+
+def _share(count: int, of: int) -> str:
+    """`3 (0.3 %)`, to be followed by what it is a share of."""
+    return f"{count:,} ({100 * count / max(1, of):.3g} %)"
+
+
+def _names(run: "Subject") -> str:
+    return " or ".join(run.tokenizer.convert_ids_to_tokens(run.stops))
+
+
+OF_TOKENS = (stop_token, empty, nothing_trained, chosen_is_rejected, repeated_rows, truncation)
+CHECKS = (
+    *OF_TOKENS,
+    double_bos,
+    pad_token,
+    context_length,
+    prompt_length,
+    overlap,
+    answer_in_prompt,
+    chat_template,
+    template_drops,
+    packing,
+    target_modules,
+    learning_rate,
+    rank,
+    memory,
+    licence,
+)
+NAMES = tuple(check.__name__ for check in CHECKS)
+
+
+def check(run: "Subject", allow: list[str]) -> list[dict[str, str]]:
+    """The results of all checks, in their order: `name`, `severity` of what was found, `result`, `message` and `example`."""
+    results = []
+    for function in CHECKS:
+        needless = run.tokens is None and function in OF_TOKENS
+        found = Finding("skipped", "the run trains on its own answers") if needless else function(run)
+        name = function.__name__
+        result = {"name": name, "severity": None, "result": "passed", "message": "", "example": ""}
+        if found:
+            overruled = name in allow and found.severity != "skipped"
+            severity = None if found.severity == "skipped" else found.severity
+            result |= {"severity": severity, "result": "allowed" if overruled else found.severity}
+            result |= {"message": found.message, "example": found.example}
+        results.append(result)
+    return results
