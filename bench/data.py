@@ -54,12 +54,11 @@ def watched(command: list, folder: Path) -> tuple[float, float]:
     start = time.perf_counter()
     with (folder / "ours.log").open("w") as log:
         process = psutil.Popen(list(map(str, command)), cwd=folder, stdout=log, stderr=subprocess.STDOUT)
-        watcher = threading.Thread(target=watch)
-        watcher.start()
-        if process.wait():
-            raise SystemExit((folder / "ours.log").read_text())
+        threading.Thread(target=watch, daemon=True).start()
+        failed = process.wait()
     done.set()
-    watcher.join()
+    if failed:
+        raise SystemExit((folder / "ours.log").read_text())
     return time.perf_counter() - start, peak / 2**30
 
 

@@ -1,8 +1,8 @@
 """Check a run before it trains: its tokens as they will be trained on, its settings, its memory, its licences.
 
 Reads the run's spec, the parent's configuration, tokenizer and the headers of its weights, the rows with their summary and
-overlaps, and their tokens (`--tokens ""` where the run answers prompts itself); writes preflight.json and preflight.txt, or
-where an error stops the run, the same under results/logs/preflight/.
+overlaps, and their tokens (none where the run answers prompts itself); writes preflight.json and preflight.txt, or where an
+error stops the run, the same under results/logs/preflight/.
 
     python scripts/check_run.py --spec results/sft_lora/spec.json --parent results/bases/smollm2/model \
         --data results/data/gsm8k --tokens results/tokens/smollm2/gsm8k,max_length=1024 \
@@ -10,8 +10,10 @@ where an error stops the run, the same under results/logs/preflight/.
         --output results/sft_lora
 """
 
+import argparse
 import json
 import os
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -24,35 +26,43 @@ SAMPLE, PROMPTS = 200, 1000  # rows that are rendered; prompts that are tokenise
 
 def main(options) -> None:
     os.environ["USE_TORCH"] = "0"  # importing torch takes longer than all the checks
+    from jinja2 import TemplateError
+
     context = json.loads(options.context)
     tokens = Path(options.tokens) if options.tokens else None
-    subject = look_at(options, tokens, context)
     name = options.output.name
-    results = checks.check(subject, context["allow"])
+    subject = look_at(options, tokens, context)
+    try:
+        results = checks.check(subject, context["allow"])
+        examples = rows(subject)
+    except TemplateError as error:
+        dataset = subject.spec["data"]["name"]
+        raise UserError(
+            f"{name}: the base's chat template refuses a conversation of {dataset}: {error}; give the base another template, "
+            "or take out of the rows what it refuses"
+        ) from None
     errors = [result for result in results if result["result"] == "error"]
-    need = checks.needed(subject, subject.spec)
-    report = {
-        "run": name,
-        "passed": not errors,
-        "checks": results,
-        "memory": {key: round(value / checks.GIB, 3) for key, value in need.items()}
-        | {"unit": "GiB", "on": subject.memory.name, "there": round(subject.memory.total / checks.GIB, 3)},
-        "licences": context["licences"],
-    }
-    failed = options.output.parent / "logs" / "preflight"  # Snakemake deletes what a failed job leaves
-    folder, stem = (failed, name) if errors else (options.output, "preflight")
-    text = page(report, rows(subject))
-    write_json(folder / f"{stem}.json", report)
-    with whole_file(folder / f"{stem}.txt") as file:
-        file.write_text(text, encoding="utf-8")
+    need = {key: round(value / checks.GIB, 3) for key, value in checks.needed(subject, subject.spec).items()}
+    there = {"unit": "GiB", "on": subject.memory.name, "there": round(subject.memory.total / checks.GIB, 3)}
+    report = {"run": name, "passed": not errors, "checks": results, "memory": need | there}
+    failed = options.output.parent / "logs" / "preflight" / name  # Snakemake deletes what a failed job leaves
+    file = failed if errors else options.output / "preflight"
+    write(file, report | {"licences": context["licences"]}, examples)
     for result in results:
         if result["result"] in ("warning", "allowed"):
             label = "WARNING" if result["result"] == "warning" else f"{result['severity']}, allowed"
             say(f"{name}: {result['name']}: {label}: {result['message']}")
     if errors:
-        raise UserError(refusal(name, errors, folder / f"{stem}.txt"))
+        raise UserError(refusal(name, errors, f"{file}.txt"))
     for suffix in ("json", "txt"):
-        (failed / f"{name}.{suffix}").unlink(missing_ok=True)
+        Path(f"{failed}.{suffix}").unlink(missing_ok=True)
+
+
+def write(file: Path, report: dict, examples: list[tuple[str, str]]) -> None:
+    """Write `file`.json and `file`.txt."""
+    write_json(Path(f"{file}.json"), report)
+    with whole_file(Path(f"{file}.txt")) as text:
+        text.write_text(page(report, examples), encoding="utf-8")
 
 
 def look_at(options, tokens: Path | None, context: dict):
@@ -66,7 +76,7 @@ def look_at(options, tokens: Path | None, context: dict):
 
     def example(number: int) -> str:
         row = survey.row(tokens / "train.parquet", number)
-        return f"{survey.place(train, row['id'])}: {survey.marked(tokenizer, row)}"
+        return f"{survey.place(train, row['id'])}:\n{survey.marked(tokenizer, row)}"
 
     def leaks() -> tuple[int, str | None]:
         total, first = 0, None
@@ -95,14 +105,18 @@ def look_at(options, tokens: Path | None, context: dict):
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The parent's tokenizer; a tokenizer.json needs none of the classes whose imports take seconds."""
-    if (folder / "tokenizer.json").exists():
-        from transformers import PreTrainedTokenizerFast
+    """The parent's tokenizer; one in a tokenizer.json needs none of the classes whose imports take seconds.
 
-        return PreTrainedTokenizerFast.from_pretrained(folder)
-    from transformers import AutoTokenizer
+    Raises:
+        UserError: it has no end-of-sequence token.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    return AutoTokenizer.from_pretrained(folder)
+    kind = PreTrainedTokenizerFast if (folder / "tokenizer.json").exists() else AutoTokenizer
+    tokenizer = kind.from_pretrained(folder)
+    if tokenizer.eos_token is None:
+        raise UserError(f"{folder}: the tokenizer has no eos_token, so a model cannot learn to stop; set one")
+    return tokenizer
 
 
 def stop_tokens(folder: Path, tokenizer: Any) -> list[int]:
@@ -116,21 +130,14 @@ def stop_tokens(folder: Path, tokenizer: Any) -> list[int]:
 
 
 def rows(subject) -> list[tuple[str, str]]:
-    """The first, the longest and the shortest row, or prompt: what it is, and its text."""
-    from posttrain import survey
-    from posttrain.tokens import render
-
+    """The first, the longest and the shortest row, or prompt: what it is, and its place and text."""
     has_tokens = subject.tokens is not None
     lengths = subject.tokens.lengths.tolist() if has_tokens else [len(ids) for ids in subject.prompts]
-    numbers = {"first": 0, "longest": lengths.index(max(lengths)), "shortest": lengths.index(min(lengths))}
-    if has_tokens:
-        return [(f"{kind} row, {lengths[i]} tokens", subject.example(i)) for kind, i in numbers.items()]
-    found = []
-    for kind, i in numbers.items():
-        row, turns = subject.asked[i]
-        text = survey.elided(render(subject.tokenizer, turns, row.get("tools"), generate=True))
-        found.append((f"{kind} prompt of the sample, {lengths[i]} tokens", f"{row['place']}: {text}"))
-    return found
+    kinds: dict[int, list[str]] = {}
+    for kind, at in (("first", 0), ("longest", lengths.index(max(lengths))), ("shortest", lengths.index(min(lengths)))):
+        kinds.setdefault(at, []).append(kind)
+    what, text = ("row", subject.example) if has_tokens else ("prompt of the sample", subject.asks)
+    return [(f"{' and '.join(names)} {what}, {lengths[at]} tokens", text(at)) for at, names in kinds.items()]
 
 
 def page(report: dict, examples: list[tuple[str, str]]) -> str:
@@ -139,7 +146,7 @@ def page(report: dict, examples: list[tuple[str, str]]) -> str:
     lines = [f"Preflight of {report['run']}: {verdict}", ""]
     for result in report["checks"]:
         lines.append(f"{result['result']:8} {result['name']:19} {result['message']}".rstrip())
-        lines += [f"         {result['example']}"] if result["example"] else []
+        lines += [indented(result["example"])] if result["example"] else []
     need = report["memory"]
     parts = ", ".join(
         f"{key} {need[key]:.2f}" for key in ("weights", "gradients", "optimiser", "activations", "logits")
@@ -154,17 +161,26 @@ def page(report: dict, examples: list[tuple[str, str]]) -> str:
     return "\n".join(lines)
 
 
-def refusal(name: str, errors: list[dict], file: Path) -> str:
+def refusal(name: str, errors: list[dict], file: str) -> str:
     """What stopped a run: each error with the row that shows it, and how to overrule them."""
-    found = [
-        f"{error['name']}: {error['message']}" + (f"\n    {error['example']}" if error["example"] else "")
-        for error in errors
-    ]
+    told = [f"{error['name']}: {error['message']}\n{indented(error['example'])}".rstrip() for error in errors]
     names = ", ".join(error["name"] for error in errors)
-    return f"{name} is not trained: " + "\n".join(
-        [*found, f"Write `allow: [{names}]` to train it all the same; see {file}"]
+    last = f"write `allow: [{names}]` to train it all the same; all that was checked is in {file}"
+    return "\n".join([f"{name} is not trained:", *told, last])
+
+
+def indented(text: str) -> str:
+    """A text under the line that it belongs to."""
+    return textwrap.indent(text, "    ", lambda line: True)
+
+
+def parser() -> argparse.ArgumentParser:
+    options = arguments(__doc__, spec=Path, parent=Path, data=Path, context=str, output=Path)
+    options.add_argument(
+        "--tokens", nargs="?", default="", const="", help="folder that tokenize_data wrote, if the run has one"
     )
+    return options
 
 
 if __name__ == "__main__":
-    run(arguments(__doc__, spec=Path, parent=Path, data=Path, tokens=str, context=str, output=Path), main)
+    run(parser(), main)

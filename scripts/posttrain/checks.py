@@ -117,14 +117,15 @@ def truncation(run: "Subject") -> Finding | None:
     counts = run.report["train"]
     rows = counts["rows"] + counts["dropped"]
     lost, cut = counts["dropped"] / rows, counts["cut"] / rows
-    if lost <= 0 and cut <= NOTED:
+    if not lost and cut <= NOTED:
         return None
-    lengths = counts["lengths"]
+    kept, lengths = _any(run, lambda side: side.cut), counts["lengths"]
+    left_out = f", {_share(counts['dropped'], rows)} of them before any trained token" if lost else ""
     return Finding(
         "error" if lost > LOST or cut > CUT else "warning",
-        f"max_length {run.spec['max_length']} cuts {_share(counts['cut'], rows)} of the rows and leaves out "
-        f"{_share(counts['dropped'], rows)}, which have no trained token left; write max_length: {lengths['p99']} to keep 99 % "
-        f"of the rows whole (the longest has {lengths['max']} tokens), or shorten the rows",
+        f"max_length {run.spec['max_length']} cuts {_share(counts['cut'], rows)} of the rows{left_out}; "
+        f"write max_length: {lengths['p99']} to keep 99 % of them whole (the longest has {lengths['max']} tokens), or shorten them",
+        run.example(int(kept.argmax())) if kept.any() else "",
     )
 
 
@@ -197,7 +198,7 @@ def overlap(run: "Subject") -> Finding | None:
     return Finding(
         "error" if error else "warning",
         f"the training rows contain {' and '.join(counts)}, so that what is measured there is memory; take them out of one side",
-        f"{first['place']} stands in {first['train_place']}: {first['text']}",
+        f"{first['place']} stands in {first['train_place']}:\n{first['text']}",
     )
 
 
@@ -238,7 +239,7 @@ def template_drops(run: "Subject") -> Finding | None:
         "error",
         f"the base's chat template leaves out {kind} in {_share(len(cases), len(run.texts))} of the sampled conversations{also}; "
         "give the base a template that knows it, or take it out of the rows",
-        f"{row['place']}: {text}",
+        f"{row['place']}:\n{text}",
     )
 
 
@@ -304,10 +305,10 @@ def target_modules(run: "Subject") -> Finding | None:
         try:
             found = targeted(run.spec, modules, target if isinstance(wanted, list) else None)
         except re.error as error:
-            return Finding("error", f"target_modules: '{target}' is no regular expression: {error}")
+            return Finding("error", f"'{target}' is no regular expression: {error}")
         if not found:
             advice = f"PEFT takes a list of names, write [{wanted}]" if wanted in ends else nearest(target, ends)
-            return Finding("error", f"target_modules: '{target}' matches no module of the model; {advice}")
+            return Finding("error", f"'{target}' matches no module of the model; {advice}")
     named = {prefix for name in run.model.shapes for prefix in _prefixes(name)} | {"score", "lm_head"}
     for part in arguments.get("modules_to_save") or []:
         if not any(name.endswith(part) for name in named):
@@ -418,7 +419,12 @@ def licence(run: "Subject") -> Finding | None:
 
 def _rows(run: "Subject", wrong: Callable[["Answers"], Any], what: str, always: bool = False) -> Finding | None:
     """A finding about rows of which one side or another is wrong."""
-    return _finding(run, functools.reduce(lambda a, b: a | b, map(wrong, run.tokens.answers.values())), what, always)
+    return _finding(run, _any(run, wrong), what, always)
+
+
+def _any(run: "Subject", wrong: Callable[["Answers"], Any]) -> Any:
+    """(rows,) whether one side or another is wrong."""
+    return functools.reduce(lambda a, b: a | b, map(wrong, run.tokens.answers.values()))
 
 
 def _finding(run: "Subject", wrong: Any, what: str, always: bool = False) -> Finding | None:

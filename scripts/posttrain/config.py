@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from posttrain import checks
 from posttrain.errors import UserError, nearest
 from posttrain.rows import FIELDS, FORMATS
 
@@ -456,6 +457,9 @@ class Run(Strict):
 
 def refusals(run: Run) -> Iterator[str]:
     """Why this objective cannot be had with this method and these keys; nothing where it can."""
+    for name in run.allow:
+        if name not in checks.NAMES:
+            yield (f"allow: there is no check '{name}'; {nearest(name, checks.NAMES)}")
     given = run.loss_type if isinstance(run.loss_type, list) else [run.loss_type] if run.loss_type is not None else []
     for name in given:
         if name not in LOSS_TYPES[run.objective]:

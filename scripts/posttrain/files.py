@@ -30,7 +30,7 @@ class Block(NamedTuple):
     numbers: list[int]
     """the line of each row, or its number in a table, from 1"""
     rows: Any
-    """bytes of JSON lines, parsed rows, or a pyarrow.RecordBatch"""
+    """rows as JSON in bytes, parsed rows, or a pyarrow.RecordBatch"""
 
     def __len__(self) -> int:
         """How many rows it has."""
@@ -117,7 +117,7 @@ def _json(path: Path) -> Iterator[Block]:
 
 
 def _items(path: Path) -> Iterator[tuple[int, Any]]:
-    """Line and row of one long list, parsed piece by piece."""
+    """Line and row, as JSON, of one long list: a row that is nested deeply can be parsed, but not sent to a process."""
     decoder = json.JSONDecoder()
     with _open(path) as file:
         text = _text(path, file)
@@ -133,7 +133,7 @@ def _items(path: Path) -> Iterator[tuple[int, Any]]:
                 _check_end(path, line, chain([buffer[position + 1 :]], text))
                 return
             try:
-                row, end = decoder.raw_decode(buffer, position)
+                end = decoder.raw_decode(buffer, position)[1]
             except (ValueError, RecursionError):
                 more = "".join(islice(text, 1 + len(buffer) // BLOCK_BYTES))
                 column, buffer, position = _column(column, buffer, position), buffer[position:], 0
@@ -143,7 +143,7 @@ def _items(path: Path) -> Iterator[tuple[int, Any]]:
                     raise UserError(f"{path} line {line}: invalid JSON: the list does not end; is it cut?") from None
                 buffer += more
                 continue
-            yield line, row
+            yield line, buffer[position:end].encode()
             line += buffer.count("\n", position, end)
             position = end
             if end >= BLOCK_BYTES:

@@ -16,6 +16,7 @@ from posttrain import duplicates, files, rows, trees
 from posttrain.errors import UserError
 from posttrain.stage import ordered_map
 
+MANY = 1000  # rows: where more than half of them are faulty, the others are not looked at
 SHOWN, SENTENCE = 10_000, 500  # characters that are kept of a dropped row and of what is wrong with it
 
 
@@ -61,7 +62,7 @@ class Intake:
         self._bands: list[np.ndarray] = []
 
     def add(self, parts: Iterator[Part]) -> int:
-        """Take in parts, until most rows are faults and too many; returns how many rows they have that are none."""
+        """Take in parts, or enough of them to see that most rows are faults; returns how many rows are none."""
         before = self.rows - self.faults
         file = self.folder / "dropped.jsonl"
         with (self.folder / "signatures").open("ab") as signatures, file.open("a", encoding="utf-8") as dropped:
@@ -76,7 +77,7 @@ class Intake:
                 self.faults += len(part.dropped)
                 if part.dropped and not self.first_fault:
                     self.first_fault = "{place}: {reason}".format_map(part.dropped[0])
-                if self.faults > max(self.max_dropped, 0.5) * self.rows:
+                if self.max_dropped < 0.5 and self.faults > max(self.rows, MANY) / 2:
                     break
         return self.rows - self.faults - before
 

@@ -365,7 +365,10 @@ def _message(turn: Any, number: int, name: str, place: str) -> dict[str, str]:
     if role is None:
         raise UserError(f"{place}: {here} has the role '{_short(said)}'; {nearest(_short(said), ROLES)}")
     if said.lower() == "function_call":
-        calls = [{"type": "function", "function": call} for call in _objects(turn["content"], here, place)]
+        calls = [
+            {"type": "function", "function": call}
+            for call in _objects(turn["content"], f"function_call in {here}", place)
+        ]
         return {"role": role, "content": "", "tool_calls": _calls(calls, here, place)}
     if calls:
         if role != "assistant":

@@ -93,6 +93,12 @@ class Subject:
         """Token ids of `asked`."""
         return [prompt_tokens(self.tokenizer, turns, row.get("tools")) for row, turns in self.asked]
 
+    def asks(self, number: int) -> str:
+        """Place and text of one of the prompts."""
+        row, turns = self.asked[number]
+        text = render(self.tokenizer, turns, row.get("tools"), generate=True)
+        return f"{row['place']}:\n{elided(text)}"
+
     @cached_property
     def texts(self) -> list[tuple[Row, Turns, str]]:
         """The sample's conversations: row, turns, and the text that the chat template makes of them."""

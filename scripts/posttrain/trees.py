@@ -53,6 +53,9 @@ def _message(row: Any, fields: list[str], columns: dict[str, str], place: str, k
         )
     if not isinstance(message["parent_id"], str | None):
         return UserError(f"{place}: the parent_id is no text; write the message_id of the message before, or null")
+    for field in ("role", "text"):
+        if isinstance(message[field], list | dict):
+            return UserError(f"{place}: the {field} is no text; write a string")
     if not isinstance(message["rank"], int | float | None):
         return UserError(f"{place}: the rank is no number; write 0 for the best of its siblings, or null")
     return message

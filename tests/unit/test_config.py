@@ -301,6 +301,13 @@ def test_what_cannot_be_trained_is_one_sentence(values, sentence):
     assert "\n" not in str(error.value)
 
 
+def test_a_check_that_does_not_exist_cannot_be_allowed():
+    assert run(allow=["overlap"]).allow == ["overlap"]
+    assert run(allow=["overlap"]).settings() == run().settings()
+    with pytest.raises(UserError, match="allow: there is no check 'overlaps'; did you mean 'overlap'?"):
+        run(allow=["overlaps"])
+
+
 ALLOWED = [
     {"objective": "dpo", "loss_type": ["sigmoid", "sft"], "loss_weights": ["1e-1", 1]},
     {"objective": "grpo", "reward": RULE, "beta": 0},

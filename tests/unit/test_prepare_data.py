@@ -632,7 +632,9 @@ def test_what_a_killed_process_left_is_removed(in_folder):
     prepare()
 
 
-def test_data_json_says_what_became_of_the_rows(in_folder, capfd):
+def test_data_json_and_the_terminal_say_what_became_of_the_rows(in_folder, monkeypatch):
+    told = []
+    monkeypatch.setattr(prepare_data, "say", told.append)
     write("rows.jsonl", text_lines("a", "a", "b") + lines({"text": ""}))
     assert prepare(max_dropped=0.5) == {
         "format": "text",
@@ -646,6 +648,5 @@ def test_data_json_says_what_became_of_the_rows(in_folder, capfd):
         "licence": None,
         "files": {"rows.jsonl": sha256(Path("rows.jsonl"))},
     }
-    told = capfd.readouterr().err.splitlines()
     assert told[0] == "rows: 2 rows to train on, 0 held out, text from text"
     assert told[1].startswith("rows: left out: 1 fault, 1 repeated, see results/data/rows/dropped.jsonl; the first fault: rows.jsonl line 4: ")

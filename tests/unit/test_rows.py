@@ -1,4 +1,4 @@
-"""Rows of every shape from every kind of file, and one sentence with the line for everything that can be wrong."""
+"""Rows of every shape from every kind of file, what is recognised and what is equal, and one sentence for each fault."""
 
 import json
 import re
@@ -9,7 +9,7 @@ import pytest
 
 from posttrain import files
 from posttrain.errors import UserError
-from posttrain.rows import SHAPE_OF, group, normalise, recognise
+from posttrain.rows import FORMATS, SHAPE_OF, group, normalise, recognise, schema
 
 
 def user(content):
@@ -21,7 +21,7 @@ def assistant(content):
 
 
 CHAT = [{"role": "system", "content": "Be brief."}, user("q"), assistant("a"), user("q2"), assistant("a2")]
-SHAPES = {
+PLAIN = {
     "text": ({"text": "a text"}, {"text": "a text"}),
     "prompt_completion": ({"prompt": "q", "completion": "a"}, {"messages": [user("q"), assistant("a")]}),
     "messages": ({"messages": CHAT}, {"messages": CHAT}),
@@ -48,7 +48,7 @@ TURNS = {
 
 
 def read_file(path, columns, format=None):
-    """Shape and rows of a file, or the first fault that is met."""
+    """Format and rows of a file, or the first fault that is met."""
     rows = []
     for block in files.blocks(path):
         for place, row in block.parse():
@@ -60,7 +60,7 @@ def read_file(path, columns, format=None):
                 except UserError as error:
                     raise UserError(f"{path}: {error}") from None
             rows.append(normalise(row, format or "text", columns, place))
-    return format and SHAPE_OF[format], rows
+    return format, rows
 
 
 def write(path, rows):
@@ -80,32 +80,32 @@ def content(row):
     return {key: value for key, value in row.items() if key not in ("id", "place")}
 
 
-KINDS = [(shape, suffix) for shape in SHAPES for suffix in (".jsonl", ".json", ".csv", ".parquet")]
+KINDS = [(format, suffix) for format in PLAIN for suffix in (".jsonl", ".json", ".csv", ".parquet")]
 KINDS.remove(("messages", ".csv"))  # a CSV cell is a string
 
 
-@pytest.mark.parametrize(("shape", "suffix"), KINDS)
-def test_every_shape_is_recognised_and_read_from_every_kind_of_file(tmp_path, shape, suffix):
-    row, expected = SHAPES[shape]
+@pytest.mark.parametrize(("format", "suffix"), KINDS)
+def test_plain_formats_are_recognised_and_read_from_every_kind_of_file(tmp_path, format, suffix):
+    row, expected = PLAIN[format]
     found, rows = read_file(write(tmp_path / f"rows{suffix}", [row, row]), {})
-    assert found == shape
+    assert found == format
     assert [content(row) for row in rows] == [expected, expected]
 
 
-@pytest.mark.parametrize("shape", TURNS)
-def test_prompts_and_answers_may_be_lists_of_messages(tmp_path, shape):
-    row, expected = TURNS[shape]
+@pytest.mark.parametrize("format", TURNS)
+def test_prompts_and_answers_may_be_lists_of_messages(tmp_path, format):
+    row, expected = TURNS[format]
     assert [content(row) for row in read_file(write(tmp_path / "rows.jsonl", [row]), {})[1]] == [expected]
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet"])
 def test_columns_are_renamed_and_others_ignored(tmp_path, suffix):
     path = write(tmp_path / f"rows{suffix}", [{"question": "q", "answer": "a", "source": "x"}])
-    shape, rows = read_file(path, {"prompt": "question", "completion": "answer"})
-    assert (shape, content(rows[0])) == ("prompt_completion", {"messages": [user("q"), assistant("a")]})
+    format, rows = read_file(path, {"prompt": "question", "completion": "answer"})
+    assert (format, content(rows[0])) == ("prompt_completion", {"messages": [user("q"), assistant("a")]})
 
 
-def test_a_given_shape_wins_over_the_recognised_one(tmp_path):
+def test_a_given_format_wins_over_the_recognised_one(tmp_path):
     path = write(tmp_path / "rows.jsonl", [{"text": "t", "prompt": "q", "completion": "a"}])
     assert read_file(path, {})[0] == "prompt_completion"
     assert read_file(path, {}, "text")[0] == "text"
@@ -136,8 +136,8 @@ def test_marks_of_editors_do_no_harm(tmp_path, name, raw):
 )
 def test_a_label_in_csv_is_a_word_or_a_digit(tmp_path, written, label):
     (tmp_path / "rows.csv").write_text(f"prompt,completion,label\nq,a,{written}\n")
-    shape, rows = read_file(tmp_path / "rows.csv", {})
-    assert (shape, rows[0]["label"]) == ("unpaired_preference", label)
+    format, rows = read_file(tmp_path / "rows.csv", {})
+    assert (format, rows[0]["label"]) == ("unpaired_preference", label)
 
 
 @pytest.mark.parametrize(
@@ -145,8 +145,8 @@ def test_a_label_in_csv_is_a_word_or_a_digit(tmp_path, written, label):
 )
 def test_a_label_in_json_is_a_boolean_or_a_number(tmp_path, written, label):
     (tmp_path / "rows.jsonl").write_text(f'{{"prompt": "q", "completion": "a", "good": {written}}}\n')
-    shape, rows = read_file(tmp_path / "rows.jsonl", {"label": "good"})
-    assert (shape, rows[0]["label"]) == ("unpaired_preference", label)
+    format, rows = read_file(tmp_path / "rows.jsonl", {"label": "good"})
+    assert (format, rows[0]["label"]) == ("unpaired_preference", label)
 
 
 def test_a_label_in_parquet_keeps_its_type(tmp_path):
@@ -157,10 +157,10 @@ def test_a_label_in_parquet_keeps_its_type(tmp_path):
         assert [row["label"] for row in read_file(tmp_path / "rows.parquet", {})[1]] == [True, False]
 
 
-def test_labels_do_not_disturb_where_another_shape_is_asked_for(tmp_path):
+def test_labels_do_not_disturb_where_another_format_is_asked_for(tmp_path):
     path = write(tmp_path / "rows.jsonl", [{"prompt": "q", "completion": "a", "label": "geography"}])
-    shape, rows = read_file(path, {}, "prompt_completion")
-    assert (shape, content(rows[0])) == ("prompt_completion", {"messages": [user("q"), assistant("a")]})
+    format, rows = read_file(path, {}, "prompt_completion")
+    assert (format, content(rows[0])) == ("prompt_completion", {"messages": [user("q"), assistant("a")]})
 
 
 def test_text_is_kept_as_it_is(tmp_path):
@@ -175,10 +175,7 @@ UNPAIRED = '{"prompt": "q", "completion": "a", "label": %s}'
 FAULTS = [
     ("empty.jsonl", "", "empty.jsonl: the file is empty; write at least one row"),
     ("empty.csv", "", "the file is empty"),
-    ("blank.jsonl", "\n \n", "the file has no rows; write at least one"),
-    ("none.json", "[]", "the file has no rows"),
-    ("header.csv", "text\n", "the file has no rows"),
-    ("kind.txt", "x", "kind.txt: unknown kind of file '.txt'; valid are .csv, .json, .jsonl, .parquet"),
+    ("kind.txt", "x", "kind.txt: unknown kind of file '.txt'; valid are .arrow, .csv, .json, .jsonl, .parquet, and .gz or .zst"),
     ("kind.jsnl", "x", "unknown kind of file '.jsnl'; did you mean '.jsonl'?"),
     ("kind", "x", "unknown kind of file ''"),
     # fields
@@ -191,8 +188,8 @@ FAULTS = [
     ("number.jsonl", '{"text": 3}', "line 1: the text is a number; write a string"),
     ("nan.jsonl", '{"text": NaN}', "line 1: the text is a number"),
     ("list.jsonl", '{"text": ["a"]}', "line 1: the text is a list; write a string"),
-    ("shape.jsonl", '{"question": "q", "answer": "a"}', "its columns question, answer fit no known shape; say which is which"),
-    ("shape.csv", "chosen,rejected\na,b\n", "its columns chosen, rejected fit no known shape"),
+    ("shape.jsonl", '{"question": "q", "answer": "a"}', "its columns question, answer fit no known format; say which is which"),
+    ("shape.csv", "chosen,rejected\na,b\n", "its columns chosen, rejected fit no known format"),
     ("row.jsonl", GOOD + "[1, 2]", "row.jsonl line 2: a row is an object with named fields, and this is a list"),
     ("row.json", '[{"text": "a"},\n"b"]', "row.json line 2: a row is an object with named fields, and this is a string"),
     ("row.jsonl", "null", "a row is an object with named fields, and this is null"),
@@ -222,7 +219,7 @@ FAULTS = [
     ("m.jsonl", MESSAGES % '[{"role": "user", "text": "q"}]', "message 1 of 'messages' needs the fields role and content"),
     ("m.jsonl", MESSAGES % json.dumps([user("q"), {"role": "asistant", "content": "a"}]),
      "message 2 of 'messages' has the role 'asistant'; did you mean 'assistant'?"),
-    ("m.jsonl", MESSAGES % '[{"role": ["user"], "content": "q"}]', "message 1 of 'messages' has the role ['user']"),
+    ("m.jsonl", MESSAGES % '[{"role": ["user"], "content": "q"}]', "the role of message 1 of 'messages' is a list; valid are"),
     ("m.jsonl", MESSAGES % json.dumps([user("q"), assistant("a"), user("q")]),
      "'messages' ends with the user; the last message must be the assistant's"),
     ("m.jsonl", MESSAGES % json.dumps([user(None), assistant("a")]), "the content of message 1 is null; write a string"),
@@ -281,7 +278,6 @@ WHOLE = parquet([f"row {i}" for i in range(1000)])
 TABLES = {
     "no Parquet": (b"text", "not a Parquet file; check that it is whole"),
     "cut": (WHOLE[: len(WHOLE) // 2], "not a Parquet file; check that it is whole"),
-    "no rows": (parquet(pa.array([], pa.string())), "the file has no rows"),
     "null": (parquet(["a", None]), "line 2: the field 'text' is null"),
     "number": (parquet([1.5]), "line 1: the text is a number; write a string"),
 }
@@ -329,8 +325,7 @@ def test_bytes_are_not_called_null(tmp_path):
 
 
 def row(**fields):
-    shape = next(shape for shape in SHAPES if set(SHAPES[shape][0]) == set(fields))
-    return normalise(fields, shape, {}, "row")
+    return normalise(fields, recognise(fields, {})[0], {}, "row")
 
 
 def test_equal_content_has_an_equal_id_however_it_was_written():
@@ -360,3 +355,61 @@ def test_rows_with_one_prompt_are_one_group():
 
 def test_a_conversation_in_which_only_the_assistant_speaks_has_a_group():
     assert group(row(messages=[assistant("a")])) != group(row(messages=[assistant("b")]))
+
+
+def test_equal_images_in_another_folder_are_other_images(tmp_path):
+    from PIL import Image
+
+    ids = []
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        folder.mkdir()
+        Image.new("RGB", (8, 8)).save(folder / "x.png")
+        fields = {"image": "x.png", "messages": [user("<image>"), assistant("a")]}
+        row = normalise(fields, "llava", {}, "row", folder)
+        assert fields["image"] == "x.png"
+        assert row["images"] == [str(folder / "x.png")]
+        ids.append(row["id"])
+    assert ids[0] != ids[1]
+
+
+# ---- recognise
+
+SEEN = [
+    ({"text": "t", "prompt": "q", "completion": "a"}, "prompt_completion"),
+    ({"instruction": "q", "output": "a", "text": "all of it"}, "alpaca"),
+    ({"prompt": "q", "completion": "a", "label": None}, "unpaired_preference"),
+    ({"prompt": None, "chosen": "a", "rejected": "b"}, "preference"),
+    ({"prompt": "q", "chosen": [assistant("a")], "rejected": [assistant("b")], "messages": []}, "preference"),
+    ({"chosen": [user("q"), assistant("a")], "rejected": [user("q"), assistant("b")]}, "preference"),
+    ({"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "", "prompt": "q"}, "hh_rlhf"),
+    ({"conversations": [], "image": "x.png"}, "llava"),
+    ({"conversations": [], "images": ["x.png"], "messages": []}, "llava"),
+    ({"message_id": "1", "parent_id": None, "text": "q", "role": "prompter"}, "oasst"),
+    ({"chosen": "a", "rejected": "b"}, None),
+    ({"chosen": [assistant("a")], "rejected": [assistant("b")]}, None),
+    ({"data": "q"}, None),
+    ({"data": ["q", 3]}, None),
+    ({"image": "x.png"}, None),
+    ({}, None),
+]
+
+
+@pytest.mark.parametrize(("fields", "format"), SEEN, ids=[f"{row[1]} {list(row[0])}" for row in SEEN])
+def test_the_fields_tell_the_format(fields, format):
+    if format is None:
+        with pytest.raises(UserError, match="fit no known format"):
+            recognise(fields, {})
+    else:
+        assert recognise(fields, {})[0] == format
+
+
+def test_columns_tell_the_format_as_well():
+    assert recognise({"a": "q", "b": "x", "c": 1}, {"prompt": "a", "completion": "b", "label": "c"}) == (
+        "unpaired_preference",
+        "its first row has the fields a, b, c",
+    )
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_every_shape_has_a_schema_of_all_its_fields(format):
+    assert {"id", "place"} < set(schema(SHAPE_OF[format]).names)

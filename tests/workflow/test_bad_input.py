@@ -89,7 +89,7 @@ ROWS = {
 @pytest.mark.parametrize(("content", "sentence"), ROWS.values(), ids=ROWS)
 def test_a_bad_row(folder, content, sentence):
     (folder / "examples/data/gsm8k_train.jsonl").write_bytes(content)
-    assert sentence in refused(folder, "results/data/gsm8k/report.json")
+    assert sentence in refused(folder, "results/data/gsm8k/data.json")
     assert not list((folder / "results/data/gsm8k").glob("*.parquet"))
 
 

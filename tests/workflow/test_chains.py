@@ -34,8 +34,8 @@ def test_ppo_starts_at_its_reference_and_earns_a_reward(chains, name, parent):
 
 
 def test_the_easy_and_the_hard_part_are_the_whole(chains):
-    parts = [read(chains / f"results/data/{part}/report.json") for part in ("easy", "hard")]
-    whole = read(chains / "results/data/gsm8k_pairs/report.json")
+    parts = [read(chains / f"results/data/{part}/data.json") for part in ("easy", "hard")]
+    whole = read(chains / "results/data/gsm8k_pairs/data.json")
     assert all(part["train"] for part in parts)
     assert sum(part["train"] for part in parts) == whole["train"]
 

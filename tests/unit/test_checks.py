@@ -1,0 +1,519 @@
+"""Each check of the preflight sees the mistake that it is there for, and nothing in a run without it."""
+
+import copy
+from argparse import Namespace
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import write_rows
+
+import check_run
+from posttrain import checks, stage
+from posttrain.checks import CHECKS, NAMES, check
+from posttrain.memory import GIB, Memory
+from posttrain.project import Project
+from posttrain.survey import survey
+from posttrain.tokens import tokenise
+from tokenize_data import schema, summary
+
+PAIR = {
+    "prompt": [{"role": "user", "content": "How many clips did Natalia sell?"}],
+    "chosen": [{"role": "assistant", "content": "She sold 72 clips."}],
+    "rejected": [{"role": "assistant", "content": "She sold 96 clips."}],
+}
+MACHINE = Memory("cpu", "this machine", 64 * GIB, 60 * GIB, False)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(random_tiny_folder):
+    return check_run.load_tokenizer(random_tiny_folder)
+
+
+@pytest.fixture
+def own_tokenizer(tokenizer):
+    """A copy that a test may change."""
+    return copy.deepcopy(tokenizer)
+
+
+@pytest.fixture
+def look(in_folder, configuration, chats, random_tiny_folder, tokenizer):
+    """What the checks look at, from rows as the workflow prepares them; `change` may plant a fault in their tokens."""
+
+    def at(rows=None, shape="messages", change=lambda encoded: None, max_length=256, run=None):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        rows = [row | {"id": str(i), "place": f"chats.jsonl line {i + 1}"} for i, row in enumerate(rows or chats)]
+        write_rows(Path("data/train.parquet"), rows, shape)
+        of_data = {"shape": shape, "rows": len(rows), "train": len(rows), "dropped": {}}
+        stage.write_json(Path("data/data.json"), of_data)
+        stage.write_json(Path("data/overlap.json"), {})
+        table = {"from": "base", "objective": "sft", "data": "chats", "max_length": max_length} | (run or {})
+        values = configuration({"runs": {"run": table}, "sweeps": {}, "datasets.chats.format": ...})
+        Path("spec.json").write_text(Project(values).spec("run"))
+        on_policy = table["objective"] == "grpo"
+        if not on_policy:
+            encoded, counts = tokenise(tokenizer, rows, shape, max_length)
+            change(encoded)
+            Path("tokens").mkdir(exist_ok=True)
+            pq.write_table(pa.Table.from_pylist(encoded, schema=schema(shape)), "tokens/train.parquet")
+            stage.write_json(Path("tokens/report.json"), {"train": summary(counts)})
+        options = Namespace(spec=Path("spec.json"), parent=random_tiny_folder, data=Path("data"))
+        context = {"use": "research", "licences": {"bases.base": "apache-2.0"}}
+        return replace(check_run.look_at(options, None if on_policy else Path("tokens"), context), memory=MACHINE)
+
+    return at
+
+
+def on_policy(**keys) -> dict:
+    return {"objective": "grpo", "reward": {"function": "final_number"}} | keys
+
+
+# ---- good runs
+
+
+@pytest.mark.parametrize(
+    "rows, shape, run",
+    [
+        (None, "messages", {}),
+        ([{"text": "One two three."}, {"text": "Four."}], "text", {}),
+        ([PAIR], "preference", {"objective": "dpo"}),
+        ([PAIR | {"completion": PAIR["chosen"], "label": True}], "unpaired_preference", {"objective": "kto"}),
+        (None, "messages", on_policy()),
+    ],
+)
+def test_a_good_run_passes_every_check(look, rows, shape, run):
+    results = check(look(rows, shape, run=run), [])
+    assert [result["name"] for result in results] == list(NAMES)
+    told = {result["name"]: result["message"] for result in results if result["result"] not in ("passed", "skipped")}
+    assert told == {}
+
+
+def test_names_are_those_of_the_functions_and_differ():
+    assert len(set(NAMES)) == len(CHECKS)
+    assert {"stop_token", "overlap", "memory"} <= set(NAMES)
+
+
+def test_an_error_that_is_allowed_by_name_is_still_told(look):
+    run = replace(look(), use="commercial", licences={"datasets.chats": "cc-by-nc-4.0"})
+    (result,) = [result for result in check(run, ["licence", "packing"]) if result["name"] == "licence"]
+    assert (result["severity"], result["result"]) == ("error", "allowed")
+    assert "cc-by-nc-4.0" in result["message"]
+
+
+# ---- the tokens
+
+
+def without_stop(encoded):
+    for row in encoded:
+        last = max(i for i, label in enumerate(row["labels"]) if label != -100)
+        row["labels"][last] = -100
+
+
+def test_answers_without_a_trained_stop_token_are_an_error_with_the_row(look):
+    found = checks.stop_token(look(change=without_stop))
+    assert found.severity == "error"
+    assert found.message.startswith("4 (100 %) of the rows have an answer that does not end with a trained <|im_end|>")
+    assert found.example.startswith("chats.jsonl line 1:\n<|im_start|>user\nHow many")
+    assert "#### 72⟧<|im_end|>" in found.example
+
+
+def test_a_few_rows_without_a_stop_token_are_a_warning(look):
+    found = checks.stop_token(look(change=lambda encoded: without_stop(encoded[1:2])))
+    assert found.severity == "warning"
+    assert found.message.startswith("1 (25 %)")
+    assert found.example.startswith("chats.jsonl line 2:")
+
+
+def test_a_row_that_is_cut_may_lose_its_stop_token(look):
+    run = look(max_length=30)
+    assert not run.tokens.answers["labels"].stopped.all()
+    assert checks.stop_token(run) is None
+
+
+def test_what_a_template_writes_after_the_stop_token_does_not_hide_it(look, tokenizer):
+    def newline(encoded):
+        for row in encoded:
+            row["labels"][-1] = row["input_ids"][-1]  # the line's end after <|im_end|>
+
+    run = look(change=newline)
+    assert checks.stop_token(run) is None
+    tokens = run.tokens.answers["labels"]
+    assert tokens.stopped.all()
+
+
+def test_one_side_of_a_pair_without_a_stop_token_is_found(look):
+    def change(encoded):
+        del encoded[0]["rejected_ids"][-1]
+
+    found = checks.stop_token(look([PAIR], "preference", change, run={"objective": "dpo"}))
+    assert "rejected: ⟦She sold 96 clips.⟧" in found.example
+    assert "chosen: ⟦She sold 72 clips.<|im_end|>⟧" in found.example
+    assert "prompt: <|im_start|>user\n" in found.example
+
+
+def test_an_answer_of_the_stop_token_alone_is_empty(look, tokenizer):
+    def change(encoded):
+        row = encoded[3]
+        last = max(i for i, label in enumerate(row["labels"]) if label != -100)
+        row["labels"] = [-100 if i < last else label for i, label in enumerate(row["labels"])]
+
+    found = checks.empty(look(change=change))
+    assert found.severity == "warning"
+    assert found.example.startswith("chats.jsonl line 4:")
+    blank = tokenizer(" \n")["input_ids"]
+
+    def spaces(encoded):
+        for row in encoded:
+            row["rejected_ids"] = [*blank, tokenizer.eos_token_id]
+
+    found = checks.empty(look([PAIR], "preference", spaces, run={"objective": "dpo"}))
+    assert found.severity == "error"
+
+
+def test_a_row_without_a_trained_token_is_an_error(look):
+    def change(encoded):
+        encoded[2]["labels"] = [-100] * len(encoded[2]["labels"])
+
+    run = look(change=change)
+    found = checks.nothing_trained(run)
+    assert found.severity == "error"
+    assert found.example.startswith("chats.jsonl line 3:")
+    assert "⟦" not in found.example
+
+
+def test_a_chosen_answer_that_is_the_rejected_one_is_an_error(look):
+    other = PAIR | {"rejected": [{"role": "assistant", "content": "Another answer."}]}
+
+    def change(encoded):
+        encoded[1]["rejected_ids"] = encoded[1]["chosen_ids"]
+
+    found = checks.chosen_is_rejected(look([PAIR, other], "preference", change, run={"objective": "dpo"}))
+    assert found.severity == "error"
+    assert found.example.startswith("chats.jsonl line 2:")
+
+
+def test_two_bos_at_the_beginning_are_an_error(look, own_tokenizer):
+    own_tokenizer.bos_token = "<|im_start|>"
+
+    def change(encoded):
+        row = encoded[1]
+        row["input_ids"], row["labels"] = row["input_ids"][:1] + row["input_ids"], row["labels"][:1] + row["labels"]
+
+    run = look(change=change)
+    assert checks.double_bos(run) is None  # this tokenizer has no BOS
+    doubled = survey(Path("tokens/train.parquet"), own_tokenizer, run.stops, 256).doubled
+    assert doubled.tolist() == [False, True, False, False]
+    found = checks.double_bos(replace(run, tokenizer=own_tokenizer, tokens=run.tokens._replace(doubled=doubled)))
+    assert found.message.startswith("1 (25 %) of the rows have two <|im_start|> at the beginning")
+
+
+def test_two_bos_are_found_in_prompts_as_well(look, own_tokenizer):
+    own_tokenizer.bos_token = "<|im_start|>"
+    own_tokenizer.chat_template = "<|im_start|>" + own_tokenizer.chat_template
+    found = checks.double_bos(replace(look(run=on_policy()), tokenizer=own_tokenizer))
+    assert found.severity == "error"
+    assert "4 (100 %) of the prompts" in found.message
+
+
+def test_repeated_rows_are_a_warning(look, chats):
+    found = checks.repeated_rows(look([*chats, chats[2]]))
+    assert found.message.startswith("1 (20 %) of the rows are the same tokens as another row")
+    assert found.example.startswith("chats.jsonl line 3:")
+
+
+def test_rows_that_differ_in_one_token_do_not_repeat(look, chats):
+    longer = copy.deepcopy(chats[2])
+    longer["messages"][-1]["content"] += "!"
+    run = look([chats[2], longer, *chats[:2]])
+    assert len(np.unique(run.tokens.digest)) == 4
+    assert checks.repeated_rows(run) is None
+
+
+def test_a_dataset_that_was_full_of_repeats_is_a_warning(look):
+    run = look()
+    data = run.data | {"rows": 10, "dropped": {"repeated": 4, "near duplicate": 2, "fault": 3}}
+    assert checks.repeated_rows(replace(run, data=data)).message.startswith("6 (60 %)")
+    assert checks.repeated_rows(replace(run, data=data | {"dropped": {"repeated": 1}})) is None
+
+
+def test_truncation_names_the_length_that_would_do(look):
+    run = look(max_length=45)
+    found = checks.truncation(run)
+    assert found.severity == "error"
+    assert "max_length 45 cuts 3 (75 %) of the rows;" in found.message
+    assert f"write max_length: {run.report['train']['lengths']['p99']} to keep" in found.message
+    assert found.example.startswith("chats.jsonl line 1:")
+    assert found.example.endswith("\n⟦She⟧")
+
+
+@pytest.mark.parametrize(
+    "cut, dropped, severity", [(0, 0, None), (9, 0, None), (20, 0, "warning"), (300, 0, "error"), (9, 1, "warning"), (60, 60, "error")]
+)  # fmt: skip
+def test_truncation_is_an_error_above_a_share(look, cut, dropped, severity):
+    run = look()
+    counts = run.report["train"] | {"rows": 1000 - dropped, "cut": cut, "dropped": dropped}
+    found = checks.truncation(replace(run, report={"train": counts}))
+    assert (found.severity if found else None) == severity
+
+
+def test_a_row_longer_than_the_context_is_an_error(look):
+    run = look()
+    longest = int(run.tokens.lengths.max())
+    short = replace(run, model=run.model._replace(config={"max_position_embeddings": longest - 1}))
+    assert checks.context_length(short).severity == "error"
+    assert f"the longest row has {longest} tokens" in checks.context_length(short).message
+    enough = replace(run, model=run.model._replace(config={"max_position_embeddings": longest}))
+    found = checks.context_length(enough)
+    assert found.severity == "warning"
+    assert found.message.endswith("though no row is as long yet")
+
+
+def test_virtual_tokens_take_room_in_the_context(look):
+    run = look(run={"method": "prompt", "virtual_tokens": 20})
+    longest = int(run.tokens.lengths.max())
+    tight = replace(run, model=run.model._replace(config={"max_position_embeddings": longest + 19}))
+    assert checks.context_length(tight).severity == "error"
+
+
+def test_prompts_that_leave_no_room_for_an_answer_are_told(look):
+    run = look(run=on_policy(max_new_tokens=226))
+    lengths = sorted(len(ids) for ids in run.prompts)
+    assert lengths[-2] > 30 >= lengths[-3]
+    found = checks.prompt_length(run)
+    assert found.severity == "error"
+    assert found.message.startswith("2 (50 %) of the prompts have more than max_length - max_new_tokens = 30 tokens")
+    assert f"write max_length: {max(lengths) + 226}" in found.message
+    assert run.longest == lengths[-3] + 226  # the others are left out
+
+
+def test_a_pad_token_that_the_model_does_not_have_is_an_error(look, own_tokenizer):
+    run = look()
+    own_tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    number = own_tokenizer.pad_token_id
+    known, unknown = (
+        replace(run, tokenizer=own_tokenizer, model=run.model._replace(vocabulary=number + n)) for n in (1, 0)
+    )
+    assert checks.pad_token(known) is None
+    found = checks.pad_token(unknown)
+    assert found.severity == "error"
+    assert f"[PAD] has the id {number}" in found.message
+
+
+@pytest.mark.parametrize("kind", ["sft", "preference", "unpaired", "orpo"])
+def test_a_pad_token_that_is_the_stop_token_masks_no_label_in_trl(kind):
+    """What `pad_token` relies on: TRL's collators leave a trained stop token trained."""
+    from trl.experimental.utils import DPODataCollatorWithPadding
+    from trl.trainer import dpo_trainer, kto_trainer, sft_trainer
+
+    stop, prompt = 2, [5, 6]
+    if kind == "sft":
+        rows = [
+            {"input_ids": [5, 7, stop], "labels": [-100, 7, stop]},
+            {"input_ids": [5, 8, 9, stop], "labels": [-100, 8, 9, stop]},
+        ]
+        batch = sft_trainer.DataCollatorForLanguageModeling(pad_token_id=stop)(rows)
+        assert batch["labels"][0].tolist() == [-100, 7, stop, -100]
+    elif kind == "preference":
+        rows = [{"prompt_ids": prompt, "chosen_ids": [7, stop], "rejected_ids": [8, 9, stop]}]
+        batch = dpo_trainer.DataCollatorForPreference(pad_token_id=stop)(rows)
+        assert batch["completion_mask"][0].tolist() == [0, 0, 1, 1, 0]
+    elif kind == "unpaired":
+        rows = [{"prompt_ids": prompt, "completion_ids": ids, "label": True} for ids in ([7, stop], [8, 9, stop])]
+        batch = kto_trainer.DataCollatorForUnpairedPreference(pad_token_id=stop)(rows)
+        assert batch["completion_mask"][0].tolist() == [0, 0, 1, 1, 0]
+    else:
+        rows = [{"chosen_input_ids": ids, "chosen_labels": ids} for ids in ([7, stop], [8, 9, stop])]
+        batch = DPODataCollatorWithPadding(pad_token_id=stop)(rows)
+        assert batch["chosen_labels"][0].tolist() == [7, stop, -100]
+
+
+# ---- the rows
+
+
+def shared(exact: int, count: int, rows: int = 1000) -> dict:
+    example = {"place": "test.jsonl line 3", "train_place": "chats.jsonl line 9", "text": "the same question"}
+    return {"rows": rows, "exact": exact, "shared": count, "examples": [example] if count else []}
+
+
+@pytest.mark.parametrize(
+    "exact, count, severity", [(0, 0, None), (0, 10, "warning"), (0, 11, "error"), (1, 1, "error")]
+)
+def test_an_overlap_is_an_error_where_it_is_exact_or_large(look, exact, count, severity):
+    found = checks.overlap(replace(look(), overlap={"chats/validation": shared(exact, count)}))
+    assert (found.severity if found else None) == severity
+    if found:
+        assert "test.jsonl line 3 stands in chats.jsonl line 9:\nthe same question" in found.example
+        assert "of the held-out rows of chats/validation" in found.message
+
+
+def test_an_answer_in_its_prompt_is_a_warning_with_its_place(look, chats):
+    answer = chats[0]["messages"][-1]["content"]
+    given = copy.deepcopy(chats[0])
+    given["messages"][0]["content"] = f"Say after me: {answer}"
+    found = checks.answer_in_prompt(look([*chats, given]))
+    assert found.severity == "warning"
+    assert found.message.startswith("in 1 (20 %) of the rows")
+    assert "chats.jsonl line 5" in found.message
+
+
+def test_no_chat_template_is_a_warning_for_conversations_only(look, own_tokenizer):
+    own_tokenizer.chat_template = None
+    assert checks.chat_template(replace(look(), tokenizer=own_tokenizer)).severity == "warning"
+    assert checks.chat_template(replace(look([{"text": "a b"}], "text"), tokenizer=own_tokenizer)) is None
+
+
+def dropping(tokenizer, template: str):
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def test_a_template_that_drops_the_system_turn_is_an_error_with_the_row(look, chats, own_tokenizer):
+    system = copy.deepcopy(chats[1])
+    system["messages"].insert(0, {"role": "system", "content": "You are a pirate."})
+    template = "{% for m in messages if m['role'] != 'system' %}{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    found = checks.template_drops(replace(look([*chats, system]), tokenizer=dropping(own_tokenizer, template)))
+    assert found.severity == "error"
+    assert "leaves out what the system says in 1 (20 %) of the sampled conversations" in found.message
+    assert found.example.startswith("chats.jsonl line 5:\nWhat is half")
+
+
+def test_a_template_that_drops_a_called_function_is_an_error(look, own_tokenizer):
+    call = '[{"type": "function", "function": {"name": "weather", "arguments": "{\\"city\\": \\"Bonn\\"}"}}]'
+    messages = [
+        {"role": "user", "content": "Is it raining in Bonn?"},
+        {"role": "assistant", "content": "", "tool_calls": call},
+        {"role": "tool", "content": '{"rain": false}'},
+        {"role": "assistant", "content": "No."},
+    ]
+    run = look([{"messages": messages}])
+    found = checks.template_drops(run)
+    assert "the name of a called function in 1 (100 %)" in found.message
+    template = (
+        "{% for m in messages %}{% for c in m['tool_calls'] or [] %}{{ c | tojson }}{% endfor %}"
+        "{{ m['content'] | tojson }}\n{% endfor %}"
+    )
+    assert checks.template_drops(replace(run, tokenizer=dropping(own_tokenizer, template))) is None
+
+
+def test_thoughts_of_earlier_turns_may_be_dropped(look, own_tokenizer):
+    messages = [
+        {"role": "user", "content": "One?"},
+        {"role": "assistant", "content": "<think>easy</think>One."},
+        {"role": "user", "content": "Two?"},
+        {"role": "assistant", "content": "<think>hard</think>\n\nTwo."},
+    ]
+    keep = "{{ m['content'] if loop.last else m['content'].split('</think>')[-1] }}"
+    template = "{% for m in messages %}" + keep + "\n{% endfor %}"
+    run = replace(look([{"messages": messages}]), tokenizer=dropping(own_tokenizer, template))
+    assert checks.template_drops(run) is None
+    never = "{% for m in messages %}{{ m['content'].split('</think>')[-1] }}\n{% endfor %}"
+    run = replace(look([{"messages": messages}]), tokenizer=dropping(copy.deepcopy(own_tokenizer), never))
+    assert "what the assistant says" in checks.template_drops(run).message
+
+
+# ---- the settings
+
+
+@pytest.mark.parametrize(
+    "arguments, model_type, message",
+    [
+        ({"packing": True}, "llama", None),
+        ({"packing": True, "packing_strategy": "wrapped"}, "llama", "wrapped lets neighbouring rows see each other"),
+        ({"packing": True}, "mamba", "models of the type mamba have no attention for packed rows"),
+    ],
+)
+def test_packing_needs_attention_that_knows_the_rows(look, arguments, model_type, message):
+    run = look(run={"trainer_args": arguments})
+    found = checks.packing(replace(run, model=run.model._replace(config={"model_type": model_type})))
+    assert message in found.message if message else found is None
+
+
+@pytest.mark.parametrize(
+    "keys, message",
+    [
+        ({"target_modules": ["q_porj", "v_proj"]}, "'q_porj' matches no module of the model; did you mean 'q_proj'?"),
+        ({"target_modules": "q_proj"}, "PEFT takes a list of names, write [q_proj]"),
+        ({"target_modules": "(q_proj"}, "is no regular expression"),
+        ({"target_modules": ["q_proj"], "peft_args": {"layers_to_transform": [2]}}, "'q_proj' matches no module"),
+        ({"peft_args": {"modules_to_save": ["lm_haed"]}}, "modules_to_save: the model has no module 'lm_haed'"),
+        ({"target_modules": ["q_proj"], "peft_args": {"layers_to_transform": [0, 7]}}, "no layer 7; the last one is 1"),
+        ({"target_modules": ["q_proj"], "peft_args": {"modules_to_save": ["q_proj"]}}, "'q_proj' matches no module"),
+        ({"target_modules": r".*\.(q|v)_proj"}, None),
+        ({"target_modules": ["model.layers.0.mlp.up_proj", "embed_tokens"]}, None),
+        ({"target_modules": ["q_proj"], "peft_args": {"layers_to_transform": 1, "layers_pattern": "layers"}}, None),
+        ({"peft_args": {"modules_to_save": ["embed_tokens", "lm_head"]}}, None),
+    ],
+)
+def test_names_of_modules_are_the_models(look, keys, message):
+    found = checks.target_modules(look(run=keys))
+    assert message in found.message if message else found is None
+
+
+@pytest.mark.parametrize(
+    "keys, message",
+    [
+        ({"learning_rate": 1e-2}, "so high that the loss may jump; sft by lora usually has 0.0001 to 0.0005"),
+        ({"learning_rate": 1e-6}, "so low that little is learnt"),
+        ({"method": "full", "learning_rate": 5e-4}, "sft by full usually has 4e-06 to 0.0001"),
+        ({"learning_rate": 1e-4}, None),
+        ({"learning_rate": 5e-4}, None),
+        (on_policy(learning_rate=1e-5), None),
+        (on_policy(learning_rate=5e-4), "grpo by lora usually has 1e-05 to 0.00025"),
+    ],
+)
+def test_a_strange_learning_rate_is_a_warning(look, keys, message):
+    found = checks.learning_rate(look(run=keys))
+    assert (message in found.message and found.severity == "warning") if message else found is None
+
+
+def test_a_strange_rank_is_a_warning(look):
+    assert "rank 4 means few parameters" in checks.rank(look(run={"rank": 4})).message
+    assert "rank 128 means more parameters than usual" in checks.rank(look(run={"rank": 128})).message
+    assert checks.rank(look(run={"method": "vera"})) is None
+    assert checks.rank(look(run={"method": "full"})).severity == "skipped"
+
+
+def test_every_default_is_in_its_own_range(look):
+    from posttrain.config import LEARNING_RATE
+
+    for method in LEARNING_RATE:
+        run = look(run={"method": method})
+        assert checks.learning_rate(run) is None
+        found = checks.rank(run)
+        assert found is None or found.severity == "skipped"
+
+
+def test_memory_names_the_first_change_that_fits(look):
+    run = look(run={"batch_size": 8})
+    need = checks.needed(run, run.spec)
+    assert checks.memory(run) is None
+    tight = need["total"] - 0.6 * need["activations"]
+    found = checks.memory(replace(run, memory=MACHINE._replace(free=int(tight), total=int(need["total"]))))
+    assert found.severity == "warning"
+    assert "; with accumulation: " in found.message
+    assert "are free on this machine" in found.message
+
+
+def test_weights_that_cannot_fit_are_an_error(look):
+    run = look(run={"method": "full"})
+    least = checks.needed(run, run.spec)["least"]
+    found = checks.memory(replace(run, memory=MACHINE._replace(free=int(least / 2), total=int(least) - 1)))
+    assert found.severity == "error"
+    assert "weights, gradients and optimiser states alone take" in found.message
+    assert "no setting of this run makes it fit" in found.message  # the process itself takes more
+
+
+def test_licences_are_read_of_every_part(look):
+    run = look()
+    parts = {"bases.base": "apache-2.0", "datasets.chats": None, "datasets.other": "my own terms"}
+    found = checks.licence(replace(run, licences=parts))
+    assert found.severity == "warning"
+    assert "datasets.chats has no licence that is stated" in found.message
+    assert "datasets.other (my own terms)" in found.message
+    forbidding = replace(run, licences=parts | {"datasets.chats": "cc-by-nc-4.0"}, use="commercial")
+    found = checks.licence(forbidding)
+    assert found.severity == "error"
+    assert "the licence of datasets.chats, cc-by-nc-4.0, forbids use: commercial" in found.message
