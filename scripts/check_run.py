@@ -110,10 +110,11 @@ def load_tokenizer(folder: Path) -> Any:
     Raises:
         UserError: it has no end-of-sequence token.
     """
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
-    kind = PreTrainedTokenizerFast if (folder / "tokenizer.json").exists() else AutoTokenizer
-    tokenizer = kind.from_pretrained(folder)
+    if (folder / "tokenizer.json").exists():
+        from transformers import PreTrainedTokenizerFast as Tokenizer
+    else:
+        from transformers import AutoTokenizer as Tokenizer
+    tokenizer = Tokenizer.from_pretrained(folder)
     if tokenizer.eos_token is None:
         raise UserError(f"{folder}: the tokenizer has no eos_token, so a model cannot learn to stop; set one")
     return tokenizer

@@ -225,6 +225,8 @@ def chat_template(run: "Subject") -> Finding | None:
 
 def template_drops(run: "Subject") -> Finding | None:
     """Everything that is said, and each function that is called, is in the text that the chat template makes."""
+    from posttrain.survey import elided
+
     lost: dict[str, list[tuple[dict, str]]] = {}
     for row, turns, text in run.texts:
         for kind in _lost(turns, text):
@@ -239,7 +241,7 @@ def template_drops(run: "Subject") -> Finding | None:
         "error",
         f"the base's chat template leaves out {kind} in {_share(len(cases), len(run.texts))} of the sampled conversations{also}; "
         "give the base a template that knows it, or take it out of the rows",
-        f"{row['place']}:\n{text}",
+        f"{row['place']}:\n{elided(text)}",
     )
 
 

@@ -1,75 +1,89 @@
 """Rows that repeat an earlier one: exactly, by the hash of their content, or nearly, by MinHash (Broder 1997).
 
 Two rows are compared by their sets of three words in a row. A signature of 128 minima estimates the Jaccard similarity of two
-such sets with a standard error of at most 0.044; rows that agree in one of 16 bands of 8 minima are looked at.
+such sets with a standard error of at most 0.044; rows that agree in one of 16 bands of 8 minima are looked at. Long rows
+that differ in their answers alone, or whose answers are swapped, are alike on the whole, and so their answers must be too.
 """
 
 import hashlib
-from array import array
 from typing import Any
 
 import numpy as np
 
 from posttrain.rows import Row
-from posttrain.words import TURNS, words
+from posttrain.words import TURNS, bounds, word_hashes
 
-PERMUTATIONS, BANDS = 128, 16
+PERMUTATIONS, BANDS, ANSWERS = 128, 16, 16
+WIDTH = PERMUTATIONS + ANSWERS
+ALIKE_ANSWERS = 0.5
 SEED = 1
 _ODD = np.random.default_rng(SEED).integers(1, 2**63, PERMUTATIONS, dtype=np.uint64) | np.uint64(1)
 
 
-class Hashes(dict):
-    """Word to its 64-bit hash, worked out when it is first asked for."""
-
-    def __missing__(self, word: str) -> int:
-        """Work out a word's hash."""
-        value = self[word] = int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
-        return value
-
-
-_hashes = Hashes()
-
-
 def signatures(rows: list[Row]) -> np.ndarray:
-    """MinHash signatures of normalised rows, (rows, 128), of which 16 bits each are kept."""
+    """MinHash signatures of normalised rows, (rows, 144), of which 16 bits each are kept: 128 minima of all that a row
+    says, 16 of its answers alone.
+    """
+    texts = [_texts(row) for row in rows]
+    flat = [text for some in texts for text in some]
+    hashes, starts = word_hashes([text for _, text, _ in flat])
+    hashes ^= np.repeat(np.array([salt for salt, *_ in flat], np.uint64), np.diff(starts))
+    row_of = np.repeat(np.repeat(np.arange(len(rows)), [len(some) for some in texts]), np.diff(starts))
+    answers = np.repeat(np.array([is_answer for *_, is_answer in flat], bool), np.diff(starts))
+    signs = np.array([_number(repr(some)) for some in texts], np.uint64)
+    return np.concatenate(
+        [_minima(hashes, row_of, signs, PERMUTATIONS), _minima(hashes[answers], row_of[answers], signs, ANSWERS)],
+        axis=1,
+    )
+
+
+def _minima(hashes: np.ndarray, row_of: np.ndarray, signs: np.ndarray, permutations: int) -> np.ndarray:
+    """The minima of each row's triples, (rows, permutations).
+
+    Args:
+        hashes: (words,) in the order of their rows, `row_of`.
+        signs: (rows,) stand for the one word of a row that has none, only signs.
+    """
     from rensa import RMinHash
 
-    if len(_hashes) > 1_000_000:  # so that memory does not grow with a dataset of ever new words
-        _hashes.clear()
-    flat = array("Q")
-    lengths = []
-    for row in rows:
-        before = len(flat)
-        for salt, text in _texts(row):
-            start = len(flat)
-            flat.extend(map(_hashes.__getitem__, words(text)))
-            if salt:
-                flat[start:] = array("Q", (value ^ salt for value in flat[start:]))
-        if len(flat) == before:  # only signs
-            flat.append(_hashes[str(_texts(row))])
-        lengths.append(len(flat) - before)
-        flat.extend((0, 0))  # so that one word makes a triple
-    hashes = np.frombuffer(flat, np.uint64)
-    triples = hashes[:-2] * _ODD[0] + hashes[1:-1] * _ODD[1] + hashes[2:] * _ODD[2]
-    ends = np.cumsum(np.array(lengths) + 2)[:-1]
-    inside = np.ones(len(triples), bool)
-    inside[ends - 2] = inside[ends - 1] = False  # what begins in the gap between two rows
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.uint64)
-    matrix = RMinHash.digest_matrix_from_flat_token_hashes(triples[inside], offsets, PERMUTATIONS, SEED)
+    lengths = np.bincount(row_of, minlength=len(signs))
+    hashes = np.insert(hashes, bounds(lengths)[:-1][lengths == 0], signs[lengths == 0])
+    lengths = np.maximum(lengths, 1)
+    places = np.arange(len(hashes)) + np.repeat(2 * np.arange(len(signs)), lengths)
+    spread = np.zeros(len(hashes) + 2 * len(signs), np.uint64)  # two zeros after a row, so that one word makes a triple
+    spread[places] = hashes
+    triples = spread[places] * _ODD[0] + spread[places + 1] * _ODD[1] + spread[places + 2] * _ODD[2]
+    matrix = RMinHash.digest_matrix_from_flat_token_hashes(
+        triples, bounds(lengths).astype(np.uint64), permutations, SEED
+    )
     return np.array(matrix.to_rows(), np.uint32).astype(np.uint16)
 
 
-def _texts(row: Row) -> list[tuple[int, str]]:
-    """A row's texts, each with what tells it from the same words elsewhere: as a rejected answer, or with another label."""
+def _texts(row: Row) -> list[tuple[int, str, bool]]:
+    """A row's texts, each with what tells it from the same words elsewhere, and whether it is an answer.
+
+    The same words are others as a rejected answer, with another label, or about other images.
+    """
     if "text" in row:
-        return [(0, row["text"])]
-    salts = {"rejected": _hashes["rejected"], "completion": _hashes[str(row.get("label"))]}
-    return [(salts.get(key, 0), turn["content"]) for key in TURNS if key in row for turn in row[key]]
+        return [(0, row["text"], True)]
+    images = _number(repr(row["images"])) if "images" in row else 0
+    salts = {"rejected": _number("rejected"), "completion": _number(repr(row.get("label")))}
+    return [
+        (salts.get(key, images), text, turn["role"] == "assistant")
+        for key in TURNS
+        for turn in row.get(key, ())
+        for text in (turn["content"], turn.get("tool_calls"))
+        if text
+    ]
+
+
+def _number(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def bands(signatures: np.ndarray) -> np.ndarray:
     """Hashes of a signature's bands, (rows, 16): equal where two rows agree in a whole band."""
-    parts = signatures.reshape(len(signatures), BANDS, PERMUTATIONS // BANDS).astype(np.uint64)
+    parts = signatures[:, :PERMUTATIONS].reshape(len(signatures), BANDS, PERMUTATIONS // BANDS).astype(np.uint64)
     return (parts * _ODD[: parts.shape[2]]).sum(2, dtype=np.uint64)
 
 
@@ -78,7 +92,7 @@ def originals(ids: np.ndarray, bands: Any, signatures: Any, threshold: float | N
 
     Args:
         ids: (n,) bytes, equal for equal rows.
-        bands: (n, 16), and `signatures`, (n, 128); neither is read where the threshold is None.
+        bands: (n, 16), and `signatures`, (n, 144); neither is read where the threshold is None.
         threshold: Jaccard similarity from which two rows are near duplicates; None looks for equal rows only.
     """
     n = len(ids)
@@ -94,8 +108,9 @@ def originals(ids: np.ndarray, bands: Any, signatures: Any, threshold: float | N
         for start in range(0, len(candidates), 20_000):
             some = candidates[start : start + 20_000]
             rows, others = order[some], leaders[some]
-            alike = (signatures[rows] == signatures[others]).mean(1)
-            near = alike >= threshold
+            same = signatures[rows] == signatures[others]
+            alike = same[:, :PERMUTATIONS].mean(1)
+            near = (alike >= threshold) & (same[:, PERMUTATIONS:].mean(1) >= ALIKE_ANSWERS)
             original[rows[near]] = others[near]
             similarity[rows[near]] = np.minimum(alike[near], 0.99)  # they differ in something
     return original, similarity

@@ -9,6 +9,7 @@ import glob
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice, zip_longest
 from pathlib import Path
@@ -212,6 +213,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, Any]]:
             for cells in reader:
                 if header is None:
                     header = cells or None
+                    _check_names(path, cells)
                 elif cells:
                     yield begin, _csv_row(header, cells)
                 begin = reader.line_num + 1
@@ -261,6 +263,7 @@ def _tables(path: Path, batches: Any, kind: str) -> Iterator[Block]:
     row = 0
     try:
         for batch in batches():
+            _check_names(path, batch.schema.names)
             for start in range(0, len(batch), BLOCK_ROWS):
                 part = batch.slice(start, BLOCK_ROWS)
                 part.validate(full=True)  # text that is not UTF-8 would only be noticed far from here
@@ -268,9 +271,9 @@ def _tables(path: Path, batches: Any, kind: str) -> Iterator[Block]:
                     part = part.take(pa.array(range(len(part))))  # a slice would take the whole along to its process
                 yield Block(str(path), list(range(row + 1, row + len(part) + 1)), part)
                 row += len(part)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0]
-        if "UTF8" in reason:
+        if "UTF8" in reason or isinstance(error, UnicodeDecodeError):
             raise UserError(f"{path}: a string in it is not UTF-8; write it again as UTF-8") from None
         raise UserError(f"{path}: not {kind} file; check that it is whole ({reason})") from None
 
@@ -285,6 +288,12 @@ def _values(column: Any) -> list[Any]:
         return column.to_pylist()
     except (ValueError, OverflowError):
         return [None] * len(column)
+
+
+def _check_names(path: Path, names: list[str]) -> None:
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
+    if twice is not None:
+        raise UserError(f"{path}: two columns have the name '{twice}'; rename one of them")
 
 
 def _blocks(path: Path, rows: Iterator[tuple[int, Any]]) -> Iterator[Block]:

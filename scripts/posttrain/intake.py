@@ -85,7 +85,7 @@ class Intake:
         """See `duplicates.originals`."""
         self.writer.close()
         ids = np.concatenate(self._ids)
-        shape = (len(ids), duplicates.PERMUTATIONS)
+        shape = (len(ids), duplicates.WIDTH)
         signatures = np.memmap(self.folder / "signatures", np.uint16, "r", shape=shape)
         return duplicates.originals(ids, np.concatenate(self._bands), signatures, threshold)
 
@@ -185,7 +185,7 @@ def normalised(block: files.Block, format: Format) -> Part:
             dropped.append({"place": place, "kind": "fault", "reason": reason, "row": _shown(raw)})
     ids = np.frombuffer(bytes.fromhex("".join(row["id"][:32] for row in kept)), "V16")
     groups = np.frombuffer(bytes.fromhex("".join(rows.group(row)[:16] for row in kept)), ">u8").astype(np.uint64)
-    signatures = duplicates.signatures(kept) if kept else np.empty((0, duplicates.PERMUTATIONS), np.uint16)
+    signatures = duplicates.signatures(kept) if kept else np.empty((0, duplicates.WIDTH), np.uint16)
     return Part(pa.Table.from_pylist(kept, schema=rows.schema(format.shape)), ids, groups, signatures, dropped)
 
 

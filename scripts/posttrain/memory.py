@@ -220,8 +220,8 @@ def _activations(spec: dict, model: Model, tokens: int, device: str, bf16: bool)
     Of a token in a layer: inputs of the two norms (float32), queries, keys, values, attention's result, three vectors of the
     feed-forward block; where matrices have an adapter or move themselves, the inputs of those as well.
     """
-    half = bf16 or model.bytes <= 2 * model.parameters
-    size, hidden, wide = 2 if half else 4, model.hidden, _active_width(model)
+    held_in_float32 = spec["method"] == "full" or model.bytes > 2 * model.parameters
+    size, hidden, wide = 2 if bf16 or not held_in_float32 else 4, model.hidden, _active_width(model)
     token = 8 * hidden + size * (5 * hidden + 3 * wide)
     if spec.get("dropout"):  # each matrix has a masked input of its own
         token += (6 * hidden + wide) * (2 * size if device == "cpu" else size + 1)
@@ -230,7 +230,7 @@ def _activations(spec: dict, model: Model, tokens: int, device: str, bf16: bool)
     if spec["method"] == "full":
         token += 8 * hidden
     linear = sum(map(math.prod, model.matrices.values()))
-    casts = 2 * linear if bf16 and model.bytes > 2 * model.parameters and spec["method"] != "qlora" else 0
+    casts = 2 * linear if bf16 and held_in_float32 and spec["method"] != "qlora" else 0
     casts += 4 * linear if spec.get("peft_args", {}).get("use_dora") else 0
     if spec["gradient_checkpointing"]:
         return tokens * (model.layers * 4 * hidden + token) + casts / model.layers
@@ -270,7 +270,8 @@ def remedies(spec: dict, shorter: int) -> list[tuple[str, dict]]:
     for method in [name for name in LORA if name != spec["method"] and spec["method"] != "qlora"]:
         own = adapted if spec["method"] not in LORA else {}
         changes += [{"method": method} | own, {"method": method} | own | most]
-    changes += [{"max_length": shorter // n} | most for n in (2, 4, 8)]
+    shares = (2, 4, 8) if "max_new_tokens" not in spec else ()  # there the answers decide
+    changes += [{"max_length": shorter // n} | most for n in shares]
     hidden = {"rank", "target_modules", "dropout"}
     return [(", ".join(f"{key}: {_yaml(v)}" for key, v in c.items() if key not in hidden), c) for c in changes if c]
 

@@ -17,15 +17,13 @@ Runs of words that many held-out rows have are boilerplate, such as a prompt's t
 Of a training row all turns are read, the system's too, so that examples in a system prompt are found.
 """
 
-import sys
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from posttrain.words import TURNS, words
+from posttrain.words import TURNS, Runs, bounds, word_hashes
 
 GRAM = 8
 FEWEST = 13  # counted words below which a row has to be equal: half a short prompt is a phrase that others write too
@@ -37,7 +35,6 @@ EXAMPLES = 5
 
 BATCH = 500  # rows
 BATCH_BYTES = 2**20  # of text: takes some 60 MB at work
-UNSEEN = 255
 
 
 def overlap(train: Path, held_out: Path) -> dict[str, Any]:
@@ -85,70 +82,7 @@ class _Pair(NamedTuple):
     exact: bool
 
 
-# ---- words as numbers
-
-
-class _Runs:
-    """The hash of any run of numbers from prefix sums: sum(x[i] * F^(i - start)) modulo 2^64."""
-
-    def __init__(self, numbers: np.ndarray):
-        factors, self.inverse = _powers(len(numbers).bit_length())
-        self.sums = np.zeros(len(numbers) + 1, np.uint64)
-        np.cumsum(numbers * factors[: len(numbers)], out=self.sums[1:])
-
-    def between(self, start: np.ndarray, end: np.ndarray) -> np.ndarray:
-        """Hashes of the runs from each start up to its end, (runs)."""
-        return (self.sums[end] - self.sums[start]) * self.inverse[start]
-
-    def each(self, length: int, ends: np.ndarray) -> np.ndarray:
-        """Hashes of the `length` numbers from each on, (numbers); 0 where they go beyond its end in `ends`."""
-        hashes = np.zeros(len(ends), np.uint64)
-        last = max(0, len(ends) - length + 1)
-        hashes[:last] = (self.sums[length:] - self.sums[:-length])[:last] * self.inverse[:last]
-        hashes[np.arange(length, len(ends) + length) > ends] = 0
-        return hashes
-
-
-@cache
-def _powers(bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first 2^bits powers of an odd number and of its inverse modulo 2^64."""
-    factor = 0x9E3779B97F4A7C15
-    both = np.array([[factor], [pow(factor, -1, 2**64)]], np.uint64).repeat(1 << bits, axis=1)
-    both[:, 0] = 1
-    return tuple(np.multiply.accumulate(both, axis=1))
-
-
-@cache
-def _kinds() -> np.ndarray:
-    """By code point: 0 between words, 1 in a word, 2 a word of its own, UNSEEN where `words` has not been asked."""
-    return np.full(sys.maxunicode + 1, UNSEEN, np.uint8)
-
-
-def _kinds_of(characters: np.ndarray) -> np.ndarray:
-    kinds = _kinds()
-    found = kinds[characters]
-    unseen = np.unique(characters[found == UNSEEN])
-    if not len(unseen):
-        return found
-    kinds[unseen] = [len(words(chr(code) * 2)) for code in unseen.tolist()]
-    return kinds[characters]
-
-
-def _hashes(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Hashes of the texts' words end to end, (words), and where each text's begin, (texts + 1).
-
-    They are the words of `posttrain.words`, found in all texts at once, ten times as fast as one by one.
-    """
-    parts = [text.casefold() + "\n" for text in texts]
-    characters = np.frombuffer("".join(parts).encode("utf-32-le"), np.uint32)
-    kinds = _kinds_of(characters)
-    inside, alone = kinds == 1, kinds == 2
-    start = np.flatnonzero(alone | (inside & ~np.append(False, inside[:-1])))
-    end = np.flatnonzero(alone | (inside & ~np.append(inside[1:], False))) + 1
-    hashes = _Runs(characters.astype(np.uint64)).between(start, end)
-    for shift in (32, 29):  # mixed, as sums of sums would not tell `ab c` from `ac b`
-        hashes = (hashes ^ (hashes >> np.uint64(shift))) * np.uint64(0xBF58476D1CE4E5B9)
-    return hashes, np.searchsorted(start, _bounds([len(part) for part in parts]))
+# ---- an index of hashes
 
 
 class _Index:
@@ -175,12 +109,7 @@ class _Index:
 def _ranges(start: np.ndarray, end: np.ndarray) -> np.ndarray:
     """The numbers from each start up to its end, one range after the other."""
     lengths = end - start
-    return np.arange(lengths.sum()) + np.repeat(start - _bounds(lengths)[:-1], lengths)
-
-
-def _bounds(lengths: Any) -> np.ndarray:
-    """Where parts that lie end to end begin, and where the last one ends, (parts + 1)."""
-    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return np.arange(lengths.sum()) + np.repeat(start - bounds(lengths)[:-1], lengths)
 
 
 def _widened(starts: np.ndarray, length: int) -> np.ndarray:
@@ -195,10 +124,10 @@ class _Words:
     """The words of some rows, end to end, as hashes of runs of them."""
 
     def __init__(self, texts: list[str], turn_rows: np.ndarray, rows: int):
-        hashes, self.turns = _hashes(texts)
-        self.runs, self.turn_rows = _Runs(hashes), turn_rows
+        hashes, self.turns = word_hashes(texts)
+        self.runs, self.turn_rows = Runs(hashes), turn_rows
         lengths = np.diff(self.turns)
-        self.rows = _bounds(np.bincount(turn_rows, lengths, rows))
+        self.rows = bounds(np.bincount(turn_rows, lengths, rows))
         self.word_rows = np.repeat(turn_rows, lengths)
         ends = self.rows[self.word_rows + 1]
         self.grams = self.runs.each(GRAM, ends)
@@ -318,7 +247,7 @@ def _compared(labels: list[dict[str, Any]], read: _Read) -> _HeldOut:
     enough = np.bincount(row_of, kept & counted, count) >= FEWEST
     kept &= enough[row_of]
 
-    room = (np.repeat(_bounds(read.lengths)[1:], read.lengths) - np.arange(len(row_of)))[kept]  # words left in the turn
+    room = (np.repeat(bounds(read.lengths)[1:], read.lengths) - np.arange(len(row_of)))[kept]  # words left in the turn
     row_of = row_of[kept]
     grams = np.where(frequent[kept], 0, read.grams[kept])
     pieces = np.where(by_question[row_of] & (room < PIECE), 0, read.pieces[kept])
@@ -328,7 +257,7 @@ def _compared(labels: list[dict[str, Any]], read: _Read) -> _HeldOut:
         equal=_to_be_equal(read, limit),
         grams=index,
         gram_counts=np.bincount(index.owners, minlength=count),
-        bounds=_bounds(np.bincount(row_of, minlength=count)),
+        bounds=bounds(np.bincount(row_of, minlength=count)),
         pieces=pieces,
         counted=counted[kept],
     )
@@ -397,7 +326,7 @@ def _shares(ours: _HeldOut, numbers: np.ndarray, pieces: np.ndarray) -> np.ndarr
     at = np.minimum(np.searchsorted(pieces, ours.pieces[chosen]), len(pieces) - 1)
     covered = _widened(pieces[at] == ours.pieces[chosen], PIECE)
     both = np.stack([covered & counted, counted])
-    common, all_words = np.add.reduceat(both, _bounds(end - start)[:-1], axis=1, dtype=np.int64)
+    common, all_words = np.add.reduceat(both, bounds(end - start)[:-1], axis=1, dtype=np.int64)
     return common / all_words
 
 

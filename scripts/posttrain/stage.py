@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import fcntl
+import gc
 import hashlib
 import itertools
 import json
@@ -16,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -150,8 +152,10 @@ def link(source: Path, target: Path) -> None:
 def ordered_map(function: Callable[[Any], Any], items: Iterable[Any], cores: int) -> Iterator[Any]:
     """`function` of each item, in their order, on `cores` processes, with few items in memory at a time.
 
-    One item is not worth a process.
+    One item is not worth a process. Each call runs without Python's search for circles of objects, which in millions of rows
+    takes a third of the time and finds none.
     """
+    function = partial(_without_circles, function)
     items = iter(items)
     first = list(itertools.islice(items, 2))
     items = itertools.chain(first, items)
@@ -167,6 +171,14 @@ def ordered_map(function: Callable[[Any], Any], items: Iterable[Any], cores: int
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+
+def _without_circles(function: Callable[[Any], Any], item: Any) -> Any:
+    gc.disable()
+    try:
+        return function(item)
+    finally:
+        gc.enable()
 
 
 def _end_with_parent() -> None:

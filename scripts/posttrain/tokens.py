@@ -112,7 +112,7 @@ def _span(tokenizer: Any, turns: Turns, tools: str | None, i: int, text: str) ->
         before = render(tokenizer, turns[:i], tools, generate=True)
     else:  # no template renders an empty conversation
         before = commonprefix([render(tokenizer, [turns[0] | {"content": word}], tools) for word in "AB"])  # noqa: RUF071  (characters are meant)
-    through = render(tokenizer, turns[: i + 1], tools)
+    through = render(tokenizer, turns[: i + 1], tools) if i + 1 < len(turns) else text
     if not (text.startswith(before) and text.startswith(through)):
         raise UserError(
             "the base's chat template renders the beginning of a conversation otherwise than the whole, so the trained "
@@ -123,7 +123,8 @@ def _span(tokenizer: Any, turns: Turns, tools: str | None, i: int, text: str) ->
 
 def _until_stop(tokenizer: Any, ids: list[int], inside: list[int]) -> list[int]:
     """Positions up to the last stop token: what a template prints after it is never generated."""
-    stops = [i for i in inside if ids[i] == tokenizer.eos_token_id]
+    stop = tokenizer.eos_token_id  # looked up anew each time it is asked for
+    stops = [i for i in inside if ids[i] == stop]
     return [i for i in inside if not stops or i <= stops[-1]]
 
 

@@ -55,7 +55,9 @@ def _message(row: Any, fields: list[str], columns: dict[str, str], place: str, k
         return UserError(f"{place}: the parent_id is no text; write the message_id of the message before, or null")
     for field in ("role", "text"):
         if isinstance(message[field], list | dict):
-            return UserError(f"{place}: the {field} is no text; write a string")
+            return UserError(f"{place}: the {field} is no string; write one")
+    if not isinstance(message["deleted"], bool | None):  # CSV's "False" would be true
+        return UserError(f"{place}: the field deleted is no boolean; write true, false or null")
     if not isinstance(message["rank"], int | float | None):
         return UserError(f"{place}: the rank is no number; write 0 for the best of its siblings, or null")
     return message

@@ -214,6 +214,8 @@ ROWS = [
     ("oasst", message(7, "r", "assistant", "?"), "the message has no message_id; write one, as text"),
     ("oasst", message("x", ["r"], "assistant", "?"), "the parent_id is no text; write the message_id of the message before, or null"),
     ("oasst", message("x", "r", "assistant", "?", "0"), "the rank is no number; write 0 for the best of its siblings, or null"),
+    ("oasst", message("x", "r", "assistant", "?", deleted="False"), "the field deleted is no boolean; write true, false or null"),
+    ("oasst", message("x", "r", "assistant", ["?"]), "the text is no string; write one"),
     ("oasst", message("x", None, "prompter", None), "the content of message 1 is null; write a string"),
     ("oasst", message("x", None, "prompter", "alone"), "'messages' ends with the user; the last message must be the assistant's"),
     ("oasst", message("x", None, "moderator", "?"), "message 1 of 'messages' has the role 'moderator'; valid are assistant, system, tool, user"),
@@ -293,7 +295,11 @@ def test_a_csv_row_with_too_many_or_too_few_fields_is_left_out(earlier):
 
 
 def table(**columns) -> bytes:
-    pq.write_table(pa.table(columns), file := io.BytesIO())
+    return parquet(pa.table(columns))
+
+
+def parquet(values: pa.Table) -> bytes:
+    pq.write_table(values, file := io.BytesIO())
     return file.getvalue()
 
 
@@ -310,6 +316,7 @@ def zstd(raw: bytes) -> bytes:
 
 MANY = [f"row {i}" for i in range(4000)]
 PARQUET = table(text=MANY)
+TWICE = parquet(pa.table([["a"], ["b"]], names=["text", "text"]))
 FILE, STREAM = arrow(pa.ipc.new_file, *MANY), arrow(pa.ipc.new_stream, *MANY)
 RAW = text_lines(*MANY).encode()
 GZIP, ZSTD = gzip.compress(RAW, mtime=0), zstd(RAW)
@@ -349,6 +356,7 @@ FILES = [
     ("open.csv", b'text\none\n"two\nthree\nfour\n', "open.csv line 3: invalid CSV: unexpected end of data"),
     ("quote.csv", b'text\none\n"two" or three\n', "quote.csv line 3: invalid CSV: ',' expected after '\"'"),
     ("mac.csv", b"text\rone\rtwo\r", "mac.csv line 1: invalid CSV: new-line character seen in unquoted field"),
+    ("twice.csv", b"text,text\na,b\n", "twice.csv: two columns have the name 'text'; rename one of them"),
     ("nul.csv", b"\0\0\0\0\n\0\0\0\0\n", "fit no known format"),
     # Parquet and Arrow
     ("text.parquet", b"text", "text.parquet: not a Parquet file; check that it is whole"),
@@ -359,6 +367,9 @@ FILES = [
     ("type.parquet", table(text=[1.5, 2.5]), "type.parquet line 1: the text is a number; write a string"),
     ("bytes.parquet", table(text=[b"a", b"b"]), "type bytes; write a string"),
     ("year.parquet", table(text=pa.array([10**12], pa.timestamp("s"))), "the field 'text' is null"),
+    ("twice.parquet", TWICE, "twice.parquet: two columns have the name 'text'; rename one of them"),
+    ("name.parquet", PARQUET.replace(b"text", b"t\xffxt"), "name.parquet: a string in it is not UTF-8; write it again as UTF-8"),
+    ("name.arrow", STREAM.replace(b"text", b"t\xffxt"), "name.arrow: a string in it is not UTF-8; write it again as UTF-8"),
     ("text.arrow", b"a text that is long enough", "text.arrow: not an Arrow file; check that it is whole"),
     ("short.arrow", b"a", "short.arrow: not an Arrow file; check that it is whole"),
     ("cut.arrow", FILE[: len(FILE) // 2], "cut.arrow: not an Arrow file; check that it is whole"),

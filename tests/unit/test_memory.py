@@ -54,6 +54,7 @@ MEASURED = [
     (2.66, spec(dropout=0), 150, 0.41),
     (2.86, spec(), 150, 0.41),
     (3.65, spec(peft_args={"use_dora": True}), 150, 0.41),
+    (3.05, spec("qlora"), 150, 0.41),
     (3.29, spec("full"), 150, 0.41),
     (1.95, spec("adapter", reduction_factor=16), 150, 0.41),
     (2.33, spec("oft", target_modules="all-linear"), 150, 0.41),
@@ -79,7 +80,6 @@ def test_the_estimate_is_near_what_trainings_took(peak, run, longest, share):
         (spec("full"), 134_515_008),
         (spec(), 4_884_480),
         (spec("adalora"), 7_326_720),
-        (spec("oft", target_modules="all-linear"), 2_321_280),
         (spec(target_modules=["q_proj", "v_proj"]), 30 * 16 * (576 + 576 + 576 + 192)),
         (spec(peft_args={"modules_to_save": ["embed_tokens"]}), 4_884_480 + 49152 * 576),
     ],
@@ -95,6 +95,18 @@ def test_full_fine_tuning_needs_weights_gradients_and_two_moments():
         spec("full", trainer_args={"optim": "adamw_bnb_8bit"}), SMOLLM2, 100, 0.5, "cpu", bf16=False
     )
     assert smaller["least"] == 10 * 134_515_008
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "qlora"])
+@pytest.mark.parametrize("stored, bf16", [(2, True), (4, True), (2, False)])
+def test_activations_are_half_as_wide_where_matrices_are_multiplied_in_16_bits(method, stored, bf16):
+    model = SMOLLM2._replace(bytes=stored * SMOLLM2.parameters)
+    wide, narrow = (
+        memory.estimate(spec(method), m, 4096, 0.5, "gpu", b)["activations"]
+        for m, b in ((SMOLLM2, False), (model, bf16))
+    )
+    half = bf16 or method != "full"  # which is loaded in float32
+    assert (narrow < 0.7 * wide) == half
 
 
 def test_what_saves_memory_saves_it_in_the_estimate():

@@ -10,7 +10,7 @@ import pytest
 
 from posttrain import overlap as module
 from posttrain.overlap import overlap
-from posttrain.words import words
+from posttrain.words import Runs, word_hashes, words
 
 DATA = Path(__file__).resolve().parents[2] / "examples/data"
 FIELDS = ("role", "content", "tool_calls", "tool_call_id", "name")
@@ -238,8 +238,8 @@ def test_words_are_those_of_words():
         "ab c",
         "ac b",
     ]
-    hashes, bounds = module._hashes(texts)
-    runs = module._Runs(hashes[bounds[-3] :]).each(2, np.array([2, 2, 4, 4]))
+    hashes, bounds = word_hashes(texts)
+    runs = Runs(hashes[bounds[-3] :]).each(2, np.array([2, 2, 4, 4]))
     assert runs[0] != runs[2]
     expected = [word for text in texts for word in words(text)]
     assert np.diff(bounds).tolist() == [len(words(text)) for text in texts]
