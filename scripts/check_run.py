@@ -6,7 +6,8 @@ error stops the run, the same under results/logs/preflight/.
 
     python scripts/check_run.py --spec results/sft_lora/spec.json --parent results/bases/smollm2/model \
         --data results/data/gsm8k --tokens results/tokens/smollm2/gsm8k,max_length=1024 \
-        --context '{"allow": ["overlap"], "use": "research", "licences": {"bases.smollm2": "apache-2.0"}}' \
+        --context '{"allow": ["overlap"], "use": "research", "licences": {"bases.smollm2": "apache-2.0"},
+        "chains": {"bases.smollm2": ["sft_lora"]}}' \
         --output results/sft_lora
 """
 
@@ -98,6 +99,7 @@ def look_at(options, tokens: Path | None, context: dict):
         sample=survey.sample(train, SAMPLE if tokens else PROMPTS),
         memory=memory.available(),
         licences=licences.with_cards(context["licences"]),
+        chains=context["chains"],
         use=context["use"],
         example=example,
         leaks=leaks,

@@ -406,7 +406,8 @@ def licence(run: "Subject") -> Finding | None:
     forbidding = [part for part, name in run.licences.items() if forbids(name, run.use)]
     if forbidding:
         part = forbidding[0]
-        text = f"the licence of {part}, {run.licences[part]}, forbids use: {run.use}; replace {part}, or write use: research"
+        chain = " -> ".join([part, *run.chains[part]])
+        text = f"{chain}: the licence of {part}, {run.licences[part]}, forbids use: {run.use}; replace {part}, or write use: research"
         return Finding("error", text)
     unstated = [part for part, name in run.licences.items() if not name]
     strange = [f"{part} ({name})" for part, name in run.licences.items() if name and not is_known(name)]

@@ -76,6 +76,8 @@ class Subject:
     memory: Memory
     licences: dict[str, str | None]
     """of each part, as configured or else as its card says"""
+    chains: dict[str, list[str]]
+    """of each part, what leads from there to the run"""
     use: str
     example: Callable[[int], str]
     """place and text of a row of tokens"""

@@ -19,6 +19,7 @@ from posttrain.tokens import tokenise
 from tokenize_data import schema, summary
 
 CONTEXT = {"allow": [], "use": "research", "licences": {"bases.base": "apache-2.0", "datasets.chats": None}}
+CONTEXT["chains"] = {"bases.base": ["sft"], "datasets.chats": ["sft"]}
 
 
 @pytest.fixture

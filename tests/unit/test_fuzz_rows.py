@@ -36,11 +36,33 @@ def folder(tmp_path_factory):
 # ---- changes
 
 WORDS = st.sampled_from(
-    ["", " ", "a", "q", "\ud800", "\0", "\n\nHuman: q\n\nAssistant: a", "<image>", "[{}]", "{}", "null", "user", "human"]
-    + ["assistant", "gpt", "tool", "system", "function_call", "observation", "role", "content", "tool_calls", "from", "ü😀"]
+    [
+        "",
+        " ",
+        "a",
+        "q",
+        "\ud800",
+        "\0",
+        "ü😀",
+        "<image>",
+        "[{}]",
+        "{}",
+        "null",
+        "\n\nHuman: q\n\nAssistant: a",
+        "user",
+        "human",
+    ]
+    + "assistant gpt tool system function_call observation role content tool_calls from".split()
 )
 SCALARS = st.one_of(
-    WORDS, st.none(), st.booleans(), st.integers(-1, 2), st.floats(), st.just(2**70), st.just(1e999), st.text(max_size=5)
+    WORDS,
+    st.none(),
+    st.booleans(),
+    st.integers(-1, 2),
+    st.floats(),
+    st.just(2**70),
+    st.just(1e999),
+    st.text(max_size=5),
 )
 VALUES = st.recursive(
     SCALARS,

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from argparse import Namespace
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow as pa
@@ -157,7 +158,13 @@ FORMATS = {
                 "system": "Look it up.",
                 "tools": json.dumps(TOOLS),
             },
-            {"conversations": [{"from": "system", "value": "s"}, {"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
+            {
+                "conversations": [
+                    {"from": "system", "value": "s"},
+                    {"from": "human", "value": "q"},
+                    {"from": "gpt", "value": "a"},
+                ]
+            },
         ],
         [
             {
@@ -221,11 +228,22 @@ FORMATS = {
                 "chosen": "\n\nHuman: q\n\nAssistant: a\n\nHuman: q2\n\nAssistant: good",
                 "rejected": "\n\nHuman: q\n\nAssistant: a\n\nHuman: q2\n\nAssistant: bad",
             },
-            {"chosen": "\n\nHuman: q\n\nAssistant: a\n\nHuman: q2\n\nAssistant: good", "rejected": "\n\nHuman: q\n\nAssistant: bad"},
+            {
+                "chosen": "\n\nHuman: q\n\nAssistant: a\n\nHuman: q2\n\nAssistant: good",
+                "rejected": "\n\nHuman: q\n\nAssistant: bad",
+            },
         ],
         [
-            {"prompt": [user("q"), assistant("a"), user("q2")], "chosen": [assistant("good")], "rejected": [assistant("bad")]},
-            {"prompt": [user("q")], "chosen": [assistant("a"), user("q2"), assistant("good")], "rejected": [assistant("bad")]},
+            {
+                "prompt": [user("q"), assistant("a"), user("q2")],
+                "chosen": [assistant("good")],
+                "rejected": [assistant("bad")],
+            },
+            {
+                "prompt": [user("q")],
+                "chosen": [assistant("a"), user("q2"), assistant("good")],
+                "rejected": [assistant("bad")],
+            },
         ],
     ),
     "preference": (
@@ -233,16 +251,38 @@ FORMATS = {
             {"prompt": "q", "chosen": "good", "rejected": "bad"},
             {"prompt": "q", "chosen": "good", "rejected": "worse", "system": "s", "tools": TOOLS},
             # an implicit prompt
-            {"chosen": [user("q"), assistant("a"), user("q2"), assistant("good")], "rejected": [user("q"), assistant("a"), user("q2"), assistant("bad")]},
+            {
+                "chosen": [user("q"), assistant("a"), user("q2"), assistant("good")],
+                "rejected": [user("q"), assistant("a"), user("q2"), assistant("bad")],
+            },
             # ShareGPT
-            {"conversations": [{"from": "human", "value": "q"}], "chosen": {"from": "gpt", "value": "good"}, "rejected": {"from": "gpt", "value": "mad"}},
+            {
+                "conversations": [{"from": "human", "value": "q"}],
+                "chosen": {"from": "gpt", "value": "good"},
+                "rejected": {"from": "gpt", "value": "mad"},
+            },
             # UltraFeedback
-            {"prompt": "q3", "chosen": [user("q3"), assistant("good")], "rejected": [user("q3"), assistant("bad")], "messages": [user("q3"), assistant("good")], "score_chosen": 8.0},
+            {
+                "prompt": "q3",
+                "chosen": [user("q3"), assistant("good")],
+                "rejected": [user("q3"), assistant("bad")],
+                "messages": [user("q3"), assistant("good")],
+                "score_chosen": 8.0,
+            },
         ],
         [
             {"prompt": [user("q")], "chosen": [assistant("good")], "rejected": [assistant("bad")]},
-            {"prompt": [system("s"), user("q")], "chosen": [assistant("good")], "rejected": [assistant("worse")], "tools": json.dumps(TOOLS)},
-            {"prompt": [user("q"), assistant("a"), user("q2")], "chosen": [assistant("good")], "rejected": [assistant("bad")]},
+            {
+                "prompt": [system("s"), user("q")],
+                "chosen": [assistant("good")],
+                "rejected": [assistant("worse")],
+                "tools": json.dumps(TOOLS),
+            },
+            {
+                "prompt": [user("q"), assistant("a"), user("q2")],
+                "chosen": [assistant("good")],
+                "rejected": [assistant("bad")],
+            },
             {"prompt": [user("q")], "chosen": [assistant("good")], "rejected": [assistant("mad")]},
             {"prompt": [user("q3")], "chosen": [assistant("good")], "rejected": [assistant("bad")]},
         ],
@@ -259,15 +299,27 @@ FORMATS = {
     ),
     "llava": (
         [
-            {"image": "images/red.png", "conversations": [{"from": "human", "value": "<image>\nWhat colour?"}, {"from": "gpt", "value": "Red."}]},
-            {"images": ["images/red.png", "images/blue.jpg"], "messages": [user("<image><image> Are they equal?"), assistant("No.")]},
+            {
+                "image": "images/red.png",
+                "conversations": [
+                    {"from": "human", "value": "<image>\nWhat colour?"},
+                    {"from": "gpt", "value": "Red."},
+                ],
+            },
+            {
+                "images": ["images/red.png", "images/blue.jpg"],
+                "messages": [user("<image><image> Are they equal?"), assistant("No.")],
+            },
         ],
         [
             {"messages": [user("<image>\nWhat colour?"), assistant("Red.")], "images": ["images/red.png"]},
-            {"messages": [user("<image><image> Are they equal?"), assistant("No.")], "images": ["images/red.png", "images/blue.jpg"]},
+            {
+                "messages": [user("<image><image> Are they equal?"), assistant("No.")],
+                "images": ["images/red.png", "images/blue.jpg"],
+            },
         ],
     ),
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -303,7 +355,11 @@ def test_a_given_format_reads_the_same_rows_from_parquet(images, format):
 
 # ---- kinds of files
 
-ROWS = [{"question": "How many?", "answer": "Two,\n\"or\" three"}, {"question": "Wo?", "answer": "Köln 😀"}, {"question": "Why?", "answer": "x"}]  # fmt: skip
+ROWS = [
+    {"question": "How many?", "answer": 'Two,\n"or" three'},
+    {"question": "Wo?", "answer": "Köln 😀"},
+    {"question": "Why?", "answer": "x"},
+]
 COLUMNS = {"prompt": "question", "completion": "answer"}
 EXPECTED = [{"messages": [user(row["question"]), assistant(row["answer"])]} for row in ROWS]
 
@@ -368,7 +424,7 @@ def test_a_glob_and_a_folder_stand_for_all_their_files_in_order(in_folder, path)
         write(name, "no rows")
     data = prepare(path)
     assert texts() == (["1", "0"] if path == "some/*.jsonl" else ["1", "0", "2"])
-    assert list(data["files"])[0] == "some/a.jsonl"
+    assert next(iter(data["files"])) == "some/a.jsonl"
 
 
 def test_a_folder_below_a_hidden_one_is_read_as_any_other(in_folder):
@@ -487,7 +543,9 @@ def test_a_hub_dataset_without_a_card_has_its_splits_all_the_same(offline):
 
 @pytest.mark.parametrize("hub", ["team/none", "a b/c", "https://huggingface.co/datasets/team/rows"])
 def test_a_hub_dataset_that_is_not_there_is_one_sentence(offline, hub):
-    with pytest.raises(UserError, match="is neither on the hub nor in its cache; check the id, the network and HF_TOKEN"):
+    with pytest.raises(
+        UserError, match="is neither on the hub nor in its cache; check the id, the network and HF_TOKEN"
+    ):
         prepare(None, hub=hub)
 
 
@@ -546,7 +604,7 @@ def test_a_larger_share_only_takes_rows_from_training(in_folder):
         assert len(held_out[-1]) == pytest.approx(2000 * share, abs=80)
     assert held_out[0] == set()
     assert held_out == sorted(held_out, key=len)
-    assert all(small <= large for small, large in zip(held_out, held_out[1:], strict=False))
+    assert all(small <= large for small, large in pairwise(held_out))
 
 
 @pytest.mark.parametrize("kind", ["prompt_completion", "preference", "unpaired_preference"])
@@ -571,12 +629,19 @@ def test_repeats_are_left_out_and_told(in_folder):
     assert sorted(texts() + texts("validation")) == ["a", "b", "c"]
     assert data["dropped"] == {"fault": 0, "repeated": 3, "near duplicate": 0, "also held out": 0}
     assert dropped() == [
-        {"place": f"rows.jsonl line {line}", "kind": "repeated", "reason": f"the same as rows.jsonl line {first}", "row": json.dumps({"text": text})}
+        {
+            "place": f"rows.jsonl line {line}",
+            "kind": "repeated",
+            "reason": f"the same as rows.jsonl line {first}",
+            "row": json.dumps({"text": text}),
+        }
         for line, first, text in ((3, 1, "a"), (5, 2, "b"), (6, 1, "a"))
-    ]  # fmt: skip
+    ]
 
 
-WORDS = "the quick brown fox jumps over the lazy dog while all of its friends look on and count the hairs of their tails"
+WORDS = (
+    "the quick brown fox jumps over the lazy dog while all of its friends look on and count the hairs of their tails"
+)
 
 
 def test_near_repeats_are_left_out_where_they_are_not_kept_on_purpose(in_folder):
@@ -649,4 +714,6 @@ def test_data_json_and_the_terminal_say_what_became_of_the_rows(in_folder, monke
         "files": {"rows.jsonl": sha256(Path("rows.jsonl"))},
     }
     assert told[0] == "rows: 2 rows to train on, 0 held out, text from text"
-    assert told[1].startswith("rows: left out: 1 fault, 1 repeated, see results/data/rows/dropped.jsonl; the first fault: rows.jsonl line 4: ")
+    assert told[1].startswith(
+        "rows: left out: 1 fault, 1 repeated, see results/data/rows/dropped.jsonl; the first fault: rows.jsonl line 4: "
+    )

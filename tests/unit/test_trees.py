@@ -33,7 +33,14 @@ ROOT = message("r", None, "prompter", "r")
 
 
 def test_the_best_ranked_reply_is_followed_and_one_without_a_rank_comes_last():
-    table = [ROOT, reply("none", "r"), reply("second", "r", 1), reply("best", "r", 0), reply("q", "best", 0, "prompter"), reply("end", "q")]  # fmt: skip
+    table = [
+        ROOT,
+        reply("none", "r"),
+        reply("second", "r", 1),
+        reply("best", "r", 0),
+        reply("q", "best", 0, "prompter"),
+        reply("end", "q"),
+    ]
     rows, faults = found(table)
     assert [texts(row) for row in rows] == [["r", "best", "q", "end"]]
     assert faults == []
@@ -57,7 +64,15 @@ def test_a_reply_may_stand_before_what_it_replies_to():
 
 
 def test_each_reply_that_is_ranked_below_the_best_makes_a_pair():
-    table = [ROOT, reply("b", "r", 2), reply("a", "r", 0), reply("c", "r", 2), reply("d", "r"), reply("q", "b", 0, "prompter"), reply("p", "b", 1, "prompter")]  # fmt: skip
+    table = [
+        ROOT,
+        reply("b", "r", 2),
+        reply("a", "r", 0),
+        reply("c", "r", 2),
+        reply("d", "r"),
+        reply("q", "b", 0, "prompter"),
+        reply("p", "b", 1, "prompter"),
+    ]
     rows, faults = found([*table, reply("x", "q", 1), reply("y", "q", 0), reply("z", "q", 0)], "oasst_pairs")
     assert [(len(row["prompt"]), row["chosen"][0]["content"], row["rejected"][0]["content"]) for row in rows] == [
         (1, "a", "b"),
@@ -80,20 +95,33 @@ def test_what_follows_a_deleted_message_is_lost_and_told():
 
 
 def test_a_deep_tree_takes_no_recursion():
-    table = [ROOT, *(reply(str(i), str(i - 1) if i else "r", 0, "assistant" if i % 2 == 0 else "prompter") for i in range(4999))]  # fmt: skip
+    table = [
+        ROOT,
+        *(reply(str(i), str(i - 1) if i else "r", 0, "assistant" if i % 2 == 0 else "prompter") for i in range(4999)),
+    ]
     assert len(texts(found(table)[0][0])) == 5000
     assert found(table, "oasst_pairs") == ([], [])
 
 
 IDS = st.sampled_from(["a", "b", "c", "d", "e", "f", "", None, 3])
 MESSAGES = st.fixed_dictionaries(
-    {"message_id": IDS, "parent_id": IDS, "role": st.sampled_from(["prompter", "assistant", "x", None]), "text": st.sampled_from(["q", None, ["q"]])},
-    optional={"rank": st.sampled_from([0, 1, 2.5, None, "0", float("nan"), True]), "deleted": st.sampled_from([True, False, None, "False"])},
-)  # fmt: skip
+    {
+        "message_id": IDS,
+        "parent_id": IDS,
+        "role": st.sampled_from(["prompter", "assistant", "x", None]),
+        "text": st.sampled_from(["q", None, ["q"]]),
+    },
+    optional={
+        "rank": st.sampled_from([0, 1, 2.5, None, "0", float("nan"), True]),
+        "deleted": st.sampled_from([True, False, None, "False"]),
+    },
+)
 
 
 @settings(fuzz, max_examples=300)
-@given(table=st.lists(st.one_of(MESSAGES, MESSAGES, MESSAGES, st.just([]), st.just(UserError("line 1: cut"))), max_size=12))
+@given(
+    table=st.lists(st.one_of(MESSAGES, MESSAGES, MESSAGES, st.just([]), st.just(UserError("line 1: cut"))), max_size=12)
+)
 def test_every_message_is_reached_from_a_root_or_is_dropped_once(table):
     """What holds: a message is deleted, or a fault with its own place, or in the tree of exactly one root.
 

@@ -1,5 +1,6 @@
 """A mistake of the user's is one clear sentence, exit status not 0, nothing built, nothing in a shell."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,14 @@ CHANGES = {
         lambda c: c["bases"].update(tiny={"source": "path", "path": "none"}),
         "there is no folder 'none'",
     ),
+    "forbidden use": (
+        lambda c: (c.update(use="commercial"), c["datasets"]["gsm8k"].update(licence="cc-by-nc-4.0")),
+        "use: commercial, but datasets.gsm8k -> sft_full",
+    ),
+    "unknown check": (
+        lambda c: c["runs"]["sft_lora"].update(allow=["overlaps"]),
+        "allow: there is no check 'overlaps'; did you mean 'overlap'?",
+    ),
     "unknown format": (lambda c: c["datasets"]["gsm8k"].update(format="alpacca"), "datasets.gsm8k.format: 'alpacca'"),
 }
 
@@ -91,6 +100,32 @@ def test_a_bad_row(folder, content, sentence):
     (folder / "examples/data/gsm8k_train.jsonl").write_bytes(content)
     assert sentence in refused(folder, "results/data/gsm8k/data.json")
     assert not list((folder / "results/data/gsm8k").glob("*.parquet"))
+
+
+def test_a_run_on_what_it_is_measured_on_is_stopped_before_it_trains_and_goes_on_when_it_is_allowed(folder):
+    rows = (folder / "examples/data/gsm8k_train.jsonl").read_text()
+    pairs = [json.loads(line) for line in (folder / "examples/data/gsm8k_pairs_test.jsonl").read_text().splitlines()]
+    leaks = [{"question": pair["question"], "answer": pair["chosen"]} for pair in pairs[:2]]
+    (folder / "examples/data/leak.jsonl").write_text(rows + "".join(json.dumps(leak) + "\n" for leak in leaks))
+    config = yaml.safe_load(TINY.read_text())
+    config["datasets"]["leak"] = config["datasets"]["gsm8k"] | {"path": "examples/data/leak.jsonl", "validation": 0.1}
+    config["datasets"]["leak"].pop("limit", None)
+    config["runs"] = {"sft_lora": config["runs"]["sft_lora"] | {"data": "leak"}}
+    config |= {"sweeps": {}, "evaluation": {"data": ["gsm8k_pairs"]}}
+    file = folder / "config.yaml"
+    file.write_text(yaml.safe_dump(config))
+    said = refused(folder, "results/sft_lora/preflight.json", config=file)
+    assert said == "posttrain: sft_lora is not trained:"
+    told = (folder / "results/logs/preflight/sft_lora.txt").read_text()
+    place = f"examples/data/gsm8k_pairs_test.jsonl line 1 stands in examples/data/leak.jsonl line {len(rows.splitlines()) + 1}"
+    assert place in told and "2 (10 %) of the held-out rows of gsm8k_pairs/validation" in told
+    assert not (folder / "results/sft_lora/preflight.json").exists()
+    config["runs"]["sft_lora"]["allow"] = ["overlap"]
+    file.write_text(yaml.safe_dump(config))
+    run = snakemake(folder, "results/sft_lora/preflight.json", config=file)
+    assert run.returncode == 0, run.stdout
+    checks = json.loads((folder / "results/sft_lora/preflight.json").read_text())["checks"]
+    assert {check["name"]: check["result"] for check in checks}["overlap"] == "allowed"
 
 
 def test_a_base_that_is_no_model(folder):
