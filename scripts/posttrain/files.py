@@ -81,6 +81,9 @@ def blocks(path: Path) -> Iterator[Block]:
     Raises:
         UserError: the file as a whole cannot be read; what is wrong with one row is found by `Block.parse`.
     """
+    name = str(path)
+    if "\n" in name or name.encode("utf-8", "replace").decode() != name:  # it is in each row's place
+        raise UserError(f"{name!r}: the file's name is not one line of UTF-8; rename it")
     read = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet, ".arrow": _arrow}[suffix(path)]
     if not path.exists():
         raise UserError(f"{path}: there is no such file; check the path")
@@ -190,7 +193,8 @@ def _text(path: Path, file: io.BufferedReader) -> Iterator[str]:
             byte = len(before) - before.rfind(b"\n") + (0 if b"\n" in before else column)
             place = f"{path} line {line + before.count(bytes([10]))}"
             raise UserError(f"{place}: not UTF-8 at byte {byte}; save the file as UTF-8") from None
-        yield piece
+        if piece:
+            yield piece
         if not raw:
             return
         line += piece.count("\n")
@@ -279,11 +283,15 @@ def _tables(path: Path, batches: Any, kind: str) -> Iterator[Block]:
 
 
 def _table_rows(batch: Any) -> list[dict[str, Any]]:
-    return [dict(zip(batch.schema.names, values, strict=True)) for values in zip(*map(_values, batch), strict=True)]
+    """A table's rows; a value is null where Python has none for it, such as for a date in the year 20000."""
+    try:
+        return batch.to_pylist()
+    except (ValueError, OverflowError):
+        columns = map(_values, batch)
+        return [dict(zip(batch.schema.names, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
 def _values(column: Any) -> list[Any]:
-    """A column's values, null where Python has none for them, such as for a date in the year 20000."""
     try:
         return column.to_pylist()
     except (ValueError, OverflowError):

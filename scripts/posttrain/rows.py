@@ -108,7 +108,7 @@ def recognise(row: Row, columns: dict[str, str]) -> tuple[str, str]:
         names = [name for field in must if (name := _present(row, field, columns))]
         if len(names) == len(must) and _looks_like(format, row, columns):
             return format, f"its first row has the fields {', '.join(names)}{_LOOKS.get(format, '')}"
-    names = [_short(name) for name in row]
+    names = [_short(name) for name in row if name is not None]
     more = f" and {len(names) - 12} more" if len(names) > 12 else ""
     raise UserError(
         f"its columns {', '.join(names[:12])}{more} fit no known format; "
@@ -132,7 +132,7 @@ def _looks_like(format: str, row: Row, columns: dict[str, str]) -> bool:
     values = {field: row.get(columns.get(field, field)) for field in FIELDS}
     chosen = values["chosen"]
     if format == "hh_rlhf":
-        return isinstance(chosen, str) and _SPEAKER.match(chosen) is not None
+        return isinstance(chosen, str) and _SPEAKER.match(chosen.lstrip()) is not None
     if format == "preference":
         explicit = _present(row, "prompt|conversations", columns)
         return explicit is not None or (isinstance(chosen, list) and len(chosen) > 1)
@@ -407,7 +407,7 @@ def _objects(value: Any, name: str, place: str) -> list[dict]:
 
 def _transcript(value: Any, name: str, place: str) -> Turns:
     """The turns of a text of `Human:` and `Assistant:` (Bai et al. 2022)."""
-    text = _text(value, name, place)
+    text = _text(value, name, place).lstrip()
     if not _SPEAKER.match(text):
         raise UserError(f"{place}: the {name} does not begin with 'Human:' or 'Assistant:' on a line of its own")
     pieces = _SPEAKER.split(text)[1:]
@@ -418,7 +418,7 @@ def _transcript(value: Any, name: str, place: str) -> Turns:
     return turns
 
 
-_SPEAKER = re.compile(r"(?:^|\n)\s*(Human|Assistant): ?")
+_SPEAKER = re.compile(r"(?:^|\n)[ \t]*(Human|Assistant): ?")
 
 
 # ---- values

@@ -35,24 +35,9 @@ def folder(tmp_path_factory):
 
 # ---- changes
 
+NAMES = "user human assistant gpt tool system function_call observation role content tool_calls from".split()
 WORDS = st.sampled_from(
-    [
-        "",
-        " ",
-        "a",
-        "q",
-        "\ud800",
-        "\0",
-        "ü😀",
-        "<image>",
-        "[{}]",
-        "{}",
-        "null",
-        "\n\nHuman: q\n\nAssistant: a",
-        "user",
-        "human",
-    ]
-    + "assistant gpt tool system function_call observation role content tool_calls from".split()
+    ["", " ", "a", "q", "\ud800", "\0", "ü😀", "<image>", "[{}]", "{}", "null", "\n\nHuman: q\n\nAssistant: a", *NAMES]
 )
 SCALARS = st.one_of(
     WORDS,

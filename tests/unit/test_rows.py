@@ -413,3 +413,9 @@ def test_columns_tell_the_format_as_well():
 @pytest.mark.parametrize("format", FORMATS)
 def test_every_shape_has_a_schema_of_all_its_fields(format):
     assert {"id", "place"} < set(schema(SHAPE_OF[format]).names)
+
+
+def test_a_transcript_of_many_blank_lines_takes_no_time():
+    chosen = "\n\nHuman: q" + "\n" * 200_000 + "q\n \n\tAssistant: a"
+    row = normalise({"chosen": chosen, "rejected": chosen + "b"}, "hh_rlhf", {}, "row")
+    assert [row["chosen"][0]["content"], row["rejected"][0]["content"]] == ["a", "ab"]
