@@ -92,8 +92,9 @@ def blocks(path: Path) -> Iterator[Block]:
     try:
         yield from read(path)
     except (OSError, EOFError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: it cannot be read to its end; check that it is whole ({reason})") from None
+        raise UserError(
+            f"{path}: it cannot be read to its end; check that it is whole ({_first_line(error)})"
+        ) from None
 
 
 # ---- one reader a kind of file
@@ -275,8 +276,8 @@ def _tables(path: Path, batches: Any, kind: str) -> Iterator[Block]:
                     part = part.take(pa.array(range(len(part))))  # a slice would take the whole along to its process
                 yield Block(str(path), list(range(row + 1, row + len(part) + 1)), part)
                 row += len(part)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[0]
+    except (pa.ArrowException, OSError, MemoryError, UnicodeDecodeError) as error:  # memory: a broken length
+        reason = _first_line(error)
         if "UTF8" in reason or isinstance(error, UnicodeDecodeError):
             raise UserError(f"{path}: a string in it is not UTF-8; write it again as UTF-8") from None
         raise UserError(f"{path}: not {kind} file; check that it is whole ({reason})") from None
@@ -346,6 +347,10 @@ def _check_json(path: Path, first_line: int, text: str, column: int = 0) -> None
         raise UserError(f"{path} line {line}: invalid JSON at column {column}: {error.msg}") from None
     except (RecursionError, ValueError) as error:
         raise UserError(f"{path} line {first_line}: invalid JSON: {_why(error)}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _why(error: Exception) -> str:

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.configuration import set_hypothesis_home_dir
 
@@ -170,6 +170,7 @@ def test_any_bytes_are_refused_in_one_sentence(raw, suffix):
     changes=st.lists(st.tuples(st.integers(-1000, 1000), st.integers(0, 255)), max_size=3),
     cut=st.one_of(st.none(), st.integers(0, 1000)),
 )
+@example("file.arrow", ".gz", False, [(524, 6)], None)  # a length that no memory has
 def test_changed_bytes_of_a_file_are_refused_in_one_sentence_or_read(name, packing, packed_first, changes, cut):
     raw = KINDS[name][0]
     raw = bytearray(PACKED[packing](raw) if packed_first else raw)

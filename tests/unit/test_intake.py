@@ -316,6 +316,12 @@ def test_a_field_that_is_not_used_may_hold_anything(in_folder):
     assert prepare()["train"] == len(values)
 
 
+def test_a_sentence_with_much_of_the_file_in_it_is_cut(in_folder):
+    write("rows.jsonl", lines(*GOOD["oasst"], message("x" * 5000, "none", "assistant", "?")))
+    prepare(max_dropped=0.5)
+    assert len(dropped()[0]["reason"]) == intake.SENTENCE
+
+
 def test_cycles_lose_all_their_messages(in_folder):
     circle = [
         message("x", "z", "prompter", "1"),
@@ -514,6 +520,13 @@ def test_a_file_of_held_out_rows_has_its_faults_as_well(earlier, name):
     if content is not None:
         write(name, content)
     assert refusal("rows.jsonl", validation=name).startswith(sentence)
+
+
+def test_held_out_rows_may_all_be_faulty_where_that_is_allowed(in_folder):
+    write("rows.jsonl", text_lines("one", "two"))
+    write("held_out.jsonl", lines({"text": 1}))
+    data = prepare(validation="held_out.jsonl", max_dropped=0.5)
+    assert (data["rows"], data["train"], data["validation"]) == (3, 2, 0)
 
 
 # ---- how much may be faulty

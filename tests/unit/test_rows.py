@@ -364,9 +364,9 @@ def test_equal_images_in_another_folder_are_other_images(tmp_path):
     for folder in (tmp_path / "a", tmp_path / "b"):
         folder.mkdir()
         Image.new("RGB", (8, 8)).save(folder / "x.png")
-        fields = {"image": "x.png", "messages": [user("<image>"), assistant("a")]}
+        fields = {"images": ["x.png"], "messages": [user("<image>"), assistant("a")]}
         row = normalise(fields, "llava", {}, "row", folder)
-        assert fields["image"] == "x.png"
+        assert fields["images"] == ["x.png"]  # dropped.jsonl shows it as it was
         assert row["images"] == [str(folder / "x.png")]
         ids.append(row["id"])
     assert ids[0] != ids[1]
@@ -419,3 +419,12 @@ def test_a_transcript_of_many_blank_lines_takes_no_time():
     chosen = "\n\nHuman: q" + "\n" * 200_000 + "q\n \n\tAssistant: a"
     row = normalise({"chosen": chosen, "rejected": chosen + "b"}, "hh_rlhf", {}, "row")
     assert [row["chosen"][0]["content"], row["rejected"][0]["content"]] == ["a", "ab"]
+
+
+def test_answers_that_begin_alike_are_whole_answers():
+    begin = [user("q"), assistant("Hello."), user("q2")]
+    chosen, rejected = ([*begin[:2], user(word), assistant(word)] for word in ("good", "bad"))
+    row = normalise({"chosen": chosen, "rejected": rejected}, "preference", {}, "row")
+    assert (row["prompt"], row["chosen"], row["rejected"]) == (begin[:1], chosen[1:], rejected[1:])
+    chosen, rejected = ([*begin, assistant("Well."), user(word), assistant(word)] for word in ("good", "bad"))
+    assert normalise({"chosen": chosen, "rejected": rejected}, "preference", {}, "row")["prompt"] == begin
