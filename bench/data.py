@@ -18,7 +18,6 @@ import time
 from pathlib import Path
 
 import psutil
-
 from pipeline import REPOSITORY, snakemake, timed
 
 SPEC = {

@@ -113,7 +113,7 @@ def blocks(part: str, split: str, amount: int) -> Iterator[list[dict]]:
     file = DATA / part / f"{split}.parquet"
     ids = pq.read_table(file, columns=["id"])["id"].to_pylist()
     chosen = set(sorted(ids)[:amount] if split == "train" else ids)
-    for batch in pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20).iter_batches(2000):
+    for batch in rows.batches(file, 2000):
         yield [row for row in rows.without_nulls(batch.to_pylist()) if row["id"] in chosen]
 
 

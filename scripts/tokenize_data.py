@@ -49,12 +49,10 @@ def main(options) -> None:
 
 def blocks(file: Path) -> Iterator[list[dict]]:
     """The rows of a file, some at a time; an empty file has one empty block."""
-    import pyarrow.parquet as pq
-
-    from posttrain.rows import without_nulls
+    from posttrain.rows import batches, without_nulls
 
     empty = True
-    for batch in pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20).iter_batches(BLOCK_ROWS):
+    for batch in batches(file, BLOCK_ROWS):
         empty = False
         yield without_nulls(batch.to_pylist())
     if empty:

@@ -153,7 +153,7 @@ class Dataset(Licensed):
     limit: Count | None = Field(None, gt=0, description="use only the first rows")
     near_duplicates: Number | None = Field(
         0.8,
-        gt=0.5,
+        ge=0.75,
         le=1,
         description="similarity (Jaccard, of the sets of three words in a row) from which a row counts as the same as an earlier one "
         "and is left out; `null` leaves out equal rows only",

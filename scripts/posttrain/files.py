@@ -118,7 +118,16 @@ def _jsonl(path: Path) -> Iterator[Block]:
 
 
 def _json(path: Path) -> Iterator[Block]:
-    yield from _blocks(path, _items(path))
+    """One list of rows, or, as the hub often has it, a row a line."""
+    yield from _jsonl(path) if _has_lines(path) else _blocks(path, _items(path))
+
+
+def _has_lines(path: Path) -> bool:
+    with _open(path) as file:
+        if not file.peek(4).removeprefix(codecs.BOM_UTF8).startswith(b"{"):
+            return False
+        first, second = file.readline(BLOCK_BYTES).strip(), file.readline(2)
+        return first.endswith(b"}") and second.startswith(b"{")
 
 
 def _items(path: Path) -> Iterator[tuple[int, Any]]:
@@ -237,7 +246,8 @@ def _parquet(path: Path) -> Iterator[Block]:
 
     with _open(path) as file:
         source = file if path.suffix == ".parquet" else io.BytesIO(file.read())
-        yield from _tables(path, lambda: pq.ParquetFile(source).iter_batches(BLOCK_ROWS), "a Parquet")
+        options = {"pre_buffer": False, "buffer_size": BLOCK_BYTES}  # else the whole file is in memory by the end
+        yield from _tables(path, lambda: pq.ParquetFile(source, **options).iter_batches(BLOCK_ROWS), "a Parquet")
 
 
 def _arrow(path: Path) -> Iterator[Block]:

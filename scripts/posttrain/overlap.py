@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from posttrain.rows import batches
 from posttrain.words import TURNS, Runs, bounds, word_hashes
 
 GRAM = 8
@@ -136,11 +137,7 @@ class _Words:
 
 def _batches(path: Path) -> Iterator[Any]:
     """A Parquet file's rows, some at a time."""
-    import pyarrow.parquet as pq
-
-    file = pq.ParquetFile(path, buffer_size=BATCH_BYTES, pre_buffer=False)  # or it holds a whole row group
-    columns = [name for name in ("id", "place", "images", "text", *TURNS) if name in file.schema_arrow.names]
-    for batch in file.iter_batches(batch_size=BATCH, columns=columns):
+    for batch in batches(path, BATCH, ("id", "place", "images", "text", *TURNS)):
         rows = -(-batch.num_rows // (1 + batch.nbytes // BATCH_BYTES))
         yield from (batch.slice(first, rows) for first in range(0, batch.num_rows, rows))
 
@@ -201,14 +198,14 @@ class _Read(NamedTuple):
 
 
 def _held_out(path: Path) -> _HeldOut:
-    labels, batches = [], []
+    labels, parts = [], []
     for batch in _batches(path):
         contents, rows, roles = _turns(batch, tuple(name for name in TURNS if name != "rejected"))
         contents = ["" if role == "system" else content for content, role in zip(contents, roles, strict=True)]
         read = _Words(contents, rows, batch.num_rows)
         lengths = np.diff(read.turns)
         about_images = "images" in batch.schema.names  # the same question is asked of many
-        batches.append(
+        parts.append(
             _Read(
                 turn_rows=rows + len(labels),
                 lengths=lengths,
@@ -221,8 +218,8 @@ def _held_out(path: Path) -> _HeldOut:
             )
         )
         labels += _labels(batch, contents, rows)
-    columns = [list(column) for column in zip(*batches, strict=True)]  # one by one, or all words are held twice
-    del batches, read
+    columns = [list(column) for column in zip(*parts, strict=True)]  # one by one, or all words are held twice
+    del parts, read
     return _compared(labels, _Read(*(np.concatenate(columns.pop(0)) for _ in _Read._fields)))
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from posttrain import rows
 from posttrain.rows import ROLES, Row
 from posttrain.words import TURNS, text, words
 
@@ -67,12 +68,8 @@ def profile(files: list[Path]) -> dict[str, Any]:
 
 def batches(files: list[Path], columns: tuple[str, ...] = ("place", "label", "text", *TURNS)) -> Iterator[Any]:
     """The files' rows as Arrow record batches of those of the columns that they have."""
-    import pyarrow.parquet as pq
-
     for path in files:
-        with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:  # else the file is in memory whole
-            present = [name for name in columns if name in file.schema_arrow.names]
-            yield from file.iter_batches(batch_size=BATCH, columns=present, use_threads=False)
+        yield from rows.batches(path, BATCH, columns)
 
 
 def _rows(path: Path) -> int:

@@ -10,6 +10,7 @@ and the boolean `label`; image_messages: `messages` and `images`, paths. A turn 
 import hashlib
 import json
 import re
+from collections.abc import Iterable, Iterator
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,18 @@ def read(path: Path) -> list[Row]:
     import pyarrow.parquet as pq
 
     return without_nulls(pq.read_table(path).to_pylist())
+
+
+def batches(path: Path, size: int, columns: Iterable[str] | None = None) -> Iterator[Any]:
+    """A Parquet file's rows as Arrow record batches of up to `size` rows, of those of the columns that it has.
+
+    pyarrow's defaults would hold the whole file in memory by the end.
+    """
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
+        present = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
+        yield from file.iter_batches(size, columns=present, use_threads=False)
 
 
 def without_nulls(rows: list[Row]) -> list[Row]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from posttrain.memory import Memory, Model
-from posttrain.rows import Row, without_nulls
+from posttrain.rows import Row, batches, without_nulls
 from posttrain.tokens import IGNORED, Turns, prompt_tokens, render
 
 ANSWERS = ("chosen", "rejected", "completion")
@@ -120,10 +120,8 @@ class Subject:
 
 def survey(file: Path, tokenizer: Any, stops: list[int], max_length: int) -> Tokens:
     """Measure the tokens that `tokenize_data` wrote."""
-    import pyarrow.parquet as pq
-
     blanks = _Blanks(tokenizer, stops)
-    parts = [_measure(batch, blanks, max_length) for batch in pq.ParquetFile(file).iter_batches(BATCH)]
+    parts = [_measure(batch, blanks, max_length) for batch in batches(file, BATCH)]
     answers = {
         side: Answers(*(np.concatenate(arrays) for arrays in zip(*(part.answers[side] for part in parts), strict=True)))
         for side in parts[0].answers
@@ -207,24 +205,21 @@ def sample(file: Path, size: int) -> list[Row]:
     """So many normalised rows, evenly spaced."""
     import pyarrow.parquet as pq
 
-    parquet = pq.ParquetFile(file)
-    rows = parquet.metadata.num_rows
+    rows = pq.read_metadata(file).num_rows
     wanted = np.arange(min(rows, size)) * rows // max(1, min(rows, size))
-    return without_nulls([row for batch, at in _taken(parquet, wanted) for row in batch.take(at).to_pylist()])
+    return without_nulls([row for batch, at in _taken(file, wanted) for row in batch.take(at).to_pylist()])
 
 
 def row(file: Path, number: int) -> Row:
     """One row of a Parquet file."""
-    import pyarrow.parquet as pq
-
-    batch, at = next(_taken(pq.ParquetFile(file), np.array([number])))
+    batch, at = next(_taken(file, np.array([number])))
     return batch.take(at).to_pylist()[0]
 
 
-def _taken(parquet: Any, wanted: np.ndarray) -> Iterator[tuple[Any, np.ndarray]]:
+def _taken(file: Path, wanted: np.ndarray) -> Iterator[tuple[Any, np.ndarray]]:
     """The batches that hold rows of these sorted numbers, and where in them."""
     start = 0
-    for batch in parquet.iter_batches(BATCH):
+    for batch in batches(file, BATCH):
         inside = wanted[(wanted >= start) & (wanted < start + len(batch))] - start
         if len(inside):
             yield batch, inside
@@ -234,9 +229,8 @@ def _taken(parquet: Any, wanted: np.ndarray) -> Iterator[tuple[Any, np.ndarray]]
 def place(file: Path, id: str) -> str:
     """File and line that a normalised row came from."""
     import pyarrow.compute as pc
-    import pyarrow.parquet as pq
 
-    for batch in pq.ParquetFile(file).iter_batches(BATCH, columns=["id", "place"]):
+    for batch in batches(file, BATCH, ("id", "place")):
         found = pc.index(batch["id"], id).as_py()
         if found >= 0:
             return batch["place"][found].as_py()

@@ -304,7 +304,7 @@ def test_what_cannot_be_trained_is_one_sentence(values, sentence):
 def test_a_check_that_does_not_exist_cannot_be_allowed():
     assert run(allow=["overlap"]).allow == ["overlap"]
     assert run(allow=["overlap"]).settings() == run().settings()
-    with pytest.raises(UserError, match="allow: there is no check 'overlaps'; did you mean 'overlap'?"):
+    with pytest.raises(UserError, match=r"allow: there is no check 'overlaps'; did you mean 'overlap'\?"):
         run(allow=["overlaps"])
 
 

@@ -196,3 +196,10 @@ def test_a_quote_that_is_never_closed_takes_in_no_more_than_a_few_pieces(in_fold
 def test_blank_lines_are_no_rows(in_folder):
     write("rows.jsonl", "\n" * 3_000_000 + text_lines("a"))
     assert rows("rows.jsonl") == [(3_000_001, {"text": "a"})]
+
+
+def test_lines_named_json_are_read_as_lines(in_folder):
+    write("rows.json", "".join(json.dumps({"text": text}) + "\n" for text in ("one", "two")))
+    assert rows("rows.json") == [(1, {"text": "one"}), (2, {"text": "two"})]
+    write("object.json", json.dumps({"data": [{"text": "one"}]}, indent=1))
+    assert "one list of rows, and this is an object" in fault("object.json")

@@ -8,6 +8,7 @@ import pytest
 import make_base
 from posttrain import stage
 
+
 @pytest.mark.parametrize(
     ("card", "licence"), [("---\nlicense: gemma\n---\n# Base", "gemma"), ("# Base", None), (None, None)]
 )

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import write_rows
 import trl
+from conftest import write_rows
 from safetensors.torch import load_file
 from torch.nn.functional import logsigmoid
 
