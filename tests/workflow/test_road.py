@@ -106,12 +106,17 @@ def test_a_deleted_evaluation_is_all_that_runs(road):
 @pytest.mark.parametrize(
     ("change", "rules"),
     [
-        (lambda c: c["runs"]["dpo_lora"].update(beta=0.3), {"spec": 2, "dpo": 1, "merge": 1, "eval": 1}),
+        (
+            lambda c: c["runs"]["dpo_lora"].update(beta=0.3),
+            {"spec": 2, "preflight": 1, "dpo": 1, "merge": 1, "eval": 1},
+        ),
+        (lambda c: c["runs"]["dpo_lora"].update(allow=["overlap"]), {"preflight": 1}),
+        (lambda c: c["datasets"]["gsm8k_pairs"].update(licence="cc-by-4.0"), {"preflight": 1}),
         (lambda c: c["tracking"].update(checkpoint_seconds=5), {}),
         (lambda c: c["evaluation"].update(limit=4), {"spec": 3, "eval": 3}),
         (lambda c: c["runs"].update(c["runs"], sft_lora=dict(reversed(c["runs"]["sft_lora"].items()))), {}),
     ],
-    ids=["beta", "tracking", "evaluation", "order of keys"],
+    ids=["beta", "allow", "licence", "tracking", "evaluation", "order of keys"],
 )
 def test_a_change_reruns_what_it_changes(road, change, rules):
     config = yaml.safe_load(TINY.read_text())
