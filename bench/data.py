@@ -1,6 +1,6 @@
 """Compare reading, normalising, splitting and tokenising a million rows with a plain `datasets` script, in one run.
 
-    python bench/data.py [--rows 1000000] [--tokenised 100000]
+    python bench/data.py [--rows 1000000] [--tokenised 20000]
 
 Prints the ratios of the times (ours also drops exact and near duplicates, names every faulty row and writes the counts), and
 the peak memory of all our processes together. The rows are of 1 kB, of words drawn from examples/data.
@@ -64,7 +64,7 @@ def watched(command: list, folder: Path) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000, help="rows to normalise")
-    parser.add_argument("--tokenised", type=int, default=100_000, help="rows to tokenise")
+    parser.add_argument("--tokenised", type=int, default=20_000, help="rows to tokenise")
     options = parser.parse_args()
     plain, scripts = [sys.executable, REPOSITORY / "bench/plain_datasets.py"], REPOSITORY / "scripts"
     cores = os.cpu_count()
