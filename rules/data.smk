@@ -68,6 +68,7 @@ rule select:
     output:
         train="results/data/{dataset}/train.parquet",
         validation="results/data/{dataset}/validation.parquet",
+        dropped="results/data/{dataset}/dropped.jsonl",
         summary="results/data/{dataset}/data.json",
     log:
         "results/logs/select/{dataset}.log",

@@ -34,7 +34,8 @@ def main(options) -> None:
     data = read_json(options.data / "data.json")
     name = options.data.name
     splits = [options.data / f"{split}.parquet" for split in ("train", "validation")]
-    licence = json.loads(options.licences).get(f"datasets.{name}") or data["licence"]
+    parts = licences.with_cards(json.loads(options.licences)).values()  # of a mixture, its datasets'
+    licence = " AND ".join(sorted(set(parts))) if all(parts) else None
     report = data | {
         "licence": licence,
         "card_licence": data["licence"],

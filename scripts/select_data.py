@@ -9,6 +9,7 @@ margins' distribution in data.json.
         --output results/data/easy
 """
 
+import json
 from pathlib import Path
 
 from posttrain.errors import UserError
@@ -30,6 +31,7 @@ def main(options) -> None:
     model = models.load(options.model).eval()
     report = {key: source[key] for key in ("format", "recognised", "shape", "origin", "licence", "files")}
     report |= {"part": spec["part"], "margin": spec["margin"]}
+    lines: list[dict] = []
     for split in SPLITS:
         margins = score(model, options.tokens / f"{split}.parquet")
         table = pq.read_table(options.rows / f"{split}.parquet")
@@ -39,7 +41,7 @@ def main(options) -> None:
         quartiles = [round(float(q), 4) for q in np.quantile(list(margins.values()) or [0.0], [0, 0.25, 0.5, 0.75, 1])]
         report[split] = sum(kept)
         report[f"{split}_margins"] = quartiles
-        report["dropped"] = report.get("dropped", {}) | {f"{split}_without_tokens": scored.count(False)}
+        lines += [unscored(row) for row in table.filter([not known for known in scored]).to_pylist()]
         if split == "train" and not any(kept):
             raise UserError(
                 f"dataset {name}: no row is {spec['part']} at margin {spec['margin']:g}; the margins' quartiles are "
@@ -47,10 +49,25 @@ def main(options) -> None:
             )
         with whole_file(options.output / f"{split}.parquet") as file:
             pq.write_table(table.filter(kept), file)
-    report["rows"] = report["train"] + report["validation"]
+    with whole_file(options.output / "dropped.jsonl") as file:
+        file.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    report["dropped"] = {"without tokens": len(lines)}
+    report["rows"] = report["train"] + report["validation"] + len(lines)
     write_json(options.output / "data.json", report)
     quartiles = ", ".join(f"{q:.3g}" for q in report["train_margins"])
     say(f"{name}: {report['train']} rows are {spec['part']} at margin {spec['margin']:g}; quartiles: {quartiles}")
+
+
+def unscored(row: dict) -> dict[str, str]:
+    """The line of dropped.jsonl for a row that has no tokens to score."""
+    reason = "max_length of the reward run leaves nothing of its answers to score"
+    content = {key: row[key] for key in ("prompt", "chosen", "rejected")}
+    return {
+        "place": row["place"],
+        "kind": "without tokens",
+        "reason": reason,
+        "row": json.dumps(content, ensure_ascii=False),
+    }
 
 
 def score(model, tokens: Path) -> dict[str, float]:

@@ -61,7 +61,7 @@ def report(folder: Path, evaluation=(), tokens=(), licences=None) -> dict:
         f"{other.name}/validation": overlap(folder / "train.parquet", other / "validation.parquet") for other in folders
     }
     (folder / "overlap.json").write_text(json.dumps(found))
-    options = {"overlap": folder / "overlap.json", "tokens": list(tokens), "licences": json.dumps(licences or {})}
+    options = {"overlap": folder / "overlap.json", "tokens": list(tokens), "licences": json.dumps(licences or {f"datasets.{folder.name}": None})}
     report_data.main(Namespace(data=folder, output=folder, **options))
     return read_json(folder / "report.json")
 
@@ -196,7 +196,7 @@ def test_one_thing_that_is_wrong_is_one_warning(in_folder, changes, warning):
 
 def test_a_licence_that_is_spelt_otherwise_is_the_same(in_folder):
     folder = write("rows", FINE[1:], FINE[:1], licence="apache-2.0")
-    assert report(folder, licences={"datasets.rows": "Apache 2.0", "datasets.other": "mit"})["warnings"] == []
+    assert report(folder, licences={"datasets.rows": "Apache 2.0"})["warnings"] == []
 
 
 # ---- the page
@@ -286,3 +286,10 @@ def test_the_same_dataset_gives_the_same_bytes(planted):
 )
 def test_a_share_is_nothing_or_all_only_when_it_is(share, said):
     assert page.percent(share) == said
+
+
+def test_a_mixture_has_the_licences_of_all_its_datasets(in_folder):
+    folder = write("both", FINE, FINE[:1], licence=None)
+    found = report(folder, licences={"datasets.one": "mit", "datasets.two": "apache-2.0"})
+    assert found["licence"] == "apache-2.0 AND mit"
+    assert report(folder, licences={"datasets.one": "mit", "datasets.two": None})["licence"] is None

@@ -93,8 +93,11 @@ def test_the_report_tells_the_margins_and_what_was_left_out(select):
     expected = np.quantile([*margins("train").values()], [0, 0.25, 0.5, 0.75, 1])
     assert report["train_margins"] == pytest.approx(expected.tolist(), abs=2e-4)
     assert (report["shape"], report["part"], report["margin"]) == ("preference", "easy", -100.0)
-    assert (report["train"], report["validation"], report["rows"]) == (12, 5, 17)
-    assert report["dropped"] == {"train_without_tokens": 1, "validation_without_tokens": 1}
+    assert (report["train"], report["validation"], report["rows"]) == (12, 5, 19)
+    assert report["dropped"] == {"without tokens": 2}
+    lines = [json.loads(line) for line in Path("data/easy/dropped.jsonl").read_text().splitlines()]
+    assert [line["kind"] for line in lines] == ["without tokens"] * 2
+    assert all(json.loads(line["row"])["prompt"][0]["content"].startswith("word word") for line in lines)
     assert json.loads(Path("data/easy/data.json").read_text()) == report
 
 
