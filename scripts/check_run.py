@@ -67,10 +67,18 @@ def write(file: Path, report: dict, examples: list[tuple[str, str]]) -> None:
 
 
 def look_at(options, tokens: Path | None, context: dict):
-    """Read what the checks look at: a survey.Subject."""
-    from posttrain import licences, memory, profiling, survey
+    """Read what the checks look at: a survey.Subject.
 
-    spec = read_json(options.spec)
+    Raises:
+        UserError: the rows are of a shape that the objective cannot use.
+    """
+    from posttrain import licences, memory, profiling, survey
+    from posttrain.config import shape_refusal
+
+    spec, data = read_json(options.spec), read_json(options.data / "data.json")
+    refusal = shape_refusal(spec["objective"], spec["data"]["name"], data["shape"])
+    if refusal:
+        raise UserError(f"dataset {refusal}")
     tokenizer = load_tokenizer(options.parent)
     stops = stop_tokens(options.parent, tokenizer)
     train = options.data / "train.parquet"
@@ -92,7 +100,7 @@ def look_at(options, tokens: Path | None, context: dict):
         model=memory.read_model(options.parent),
         tokenizer=tokenizer,
         stops=stops,
-        data=read_json(options.data / "data.json"),
+        data=data,
         overlap=read_json(options.data / "overlap.json"),
         report=read_json(tokens / "report.json") if tokens else None,
         tokens=survey.survey(tokens / "train.parquet", tokenizer, stops, spec["max_length"]) if tokens else None,

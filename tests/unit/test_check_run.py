@@ -183,3 +183,13 @@ def test_names_of_checks_cost_no_import():
     code = "import posttrain.checks, sys; print([name for name in ('numpy', 'pydantic', 'pyarrow') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY / "scripts", capture_output=True, text=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(("shape", "objective"), [("preference", "sft"), ("text", "grpo"), ("image_messages", "sft")])
+def test_rows_of_a_shape_that_the_objective_cannot_use_are_one_sentence(prepared, shape, objective):
+    rewarded = {"reward": {"function": "answer_format"}} if objective == "grpo" else {}
+    options = prepared(objective=objective, **rewarded)
+    stage.write_json(Path("results/data/chats/data.json"), {"shape": shape})
+    with pytest.raises(UserError, match=f"dataset {objective} needs rows of shape .*, and chats is {shape}, which"):
+        check(options)
+    assert not Path("results/sft/preflight.json").exists()
