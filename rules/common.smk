@@ -236,5 +236,9 @@ def sweep_metrics(wildcards):
     return expand("results/{run}/eval.json", run=PROJECT.sweep_runs(wildcards.sweep))
 
 
+def sweep_examples(wildcards):
+    return expand("results/{run}/eval/examples.parquet", run=PROJECT.sweep_runs(wildcards.sweep))
+
+
 def sweep_points(wildcards):
     return json.dumps(PROJECT.sweep_points(wildcards.sweep))

@@ -2,7 +2,7 @@
 
 Needs: a model, every evaluation dataset's tokens, and the examples of the model's parent and base.
 Makes: results/{run}/eval.json, metrics with intervals and verdicts; eval/examples.parquet, each example's scores.
-Steps: score held-out answers -> generate -> bootstrap -> compare on the same examples. A base is evaluated alike.
+Steps: score held-out answers -> generate -> intervals by bootstrap -> compare on the same examples. A base is evaluated alike.
 """
 
 

@@ -1,15 +1,17 @@
 """Sweeps.
 
-Needs: eval.json of every point of the grid; what the points share is built once.
+Needs: eval.json and the examples of every point of the grid; what the points share is built once.
 Makes: results/sweeps/{sweep}/table.tsv and plot.png.
-Steps: one line for each run, with its overrides, its metrics and their intervals -> one panel for each metric.
+Steps: compare every run with the first on the same examples -> correct the p-values for their number -> one line for each
+run, with its overrides, its metrics, their intervals and verdicts -> one panel for each metric.
 """
 
 
 rule sweep:
     """Compare the runs of a sweep."""
     input:
-        sweep_metrics,
+        metrics=sweep_metrics,
+        examples=sweep_examples,
     output:
         table="results/sweeps/{sweep}/table.tsv",
         plot="results/sweeps/{sweep}/plot.png",

@@ -9,7 +9,9 @@ Reads the evaluation's spec, the model, the datasets' tokens and rows, and the o
 
 from pathlib import Path
 
+from posttrain.examples import columns, comparisons, having, read_examples
 from posttrain.stage import Clock, arguments, read_json, run, say, sha256, whole_file, write_json
+from posttrain.statistics import METRICS, summary
 
 SIDES = ("chosen", "rejected")
 
@@ -133,33 +135,11 @@ def add_margins(examples: list[dict], others: dict[str, dict]) -> None:
 
 def summarise(examples: list[dict], others: dict[str, dict]) -> dict:
     """The `metrics` and `against` of eval.json."""
-    import numpy as np
-
-    from posttrain.statistics import METRICS, comparison, summary
-
-    def columns(rows: list[dict], metric) -> np.ndarray:
-        return np.array([[row[column] for row in rows] for column in metric.columns])
-
-    result = {"metrics": {}, "against": {other: {} for other in others}}
+    metrics = {}
     for name, metric in METRICS.items():
-        ours = [example for example in examples if metric.columns[0] in example]
-        if not ours:
-            continue
-        result["metrics"][name] = summary(metric, columns(ours, metric))
-        if name == "preference_margin_accuracy":
-            continue  # each model's reference is its own parent: there is nothing to pair
-        for other, rows in others.items():
-            theirs = [rows[example["dataset"], example["id"]] for example in ours]
-            result["against"][other][name] = comparison(metric, columns(ours, metric), columns(theirs, metric))
-    return result
-
-
-def read_examples(name: str) -> dict[tuple[str, str], dict]:
-    """Another model's examples, by dataset and id."""
-    import pyarrow.parquet as pq
-
-    rows = pq.read_table(f"results/{name}/eval/examples.parquet").to_pylist()
-    return {(row["dataset"], row["id"]): row for row in rows}
+        if ours := having(metric, examples):
+            metrics[name] = summary(metric, columns(metric, ours))
+    return {"metrics": metrics, "against": {other: comparisons(examples, rows) for other, rows in others.items()}}
 
 
 def write_examples(path: Path, examples: list[dict]) -> None:

@@ -48,7 +48,7 @@ def table(names: list[str]) -> str:
     results = [_result(name) for name in names]
     metrics = list(dict.fromkeys(metric for result in results for metric in result["metrics"]))
     rows = [[name, *(_cell(result, metric) for metric in metrics)] for name, result in zip(names, results, strict=True)]
-    text = _columns([["", *metrics], *rows])
+    text = columns([["", *metrics], *rows])
     verdicts = [line for result in results for line in _verdicts(result)]
     parts = [text, "\n".join(verdicts), _question(names)]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -69,7 +69,8 @@ def _cell(result: dict, metric: str) -> str:
     return f"{show(row['value'])} [{show(row['low'])}, {show(row['high'])}]"
 
 
-def _columns(rows: list[list[str]]) -> str:
+def columns(rows: list[list[str]]) -> str:
+    """Rows of cells as text, the first underlined as the header."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
@@ -78,14 +79,28 @@ def _columns(rows: list[list[str]]) -> str:
 def _verdicts(result: dict) -> list[str]:
     lines = []
     for other, metrics in result["against"].items():
-        groups: dict[str, list[str]] = {"better": [], "worse": [], "no evidence": []}
+        groups: dict[str, list[str]] = {"better": [], "worse": []}
         for metric, row in metrics.items():
-            groups[row["verdict"]].append(metric)
+            groups.setdefault(row["verdict"], []).append(metric)
+        if unclear := groups.pop("no evidence", []):
+            groups["no evidence of a difference"] = _detectable(result, other, unclear)
         said = [f"{verdict}: {', '.join(found)}" for verdict, found in groups.items() if found]
-        lines.append(
-            f"{result['run']} against {other}: {'; '.join(said).replace('no evidence:', 'no evidence of a difference:')}"
-        )
+        lines.append(f"{result['run']} against {other}: {'; '.join(said)}")
     return lines
+
+
+def _detectable(result: dict, other: str, metrics: list[str]) -> list[str]:
+    """The metrics, each with the difference that its examples could have shown; said in full where their number changes."""
+    said, before = [], None
+    for metric in metrics:
+        n, difference = result["metrics"][metric]["n"], result["against"][other][metric]["detectable"]
+        if difference is None:
+            said.append(f"{metric} (n = {n} is too few)")
+            continue
+        size = f"{difference:.2g}" if metric == "perplexity" else f"{100 * difference:.0f} points"
+        said.append(f"{metric} ({size})" if n == before else f"{metric} (n = {n} could have shown {size})")
+        before = n
+    return said
 
 
 def _question(names: list[str]) -> str:

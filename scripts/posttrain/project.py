@@ -45,7 +45,7 @@ VERSIONS = {
     "tokens": 2,
     "logprobs": 1,
     **dict.fromkeys(get_args(Objective), 1),
-    "eval": 1,
+    "eval": 2,
 }
 
 VALUE = r"[A-Za-z0-9_.+-]+"

@@ -34,14 +34,18 @@ def write(name: str, metrics: dict, against: dict, output: str | None) -> None:
     write_examples(Path(f"results/{name}/eval/examples.parquet"), [pair, row])
 
 
+def unclear(detectable: float | None) -> dict:
+    return {"difference": 0.0, "low": 0, "high": 0, "p": 1, "verdict": "no evidence", "detectable": detectable}
+
+
 @pytest.fixture
 def evaluated(in_folder, monkeypatch):
     """A base and a run that are evaluated."""
     monkeypatch.setenv("COLUMNS", "80")
     write("tiny", {"perplexity": metric(14.126, 12.0, 17.5), "exact_match": metric(0.25, 0.125, 0.4)}, {}, "3")
     against = {
-        "perplexity": {"difference": -4.0, "low": -5.0, "high": -3.0, "verdict": "better"},
-        "exact_match": {"difference": 0.0, "low": -0.1, "high": 0.1, "verdict": "no evidence"},
+        "perplexity": {"difference": -4.0, "low": -5.0, "high": -3.0, "p": 0.001, "verdict": "better"},
+        "exact_match": unclear(0.25),
     }
     metrics = {"perplexity": metric(10.0, 9.0, 11.0), "exact_match": metric(0.25, 0.1, 0.4)}
     write(
@@ -58,7 +62,7 @@ TABLE = """\
 tiny  14.13 [12.00, 17.50]  25% [12%, 40%]  -
 sft   10.00 [9.00, 11.00]   25% [10%, 40%]  100% [90%, 100%]
 
-sft against tiny: better: perplexity; no evidence of a difference: exact_match
+sft against tiny: better: perplexity; no evidence of a difference: exact_match (n = 48 could have shown 25 points)
 
 question   What is 1 + 1?
 reference  It is two.
@@ -76,6 +80,18 @@ def test_a_base_and_a_run_stand_side_by_side_with_verdicts_and_one_question(eval
 def test_the_header_stands_over_its_columns(evaluated):
     header, _, row, *_ = cli.table(["tiny", "sft"]).splitlines()
     assert header.index("perplexity") == row.index("14.13")
+
+
+def test_no_evidence_says_what_could_have_been_shown_and_n_where_it_changes(evaluated):
+    few = {"value": 0.5, "low": 0.0, "high": 1.0, "n": 4}
+    metrics = {"perplexity": metric(10, 9, 11), "preference_accuracy": metric(0.5, 0, 1)}
+    metrics |= {"exact_match": metric(0, 0, 0) | {"n": 9}, "format_followed": few}
+    against = {"perplexity": unclear(0.0137), "preference_accuracy": unclear(0.366)}
+    write("dpo", metrics, {"sft": against | {"exact_match": unclear(0.7), "format_followed": unclear(None)}}, None)
+    assert cli.table(["dpo"]).splitlines()[-1] == (
+        "dpo against sft: no evidence of a difference: perplexity (n = 48 could have shown 0.014), "
+        "preference_accuracy (37 points), exact_match (n = 9 could have shown 70 points), format_followed (n = 4 is too few)"
+    )
 
 
 def test_a_base_alone_has_no_verdict(evaluated):

@@ -110,7 +110,9 @@ def test_verdicts_are_on_the_same_examples_whatever_their_order():
     against = summarise(ours, {"worse": by_id(worse), "same": by_id(ours)})["against"]
     assert against["worse"]["perplexity"]["verdict"] == "better"
     assert against["worse"]["perplexity"]["difference"] < 0
-    assert against["same"]["perplexity"] == {"difference": 0, "low": 0, "high": 0, "verdict": "no evidence"}
+    assert against["same"]["perplexity"] == {
+        "difference": 0, "low": 0, "high": 0, "p": 1, "verdict": "no evidence", "detectable": 0,
+    }  # fmt: skip
 
 
 def test_the_margin_accuracy_is_measured_and_never_compared():

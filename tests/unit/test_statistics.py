@@ -4,8 +4,19 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from posttrain.statistics import METRICS, comparison, summary
+from posttrain.statistics import (
+    METRICS,
+    RESAMPLES,
+    bootstrap,
+    comparison,
+    detectable_mean,
+    detectable_share,
+    holm,
+    mcnemar,
+    summary,
+)
 
 PERPLEXITY, ACCURACY = METRICS["perplexity"], METRICS["exact_match"]
 
@@ -139,3 +150,140 @@ def test_the_same_examples_give_the_same_bits():
 )
 def test_one_or_two_examples_are_no_evidence(metric, ours, theirs):
     assert comparison(metric, ours, theirs)["verdict"] == "no evidence"
+
+
+# ---- the test behind a verdict
+
+
+def pairs(wins: int, losses: int, ties: int = 10) -> tuple[np.ndarray, np.ndarray]:
+    """Two columns of right and wrong: so many that ours alone, and that theirs alone got right."""
+    ours, theirs = share(wins, wins + losses), 1 - share(wins, wins + losses)
+    tied = np.zeros((1, ties))
+    return np.hstack([ours, tied]), np.hstack([theirs, tied])
+
+
+# 2 x the binomial's tail at one half, by hand.
+MCNEMAR = [
+    (5, 0, 2 / 2**5),
+    (6, 0, 2 / 2**6),
+    (0, 6, 2 / 2**6),
+    (7, 1, 2 * 9 / 2**8),
+    (8, 1, 2 * 10 / 2**9),
+    (3, 3, 1.0),
+]
+
+
+@pytest.mark.parametrize(("wins", "losses", "p"), MCNEMAR)
+@pytest.mark.parametrize("ties", [0, 50])
+def test_right_and_wrong_are_tested_by_mcnemars_exact_test_whatever_is_tied(wins, losses, ties, p):
+    ours, theirs = pairs(wins, losses, ties)
+    assert mcnemar(ours[0], theirs[0]) == pytest.approx(p)
+    row = comparison(ACCURACY, ours, theirs)
+    assert row["p"] == pytest.approx(p)
+    assert row["verdict"] == (("better" if wins > losses else "worse") if p < 0.05 else "no evidence")
+
+
+def test_no_discordant_pair_is_no_evidence_at_all():
+    assert comparison(ACCURACY, share(3, 8), share(3, 8))["p"] == 1
+
+
+def test_five_wins_of_five_are_no_evidence_though_their_interval_leaves_out_zero():
+    row = comparison(ACCURACY, *pairs(5, 0, 0))
+    assert row["low"] > 0
+    assert row["verdict"] == "no evidence"
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.01, 0.02, 0.03])
+def test_the_bootstraps_p_is_about_the_t_tests(shift):
+    random = np.random.default_rng(3)
+    losses = [np.array([-(2 + change + 0.1 * random.standard_normal(100)), np.ones(100)]) for change in (0, shift)]
+    expected = stats.ttest_rel(*(side[0] for side in losses)).pvalue
+    assert comparison(PERPLEXITY, *losses)["p"] == pytest.approx(expected, abs=0.03)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_interval_leaves_out_zero_where_p_is_under_5_percent(seed):
+    row = comparison(PERPLEXITY, losses(2.0, n=12, seed=seed), losses(2.2, n=12, seed=seed + 100))
+    assert (row["p"] < 0.05) == (row["low"] > 0 or row["high"] < 0)
+
+
+def test_p_is_never_zero():
+    p = comparison(PERPLEXITY, losses(1.0), losses(2.0))["p"]
+    assert 1 / RESAMPLES <= p < 0.01
+
+
+def test_few_examples_have_no_p_below_what_their_signs_could_give():
+    beyond = np.ones(RESAMPLES)
+    assert [bootstrap(beyond, n) for n in (1, 2, 5)] == [1, 0.5, 0.0625]
+    assert bootstrap(beyond, 6) < 0.05
+
+
+# ---- what could have been found
+
+
+def test_only_a_comparison_without_evidence_says_what_it_could_have_found():
+    assert "detectable" not in comparison(ACCURACY, share(70, 100), share(40, 100))
+    assert comparison(ACCURACY, share(41, 100), share(40, 100))["detectable"] > 0
+    assert comparison(PERPLEXITY, losses(2.0), losses(2.0, seed=2))["detectable"] > 0
+
+
+@pytest.mark.parametrize("n", [1, 5])
+def test_too_few_examples_could_have_found_nothing(n):
+    assert comparison(ACCURACY, share(0, n), share(0, n))["detectable"] is None
+    assert comparison(PERPLEXITY, losses(2.0, n), losses(2.0, n, seed=2))["detectable"] is None
+
+
+def test_where_all_pairs_agree_six_of_n_must_differ():
+    assert stats.binom.sf(5, 20, detectable_share(20, 0)) == pytest.approx(0.8, abs=1e-3)
+
+
+def test_a_detectable_share_is_about_the_normal_formula_where_n_is_large():
+    n, discordant = 2000, 400
+    expected = (1.96 + 0.84) * math.sqrt(discordant / n / n)
+    assert detectable_share(n, discordant) == pytest.approx(expected, rel=0.06)
+
+
+def test_more_examples_find_less_and_more_noise_hides_more():
+    assert detectable_share(500, 100) < detectable_share(100, 20) < detectable_share(20, 4)
+    assert detectable_share(100, 10) < detectable_share(100, 40)
+
+
+def test_a_detectable_mean_is_about_2_8_standard_errors():
+    assert detectable_mean(10_000, 0.5) == pytest.approx((1.96 + 0.84) * 0.5, rel=0.002)
+    assert detectable_mean(20, 0.5) > 1.05 * (1.96 + 0.84) * 0.5
+
+
+def test_the_detectable_share_is_found_four_times_of_five():
+    n, share = 60, 0.3
+    difference = detectable_share(n, int(n * share))
+    assert difference < share
+    random = np.random.default_rng(0)
+    odds = [0.7, (share + difference) / 2, (share - difference) / 2]  # tied, ours alone, theirs alone
+    outcomes = [random.choice(3, size=n, p=odds) for _ in range(300)]
+    found = sum(mcnemar((rows == 1).astype(float), (rows == 2).astype(float)) < 0.05 for rows in outcomes)
+    assert 220 <= found <= 260
+
+
+# ---- several comparisons
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+def test_holm_of_one_changes_nothing_and_none_is_above_one():
+    assert holm([0.03]) == [0.03]
+    assert holm([0.6, 0.9]) == [1, 1]
+    assert holm([]) == []
+
+
+def test_holm_keeps_the_order_and_is_between_the_p_and_bonferronis():
+    ps = np.random.default_rng(0).random(30) ** 4
+    corrected = np.array(holm(list(ps)))
+    assert (np.diff(corrected[np.argsort(ps)]) >= 0).all()
+    assert (corrected >= ps).all() and (corrected <= np.minimum(30 * ps, 1) + 1e-12).all()
+
+
+def test_among_true_nulls_holm_raises_a_false_alarm_one_time_in_twenty():
+    random = np.random.default_rng(1)
+    assert 25 <= sum(min(holm(list(random.random(12)))) < 0.05 for _ in range(1000)) <= 75

@@ -44,6 +44,8 @@ def test_eval_json_keeps_its_contract(road):
     for rows in result["against"].values():
         assert set(rows) == names
         assert all(row["verdict"] in ("better", "worse", "no evidence") for row in rows.values())
+        assert all(row["low"] <= row["high"] and 0 < row["p"] <= 1 for row in rows.values())
+        assert all(("detectable" in row) == (row["verdict"] == "no evidence") for row in rows.values())
 
 
 def test_a_base_is_evaluated_alike(road):
@@ -142,7 +144,9 @@ def test_a_finished_run_is_not_trained_again(road):
 def test_a_sweep_is_a_table_and_a_picture(road):
     lines = (road / "results/sweeps/rank/table.tsv").read_text().splitlines()
     header, *rows = (line.split("\t") for line in lines)
-    assert header[:4] == ["run", "rank", "perplexity", "perplexity_low"]
+    parts = ["perplexity", "perplexity_low", "perplexity_high", "perplexity_p", "perplexity_verdict"]
+    assert header[:7] == ["run", "rank", *parts]
+    assert rows[0][5:7] == ["", ""] and 0 < float(rows[1][5]) <= 1
     assert [row[:2] for row in rows] == [["dpo_lora,rank=2", "2"], ["dpo_lora", "4"]]
     value = read(road / "results/dpo_lora/eval.json")["metrics"]["perplexity"]["value"]
     assert float(rows[1][2]) == pytest.approx(value, rel=1e-5)
