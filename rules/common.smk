@@ -91,9 +91,12 @@ def data_sources(wildcards):
     return PROJECT.sources(wildcards.dataset)
 
 
+ROWS = ("train.parquet", "validation.parquet", "data.json")
+
+
 def mixed_rows(wildcards):
     parts = PROJECT.config.datasets[wildcards.dataset].mix
-    return expand("results/data/{part}/{file}", part=parts, file=("train.parquet", "validation.parquet", "data.json"))
+    return expand("results/data/{part}/{file}", part=parts, file=ROWS)
 
 
 def held_out_folders(wildcards):
@@ -185,7 +188,7 @@ def selected_tokens_files(wildcards):
 
 def selected_rows(wildcards):
     source = PROJECT.config.datasets[wildcards.dataset].from_
-    return [f"results/data/{source}/{file}" for file in ("train.parquet", "validation.parquet", "data.json")]
+    return expand("results/data/{source}/{file}", source=source, file=ROWS)
 
 
 def selected_folder(wildcards):

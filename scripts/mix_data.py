@@ -76,34 +76,40 @@ def write(taken: dict[str, int], shape: str, folder: Path) -> Counter:
             writer = stack.enter_context(pq.ParquetWriter(file, rows.schema(shape)))
             for part, amount in taken.items():
                 for batch in blocks(part, split, amount):
-                    kept = []
-                    for row in batch:
-                        group = rows.group(row)
-                        line = refuse(row, seen.get(row["id"]), held_out.get(group) if split == "train" else None)
-                        counts["rows"] += 1
-                        counts[line["kind"] if line else split] += 1
-                        if line:
-                            dropped.write(json.dumps(line, ensure_ascii=False) + "\n")
-                            continue
-                        counts[part, split] += 1
-                        seen[row["id"]] = row["place"]
-                        if split == "validation":
-                            held_out[group] = row["place"]
-                        kept.append(row)
+                    kept, lines = sift(batch, split, seen, held_out)
+                    counts.update({"rows": len(batch), split: len(kept), (part, split): len(kept)})
+                    counts.update(line["kind"] for line in lines)
+                    dropped.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
                     writer.write_table(pa.Table.from_pylist(kept, schema=rows.schema(shape)))
     return counts
+
+
+def sift(batch: list[dict], split: str, seen: dict, held_out: dict) -> tuple[list[dict], list[dict]]:
+    """The rows of a batch that are kept, and the lines of dropped.jsonl of the others.
+
+    Args:
+        seen: id to place of the rows that are kept; grows.
+        held_out: group to place of those that are held out; grows with the split validation, which comes first.
+    """
+    kept, lines = [], []
+    for row in batch:
+        group = rows.group(row)
+        line = refuse(row, seen.get(row["id"]), held_out.get(group) if split == "train" else None)
+        if line:
+            lines.append(line)
+            continue
+        kept.append(row)
+        seen[row["id"]] = row["place"]
+        if split == "validation":
+            held_out[group] = row["place"]
+    return kept, lines
 
 
 def refuse(row: dict, same: str | None, held_out: str | None) -> dict | None:
     """The line of dropped.jsonl for a row that is there already, or whose prompt is held out; None for one that is kept."""
     if held_out:
-        kind, reason = "also held out", f"its prompt is held out, as {held_out}"
-    elif same:
-        kind, reason = "repeated", f"the same as {same}"
-    else:
-        return None
-    content = {key: value for key, value in row.items() if key not in ("id", "place")}
-    return {"place": row["place"], "kind": kind, "reason": reason, "row": json.dumps(content, ensure_ascii=False)}
+        return rows.left_out(row, "also held out", f"its prompt is held out, as {held_out}")
+    return rows.left_out(row, "repeated", f"the same as {same}") if same else None
 
 
 def blocks(part: str, split: str, amount: int) -> Iterator[list[dict]]:

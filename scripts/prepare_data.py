@@ -176,13 +176,7 @@ def repeat(row: dict, original: str, similarity: float, leak: bool) -> dict[str,
     exact = similarity == 1
     kind = "also held out" if leak else "repeated" if exact else "near duplicate"
     how = "the same as" if exact else f"{similarity:.0%} like"
-    content = {key: value for key, value in row.items() if key not in ("id", "place")}
-    return {
-        "place": row["place"],
-        "kind": kind,
-        "reason": f"{how} {original}",
-        "row": json.dumps(content, ensure_ascii=False),
-    }
+    return rows.left_out(row, kind, f"{how} {original}")
 
 
 if __name__ == "__main__":

@@ -13,9 +13,11 @@ import json
 from pathlib import Path
 
 from posttrain.errors import UserError
+from posttrain.rows import left_out, without_nulls
 from posttrain.stage import arguments, read_json, run, say, whole_file, write_json
 
 SPLITS = ("train", "validation")
+UNSCORED = "max_length of the reward run leaves nothing of its answers to score"
 
 
 def main(options) -> None:
@@ -41,7 +43,8 @@ def main(options) -> None:
         quartiles = [round(float(q), 4) for q in np.quantile(list(margins.values()) or [0.0], [0, 0.25, 0.5, 0.75, 1])]
         report[split] = sum(kept)
         report[f"{split}_margins"] = quartiles
-        lines += [unscored(row) for row in table.filter([not known for known in scored]).to_pylist()]
+        unscored = without_nulls(table.filter([not known for known in scored]).to_pylist())
+        lines += [left_out(row, "without tokens", UNSCORED) for row in unscored]
         if split == "train" and not any(kept):
             raise UserError(
                 f"dataset {name}: no row is {spec['part']} at margin {spec['margin']:g}; the margins' quartiles are "
@@ -56,18 +59,6 @@ def main(options) -> None:
     write_json(options.output / "data.json", report)
     quartiles = ", ".join(f"{q:.3g}" for q in report["train_margins"])
     say(f"{name}: {report['train']} rows are {spec['part']} at margin {spec['margin']:g}; quartiles: {quartiles}")
-
-
-def unscored(row: dict) -> dict[str, str]:
-    """The line of dropped.jsonl for a row that has no tokens to score."""
-    reason = "max_length of the reward run leaves nothing of its answers to score"
-    content = {key: row[key] for key in ("prompt", "chosen", "rejected")}
-    return {
-        "place": row["place"],
-        "kind": "without tokens",
-        "reason": reason,
-        "row": json.dumps(content, ensure_ascii=False),
-    }
 
 
 def score(model, tokens: Path) -> dict[str, float]:

@@ -6,6 +6,7 @@ that differ in their answers alone, or whose answers are swapped, are alike on t
 """
 
 import hashlib
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -30,27 +31,28 @@ def signatures(rows: list[Row]) -> np.ndarray:
     hashes ^= np.repeat(np.array([salt for salt, *_ in flat], np.uint64), np.diff(starts))
     row_of = np.repeat(np.repeat(np.arange(len(rows)), [len(some) for some in texts]), np.diff(starts))
     answers = np.repeat(np.array([is_answer for *_, is_answer in flat], bool), np.diff(starts))
-    signs = np.array([_number(repr(some)) for some in texts], np.uint64)
     return np.concatenate(
-        [_minima(hashes, row_of, signs, PERMUTATIONS), _minima(hashes[answers], row_of[answers], signs, ANSWERS)],
+        [_minima(hashes, row_of, texts, PERMUTATIONS), _minima(hashes[answers], row_of[answers], texts, ANSWERS)],
         axis=1,
     )
 
 
-def _minima(hashes: np.ndarray, row_of: np.ndarray, signs: np.ndarray, permutations: int) -> np.ndarray:
+def _minima(hashes: np.ndarray, row_of: np.ndarray, texts: list, permutations: int) -> np.ndarray:
     """The minima of each row's triples, (rows, permutations).
 
     Args:
         hashes: (words,) in the order of their rows, `row_of`.
-        signs: (rows,) stand for the one word of a row that has none, only signs.
+        texts: of each row; they stand for the one word of a row that has none, only signs.
     """
     from rensa import RMinHash
 
-    lengths = np.bincount(row_of, minlength=len(signs))
-    hashes = np.insert(hashes, bounds(lengths)[:-1][lengths == 0], signs[lengths == 0])
+    lengths = np.bincount(row_of, minlength=len(texts))
+    empty = np.flatnonzero(lengths == 0)
+    signs = np.array([_number(repr(texts[row])) for row in empty], np.uint64)
+    hashes = np.insert(hashes, bounds(lengths)[empty], signs)
     lengths = np.maximum(lengths, 1)
-    places = np.arange(len(hashes)) + np.repeat(2 * np.arange(len(signs)), lengths)
-    spread = np.zeros(len(hashes) + 2 * len(signs), np.uint64)  # two zeros after a row, so that one word makes a triple
+    places = np.arange(len(hashes)) + np.repeat(2 * np.arange(len(texts)), lengths)
+    spread = np.zeros(len(hashes) + 2 * len(texts), np.uint64)  # two zeros after a row, so that one word makes a triple
     spread[places] = hashes
     triples = spread[places] * _ODD[0] + spread[places + 1] * _ODD[1] + spread[places + 2] * _ODD[2]
     matrix = RMinHash.digest_matrix_from_flat_token_hashes(
@@ -67,7 +69,7 @@ def _texts(row: Row) -> list[tuple[int, str, bool]]:
     if "text" in row:
         return [(0, row["text"], True)]
     images = _number(repr(row["images"])) if "images" in row else 0
-    salts = {"rejected": _number("rejected"), "completion": _number(repr(row.get("label")))}
+    salts = {"rejected": _salt("rejected"), "completion": _salt(repr(row.get("label")))}
     return [
         (salts.get(key, images), text, turn["role"] == "assistant")
         for key in TURNS
@@ -79,6 +81,9 @@ def _texts(row: Row) -> list[tuple[int, str, bool]]:
 
 def _number(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+_salt = cache(_number)  # of the few words that tell a side or a label
 
 
 def bands(signatures: np.ndarray) -> np.ndarray:

@@ -51,10 +51,14 @@ def suffix(path: Path) -> str:
     Raises:
         UserError: it is none that can be read.
     """
-    kind = Path(path.stem).suffix if path.suffix in COMPRESSED else path.suffix
+    kind = _unpacked(path)
     if kind not in SUFFIXES:
         raise UserError(f"{path}: unknown kind of file '{kind}'; {nearest(kind, SUFFIXES)}, and .gz or .zst of these")
     return kind
+
+
+def _unpacked(path: Path) -> str:
+    return Path(path.stem).suffix if path.suffix in COMPRESSED else path.suffix
 
 
 def expand(pattern: str, folder: Path = Path()) -> list[Path]:
@@ -71,8 +75,7 @@ def expand(pattern: str, folder: Path = Path()) -> list[Path]:
 
 def is_data(path: Path) -> bool:
     """Whether a file's name says that it holds rows: a folder has its card, its licence and its description as well."""
-    kind = Path(path.stem).suffix if path.suffix in COMPRESSED else path.suffix
-    return kind in SUFFIXES and path.name not in ("dataset_info.json", "dataset_infos.json", "state.json")
+    return _unpacked(path) in SUFFIXES and path.name not in ("dataset_info.json", "dataset_infos.json", "state.json")
 
 
 def blocks(path: Path) -> Iterator[Block]:

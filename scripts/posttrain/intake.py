@@ -1,6 +1,6 @@
 """From files to normalised rows in one scratch file: read in blocks, on several cores, in memory that does not grow.
 
-What is kept in memory for a row is its hash, its group's hash and the hashes of its bands: 160 bytes.
+What is kept in memory for a row is its hash, its group's hash and the hashes of its bands: 152 bytes.
 """
 
 import json

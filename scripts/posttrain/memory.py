@@ -318,6 +318,10 @@ def _machine() -> Memory:
     limit = Path("/sys/fs/cgroup/memory.max")
     text = limit.read_text().strip() if limit.exists() else "max"
     most = memory.total if text == "max" else min(memory.total, int(text))
+    return Memory("cpu", "this machine", most, min(memory.available, most), multiplies_bf16())
+
+
+def multiplies_bf16() -> bool:
+    """Whether this machine's processor multiplies bfloat16 in hardware."""
     flags = Path("/proc/cpuinfo")
-    bf16 = flags.exists() and "avx512_bf16" in flags.read_text()
-    return Memory("cpu", "this machine", most, min(memory.available, most), bf16)
+    return flags.exists() and "avx512_bf16" in flags.read_text()

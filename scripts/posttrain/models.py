@@ -14,6 +14,7 @@ from transformers import (
 )
 
 from posttrain.errors import UserError
+from posttrain.memory import multiplies_bf16
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -24,8 +25,7 @@ def precision(wanted: str) -> str:
         return wanted
     if torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    flags = Path("/proc/cpuinfo")
-    return "bf16" if flags.exists() and "avx512_bf16" in flags.read_text() else "fp32"
+    return "bf16" if multiplies_bf16() else "fp32"
 
 
 def load(

@@ -14,9 +14,8 @@ import numpy as np
 
 from posttrain import rows
 from posttrain.rows import ROLES, Row
-from posttrain.words import TURNS, text, words
+from posttrain.words import ANSWERS, TURNS, sums, text, words
 
-ANSWERS = ("chosen", "rejected", "completion")
 GROUPS = ("text", *ROLES, *ANSWERS)  # of turns whose lengths are counted together
 KEPT = 5  # rows of each extreme
 BEGINNING = 200  # characters of a row that people are shown
@@ -183,15 +182,7 @@ def by_role(name: str, column: Texts) -> Iterator[tuple[str, np.ndarray]]:
 
 def _by_row(column: Texts) -> np.ndarray:
     """Characters of each row, (rows,)."""
-    return _sums(column.characters, column.rows)
-
-
-def _sums(values: np.ndarray, bounds: np.ndarray) -> np.ndarray:
-    """Sums of the values between neighbouring bounds, which begin with 0 and end with the values."""
-    sums = np.zeros(len(bounds) - 1, np.int64)
-    filled = np.diff(bounds) > 0
-    sums[filled] = np.add.reduceat(values, bounds[:-1][filled], dtype=np.int64)
-    return sums
+    return sums(column.characters, column.rows)
 
 
 class _Histogram:
@@ -287,7 +278,7 @@ def strangest(files: list[Path], counts: np.ndarray) -> list[Row]:
     for batch in batches(files):
         columns = columns_of(batch).values()
         lengths = sum(np.diff(column.bounds()) for column in columns)
-        surprisal = sum(_sums(thousandths.take(column.data), column.bounds()) for column in columns)
+        surprisal = sum(sums(thousandths.take(column.data), column.bounds()) for column in columns)
         means = np.round(surprisal / np.maximum(1000 * lengths, 1), 3)
         furthest.add(np.where(lengths >= SHORTEST_STRANGE, means, -np.inf), batch)
     return [{"bits": mean} | shown for mean, shown in furthest.kept]

@@ -87,6 +87,12 @@ def without_nulls(rows: list[Row]) -> list[Row]:
     return rows
 
 
+def left_out(row: Row, kind: str, reason: str) -> dict[str, str]:
+    """The line of dropped.jsonl for a normalised row that is left out, with what the row says as JSON."""
+    content = {key: value for key, value in row.items() if key not in ("id", "place")}
+    return {"place": row["place"], "kind": kind, "reason": reason, "row": json.dumps(content, ensure_ascii=False)}
+
+
 def schema(shape: str) -> Any:
     """The Parquet schema of a shape's normalised rows."""
     import pyarrow as pa

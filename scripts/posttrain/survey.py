@@ -14,9 +14,9 @@ import numpy as np
 
 from posttrain.memory import Memory, Model
 from posttrain.rows import Row, batches, without_nulls
-from posttrain.tokens import IGNORED, Turns, prompt_tokens, render
+from posttrain.tokens import IGNORED, Turns, prompt_tokens, prompt_turns, render
+from posttrain.words import ANSWERS, Runs, sums
 
-ANSWERS = ("chosen", "rejected", "completion")
 SIDES = ("labels", *(f"{answer}_ids" for answer in ANSWERS))
 END = 3  # trained tokens, among which the stop token is: a template may write a line's end after it
 SHORT = 8  # trained tokens of an answer that may be an empty one
@@ -87,7 +87,7 @@ class Subject:
     @cached_property
     def asked(self) -> list[tuple[Row, Turns]]:
         """The sample's prompts, each with its row; a conversation may open with the assistant."""
-        prompts = [(row, row["messages"][:-1] if "messages" in row else row["prompt"]) for row in self.sample]
+        prompts = [(row, prompt_turns(row)) for row in self.sample]
         return [(row, turns) for row, turns in prompts if turns]
 
     @cached_property
@@ -154,7 +154,7 @@ def _flat(column: Any) -> tuple[np.ndarray, np.ndarray]:
 def _answers(ids: np.ndarray, bounds: np.ndarray, before: Any, blanks: "_Blanks", max_length: int) -> Answers:
     """`before`: tokens of each row that stand before these ids."""
     where = np.flatnonzero(ids != IGNORED)
-    trained = _sums(ids != IGNORED, bounds)
+    trained = sums(ids != IGNORED, bounds)
     ends = np.cumsum(trained)
     stopped, values = np.zeros(len(trained), bool), ids[where]
     for back in range(1, END + 1):
@@ -166,20 +166,11 @@ def _answers(ids: np.ndarray, bounds: np.ndarray, before: Any, blanks: "_Blanks"
     return Answers(trained, stopped, blank, np.diff(bounds) + before >= max_length, _digest(ids, bounds))
 
 
-def _sums(values: np.ndarray, bounds: np.ndarray) -> np.ndarray:
-    """Sums of the values of each list, modulo 2^64 for unsigned ones."""
-    kind = np.uint64 if values.dtype == np.uint64 else np.int64
-    totals = np.concatenate([np.zeros(1, kind), np.cumsum(values, dtype=kind)])
-    return totals[bounds[1:]] - totals[bounds[:-1]]
-
-
 def _digest(ids: np.ndarray, bounds: np.ndarray) -> np.ndarray:
     """A polynomial hash of each list, in 64 bits."""
-    lengths = np.diff(bounds)
-    positions = np.arange(len(ids)) - np.repeat(bounds[:-1], lengths)
-    powers = np.cumprod(np.full(int(lengths.max(initial=0)) + 1, _FACTOR), dtype=np.uint64)
     mixed = (ids.astype(np.int64) + 1 - IGNORED).astype(np.uint64) * _FACTOR
-    return _sums((mixed ^ (mixed >> np.uint64(29))) * powers[positions], bounds) + lengths.astype(np.uint64)
+    runs = Runs(mixed ^ (mixed >> np.uint64(29)))
+    return runs.between(bounds[:-1], bounds[1:]) + np.diff(bounds).astype(np.uint64)
 
 
 class _Blanks:

@@ -208,11 +208,16 @@ def _unpaired(tokenizer: Any, rows: list[Row], limit: int) -> Iterator[tuple[Row
         yield {"id": row["id"], "length": len(prompt) + len(kept), **encoded}, len(kept), len(prompt) + len(completion)
 
 
+def prompt_turns(row: Row) -> Turns:
+    """What comes before a row's answer; nothing where a conversation opens with the assistant."""
+    return row["messages"][:-1] if "messages" in row else row["prompt"]
+
+
 def questions(tokenizer: Any, rows: list[Row]) -> list[Row]:
     """What a model is asked, from rows that end in an answer: `prompt_ids` and `reference` (text)."""
     asked = []
     for row in rows:
-        turns = row["messages"][:-1] if "messages" in row else row["prompt"]
+        turns = prompt_turns(row)
         reference = (row["messages"] if "messages" in row else row["chosen"])[-1]["content"]
         if turns:  # a conversation may open with the assistant
             asked.append({"prompt_ids": prompt_tokens(tokenizer, turns, row.get("tools")), "reference": reference})

@@ -17,7 +17,8 @@ _BLANKED = bytes(code if code > 127 or chr(code).isalnum() or chr(code) == "_" e
 
 UNSEEN = 255
 
-TURNS = ("messages", "prompt", "chosen", "rejected", "completion")
+ANSWERS = ("chosen", "rejected", "completion")
+TURNS = ("messages", "prompt", *ANSWERS)
 
 
 def words(text: str) -> list[str]:
@@ -115,6 +116,14 @@ def word_hashes(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
     for shift in (32, 29):  # mixed, as sums of sums would not tell `ab c` from `ac b`
         hashes = (hashes ^ (hashes >> np.uint64(shift))) * np.uint64(0xBF58476D1CE4E5B9)
     return hashes, np.searchsorted(start, bounds([len(part) for part in parts]))
+
+
+def sums(values: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+    """Sums of the values between neighbouring bounds, which begin with 0 and end with the values."""
+    sums = np.zeros(len(bounds) - 1, np.int64)
+    filled = np.diff(bounds) > 0
+    sums[filled] = np.add.reduceat(values, bounds[:-1][filled], dtype=np.int64)
+    return sums
 
 
 def bounds(lengths: Any) -> np.ndarray:
