@@ -20,6 +20,8 @@ include: "rules/grpo.smk"
 include: "rules/merge.smk"
 include: "rules/eval.smk"
 include: "rules/sweep.smk"
+include: "rules/rating.smk"
+include: "rules/report.smk"
 
 
 rule all:
@@ -27,3 +29,7 @@ rule all:
     default_target: True
     input:
         expand("results/{run}/eval.json", run=PROJECT.config.runs),
+
+
+onsuccess:
+    show_results()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
+from posttrain.cli import table
 from posttrain.config import ON_POLICY
 from posttrain.errors import UserError
 from posttrain.project import OVERRIDES, VERSIONS, Project
@@ -48,6 +49,7 @@ wildcard_constraints:
     base="[a-z][a-z0-9_]*",
     dataset="[a-z][a-z0-9_]*",
     sweep="[a-z][a-z0-9_]*",
+    pair=rf"[a-z][a-z0-9_]*{OVERRIDES}~[a-z][a-z0-9_]*{OVERRIDES}",
     max_length="[0-9]+",
     run=rf"{CANONICAL}[a-z][a-z0-9_]*{OVERRIDES}",
     target=rf"{CANONICAL}((bases|data)/)?[a-z][a-z0-9_]*{OVERRIDES}(/eval)?",
@@ -100,7 +102,7 @@ def mixed_rows(wildcards):
 
 
 def held_out_folders(wildcards):
-    return [f"results/data/{name}" for name in dict.fromkeys([wildcards.dataset, *PROJECT.evaluation_data])]
+    return [f"results/data/{name}" for name in dict.fromkeys([wildcards.dataset, *PROJECT.held_out_data])]
 
 
 def held_out_rows(wildcards):
@@ -212,9 +214,10 @@ def parent_logprobs(wildcards):
 def eval_tokens(wildcards):
     base = PROJECT.lineage(wildcards.run)[0]
     length = PROJECT.config.evaluation.max_length
+    suites = [] if PROJECT.is_reward(wildcards.run) else PROJECT.suite_data("perplexity", "preference")
     return [
         f"results/tokens/{base}/{dataset},max_length={length}/{file}"
-        for dataset in PROJECT.evaluation_data
+        for dataset in dict.fromkeys([*PROJECT.evaluation_data, *suites])
         for file in ("validation.parquet", "report.json")
     ]
 
@@ -224,7 +227,20 @@ def eval_tokens_folder(wildcards):
 
 
 def eval_rows(wildcards):
-    return expand("results/data/{dataset}/validation.parquet", dataset=PROJECT.evaluation_data)
+    suites = [] if PROJECT.is_reward(wildcards.run) else PROJECT.suite_data("generation", "reward")
+    datasets = dict.fromkeys([*PROJECT.evaluation_data, *suites])
+    return expand("results/data/{dataset}/validation.parquet", dataset=datasets) + expand(
+        "results/data/{dataset}/train.parquet", dataset=PROJECT.shots_data if suites else []
+    )
+
+
+def eval_judges(wildcards):
+    judges = [] if PROJECT.is_reward(wildcards.run) else PROJECT.evaluation_judges
+    return [PROJECT.manifest(judge) for judge in judges]
+
+
+def eval_files(wildcards):
+    return [] if PROJECT.is_reward(wildcards.run) else PROJECT.suite_files
 
 
 def eval_others(wildcards):
@@ -235,13 +251,47 @@ def lineage_steps(wildcards):
     return expand("results/{run}/train.jsonl", run=PROJECT.lineage(wildcards.run)[1:])
 
 
-def sweep_metrics(wildcards):
-    return expand("results/{run}/eval.json", run=PROJECT.sweep_runs(wildcards.sweep))
-
-
-def sweep_examples(wildcards):
-    return expand("results/{run}/eval/examples.parquet", run=PROJECT.sweep_runs(wildcards.sweep))
+def sweep_results(wildcards):
+    files = ("eval.json", "eval/examples.parquet", "train.json")
+    return expand("results/{run}/{file}", run=PROJECT.sweep_runs(wildcards.sweep), file=files)
 
 
 def sweep_points(wildcards):
     return json.dumps(PROJECT.sweep_points(wildcards.sweep))
+
+
+def rated_models(wildcards):
+    return wildcards.pair.split("~")
+
+
+def rated_examples(wildcards):
+    return expand("results/{model}/eval/examples.parquet", model=rated_models(wildcards))
+
+
+def rating_files(wildcards):
+    return PROJECT.rating_files
+
+
+def reported(wildcards):
+    runs = PROJECT.reported_runs
+    models = [*dict.fromkeys(PROJECT.lineage(run)[0] for run in runs), *runs]
+    files = "train.jsonl train.json preflight.json merge.json provenance.json".split()
+    return expand("results/{model}/{file}", model=models, file=["eval.json", "eval/examples.parquet"]) + expand(
+        "results/{run}/{file}", run=runs, file=files
+    )
+
+
+def reported_data(wildcards):
+    return expand("results/data/{dataset}/report.json", dataset=PROJECT.report("")["datasets"])
+
+
+def report_context(wildcards):
+    command = f"snakemake --configfile {CONFIG_FILE} --cores {workflow.cores}"
+    return json.dumps(PROJECT.report(command))
+
+
+def show_results():
+    """The table of the models that were asked for, where each of them is evaluated."""
+    names = PROJECT.asked(sys.argv[1:])
+    if names and all(Path(f"results/{name}/eval.json").exists() for name in names):
+        print(f"\n{table(names)}", file=sys.stderr)

@@ -121,7 +121,7 @@ rule data_report:
         tokens=dataset_tokens_reports,
     output:
         report="results/data/{dataset}/report.json",
-        page="results/data/{dataset}/report.html",
+        page=report("results/data/{dataset}/report.html", caption="captions/data.rst", category="Data"),
     log:
         "results/logs/data_report/{dataset}.log",
     conda:

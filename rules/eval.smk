@@ -2,7 +2,8 @@
 
 Needs: a model, every evaluation dataset's tokens, and the examples of the model's parent and base.
 Makes: results/{run}/eval.json, metrics with intervals and verdicts; eval/examples.parquet, each example's scores.
-Steps: score held-out answers -> generate -> intervals by bootstrap -> compare on the same examples. A base is evaluated alike.
+Steps: score held-out answers -> generate -> the configured suites -> intervals by bootstrap -> compare on the same examples. A
+base is evaluated alike.
 """
 
 
@@ -15,6 +16,8 @@ rule eval:
         tokens=eval_tokens,
         rows=eval_rows,
         others=eval_others,
+        judges=eval_judges,
+        files=eval_files,
     output:
         metrics="results/{run}/eval.json",
         examples="results/{run}/eval/examples.parquet",
@@ -32,7 +35,7 @@ rule eval:
     shell:
         """
         exec python "$POSTTRAIN"/evaluate_model.py --spec {input.spec:q} --model {input.model:q} \
-            --tokens {params.tokens:q} --output {output.metrics:q} --log {log:q}
+            --manifest {input.manifest:q} --tokens {params.tokens:q} --output {output.metrics:q} --log {log:q}
         """
 
 
@@ -41,7 +44,7 @@ rule loss:
     input:
         lineage_steps,
     output:
-        "results/{run}/loss.png",
+        report("results/{run}/loss.png", caption="captions/loss.rst", category="Curves"),
     log:
         "results/logs/loss/{run}.log",
     conda:

@@ -17,7 +17,7 @@ rule preflight:
         manifest=parent_manifest,
     output:
         report="results/{run}/preflight.json",
-        text="results/{run}/preflight.txt",
+        text=report("results/{run}/preflight.txt", caption="captions/preflight.rst", category="Preflight"),
     log:
         "results/logs/preflight/{run}.log",
     conda:

@@ -1,30 +1,36 @@
 """Sweeps.
 
-Needs: eval.json and the examples of every point of the grid; what the points share is built once.
-Makes: results/sweeps/{sweep}/table.tsv and plot.png.
-Steps: compare every run with the first on the same examples -> correct the p-values for their number -> one line for each
-run, with its overrides, its metrics, their intervals and verdicts -> one panel for each metric.
+Needs: eval.json, the examples and train.json of every point; what the points share is built once.
+Makes: results/sweeps/{sweep}/report.html, a page with the answer in a sentence; table.tsv; plots/.
+Steps: compare the settings on the same examples, over their seeds -> correct the p-values for their number -> draw -> say
+which setting is enough.
 """
 
 
 rule sweep:
     """Compare the runs of a sweep."""
     input:
-        metrics=sweep_metrics,
-        examples=sweep_examples,
+        results=sweep_results,
     output:
-        table="results/sweeps/{sweep}/table.tsv",
-        plot="results/sweeps/{sweep}/plot.png",
+        table=report("results/sweeps/{sweep}/table.tsv", caption="captions/table.rst", category="Sweeps"),
+        page=report("results/sweeps/{sweep}/report.html", caption="captions/sweep.rst", category="Sweeps"),
+        plots=report(
+            directory("results/sweeps/{sweep}/plots"),
+            patterns=["{figure}.svg"],
+            caption="captions/plots.rst",
+            category="Sweeps",
+        ),
     log:
         "results/logs/sweep/{sweep}.log",
     conda:
         "../envs/posttrain.yaml"
     params:
         points=sweep_points,
+        output=subpath(output.table, parent=True),
     shell:
         """
         python "$POSTTRAIN"/compare_sweep.py --points {params.points:q} \
-            --table {output.table:q} --plot {output.plot:q} --log {log:q}
+            --output {params.output:q} --log {log:q}
         """
 
 

@@ -13,12 +13,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from posttrain import checks
+from posttrain import checks, text_metrics
 from posttrain.errors import UserError, nearest
 from posttrain.rows import FIELDS, FORMATS
 
 NAME = r"^[a-z][a-z0-9_]*$"
-RESERVED = ("bases", "data", "tokens", "sweeps", "ratings", "logs")
+RESERVED = ("bases", "data", "tokens", "sweeps", "ratings", "figures", "logs")
 
 Name = Annotated[str, Field(pattern=NAME)]
 
@@ -166,6 +166,11 @@ class Dataset(Licensed):
     )
     from_: Name | None = Field(None, alias="from", description="the preference dataset that `select` splits")
     select: Select | None = Field(None, description="`{by: RUN, part: easy | hard, margin: NUMBER}`")
+    ratings: str | None = Field(
+        None,
+        pattern=r"^[^~/]+~[^~/]+$",
+        description="the pairs that people preferred, from their ratings of two models, `sft_lora~dpo_lora`",
+    )
     mix: dict[Name, Part] | None = Field(
         None,
         min_length=1,
@@ -174,8 +179,9 @@ class Dataset(Licensed):
 
     @model_validator(mode="after")
     def _one_source(self) -> "Dataset":
-        if sum(source is not None for source in (self.path, self.hub, self.from_, self.mix)) != 1:
-            raise ValueError("a dataset has one of `path`, `hub`, `from` and `mix`")
+        sources = (self.path, self.hub, self.from_, self.mix, self.ratings)
+        if sum(source is not None for source in sources) != 1:
+            raise ValueError("a dataset has one of `path`, `hub`, `from`, `mix` and `ratings`")
         if (self.from_ is None) != (self.select is None):
             raise ValueError("`from` and `select` belong together")
         made = "from" if self.from_ else "mix" if self.mix else None
@@ -332,6 +338,7 @@ class Reward(Strict):
         return self
 
 
+TEXT_METRICS = tuple(text_metrics.METRICS)
 REWARD_FUNCTIONS = ("final_number", "answer_format")
 
 
@@ -527,10 +534,92 @@ def refusals(run: Run) -> Iterator[str]:
 
 
 class Sweep(Strict):
-    """A grid of overrides over a run."""
+    """Overrides over a run: a grid, a list, or every point of the list at every point of the grid."""
 
     run: Name = Field(description="the run to vary")
-    over: dict[str, list[Any]] = Field(min_length=1, description="key: the values to try; several keys make a grid")
+    over: dict[str, list[Any]] = Field(
+        {}, description="key: the values to try; several keys make a grid; `seed: [1, 2, 3]` shows the spread of trainings"
+    )
+    points: list[dict[str, Any]] = Field(
+        [], description="overrides to try together, such as `[{rank: 4, learning_rate: 2e-4}, {rank: 16}]`"
+    )
+
+    @model_validator(mode="after")
+    def _some(self) -> "Sweep":
+        if not (self.over or self.points):
+            raise ValueError("nothing varies; write `over: {rank: [4, 8]}` or a list of `points`")
+        both = [key for point in self.points for key in point if key in self.over]
+        if both:
+            raise ValueError(f"{both[0]} is both in `over` and in `points`; write it in one of them")
+        return self
+
+
+class LikelihoodSuite(Strict):
+    """How likely a model finds the held-out rows of a dataset."""
+
+    kind: Literal["perplexity", "preference"]
+    data: Name = Field(description="the dataset whose held-out rows are used")
+    limit: Count | None = Field(None, gt=0, description="held-out rows; by default evaluation.limit")
+
+
+class Answering(Strict):
+    """What suites share in which a model answers."""
+
+    limit: Count | None = Field(None, gt=0, description="rows that are answered; by default evaluation.limit")
+    max_new_tokens: Count | None = Field(None, gt=0, description="longest answer; by default evaluation.max_new_tokens")
+
+
+class GenerationSuite(Answering):
+    """Answers to the held-out rows of a dataset, each beside its reference."""
+
+    kind: Literal["generation"]
+    data: Name = Field(description="the dataset whose held-out rows are answered")
+    metrics: list[Literal[TEXT_METRICS]] = Field(
+        ["exact_match", "chrf", "rougeL"], min_length=1, description="what an answer is measured by"
+    )
+    pattern: str | None = Field(None, description="the regular expression of the metric `regex`")
+    shots: Count = Field(0, ge=0, description="worked examples, from the training rows, before each question")
+
+    @model_validator(mode="after")
+    def _pattern(self) -> "GenerationSuite":
+        if (self.pattern is not None) != ("regex" in self.metrics):
+            raise ValueError("`pattern` and the metric `regex` belong together")
+        try:
+            re.compile(self.pattern or "")
+        except re.error as error:
+            raise ValueError(f"pattern: '{self.pattern}' is no regular expression: {error}") from None
+        return self
+
+
+class RewardSuite(Answering):
+    """Answers to the held-out rows of a dataset, scored by a reward model."""
+
+    kind: Literal["reward"]
+    data: Name = Field(description="the dataset whose held-out rows are answered")
+    by: str = Field(description="the run with `objective: reward` that scores the answers")
+
+
+class TasksSuite(Strict):
+    """Tasks of lm-evaluation-harness, run on this project's own engine; needs `pip install lm-eval`."""
+
+    kind: Literal["tasks"]
+    tasks: list[str] = Field(min_length=1, description="names of lm-eval tasks or groups")
+    include: str | None = Field(None, description="a folder with task files of your own")
+    limit: Count | None = Field(None, gt=0, description="documents of each task; by default evaluation.limit")
+    shots: Count | None = Field(None, ge=0, description="worked examples; by default the task's own number")
+    chat: bool = Field(True, description="put the prompts into the chat template")
+
+
+class SafetySuite(Answering):
+    """Whether harmful requests are refused and harmless ones are not, and how groups of people are spoken of."""
+
+    kind: Literal["safety"]
+    files: list[str] | None = Field(None, description="prompts of your own, .jsonl; by default the shipped ones")
+
+
+Suite = Annotated[
+    LikelihoodSuite | GenerationSuite | RewardSuite | TasksSuite | SafetySuite, Field(discriminator="kind")
+]
 
 
 class Evaluation(Strict):
@@ -543,6 +632,7 @@ class Evaluation(Strict):
     max_length: Count = Field(1024, gt=1, description="tokens an example, as in training")
     max_new_tokens: Count = Field(256, gt=0, description="longest generated answer, in tokens")
     batch_tokens: Count = Field(4096, gt=0, description="tokens scored at once; bounds the memory")
+    suites: dict[Name, Suite] = Field({}, description="more measurements by name, see below and docs/evaluation.md")
 
 
 class Tracking(Strict):
@@ -554,6 +644,16 @@ class Tracking(Strict):
     checkpoint_seconds: Number = Field(60.0, ge=0, description="least time between two checkpoints; 0 saves every step")
 
 
+class Cost(Strict):
+    """What the machine costs, for the report. Nothing here changes a result."""
+
+    price_per_hour: Number | None = Field(None, ge=0, description="price of an hour of the machine")
+    currency: str = Field("EUR", description="of the price")
+    watts: Number | None = Field(
+        None, gt=0, description="power that the machine draws; estimated from its threads and GPU when left out"
+    )
+
+
 class Config(Strict):
     """The whole file."""
 
@@ -563,6 +663,8 @@ class Config(Strict):
     sweeps: dict[str, Sweep] = Field({}, description="grids of overrides")
     evaluation: Evaluation = Field(Evaluation(), description="what every model is measured on")
     tracking: Tracking = Field(Tracking(), description="how training is watched and saved")
+    ratings: list[str] = Field([], description="files or globs that the rating pages exported, see docs/rating.md")
+    cost: Cost = Field(Cost(), description="what the machine costs")
     use: Literal["research", "commercial"] = Field("research", description="what the models are for")
 
 
@@ -616,6 +718,8 @@ def _sentence(model: type[BaseModel], problem: dict[str, Any]) -> str:
     location = list(problem["loc"])
     if location[:1] == ["bases"] and len(location) > 2:
         del location[2]  # pydantic names the member of the union here, which is not in the file
+    if location[:2] == ["evaluation", "suites"] and len(location) > 3:
+        del location[3]
     if location and location[-1] == "[key]":
         del location[-2:]
     if location and location[-1] in (
@@ -639,8 +743,9 @@ def _sentence(model: type[BaseModel], problem: dict[str, Any]) -> str:
     given = problem["input"]
     message = problem["msg"][0].lower() + problem["msg"][1:]
     if kind in ("union_tag_invalid", "union_tag_not_found"):
-        source = given.get("source") if isinstance(given, dict) else given
-        return f"{where}.source: '{source}' is no source; {nearest(str(source), BASES)}"
+        key, choices = ("source", BASES) if location[0] == "bases" else ("kind", SUITES)
+        value = given.get(key) if isinstance(given, dict) else given
+        return f"{where}.{key}: '{value}' is no {key}; {nearest(str(value), choices)}"
     if kind == "literal_error":
         choices = [choice.strip("'") for choice in problem["ctx"]["expected"].replace(" or ", ", ").split(", ")]
         return f"{prefix}'{given}' is not allowed; {nearest(str(given), choices)}"
@@ -655,11 +760,21 @@ def _known_keys(model: type[BaseModel], location: tuple) -> list[str]:
         table = location[0]
         model = BASES[location[2]] if table == "bases" else TABLES[table]
         model = NESTED.get(location[2], model) if len(location) > 3 else model
+        model = SUITES[location[3]] if location[1] == "suites" and len(location) > 4 else model
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
+SUITES = {
+    **dict.fromkeys(("perplexity", "preference"), LikelihoodSuite),
+    "generation": GenerationSuite,
+    "reward": RewardSuite,
+    "tasks": TasksSuite,
+    "safety": SafetySuite,
+}
 BASES = {"wheel": WheelBase, "hub": HubBase, "path": PathBase, "random": RandomBase}
-TABLES = {"datasets": Dataset, "runs": Run, "sweeps": Sweep, "evaluation": Evaluation, "tracking": Tracking}
+TABLES = {
+    "datasets": Dataset, "runs": Run, "sweeps": Sweep, "evaluation": Evaluation, "tracking": Tracking, "cost": Cost,
+}  # fmt: skip
 NESTED = {"reward": Reward, "select": Select, "mix": Part}
 
 

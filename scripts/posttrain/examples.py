@@ -1,37 +1,62 @@
 """The examples of an evaluated model, and two models compared on them."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
-from posttrain.statistics import METRICS, Metric, comparison
+from posttrain.statistics import METRICS, Metric, comparison, metric
 
-Examples = dict[tuple[str, str], dict]
-PARENTS = "preference_margin_accuracy"  # measured against the parent, so comparable only where the parent is the same
+Examples = dict[tuple[str, str, str], dict]
+TEXTS = ("suite", "dataset", "id", "prompt", "reference", "output")
+PARENTS = ("preference_margin_accuracy", "preference_margin")  # comparable only where the parent is the same
+# What no metric of its own is computed from.
+PARTS = {column for found in METRICS.values() for column in found.columns} - METRICS.keys() | {
+    "chosen_log_prob",
+    "rejected_log_prob",
+    "chosen_score",
+    "rejected_score",
+}
 
 
 def read_examples(name: str) -> Examples:
-    """A model's examples, by dataset and id."""
+    """A model's examples, by suite, dataset and id."""
     import pyarrow.parquet as pq
 
     rows = pq.read_table(f"results/{name}/eval/examples.parquet").to_pylist()
-    return {(row["dataset"], row["id"]): row for row in rows}
+    return {key(row): row for row in rows}
 
 
-def having(metric: Metric, examples: list[dict]) -> list[dict]:
-    """The examples that a metric is measured on."""
-    return [example for example in examples if example.get(metric.columns[0]) is not None]
+def key(example: dict) -> tuple[str, str, str]:
+    """What an example is called among all of a model's."""
+    return example["suite"], example["dataset"], example["id"]
+
+
+def measured(examples: list[dict]) -> Iterator[tuple[str, Metric, list[dict]]]:
+    """Every metric that the examples hold, suite by suite: its name in eval.json, itself, and the examples that have it."""
+    suites: dict[str, list[dict]] = {}
+    for example in examples:
+        suites.setdefault(example["suite"], []).append(example)
+    for suite, rows in suites.items():
+        present = {column: None for row in rows for column, value in row.items() if value is not None}
+        known = [name for name, found in METRICS.items() if set(found.columns) <= present.keys()]
+        own = [column for column in present if column not in {*TEXTS, *PARTS, *METRICS}]
+        for name in [*known, *own]:
+            found = metric(name)
+            having = [row for row in rows if row.get(found.columns[0]) is not None]
+            yield f"{suite}/{name}" if suite else name, found, having
 
 
 def columns(metric: Metric, examples: list[dict]) -> np.ndarray:
-    """The numbers (columns, n) that a metric is computed from."""
-    return np.array([[example[column] for example in examples] for column in metric.columns])
+    """The numbers (columns, n) that a metric is computed from; a column of lists of k numbers counts as k."""
+    values = [np.array([example[column] for example in examples], dtype=float) for column in metric.columns]
+    return np.concatenate([np.atleast_2d(column.T) for column in values])
 
 
 def comparisons(examples: list[dict], other: Examples, same_parent: bool = False) -> dict[str, dict]:
     """Every metric of a model compared with another's, on the same examples."""
     result = {}
-    for name, metric in METRICS.items():
-        ours = having(metric, examples)
-        if ours and (same_parent or name != PARENTS):
-            theirs = [other[example["dataset"], example["id"]] for example in ours]
-            result[name] = comparison(metric, columns(metric, ours), columns(metric, theirs))
+    for name, found, ours in measured(examples):
+        if same_parent or name.split("/")[-1] not in PARENTS:
+            theirs = [other[key(example)] for example in ours]
+            result[name] = comparison(found, columns(found, ours), columns(found, theirs))
     return result

@@ -45,7 +45,15 @@ VERSIONS = {
     "tokens": 2,
     "logprobs": 1,
     **dict.fromkeys(get_args(Objective), 1),
-    "eval": 2,
+    "eval": 3,
+}
+
+# The shapes of rows that a suite can measure on.
+SUITE_SHAPES = {
+    "perplexity": ("text", "messages"),
+    "preference": ("preference",),
+    "generation": ("messages", "preference"),
+    "reward": ("messages", "preference"),
 }
 
 VALUE = r"[A-Za-z0-9_.+-]+"
@@ -288,8 +296,38 @@ class Project:
             self._selector(name, ())
         for dataset in self.config.evaluation.data or []:
             _require(f"{self.file}: evaluation.data", "dataset", dataset, datasets)
+        self._check_suites()
+        for name, table in datasets.items():
+            if table.ratings:
+                self._check_pair(f"{self.file}: datasets.{name}.ratings", table.ratings)
         for name in self.config.sweeps:
             self.sweep_runs(name)
+
+    def _check_suites(self) -> None:
+        """Refuse a suite whose dataset, judge or files are not there."""
+        for name, suite in self.config.evaluation.suites.items():
+            place = f"{self.file}: evaluation.suites.{name}"
+            if hasattr(suite, "data"):
+                _require(f"{place}.data", "dataset", suite.data, self.config.datasets)
+                shape, wanted = self._shape(suite.data), SUITE_SHAPES[suite.kind]
+                if shape and shape not in wanted:
+                    raise UserError(
+                        f"{place}.data: {suite.kind} needs rows of shape {' or '.join(wanted)}, and {suite.data} is {shape}"
+                    )
+            if suite.kind == "tasks" and suite.include and not (self.folder / suite.include).is_dir():
+                raise UserError(f"{place}.include: there is no folder '{suite.include}'; write the one with the task files")
+            for file in (suite.files or []) if suite.kind == "safety" else []:
+                if not (self.folder / file).is_file():
+                    raise UserError(f"{place}.files: there is no file '{file}'; write one that exists")
+        _ = self.evaluation_judges
+
+    def _check_pair(self, place: str, pair: str) -> None:
+        try:
+            names = "~".join(self.rated(pair))
+        except UserError as error:
+            raise UserError(f"{place}: {error}") from None
+        if names != pair:
+            raise UserError(f"{place}: write the models by their canonical names, {names}")
 
     def _check_licences(self, node: Node) -> None:
         """Refuse a run that is built on something whose licence, as configured or in its folder's card, forbids the use."""
@@ -379,7 +417,7 @@ class Project:
         _require(self.file, "sweep", sweep, self.config.sweeps)
         table = self.config.sweeps[sweep]
         grid = itertools.product(*([(key, value) for value in values] for key, values in table.over.items()))
-        points = [dict(point) for point in grid]
+        points = [point | dict(cell) for point, cell in itertools.product(table.points or [{}], grid)]
         names = [",".join([table.run, *(f"{key}={_text(value)}" for key, value in point.items())]) for point in points]
         return [(self.run(name).name, point) for name, point in zip(names, points, strict=True)]
 
@@ -395,6 +433,42 @@ class Project:
         tables = self.config.datasets
         used = {tables[run.data].from_ or run.data for run in self.config.runs.values()}
         return sorted(used or tables)
+
+    @cached_property
+    def held_out_data(self) -> list[str]:
+        """The datasets whose held-out rows some model is measured on, by suites as well."""
+        suites = self.config.evaluation.suites.values()
+        return list(dict.fromkeys([*self.evaluation_data, *(suite.data for suite in suites if hasattr(suite, "data"))]))
+
+    @cached_property
+    def evaluation_judges(self) -> list[str]:
+        """The reward runs that score answers in suites."""
+        return [
+            self._judge(f"{self.file}: evaluation.suites.{name}.by", suite.by, "reward", ())
+            for name, suite in self.config.evaluation.suites.items()
+            if suite.kind == "reward"
+        ]
+
+    def suite_data(self, *kinds: str) -> list[str]:
+        """The datasets of the suites of these kinds."""
+        suites = self.config.evaluation.suites.values()
+        return list(dict.fromkeys(suite.data for suite in suites if suite.kind in kinds))
+
+    @property
+    def shots_data(self) -> list[str]:
+        """The datasets whose training rows are worked examples in suites."""
+        suites = self.config.evaluation.suites.values()
+        return list(dict.fromkeys(suite.data for suite in suites if suite.kind == "generation" and suite.shots))
+
+    @property
+    def suite_files(self) -> list[str]:
+        """The files of the user's own that suites read: prompts, task files."""
+        files = []
+        for suite in self.config.evaluation.suites.values():
+            files += (suite.files or []) if suite.kind == "safety" else []
+            folder = self.folder / suite.include if suite.kind == "tasks" and suite.include else None
+            files += [str(file) for file in sorted(folder.rglob("*")) if file.is_file()] if folder else []
+        return files
 
     # ---- specs
 
@@ -434,8 +508,10 @@ class Project:
         if table.mix:
             parts = [self._ref("data", part) | take.model_dump() for part, take in table.mix.items()]
             return _stage("mix") | {"mix": parts}
+        if table.ratings:
+            table = table.model_copy(update={"path": self._preferences(table.ratings), "format": "preference"})
         if not table.select:
-            return _stage("data") | table.model_dump(exclude={"licence", "from_", "select", "mix"})
+            return _stage("data") | table.model_dump(exclude={"licence", "from_", "select", "mix", "ratings"})
         by = self._model_ref(self._selector(name, ()))
         return _stage("select") | table.select.model_dump() | {"from": self._ref("data", table.from_), "by": by}
 
@@ -455,10 +531,27 @@ class Project:
         return {"reward": {"kind": reward.kind} | judges}
 
     def _eval_spec(self, name: str) -> dict[str, Any]:
-        settings = self.config.evaluation.model_dump(exclude={"data"})
+        settings = self.config.evaluation.model_dump(exclude={"data", "suites"})
         data = [self._ref("data", dataset) for dataset in self.evaluation_data]
         against = [self._model_ref(other) for other in self.others(name)]
-        return _stage("eval") | settings | {"model": self._model_ref(name), "data": data, "against": against}
+        suites = {} if self.is_reward(name) else self._suites()
+        refs = {"model": self._model_ref(name), "data": data, "against": against}
+        return _stage("eval") | settings | refs | {"suites": suites}
+
+    def _suites(self) -> dict[str, dict[str, Any]]:
+        """The configured suites, with the evaluation's own limits where they set none."""
+        settings, suites = self.config.evaluation, {}
+        for name, suite in settings.suites.items():
+            values = suite.model_dump()
+            for key in ("limit", "max_new_tokens"):
+                if key in values and values[key] is None:
+                    values[key] = getattr(settings, key)
+            if "data" in values:
+                values["data"] = self._ref("data", suite.data)
+            if suite.kind == "reward":
+                values["by"] = self._model_ref(self.run(suite.by).name)
+            suites[name] = values
+        return suites
 
     def _ref(self, table: str, name: str) -> dict[str, str]:
         return {"name": name, "spec": self.spec_hash(f"{table}/{name}")}
@@ -490,6 +583,8 @@ class Project:
     def sources(self, dataset: str) -> list[str]:
         """The local files that a dataset's own rows are read from."""
         table = self.config.datasets[dataset]
+        if table.ratings:
+            return [self._preferences(table.ratings)]
         paths = [path for path in (table.path, table.validation) if isinstance(path, str)]
         return [str(file) for path in paths for file in expand(path, self.folder)]
 
@@ -522,6 +617,70 @@ class Project:
         file, is_own, _ = (reward.function or "" if reward else "").partition(":")
         return [file] if is_own else []
 
+    # ---- ratings
+
+    def rated(self, pair: str) -> tuple[str, str]:
+        """Canonical names of the two models of `a~b`.
+
+        Raises:
+            UserError: it is no pair of a base or run and another.
+        """
+        a, _, b = pair.partition("~")
+        names = tuple(name if name in self.config.bases else self.run(name).name for name in (a, b))
+        if names[0] == names[1]:
+            raise UserError(f"'{pair}': a model cannot be rated against itself; name two, as sft_lora~dpo_lora")
+        for name in names:
+            if self.is_reward(name):
+                raise UserError(f"'{pair}': {name} is a reward model, which writes no answers; name two that do")
+        return names
+
+    def _preferences(self, pair: str) -> str:
+        return f"results/ratings/{pair}/preferences.jsonl"
+
+    @property
+    def rating_files(self) -> list[str]:
+        """The files that raters exported."""
+        return [str(file) for path in self.config.ratings for file in expand(path, self.folder)]
+
+    # ---- report
+
+    @cached_property
+    def reported_runs(self) -> list[str]:
+        """Canonical names of the configured runs and of all that they are built from, parents first."""
+        order: dict[str, None] = {}
+
+        def visit(node: Node) -> None:
+            for name in self._built_on(node):
+                visit(self.run(name))
+            order[node.name] = None
+
+        for name in self.config.runs:
+            visit(self.run(name))
+        return list(order)
+
+    def report(self, command: str) -> dict[str, Any]:
+        """What the report cannot read from results: the graph, what belongs to what, prices; `command` has no target."""
+        models = [{"name": base, "kind": "base", "parent": None, "also": []} for base in self.config.bases]
+        for node in map(self.run, self.reported_runs):
+            also = [*node.judges, *([node.selector] if node.selector else [])]
+            models.append(
+                {"name": node.name, "kind": "run", "parent": node.parent, "also": also, "data": node.run.data}
+                | {"objective": node.run.objective, "method": node.run.method, "licences": self.licences(node)}
+            )
+        used = {model["parent"] for model in models}
+        models = [model for model in models if model["kind"] == "run" or model["name"] in used]
+        for model in models:
+            model["command"] = f"{command} results/{model['name']}/eval.json"
+        datasets = dict.fromkeys([*(model["data"] for model in models if "data" in model), *self.held_out_data])
+        return {
+            "config": self.file,
+            "models": models,
+            "datasets": list(datasets),
+            "sweeps": {sweep: self.sweep_runs(sweep) for sweep in self.config.sweeps},
+            "ratings": sorted({table.ratings for table in self.config.datasets.values() if table.ratings}),
+            **self.config.cost.model_dump(),
+        }
+
     # ---- targets
 
     def check_targets(self, arguments: list[str]) -> list[str]:
@@ -536,6 +695,9 @@ class Project:
         datasets: set[str] = set()
         for target in targets:
             first, *rest = target.removeprefix("results/").rstrip("/").split("/")
+            if target == "results/report.html":
+                models |= {*self.config.runs, *self.config.bases}
+                continue
             if first in RESERVED:
                 self._check_reserved(target, first, rest, models, datasets)
                 continue
@@ -546,7 +708,8 @@ class Project:
             if "/".join(rest) not in known and rest[:1] != ["logprobs"]:
                 raise UserError(f"'{target}' names no result; {nearest('/'.join(rest), known)}")
             models.add(first)
-        read = datasets | set(self.evaluation_data if models else [])
+        models |= set(self.evaluation_judges if models else [])
+        read = datasets | set(self.held_out_data if models else [])
         models |= {self.selector(name) for name in read if self.config.datasets[name].select}
         for name in list(models - self.config.bases.keys()):
             models |= {*self._ancestors(self.run(name)), self.run(name).name}
@@ -555,12 +718,19 @@ class Project:
             self._check_base(base)
             text = self.config.bases[base]
             datasets |= {text.text} if text.source == "random" else set()
-            datasets |= set(self.evaluation_data)
+            datasets |= set(self.held_out_data)
             if model not in self.config.bases:
                 datasets.add(self.run(model).run.data)
                 self._check_function(self.run(model))
         self._check_files(datasets)
         return aliases
+
+    def asked(self, arguments: list[str]) -> list[str]:
+        """The models that a command line asks to evaluate, each after what it came from; all of them where it names no target."""
+        targets = [argument for argument in arguments if argument.startswith("results/")]
+        names = [target.split("/")[1] for target in targets if re.fullmatch("results/[^/]+/eval.json", target)]
+        names = names if targets else list(self.config.runs)
+        return list(dict.fromkeys(model for name in names for model in self.lineage(name)))
 
     def _check_base(self, name: str) -> None:
         base = self.config.bases[name]
@@ -580,12 +750,20 @@ class Project:
         name = rest[0] if rest else ""
         if table == "sweeps":
             models |= set(self.sweep_runs(name))
+        elif table == "ratings":
+            pair = self.rated(name)
+            if name != "~".join(pair):
+                raise UserError(f"'{target}': write the models by their canonical names, results/ratings/{'~'.join(pair)}")
+            if rest[1:] == ["rate.html"]:
+                models |= set(pair)
+            elif not self.rating_files:
+                raise UserError(f"'{target}' is made of exported ratings; name their files under ratings: in {self.file}")
         elif table == "bases":
             _require(f"'{target}'", "base", name, self.config.bases)
             models.add(name)
         elif table == "data":
             _require(f"'{target}'", "dataset", name, self.config.datasets)
-            datasets |= {name, *self.evaluation_data}
+            datasets |= {name, *self.held_out_data}
         elif table == "tokens":
             _require(f"'{target}'", "base", name, self.config.bases)
             dataset = "".join(rest[1:2]).split(",")[0]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -11,6 +11,10 @@ from posttrain.head import LogProbs, plain
 from posttrain.tokens import IGNORED
 
 PROMPTS = 32  # answered at once
+TOKENS = 2**15  # prompts and answers that are held at once, at most
+SPAN = 8  # tokens after which the answers that have ended leave the batch
+TARGETS = 512  # projected to the vocabulary at once
+GREEDY = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
 
 Sequence = tuple[tuple[int, ...], tuple[int, ...]]
 """Token ids and labels, of equal length; labels are -100 where nothing is scored."""
@@ -21,22 +25,38 @@ def answer(prompt: list[int], completion: list[int]) -> Sequence:
     return (*prompt, *completion), (*[IGNORED] * len(prompt), *completion)
 
 
+class Score(NamedTuple):
+    """What a model gives the labels of a sequence."""
+
+    log_prob: float
+    """their summed log-probability (nats)"""
+    tokens: int
+    """their number"""
+    greedy: bool
+    """whether each is the most likely token where it stands"""
+
+
 def log_probs(model: Any, sequences: list[Sequence], batch_tokens: int) -> list[tuple[float, int]]:
     """Summed log-probability (nats) of each sequence's labels, and their number; equal sequences are scored once."""
+    return [(score.log_prob, score.tokens) for score in scores(model, sequences, batch_tokens)]
+
+
+def scores(model: Any, sequences: list[Sequence], batch_tokens: int) -> list[Score]:
+    """The score of each sequence; equal ones are scored once, and a beginning that several share is computed once."""
     unique = sorted(set(sequences))
-    rows = [ids for ids, _ in unique]
-    groups = prefix.pair(rows) if is_whole(model) and prefix.can_share(model) else []
-    if prefix.saving(rows, groups) <= prefix.LEAST_SAVING:
-        groups = [(i,) for i in range(len(rows))]
-    scores: dict[Sequence, tuple[float, int]] = {}
+    rows = [ids[: max(1, len(ids) - 1)] for ids, _ in unique]  # nothing is predicted after the last token
+    groups = [(i,) for i in range(len(rows))]
+    if is_whole(model) and prefix.can_share(model):
+        groups = prefix.groups(rows, model.config.get_text_config().hidden_size, batch_tokens)
+    found: dict[Sequence, Score] = {}
     with torch.no_grad(), autocast(model):
         for batch in _batches(groups, rows, batch_tokens):
             numbers = [i for group in batch for i in group]
-            chosen = [unique[i] for i in numbers]
             local = {i: row for row, i in enumerate(numbers)}
-            packed = prefix.pack([ids for ids, _ in chosen], [tuple(local[i] for i in group) for group in batch], pad=0)
-            scores |= zip(chosen, _score(model, packed, [labels for _, labels in chosen]), strict=True)
-    return [scores[sequence] for sequence in sequences]
+            packed = prefix.pack([rows[i] for i in numbers], [tuple(local[i] for i in group) for group in batch], pad=0)
+            chosen = [unique[i] for i in numbers]
+            found |= zip(chosen, _score(model, packed, [labels for _, labels in chosen]), strict=True)
+    return [found[sequence] for sequence in sequences]
 
 
 def is_whole(model: Any) -> bool:
@@ -44,8 +64,8 @@ def is_whole(model: Any) -> bool:
     return not hasattr(model, "peft_config") and plain(model)
 
 
-def _score(model: Any, packed: prefix.Packed, labels: list[tuple[int, ...]]) -> list[tuple[float, int]]:
-    """Summed log-probability in float32 of each row's labels, and their number."""
+def _score(model: Any, packed: prefix.Packed, labels: list[tuple[int, ...]]) -> list[Score]:
+    """The score, summed in float32, of each row."""
     width = max(map(len, labels))
     padded = torch.tensor([[*row, *[IGNORED] * (width - len(row))] for row in labels])
     trained = padded[:, 1:] != IGNORED
@@ -53,24 +73,35 @@ def _score(model: Any, packed: prefix.Packed, labels: list[tuple[int, ...]]) -> 
     where = prefix.predicting(packed.where, padded)
     if len(packed.where) > len(packed.ids):
         hidden = prefix.hidden_states(model.base_model, packed, model.device)[where]
-        values = LogProbs.apply(hidden, model.get_output_embeddings().weight, targets)[0]
+        values, is_top1 = _project(model, hidden, targets)
     else:
-        values = _unshared(model, packed, where, targets)
-    sums = torch.zeros(trained.shape).masked_scatter(trained, values.cpu())
-    return list(zip(sums.sum(1).tolist(), trained.sum(1).tolist(), strict=True))
+        values, is_top1 = _unshared(model, packed, where, targets)
+    sums = torch.zeros(trained.shape).masked_scatter(trained, values.cpu()).sum(1)
+    greedy = torch.ones_like(trained).masked_scatter(trained, is_top1.cpu()).all(1)
+    return list(map(Score, sums.tolist(), trained.sum(1).tolist(), greedy.tolist()))
 
 
-def _unshared(model: Any, packed: prefix.Packed, where: list[int], targets: torch.Tensor) -> torch.Tensor:
-    """Log-probabilities (n,) of n targets in rows that share nothing, from the mask and positions every model knows."""
+def _project(model: Any, hidden: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities (n,) of n targets, and whether each is the most likely token; never all logits at once."""
+    weight = model.get_output_embeddings().weight
+    pieces = zip(hidden.split(TARGETS), targets.split(TARGETS), strict=True)
+    parts = [LogProbs.apply(some, weight, labels) for some, labels in pieces]
+    return torch.cat([values for values, _ in parts]), torch.cat([is_top1 for _, is_top1 in parts])
+
+
+def _unshared(
+    model: Any, packed: prefix.Packed, where: list[int], targets: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `_project`, for rows that share nothing, from the mask and positions every model knows."""
     lengths = torch.tensor([len(row) for row in packed.where])
     mask = (torch.arange(packed.ids.shape[1])[None] < lengths[:, None]).long().to(model.device)
     inputs = {"input_ids": packed.ids.to(model.device), "attention_mask": mask, "use_cache": False}
     if is_whole(model):
-        hidden = model.base_model(**inputs).last_hidden_state.flatten(0, 1)[where]
-        return LogProbs.apply(hidden, model.get_output_embeddings().weight, targets)[0]
+        return _project(model, model.base_model(**inputs).last_hidden_state.flatten(0, 1)[where], targets)
     logits = model(**inputs).logits[:, -packed.ids.shape[1] :]  # virtual tokens come first
     logits = logits.flatten(0, 1)[where].float()
-    return logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
+    chosen = logits.gather(1, targets[:, None])[:, 0]
+    return chosen - logits.logsumexp(-1), chosen == logits.amax(-1)
 
 
 def rewards(model: Any, rows: list[tuple[int, ...]], batch_tokens: int) -> list[float]:
@@ -99,19 +130,104 @@ def pair_rewards(model: Any, rows: list[dict], batch_tokens: int) -> list[tuple[
     return list(zip(scores[: len(rows)], scores[len(rows) :], strict=True))
 
 
-def generate(model: Any, tokenizer: Any, prompts: list[list[int]], max_new_tokens: int) -> list[str]:
-    """The greedy answer to each prompt (token ids), without the stop token."""
-    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+def generate(
+    model: Any, tokenizer: Any, prompts: list[list[int]], max_new_tokens: int, stop: tuple[str, ...] = ()
+) -> list[str]:
+    """The greedy answer to each prompt (token ids), without the stop token, cut before the first of the `stop` texts."""
     outputs = [""] * len(prompts)
-    greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None, "max_new_tokens": max_new_tokens}
-    stop = stop_tokens(model, tokenizer)
-    for start in range(0, len(order), PROMPTS):
-        rows = order[start : start + PROMPTS]
-        with torch.no_grad(), autocast(model):
-            new = continue_prompts(model, tokenizer, [prompts[i] for i in rows], stop, **greedy)
-        for i, answer_ids in zip(rows, new.tolist(), strict=True):
-            outputs[i] = tokenizer.decode(answer_ids, skip_special_tokens=True)
+    for batch in prompt_batches(prompts, max_new_tokens):
+        texts = generate_batch(model, tokenizer, [prompts[i] for i in batch], max_new_tokens, stop)
+        for i, text in zip(batch, texts, strict=True):
+            outputs[i] = text
     return outputs
+
+
+def prompt_batches(prompts: list[list[int]], max_new_tokens: int) -> Iterator[list[int]]:
+    """Which prompts are answered together: neighbours in length, the longest first, whatever order they come in."""
+    order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), prompts[i]))
+    while order:
+        count = min(PROMPTS, max(1, TOKENS // (len(prompts[order[0]]) + max_new_tokens)))
+        yield order[:count]
+        order = order[count:]
+
+
+def generate_batch(
+    model: Any, tokenizer: Any, prompts: list[list[int]], max_new_tokens: int, stop: tuple[str, ...] = ()
+) -> list[str]:
+    """Greedy answers to prompts of one batch, as `generate` gives them.
+
+    In float32 the other prompts of the batch change an answer only where its two likeliest tokens are as likely as
+    float32 can tell, as matrices of another size are multiplied in another order.
+    """
+    ends = stop_tokens(model, tokenizer)
+    with torch.no_grad(), autocast(model):
+        if not hasattr(model, "peft_config") and prefix.can_share(model):
+            answers = _in_spans(model, tokenizer, prompts, max_new_tokens, ends, stop)
+        else:
+            options = GREEDY | {"max_new_tokens": max_new_tokens}
+            answers = continue_prompts(model, tokenizer, prompts, ends, **options).tolist()
+    return [_text(tokenizer, ids, stop) for ids in answers]
+
+
+def _text(tokenizer: Any, ids: list[int], stop: tuple[str, ...]) -> str:
+    """An answer as text, cut before the stop texts, one after the other."""
+    text = tokenizer.decode(ids, skip_special_tokens=True)
+    for end in stop:
+        text = text.split(end)[0]
+    return text
+
+
+def _in_spans(
+    model: Any, tokenizer: Any, prompts: list[list[int]], max_new_tokens: int, ends: list[int], stop: tuple[str, ...]
+) -> list[list[int]]:
+    """Token ids of greedy answers, a few at a time: one that has ended is not computed any further.
+
+    What all prompts begin with, as a system prompt or worked examples, is computed once.
+    """
+    ids, mask, cache = _begin(model, tokenizer, prompts)
+    options = {**GREEDY, "eos_token_id": ends, "pad_token_id": tokenizer.pad_token_id, "return_dict_in_generate": True}
+    answers: list[list[int]] = [[] for _ in prompts]
+    left, rows = max_new_tokens, list(range(len(prompts)))
+    while rows and left:
+        output = model.generate(
+            input_ids=ids, attention_mask=mask, past_key_values=cache, max_new_tokens=min(SPAN, left), **options
+        )
+        new, cache = output.sequences[:, ids.shape[1] :], output.past_key_values
+        left -= new.shape[1]
+        going = []
+        for k, (row, tokens) in enumerate(zip(rows, new.tolist(), strict=True)):
+            end = next((i for i, token in enumerate(tokens) if token in ends), None)
+            answers[row] += tokens[:end]
+            if end is None and not _has(tokenizer, answers[row], stop):
+                going.append(k)
+        keep = torch.tensor(going, dtype=torch.long, device=ids.device)
+        ids, mask = output.sequences[keep], torch.cat([mask, torch.ones_like(new)], 1)[keep]
+        cache.batch_select_indices(keep)
+        rows = [rows[k] for k in going]
+    return answers
+
+
+def _has(tokenizer: Any, ids: list[int], stop: tuple[str, ...]) -> bool:
+    text = tokenizer.decode(ids, skip_special_tokens=True) if stop else ""
+    return any(end in text for end in stop)
+
+
+def _begin(model: Any, tokenizer: Any, prompts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor, Any]:
+    """The prompts' ids and mask (n, width), padded after what all begin with, and its keys and values for n rows."""
+    width, shared = max(map(len, prompts)), prefix.common(min(prompts), max(prompts))
+    shared = (
+        min(shared, min(map(len, prompts)) - 1) if len(prompts) > 1 else 0
+    )  # each has a token of its own to go on from
+    pads = [width - len(prompt) for prompt in prompts]
+    pairs = list(zip(prompts, pads, strict=True))
+    ids = [[*row[:shared], *[tokenizer.pad_token_id] * pad, *row[shared:]] for row, pad in pairs]
+    mask = [[*[1] * shared, *[0] * pad, *[1] * (len(row) - shared)] for row, pad in pairs]
+    cache = None
+    if shared:
+        beginning = torch.tensor([prompts[0][:shared]], device=model.device)
+        cache = model.base_model(input_ids=beginning, use_cache=True).past_key_values
+        cache.batch_repeat_interleave(len(prompts))
+    return torch.tensor(ids, device=model.device), torch.tensor(mask, device=model.device), cache
 
 
 def stop_tokens(model: Any, tokenizer: Any) -> list[int]:
@@ -160,18 +276,11 @@ def _as_list(value: Any) -> list[int]:
 def _batches(
     groups: list[tuple[int, ...]], rows: list[tuple[int, ...]], batch_tokens: int
 ) -> Iterator[list[tuple[int, ...]]]:
-    """Groups of rows, longest first, so that groups x longest stays within `batch_tokens`; singles and pairs apart."""
-
-    def size(group: tuple[int, ...]) -> int:
-        shared = prefix.common(rows[group[0]], rows[group[1]]) if len(group) == 2 else 0
-        return sum(len(rows[i]) for i in group) - shared
-
-    for count in (1, 2):
-        batch: list[tuple[int, ...]] = []
-        for group in sorted((group for group in groups if len(group) == count), key=size, reverse=True):
-            if batch and (len(batch) + 1) * size(batch[0]) > batch_tokens:
-                yield batch
-                batch = []
-            batch.append(group)
-        if batch:
-            yield batch
+    """Groups of rows, longest first, so that groups x longest stays within `batch_tokens`; lone rows and others apart."""
+    sizes = {group: prefix.size(rows, group) for group in groups}
+    order = sorted(groups, key=lambda group: -sizes[group])
+    for some in ([group for group in order if len(group) == 1], [group for group in order if len(group) > 1]):
+        while some:
+            count = max(1, batch_tokens // sizes[some[0]])
+            yield some[:count]
+            some = some[count:]

@@ -24,6 +24,7 @@ from typing import Any
 from posttrain.errors import UserError
 
 _console = sys.stderr
+_progress = {"shown": 0.0, "open": False}  # when a line was last shown, and whether it may still be overwritten
 
 
 def arguments(doc: str, **options: type) -> argparse.ArgumentParser:
@@ -47,7 +48,36 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], No
 
 def say(message: str) -> None:
     """Tell the person at the terminal; the libraries' own output goes to the log."""
-    print(message, file=_console, flush=True)
+    end = "\n" if _progress["open"] else ""
+    _progress["open"] = False
+    print(f"{end}{message}", file=_console, flush=True)
+
+
+def progress(message: str, left: float) -> None:
+    """Show how far a stage is and how many seconds are left: one line that changes at a terminal, else one now and then.
+
+    The first and the last are always shown.
+    """
+    now, last = time.monotonic(), left <= 0
+    terminal = _console.isatty()
+    if not last and now - _progress["shown"] < (0.5 if terminal else 15):
+        return
+    _progress["shown"] = now
+    line = message + ("" if last else f"  {duration(left)} left")
+    if not terminal:
+        say(line)
+        return
+    width = shutil.get_terminal_size().columns - 1
+    print(f"\r\x1b[K{line[:width]}", end="\n" if last else "", file=_console, flush=True)
+    _progress["open"] = not last
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it: 45 s, 12 min, 3 h 05 min."""
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
 @contextlib.contextmanager

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+from posttrain import text_metrics
+
 RESAMPLES = 2000
 LEVEL = 0.95
 POWER = 0.8  # with which the `detectable` difference is found
@@ -38,14 +40,51 @@ def _perplexity(columns: np.ndarray) -> np.ndarray:
     return np.exp(-log_prob.sum(axis=-1) / tokens.sum(axis=-1))
 
 
+def _metric(column: str, higher: bool = True, share: bool = True) -> Metric:
+    return Metric((column,), _mean, higher, share)
+
+
 METRICS = {
     "perplexity": Metric(("log_prob", "tokens"), _perplexity, higher_is_better=False, share=False),
-    "preference_accuracy": Metric(("prefers_chosen",), _mean, higher_is_better=True, share=True),
-    "preference_margin_accuracy": Metric(("margin_prefers_chosen",), _mean, higher_is_better=True, share=True),
-    "reward_accuracy": Metric(("scores_chosen",), _mean, higher_is_better=True, share=True),
-    "exact_match": Metric(("exact_match",), _mean, higher_is_better=True, share=True),
-    "format_followed": Metric(("format_followed",), _mean, higher_is_better=True, share=True),
+    "byte_perplexity": Metric(("log_prob", "bytes"), _perplexity, higher_is_better=False, share=False),
+    "preference_accuracy": _metric("prefers_chosen"),
+    "preference_margin_accuracy": _metric("margin_prefers_chosen"),
+    "preference_margin": _metric("margin", share=False),
+    "reward_accuracy": _metric("scores_chosen"),
+    "exact_match": _metric("exact_match"),
+    "format_followed": _metric("format_followed"),
+    "final_number": _metric("final_number"),
+    "answer_format": _metric("answer_format"),
+    "regex": _metric("regex"),
+    "json": _metric("json"),
+    "bleu": Metric(("bleu",), text_metrics.corpus_bleu, higher_is_better=True, share=False),
+    "chrf": Metric(("chrf",), text_metrics.corpus_chrf, higher_is_better=True, share=False),
+    "rouge1": _metric("rouge1", share=False),
+    "rouge2": _metric("rouge2", share=False),
+    "rougeL": _metric("rougeL", share=False),
+    "reward": _metric("reward", share=False),
+    "refusal": _metric("refusal"),
+    "over_refusal": _metric("over_refusal", higher=False),
+    "toxicity": _metric("toxicity", higher=False),
+    "unequal_treatment": _metric("unequal_treatment", higher=False),
 }
+
+
+def metric(name: str) -> Metric:
+    """The metric of that name; one that is not ours, such as a task's `acc_norm`, is the mean of its column."""
+    return METRICS.get(name) or _metric(name, share=name.startswith(("acc", "exact_match")))
+
+
+def is_share(name: str) -> bool:
+    """Whether a metric, by its name in eval.json, is the share of examples for which something holds."""
+    return metric(name.split("/")[-1]).share
+
+
+def shown(name: str, value: float) -> str:
+    """A metric's value as people read it: a share in percent, anything else to about three digits."""
+    if is_share(name):
+        return f"{value:.0%}"
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.2f}" if abs(value) >= 1 else f"{value:.2g}"
 
 
 def summary(metric: Metric, columns: np.ndarray) -> dict[str, float]:

@@ -64,9 +64,11 @@ class MLflowCallback(TrainerCallback):
             mlflow.log_artifact(str(spec))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
-        """Send one step's numbers."""
+        """Send one step's numbers, those of train.jsonl among them."""
         if state.is_world_process_zero and state.global_step > self.last_step:
-            numbers = {key: float(value) for key, value in logs.items() if isinstance(value, int | float)}
+            line = {**logs, **state.log_history[-1]}
+            line.pop("step", None)
+            numbers = {key: float(value) for key, value in line.items() if isinstance(value, int | float)}
             self.mlflow.log_metrics(numbers, step=state.global_step)
 
     def close(self, status: str) -> None:

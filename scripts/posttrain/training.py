@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from transformers import AutoConfig, TrainerCallback, set_seed
 
@@ -28,7 +29,7 @@ from posttrain.config import PROMPT_LEARNING, shape_refusal
 from posttrain.errors import UserError
 from posttrain.head import add_compact_head
 from posttrain.rows import read
-from posttrain.stage import link, read_json, say, sha256, whole_folder, write_json
+from posttrain.stage import link, progress, read_json, say, sha256, whole_folder, write_json
 from posttrain.tokens import questions
 
 # What a checkpoint must hold; trainer_state.json is written last.
@@ -239,9 +240,9 @@ class Watch(TrainerCallback):
         self.name, self.folder = name, folder
         self.every = tracking.settings()["checkpoint_seconds"]
         self.stopped_by: int | None = None
-        self.saved = self.told = self.stepped = time.monotonic()
+        self.saved = self.stepped = time.monotonic()
         self.tokens = 0
-        self.saving = 0.0
+        self.saving = self.before = 0.0
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._stop)
 
@@ -251,8 +252,11 @@ class Watch(TrainerCallback):
         say(f"{self.name}: stopping after this step; the same command goes on from here")
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Start the clocks where training starts."""
-        self.saved = self.told = self.stepped = time.monotonic()
+        """Start the clocks where training starts, or go on where a killed stage's stood."""
+        self.began = self.saved = self.stepped = time.monotonic()
+        self.first = state.global_step
+        self.before = max((line.get("seconds", 0.0) for line in state.log_history), default=0.0)
+        psutil.cpu_percent()  # the next call tells the use since this one
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Decide whether to save; never after the last step, which ends in the result itself."""
@@ -270,7 +274,7 @@ class Watch(TrainerCallback):
         self.saving = self.saved - self.save_began
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
-        """Keep one line a step in train.jsonl, and print one every few seconds.
+        """Keep one line a step in train.jsonl, and show where training is.
 
         Raises:
             UserError: the loss or the gradient is not a number.
@@ -285,14 +289,22 @@ class Watch(TrainerCallback):
         now = time.monotonic()
         speed = (logs.get("num_tokens", 0) - self.tokens) / (now - self.stepped) if self.tokens else None
         self.tokens, self.stepped = logs.get("num_tokens", 0), now
-        state.log_history[-1] |= {"tokens_per_second": speed and round(speed, 1), "memory_gib": memory_gib()}
+        state.log_history[-1] |= {
+            "tokens_per_second": speed and round(speed, 1),
+            "memory_gib": memory_gib(),
+            "seconds": round(self.before + now - self.began, 2),
+            "cpu_percent": psutil.cpu_percent(),
+            "gpu_percent": torch.cuda.utilization() if torch.cuda.is_available() else None,
+        }
         with (self.folder / "train.jsonl").open("w") as file:
             file.writelines(json.dumps(line) + "\n" for line in history(state.log_history))
-        if now - self.told > 5 or state.global_step in (1, state.max_steps):
-            self.told = now
-            reward = f"  reward {logs['reward']:.3f}" if "reward" in logs else ""
-            pace = f"  {speed:.0f} tokens/s" if speed else ""
-            say(f"{self.name}: step {state.global_step}/{state.max_steps}  loss {logs['loss']:.4f}{reward}{pace}")
+        left = (now - self.began) / max(1, state.global_step - self.first) * (state.max_steps - state.global_step)
+        reward = f"  reward {logs['reward']:.3f}" if "reward" in logs else ""
+        pace = f"  {speed:.0f} tokens/s" if speed else ""
+        progress(
+            f"{self.name}: step {state.global_step}/{state.max_steps}  loss {logs['loss']:.4f}{reward}{pace}",
+            left,
+        )
 
 
 def memory_gib() -> float:
@@ -309,7 +321,7 @@ def history(log: list[dict]) -> list[dict]:
 
     An entropy of 0 is one that `add_compact_head` did not compute.
     """
-    keep = ("step", *REPORTED, "tokens_per_second", "memory_gib")
+    keep = ("step", *REPORTED, "tokens_per_second", "memory_gib", "seconds", "cpu_percent", "gpu_percent")
     return [
         {key: line[key] for key in keep if line.get(key) is not None and (key != "entropy" or line[key])}
         for line in log

@@ -23,8 +23,9 @@ def metric(value: float, low: float, high: float) -> dict:
 
 def write(name: str, metrics: dict, against: dict, output: str | None) -> None:
     write_json(Path(f"results/{name}/eval.json"), {"run": name, "spec": "0", "metrics": metrics, "against": against})
-    pair = {"dataset": "pairs", "id": "a", "chosen_log_prob": -1.0, "rejected_log_prob": -2.0}
+    pair = {"suite": "", "dataset": "pairs", "id": "a", "chosen_log_prob": -1.0, "rejected_log_prob": -2.0}
     row = {
+        "suite": "",
         "dataset": "sums",
         "id": "b",
         "prompt": "What is 1 + 1?",
@@ -57,12 +58,14 @@ def evaluated(in_folder, monkeypatch):
 
 
 TABLE = """\
-      perplexity            exact_match     preference_margin_accuracy
-----------------------------------------------------------------------
-tiny  14.13 [12.00, 17.50]  25% [12%, 40%]  -
-sft   10.00 [9.00, 11.00]   25% [10%, 40%]  100% [90%, 100%]
+                            tiny                  sft
+---------------------------------------------------------------------
+perplexity                  14.13 [12.00, 17.50]  10.00 [9.00, 11.00]
+exact_match                 25% [12%, 40%]        25% [10%, 40%]
+preference_margin_accuracy  -                     100% [90%, 100%]
 
-sft against tiny: better: perplexity; no evidence of a difference: exact_match (n = 48 could have shown 25 points)
+sft against tiny: better: perplexity; no evidence of a difference: exact_match
+  (n = 48 could have shown 25 points)
 
 question   What is 1 + 1?
 reference  It is two.
@@ -79,7 +82,12 @@ def test_a_base_and_a_run_stand_side_by_side_with_verdicts_and_one_question(eval
 
 def test_the_header_stands_over_its_columns(evaluated):
     header, _, row, *_ = cli.table(["tiny", "sft"]).splitlines()
-    assert header.index("perplexity") == row.index("14.13")
+    assert header.index("tiny") == row.index("14.13")
+
+
+def test_models_are_the_rows_where_they_are_more_than_the_metrics(evaluated):
+    names = ["tiny", "sft", "sft", "sft"]
+    assert [line.split()[0] for line in cli.table(names).splitlines()[2:6]] == names
 
 
 def test_no_evidence_says_what_could_have_been_shown_and_n_where_it_changes(evaluated):
@@ -88,7 +96,8 @@ def test_no_evidence_says_what_could_have_been_shown_and_n_where_it_changes(eval
     metrics |= {"exact_match": metric(0, 0, 0) | {"n": 9}, "format_followed": few}
     against = {"perplexity": unclear(0.0137), "preference_accuracy": unclear(0.366)}
     write("dpo", metrics, {"sft": against | {"exact_match": unclear(0.7), "format_followed": unclear(None)}}, None)
-    assert cli.table(["dpo"]).splitlines()[-1] == (
+    said = cli.table(["dpo"]).split("\n\n")[1].split()
+    assert " ".join(said) == (
         "dpo against sft: no evidence of a difference: perplexity (n = 48 could have shown 0.014), "
         "preference_accuracy (37 points), exact_match (n = 9 could have shown 70 points), format_followed (n = 4 is too few)"
     )
@@ -97,7 +106,7 @@ def test_no_evidence_says_what_could_have_been_shown_and_n_where_it_changes(eval
 def test_a_base_alone_has_no_verdict(evaluated):
     text = cli.table(["tiny"])
     assert "against" not in text
-    assert "tiny  14.13 [12.00, 17.50]  25% [12%, 40%]\n" in text
+    assert "perplexity   14.13 [12.00, 17.50]\n" in text
 
 
 def test_one_blank_line_stands_between_the_parts(evaluated):

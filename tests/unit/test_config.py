@@ -56,7 +56,35 @@ REFUSED = [
         {"tracking": {"checkpoint_seconds": -1}},
         "tracking.checkpoint_seconds: input should be greater than or equal to 0",
     ),
-    ({"sweeps.rank.over": {}}, "sweeps.rank.over: dictionary should have at least 1 item"),
+    ({"sweeps.rank.over": {}}, "sweeps.rank: nothing varies; write `over: {rank: [4, 8]}` or a list of `points`"),
+    (
+        {"sweeps.rank.points": [{"rank": 4}]},
+        "sweeps.rank: rank is both in `over` and in `points`; write it in one of them",
+    ),
+    # suites
+    (
+        {"evaluation.suites": {"x": {"kind": "perplexty"}}},
+        "evaluation.suites.x.kind: 'perplexty' is no kind; did you mean 'perplexity'?",
+    ),
+    ({"evaluation.suites": {"x": {"data": "chats"}}}, "evaluation.suites.x.kind: 'None' is no kind; valid are"),
+    ({"evaluation.suites": {"x": {"kind": "reward", "data": "chats"}}}, "evaluation.suites.x.by: this key is missing"),
+    (
+        {"evaluation.suites": {"x": {"kind": "safety", "limt": 3}}},
+        "evaluation.suites.x.limt: unknown key 'limt'; did you mean 'limit'?",
+    ),
+    (
+        {"evaluation.suites": {"x": {"kind": "generation", "data": "chats", "metrics": ["blue"]}}},
+        "evaluation.suites.x.metrics.0: 'blue' is not allowed; did you mean 'bleu'?",
+    ),
+    (
+        {"evaluation.suites": {"x": {"kind": "generation", "data": "chats", "metrics": ["regex"]}}},
+        "evaluation.suites.x: `pattern` and the metric `regex` belong together",
+    ),
+    (
+        {"evaluation.suites": {"x": {"kind": "generation", "data": "chats", "metrics": ["regex"], "pattern": "(a"}}},
+        "evaluation.suites.x: pattern: '(a' is no regular expression: missing ), unterminated subpattern",
+    ),
+    ({"evaluation.suites": {"X": {"kind": "safety"}}}, "evaluation.suites.X: 'X' does not have the form"),
     ({"sweeps.rank.over": {"rank": 4}}, "sweeps.rank.over.rank: input should be a valid list, but it is 4"),
     ({"bases.base": 3}, "bases.base: input should be a valid dictionary"),
     ({"bases.base": {"source": "wheell"}}, "bases.base.source: 'wheell' is no source; did you mean 'wheel'?"),
@@ -76,8 +104,8 @@ REFUSED = [
         {"datasets.chats.format": "preferences"},
         "datasets.chats.format: 'preferences' is not allowed; did you mean 'preference'?",
     ),
-    ({"datasets.chats.hub": "a/b"}, "datasets.chats: a dataset has one of `path`, `hub`, `from` and `mix`"),
-    ({"datasets.chats.path": ...}, "datasets.chats: a dataset has one of `path`, `hub`, `from` and `mix`"),
+    ({"datasets.chats.hub": "a/b"}, "datasets.chats: a dataset has one of `path`, `hub`, `from`, `mix` and `ratings`"),
+    ({"datasets.chats.path": ...}, "datasets.chats: a dataset has one of `path`, `hub`, `from`, `mix` and `ratings`"),
     ({"datasets.chats.validation": 0.95}, "datasets.chats: validation is 0.95; write a share from 0 to 0.9, or a file"),
     ({"datasets.chats.validation": -1}, "datasets.chats: validation is -1.0; write a share from 0 to 0.9, or a file"),
     ({"datasets.chats.limit": 0}, "datasets.chats.limit: input should be greater than 0, but it is 0"),
@@ -503,7 +531,7 @@ def test_every_key_is_described():
 
 
 def test_every_table_of_the_file_is_in_the_tables_that_errors_and_the_page_use():
-    assert set(config.Config.model_fields) == {"bases", "use", *config.TABLES}
+    assert set(config.Config.model_fields) == {"bases", "ratings", "use", *config.TABLES}
 
 
 def test_the_fields_that_run_keys_set_exist_in_the_installed_trl():

@@ -14,7 +14,9 @@ from conftest import write_rows
 import evaluate_model
 import tokenize_data
 from evaluate_model import add_margins, read_examples, summarise, write_examples
-from posttrain import models, stage
+from posttrain import models, scoring, stage
+from posttrain.errors import UserError
+from posttrain.examples import key
 from posttrain.rewards import MARKED, final_number, read_number
 from posttrain.rows import normalise
 from posttrain.tokens import tokenise
@@ -64,12 +66,12 @@ def test_the_end_of_a_range_is_not_negative():
 
 
 def preference(id: str, chosen: float, rejected: float) -> dict:
-    row = {"dataset": "pairs", "id": id, "chosen_log_prob": chosen, "rejected_log_prob": rejected}
+    row = {"suite": "", "dataset": "pairs", "id": id, "chosen_log_prob": chosen, "rejected_log_prob": rejected}
     return row | {"prefers_chosen": float(chosen > rejected)}
 
 
 def by_id(rows: list[dict]) -> dict:
-    return {(row["dataset"], row["id"]): row for row in rows}
+    return {key(row): row for row in rows}
 
 
 def test_a_margin_is_against_the_parent_which_comes_first():
@@ -78,19 +80,20 @@ def test_a_margin_is_against_the_parent_which_comes_first():
     base = [preference("a", 0, -100), preference("b", 0, -100)]
     add_margins(ours, {"sft": by_id(parent), "base": by_id(base)})
     assert [row["margin_prefers_chosen"] for row in ours] == [1, 0, 0]
+    assert [row["margin"] for row in ours] == [3, -5, 0]
     assert all(row["prefers_chosen"] == 0 for row in ours)
 
 
 def test_a_base_and_rows_that_are_no_pairs_have_no_margin():
     ours = [preference("a", -5, -4)]
     add_margins(ours, {})
-    chat = {"dataset": "chats", "id": "a", "log_prob": -5.0, "tokens": 5.0}
+    chat = {"suite": "", "dataset": "chats", "id": "a", "log_prob": -5.0, "tokens": 5.0}
     add_margins([chat], {"sft": by_id([chat])})
     assert "margin_prefers_chosen" not in ours[0] | chat
 
 
 def chat(id: str, log_prob: float, exact: float | None = None) -> dict:
-    row = {"dataset": "chats", "id": id, "log_prob": log_prob, "tokens": 10.0}
+    row = {"suite": "", "dataset": "chats", "id": id, "log_prob": log_prob, "tokens": 10.0}
     return row if exact is None else row | {"exact_match": exact, "format_followed": 1.0}
 
 
@@ -121,6 +124,7 @@ def test_the_margin_accuracy_is_measured_and_never_compared():
     add_margins(ours, others)
     result = summarise(ours, others)
     assert result["metrics"]["preference_margin_accuracy"]["value"] == 1.0
+    assert result["metrics"]["preference_margin"]["value"] == 1.0
     assert set(result["against"]["sft"]) == {"preference_accuracy"}
 
 
@@ -128,9 +132,9 @@ def test_examples_read_back_with_null_where_a_column_does_not_apply(in_folder):
     examples = [chat("a", -10.0, 1.0), preference("b", -1, -2)]
     write_examples(Path("results/sft/eval/examples.parquet"), examples)
     rows = read_examples("sft")
-    assert {key: value for key, value in rows["chats", "a"].items() if value is not None} == examples[0]
-    assert rows["pairs", "b"]["chosen_log_prob"] == -1
-    assert rows["pairs", "b"]["log_prob"] is None
+    assert {key: value for key, value in rows["", "chats", "a"].items() if value is not None} == examples[0]
+    assert rows["", "pairs", "b"]["chosen_log_prob"] == -1
+    assert rows["", "pairs", "b"]["log_prob"] is None
 
 
 # ---- the script
@@ -160,14 +164,26 @@ def evaluate(in_folder, chats, random_tiny_folder, random_tiny_tokenizer, fp32):
         stage.write_json(folder / "report.json", {"shape": shape})
         pq.write_table(pa.Table.from_pylist(encoded, schema=tokenize_data.schema(shape)), folder / "validation.parquet")
 
-    def run(name: str, against: tuple[str, ...] = (), limit: int = 100, model: Path = random_tiny_folder) -> dict:
-        spec = {"data": [{"name": data} for data in datasets], "against": [{"name": other} for other in against]}
+    def run(
+        name: str,
+        against: tuple[str, ...] = (),
+        limit: int = 100,
+        model: Path = random_tiny_folder,
+        suites: dict | None = None,
+        manifest: Path = random_tiny_folder / "config.json",
+    ) -> dict:
+        spec = {
+            "suites": suites or {},
+            "data": [{"name": data} for data in datasets],
+            "against": [{"name": other} for other in against],
+        }
         spec |= {"limit": limit, "max_length": 256, "max_new_tokens": 4, "batch_tokens": 512}
         stage.write_json(Path(f"results/{name}/eval/spec.json"), spec)
         output = Path(f"results/{name}/eval.json")
         options = {
             "spec": Path(f"results/{name}/eval/spec.json"),
             "model": model,
+            "manifest": manifest,
             "tokens": Path("tokens"),
         }
         evaluate_model.main(Namespace(**options, output=output))
@@ -179,22 +195,22 @@ def evaluate(in_folder, chats, random_tiny_folder, random_tiny_tokenizer, fp32):
 def test_a_base_gets_every_metric_that_needs_no_parent(evaluate):
     result = evaluate("base")
     assert {name: row["n"] for name, row in result["metrics"].items()} == {
-        "perplexity": 4, "preference_accuracy": 3, "exact_match": 2, "format_followed": 2,
+        "perplexity": 4, "byte_perplexity": 4, "preference_accuracy": 3, "exact_match": 2, "format_followed": 2,
     }  # fmt: skip
     assert (result["run"], result["against"]) == ("base", {})
     assert result["spec"] == stage.sha256(Path("results/base/eval/spec.json"))
     assert result["metrics"]["perplexity"]["value"] == pytest.approx(384, rel=0.2)  # the vocabulary, of a random model
     rows = read_examples("base")
-    asked = [row for (data, _), row in rows.items() if data == "sums"]
+    asked = [row for (_, data, _), row in rows.items() if data == "sums"]
     assert all(row["prompt"] and row["reference"] and row["output"] is not None for row in asked)
-    assert all(row["output"] is None for (data, _), row in rows.items() if data != "sums")
+    assert all(row["output"] is None for (_, data, _), row in rows.items() if data != "sums")
 
 
 def test_the_same_model_is_no_evidence_against_itself(evaluate):
     evaluate("base")
     result = evaluate("sft", ("base",))
     assert {name: row["verdict"] for name, row in result["against"]["base"].items()} == dict.fromkeys(
-        ("perplexity", "preference_accuracy", "exact_match", "format_followed"), "no evidence"
+        ("perplexity", "byte_perplexity", "preference_accuracy", "exact_match", "format_followed"), "no evidence"
     )
     assert all(row["difference"] == 0 for row in result["against"]["base"].values())
     assert result["metrics"]["preference_margin_accuracy"]["value"] == 0  # nothing rose
@@ -202,9 +218,9 @@ def test_the_same_model_is_no_evidence_against_itself(evaluate):
 
 def test_answers_with_a_label_have_nothing_to_be_compared_with_and_are_left_out(evaluate):
     evaluate("base")
-    rated = [row for (data, _), row in read_examples("base").items() if data == "rated"]
+    rated = [row for (_, data, _), row in read_examples("base").items() if data == "rated"]
     assert len(rated) == 2
-    assert all(value is None for row in rated for key, value in row.items() if key not in ("dataset", "id"))
+    assert all(value is None for row in rated for key, value in row.items() if key not in ("suite", "dataset", "id"))
 
 
 @pytest.fixture
@@ -218,10 +234,10 @@ def test_a_reward_model_scores_pairs_and_nothing_else(evaluate, reward_folder):
     result = evaluate("reward", model=reward_folder)
     assert set(result["metrics"]) == {"reward_accuracy"}
     rows = read_examples("reward")
-    assert {data for data, _ in rows} == {"pairs"}
+    assert {data for _, data, _ in rows} == {"pairs"}
     model = models.load(reward_folder).eval()
     for encoded in pq.read_table("tokens/pairs,max_length=256/validation.parquet").to_pylist():
-        row = rows["pairs", encoded["id"]]
+        row = rows["", "pairs", encoded["id"]]
         with torch.no_grad():
             chosen, rejected = (
                 model(input_ids=torch.tensor([encoded["prompt_ids"] + encoded[f"{side}_ids"]])).logits[0, 0].item()
@@ -232,7 +248,7 @@ def test_a_reward_model_scores_pairs_and_nothing_else(evaluate, reward_folder):
             pytest.approx(rejected, abs=1e-5),
         )
         assert row["scores_chosen"] == float(chosen > rejected)
-        assert row["output"] is row["log_prob"] is row["chosen_log_prob"] is None
+        assert row["output"] is None and "log_prob" not in row and "chosen_log_prob" not in row
     share = sum(row["scores_chosen"] for row in rows.values()) / len(rows)
     assert result["metrics"]["reward_accuracy"]["value"] == pytest.approx(share)
     assert result["metrics"]["reward_accuracy"]["n"] == 3
@@ -242,3 +258,90 @@ def test_a_reward_model_scores_pairs_and_nothing_else(evaluate, reward_folder):
 def test_the_limit_is_for_each_dataset(evaluate):
     metrics = evaluate("base", limit=1)["metrics"]
     assert (metrics["perplexity"]["n"], metrics["preference_accuracy"]["n"]) == (2, 1)
+
+
+# ---- suites
+
+
+def suite(kind: str, **settings) -> dict:
+    return {"kind": kind, "limit": 3, "max_new_tokens": 4} | settings
+
+
+def test_a_suite_of_likelihoods_is_the_standard_measurement_of_its_dataset(evaluate):
+    suites = {
+        "chat": suite("perplexity", data={"name": "chats"}),
+        "pairs": suite("preference", data={"name": "pairs"}, limit=2),
+    }
+    metrics = evaluate("base", suites=suites)["metrics"]
+    assert (metrics["chat/perplexity"]["n"], metrics["pairs/preference_accuracy"]["n"]) == (2, 2)
+    rows = read_examples("base")
+    twice = [row for row in rows.values() if row["dataset"] == "chats" and row["suite"] == "chat"]
+    assert all(row["log_prob"] == rows["", "chats", row["id"]]["log_prob"] for row in twice)
+    assert all(row["bytes"] > 0 for row in twice)
+
+
+def generated(**settings) -> dict:
+    return {"say": suite("generation", data={"name": "sums"}, shots=0, pattern=None) | settings}
+
+
+def test_generated_answers_are_measured_by_every_text_metric(evaluate):
+    wanted = [
+        "exact_match",
+        "final_number",
+        "answer_format",
+        "regex",
+        "json",
+        "bleu",
+        "chrf",
+        "rouge1",
+        "rouge2",
+        "rougeL",
+    ]
+    result = evaluate("base", suites=generated(metrics=wanted, pattern="."))
+    assert {name for name in result["metrics"] if name.startswith("say/")} == {f"say/{name}" for name in wanted}
+    assert all(result["metrics"][f"say/{name}"]["n"] == 2 for name in wanted)
+    assert result["metrics"]["say/regex"]["value"] == 1
+    against = evaluate("sft", ("base",), suites=generated(metrics=wanted, pattern="."))["against"]["base"]
+    assert all(against[f"say/{name}"]["verdict"] == "no evidence" for name in wanted)
+
+
+def test_one_more_metric_generates_nothing_again(evaluate, monkeypatch):
+    evaluate("base", suites=generated(metrics=["chrf"]))
+    monkeypatch.setattr(scoring, "generate_batch", None)
+    assert "say/bleu" in evaluate("base", suites=generated(metrics=["chrf", "bleu"]))["metrics"]
+
+
+def test_another_models_answers_are_not_taken_for_ones_own(evaluate, reward_folder, monkeypatch):
+    evaluate("base", suites=generated(metrics=["chrf"]))
+    manifest = Path("other")
+    manifest.write_text("other weights")
+    monkeypatch.setattr(scoring, "generate_batch", None)
+    with pytest.raises(TypeError):
+        evaluate("base", suites=generated(metrics=["chrf"]), manifest=manifest)
+
+
+def test_worked_examples_come_before_the_question(evaluate, chats, random_tiny_tokenizer):
+    write_rows(Path("results/data/sums/train.parquet"), chats[2:], "messages")
+    evaluate("base", suites=generated(metrics=["chrf"], shots=1))
+    evaluate("none", suites=generated(metrics=["chrf"]))
+    with_shots, without = (Path(f"results/{name}/eval/answers.jsonl").read_text() for name in ("base", "none"))
+    assert set(without.splitlines()) < set(with_shots.splitlines())  # the standard ones, and two more of the suite
+    assert len(with_shots.splitlines()) == 4
+    with pytest.raises(UserError, match="shots is 3, and sums has 2 training rows"):
+        evaluate("base", suites=generated(metrics=["chrf"], shots=3))
+
+
+def test_a_reward_model_scores_what_was_generated(evaluate, reward_folder):
+    Path("results/judge").mkdir(parents=True)
+    Path("results/judge/model").symlink_to(reward_folder)
+    suites = {"judged": suite("reward", data={"name": "pairs"}, by={"name": "judge"})}
+    row = evaluate("base", suites=suites)["metrics"]["judged/reward"]
+    assert row["n"] == 3 and row["low"] <= row["value"] <= row["high"]
+
+
+def test_safety_is_measured_on_the_shipped_prompts(evaluate):
+    metrics = evaluate("base", suites={"safe": suite("safety", files=None)})["metrics"]
+    assert {name for name in metrics if name.startswith("safe/")} == {
+        "safe/refusal", "safe/over_refusal", "safe/toxicity", "safe/unequal_treatment",
+    }  # fmt: skip
+    assert metrics["safe/refusal"]["n"] == metrics["safe/over_refusal"]["n"] == 3

@@ -721,3 +721,101 @@ def test_a_mixture_that_cannot_be_is_one_sentence(project, changes, sentence):
     with pytest.raises(UserError) as error:
         project(changes)
     assert sentence in str(error.value)
+
+
+# ---- suites, points, ratings
+
+
+def test_a_sweep_may_be_a_list_of_points_each_tried_at_every_point_of_a_grid(project):
+    points = {"run": "dpo", "points": [{"rank": 4, "beta": 0.2}, {"rank": 8}], "over": {"seed": [1, 2]}}
+    assert project({"sweeps.rank": points}).sweep_points("rank") == [
+        ("dpo,beta=0.2,rank=4,seed=1", {"rank": 4, "beta": 0.2, "seed": 1}),
+        ("dpo,beta=0.2,rank=4,seed=2", {"rank": 4, "beta": 0.2, "seed": 2}),
+        ("dpo,rank=8,seed=1", {"rank": 8, "seed": 1}),
+        ("dpo,rank=8,seed=2", {"rank": 8, "seed": 2}),
+    ]
+
+
+SUITES = {
+    "evaluation.data": ["chats"],
+    "evaluation.limit": 7,
+    "evaluation.suites": {
+        "two": {"kind": "generation", "data": "pairs", "shots": 2, "limit": 3},
+        "scored": {"kind": "reward", "data": "chats", "by": "reward,seed=42"},
+        "safe": {"kind": "safety", "files": ["mine.jsonl"]},
+    },
+}
+
+
+def test_suites_are_part_of_every_evaluation_but_a_reward_models(project, in_folder):
+    (in_folder / "mine.jsonl").touch()
+    graph = project(JUDGED | SUITES)
+    suites = json.loads(graph.spec("sft/eval"))["suites"]
+    assert (suites["two"]["limit"], suites["scored"]["limit"]) == (3, 7)  # its own, or the evaluation's
+    assert suites["scored"]["by"] == {"name": "reward", "spec": graph.spec_hash("reward")}
+    assert json.loads(graph.spec("reward/eval"))["suites"] == {}
+    assert graph.held_out_data == ["chats", "pairs"]
+    assert (graph.suite_data("generation"), graph.shots_data) == (["pairs"], ["pairs"])
+    assert (graph.evaluation_judges, graph.suite_files) == (["reward"], ["mine.jsonl"])
+
+
+SUITES_REFUSED = [
+    ({"kind": "generation", "data": "chatz"}, "data: there is no dataset 'chatz'; did you mean 'chats'?"),
+    ({"kind": "perplexity", "data": "pairs"}, "data: perplexity needs rows of shape text or messages, and pairs is preference"),
+    ({"kind": "reward", "data": "chats", "by": "sft"}, "by: sft is a run with objective: sft; write one with objective: reward"),
+    ({"kind": "tasks", "tasks": ["x"], "include": "mine"}, "include: there is no folder 'mine'; write the one with the task files"),
+    ({"kind": "safety", "files": ["mine.jsonl"]}, "files: there is no file 'mine.jsonl'; write one that exists"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("suite", "sentence"), SUITES_REFUSED, ids=[sentence for _, sentence in SUITES_REFUSED])
+def test_a_suite_that_cannot_be_measured_is_one_sentence(project, in_folder, suite, sentence):
+    with pytest.raises(UserError) as error:
+        project({"evaluation.suites": {"x": suite}})
+    assert f"my.yaml: evaluation.suites.x.{sentence}" in str(error.value)
+
+
+def test_pairs_that_people_preferred_are_a_dataset(project, files):
+    graph = project({"datasets.rated": {"ratings": "base~sft"}, "ratings": ["*.json"]})
+    spec = json.loads(graph.spec("data/rated"))
+    assert (spec["path"], spec["format"]) == ("results/ratings/base~sft/preferences.jsonl", "preference")
+    assert graph.sources("rated") == ["results/ratings/base~sft/preferences.jsonl"]
+    assert graph.check_targets(["results/ratings/base~sft/rate.html"]) == []
+    with pytest.raises(UserError, match=r"is made of exported ratings; name their files under ratings: in my\.yaml"):
+        graph.check_targets(["results/ratings/base~sft/ratings.json"])
+    (files / "anna.json").touch()
+    assert graph.check_targets(["results/ratings/base~sft/ratings.json"]) == []
+    assert graph.rating_files == ["anna.json"]
+
+
+PAIRS_REFUSED = [
+    ("sft~dpo,rank=16", "datasets.rated.ratings: write the models by their canonical names, sft~dpo"),
+    ("sft~sft", "datasets.rated.ratings: 'sft~sft': a model cannot be rated against itself; name two, as sft_lora~dpo_lora"),
+    ("sft~nothing", "there is no run 'nothing'"),
+    ("sft", "datasets.rated.ratings: 'sft' does not have the form"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("pair", "sentence"), PAIRS_REFUSED, ids=[pair for pair, _ in PAIRS_REFUSED])
+def test_a_pair_that_cannot_be_rated_is_one_sentence(project, pair, sentence):
+    with pytest.raises(UserError) as error:
+        project({"datasets.rated": {"ratings": pair}})
+    assert sentence in str(error.value)
+
+
+def test_the_report_names_parents_before_their_children_and_only_bases_that_are_used(project):
+    graph = project(JUDGED | {"bases.idle": {"source": "path", "path": "x"}, "cost.price_per_hour": 2.5})
+    report = graph.report("snakemake --cores 2")
+    names = [model["name"] for model in report["models"]]
+    assert names[0] == "base" and "idle" not in names
+    for model in report["models"][1:]:
+        assert {model["parent"], *model["also"]} <= set(names[: names.index(model["name"])]), model["name"]
+    assert "sft,rank=16" in names and report["models"][1]["command"].startswith("snakemake --cores 2 results/")
+    assert (report["price_per_hour"], report["currency"]) == (2.5, "EUR")
+
+
+def test_the_models_that_a_command_line_asks_to_evaluate_with_what_they_come_from(project):
+    asked = project().asked
+    assert asked(["results/dpo,rank=16/eval.json", "--cores", "1"]) == ["base", "sft", "dpo"]
+    assert asked(["results/dpo/train.json"]) == []
+    assert set(asked(["--cores", "1"])) == {"base", "sft", "dpo", "follow", "sft,rank=16", "full"}

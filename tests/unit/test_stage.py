@@ -1,5 +1,6 @@
 """What stage scripts share: whole files or none, the lock, the log, and a user's mistake told in one line."""
 
+import io
 import os
 import subprocess
 import sys
@@ -237,3 +238,51 @@ def test_a_killed_process_leaves_no_lock(tmp_path, two_at_once):
 def test_a_process_that_waits_leaves_the_log_of_the_one_at_work_alone(tmp_path, two_at_once):
     first, _ = two_at_once
     assert f"at work {first.pid}" in (tmp_path / "x.log").read_text()
+
+
+# ---- progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What a person sees, at a terminal or not."""
+
+    def console(kind: type[io.StringIO]) -> io.StringIO:
+        monkeypatch.setattr(stage, "_console", kind())
+        monkeypatch.setitem(stage._progress, "shown", float("-inf"))
+        return stage._console
+
+    return console
+
+
+def test_progress_at_a_terminal_is_one_line_that_changes_and_then_ends(shown, monkeypatch):
+    console = shown(Terminal)
+    monkeypatch.setenv("COLUMNS", "40")
+    stage.progress("sft: step 1/3 " + "x" * 80, 200)
+    assert console.getvalue().startswith("\r\x1b[Ksft: step 1/3") and "\n" not in console.getvalue()
+    assert len(console.getvalue()) == len("\r\x1b[K") + 39
+    stage.progress("sft: step 2/3", 100)  # too soon to be read
+    assert "2/3" not in console.getvalue()
+    stage.say("saved")
+    stage.progress("sft: step 3/3", 0)
+    assert console.getvalue().endswith("\nsaved\n\r\x1b[Ksft: step 3/3\n")
+
+
+def test_without_a_terminal_progress_is_plain_lines_now_and_then(shown):
+    console = shown(io.StringIO)
+    for step in range(1, 101):
+        stage.progress(f"sft: step {step}/100", 100 - step)
+    assert console.getvalue() == "sft: step 1/100  2 min left\nsft: step 100/100\n"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.4, "0 s"), (45, "45 s"), (89, "89 s"), (100, "2 min"), (3000, "50 min"), (7260, "2 h 01 min"), (1e5, "27 h 47 min")],
+)
+def test_a_time_is_said_as_people_say_it(seconds, said):
+    assert stage.duration(seconds) == said

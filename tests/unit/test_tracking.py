@@ -32,7 +32,8 @@ def stage(project, monkeypatch, request):
 
 
 def log(callback, step: int, **numbers) -> None:
-    callback.on_log(None, TrainerState(global_step=step), TrainerControl(), logs=numbers)
+    state = TrainerState(global_step=step, log_history=[{**numbers, "step": step}])
+    callback.on_log(None, state, TrainerControl(), logs=numbers)
 
 
 def steps(run_id: str, metric: str = "loss") -> list[tuple[int, float]]:

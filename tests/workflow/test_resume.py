@@ -1,6 +1,7 @@
 """Killed in every way, the same plain command goes on and ends with the same bits, in one MLflow run."""
 
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -108,8 +109,11 @@ def check_mlflow(folder: Path) -> None:
     (experiment,) = [item for item in client.search_experiments() if item.name == "posttrain"]
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.status == "FINISHED"
-    steps = [point.step for point in client.get_metric_history(run.info.run_id, "loss")]
-    assert sorted(steps) == list(range(1, 401))
+    lines = [json.loads(line) for line in (folder / f"results/{RUN}/train.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 401))
+    for metric in ("loss", "learning_rate", "grad_norm"):
+        logged = {point.step: point.value for point in client.get_metric_history(run.info.run_id, metric)}
+        assert logged == {line["step"]: line[metric] for line in lines}
 
 
 def test_sigterm_saves_and_stops(start, tmp_path):

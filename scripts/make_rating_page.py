@@ -1,0 +1,85 @@
+"""Make the page on which people rate two models' answers side by side, without knowing whose is whose.
+
+Reads both models' examples; writes one page, which needs no network, keeps what the rater says in the browser and exports it.
+
+    python scripts/make_rating_page.py --a sft_lora --b dpo_lora --limit 50 \
+        --output results/ratings/sft_lora~dpo_lora/rate.html
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+from posttrain import page
+from posttrain.errors import UserError
+from posttrain.examples import read_examples
+from posttrain.ratings import QUESTIONS
+from posttrain.stage import arguments, run, say, whole_file
+
+LIMIT = 50
+
+
+def main(options) -> None:
+    pairs = answered_by_both(options.a, options.b)
+    items = shuffled([pair for pair in pairs if differ(pair)], f"{options.a}~{options.b}")
+    equal = len(pairs) - len(items)
+    if not items:
+        raise UserError(why_none(options.a, options.b, equal))
+    shown = items[: options.limit]
+    with whole_file(options.output) as file:
+        file.write_text(html(options.a, options.b, shown, equal), encoding="utf-8")
+    say(f"{options.a}~{options.b}: {len(shown)} of {len(items)} items to rate, {equal} with equal answers left out")
+
+
+def answered_by_both(a: str, b: str) -> list[dict[str, str]]:
+    """The examples that both models generated an answer for, by suite, dataset and id."""
+    ours, theirs = read_examples(a), read_examples(b)
+    return [
+        {
+            "suite": row["suite"],
+            "dataset": row["dataset"],
+            "id": row["id"],
+            "prompt": row["prompt"],
+            "answer_a": row["output"],
+            "answer_b": theirs[key]["output"],
+        }
+        for key, row in ours.items()
+        if row["output"] is not None and key in theirs and theirs[key]["output"] is not None
+    ]
+
+
+def differ(pair: dict[str, str]) -> bool:
+    """Whether a person can see a difference between the answers."""
+    return pair["answer_a"].split() != pair["answer_b"].split()
+
+
+def shuffled(pairs: list[dict[str, str]], seed: str) -> list[dict]:
+    """The pairs in an order, and each with a side for b, that their ids and the seed determine: `b_left`."""
+
+    def drawn(pair: dict[str, str]) -> bytes:
+        return hashlib.sha256(json.dumps([seed, pair["suite"], pair["dataset"], pair["id"]]).encode()).digest()
+
+    return [pair | {"b_left": drawn(pair)[-1] % 2 == 1} for pair in sorted(pairs, key=drawn)]
+
+
+def html(a: str, b: str, items: list[dict], equal: int) -> str:
+    """The page; `page` in its data is the hash of what is rated on it."""
+    data = {"a": a, "b": b, "items": items}
+    digest = hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
+    return page.render("rate.html", data=data | {"page": digest, "questions": QUESTIONS}, count=len(items), equal=equal)
+
+
+def why_none(a: str, b: str, equal: int) -> str:
+    """The sentence for a pair with nothing to rate."""
+    if equal:
+        return f"{a} and {b} gave the same answer to all {equal} prompts, so there is nothing to rate; compare other models"
+    return (
+        f"{a} and {b} have generated answers to no prompt that both were asked, so there is nothing to rate; "
+        "configure a suite that generates under `evaluation:`"
+    )
+
+
+if __name__ == "__main__":
+    parser = arguments(__doc__, a=str, b=str, output=Path)
+    parser.add_argument("--limit", type=int, default=LIMIT, help=f"items on the page, {LIMIT} unless said")
+    run(parser, main)

@@ -1,0 +1,274 @@
+"""What a model is measured on: the standard measurements of every dataset, and the suites that a configuration adds.
+
+Each function gives example rows: `suite`, `dataset`, `id` and the numbers that metrics are computed from, with `prompt`,
+`reference` and `output` where something was generated. Answers are scored later, all in one call, as `Request`s.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from posttrain import answers, rewards, rows, scoring, text_metrics, tokens
+from posttrain.errors import UserError
+from posttrain.rewards import MARKED
+from posttrain.stage import read_json
+
+SIDES = ("chosen", "rejected")
+SAFETY = Path(__file__).resolve().parents[2] / "examples/data/safety"
+
+Row = dict[str, Any]
+
+
+class Request(NamedTuple):
+    """An answer to score, and the example that gets its log-probability."""
+
+    example: Row
+    side: str
+    """chosen or rejected; empty for the answer of a conversation"""
+    sequence: scoring.Sequence
+
+
+class Candidate(NamedTuple):
+    """The model that is measured, and where its things lie."""
+
+    name: str
+    model: Any
+    tokenizer: Any
+    tokens: Path
+    """the folder of its base's tokens"""
+    answers: Path
+    """the file that remembers what it generated"""
+    key: str
+    """a hash of its weights"""
+    spec: dict
+
+    def generate(self, prompts: list[list[int]], max_new_tokens: int) -> list[str]:
+        """Its greedy answer to each prompt (token ids); one that was given before is not generated again."""
+        return answers.answers(
+            self.model, self.tokenizer, prompts, max_new_tokens, (), file=self.answers, key=self.key
+        )
+
+
+def standard(candidate: Candidate) -> tuple[list[Row], list[Request]]:
+    """The measurements of `evaluation.data`, by the shape of each dataset's rows."""
+    spec = candidate.spec
+    found: tuple[list[Row], list[Request]] = [], []
+    for data in spec["data"]:
+        examples, requests = likelihood(candidate, "", data["name"], spec["limit"])
+        if examples and _shape(candidate, data["name"]) == "messages":
+            answer_marked(candidate, examples, data["name"])
+        found[0].extend(examples)
+        found[1].extend(requests)
+    return found
+
+
+def measure(candidate: Candidate, name: str, suite: dict) -> tuple[list[Row], list[Request]]:
+    """The measurements of one suite of the configuration."""
+    kind = suite["kind"]
+    if kind in ("perplexity", "preference"):
+        return likelihood(candidate, name, suite["data"]["name"], suite["limit"])
+    by_kind = {"generation": generation, "reward": reward, "tasks": tasks, "safety": safety}
+    return [{"suite": name} | row for row in by_kind[kind](candidate, suite)], []
+
+
+# ---- likelihood
+
+
+def likelihood(candidate: Candidate, suite: str, dataset: str, limit: int) -> tuple[list[Row], list[Request]]:
+    """Held-out rows whose answers are to be scored; a row with one labelled answer has nothing to compare it with."""
+    import pyarrow.parquet as pq
+
+    encoded = pq.read_table(_folder(candidate, dataset) / "validation.parquet").slice(0, limit).to_pylist()
+    examples = [{"suite": suite, "dataset": dataset, "id": row["id"]} for row in encoded]
+    requests = []
+    for row, example in zip(encoded, examples, strict=True):
+        if "completion_ids" in row:
+            continue
+        if "prompt_ids" in row:
+            requests += [
+                Request(example, side, scoring.answer(row["prompt_ids"], row[f"{side}_ids"])) for side in SIDES
+            ]
+        else:
+            requests.append(Request(example, "", (tuple(row["input_ids"]), tuple(row["labels"]))))
+            scored = [token for token in row["labels"] if token != tokens.IGNORED]
+            example["bytes"] = float(len(candidate.tokenizer.decode(scored, skip_special_tokens=True).encode()))
+    return examples, requests
+
+
+def score(candidate: Candidate, requests: list[Request]) -> None:
+    """Give every example the log-probability of its answer, or of both; equal answers are scored once."""
+    scores = scoring.log_probs(
+        candidate.model, [request.sequence for request in requests], candidate.spec["batch_tokens"]
+    )
+    for (example, side, _), (total, count) in zip(requests, scores, strict=True):
+        example |= {f"{side}_log_prob": total} if side else {"log_prob": total, "tokens": float(count)}
+    for example, *_ in requests:
+        if "chosen_log_prob" in example:
+            example["prefers_chosen"] = float(example["chosen_log_prob"] > example["rejected_log_prob"])
+
+
+def score_pairs(candidate: Candidate) -> list[Row]:
+    """What a reward model gives both answers of every held-out pair."""
+    import pyarrow.parquet as pq
+
+    examples = []
+    for data in candidate.spec["data"]:
+        if _shape(candidate, data["name"]) != "preference":
+            continue
+        file = _folder(candidate, data["name"]) / "validation.parquet"
+        pairs = pq.read_table(file).slice(0, candidate.spec["limit"]).to_pylist()
+        scores = scoring.pair_rewards(candidate.model, pairs, candidate.spec["batch_tokens"])
+        examples += [
+            {
+                "suite": "",
+                "dataset": data["name"],
+                "id": row["id"],
+                "chosen_score": chosen,
+                "rejected_score": rejected,
+                "scores_chosen": float(chosen > rejected),
+            }
+            for row, (chosen, rejected) in zip(pairs, scores, strict=True)
+        ]
+    return examples
+
+
+def _folder(candidate: Candidate, dataset: str) -> Path:
+    return candidate.tokens / f"{dataset},max_length={candidate.spec['max_length']}"
+
+
+def _shape(candidate: Candidate, dataset: str) -> str:
+    return read_json(_folder(candidate, dataset) / "report.json")["shape"]
+
+
+# ---- answers
+
+
+def answer_marked(candidate: Candidate, examples: list[Row], dataset: str) -> None:
+    """Generate where every reference ends in GSM8K's `#### number`, and compare the final numbers."""
+    wanted = {example["id"] for example in examples}
+    found = {row["id"]: row for row in rows.read(_rows(dataset)) if row["id"] in wanted}
+    asked = [found[example["id"]] for example in examples]
+    references = [_reference(row) for row in asked]
+    if not all(MARKED.search(reference) for reference in references):
+        return
+    outputs = ask(candidate, [(tokens.prompt_turns(row), row.get("tools")) for row in asked], candidate.spec)
+    for example, row, reference, output in zip(examples, asked, references, outputs, strict=True):
+        example |= {
+            "prompt": tokens.prompt_turns(row)[-1]["content"],
+            "reference": reference,
+            "output": output,
+            "exact_match": rewards.final_number(output, reference),
+            "format_followed": rewards.answer_format(output, reference),
+        }
+
+
+def generation(candidate: Candidate, suite: dict) -> list[Row]:
+    """Answers to a dataset's held-out rows, measured against their references."""
+    asked, examples = _asked(suite)
+    before = _shots(suite)
+    outputs = ask(candidate, [([*before, *tokens.prompt_turns(row)], row.get("tools")) for row in asked], suite)
+    references = [_reference(row) for row in asked]
+    scores = text_metrics.score(suite["metrics"], outputs, references, suite["pattern"])
+    return [
+        example | {"output": output} | score for example, output, score in zip(examples, outputs, scores, strict=True)
+    ]
+
+
+def reward(candidate: Candidate, suite: dict) -> list[Row]:
+    """Answers to a dataset's held-out rows, scored by a reward model.
+
+    Raises:
+        UserError: the reward model reads other tokens than the candidate writes.
+    """
+    asked, examples = _asked(suite)
+    prompts = [tokens.prompt_tokens(candidate.tokenizer, tokens.prompt_turns(row), row.get("tools")) for row in asked]
+    outputs = candidate.generate(prompts, suite["max_new_tokens"])
+    judge = rewards.load_judge(suite["by"]["name"], candidate.tokenizer)
+    end = [candidate.tokenizer.eos_token_id]
+    texts = [candidate.tokenizer(output, add_special_tokens=False)["input_ids"] + end for output in outputs]
+    whole = [(*prompt, *answer) for prompt, answer in zip(prompts, texts, strict=True)]
+    scores = scoring.rewards(judge, whole, candidate.spec["batch_tokens"])
+    return [
+        example | {"output": output, "reward": score}
+        for example, output, score in zip(examples, outputs, scores, strict=True)
+    ]
+
+
+def tasks(candidate: Candidate, suite: dict) -> list[Row]:
+    """Tasks of lm-evaluation-harness on this project's engine."""
+    from posttrain import harness
+
+    include = Path(suite["include"]) if suite["include"] else None
+    return harness.examples(
+        candidate.model,
+        candidate.tokenizer,
+        suite["tasks"],
+        include=include,
+        limit=suite["limit"],
+        shots=suite["shots"],
+        batch_tokens=candidate.spec["batch_tokens"],
+        chat=suite["chat"],
+    )
+
+
+def safety(candidate: Candidate, suite: dict) -> list[Row]:
+    """Refusals of harmful and of harmless requests, derogatory words, and groups of people treated alike."""
+    from posttrain import safety as measured
+
+    files = [Path(file) for file in suite["files"]] if suite["files"] else sorted(SAFETY.glob("*.jsonl"))
+    asked = [row for file in files for row in measured.read(file)[: suite["limit"]]]
+    turns = [[{"role": "user", "content": row["prompt"]}] for row in asked]
+    outputs = ask(candidate, [(turn, None) for turn in turns], suite)
+    scores = measured.score(asked, outputs)
+    return [
+        {"dataset": row["kind"], "id": row["id"], "prompt": row["prompt"], "output": output} | score
+        for row, output, score in zip(asked, outputs, scores, strict=True)
+    ]
+
+
+def ask(candidate: Candidate, prompts: list[tuple[list[Row], str | None]], settings: dict) -> list[str]:
+    """The answer to each prompt, its turns and its tools."""
+    encoded = [tokens.prompt_tokens(candidate.tokenizer, turns, tools) for turns, tools in prompts]
+    return candidate.generate(encoded, settings["max_new_tokens"])
+
+
+def _asked(suite: dict) -> tuple[list[Row], list[Row]]:
+    """The held-out rows that a suite asks, and what an example says of each."""
+    dataset = suite["data"]["name"]
+    found = [row for row in rows.read(_rows(dataset)) if tokens.prompt_turns(row)][: suite["limit"]]
+    return found, [
+        {
+            "dataset": dataset,
+            "id": row["id"],
+            "prompt": tokens.prompt_turns(row)[-1]["content"],
+            "reference": _reference(row),
+        }
+        for row in found
+    ]
+
+
+def _shots(suite: dict) -> list[Row]:
+    """The first training rows as turns, each a question and its answer.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    dataset, wanted = suite["data"]["name"], suite["shots"]
+    found = [row for row in rows.read(_rows(dataset, "train")) if len(_turns(row)) == 2][:wanted] if wanted else []
+    if len(found) < wanted:
+        raise UserError(
+            f"evaluation.suites: shots is {wanted}, and {dataset} has {len(found)} training rows of one question and "
+            "one answer; write fewer"
+        )
+    return [turn for row in found for turn in _turns(row)]
+
+
+def _turns(row: Row) -> list[Row]:
+    return row["messages"] if "messages" in row else [*row["prompt"], *row["chosen"]]
+
+
+def _reference(row: Row) -> str:
+    return _turns(row)[-1]["content"]
+
+
+def _rows(dataset: str, split: str = "validation") -> Path:
+    return Path(f"results/data/{dataset}/{split}.parquet")
