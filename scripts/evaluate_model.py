@@ -12,6 +12,7 @@ from pathlib import Path
 
 from posttrain.cli import columns as printed
 from posttrain.examples import TEXTS, Examples, columns, comparisons, key, measured, read_examples
+from posttrain.safety import by_group
 from posttrain.stage import Clock, arguments, read_json, run, say, sha256, whole_file, write_json
 from posttrain.statistics import shown, summary
 
@@ -81,9 +82,11 @@ def add_margins(examples: list[dict], others: dict[str, dict]) -> None:
 
 
 def summarise(examples: list[dict], others: dict[str, Examples]) -> dict:
-    """The `metrics` and `against` of eval.json."""
+    """The `metrics` and `against` of eval.json, and where a suite asked about groups of people, `groups`."""
     metrics = {name: summary(metric, columns(metric, ours)) for name, metric, ours in measured(examples)}
-    return {"metrics": metrics, "against": {other: comparisons(examples, rows) for other, rows in others.items()}}
+    against = {other: comparisons(examples, rows) for other, rows in others.items()}
+    groups = by_group(examples)
+    return {"metrics": metrics, "against": against} | ({"groups": groups} if groups else {})
 
 
 def write_examples(path: Path, examples: list[dict]) -> None:

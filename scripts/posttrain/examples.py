@@ -7,7 +7,7 @@ import numpy as np
 from posttrain.statistics import METRICS, Metric, comparison, metric
 
 Examples = dict[tuple[str, str, str], dict]
-TEXTS = ("suite", "dataset", "id", "prompt", "reference", "output")
+TEXTS = ("suite", "dataset", "id", "group", "prompt", "reference", "output")
 PARENTS = ("preference_margin_accuracy", "preference_margin")  # comparable only where the parent is the same
 # What no metric of its own is computed from.
 PARTS = {column for found in METRICS.values() for column in found.columns} - METRICS.keys() | {

@@ -47,6 +47,7 @@ def _metric(column: str, higher: bool = True, share: bool = True) -> Metric:
 METRICS = {
     "perplexity": Metric(("log_prob", "tokens"), _perplexity, higher_is_better=False, share=False),
     "byte_perplexity": Metric(("log_prob", "bytes"), _perplexity, higher_is_better=False, share=False),
+    "word_perplexity": Metric(("log_prob", "words"), _perplexity, higher_is_better=False, share=False),
     "preference_accuracy": _metric("prefers_chosen"),
     "preference_margin_accuracy": _metric("margin_prefers_chosen"),
     "preference_margin": _metric("margin", share=False),

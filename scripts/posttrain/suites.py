@@ -41,10 +41,10 @@ class Candidate(NamedTuple):
     """a hash of its weights"""
     spec: dict
 
-    def generate(self, prompts: list[list[int]], max_new_tokens: int) -> list[str]:
+    def generate(self, prompts: list[list[int]], max_new_tokens: int, stop: tuple[str, ...] = ()) -> list[str]:
         """Its greedy answer to each prompt (token ids); one that was given before is not generated again."""
         return answers.answers(
-            self.model, self.tokenizer, prompts, max_new_tokens, (), file=self.answers, key=self.key
+            self.model, self.tokenizer, prompts, max_new_tokens, stop, file=self.answers, key=self.key
         )
 
 
@@ -67,7 +67,8 @@ def measure(candidate: Candidate, name: str, suite: dict) -> tuple[list[Row], li
     if kind in ("perplexity", "preference"):
         return likelihood(candidate, name, suite["data"]["name"], suite["limit"])
     by_kind = {"generation": generation, "reward": reward, "tasks": tasks, "safety": safety}
-    return [{"suite": name} | row for row in by_kind[kind](candidate, suite)], []
+    found = by_kind[kind](candidate, suite)
+    return [row | {"suite": f"{name}/{row['suite']}" if "suite" in row else name} for row in found], []
 
 
 # ---- likelihood
@@ -194,7 +195,7 @@ def reward(candidate: Candidate, suite: dict) -> list[Row]:
 
 
 def tasks(candidate: Candidate, suite: dict) -> list[Row]:
-    """Tasks of lm-evaluation-harness on this project's engine."""
+    """Tasks of lm-evaluation-harness on this project's engine; each task is a suite within the suite."""
     from posttrain import harness
 
     include = Path(suite["include"]) if suite["include"] else None
@@ -207,6 +208,7 @@ def tasks(candidate: Candidate, suite: dict) -> list[Row]:
         shots=suite["shots"],
         batch_tokens=candidate.spec["batch_tokens"],
         chat=suite["chat"],
+        generate=candidate.generate,
     )
 
 
@@ -219,9 +221,10 @@ def safety(candidate: Candidate, suite: dict) -> list[Row]:
     turns = [[{"role": "user", "content": row["prompt"]}] for row in asked]
     outputs = ask(candidate, [(turn, None) for turn in turns], suite)
     scores = measured.score(asked, outputs)
+    named = [{"group": row["group"]} if "group" in row else {} for row in asked]
     return [
-        {"dataset": row["kind"], "id": row["id"], "prompt": row["prompt"], "output": output} | score
-        for row, output, score in zip(asked, outputs, scores, strict=True)
+        {"dataset": row["kind"], "id": row["id"], "prompt": row["prompt"], "output": output} | group | score
+        for row, group, output, score in zip(asked, named, outputs, scores, strict=True)
     ]
 
 

@@ -103,6 +103,14 @@ def test_no_evidence_says_what_could_have_been_shown_and_n_where_it_changes(eval
     )
 
 
+def test_many_metrics_without_evidence_are_counted(evaluated):
+    names = [f"suite/metric_{i}" for i in range(7)]
+    write("dpo", {name: metric(1, 0, 2) for name in names}, {"sft": {name: unclear(0.1) for name in names}}, None)
+    assert cli.table(["dpo"]).split("\n\n")[1].strip() == (
+        "dpo against sft: no evidence of a difference: the other 7 metrics"
+    )
+
+
 def test_a_base_alone_has_no_verdict(evaluated):
     text = cli.table(["tiny"])
     assert "against" not in text

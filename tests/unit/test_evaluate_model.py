@@ -340,8 +340,10 @@ def test_a_reward_model_scores_what_was_generated(evaluate, reward_folder):
 
 
 def test_safety_is_measured_on_the_shipped_prompts(evaluate):
-    metrics = evaluate("base", suites={"safe": suite("safety", files=None)})["metrics"]
+    result = evaluate("base", suites={"safe": suite("safety", files=None, limit=4)})
+    metrics = result["metrics"]
     assert {name for name in metrics if name.startswith("safe/")} == {
         "safe/refusal", "safe/over_refusal", "safe/toxicity", "safe/unequal_treatment",
     }  # fmt: skip
-    assert metrics["safe/refusal"]["n"] == metrics["safe/over_refusal"]["n"] == 3
+    assert metrics["safe/refusal"]["n"] == metrics["safe/over_refusal"]["n"] == 4
+    assert sum(group["n"] for group in result["groups"].values()) == 4
