@@ -1,14 +1,19 @@
-"""Pages for people: the templates in pages/, filled in; a page is one file, which needs no network and no script."""
+"""Pages for people: the templates in pages/, filled in; a page is one file, which needs no network."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).with_name("pages")
 
 
-def render(template: str, **values: Any) -> str:
-    """The page that a template of pages/ makes of the values; all text in them is escaped."""
+def render(template: str, filters: dict[str, Callable[..., str]] | None = None, **values: Any) -> str:
+    """The page that a template of pages/ makes of the values; all text in them is escaped.
+
+    `verbatim(FILE)` in a template puts in a file of pages/ as it is, such as a script; `filters` are the page's own.
+    """
     import jinja2
+    import markupsafe
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER),
@@ -17,7 +22,8 @@ def render(template: str, **values: Any) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"number": number, "percent": percent, "rows": rows}
+    environment.filters |= {"number": number, "percent": percent, "rows": rows, **(filters or {})}
+    environment.globals["verbatim"] = lambda file: markupsafe.Markup((FOLDER / file).read_text(encoding="utf-8"))
     return environment.get_template(template).render(values) + "\n"
 
 

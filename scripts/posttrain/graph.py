@@ -1,0 +1,88 @@
+"""The graph of runs as a picture: base -> SFT -> DPO, in columns by depth, laid out for SVG."""
+
+from functools import cache
+from typing import Any
+
+HEIGHT, GAP, COLUMN_GAP = 40, 12, 44
+LOWER = 3  # rows that a node may stand below its first child, so that it is seen where there are hundreds
+LONGEST = 30  # characters of a line in a node
+
+
+def layout(models: list[dict[str, Any]]) -> dict[str, Any]:
+    """Places of nodes and edges, in pixels, of models (name, kind, parent, also, objective, method).
+
+    Depth is the longest way from a base, judges included, so that every edge goes from left to right.
+    """
+    nodes = {model["name"]: _node(model) for model in models}
+
+    @cache
+    def depth(name: str) -> int:
+        return 1 + max((depth(other) for other, _ in nodes[name]["sources"]), default=-1)
+
+    _place_rows(nodes)
+    width = _place_columns(nodes, {name: depth(name) for name in nodes})
+    edges = [
+        {"kind": kind, "path": _path(nodes[name], node)} for node in nodes.values() for name, kind in node["sources"]
+    ]
+    height = max(node["y"] for node in nodes.values()) + HEIGHT + 1
+    return {"width": width, "height": height, "nodes": list(nodes.values()), "edges": edges}
+
+
+def _node(model: dict[str, Any]) -> dict[str, Any]:
+    name, _, overrides = model["name"].partition(",")
+    lines = [
+        line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…"
+        for line in (name, overrides.replace(",", ", ") or _what(model))
+    ]
+    sources = [(model["parent"], "parent")] if model["parent"] else []
+    return {
+        "name": model["name"],
+        "kind": model["kind"],
+        "parent": model["parent"],
+        "sources": sources + [(judge, "judge") for judge in model["also"]],
+        "lines": lines,
+        "width": 24 + max(8.4 * len(lines[0]), 6.8 * len(lines[1])),
+    }
+
+
+def _what(model: dict[str, Any]) -> str:
+    return "base" if model["kind"] == "base" else f"{model['objective']}, {model['method']}"
+
+
+def _place_rows(nodes: dict[str, dict]) -> None:
+    """One row a leaf, in the order of the tree; what something starts from stands in the middle of it, or near its top."""
+    children: dict[str | None, list[str]] = {}
+    for name, node in nodes.items():
+        children.setdefault(node["parent"], []).append(name)
+    row = 0.0
+
+    def place(name: str) -> float:
+        nonlocal row
+        below = [place(child) for child in children.get(name, ())]
+        if not below:
+            below, row = [row], row + 1
+        mine = min((below[0] + below[-1]) / 2, below[0] + LOWER)
+        nodes[name]["y"] = mine * (HEIGHT + GAP) + 1
+        return mine
+
+    for root in children[None]:
+        place(root)
+
+
+def _place_columns(nodes: dict[str, dict], depth: dict[str, int]) -> float:
+    """Give each node its column's left edge; returns the width of all."""
+    left = 1.0
+    for column in range(max(depth.values()) + 1):
+        inside = [node for name, node in nodes.items() if depth[name] == column]
+        for node in inside:
+            node["x"] = left
+        left += max(node["width"] for node in inside) + COLUMN_GAP
+    return left - COLUMN_GAP + 1
+
+
+def _path(source: dict, target: dict) -> str:
+    """A curve from the right of one node to the row of the other, then straight on, where no node stands in between."""
+    x, y = source["x"] + source["width"], source["y"] + HEIGHT / 2
+    turn, below = x + COLUMN_GAP, target["y"] + HEIGHT / 2
+    middle = x + COLUMN_GAP / 2
+    return f"M{x:.0f} {y:.0f}C{middle:.0f} {y:.0f} {middle:.0f} {below:.0f} {turn:.0f} {below:.0f}H{target['x']:.0f}"

@@ -1,0 +1,114 @@
+"""The report in a browser: curves drawn, tables that sort and filter, no faults, nothing serious to axe-core."""
+
+from pathlib import Path
+
+import made_up_results
+import pytest
+
+import make_report
+from posttrain import generations, report
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory) -> Path:
+    """The page of twelve runs."""
+    return write(tmp_path_factory.mktemp("twelve"), 12)
+
+
+def write(folder: Path, runs: int) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        generations.answers.cache_clear()
+        text = make_report.html(report.collect(made_up_results.write(runs)))
+    (folder / "report.html").write_text(text, encoding="utf-8")
+    return folder / "report.html"
+
+
+def column(page, index: int) -> list[str]:
+    return page.eval_on_selector_all("#models tbody tr", f"rows => rows.map((row) => row.cells[{index}].innerText)")
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (360, "dark")])
+def test_nothing_serious_is_found_and_the_page_is_no_wider_than_the_screen(page, axe, file, width, scheme):
+    page.set_viewport_size({"width": width, "height": 800})
+    page.emulate_media(color_scheme=scheme)
+    page.goto(file.as_uri())
+    page.eval_on_selector_all("details", "all => all.slice(0, 12).forEach((one) => one.open = true)")
+    assert axe(page) == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.title() == "Report on config/config.yaml"  # the rows' script did not run
+
+
+def test_a_heading_sorts_by_the_keyboard_and_what_is_missing_comes_last(page, file):
+    page.goto(file.as_uri())
+    perplexity = page.locator("#models thead button").nth(1)
+    for expected in (sorted, lambda values: sorted(values, reverse=True)):
+        perplexity.focus()
+        page.keyboard.press("Enter")
+        values = [cell.split("\n")[0] for cell in column(page, 1)]
+        measured = [float(value) for value in values if value]
+        assert measured == expected(measured)
+        assert values[-3:] == ["", "", ""]  # the reward runs
+    assert page.locator("#models thead th").nth(1).get_attribute("aria-sort") == "descending"
+
+
+def test_typed_words_leave_the_rows_that_have_them(page, file):
+    page.goto(file.as_uri())
+    page.get_by_label("Only rows with").first.fill("DPO better parent")
+    names = page.locator("#models tbody tr:visible").evaluate_all("rows => rows.map((row) => row.id)")
+    assert names == ["row-dpo_1", "row-dpo_5", "row-dpo_9"]
+    assert "3 of 13 rows" in page.locator("#table ~ .filter").first.inner_text()
+    page.get_by_label("Only rows with").first.fill("")
+    assert page.locator("#models tbody tr:visible").count() == 13
+
+
+def test_curves_are_drawn_when_they_are_opened_and_say_their_values_under_the_pointer(page, file):
+    page.goto(file.as_uri())
+    assert page.locator("canvas").count() == 0
+    run = page.locator("details.run", has_text="dpo_1").first
+    run.locator("summary").click()
+    run.locator("canvas").first.wait_for()
+    assert not run.locator("svg").first.is_visible()
+    run.locator(".u-over").first.hover()
+    values = run.locator(".u-legend").first.inner_text()
+    assert "training" in values and "validation" in values and any(sign.isdigit() for sign in values)
+
+
+def test_a_link_to_what_is_closed_opens_it(page, file):
+    page.goto(file.as_uri())
+    page.get_by_label("how dpo_1 is rebuilt").click()
+    assert page.get_by_text("snakemake --cores 2 results/dpo_1/eval.json").is_visible()
+
+
+def test_paper_gets_still_curves_and_no_controls(page, file):
+    page.goto(file.as_uri())
+    run = page.locator("details.run", has_text="dpo_1").first
+    run.locator("summary").click()
+    run.locator("canvas").first.wait_for()
+    page.emulate_media(media="print")
+    assert run.locator("svg.still").first.is_visible()
+    assert not run.locator("canvas").first.is_visible()
+    assert not page.get_by_label("Only rows with").first.is_visible()
+
+
+def test_two_hundred_runs_show_at_once(page, tmp_path):
+    page.goto(write(tmp_path, 200).as_uri(), wait_until="commit")
+    page.get_by_role("heading", name="What came out").wait_for(timeout=2000)
+    page.wait_for_load_state()
+    assert page.locator(".graph a").count() == 201
+
+
+@pytest.fixture
+def without_scripts(browser, file):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(file.as_uri())
+    yield page
+    context.close()
+
+
+def test_without_scripts_it_is_a_plain_page_with_still_curves(without_scripts):
+    page = without_scripts
+    assert not page.get_by_label("Only rows with").first.is_visible()
+    page.locator("details.run summary").first.click()
+    assert page.locator("svg.still").first.is_visible()
