@@ -17,8 +17,9 @@ $(READY): pyproject.toml envs/constraints.txt
 	touch $@
 
 demo: setup
-	snakemake --cores $(CORES) results/dpo_lora/eval.json results/dpo_lora/loss.png
+	snakemake --cores $(CORES) --no-hooks results/dpo_lora/eval.json results/dpo_lora/loss.png results/report.html
 	@posttrain table smollm2 sft_lora dpo_lora
+	@echo "All of it on one page: results/report.html"
 
 test: setup
 	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow'
