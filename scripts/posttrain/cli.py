@@ -50,7 +50,9 @@ def table(names: list[str]) -> str:
     results = [_result(name) for name in names]
     metrics = list(dict.fromkeys(metric for result in results for metric in result["metrics"]))
     rows = [["", *metrics]]
-    rows += [[name, *(_cell(result, metric) for metric in metrics)] for name, result in zip(names, results, strict=True)]
+    rows += [
+        [name, *(_cell(result, metric) for metric in metrics)] for name, result in zip(names, results, strict=True)
+    ]
     fewest = min(rows, list(zip(*rows, strict=True)), key=lambda lines: len(lines[0]))
     text = columns(fewest)
     verdicts = [
@@ -177,7 +179,9 @@ def _tables() -> str:
     sections |= {f"`{name}`": model for name, model in config.TABLES.items()}
     sections |= {"`reward` of a run": config.Reward, "`select` of a dataset": config.Select}
     sections |= {"a dataset of a `mix`": config.Part}
-    kinds = {model: [kind for kind, other in config.SUITES.items() if other is model] for model in config.SUITES.values()}
+    kinds = {
+        model: [kind for kind, other in config.SUITES.items() if other is model] for model in config.SUITES.values()
+    }
     sections |= {f"`evaluation.suites`, `kind: {' | '.join(names)}`": model for model, names in kinds.items()}
     return "\n".join([*(_section(title, model) for title, model in sections.items()), _learning_rates()])
 

@@ -538,7 +538,8 @@ class Sweep(Strict):
 
     run: Name = Field(description="the run to vary")
     over: dict[str, list[Any]] = Field(
-        {}, description="key: the values to try; several keys make a grid; `seed: [1, 2, 3]` shows the spread of trainings"
+        {},
+        description="key: the values to try; several keys make a grid; `seed: [1, 2, 3]` shows the spread of trainings",
     )
     points: list[dict[str, Any]] = Field(
         [], description="overrides to try together, such as `[{rank: 4, learning_rate: 2e-4}, {rank: 16}]`"
@@ -584,10 +585,8 @@ class GenerationSuite(Answering):
     def _pattern(self) -> "GenerationSuite":
         if (self.pattern is not None) != ("regex" in self.metrics):
             raise ValueError("`pattern` and the metric `regex` belong together")
-        try:
-            re.compile(self.pattern or "")
-        except re.error as error:
-            raise ValueError(f"pattern: '{self.pattern}' is no regular expression: {error}") from None
+        if why := text_metrics.is_pattern(self.pattern or ""):
+            raise ValueError(f"pattern: '{self.pattern}' is no regular expression: {why}")
         return self
 
 

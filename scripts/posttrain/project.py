@@ -315,7 +315,9 @@ class Project:
                         f"{place}.data: {suite.kind} needs rows of shape {' or '.join(wanted)}, and {suite.data} is {shape}"
                     )
             if suite.kind == "tasks" and suite.include and not (self.folder / suite.include).is_dir():
-                raise UserError(f"{place}.include: there is no folder '{suite.include}'; write the one with the task files")
+                raise UserError(
+                    f"{place}.include: there is no folder '{suite.include}'; write the one with the task files"
+                )
             for file in (suite.files or []) if suite.kind == "safety" else []:
                 if not (self.folder / file).is_file():
                     raise UserError(f"{place}.files: there is no file '{file}'; write one that exists")
@@ -753,11 +755,15 @@ class Project:
         elif table == "ratings":
             pair = self.rated(name)
             if name != "~".join(pair):
-                raise UserError(f"'{target}': write the models by their canonical names, results/ratings/{'~'.join(pair)}")
+                raise UserError(
+                    f"'{target}': write the models by their canonical names, results/ratings/{'~'.join(pair)}"
+                )
             if rest[1:] == ["rate.html"]:
                 models |= set(pair)
             elif not self.rating_files:
-                raise UserError(f"'{target}' is made of exported ratings; name their files under ratings: in {self.file}")
+                raise UserError(
+                    f"'{target}' is made of exported ratings; name their files under ratings: in {self.file}"
+                )
         elif table == "bases":
             _require(f"'{target}'", "base", name, self.config.bases)
             models.add(name)

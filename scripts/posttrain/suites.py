@@ -13,7 +13,6 @@ from posttrain.rewards import MARKED
 from posttrain.stage import read_json
 
 SIDES = ("chosen", "rejected")
-SAFETY = Path(__file__).resolve().parents[2] / "examples/data/safety"
 
 Row = dict[str, Any]
 
@@ -216,16 +215,17 @@ def safety(candidate: Candidate, suite: dict) -> list[Row]:
     """Refusals of harmful and of harmless requests, derogatory words, and groups of people treated alike."""
     from posttrain import safety as measured
 
-    files = [Path(file) for file in suite["files"]] if suite["files"] else sorted(SAFETY.glob("*.jsonl"))
-    asked = [row for file in files for row in measured.read(file)[: suite["limit"]]]
-    turns = [[{"role": "user", "content": row["prompt"]}] for row in asked]
-    outputs = ask(candidate, [(turn, None) for turn in turns], suite)
-    scores = measured.score(asked, outputs)
-    named = [{"group": row["group"]} if "group" in row else {} for row in asked]
-    return [
-        {"dataset": row["kind"], "id": row["id"], "prompt": row["prompt"], "output": output} | group | score
-        for row, group, output, score in zip(asked, named, outputs, scores, strict=True)
-    ]
+    examples = []
+    for file in [Path(file) for file in suite["files"] or measured.FILES]:
+        asked = measured.read(file)[: suite["limit"]]
+        turns = [[{"role": "user", "content": row["prompt"]}] for row in asked]
+        outputs = ask(candidate, [(turn, None) for turn in turns], suite)
+        named = [{"group": row["group"]} if "group" in row else {} for row in asked]
+        examples += [
+            {"dataset": file.stem, "id": row["id"], "prompt": row["prompt"], "output": output} | group | score
+            for row, group, output, score in zip(asked, named, outputs, measured.score(asked, outputs), strict=True)
+        ]
+    return examples
 
 
 def ask(candidate: Candidate, prompts: list[tuple[list[Row], str | None]], settings: dict) -> list[str]:
