@@ -240,8 +240,8 @@ class Watch(TrainerCallback):
         self.name, self.folder = name, folder
         self.every = tracking.settings()["checkpoint_seconds"]
         self.stopped_by: int | None = None
-        self.saved = self.stepped = time.monotonic()
-        self.tokens = 0
+        self.began = self.saved = self.stepped = time.monotonic()
+        self.tokens = self.first = 0
         self.saving = self.before = 0.0
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._stop)

@@ -153,7 +153,7 @@ def test_json_is_one_value_perhaps_in_a_fence(output):
     assert value("json", output) == VALUES[output]
 
 
-@pytest.mark.parametrize("output", ["", " ", "\n", "😀", "\x00", "word " * 3000])
+@pytest.mark.parametrize("output", ["", " ", "\n", "😀", "\x00", "word " * 300])
 def test_every_metric_takes_any_text(output):
     for reference in ("", "a b", output):
         (example,) = score(list(METRICS), [output], [reference], "b")

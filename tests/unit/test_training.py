@@ -502,6 +502,14 @@ def test_each_logged_step_is_a_line_of_train_jsonl(watch, tmp_path):
     line = json.loads((tmp_path / "train.jsonl").read_text())
     assert (line["step"], line["loss"], line["num_tokens"]) == (1, 1.5, 100)
     assert line["memory_gib"] > 0
+    assert line["seconds"] >= 0 and 0 <= line["cpu_percent"] <= 100
+
+
+def test_the_seconds_go_on_where_a_killed_stage_stood(watch, tmp_path):
+    watching = watch()
+    state = TrainerState(global_step=5, log_history=[{"step": 5, "loss": 1.0, "seconds": 70.0}])
+    watching.on_train_begin(None, state, None)
+    assert (watching.before, watching.first) == (70.0, 5)
 
 
 def test_the_history_keeps_the_steps_and_what_is_reported():

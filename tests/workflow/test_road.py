@@ -5,11 +5,18 @@ import re
 import shutil
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from conftest import REPOSITORY, TINY, snakemake
 
-TARGETS = ("results/dpo_full/merge.json", "results/dpo_full/loss.png", "results/sweeps/rank/table.tsv")
+TARGETS = (
+    "results/dpo_full/loss.png",
+    "results/sweeps/rank/table.tsv",
+    "results/ratings/tiny~sft_lora/rate.html",
+    "results/report.html",
+)
+STANDARD = {"perplexity", "byte_perplexity", "preference_accuracy", "exact_match", "format_followed"}
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +44,20 @@ def test_eval_json_keeps_its_contract(road):
     result = read(road / "results/dpo_lora/eval.json")
     assert {"run", "spec", "metrics", "against"} <= result.keys()
     assert set(result["against"]) == {"sft_lora", "tiny"}
-    names = {"perplexity", "preference_accuracy", "exact_match", "format_followed"}
-    assert names <= result["metrics"].keys()
-    for metric in result["metrics"].values():
-        assert metric["low"] <= metric["value"] <= metric["high"] and metric["n"] == 8
+    suites = {
+        "say/final_number",
+        "say/chrf",
+        "safe/refusal",
+        "safe/over_refusal",
+        "safe/toxicity",
+        "safe/unequal_treatment",
+    }
+    assert STANDARD | suites | {"preference_margin", "preference_margin_accuracy"} == result["metrics"].keys()
+    for name, metric in result["metrics"].items():
+        assert metric["low"] <= metric["value"] <= metric["high"]
+        assert metric["n"] == (8 if "/" not in name else 4 if name.startswith("say/") else metric["n"])
     for rows in result["against"].values():
-        assert set(rows) == names
+        assert set(rows) == STANDARD | suites
         assert all(row["verdict"] in ("better", "worse", "no evidence") for row in rows.values())
         assert all(row["low"] <= row["high"] and 0 < row["p"] <= 1 for row in rows.values())
         assert all(("detectable" in row) == (row["verdict"] == "no evidence") for row in rows.values())
@@ -141,13 +156,45 @@ def test_a_finished_run_is_not_trained_again(road):
     assert (road / "results/sft_lora/trained/adapter_model.safetensors").read_bytes() == before
 
 
-def test_a_sweep_is_a_table_and_a_picture(road):
+def test_a_sweep_is_a_table_a_page_and_pictures(road):
     lines = (road / "results/sweeps/rank/table.tsv").read_text().splitlines()
-    header, *rows = (line.split("\t") for line in lines)
-    parts = ["perplexity", "perplexity_low", "perplexity_high", "perplexity_p", "perplexity_verdict"]
-    assert header[:7] == ["run", "rank", *parts]
-    assert rows[0][5:7] == ["", ""] and 0 < float(rows[1][5]) <= 1
-    assert [row[:2] for row in rows] == [["dpo_lora,rank=2", "2"], ["dpo_lora", "4"]]
+    _, *rows = (dict(zip(lines[0].split("\t"), line.split("\t"), strict=True)) for line in lines)
+    assert [row["rank"] for row in rows] == ["2", "4"] and [row["runs"] for row in rows] == [
+        "dpo_lora,rank=2",
+        "dpo_lora",
+    ]
     value = read(road / "results/dpo_lora/eval.json")["metrics"]["perplexity"]["value"]
-    assert float(rows[1][2]) == pytest.approx(value, rel=1e-5)
-    assert (road / "results/sweeps/rank/plot.png").read_bytes().startswith(b"\x89PNG")
+    assert float(rows[1]["perplexity"]) == pytest.approx(value, rel=1e-5)
+    assert (road / "results/sweeps/rank/plots/perplexity.png").read_bytes().startswith(b"\x89PNG")
+    assert "<h2" in (road / "results/sweeps/rank/report.html").read_text()
+
+
+def test_the_report_has_every_model_and_its_figures(road):
+    page = (road / "results/report.html").read_text()
+    assert all(f">{name}<" in page for name in ("tiny", "sft_lora", "dpo_lora", "sft_full", "dpo_full"))
+    assert (road / "results/figures/dpo_lora-loss.svg").exists()
+
+
+def test_what_raters_exported_becomes_a_dataset_to_train_on(road):
+    pair = {"a": "tiny", "b": "sft_lora", "page": "0", "suite": "", "dataset": "gsm8k"}
+    answers = {"answer_a": "a bad one", "answer_b": "a good one"}
+    verdict = {"helpfulness": "b", "harmlessness": "tie", "honesty": "b"}
+    rows = [pair | {"rater": "anna", "id": str(i), "prompt": f"question {i}"} | answers | verdict for i in range(12)]
+    (road / "anna.json").write_text(json.dumps(rows))
+    config = yaml.safe_load(TINY.read_text()) | {"ratings": ["anna.json"]}
+    config["datasets"]["rated"] = {"ratings": "tiny~sft_lora", "validation": 0, "near_duplicates": None}
+    file = road / "rated.yaml"
+    file.write_text(yaml.safe_dump(config))
+    run = snakemake(road, "results/data/rated/train.parquet", config=file)
+    assert run.returncode == 0, run.stdout
+    helpful = read(road / "results/ratings/tiny~sft_lora/ratings.json")["questions"]["helpfulness"]
+    assert (helpful["b"], helpful["a"], helpful["verdict"]) == (12, 0, "better")
+    rows = pq.read_table(road / "results/data/rated/train.parquet").to_pylist()
+    assert [row["chosen"][-1]["content"] for row in rows] == ["a good one"] * 12
+
+
+def test_snakemakes_own_report_has_the_pages_and_figures(road):
+    run = snakemake(road, "--report", "own.html", *TARGETS)
+    assert run.returncode == 0, run.stdout
+    text = (road / "own.html").read_text()
+    assert all(title in text for title in ("results/report.html", "results/sweeps/rank/report.html", "Curves"))
