@@ -252,7 +252,7 @@ def lineage_steps(wildcards):
 
 
 def sweep_results(wildcards):
-    files = ("eval.json", "eval/examples.parquet", "train.json")
+    files = ("spec.json", "eval.json", "eval/examples.parquet", "train.json")
     return expand("results/{run}/{file}", run=PROJECT.sweep_runs(wildcards.sweep), file=files)
 
 

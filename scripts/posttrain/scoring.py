@@ -171,10 +171,18 @@ def generate_batch(
 
 def _text(tokenizer: Any, ids: list[int], stop: tuple[str, ...]) -> str:
     """An answer as text, cut before the stop texts, one after the other."""
+    if _has(tokenizer, ids, stop):
+        ids = next(ids[:n] for n in range(1, len(ids) + 1) if _has(tokenizer, ids[:n], stop))
     text = tokenizer.decode(ids, skip_special_tokens=True)
     for end in stop:
         text = text.split(end)[0]
     return text
+
+
+def _has(tokenizer: Any, ids: list[int], stop: tuple[str, ...]) -> bool:
+    """Whether an answer has come to a stop text, which may be that of a special token."""
+    text = tokenizer.decode(ids, skip_special_tokens=False) if stop else ""
+    return any(end in text for end in stop)
 
 
 def _in_spans(
@@ -207,17 +215,10 @@ def _in_spans(
     return answers
 
 
-def _has(tokenizer: Any, ids: list[int], stop: tuple[str, ...]) -> bool:
-    text = tokenizer.decode(ids, skip_special_tokens=True) if stop else ""
-    return any(end in text for end in stop)
-
-
 def _begin(model: Any, tokenizer: Any, prompts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor, Any]:
     """The prompts' ids and mask (n, width), padded after what all begin with, and its keys and values for n rows."""
-    width, shared = max(map(len, prompts)), prefix.common(min(prompts), max(prompts))
-    shared = (
-        min(shared, min(map(len, prompts)) - 1) if len(prompts) > 1 else 0
-    )  # each has a token of its own to go on from
+    width, least = max(map(len, prompts)), min(map(len, prompts))
+    shared = min(prefix.common(min(prompts), max(prompts)), least - 1)  # each has a token of its own to go on from
     pads = [width - len(prompt) for prompt in prompts]
     pairs = list(zip(prompts, pads, strict=True))
     ids = [[*row[:shared], *[tokenizer.pad_token_id] * pad, *row[shared:]] for row, pad in pairs]

@@ -100,7 +100,7 @@ def summary(metric: Metric, columns: np.ndarray) -> dict[str, float]:
         edge = ((1 - LEVEL) / 2) ** (1 / n)
         low, high = (0.0, 1 - edge) if value == 0.0 else (edge, 1.0)
     else:
-        low, high = _percentiles(_resampled(metric, columns), (1 - LEVEL) / 2)
+        low, high = _percentiles(resampled(metric, columns), (1 - LEVEL) / 2)
     return {"value": value, "low": low, "high": high, "n": n}
 
 
@@ -112,7 +112,7 @@ def comparison(metric: Metric, ours: np.ndarray, theirs: np.ndarray) -> dict[str
     """
     n = ours.shape[1]
     difference = float(metric.value(ours) - metric.value(theirs))
-    resamples = _resampled(metric, ours) - _resampled(metric, theirs)
+    resamples = resampled(metric, ours) - resampled(metric, theirs)
     low, high = _percentiles(resamples, _tail(n))
     p = mcnemar(ours[0], theirs[0]) if metric.share else bootstrap(resamples, n)
     row = {"difference": difference, "low": low, "high": high, "p": p}
@@ -184,7 +184,8 @@ def _resamples(n: int) -> np.ndarray:
     return np.random.default_rng(0).integers(n, size=(RESAMPLES, n))
 
 
-def _resampled(metric: Metric, columns: np.ndarray) -> np.ndarray:
+def resampled(metric: Metric, columns: np.ndarray) -> np.ndarray:
+    """The metric's value in each of RESAMPLES resamples of the examples, always the same ones for the same n."""
     blocks = np.split(_resamples(columns.shape[1]), 20)  # all at once, a large n would need gigabytes
     return np.concatenate([metric.value(columns.take(rows, axis=1)) for rows in blocks])
 

@@ -381,7 +381,7 @@ def fit(trainer: Any, options: Namespace, folder: Path, spec: dict, policy: Any 
     outcome = {
         "trainable_parameters": trained,
         "parameters": total,
-        "seconds": round(time.monotonic() - start, 2),
+        "seconds": round(watch.before + time.monotonic() - start, 2),
         "resumed_from": checkpoint.name if checkpoint else None,
         "mlflow_run_id": mlflow.run_id if mlflow else None,
     }

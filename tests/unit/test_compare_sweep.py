@@ -1,90 +1,240 @@
-"""A sweep's table and picture."""
+"""A sweep's table, figures, page and what the terminal shows."""
 
 import json
 from argparse import Namespace
+from collections import defaultdict
 from pathlib import Path
+
+import pytest
 
 import compare_sweep
 import plot_loss
-from evaluate_model import write_examples
+from posttrain.examples import columns, measured
 from posttrain.stage import write_json
+from posttrain.statistics import METRICS, summary
+from posttrain.sweeps import Sweep, settings
 
 PNG = b"\x89PNG"
 
 
-def metrics(value: float) -> dict:
-    return {
-        name: {"value": value, "low": value - 0.5, "high": value + 0.25, "n": 9}
-        for name in ("perplexity", "exact_match")
-    }
+def write(name: str, right: int, loss: float = 2.0, seconds: float = 60.0, parent: str = "sft", **more) -> None:
+    """A point that got the first so many of 20 questions right, with more columns."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
-
-def write(name: str, value: float, right: int, loss: float = 2.0) -> None:
-    """A point that got the first so many of 20 questions right."""
-    write_json(Path(f"results/{name}/eval.json"), {"metrics": metrics(value)})
+    log_prob = [-(loss + i % 4 / 10) * 10 for i in range(20)]
     rows = [
-        {"dataset": "sums", "id": str(i), "log_prob": -loss * 10, "tokens": 10.0, "exact_match": float(i < right)}
+        {
+            "suite": "",
+            "dataset": "sums",
+            "id": str(i),
+            "log_prob": log_prob[i],
+            "tokens": 10.0,
+            "exact_match": i < right,
+        }
         for i in range(20)
     ]
-    write_examples(Path(f"results/{name}/eval/examples.parquet"), rows)
+    rows = [row | {"exact_match": float(row["exact_match"])} | more for row in rows]
+    folder = Path(f"results/{name}")
+    (folder / "eval").mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist(rows), folder / "eval/examples.parquet")
+    found = {metric: summary(how, columns(how, having)) for metric, how, having in measured(rows)}
+    write_json(folder / "eval.json", {"metrics": found})
+    write_json(folder / "train.json", {"seconds": seconds, "memory_gib": 1.5})
+    write_json(folder / "spec.json", {"from": {"name": parent}})
 
 
-def compare(points: list) -> list[list[str]]:
-    compare_sweep.main(Namespace(points=json.dumps(points), table=Path("sweep/table.tsv"), plot=Path("sweep/plot.png")))
-    return [line.split("\t") for line in Path("sweep/table.tsv").read_text().splitlines()]
+def compare(points: list) -> Path:
+    """Compare the points; returns the folder with what is made of them."""
+    folder = Path("results/sweeps/s")
+    compare_sweep.main(Namespace(points=json.dumps(points), output=folder))
+    return folder
 
 
-def test_a_sweep_is_one_line_a_run_with_its_overrides_every_interval_and_verdict(in_folder):
-    points = [["dpo,rank=4", {"rank": 4, "beta": 0.1}], ["dpo", {"rank": 16, "beta": 0.1}]]
-    write("dpo,rank=4", 2.0, right=2)
-    write("dpo", 3.0, right=18)
-    header, *lines = compare(points)
-    parts = ("", "_low", "_high", "_p", "_verdict")
-    assert header == ["run", "rank", "beta", *(f"{m}{part}" for m in metrics(0) for part in parts)]
-    assert lines == [
-        ["dpo,rank=4", "4", "0.1", *["2", "1.5", "2.25", "", ""] * 2],
-        ["dpo", "16", "0.1", "3", "2.5", "3.25", "1", "no evidence", "3", "2.5", "3.25", f"{4 / 2**16:.6g}", "better"],
-    ]
-    assert Path("sweep/plot.png").read_bytes()[:4] == PNG
+def table(points: list) -> list[dict[str, str]]:
+    """The lines of the table."""
+    compare_sweep.write_table(Path("table.tsv"), compare_sweep.read("s", points))
+    header, *lines = [line.split("\t") for line in Path("table.tsv").read_text().splitlines()]
+    return [dict(zip(header, line, strict=True)) for line in lines]
 
 
-def test_the_printed_table_has_a_metric_in_one_cell():
-    rows = [{"run": "dpo,rank=4", "metrics": metrics(2.0), "against": {}}]
-    rows.append({"run": "dpo", "metrics": metrics(3.0), "against": {"exact_match": {"p": 0.01, "verdict": "better"}}})
-    assert compare_sweep.printed(rows).splitlines() == [
-        "            perplexity     exact_match",
-        "-" * 38,
-        "dpo,rank=4  2 [1.5, 2.25]  2 [1.5, 2.25]",
-        "dpo         3 [2.5, 3.25]  3 [2.5, 3.25] better",
-        "",
-        "Verdicts are against dpo,rank=4, corrected for their number (Holm).",
-    ]
+RANKS = [["dpo,rank=4", {"rank": 4}], ["dpo", {"rank": 16}]]
+
+
+def test_a_sweep_is_one_line_a_setting_with_its_overrides_costs_and_verdicts(in_folder):
+    write("dpo,rank=4", right=2, seconds=50)
+    write("dpo", right=18, seconds=80)
+    first, second = table(RANKS)
+    parts = ("", "_low", "_high", "_sd", "_difference", "_difference_low", "_difference_high", "_p", "_verdict")
+    metrics = ("perplexity", "exact_match")
+    assert list(first) == ["runs", "rank", "seconds", "memory_gib", *(f"{m}{part}" for m in metrics for part in parts)]
+    assert list(first.values())[:4] == ["dpo,rank=4", "4", "50", "1.5"]
+    assert [first[f"exact_match{part}"] for part in ("", "_sd", "_p", "_verdict")] == ["0.1", "", "", ""]
+    assert [second[f"exact_match{part}"] for part in ("", "_difference", "_verdict")] == ["0.9", "0.8", "better"]
+    assert float(second["exact_match_p"]) == pytest.approx(2 * 2 / 2**16, rel=1e-4)  # the smaller of two
+    assert (second["perplexity_p"], second["perplexity_verdict"]) == ("1", "no evidence")
+
+
+def test_trainings_of_one_setting_are_one_line_with_their_spread(in_folder):
+    points = [[f"dpo,rank={r},seed={s}", {"rank": r, "seed": s}] for r in (4, 8) for s in (1, 2)]
+    for name, overrides in points:
+        write(name, right=10, loss=1.5 + 0.01 * overrides["seed"], seconds=50 + 2 * overrides["seed"])
+    first, _ = table(points)
+    assert first["runs"] == "dpo,rank=4,seed=1 dpo,rank=4,seed=2"
+    assert (first["seconds"], "seed" in first) == ("53", False)
+    assert float(first["perplexity_sd"]) > 0 and first["exact_match_sd"] == "0"
 
 
 def test_what_looks_better_among_many_is_corrected_for_their_number(in_folder):
-    write("dpo,rank=1", 1.0, right=2)
-    write("dpo,rank=2", 1.0, right=9)  # 7 wins of 7 alone are p = 0.016
-    _, _, line = compare([[f"dpo,rank={rank}", {"rank": rank}] for rank in (1, 2)])
-    assert line[-2:] == ["0.03125", "better"]
-    for rank in (3, 4):
-        write(f"dpo,rank={rank}", 1.0, right=2)
-    _, _, line, *_ = compare([[f"dpo,rank={rank}", {"rank": rank}] for rank in (1, 2, 3, 4)])
-    assert line[-2:] == ["0.09375", "no evidence"]
-
-
-def margins(name: str, preferred: float) -> None:
-    rows = [{"dataset": "pairs", "id": str(i), "margin_prefers_chosen": preferred} for i in range(20)]
-    write_examples(Path(f"results/{name}/eval/examples.parquet"), rows)
+    write("dpo,rank=1", right=2, suite="t")
+    write("dpo,rank=2", right=11, suite="t")  # 9 wins of 9 alone are p = 0.004
+    _, line = table([[f"dpo,rank={rank}", {"rank": rank}] for rank in (1, 2)])
+    assert line["t/exact_match_verdict"] == "better"
+    for rank in (3, 4, 5):
+        write(f"dpo,rank={rank}", right=2, suite="t")
+    _, line, *_ = table([[f"dpo,rank={rank}", {"rank": rank}] for rank in (1, 2, 3, 4, 5)])
+    assert float(line["t/exact_match_p"]) == pytest.approx(20 * 2 / 2**9, rel=1e-4)
+    assert line["t/exact_match_verdict"] == "no evidence"
 
 
 def test_the_margin_is_compared_only_where_the_parent_is_the_same(in_folder):
-    margins("dpo", 0.0)
-    margins("dpo,rank=2", 1.0)
-    names = ("dpo", "dpo,rank=2")
-    rows = [{"run": name, "overrides": {"rank": 2}} for name in names]
-    assert compare_sweep.against_first(rows)[1]["preference_margin_accuracy"]["verdict"] == "better"
-    rows = [{"run": name, "overrides": {"from": "sft"}} for name in names]
-    assert compare_sweep.against_first(rows) == [{}, {}]
+    write("dpo,rank=4", right=2, parent="sft,rank=4", margin_prefers_chosen=0.0)
+    write("dpo", right=18, parent="sft", margin_prefers_chosen=1.0)
+    _, line = table(RANKS)
+    assert (line["preference_margin_accuracy"], line["preference_margin_accuracy_verdict"]) == ("1", "")
+    assert line["exact_match_verdict"] == "better"
+    page = compare_sweep.html(compare_sweep.read("s", RANKS), defaultdict(str), [])
+    assert page.count("the parents differ, so it is not compared") == 1
+
+
+def test_every_figure_is_a_file_of_two_kinds_and_the_same_inputs_give_the_same_bytes(in_folder):
+    write("dpo,rank=4", right=2, suite="sums/hard")
+    write("dpo", right=18, suite="sums/hard")
+    folder = compare(RANKS)
+    before = {file: file.read_bytes() for file in folder.rglob("*.*") if file.is_file()}
+    names = {"sums_hard_perplexity", "sums_hard_exact_match", "cost", "memory"}
+    assert {file.stem for file in before} == names | {"table", "report"}
+    assert all(before[folder / f"plots/{name}.png"][:4] == PNG for name in names)
+    compare(RANKS)
+    assert {file: file.read_bytes() for file in before} == before
+
+
+def test_the_page_stands_alone_says_the_answer_first_and_escapes_what_is_the_users(in_folder):
+    points = [["a", {"loss_type": "<b>one"}], ["b", {"loss_type": "two"}]]
+    write("a", right=2)
+    write("b", right=18)
+    page = (compare(points) / "report.html").read_text()
+    assert "<b>one" not in page and "&lt;b&gt;one" in page
+    assert not any(outside in page for outside in ('src="http', "<script", '<link rel="stylesheet"', "@import"))
+    order = ["Take loss_type two", 'id="metric-1"', 'id="cost"', 'id="how"', "results/sweeps/s/report.html"]
+    assert [page.index(part) for part in order] == sorted(page.index(part) for part in order)
+    assert page.count("<svg") == 2 + 2
+
+
+def test_a_sweep_of_seeds_alone_says_how_far_they_differ(in_folder):
+    points = [[f"dpo,seed={s}", {"seed": s}] for s in (1, 2, 3)]
+    for k, (name, _) in enumerate(points):
+        write(name, right=10 + k)
+    (line,) = table(points)
+    assert line["exact_match_sd"] == "0.05"
+    page = (compare(points) / "report.html").read_text()
+    assert "3 trainings of 1 setting, which differ in the seed." in page
+    assert "Seed: three trainings differ by 10 points in exact_match." in page
+    assert "nothing is compared" in page
+
+
+# ---- the terminal
+
+
+def shown(in_folder, width: int) -> str:
+    for name, right in (("dpo,rank=4", 2), ("dpo", 18)):
+        write(name, right)
+    return compare_sweep.printed(compare_sweep.read("rank", RANKS), width)
+
+
+def test_the_terminal_shows_a_short_table_and_what_it_says(in_folder):
+    assert shown(in_folder, 120).splitlines() == [
+        "         perplexity  exact_match",
+        "--------------------------------",
+        "rank=4   8.58        10%",
+        "rank=16  8.58        90% better",
+        "",
+        "better, worse: than rank=4, corrected for all 2 comparisons (Holm).",
+        "",
+        "Take rank 16 (60 s of training, 1.5 GiB): the cheapest of the settings that no other is shown to beat in either metric.",
+        "Every setting takes about as long to train, so the smaller value counts as cheaper.",
+        "Each setting was trained once, so the spread between trainings is unknown: add seed: [1, 2, 3] to the sweep.",
+        "rank 4 is enough: no evidence that 16 is better in perplexity (the same in every example).",
+        "rank 16 is better than 4 in exact_match (by 80 points).",
+    ]
+
+
+@pytest.mark.parametrize("width", [24, 40, 80])
+def test_the_terminals_table_is_folded_where_it_is_too_wide(in_folder, width):
+    text = shown(in_folder, width)
+    assert max(map(len, text.splitlines())) <= width
+    assert text.count("rank=16  ") == (2 if width < 32 else 1)
+
+
+# ---- axes
+
+
+@pytest.mark.parametrize(
+    ("numbers", "scale"),
+    [
+        ([1e-5, 1e-4, 1e-3], "log"),
+        ([2, 4, 8], "linear"),
+        ([4, 8, 16, 32, 64], "log"),
+        ([1, 5, 10], "linear"),
+        ([0, 0.1, 10], "linear"),
+        ([8], "linear"),
+    ],
+)
+def test_an_axis_is_log_where_ratios_are_even_over_a_decade(numbers, scale):
+    assert compare_sweep.axis_scale(numbers) == scale
+
+
+LAYOUTS = [
+    ([{"rank": 4}, {"rank": 8}], ("rank", None), ([4, 8], "linear")),
+    ([{"method": "lora"}, {"method": "full"}], ("method", None), ([0, 1], "categories")),
+    ([{"learning_rate": "1e-5"}, {"learning_rate": "1e-3"}], ("learning_rate", None), ([1e-5, 1e-3], "linear")),
+    (
+        [{"method": m, "rank": r} for m in ("lora", "dora") for r in (4, 8)],
+        ("rank", "method"),
+        ([4, 8, 4, 8], "linear"),
+    ),
+    ([{"rank": 4, "beta": 0.1}, {"rank": 8, "beta": 0.5}], (None, None), ([0, 1], "categories")),
+    ([{"rank": 4}, {"beta": 0.5}], (None, None), ([0, 1], "categories")),
+    ([{"a": 1, "b": 1, "c": 1}, {"a": 2, "b": 2, "c": 2}], (None, None), ([0, 1], "categories")),
+]
+
+
+@pytest.mark.parametrize(("overrides", "keys", "places"), LAYOUTS)
+def test_numbers_are_an_axis_and_a_second_key_makes_lines(overrides, keys, places):
+    sweep = Sweep("s", settings([(f"run{i}", own) for i, own in enumerate(overrides)]), {}, {}, {}, [], [])
+    assert compare_sweep.layout(sweep) == keys
+    assert compare_sweep.positions(sweep, keys[0]) == places
+
+
+def test_grids_and_lists_can_be_drawn(in_folder):
+    for name in "abcd":
+        write(name, right=ord(name) - 90)
+    grid = [{"learning_rate": rate, "method": method} for rate in (1e-4, 1e-3) for method in ("lora", "full")]
+    compare([*zip("abcd", grid, strict=True)])
+    values = [{"rank": 2}, {"beta": 0.2}, {"rank": 4, "beta": 0.2, "seed": 3}, {}]
+    assert "as configured" in (compare([*zip("abcd", values, strict=True)]) / "report.html").read_text()
+
+
+def test_a_value_has_the_digits_that_the_comparisons_can_tell_apart():
+    name, values = "perplexity", [{"value": 506.5371}, {"value": 506.5349}]
+    row = {"low": -0.003, "high": -0.001}
+    sweep = Sweep("s", [], {name: METRICS[name]}, {name: values}, {(name, 0, 1): row}, [], [])
+    assert compare_sweep.shown(sweep, name, 506.5371) == "506.537"
+    assert compare_sweep.shown(sweep._replace(rows={}), name, 506.5371) == "507"
+    assert compare_sweep.shown(sweep._replace(rows={}), name, -0.4, "+") == "0"
+    tiny = sweep._replace(rows={}, values={name: [{"value": 2.253e-5}]})
+    assert compare_sweep.shown(tiny, name, 2.253e-5) == "2.25e-05"
+    assert compare_sweep.shown(sweep, "exact_match", 0.125) == "12.5%"
 
 
 def test_the_loss_of_a_lineage_is_drawn_with_what_was_held_out(in_folder):

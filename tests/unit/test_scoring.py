@@ -1,5 +1,7 @@
 """Scores against a plain loop over sequences, and generation against step-by-step argmax."""
 
+from typing import Any
+
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -108,17 +110,64 @@ def test_answers_that_begin_alike_are_scored_as_if_alone_and_their_beginning_com
     assert close(log_probs(model, pairs(), 4096), scores)
 
 
+def choices() -> list:
+    """Answers of one to four tokens after three long questions, which begin alike as well; some differ in the last token only."""
+    system, tails = list(range(10, 40)), ([50, 51], [60] * 9, [70, 71, 72])
+    answers = ([80], [81], [82, 83, 84], [82, 83, 85, 86])
+    return [answer([*system, *tail], completion) for completion in answers for tail in tails]
+
+
+def test_many_answers_to_a_question_are_scored_as_if_alone_and_their_questions_computed_once(model):
+    tokens = []
+    model.base_model.register_forward_pre_hook(
+        lambda _, __, kw: tokens.append(kw["input_ids"].numel()), with_kwargs=True
+    )
+    expected = [naive(model, sequence) for sequence in choices()]
+    tokens.clear()
+    found = log_probs(model, choices(), 4096)
+    assert close(found, expected)
+    assert sum(tokens) == 30 + sum(2 * 1 + 3 for _ in range(3)) + 2 + 9 + 3  # 82, 83, and then 85, after each question
+    assert close(log_probs(model, choices(), 60), expected)
+
+
+@pytest.mark.parametrize("sequences", [sequences, choices])
+def test_it_is_told_whether_greedy_decoding_gives_the_labels(model, sequences):
+    for parameter in model.parameters():
+        parameter.data.mul_(3)
+    top = []
+    for ids, labels in sequences():
+        with torch.no_grad():
+            likeliest = model(input_ids=torch.tensor([ids])).logits[0].argmax(-1).tolist()
+        top.append(all(label in (-100, token) for token, label in zip(likeliest, labels[1:], strict=False)))
+        first = labels.index(next(label for label in labels if label != -100))
+        known = (*ids[:first], likeliest[first - 1])
+        assert scoring.scores(model, [answer(known[:-1], known[-1:])], 64)[0].greedy
+    assert [score.greedy for score in scoring.scores(model, sequences(), 4096)] == top
+
+
+def test_the_vocabulary_s_logits_are_never_all_there_at_once(model, monkeypatch):
+    expected = log_probs(model, sequences(), 4096)
+    monkeypatch.setattr(scoring, "TARGETS", 5)
+    largest = []
+    head = scoring.LogProbs.apply
+    monkeypatch.setattr(
+        scoring.LogProbs, "apply", lambda hidden, *rest: largest.append(len(hidden)) or head(hidden, *rest)
+    )
+    assert close(log_probs(model, sequences(), 4096), expected)
+    assert max(largest) == 5
+
+
 @pytest.mark.parametrize("limit", [1, 10, 33, 1000])
 def test_batches_hold_every_group_once_and_stay_within_their_size(limit):
-    rows = sorted({ids for ids, _ in [*sequences(), *pairs()]})
-    groups = prefix.pair(rows)
-    assert {len(group) for group in groups} == {1, 2}
+    rows = sorted({ids for ids, _ in [*sequences(), *pairs(), *choices()]})
+    groups = prefix.groups(rows, 32, 4096)
+    assert {len(group) for group in groups} >= {1, 2, 12}
     batches = list(scoring._batches(groups, rows, limit))
     assert sorted(group for batch in batches for group in batch) == sorted(groups)
     for batch in batches:
         packed = prefix.pack(rows, batch, pad=0)
         assert len(batch) == 1 or packed.ids.numel() <= limit
-        assert len({len(group) for group in batch}) == 1
+        assert len({len(group) == 1 for group in batch}) == 1
 
 
 HEADS = {
@@ -200,6 +249,90 @@ def test_an_answer_that_was_learnt_is_given_without_its_stop_token(model, random
         optimiser.step()
         optimiser.zero_grad()
     assert generate(model, random_tiny_tokenizer, asked(random_tiny_tokenizer)[:2], 64) == texts
+
+
+def lively(model) -> Any:
+    """The same model with larger weights, so that answers differ: at first every next token is about equally likely."""
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        parameter.data.mul_(3)
+    return model
+
+
+def many() -> list[list[int]]:
+    """Prompts of many lengths, some of which begin alike."""
+    return [list(ids) for ids, _ in [*sequences(), *choices()]]
+
+
+@pytest.mark.parametrize("span", [1, 4, 100])
+@pytest.mark.parametrize("at_once", [1, 5, 32])
+def test_answers_that_end_early_leave_and_the_others_go_on_unchanged(
+    model, random_tiny_tokenizer, span, at_once, monkeypatch
+):
+    lively(model).generation_config.eos_token_id = [2, 7, 11, 15, 60]
+    expected = [generate(model, random_tiny_tokenizer, [prompt], 20) for prompt in many()]
+    lengths = {len(text) for [text] in expected}
+    assert len(lengths) > 5
+    monkeypatch.setattr(scoring, "SPAN", span)
+    monkeypatch.setattr(scoring, "PROMPTS", at_once)
+    assert [[text] for text in generate(model, random_tiny_tokenizer, many(), 20)] == expected
+
+
+def test_a_row_that_has_ended_costs_nothing(model, random_tiny_tokenizer, monkeypatch):
+    lively(model).generation_config.eos_token_id = [2, 7, 11, 15, 60]
+    monkeypatch.setattr(scoring, "SPAN", 4)
+    rows = []
+    model.base_model.register_forward_pre_hook(lambda _, __, kw: rows.append(len(kw["input_ids"])), with_kwargs=True)
+    generate(model, random_tiny_tokenizer, many(), 20)
+    assert rows[-1] < rows[1] == len(many())
+    assert rows[1:] == sorted(rows[1:], reverse=True)
+
+
+def test_what_all_prompts_begin_with_is_computed_once(model, random_tiny_tokenizer):
+    shapes = []
+    model.base_model.register_forward_pre_hook(
+        lambda _, __, kw: shapes.append(tuple(kw["input_ids"].shape)), with_kwargs=True
+    )
+    prompts = [[*range(10, 40), *own] for own in ([50], [51, 52], [53, 54, 55])]
+    generate(model, random_tiny_tokenizer, prompts, 3)
+    assert shapes[:3] == [(1, 30), (3, 3), (3, 1)]
+
+
+def test_the_order_of_the_prompts_does_not_matter(model, random_tiny_tokenizer, monkeypatch):
+    monkeypatch.setattr(scoring, "PROMPTS", 4)
+    forward = generate(lively(model), random_tiny_tokenizer, many(), 8)
+    assert generate(model, random_tiny_tokenizer, many()[::-1], 8) == forward[::-1]
+    batches = [[many()[i] for i in batch] for batch in scoring.prompt_batches(many(), 8)]
+    assert [[many()[::-1][i] for i in batch] for batch in scoring.prompt_batches(many()[::-1], 8)] == batches
+
+
+def test_a_batch_is_bounded_in_tokens(monkeypatch):
+    monkeypatch.setattr(scoring, "TOKENS", 100)
+    prompts = [[1] * n for n in (90, 20, 20, 20, 20, 5)]
+    assert list(scoring.prompt_batches(prompts, 10)) == [[0], [1, 2, 3], [4, 5]]
+
+
+def test_an_answer_is_cut_before_a_stop_text(model, random_tiny_tokenizer):
+    whole = generate(lively(model), random_tiny_tokenizer, many(), 20)
+    stop = (whole[0][3:5], whole[1][6:7])
+    assert all(stop)
+    expected = [text.split(stop[0])[0].split(stop[1])[0] for text in whole]
+    assert expected != whole
+    assert generate(model, random_tiny_tokenizer, many(), 20, stop) == expected
+
+
+def test_a_stop_text_ends_the_batch_and_may_be_a_special_token_s(model, random_tiny_tokenizer, monkeypatch):
+    monkeypatch.setattr(scoring, "SPAN", 2)
+    steps = []
+    model.base_model.register_forward_pre_hook(lambda *_: steps.append(1))
+    head = model.get_output_embeddings().weight
+    special = random_tiny_tokenizer.convert_tokens_to_ids("<|im_start|>")
+    head.data[special] = 0.0
+    model.base_model.norm.weight.data.zero_()  # every token is as likely as any other, so that the first one is chosen
+    first = random_tiny_tokenizer.decode([0])
+    assert generate(model, random_tiny_tokenizer, [[20], [30, 31]], 20, (first,)) == ["", ""]
+    assert len(steps) == 2
+    assert random_tiny_tokenizer.decode([0], skip_special_tokens=True) == ""
 
 
 def test_no_more_tokens_than_asked_for_are_generated(model, random_tiny_tokenizer):

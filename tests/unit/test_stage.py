@@ -282,7 +282,15 @@ def test_without_a_terminal_progress_is_plain_lines_now_and_then(shown):
 
 @pytest.mark.parametrize(
     ("seconds", "said"),
-    [(0.4, "0 s"), (45, "45 s"), (89, "89 s"), (100, "2 min"), (3000, "50 min"), (7260, "2 h 01 min"), (1e5, "27 h 47 min")],
+    [
+        (0.4, "0 s"),
+        (45, "45 s"),
+        (89, "89 s"),
+        (100, "2 min"),
+        (3000, "50 min"),
+        (7260, "2 h 01 min"),
+        (1e5, "27 h 47 min"),
+    ],
 )
 def test_a_time_is_said_as_people_say_it(seconds, said):
     assert stage.duration(seconds) == said

@@ -1,0 +1,494 @@
+"""The settings of a sweep, compared with each other, and what a person would say of them.
+
+Points that differ in the seed alone are trainings of one setting, whose value is their mean. A difference between two
+settings is uncertain twice: other examples would give another one, and so would other seeds. The first is measured by
+resampling the examples, the same ones on both sides (Efron 1979), the second by the spread between the trainings of the
+two (Student's two-sample variance). They are added as two independent t variables (Behrens 1929, Fisher 1935), which
+raises no more false alarms than it says (Robinson 1976, Annals of Statistics 4, 963). One variance with Satterthwaite's
+degrees of freedom does not keep its word far out, where corrected p are: two or three seeds agree by luck.
+"""
+
+import json
+from collections.abc import Iterable
+from functools import lru_cache
+from itertools import combinations
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import optimize, special, stats
+
+from posttrain import stage
+from posttrain.statistics import FEWEST, LEVEL, POWER, Metric, detectable_share, holm, mcnemar, resampled
+
+ALARM = 1 - LEVEL
+SAME_TIME = 1.1  # times whose ratio is smaller are equal: a machine is never that steady
+AMOUNTS = (
+    "rank",
+    "epochs",
+    "max_steps",
+    "max_length",
+    "batch_size",
+    "accumulation",
+)  # keys of which one can have enough
+
+MANY = 3  # settings named one by one in a sentence
+
+# ---- settings
+
+
+class Setting(NamedTuple):
+    """What was trained, once for each seed."""
+
+    overrides: dict[str, Any]
+    runs: tuple[str, ...]
+    seeds: tuple[Any, ...]
+
+
+def settings(points: list[tuple[str, dict[str, Any]]]) -> list[Setting]:
+    """The points of a sweep, those that differ in the seed alone together; in the order in which they come first."""
+    found: dict[str, Setting] = {}
+    for run, overrides in points:
+        own = {key: value for key, value in overrides.items() if key != "seed"}
+        before = found.get(json.dumps(own, sort_keys=True), Setting(own, (), ()))
+        together = Setting(own, (*before.runs, run), (*before.seeds, overrides.get("seed")))
+        found[json.dumps(own, sort_keys=True)] = together
+    return list(found.values())
+
+
+def swept(settings: list[Setting]) -> list[str]:
+    """The keys that differ between the settings."""
+    keys = dict.fromkeys(key for setting in settings for key in setting.overrides)
+    return [key for key in keys if len({json.dumps(setting.overrides.get(key)) for setting in settings}) > 1]
+
+
+def label(setting: Setting, keys: list[str]) -> str:
+    """A setting's name, as in a target: `rank=4,beta=0.1`."""
+    own = [f"{key}={text(setting.overrides[key])}" for key in keys if key in setting.overrides]
+    return ",".join(own) or "as configured"
+
+
+def text(value: Any) -> str:
+    """A value as it is written: 0.0001, lora."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def number(value: Any) -> float | None:
+    """A value as a number, if it is one; YAML reads 1e-4 as text."""
+    try:
+        return None if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def by_cost(settings: list[Setting], seconds: list[float]) -> list[int]:
+    """The settings' positions, cheapest first: by seconds of training; of about the same time by value, then by order."""
+    times: dict[int, float] = {}
+    start = -np.inf
+    for index in np.argsort(seconds, kind="stable"):
+        if seconds[index] > SAME_TIME * start:
+            start = seconds[index]
+        times[int(index)] = start
+    keys = swept(settings)
+
+    def place(index: int) -> tuple:
+        values = [number(settings[index].overrides.get(key)) for key in keys]
+        return times[index], [np.inf if value is None else value for value in values], index
+
+    return sorted(range(len(settings)), key=place)
+
+
+def front(costs: list[float], values: list[float], higher_is_better: bool) -> list[int]:
+    """The Pareto front: the positions of those that no other beats in cost or value without losing in the other."""
+    gains = np.array(values) * (1 if higher_is_better else -1)
+    costs = np.array(costs)
+    beaten = [
+        ((costs <= c) & (gains >= g) & ((costs < c) | (gains > g))).any() for c, g in zip(costs, gains, strict=True)
+    ]
+    return [index for index in np.lexsort((-gains, costs)).tolist() if not beaten[index]]
+
+
+# ---- comparisons
+
+
+class Error(NamedTuple):
+    """The standard error of a mean over trainings: by the examples and by the trainings, with their degrees of freedom.
+
+    `trainings_df` 0 is a single training: its spread is not known, and only the examples count.
+    """
+
+    examples: float
+    examples_df: int
+    trainings: float = 0.0
+    trainings_df: int = 0
+
+    def beyond(self, difference: float) -> float:
+        """Two-sided p of a difference: how likely chance alone is as far from zero."""
+        difference = abs(difference)
+        if difference == 0:
+            return 1.0
+        if not self.trainings:
+            return float(2 * special.stdtr(self.examples_df, -difference / self.examples)) if self.examples else 0.0
+        points, weights = _t_grid(self.examples_df)
+        tails = special.stdtr(self.trainings_df, -(difference - self.examples * points) / self.trainings)
+        return float(2 * weights @ tails)
+
+    def width(self, p: float = ALARM) -> float:
+        """The difference whose two-sided p this is: half the width of an interval."""
+        most = [error * stats.t.isf(p / 4, df) for error, df in (self[:2], self[2:]) if error]
+        return float(optimize.brentq(lambda half: self.beyond(half) - p, 0, sum(most), rtol=1e-6)) if most else 0.0
+
+    def detectable(self, level: float) -> float:
+        """The true difference that p < `level` finds with a power of 80 %."""
+        return self.width(level) + self.width(2 * (1 - POWER))
+
+
+@lru_cache(maxsize=8)
+def _t_grid(df: int) -> tuple[np.ndarray, np.ndarray]:
+    """Points and weights for the mean of a function of a t variable; dense in the middle, far in the tails."""
+    steps = np.linspace(-6, 6, 2001)
+    points = np.sinh(steps)
+    weights = stats.t.pdf(points, df) * np.cosh(steps)
+    return points, weights / weights.sum()
+
+
+class Trainings(NamedTuple):
+    """A metric of one setting: its values (one a training), its mean's resamples, its mean columns (columns, n)."""
+
+    values: np.ndarray
+    resamples: np.ndarray
+    columns: np.ndarray
+
+
+def measure(metric: Metric, columns: list[np.ndarray]) -> Trainings:
+    """A metric of the trainings of one setting, each with its columns (columns, n) of the same n examples."""
+    values = np.array([metric.value(own) for own in columns])
+    resamples = np.mean([resampled(metric, own) for own in columns], axis=0)
+    return Trainings(values, resamples, np.mean(columns, axis=0))
+
+
+def summary(metric: Metric, trainings: Trainings, first: dict[str, float]) -> dict[str, Any]:
+    """Value, interval, n and the spread between trainings; `first` is the metric in the first training's eval.json."""
+    values = trainings.values
+    row = {"value": float(values.mean()), "low": first["low"], "high": first["high"], "n": first["n"]}
+    row |= {"trainings": values.tolist(), "sd": None}
+    if len(values) == 1:
+        return row
+    row["sd"] = float(values.std(ddof=1))
+    if metric.share and row["value"] in (0.0, 1.0):
+        return row
+    half = error(trainings.resamples, first["n"], values).width()
+    low, high = row["value"] - half, row["value"] + half
+    return row | ({"low": max(low, 0.0), "high": min(high, 1.0)} if metric.share else {"low": low, "high": high})
+
+
+def error(resamples: np.ndarray, n: int, *trainings: np.ndarray) -> Error:
+    """The error of a mean over trainings, or of the difference of two such means, on n examples."""
+    examples = float(resamples.std() * np.sqrt(n / max(n - 1, 1)))
+    df = sum(len(values) - 1 for values in trainings)
+    if not df:
+        return Error(examples, max(n - 1, 1))
+    variance = sum(((values - values.mean()) ** 2).sum() for values in trainings) / df
+    return Error(examples, max(n - 1, 1), float(np.sqrt(variance * sum(1 / len(values) for values in trainings))), df)
+
+
+class Comparison(NamedTuple):
+    """One setting against another, before the correction for the number of comparisons."""
+
+    difference: float
+    error: Error
+    p: float
+    n: int
+    differing: int
+    """examples on which the two are not the same"""
+
+
+def compare(metric: Metric, ours: Trainings, theirs: Trainings) -> Comparison:
+    """The difference ours - theirs on the same examples.
+
+    Right and wrong of two single trainings are tested by McNemar's exact test (1947). Else p is not below what the
+    signs of the examples that differ could give.
+    """
+    n = ours.columns.shape[1]
+    differing = int((ours.columns != theirs.columns).any(axis=0).sum())
+    difference = float(ours.values.mean() - theirs.values.mean())
+    found = error(ours.resamples - theirs.resamples, n, ours.values, theirs.values)
+    if metric.share and not found.trainings_df:
+        p = mcnemar(ours.columns[0], theirs.columns[0])
+    else:
+        p = max(found.beyond(difference), 0.5 ** max(differing - 1, 0))
+    return Comparison(difference, found, p, n, differing)
+
+
+def verdicts(metrics: dict[str, Metric], found: dict[tuple[str, int, int], Comparison]) -> dict[tuple, dict[str, Any]]:
+    """Difference, 95% interval, corrected p and verdict of every comparison, by metric and the two settings.
+
+    The p-values are corrected by Holm (1979) for all the comparisons. `detectable` is the true difference that this
+    sweep shows with a power of 80 %, its correction counted; null where there is none.
+    """
+    corrected = holm([comparison.p for comparison in found.values()])
+    level = ALARM / max(1, sum(p >= ALARM for p in corrected))  # that the next one would have had to meet
+    rows = {}
+    for (name, *pair), p in zip(found, corrected, strict=True):
+        one, metric = found[name, *pair], metrics[name]
+        half = one.error.width()
+        row = {"difference": one.difference, "low": one.difference - half, "high": one.difference + half, "p": p}
+        if p < ALARM:
+            row["verdict"] = "better" if (one.difference > 0) == metric.higher_is_better else "worse"
+        else:
+            row |= {"verdict": "no evidence", "detectable": _detectable(metric, one, level)}
+        rows[name, *pair] = row
+    return rows
+
+
+def _detectable(metric: Metric, one: Comparison, level: float) -> float | None:
+    if 0.5 ** (one.n - 1) >= level or one.n < FEWEST:
+        return None
+    difference = one.error.detectable(level)
+    if metric.share:  # at least as many examples must differ as the exact test needs, which knows the level of 5 % only
+        usual = Error(1.0, one.n - 1)
+        wider = usual.detectable(level) / usual.detectable(ALARM)
+        exact = detectable_share(one.n, 0 if one.error.trainings_df else one.differing) * wider
+        difference = max(difference, exact)
+    return difference if difference <= 1 or not metric.share else None
+
+
+# ---- sentences
+
+
+class Sweep(NamedTuple):
+    """A sweep's settings (positions are theirs), what was measured, and each later setting against each earlier one."""
+
+    name: str
+    settings: list[Setting]
+    metrics: dict[str, Metric]
+    values: dict[str, list[dict[str, Any]]]
+    rows: dict[tuple[str, int, int], dict[str, Any]]
+    seconds: list[float]
+    memory: list[float]
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys that differ between the settings."""
+        return swept(self.settings)
+
+    @property
+    def compared(self) -> list[str]:
+        """The metrics in which the settings are compared."""
+        return list(dict.fromkeys(name for name, *_ in self.rows))
+
+    def row(self, name: str, ours: int, theirs: int) -> dict[str, Any]:
+        """One setting against another, whichever comes first."""
+        if ours > theirs:
+            return self.rows[name, theirs, ours]
+        row = self.rows[name, ours, theirs]
+        other = {"better": "worse", "worse": "better"}.get(row["verdict"], row["verdict"])
+        return row | {"difference": -row["difference"], "low": -row["high"], "high": -row["low"], "verdict": other}
+
+    def better(self, name: str, ours: int, theirs: int) -> bool:
+        """Whether there is evidence that a setting is better than another."""
+        return ours != theirs and self.row(name, ours, theirs)["verdict"] == "better"
+
+    def unbeaten(self, names: Iterable[str]) -> int | None:
+        """The cheapest setting from which no other is better in any of the metrics."""
+        every = range(len(self.settings))
+        for index in by_cost(self.settings, self.seconds):
+            if not any(self.better(name, other, index) for name in names for other in every):
+                return index
+        return None
+
+    def label(self, index: int) -> str:
+        """A setting's name, as in a target."""
+        return label(self.settings[index], self.keys)
+
+    def short(self, index: int) -> str:
+        """A setting's name once its only key has been said."""
+        return (
+            text(self.settings[index].overrides.get(self.keys[0], "as configured"))
+            if len(self.keys) == 1
+            else self.label(index)
+        )
+
+    def full(self, index: int) -> str:
+        """A setting's name in a sentence: `rank 4`, `rank=4,beta=0.1`."""
+        own = len(self.keys) == 1 and self.keys[0] in self.settings[index].overrides
+        return f"{self.keys[0]} {self.short(index)}" if own else self.label(index)
+
+
+def compare_all(metrics: dict[str, Metric], measured: dict[str, list[Trainings]]) -> dict[tuple, dict[str, Any]]:
+    """Verdicts of every later setting against every earlier one in every metric, corrected for their number.
+
+    All pairs, as which of them a sentence is about is seen only afterwards.
+    """
+    found = {
+        (name, first, second): compare(metrics[name], trainings[second], trainings[first])
+        for name, trainings in measured.items()
+        for first, second in combinations(range(len(trainings)), 2)
+    }
+    return verdicts(metrics, found)
+
+
+def answer(sweep: Sweep) -> list[str]:
+    """What the sweep says as a whole: the setting to take, then what the reader must know of times and seeds."""
+    sentences = []
+    if len(sweep.settings) > 1 and sweep.compared:
+        sentences += [_choice(sweep), *_times(sweep)]
+    return [*sentences, *_spread(sweep)]
+
+
+def _choice(sweep: Sweep) -> str:
+    names = sweep.compared
+    index = sweep.unbeaten(names)
+    if index is None:
+        best: dict[int, list[str]] = {}
+        for name in names:
+            best.setdefault(sweep.unbeaten([name]), []).append(name)
+        parts = [f"{sweep.full(index)} in {listed(found)}" for index, found in best.items()]
+        return f"No setting will do for every metric: take {'; '.join(parts)}."
+    cost = f"{duration(sweep.seconds[index])} of training, {sweep.memory[index]:.2g} GiB"
+    metrics = {1: names[0], 2: "either metric"}.get(len(names), f"any of the {len(names)} metrics")
+    return (
+        f"Take {sweep.full(index)} ({cost}): the cheapest of the settings that no other is shown to beat in {metrics}."
+    )
+
+
+def _times(sweep: Sweep) -> list[str]:
+    least, most = min(sweep.seconds), max(sweep.seconds)
+    if most > SAME_TIME * least:
+        return []
+    return ["Every setting takes about as long to train, so the smaller value counts as cheaper."]
+
+
+def _spread(sweep: Sweep) -> list[str]:
+    """How much trainings that differ in the seed alone differ."""
+    counts = [len(setting.runs) for setting in sweep.settings]
+    if max(counts) == 1:
+        what = "Each setting was" if len(counts) > 1 else "It was"
+        return [f"{what} trained once, so the spread between trainings is unknown: add seed: [1, 2, 3] to the sweep."]
+    parts = []
+    for name, values in sweep.values.items():
+        range_ = max(max(row["trainings"]) - min(row["trainings"]) for row in values)
+        if range_:
+            parts.append(f"{size(sweep.metrics[name], range_)} in {name}")
+    trained = f"{_count(max(counts))} trainings" if len(counts) == 1 else "trainings of one setting"
+    if not parts:
+        return [f"Seed: {trained} do not differ in any metric."]
+    return [f"Seed: {trained} differ by {'' if len(counts) == 1 else 'up to '}{listed(parts)}."]
+
+
+def sentences(sweep: Sweep) -> list[str]:
+    """What the sweep says of its metrics: a sentence for each, and one for all those without any evidence."""
+    groups: dict[tuple, list[str]] = {}
+    for name in sweep.compared:
+        chosen, level, worse, cheaper = _order(sweep, name)
+        same = (chosen, *level) if not worse and not cheaper else (name,)
+        groups.setdefault(same, []).append(name)
+    return [_sentence(sweep, names) for names in groups.values()]
+
+
+def _order(sweep: Sweep, name: str) -> tuple[int, list[int], list[int], list[int]]:
+    """The cheapest setting that no other beats; what costs more and is not shown to be worse; what it beats; what is
+    cheaper, which another one beats."""
+    every = by_cost(sweep.settings, sweep.seconds)
+    chosen = sweep.unbeaten([name])
+    worse = [index for index in every if sweep.better(name, chosen, index)]
+    place = every.index(chosen)
+    rest = [[index for index in part if index not in worse] for part in (every[place + 1 :], every[:place])]
+    return chosen, rest[0], worse, rest[1]
+
+
+def _sentence(sweep: Sweep, names: list[str]) -> str:
+    name, *_ = names
+    chosen, level, worse, cheaper = _order(sweep, name)
+    parts = []
+    if level:
+        enough = "is enough" if _is_amount(sweep, chosen, level) else "will do"
+        others = _others(sweep, level, "or", "any other setting")
+        where = listed(could_have_shown(sweep, names, chosen, level))
+        parts.append(f"{sweep.full(chosen)} {enough}: no evidence that {others} is better in {where}")
+    if worse:
+        others, by = _others(sweep, worse, "and", "every other setting"), _by(sweep, name, chosen, worse)
+        who, where = ("it", "") if level else (sweep.full(chosen), f" in {name}")
+        parts.append(f"{who} is better than {others}{where} ({by})")
+    for index in cheaper[:MANY]:
+        rival = next(other for other in by_cost(sweep.settings, sweep.seconds) if sweep.better(name, other, index))
+        parts.append(f"{sweep.short(index)} is worse than {sweep.short(rival)} ({_by(sweep, name, rival, [index])})")
+    if more := len(cheaper[MANY:]):
+        parts.append(
+            f"so {'is' if more == 1 else 'are'} {more} more cheaper one{'' if more == 1 else 's'} than another"
+        )
+    return f"{'; '.join(parts)}."
+
+
+def _others(sweep: Sweep, settings: list[int], last: str, all_others: str) -> str:
+    """Settings by name, or in other words where they are too many to read."""
+    if len(settings) <= MANY:
+        return listed(map(sweep.short, settings), last)
+    if len(settings) == len(sweep.settings) - 1:
+        return all_others
+    return f"{'any' if last == 'or' else 'each'} of {len(settings)} others"
+
+
+def _is_amount(sweep: Sweep, chosen: int, others: list[int]) -> bool:
+    if len(sweep.keys) != 1 or sweep.keys[0] not in AMOUNTS:
+        return False
+    own, *values = (number(sweep.settings[index].overrides.get(sweep.keys[0])) for index in [chosen, *others])
+    return own is not None and all(value is not None and value > own for value in values)
+
+
+def _by(sweep: Sweep, name: str, ours: int, others: list[int]) -> str:
+    differences = [abs(sweep.row(name, ours, other)["difference"]) for other in others]
+    least, most = (size(sweep.metrics[name], limit(differences)) for limit in (min, max))
+    return f"by {most}" if least == most else f"by {least.split()[0]} to {most}"
+
+
+def could_have_shown(sweep: Sweep, names: list[str], ours: int, others: list[int]) -> list[str]:
+    """Metrics, each with what its comparisons without evidence could have shown (the largest of their `detectable`).
+
+    On what basis is said in full where it changes.
+    """
+    said, before = [], None
+    for name in names:
+        differences = [sweep.row(name, ours, other)["detectable"] for other in others]
+        basis = _basis(sweep, name, [ours, *others])
+        if None in differences:
+            said.append(f"{name} ({basis} are too few to show any)")
+            continue
+        if not max(differences):
+            said.append(f"{name} (the same in every example)")
+            continue
+        shown = size(sweep.metrics[name], max(differences))
+        said.append(f"{name} ({shown})" if basis == before else f"{name} ({basis} could have shown {shown})")
+        before = basis
+    return said
+
+
+def _basis(sweep: Sweep, name: str, settings: list[int]) -> str:
+    n = sweep.values[name][settings[0]]["n"]
+    counts = sorted({len(sweep.settings[index].runs) for index in settings})
+    trainings = "" if counts[-1] == 1 else f" and {' or '.join(map(str, counts))} trainings of each"
+    return f"{n:,} example{'' if n == 1 else 's'}{trainings}"
+
+
+def size(metric: Metric, difference: float) -> str:
+    """A difference as people say it: `12 points` of a share, else `0.41`."""
+    difference = abs(difference)
+    if metric.share:
+        points = f"{100 * difference:.0f}" if difference >= 0.1 else f"{100 * difference:.2g}"
+        return f"{points} point{'' if points == '1' else 's'}"
+    return f"{difference:.2g}"
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it, one below 10 seconds to two digits."""
+    return f"{seconds:.2g} s" if seconds < 10 else stage.duration(seconds)
+
+
+def listed(words: Iterable[str], last: str = "and") -> str:
+    """Words as a list in a sentence: `a, b and c`."""
+    *first, end = words
+    return f"{', '.join(first)} {last} {end}" if first else end
+
+
+def _count(number: int) -> str:
+    words = "Zero One Two Three Four Five Six Seven Eight Nine".split()
+    return words[number].lower() if number < len(words) else str(number)
