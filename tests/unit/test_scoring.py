@@ -126,7 +126,7 @@ def test_many_answers_to_a_question_are_scored_as_if_alone_and_their_questions_c
     tokens.clear()
     found = log_probs(model, choices(), 4096)
     assert close(found, expected)
-    assert sum(tokens) == 30 + sum(2 * 1 + 3 for _ in range(3)) + 2 + 9 + 3  # 82, 83, and then 85, after each question
+    assert sum(tokens) == 30 + (2 + 9 + 3) + 3 * 3  # after each question 82, 83 and 85; nothing follows a last token
     assert close(log_probs(model, choices(), 60), expected)
 
 
@@ -161,7 +161,7 @@ def test_the_vocabulary_s_logits_are_never_all_there_at_once(model, monkeypatch)
 def test_batches_hold_every_group_once_and_stay_within_their_size(limit):
     rows = sorted({ids for ids, _ in [*sequences(), *pairs(), *choices()]})
     groups = prefix.groups(rows, 32, 4096)
-    assert {len(group) for group in groups} >= {1, 2, 12}
+    assert {len(group) for group in groups} >= {1, 3, 12}
     batches = list(scoring._batches(groups, rows, limit))
     assert sorted(group for batch in batches for group in batch) == sorted(groups)
     for batch in batches:
@@ -264,8 +264,7 @@ def many() -> list[list[int]]:
     return [list(ids) for ids, _ in [*sequences(), *choices()]]
 
 
-@pytest.mark.parametrize("span", [1, 4, 100])
-@pytest.mark.parametrize("at_once", [1, 5, 32])
+@pytest.mark.parametrize(("span", "at_once"), [(1, 5), (4, 32), (100, 5)])
 def test_answers_that_end_early_leave_and_the_others_go_on_unchanged(
     model, random_tiny_tokenizer, span, at_once, monkeypatch
 ):
@@ -314,10 +313,10 @@ def test_a_batch_is_bounded_in_tokens(monkeypatch):
 
 def test_an_answer_is_cut_before_a_stop_text(model, random_tiny_tokenizer):
     whole = generate(lively(model), random_tiny_tokenizer, many(), 20)
-    stop = (whole[0][3:5], whole[1][6:7])
-    assert all(stop)
+    letters = [letter for letter in "".join(whole) if letter.isascii() and letter.isalnum()]
+    stop = tuple(sorted(set(letters), key=letters.count)[-2:])
     expected = [text.split(stop[0])[0].split(stop[1])[0] for text in whole]
-    assert expected != whole
+    assert sum(text != cut for text, cut in zip(whole, expected, strict=True)) > 5
     assert generate(model, random_tiny_tokenizer, many(), 20, stop) == expected
 
 
