@@ -42,6 +42,7 @@ format: setup
 
 bench: setup $(PPO_VENV)/.ready
 	python bench/pipeline.py
+	python bench/evaluation.py
 	python bench/ppo.py --trl $(PPO_VENV)/bin/python
 
 $(PPO_VENV)/.ready: envs/constraints.txt  # TRL's last release with a PPO trainer, to compare ours with
