@@ -8,7 +8,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
-from posttrain.cli import table
 from posttrain.config import ON_POLICY
 from posttrain.errors import UserError
 from posttrain.project import OVERRIDES, VERSIONS, Project
@@ -294,4 +293,6 @@ def show_results():
     """The table of the models that were asked for, where each of them is evaluated."""
     names = PROJECT.asked(sys.argv[1:])
     if names and all(Path(f"results/{name}/eval.json").exists() for name in names):
+        from posttrain.cli import table  # brings scipy, which takes longer than reading the workflow
+
         print(f"\n{table(names)}", file=sys.stderr)
