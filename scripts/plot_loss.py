@@ -15,7 +15,7 @@ def main(options) -> None:
     for axis, file in zip(axes[0], options.steps, strict=True):
         curves.draw(axis, curves.panels(curves.read(file))[0])
         axis.set(title=file.parent.name, ylabel="loss")
-    curves.write_png(figure, options.output)
+    figures.write(figure, options.output)
 
 
 if __name__ == "__main__":

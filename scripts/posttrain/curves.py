@@ -6,8 +6,8 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from posttrain.figures import COLOURS
 from posttrain.page import percent
-from posttrain.stage import whole_file
 
 VALIDATION = "eval_"
 NO_CURVES = {"step", "seconds", "epoch", "num_tokens"}
@@ -151,17 +151,10 @@ def draw(axis: Any, panel: Panel) -> None:
         marker = "o" if "validation" in series.label else "." if len(series.x) < 50 else ""
         axis.plot(series.x, series.y, marker=marker, markersize=3, linewidth=1.2, label=series.label)
     if panel.mark is not None:
-        axis.axvline(panel.mark, linestyle="--", linewidth=0.8, color="#5d6269", label="lowest validation loss")
+        axis.axvline(panel.mark, linestyle="--", linewidth=0.8, color=COLOURS[-1], label="lowest validation loss")
     if len(panel.series) > 1 or panel.mark is not None:
         axis.legend(fontsize=8, loc="upper right")
     axis.set(title=panel.title, xlabel=panel.across, ylabel=panel.unit)
     axis.locator_params(nbins=5)  # ticks are what takes the time
     if panel.across == "step":
         axis.xaxis.get_major_locator().set_params(integer=True)
-
-
-def write_png(figure: Any, path: Path) -> None:
-    """Write a figure, the same bytes for the same figure."""
-    figure.tight_layout()
-    with whole_file(path) as file:
-        figure.savefig(file, format="png", metadata={"Software": None})

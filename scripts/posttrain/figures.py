@@ -42,12 +42,20 @@ def pyplot() -> Any:
 
 def save(figure: Any, stem: Path, title: str) -> str:
     """Write `stem`.png and `stem`.svg; returns the SVG to be put into a page, with `title` for those who cannot see it."""
-    figure.tight_layout()
-    for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None, "Title": title})):
-        with whole_file(stem.with_name(f"{stem.name}.{kind}")) as file:
-            figure.savefig(file, format=kind, metadata=metadata)
+    png, svg = (stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg"))
+    write(figure, png)
+    write(figure, svg, Title=title)
     pyplot().close(figure)
-    return inline(stem.with_name(f"{stem.name}.svg").read_text(encoding="utf-8"), stem.name, title)
+    return inline(svg.read_text(encoding="utf-8"), stem.name, title)
+
+
+def write(figure: Any, path: Path, **metadata: str) -> None:
+    """Write a figure as the kind of file that `path` ends in, the same bytes for the same figure."""
+    kind = path.suffix.removeprefix(".")
+    unsaid = {"png": ("Software",), "svg": ("Date", "Creator")}[kind]
+    figure.tight_layout()
+    with whole_file(path) as file:
+        figure.savefig(file, format=kind, metadata=dict.fromkeys(unsaid) | metadata)
 
 
 def inline(svg: str, name: str, title: str) -> str:

@@ -3,12 +3,11 @@
 import difflib
 import re
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
+from posttrain.examples import Examples, read_examples
 from posttrain.statistics import metric
 
-TEXTS = ("suite", "dataset", "id", "prompt", "reference", "output")
 SHOWN = 700  # characters of a text
 ALIKE = 0.2  # below, an answer has hardly a word in common with the other, and marks would only confuse
 
@@ -41,14 +40,9 @@ def examples(run: dict[str, Any], others: list[str], most: int) -> list[dict[str
 
 
 @lru_cache(maxsize=32)  # parents are read once for their many children
-def answers(name: str) -> dict[Key, dict[str, Any]]:
+def answers(name: str) -> Examples:
     """A model's examples with a generated answer: texts and the metrics' columns, by suite, dataset and id."""
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(Path(f"results/{name}/eval/examples.parquet"))
-    rows = table.filter(pc.is_valid(table["output"])).to_pylist()
-    return {(row["suite"], row["dataset"], row["id"]): row for row in rows}
+    return {at: row for at, row in read_examples(name).items() if row["output"] is not None}
 
 
 def changed(names: list[str], before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, float, float]]:

@@ -86,5 +86,5 @@ def test_the_same_curves_are_the_same_file(in_folder):
     for name in ("a.png", "b.png"):
         figure, axis = figures.pyplot().subplots()
         curves.draw(axis, curves.panels(lines("sft", 12))[0])
-        curves.write_png(figure, in_folder / name)
+        figures.write(figure, in_folder / name)
     assert (in_folder / "a.png").read_bytes() == (in_folder / "b.png").read_bytes()
