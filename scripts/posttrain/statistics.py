@@ -145,13 +145,13 @@ def bootstrap(resamples: np.ndarray, n: int) -> float:
     return float(max(p, 0.5 ** (n - 1)))
 
 
-def detectable_share(n: int, discordant: int) -> float:
-    """The difference of two shares that McNemar's test finds on n >= 6 examples with a power of 80 %.
+def detectable_share(n: int, discordant: int, level: float = 1 - LEVEL) -> float:
+    """The difference of two shares that McNemar's test finds (p < `level`) on n examples with a power of 80 %.
 
     As many pairs are discordant as were seen, but one at least, and no fewer than the difference itself needs.
     """
     pairs = np.arange(n + 1)
-    needed = stats.binom.isf((1 - LEVEL) / 2, pairs, 0.5) + 1  # wins of so many discordant pairs that make p < 5 %
+    needed = stats.binom.isf(level / 2, pairs, 0.5) + 1  # wins of so many discordant pairs that make p < level
 
     def power(difference: float) -> float:
         share = max(discordant / n, 1 / n, difference)

@@ -244,11 +244,8 @@ def _detectable(metric: Metric, one: Comparison, level: float) -> float | None:
     if 0.5 ** (one.n - 1) >= level or one.n < FEWEST:
         return None
     difference = one.error.detectable(level)
-    if metric.share:  # at least as many examples must differ as the exact test needs, which knows the level of 5 % only
-        usual = Error(1.0, one.n - 1)
-        wider = usual.detectable(level) / usual.detectable(ALARM)
-        exact = detectable_share(one.n, 0 if one.error.trainings_df else one.differing) * wider
-        difference = max(difference, exact)
+    if metric.share:  # at least as many examples must differ as the exact test needs
+        difference = max(difference, detectable_share(one.n, 0 if one.error.trainings_df else one.differing, level))
     return difference if difference <= 1 or not metric.share else None
 
 
