@@ -3,53 +3,17 @@
 import json
 import re
 from argparse import Namespace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import made_up_results
 import pytest
+from html_page import Page
 from made_up_results import SCRIPT
 
 import make_report
 from posttrain import generations, report
 from posttrain.errors import UserError
 from posttrain.stage import write_json
-
-VOID = {"meta", "link", "rect", "br", "img", "input", "path", "polyline", "wbr"}
-
-
-class Page(HTMLParser):
-    """A page's tags, attributes and text; elements that are not closed as they were opened raise."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str | None]] = []
-        self.text = ""
-        self.feed(html)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += attrs
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += attrs
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] not in ("style", "script"):
-            self.text += data
-
-    def values(self, name: str) -> list[str]:
-        return [value for key, value in self.attributes if key == name]
 
 
 @pytest.fixture(autouse=True)

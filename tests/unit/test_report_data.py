@@ -4,12 +4,12 @@ import hashlib
 import json
 import re
 from argparse import Namespace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from html_page import Page
 
 import report_data
 from posttrain import page, rows
@@ -18,7 +18,6 @@ from posttrain.stage import read_json, write_json
 
 QUESTION = "Natalia sold clips to forty-eight of her friends in April, and half as many in May; how many in all?"
 SCRIPT = "<script>alert('x & y')</script>"
-VOID = {"meta", "link", "rect", "br", "img", "input", "hr"}
 
 
 def chat(user: str, assistant: str) -> dict:
@@ -204,38 +203,6 @@ def test_a_licence_that_is_spelt_otherwise_is_the_same(in_folder):
 
 
 # ---- the page
-
-
-class Page(HTMLParser):
-    """A page's text, tags and attributes; elements that are not closed as they were opened raise."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str | None]] = []
-        self.text = ""
-        self.feed(html)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += attrs
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += attrs
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-        self.text += " "
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] != "style":
-            self.text += data
 
 
 def page_of(folder: Path) -> Page:
