@@ -5,12 +5,14 @@ A block is what one process parses at a time: a piece of about a megabyte, with 
 
 import codecs
 import csv
+import fnmatch
 import glob
 import io
 import json
+import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +21,7 @@ from posttrain.errors import UserError, nearest
 
 BLOCK_BYTES = 1 << 20
 BLOCK_ROWS = 2000
+MANY_FILES = 100_000
 COMPRESSED = (".gz", ".zst")
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".arrow")
 ARROW_FILE, ARROW_END = b"ARROW1\0\0", b"\xff\xff\xff\xff\0\0\0\0"  # a file's begin, a stream's end
@@ -62,15 +65,65 @@ def _unpacked(path: Path) -> str:
 
 
 def expand(pattern: str, folder: Path = Path()) -> list[Path]:
-    """The files that a path, a glob or a folder stands for, sorted, relative to `folder`; none where there is none."""
+    """The files that a path, a glob or a folder stands for, sorted, relative to `folder`; none where there is none.
+
+    Raises:
+        UserError: a folder of too many files, such as `/`, would have to be searched.
+    """
     path = folder / pattern
-    if path.is_file():
+    if is_file(path):
         return [Path(pattern)]
-    if path.is_dir():
-        found = [file.relative_to(path) for file in path.rglob("*") if file.is_file() and is_data(file)]
-        return sorted(Path(pattern) / file for file in found if not any(part.startswith(".") for part in file.parts))
-    names = glob.glob(pattern, root_dir=folder, recursive=True)  # noqa: PTH207 (Path.glob takes no absolute pattern)
-    return sorted(Path(name) for name in names if (folder / name).is_file())
+    if is_folder(path):
+        return sorted(file for file in _found(Path(pattern), ["**", "*"], folder) if is_data(file))
+    parts = Path(pattern).parts
+    start = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts))
+    return sorted(_found(Path(*parts[:start]), parts[start:], folder)) if start < len(parts) else []
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a regular file, no pipe and no device; also of a name that no file system takes."""
+    return os.path.isfile(path)  # noqa: PTH113  (Path.is_file raises for a name that is too long)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder; also of a name that no file system takes."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
+def _found(top: Path, parts: Sequence[str], folder: Path) -> set[Path]:
+    """The files under `top` that a glob's parts stand for; `**` follows no links, which may lead round in a circle."""
+    files, waiting, looked_at = set(), [(top, 0)], 0
+    while waiting:
+        place, i = waiting.pop()
+        if i == len(parts):
+            if is_file(folder / place):
+                files.add(place)
+            continue
+        if not glob.has_magic(parts[i]):
+            waiting.append((place / parts[i], i + 1))
+            continue
+        if parts[i] == "**":
+            waiting.append((place, i + 1))
+        for entry in _entries(folder / place):
+            looked_at += 1
+            hidden = entry.name.startswith(".") and not parts[i].startswith(".")
+            if parts[i] == "**" and not hidden and entry.is_dir(follow_symlinks=False):
+                waiting.append((place / entry.name, i))
+            elif parts[i] != "**" and not hidden and fnmatch.fnmatchcase(entry.name, parts[i]):
+                waiting.append((place / entry.name, i + 1))
+        if looked_at > MANY_FILES:
+            raise UserError(
+                f"{top}: the search for rows stops after {MANY_FILES:,} files and folders; name the files, or a smaller folder"
+            )
+    return files
+
+
+def _entries(folder: Path) -> list[os.DirEntry]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except (OSError, ValueError):  # no folder, or none that may be read
+        return []
 
 
 def is_data(path: Path) -> bool:
@@ -88,7 +141,7 @@ def blocks(path: Path) -> Iterator[Block]:
     if "\n" in name or name.encode("utf-8", "replace").decode() != name:  # it is in each row's place
         raise UserError(f"{name!r}: the file's name is not one line of UTF-8; rename it")
     read = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet, ".arrow": _arrow}[suffix(path)]
-    if not path.exists():
+    if not is_file(path):  # reading a pipe or a device would never end
         raise UserError(f"{path}: there is no such file; check the path")
     if path.stat().st_size == 0:
         raise UserError(f"{path}: the file is empty; write at least one row")
