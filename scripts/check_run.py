@@ -48,7 +48,7 @@ def main(options) -> None:
             label = "WARNING" if result["result"] == "warning" else f"{result['severity']}, allowed"
             say(f"{name}: {result['name']}: {label}: {result['message']}")
     if errors:
-        raise UserError(refusal(name, errors, f"{file}.txt"))
+        raise UserError(*refusal(name, errors, f"{file}.txt").splitlines())
     for suffix in ("json", "txt"):
         Path(f"{failed}.{suffix}").unlink(missing_ok=True)
 

@@ -11,12 +11,16 @@ PASSWORD = re.compile(r"(?<=://)[^/@\s]*@")
 
 
 class UserError(Exception):
-    """A mistake of the user's, told in one sentence: where, what is wrong, what to write instead."""
+    """A mistake of the user's, told in one sentence: where, what is wrong, what to write instead; or in several lines."""
 
     def __str__(self) -> str:
-        """The sentence, one line that is safe to print, with a long middle left out."""
-        sentence = printable(PASSWORD.sub("***@", super().__str__()))
-        return sentence if len(sentence) <= LONGEST else f"{sentence[: LONGEST // 2]} ... {sentence[-LONGEST // 2 :]}"
+        """The sentence, or the lines, each safe to print and with a long middle left out."""
+        return "\n".join(map(_line, self.args))
+
+
+def _line(text: str) -> str:
+    text = printable(PASSWORD.sub("***@", str(text)))
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
 
 
 def printable(text: str) -> str:
