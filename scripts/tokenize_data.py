@@ -72,7 +72,7 @@ def tokenizer(model: Path):
     os.environ["USE_TORCH"] = "0"  # a tokenizer needs no torch, and importing it takes seconds
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(model)
+    return AutoTokenizer.from_pretrained(model, trust_remote_code=False)
 
 
 def summary(counts: dict) -> dict:

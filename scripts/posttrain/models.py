@@ -44,7 +44,7 @@ def load(
         return _peft(load(folder / "base", dtype, quantised, is_reward(folder)), folder)
     logging.getLogger("transformers").setLevel(logging.ERROR)
     reward = is_reward(folder) if reward is None else reward
-    options = {"dtype": dtype, "use_safetensors": True} | ({"num_labels": 1} if reward else {})
+    options = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False} | ({"num_labels": 1} if reward else {})
     if quantised:
         options |= {"quantization_config": nf4(quantised, reward), "device_map": {"": DEVICE}}
     family = AutoModelForSequenceClassification if reward else AutoModelForCausalLM
@@ -87,7 +87,7 @@ def tokenizer(folder: Path) -> Any:
         UserError: there is none, or it has no end-of-sequence token.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: no tokenizer that can be loaded: {str(error).splitlines()[0]}") from None
     if tokenizer.eos_token is None:

@@ -514,7 +514,8 @@ class Project:
         if target.startswith("bases/"):
             base = self.config.bases[target.removeprefix("bases/")]
             text = {"text": self._ref("data", base.text)} if base.source == "random" else {}
-            return _stage("base") | base.model_dump(exclude={"licence"}) | text
+            values = base.model_dump(exclude={"licence"} | ({"sha256"} if not getattr(base, "sha256", None) else set()))
+            return _stage("base") | values | text
         if target.startswith("data/"):
             return self._data_spec(target.removeprefix("data/"))
         if target.endswith("/eval"):
