@@ -16,6 +16,7 @@ from posttrain.stage import read_json
 
 PACKED, SMALL = 100, 1 << 30  # a member of a wheel that is larger unpacks to at most so many times its size
 LONGEST_TEMPLATE = 1 << 20  # bytes
+GGUF_SECONDS, GGUF_BYTES = 60, 4 << 30  # for a header
 CONVERT = "python -c \"from transformers import AutoModelForCausalLM as M; M.from_pretrained('FOLDER').save_pretrained('FOLDER')\""
 
 
@@ -30,12 +31,12 @@ def check(folder: Path, name: str) -> None:
         )
     if not any(re.match(r"tokenizer\.(json|model)|vocab\.json", file) for file in files):
         raise UserError(f"base {name}: it has no tokenizer; put tokenizer.json beside its weights")
-    tensors = sum(tensors_in(file, name) for file in weights)
+    tensors = [tensor for file in weights for tensor in tensors_in(file, name)]
     for file in sorted(folder.glob("*config*.json")):
         config = parsed(file, name)
         check_config(config, file.name, name)
         check_layers([config.get("num_hidden_layers")] if isinstance(config, dict) else [], tensors, name)
-    for file in folder.glob("*.index.json"):
+    for file in folder.glob("*.safetensors.index.json"):
         check_index(parsed(file, name), files, file.name, name)
     for file in folder.glob("*.jinja"):
         if file.stat().st_size > LONGEST_TEMPLATE:
@@ -44,13 +45,13 @@ def check(folder: Path, name: str) -> None:
             )
 
 
-def tensors_in(file: Path, name: str) -> int:
-    """How many tensors a safetensors file has; its header is read and checked against its size, no weight is."""
+def tensors_in(file: Path, name: str) -> list[str]:
+    """The names of a safetensors file's tensors; its header is read and checked against its size, no weight is."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(file, "np") as tensors:
-            return len(tensors.keys())
+            return list(tensors.keys())
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(
             f"base {name}: {file.name} is no whole safetensors file: {first_line(error)}; download it again"
@@ -102,7 +103,7 @@ def check_gguf(file: Path, name: str) -> None:
     """
     from gguf import GGUFReader
 
-    with limited(f"base {name}: the header of the GGUF file", seconds=60, memory=4 << 30):
+    with limited(f"base {name}: the header of the GGUF file", GGUF_SECONDS, GGUF_BYTES):
         try:
             reader = GGUFReader(file)
             counts = [field.contents() for key, field in reader.fields.items() if key.endswith(".block_count")]
@@ -110,16 +111,16 @@ def check_gguf(file: Path, name: str) -> None:
             raise
         except Exception as error:  # whatever a broken header makes it raise
             raise UserError(f"base {name}: the GGUF file cannot be read: {first_line(error)}") from None
-    check_layers(counts, len(reader.tensors), name)
+    check_layers(counts, [tensor.name for tensor in reader.tensors], name)
 
 
-def check_layers(counts: list, tensors: int, name: str) -> None:
-    """Refuse a model of more layers than it has weights, which would be built for ever before that is noticed."""
+def check_layers(counts: list, tensors: list[str], name: str) -> None:
+    """Refuse a model of more layers than it has weights for: transformers would make those up at random, or for ever."""
+    numbers = [int(number) for tensor in tensors for number in re.findall(r"\.(\d+)\.", tensor)]
+    most = max(numbers) + 1 if numbers else len(tensors)
     for layers in counts:
-        if isinstance(layers, int) and layers > tensors:
-            raise UserError(
-                f"base {name}: it says that it has {layers:,} layers, and it has {tensors} weights; it is broken"
-            )
+        if isinstance(layers, int) and layers > most:
+            raise UserError(f"base {name}: it says that it has {layers:,} layers, and it has weights for {most}; it is cut")
 
 
 def first_line(error: Exception) -> str:

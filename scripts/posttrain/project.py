@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -31,7 +31,7 @@ from posttrain.config import (
     trainer_fields,
     validate,
 )
-from posttrain.errors import UserError, nearest
+from posttrain.errors import UserError, nearest, printable
 from posttrain.files import expand, is_file, is_folder
 from posttrain.rows import SHAPE_OF
 
@@ -750,6 +750,7 @@ class Project:
                 datasets.add(self.run(model).run.data)
                 self._check_function(self.run(model))
         self._check_files(datasets)
+        self._check_inputs([*self.suite_files, *self.rating_files])
         return aliases
 
     def asked(self, arguments: list[str]) -> list[str]:
@@ -803,11 +804,20 @@ class Project:
         for dataset in sorted({origin for name in datasets for origin in self._origins(name)}):
             table = self.config.datasets[dataset]
             for key, path in (("path", table.path), ("validation", table.validation)):
-                if isinstance(path, str) and not expand(path, self.folder):
+                found = expand(path, self.folder) if isinstance(path, str) else []
+                self._check_inputs(map(str, found))
+                if isinstance(path, str) and not found:
                     raise UserError(
                         f"{self.file}: datasets.{dataset}.{key}: there is no file '{path}'; "
                         f"write one that exists, relative to {self.folder.resolve()}"
                     )
+
+
+    def _check_inputs(self, files: Iterable[str]) -> None:
+        """Refuse names that Snakemake would replace (it has no quoted form of `{` and `<`) or print as they are."""
+        for file in files:
+            if re.search("[{<]", file) or printable(file) != file:
+                raise UserError(f"{self.file}: the file name '{file}' has {{, < or a control character in it; rename it")
 
 
 def _require(place: str, kind: str, name: str, table: Collection[str]) -> None:
