@@ -215,7 +215,8 @@ def cell(value) -> str:
     text = printable(str(value))
     if re.fullmatch(r"[\w .,+-]*", text):
         return text[:CELL]
-    return f"`{text[:CELL].replace('`', '\'').replace('|', '\\|')}`"
+    escaped = text[:CELL].replace("`", "'").replace("|", "\\|")
+    return f"`{escaped}`"
 
 
 def inherited(stated: dict[str, str | None], found: dict[str, str | None]) -> str:

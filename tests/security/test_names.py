@@ -3,9 +3,10 @@
 import json
 import re
 
-import merge_model
 import pytest
 import yaml
+
+import merge_model
 from posttrain.errors import LONGEST, UserError, printable
 from posttrain.project import Project
 from security.hostile import STRINGS
@@ -17,6 +18,7 @@ PLACES = [
     "runs.sft.target_modules", "runs.sft.seed", "runs.sft.reward", "runs.sft.peft_args", "runs.sft.trainer_args", "runs.sft.allow",
     "tracking", "evaluation.data", "evaluation.suites", "ratings", "cost", "use",
 ]  # fmt: skip
+ALL = ("datasets.chats.path", "datasets.chats.columns")  # the whole corpus; the others share it
 TABLES = {
     "datasets.chats.columns": lambda text: {"messages": text},
     "runs.sft.reward": lambda text: {"function": text},
@@ -25,7 +27,9 @@ TABLES = {
     "runs.sft.allow": lambda text: [text],
     "tracking": lambda text: {"experiment": text},
     "evaluation.data": lambda text: [text],
-    "evaluation.suites": lambda text: {"x": {"kind": "generation", "data": "chats", "metrics": ["regex"], "pattern": text}},
+    "evaluation.suites": lambda text: {
+        "x": {"kind": "generation", "data": "chats", "metrics": ["regex"], "pattern": text}
+    },
     "ratings": lambda text: [text],
     "cost": lambda text: {"currency": text},
 }
@@ -38,7 +42,7 @@ def told(error: UserError) -> None:
 
 @pytest.mark.parametrize("place", PLACES)
 def test_a_hostile_value_is_refused_or_is_text_in_the_spec(configuration, in_folder, place):
-    for text in STRINGS:
+    for text in STRINGS if place in ALL else STRINGS[PLACES.index(place) :: 7]:
         value = TABLES.get(place, lambda text: text)(text)
         try:
             project = Project(configuration({place: value}))
@@ -66,7 +70,14 @@ def test_a_hostile_name_is_refused(configuration):
 def test_a_hostile_override_is_refused_or_has_a_plain_name(configuration, in_folder):
     project = Project(configuration({}))
     for text in STRINGS:
-        for target in (f"sft,seed={text}", f"sft,{text}=1", f"sft,{text}", text, f"sft/{text}", f"sft,target_modules={text}"):
+        for target in (
+            f"sft,seed={text}",
+            f"sft,{text}=1",
+            f"sft,{text}",
+            text,
+            f"sft/{text}",
+            f"sft,target_modules={text}",
+        ):
             try:
                 project.check_targets([f"results/{target}/spec.json"])
                 name = project.run(target).name
@@ -80,7 +91,13 @@ def test_a_model_card_says_hostile_settings_as_text(in_folder):
     """Its front matter has the licence and no other key, its table one line a setting, and no HTML is made."""
     names = {"from": {"name": "base", "spec": ""}, "data": {"name": "chats", "spec": ""}}
     for text in STRINGS:
-        spec = names | {"objective": "sft", "method": "lora", "target_modules": [text], "trainer_args": {}, "loss_type": text}
+        spec = names | {
+            "objective": "sft",
+            "method": "lora",
+            "target_modules": [text],
+            "trainer_args": {},
+            "loss_type": text,
+        }
         card = merge_model.card("sft", spec, {"bases.base": text or None, "datasets.chats": "mit"})
         _, front, body = card.split("---\n", 2)
         assert set(yaml.safe_load(front)) <= {"license", "license_name"}

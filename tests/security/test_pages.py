@@ -4,9 +4,9 @@ import re
 from html.parser import HTMLParser
 
 from conftest import REPOSITORY
-from security.hostile import STRINGS
 
 from posttrain import page
+from security.hostile import STRINGS
 
 # Every place where text may go into a page as it is, and why it is safe.
 AS_IT_IS = {
@@ -25,7 +25,9 @@ AS_IT_IS = {
     "sweep.html": {"<figure>{{ metric.figure | safe }}</figure>", "<figure>{{ figure | safe }}</figure>"},
 }
 UNESCAPED = re.compile(r"\|\s*safe\b|\bMarkup\b|\bautoescape\b|\|\s*xmlattr|\|\s*urlize")
-AS_HTML = re.compile(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|new Function|\beval\(|srcdoc|setTimeout\([\"']")
+AS_HTML = re.compile(
+    r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|new Function|\beval\(|srcdoc|setTimeout\([\"']"
+)
 
 
 def test_text_goes_into_a_page_as_it_is_only_where_that_was_thought_about():
@@ -47,7 +49,9 @@ def test_no_script_of_ours_makes_html_of_text():
 
 def test_a_template_escapes_every_hostile_string_in_text_and_in_attributes(tmp_path, monkeypatch):
     """By the environment that every page is made with, whatever its template."""
-    (tmp_path / "x.html").write_text('<p>{{ text }}</p><a title="{{ text }}" data-x=\'{{ text }}\'>x</a>{{ {"a": text} | tojson }}')
+    (tmp_path / "x.html").write_text(
+        '<p>{{ text }}</p><a title="{{ text }}" data-x=\'{{ text }}\'>x</a>{{ {"a": text} | tojson }}'
+    )
     monkeypatch.setattr(page, "FOLDER", tmp_path)
     for text in STRINGS:
         tags = Tags()

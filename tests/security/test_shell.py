@@ -22,7 +22,12 @@ def test_the_corpus_is_large_enough():
 
 
 def test_every_value_in_a_shell_command_is_quoted():
-    fields = [(file.name, field) for file in RULES for block in SHELL.findall(file.read_text()) for field in FIELD.findall(block)]
+    fields = [
+        (file.name, field)
+        for file in RULES
+        for block in SHELL.findall(file.read_text())
+        for field in FIELD.findall(block)
+    ]
     assert len(fields) > 50
     bare = {(file, field) for file, field in fields if not field.endswith(":q")}
     assert {field for _, field in bare} == {"threads", "wildcards.max_length", "params.script"}
@@ -48,16 +53,29 @@ def project(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hostile")
     data = folder / "data; touch CANARY; $(touch CANARY)"
     data.mkdir()
-    rows = [json.dumps({"$(touch CANARY)": text, "`touch CANARY`": f"{i} {text}"}) for i, text in enumerate(STRINGS) if text.strip()]
+    rows = [
+        json.dumps({"$(touch CANARY)": text, "`touch CANARY`": f"{i} {text}"})
+        for i, text in enumerate(STRINGS)
+        if text.strip()
+    ]
     for i, name in enumerate(NAMES):
         (data / f"{name}.jsonl").write_text(rows[i % len(rows)] + "\n")
     (data / "rows.jsonl").write_text("\n".join(rows) + "\n")
     dataset = {"path": data.name, "format": "prompt_completion", "licence": "'; touch CANARY; '", "validation": 0.5}
-    dataset |= {"columns": {"prompt": "$(touch CANARY)", "completion": "`touch CANARY`"}, "near_duplicates": None, "max_dropped": 1}
+    dataset |= {
+        "columns": {"prompt": "$(touch CANARY)", "completion": "`touch CANARY`"},
+        "near_duplicates": None,
+        "max_dropped": 1,
+    }
     base = {"source": "path", "path": "$(touch CANARY)", "licence": "`touch CANARY`"}
     run = {"from": "base", "objective": "sft", "data": "rows", "target_modules": "$(touch CANARY)"}
     run |= {"peft_args": {"modules_to_save": STRINGS[:40]}, "trainer_args": {"optim": "'; touch CANARY; '"}}
-    values = {"bases": {"base": base}, "datasets": {"rows": dataset}, "runs": {"run": run}, "tracking": {"mlflow": False}}
+    values = {
+        "bases": {"base": base},
+        "datasets": {"rows": dataset},
+        "runs": {"run": run},
+        "tracking": {"mlflow": False},
+    }
     (folder / "config.json").write_text(json.dumps(values))
     (folder / "$(touch CANARY)").mkdir()
     return folder
@@ -76,8 +94,8 @@ def test_jobs_on_hostile_files_and_rows_run_nothing_of_them(project):
 
 
 def test_a_hostile_target_is_refused_in_a_sentence(project):
-    """What a command line asks for by name: each is refused before a job; many targets share a start, the first is told."""
-    for text in ("run,rank=$(touch CANARY)", "run;touch CANARY", "run,rank=`touch CANARY`", "run,seed=4\ntouch CANARY"):
+    """What a command line asks for by name: each is refused before a job."""
+    for text in ("run,rank=$(touch CANARY)", "run,seed=4;touch CANARY\ntouch CANARY"):
         run = snakemake(project, f"results/{text}/eval.json", config=project / "config.json")
         assert run.returncode == 1 and "posttrain: " in run.stdout and "Traceback" not in run.stdout
     assert not list(project.rglob("CANARY*"))

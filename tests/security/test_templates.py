@@ -3,6 +3,7 @@
 import time
 
 import pytest
+
 from posttrain import limits, tokens
 from posttrain.errors import UserError
 from security.hostile import TEMPLATES
@@ -17,7 +18,7 @@ HARM = [
     ("{{ '%9999999999d' % 1 }}", "wants more memory"),
     ("{{ ('a' * 50000) | replace('a', 'b' * 50000) }}", "wants more memory"),
     ("{% for i in range(99999) %}{{ 'x' * 100000 }}{% endfor %}", "wants more memory"),
-    ("{{ 'x' * 10 ** 8 }}", "makes 100,000,000 characters of a conversation"),
+    ("{{ 'x' * 20000000 }}", "makes 20,000,000 characters of a conversation"),
     ("{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", "recursion"),
     ("{" * 100_000, "recursion"),
     ("{{ " + "(" * 3000 + "1" + ")" * 3000 + " }}", "recursion"),
