@@ -76,7 +76,7 @@ def expand(pattern: str, folder: Path = Path()) -> list[Path]:
     if is_file(path):
         return [Path(pattern)]
     if is_folder(path):
-        return sorted(file for file in _found(Path(pattern), ["**", "*"], folder) if is_data(file))
+        return sorted(file for file in _found(Path(pattern), ["**"], folder) if is_data(file))
     parts = Path(pattern).parts
     start = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts))
     return sorted(_found(Path(*parts[:start]), parts[start:], folder)) if start < len(parts) else []
@@ -94,25 +94,30 @@ def is_folder(path: Path) -> bool:
 
 def _found(top: Path, parts: Sequence[str], folder: Path) -> set[Path]:
     """The files under `top` that a glob's parts stand for; `**` follows no links, which may lead round in a circle."""
-    files, waiting, looked_at = set(), [(top, 0)], 0
+    files, waiting, looked_at = set(), [(str(top), 0)], 0
     while waiting:
         place, i = waiting.pop()
-        if i == len(parts):
-            if is_file(folder / place):
-                files.add(place)
-            continue
-        if not glob.has_magic(parts[i]):
-            waiting.append((place / parts[i], i + 1))
-            continue
-        if parts[i] == "**":
+        part, last = parts[i], i + 1 == len(parts)
+        if part == "**" and not last:
             waiting.append((place, i + 1))
+        if not glob.has_magic(part):
+            here = f"{place}/{part}"
+            if not last:
+                waiting.append((here, i + 1))
+            elif is_file(folder / here):
+                files.add(Path(here))
+            continue
         for entry in _entries(folder / place):
             looked_at += 1
-            hidden = entry.name.startswith(".") and not parts[i].startswith(".")
-            if parts[i] == "**" and not hidden and entry.is_dir(follow_symlinks=False):
-                waiting.append((place / entry.name, i))
-            elif parts[i] != "**" and not hidden and fnmatch.fnmatchcase(entry.name, parts[i]):
-                waiting.append((place / entry.name, i + 1))
+            if entry.name.startswith(".") and not part.startswith("."):
+                continue
+            if part == "**" and entry.is_dir(follow_symlinks=False):
+                waiting.append((f"{place}/{entry.name}", i))
+            elif (part == "**" and last) or (part != "**" and fnmatch.fnmatchcase(entry.name, part)):
+                if not last:
+                    waiting.append((f"{place}/{entry.name}", i + 1))
+                elif entry.is_file():
+                    files.add(Path(place, entry.name))
         if looked_at > MANY_FILES:
             raise UserError(
                 f"{top}: the search for rows stops after {MANY_FILES:,} files and folders; name the files, or a smaller folder"

@@ -308,6 +308,8 @@ class Project:
         for name, base in self.config.bases.items():
             if base.source == "random":
                 _require(f"{self.file}: bases.{name}.text", "dataset", base.text, datasets)
+                if datasets[base.text].select:
+                    raise UserError(f"{self.file}: bases.{name}.text: {base.text} is selected by a model; name all of its rows")
         for name in datasets:
             self._selector(name, ())
         for dataset in self.config.evaluation.data or []:
