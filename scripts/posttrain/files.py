@@ -5,12 +5,14 @@ A block is what one process parses at a time: a piece of about a megabyte, with 
 
 import codecs
 import csv
+import fnmatch
 import glob
 import io
 import json
+import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +21,9 @@ from posttrain.errors import UserError, nearest
 
 BLOCK_BYTES = 1 << 20
 BLOCK_ROWS = 2000
+MANY_FILES = 100_000
+LONGEST_LINE = 16 * BLOCK_BYTES
+PACKED, SMALL = 100, 1 << 28  # what unpacks to more bytes than SMALL is at most PACKED times its packed size
 COMPRESSED = (".gz", ".zst")
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".arrow")
 ARROW_FILE, ARROW_END = b"ARROW1\0\0", b"\xff\xff\xff\xff\0\0\0\0"  # a file's begin, a stream's end
@@ -62,15 +67,70 @@ def _unpacked(path: Path) -> str:
 
 
 def expand(pattern: str, folder: Path = Path()) -> list[Path]:
-    """The files that a path, a glob or a folder stands for, sorted, relative to `folder`; none where there is none."""
+    """The files that a path, a glob or a folder stands for, sorted, relative to `folder`; none where there is none.
+
+    Raises:
+        UserError: a folder of too many files, such as `/`, would have to be searched.
+    """
     path = folder / pattern
-    if path.is_file():
+    if is_file(path):
         return [Path(pattern)]
-    if path.is_dir():
-        found = [file.relative_to(path) for file in path.rglob("*") if file.is_file() and is_data(file)]
-        return sorted(Path(pattern) / file for file in found if not any(part.startswith(".") for part in file.parts))
-    names = glob.glob(pattern, root_dir=folder, recursive=True)  # noqa: PTH207 (Path.glob takes no absolute pattern)
-    return sorted(Path(name) for name in names if (folder / name).is_file())
+    if is_folder(path):
+        return sorted(file for file in _found(Path(pattern), ["**"], folder) if is_data(file))
+    parts = Path(pattern).parts
+    start = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts))
+    return sorted(_found(Path(*parts[:start]), parts[start:], folder)) if start < len(parts) else []
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a regular file, no pipe and no device; also of a name that no file system takes."""
+    return os.path.isfile(path)  # noqa: PTH113  (Path.is_file raises for a name that is too long)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder; also of a name that no file system takes."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
+def _found(top: Path, parts: Sequence[str], folder: Path) -> set[Path]:
+    """The files under `top` that a glob's parts stand for; `**` follows no links, which may lead round in a circle."""
+    files, waiting, looked_at = set(), [(str(top), 0)], 0
+    while waiting:
+        place, i = waiting.pop()
+        part, last = parts[i], i + 1 == len(parts)
+        if part == "**" and not last:
+            waiting.append((place, i + 1))
+        if not glob.has_magic(part):
+            here = f"{place}/{part}"
+            if not last:
+                waiting.append((here, i + 1))
+            elif is_file(folder / here):
+                files.add(Path(here))
+            continue
+        for entry in _entries(folder / place):
+            looked_at += 1
+            if entry.name.startswith(".") and not part.startswith("."):
+                continue
+            if part == "**" and entry.is_dir(follow_symlinks=False):
+                waiting.append((f"{place}/{entry.name}", i))
+            elif (part == "**" and last) or (part != "**" and fnmatch.fnmatchcase(entry.name, part)):
+                if not last:
+                    waiting.append((f"{place}/{entry.name}", i + 1))
+                elif entry.is_file():
+                    files.add(Path(place, entry.name))
+        if looked_at > MANY_FILES:
+            raise UserError(
+                f"{top}: the search for rows stops after {MANY_FILES:,} files and folders; name the files, or a smaller folder"
+            )
+    return files
+
+
+def _entries(folder: Path) -> list[os.DirEntry]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except (OSError, ValueError):  # no folder, or none that may be read
+        return []
 
 
 def is_data(path: Path) -> bool:
@@ -88,7 +148,7 @@ def blocks(path: Path) -> Iterator[Block]:
     if "\n" in name or name.encode("utf-8", "replace").decode() != name:  # it is in each row's place
         raise UserError(f"{name!r}: the file's name is not one line of UTF-8; rename it")
     read = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet, ".arrow": _arrow}[suffix(path)]
-    if not path.exists():
+    if not is_file(path):  # reading a pipe or a device would never end
         raise UserError(f"{path}: there is no such file; check the path")
     if path.stat().st_size == 0:
         raise UserError(f"{path}: the file is empty; write at least one row")
@@ -106,18 +166,67 @@ def blocks(path: Path) -> Iterator[Block]:
 def _open(path: Path) -> io.BufferedReader:
     if path.suffix not in COMPRESSED:
         return path.open("rb")
-    import pyarrow as pa
+    return io.BufferedReader(_Unpacked(path), BLOCK_BYTES)
 
-    return io.BufferedReader(pa.input_stream(str(path), compression={".gz": "gzip", ".zst": "zstd"}[path.suffix]))
+
+class _Unpacked(io.RawIOBase):
+    """What a .gz or .zst file unpacks to, as far as that is in proportion: a few kilobytes can unpack to terabytes."""
+
+    def __init__(self, path: Path) -> None:
+        import pyarrow as pa
+
+        self.path, self.read_so_far = path, 0
+        self.most = max(SMALL, PACKED * path.stat().st_size)
+        self.stream = pa.input_stream(str(path), compression={".gz": "gzip", ".zst": "zstd"}[path.suffix])
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = self.stream.readinto(buffer)
+        self.read_so_far += count
+        if self.read_so_far > self.most:
+            raise _too_much(self.path)
+        return count
+
+    def close(self) -> None:
+        if not self.closed:
+            self.stream.close()
+        super().close()
+
+
+def _too_much(path: Path) -> UserError:
+    return UserError(
+        f"{path}: it unpacks to more than {PACKED} times its size, as what is made to fill a memory or a disk does; unpack it "
+        "yourself where that is meant"
+    )
 
 
 def _jsonl(path: Path) -> Iterator[Block]:
     line = 0
     with _open(path) as file:
-        while raw := file.readlines(BLOCK_BYTES):
+        for raw in _lines(path, file):
             rows = [(number, row) for number, row in enumerate(raw, line + 1) if row.strip()]
             yield Block(str(path), [number for number, _ in rows], [row for _, row in rows])
             line += len(raw)
+
+
+def _lines(path: Path, file: io.BufferedReader) -> Iterator[list[bytes]]:
+    """A file's lines, about a block's at a time.
+
+    Raises:
+        UserError: a line is so long that it would have to be something else.
+    """
+    line, rest = 1, b""
+    while piece := file.read(BLOCK_BYTES):
+        *whole, rest = (rest + piece).split(b"\n")
+        line += len(whole)
+        if len(rest) > LONGEST_LINE:
+            raise UserError(f"{path} line {line}: it is longer than {LONGEST_LINE >> 20} MiB; write a row a line")
+        if whole:
+            yield whole
+    if rest:
+        yield [rest]
 
 
 def _json(path: Path) -> Iterator[Block]:
@@ -223,7 +332,10 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, Any]]:
     """Row, and the line in which it begins: a quoted cell may have several."""
     csv.field_size_limit(16 * BLOCK_BYTES)  # a quote that is never closed takes in all that follows
     with _open(path) as file:
-        lines = (_decode(f"{path} line {number}", number, raw) for number, raw in enumerate(file, 1))
+        lines = (
+            _decode(f"{path} line {number}", number, raw + b"\n")
+            for number, raw in enumerate(chain.from_iterable(_lines(path, file)), 1)
+        )
         reader = csv.reader(lines, strict=True)
         header, begin = None, 1
         try:
@@ -245,12 +357,21 @@ def _csv_row(header: list[str], cells: list[str]) -> dict[str | None, Any]:
 
 
 def _parquet(path: Path) -> Iterator[Block]:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     with _open(path) as file:
         source = file if path.suffix == ".parquet" else io.BytesIO(file.read())
         options = {"pre_buffer": False, "buffer_size": BLOCK_BYTES}  # else the whole file is in memory by the end
-        yield from _tables(path, lambda: pq.ParquetFile(source, **options).iter_batches(BLOCK_ROWS), "a Parquet")
+
+        def batches() -> Iterable[pa.RecordBatch]:
+            table = pq.ParquetFile(source, **options)
+            groups = (table.metadata.row_group(i) for i in range(table.num_row_groups))
+            if sum(group.total_byte_size for group in groups) > max(SMALL, PACKED * path.stat().st_size):
+                raise _too_much(path)
+            return table.iter_batches(BLOCK_ROWS)
+
+        yield from _tables(path, batches, "a Parquet")
 
 
 def _arrow(path: Path) -> Iterator[Block]:

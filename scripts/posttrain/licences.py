@@ -113,7 +113,7 @@ def _front_matter(card: Path) -> dict[str, Any]:
     found = FRONT_MATTER.match(card.read_text(encoding="utf-8-sig", errors="replace"))
     try:
         values = yaml.safe_load(found[1]) if found else None
-    except (yaml.YAMLError, ValueError):  # such as a date that is none
+    except (yaml.YAMLError, ValueError, RecursionError):  # such as a date that is none
         return {}
     return values if isinstance(values, dict) else {}
 

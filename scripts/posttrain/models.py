@@ -14,6 +14,7 @@ from transformers import (
 )
 
 from posttrain.errors import UserError
+from posttrain.inspection import first_line
 from posttrain.memory import multiplies_bf16
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -44,14 +45,16 @@ def load(
         return _peft(load(folder / "base", dtype, quantised, is_reward(folder)), folder)
     logging.getLogger("transformers").setLevel(logging.ERROR)
     reward = is_reward(folder) if reward is None else reward
-    options = {"dtype": dtype, "use_safetensors": True} | ({"num_labels": 1} if reward else {})
+    options = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False} | ({"num_labels": 1} if reward else {})
     if quantised:
         options |= {"quantization_config": nf4(quantised, reward), "device_map": {"": DEVICE}}
     family = AutoModelForSequenceClassification if reward else AutoModelForCausalLM
     try:
         model = family.from_pretrained(folder, **options)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: not a model that can be loaded: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # whatever a broken folder makes transformers raise
+        if "memory" in str(error):
+            raise
+        raise UserError(f"{folder}: not a model that can be loaded: {first_line(error)}") from None
     if reward and not is_reward(folder):  # it looks for the last token that is no padding
         model.config.get_text_config().pad_token_id = tokenizer(folder).pad_token_id
     return model if quantised else model.to(DEVICE)
@@ -77,7 +80,7 @@ def is_reward(folder: Path) -> bool:
         return json.loads(file.read_text())["task_type"] == "SEQ_CLS"
     file = folder / "config.json"
     names = json.loads(file.read_text()).get("architectures") if file.exists() else None
-    return any(name.endswith("ForSequenceClassification") for name in names or [])
+    return "ForSequenceClassification" in str(names)
 
 
 def tokenizer(folder: Path) -> Any:
@@ -87,9 +90,9 @@ def tokenizer(folder: Path) -> Any:
         UserError: there is none, or it has no end-of-sequence token.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: no tokenizer that can be loaded: {str(error).splitlines()[0]}") from None
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # as above
+        raise UserError(f"{folder}: no tokenizer that can be loaded: {first_line(error)}") from None
     if tokenizer.eos_token is None:
         raise UserError(f"{folder}: the tokenizer has no eos_token, so a model cannot learn to stop; set one")
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token

@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -31,8 +31,8 @@ from posttrain.config import (
     trainer_fields,
     validate,
 )
-from posttrain.errors import UserError, nearest
-from posttrain.files import expand
+from posttrain.errors import UserError, nearest, printable
+from posttrain.files import expand, is_file, is_folder
 from posttrain.rows import SHAPE_OF
 
 # Raised by hand when a stage's results change their meaning: results of older versions are built anew. A refactoring
@@ -66,6 +66,10 @@ RUN_FILES = (
 ).split()
 MODEL_FILES = ("eval.json", "eval/spec.json", "eval/examples.parquet")
 
+LONGEST_NAME = 120  # characters of a run's name with its overrides: two make the name of one folder
+LONGEST_LINE = 100_000  # characters of what is handed on in a command line, of which Linux takes 131,072
+DEEPEST = 100  # runs that are built on each other
+
 
 class Node(NamedTuple):
     """A run with its overrides applied."""
@@ -95,6 +99,8 @@ class Project:
         self.config: Config = read(values, file)
         self._raw_runs = values.get("runs") or {}
         self._nodes: dict[str, Node] = {}
+        self._depths: dict[str, int] = {}
+        self._chains: dict[str, dict[str, list[str]]] = {}
         self._specs: dict[str, str] = {}
         self._check_datasets()
         for name in self.config.runs:
@@ -118,6 +124,11 @@ class Project:
             return self._nodes[target]
         name, *overrides = target.split(",")
         _require(self.file, "run", name, self.config.runs)
+        if len(target) > LONGEST_NAME:
+            raise UserError(
+                f"results/{target}: a name of {len(target)} characters, more than the {LONGEST_NAME} that fit into a folder's; "
+                f"write the run under runs: in {self.file}"
+            )
         names = [earlier.split(",")[0] for earlier in seen]
         if name in names:  # whatever the overrides: each round would only make another name
             circle = [*seen[names.index(name) :], target]
@@ -125,6 +136,8 @@ class Project:
             parents = all(parent.split(",")[0] == other.split(",")[0] for parent, other in links)
             key, way = (".from", "") if parents else ("", ", by a reward or a selected dataset")
             raise UserError(f"{self.file}: runs.{name}{key}: the runs go round in a circle{way}: {' -> '.join(circle)}")
+        if len(seen) >= DEEPEST:
+            raise UserError(f"{self.file}: runs.{name}: more than {DEEPEST} runs are built on each other; build on fewer")
         changed = self._overrides(target, name, overrides)
         place = f"{self.file}: runs.{name}" if not overrides else f"results/{target}"
         run = validate(Run, self._raw_runs[name] | changed, place)
@@ -136,6 +149,9 @@ class Project:
         kept = self._needed(name, changed, run)
         canonical = ",".join([name, *(f"{key}={_text(_value(run, key))}" for key in kept)])
         node = Node(canonical, run, parent, judges, selector)
+        self._depths[canonical] = 1 + max((self._depths[other] for other in self._built_on(node)), default=0)
+        if self._depths[canonical] > DEEPEST:
+            raise UserError(f"{place}: more than {DEEPEST} runs are built on each other; build on fewer")
         if self.config.use == "commercial" and not seen:  # a child's check tells its parents' chains as well
             self._check_licences(node)
         self._nodes[target] = self._nodes.setdefault(canonical, node)
@@ -292,6 +308,8 @@ class Project:
         for name, base in self.config.bases.items():
             if base.source == "random":
                 _require(f"{self.file}: bases.{name}.text", "dataset", base.text, datasets)
+                if datasets[base.text].select:
+                    raise UserError(f"{self.file}: bases.{name}.text: {base.text} is selected by a model; name all of its rows")
         for name in datasets:
             self._selector(name, ())
         for dataset in self.config.evaluation.data or []:
@@ -301,7 +319,8 @@ class Project:
             if table.ratings:
                 self._check_pair(f"{self.file}: datasets.{name}.ratings", table.ratings)
         for name in self.config.sweeps:
-            self.sweep_runs(name)
+            if len(json.dumps(self.sweep_points(name))) > LONGEST_LINE:
+                raise UserError(f"{self.file}: sweeps.{name}: it has too many points for one table; make two sweeps of it")
 
     def _check_suites(self) -> None:
         """Refuse a suite whose dataset, judge or files are not there."""
@@ -314,12 +333,12 @@ class Project:
                     raise UserError(
                         f"{place}.data: {suite.kind} needs rows of shape {' or '.join(wanted)}, and {suite.data} is {shape}"
                     )
-            if suite.kind == "tasks" and suite.include and not (self.folder / suite.include).is_dir():
+            if suite.kind == "tasks" and suite.include and not is_folder(self.folder / suite.include):
                 raise UserError(
                     f"{place}.include: there is no folder '{suite.include}'; write the one with the task files"
                 )
             for file in (suite.files or []) if suite.kind == "safety" else []:
-                if not (self.folder / file).is_file():
+                if not is_file(self.folder / file):
                     raise UserError(f"{place}.files: there is no file '{file}'; write one that exists")
         _ = self.evaluation_judges
 
@@ -349,11 +368,13 @@ class Project:
 
     def chains(self, node: Node) -> dict[str, list[str]]:
         """Every base and dataset that a run is built on, such as `datasets.chats`, to what leads from there to the run."""
-        chains = self._parts(node)
-        for other in self._built_on(node):
-            for part, chain in self.chains(self.run(other)).items():
-                chains.setdefault(part, [*chain, node.name])
-        return chains
+        if node.name not in self._chains:
+            chains = self._parts(node)
+            for other in self._built_on(node):
+                for part, chain in self.chains(self.run(other)).items():
+                    chains.setdefault(part, [*chain, node.name])
+            self._chains[node.name] = chains
+        return self._chains[node.name]
 
     def _parts(self, node: Node) -> dict[str, list[str]]:
         """The same of what a run itself uses: its rows, and its base where it starts from one; of a random one, its text."""
@@ -383,8 +404,14 @@ class Project:
 
     def _ancestors(self, node: Node) -> list[str]:
         """Every run that `node` is built from: parents, judges and selectors, and theirs."""
-        names = self._built_on(node)
-        return list(dict.fromkeys(found for name in names for found in (name, *self._ancestors(self.run(name)))))
+        found: dict[str, None] = {}
+        waiting = self._built_on(node)
+        while waiting:
+            name = waiting.pop(0)
+            if name not in found:
+                found[name] = None
+                waiting += self._built_on(self.run(name))
+        return list(found)
 
     def _built_on(self, node: Node) -> list[str]:
         """The runs that `node` is directly built from: its parent, its judges and the selector of its data."""
@@ -491,7 +518,8 @@ class Project:
         if target.startswith("bases/"):
             base = self.config.bases[target.removeprefix("bases/")]
             text = {"text": self._ref("data", base.text)} if base.source == "random" else {}
-            return _stage("base") | base.model_dump(exclude={"licence"}) | text
+            values = base.model_dump(exclude={"licence"} | ({"sha256"} if not getattr(base, "sha256", None) else set()))
+            return _stage("base") | values | text
         if target.startswith("data/"):
             return self._data_spec(target.removeprefix("data/"))
         if target.endswith("/eval"):
@@ -524,7 +552,7 @@ class Project:
             return {}
         if reward.function:
             files = [self.folder / file for file in self.reward_file(node.name)]
-            hashes = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()]
+            hashes = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files if is_file(file)]
             return {"reward": {"function": reward.function, "sha256": hashes}}
         judges = dict(zip(("from", "sequence"), map(self._model_ref, node.judges), strict=False))
         if reward.kind == "implicit":
@@ -653,7 +681,8 @@ class Project:
 
         def visit(node: Node) -> None:
             for name in self._built_on(node):
-                visit(self.run(name))
+                if name not in order:
+                    visit(self.run(name))
             order[node.name] = None
 
         for name in self.config.runs:
@@ -725,6 +754,7 @@ class Project:
                 datasets.add(self.run(model).run.data)
                 self._check_function(self.run(model))
         self._check_files(datasets)
+        self._check_inputs([*self.suite_files, *self.rating_files])
         return aliases
 
     def asked(self, arguments: list[str]) -> list[str]:
@@ -736,14 +766,14 @@ class Project:
 
     def _check_base(self, name: str) -> None:
         base = self.config.bases[name]
-        if base.source == "path" and not (self.folder / base.path).is_dir():
+        if base.source == "path" and not is_folder(self.folder / base.path):
             raise UserError(
                 f"{self.file}: bases.{name}.path: there is no folder '{base.path}'; write the model's folder"
             )
 
     def _check_function(self, node: Node) -> None:
         for file in self.reward_file(node.name):
-            if not (self.folder / file).is_file():
+            if not is_file(self.folder / file):
                 raise UserError(
                     f"{self.file}: runs.{node.name}.reward.function: there is no file '{file}'; write one that exists"
                 )
@@ -782,11 +812,20 @@ class Project:
         for dataset in sorted({origin for name in datasets for origin in self._origins(name)}):
             table = self.config.datasets[dataset]
             for key, path in (("path", table.path), ("validation", table.validation)):
-                if isinstance(path, str) and not expand(path, self.folder):
+                found = expand(path, self.folder) if isinstance(path, str) else []
+                self._check_inputs(map(str, found))
+                if isinstance(path, str) and not found:
                     raise UserError(
                         f"{self.file}: datasets.{dataset}.{key}: there is no file '{path}'; "
                         f"write one that exists, relative to {self.folder.resolve()}"
                     )
+
+
+    def _check_inputs(self, files: Iterable[str]) -> None:
+        """Refuse names that Snakemake would replace (it has no quoted form of `{` and `<`) or print as they are."""
+        for file in files:
+            if re.search("[{<]", file) or printable(file) != file:
+                raise UserError(f"{self.file}: the file name '{file}' has {{, < or a control character in it; rename it")
 
 
 def _require(place: str, kind: str, name: str, table: Collection[str]) -> None:

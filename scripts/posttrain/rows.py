@@ -17,6 +17,7 @@ from typing import Any
 
 from posttrain import words
 from posttrain.errors import UserError, nearest
+from posttrain.files import is_file
 
 # Fields that a row of the format must have (one of several, where they stand beside each other), in the order in which
 # formats are tried, and those it may have.
@@ -52,6 +53,7 @@ ALIASES = {
     **{role: role for role in ROLES},
 }
 MAX_CHARACTERS = 1_000_000
+IMAGES = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # for EPS, pillow would start Ghostscript
 
 Row = dict[str, Any]
 Turns = list[dict[str, str]]
@@ -499,7 +501,9 @@ def _check_images(content: Row, folder: Path, place: str) -> None:
     for i, name in enumerate(content["images"]):
         file = folder / name
         try:
-            with Image.open(file) as image:
+            if file.exists() and not is_file(file):  # opening a pipe would never end
+                raise OSError
+            with Image.open(file, formats=IMAGES) as image:
                 if image.format == "PNG":
                     image.verify()  # it has checksums; of others, only a look at all of it tells that it is whole
                 else:

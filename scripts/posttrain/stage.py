@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from posttrain.errors import UserError
+from posttrain.errors import UserError, printable
 
 _console = sys.stderr
 _progress = {"shown": 0.0, "open": False}  # when a line was last shown, and whether it may still be overwritten
@@ -50,7 +50,8 @@ def say(message: str) -> None:
     """Tell the person at the terminal; the libraries' own output goes to the log."""
     end = "\n" if _progress["open"] else ""
     _progress["open"] = False
-    print(f"{end}{message}", file=_console, flush=True)
+    lines = map(printable, message.split("\n"))  # a row's text may have what a terminal obeys
+    print(end + "\n".join(lines), file=_console, flush=True)
 
 
 def progress(message: str, left: float) -> None:

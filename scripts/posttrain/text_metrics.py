@@ -33,7 +33,7 @@ def is_pattern(text: str) -> str | None:
     """Why `text` is no regular expression; None where it is one."""
     try:
         re.compile(text)
-    except (re.error, OverflowError) as error:  # a{9999999999} overflows
+    except (re.error, OverflowError, RecursionError) as error:  # a{9999999999}; thousands of brackets
         return str(error)
     return None
 

@@ -16,9 +16,13 @@ from typing import Any
 import numpy as np
 
 from posttrain.errors import UserError
+from posttrain.limits import limited, memory_limited
 from posttrain.rows import Row
 
 IGNORED = -100
+# Of one conversation's rendering: a template is a program of the base's author.
+RENDER_SECONDS, RENDER_BYTES, RENDER_CHARACTERS = 10, 1 << 30, 16_000_000
+ROWS_BYTES = 8 << 30  # of a block of rows, with their tokens
 
 Turns = list[dict[str, Any]]
 
@@ -30,12 +34,27 @@ def render(tokenizer: Any, turns: Turns, tools: str | None = None, generate: boo
 
     Args:
         tools: the functions that may be called, as JSON.
+
+    Raises:
+        UserError: the template fails, or goes beyond the limits of time, memory and size.
     """
     if tokenizer.chat_template:
         turns = [turn | {"tool_calls": _calls(turn["tool_calls"])} if "tool_calls" in turn else turn for turn in turns]
-        return tokenizer.apply_chat_template(
-            turns, tools=json.loads(tools) if tools else None, tokenize=False, add_generation_prompt=generate
-        )
+        with limited("the base's chat template", RENDER_SECONDS, RENDER_BYTES):
+            try:
+                text = tokenizer.apply_chat_template(
+                    turns, tools=json.loads(tools) if tools else None, tokenize=False, add_generation_prompt=generate
+                )
+            except (TimeoutError, MemoryError):
+                raise
+            except Exception as error:  # whatever its author's program raises
+                raise UserError(
+                    f"the base's chat template refuses a conversation: {str(error) or type(error).__name__}; give the base "
+                    "another template, or take out of the rows what it refuses"
+                ) from None
+        if len(text) > RENDER_CHARACTERS:
+            raise UserError(f"the base's chat template makes {len(text):,} characters of a conversation; give it another")
+        return text
     pieces = [turn["content"] + (tokenizer.eos_token if turn["role"] == "assistant" else "\n") for turn in turns]
     return "".join(pieces)
 
@@ -139,7 +158,9 @@ def tokenise(tokenizer: Any, rows: list[Row], shape: str, max_length: int) -> tu
     encode = {"preference": _preference, "unpaired_preference": _unpaired}.get(shape, _sft)
     counts = {"rows": 0, "tokens": 0, "trained_tokens": 0, "cut": 0, "dropped": 0, "unknown": 0, "fallback": 0}
     kept, lengths = [], []
-    for encoded, trained, length in encode(tokenizer, rows, max_length):
+    with memory_limited(ROWS_BYTES):
+        encodings = list(encode(tokenizer, rows, max_length))
+    for encoded, trained, length in encodings:
         lengths.append(length)
         counts["cut"] += length > max_length
         if not trained:

@@ -410,7 +410,7 @@ def lora_plus(trainer: Any, ratio: float) -> torch.optim.Optimizer:
 def _keep(trainer: Any, model: Any, options: Namespace, folder: Path, spec: dict, outcome: dict[str, Any]) -> None:
     """Write what training produced to `folder`/finished, whole or not at all."""
     if spec["method"] == "full":
-        model.to(AutoConfig.from_pretrained(options.parent).dtype)
+        model.to(AutoConfig.from_pretrained(options.parent, trust_remote_code=False).dtype)
     lines = history(trainer.state.log_history)
     summary = {
         "steps": trainer.state.global_step,

@@ -236,7 +236,7 @@ ROWS = [
     ("llava", sees("text.png"), "'text.png' is no image that can be read; replace it"),
     ("llava", sees("bomb.png"), "'bomb.png' is no image that can be read; replace it"),
     ("llava", sees("."), "'.' is no image that can be read; replace it"),
-    ("llava", sees("a\0b"), "'a\0b' is no image that can be read; replace it"),
+    ("llava", sees("a\0b"), "'a\\x00b' is no image that can be read; replace it"),
     ("llava", sees("red.png", "red.png"), "the text has 1 <image> and the row 2 images; write one for each"),
     ("llava", sees(), "the text has 1 <image> and the row 0 images; write one for each"),
     ("llava", sees("\udcff.png"), "the path of an image holds half of a surrogate pair; write the whole character"),

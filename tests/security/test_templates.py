@@ -1,0 +1,84 @@
+"""A base's chat template is a program of its author's: it reaches nothing, and ends."""
+
+import time
+
+import pytest
+
+from posttrain import limits, tokens
+from posttrain.errors import UserError
+from security.hostile import TEMPLATES
+
+TURNS = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]
+LOOPS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+# template -> what the sentence says
+HARM = [
+    (LOOPS, "is not done after 0.5 seconds"),
+    ("{{ (messages | string | length) ** (10 ** 8) }}", "is not done after 0.5 seconds"),
+    ("{{ 'x' * 10 ** 10 }}", "wants more memory"),
+    ("{{ '%9999999999d' % 1 }}", "wants more memory"),
+    ("{{ ('a' * 50000) | replace('a', 'b' * 50000) }}", "wants more memory"),
+    ("{% for i in range(99999) %}{{ 'x' * 100000 }}{% endfor %}", "wants more memory"),
+    ("{{ 'x' * 20000000 }}", "makes 20,000,000 characters of a conversation"),
+    ("{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", "recursion"),
+    ("{" * 100_000, "recursion"),
+    ("{{ " + "(" * 3000 + "1" + ")" * 3000 + " }}", "recursion"),
+    ("{{ ''.__class__.__mro__ }}", "unsafe"),
+    ("{{ messages.append(1) }}", "unsafe"),
+    ("{{ messages[0].update(content='x') }}", "unsafe"),
+    ("{{ cycler.__init__.__globals__.os.system('touch CANARY') }}", "unsafe"),
+    ("{{ lipsum.__globals__['os'].system('touch CANARY') }}", "unsafe"),
+    ("{% include '/etc/passwd' %}", "no loader"),
+    ("{{ raise_exception('no\nusers') }}", "refuses a conversation: no\\nusers"),
+]
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch):
+    """Less time than a user's conversation has."""
+    monkeypatch.setattr(tokens, "RENDER_SECONDS", 0.5)
+
+
+@pytest.mark.parametrize(("template", "sentence"), HARM, ids=[template[:40] for template, _ in HARM])
+def test_a_template_that_does_harm_ends_in_a_sentence(in_folder, random_tiny_tokenizer, template, sentence):
+    random_tiny_tokenizer.chat_template = template
+    begin = time.monotonic()
+    with pytest.raises(UserError) as error:
+        tokens.render(random_tiny_tokenizer, TURNS)
+    assert sentence in str(error.value) and "\n" not in str(error.value)
+    assert time.monotonic() - begin < 5
+    assert not list(in_folder.iterdir())
+
+
+def test_a_template_ends_as_well_inside_a_block_of_rows(random_tiny_tokenizer):
+    random_tiny_tokenizer.chat_template = LOOPS
+    with pytest.raises(UserError, match="is not done after"):
+        tokens.tokenise(random_tiny_tokenizer, [{"id": "1", "messages": TURNS}], "messages", 64)
+
+
+def test_the_limits_are_gone_after_the_block(random_tiny_tokenizer):
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    for _ in range(2):
+        with pytest.raises(UserError), limits.limited("it", 0.05, 1 << 30):
+            time.sleep(1)
+        assert resource.getrlimit(resource.RLIMIT_AS) == before
+    time.sleep(0.1)  # the timer is off
+    tokens.tokenise(random_tiny_tokenizer, [{"id": "1", "messages": TURNS}], "messages", 64)
+    assert resource.getrlimit(resource.RLIMIT_AS) == before
+
+
+def test_every_hostile_template_is_rendered_or_refused_in_a_sentence(in_folder, random_tiny_tokenizer):
+    for template in TEMPLATES:
+        random_tiny_tokenizer.chat_template = template
+        try:
+            assert isinstance(tokens.render(random_tiny_tokenizer, TURNS), str)
+        except UserError as error:
+            assert "\n" not in str(error)
+    assert not list(in_folder.iterdir())
+
+
+def test_what_a_row_says_is_no_template(random_tiny_tokenizer):
+    for template in TEMPLATES:
+        turns = [{"role": "user", "content": template}, {"role": "assistant", "content": template}]
+        assert tokens.render(random_tiny_tokenizer, turns).count(template) == 2
