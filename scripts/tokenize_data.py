@@ -12,6 +12,7 @@ from functools import cache, partial
 from pathlib import Path
 
 from posttrain.errors import UserError
+from posttrain.records import hashes, sealed
 from posttrain.stage import arguments, ordered_map, read_json, run, say, whole_file, write_json
 
 BLOCK_ROWS = 1000
@@ -40,7 +41,9 @@ def main(options) -> None:
                     f"{counts['dropped']} rows; write a larger max_length"
                 )
         report[split] = summary(counts)
-    write_json(options.output / "report.json", report)
+    files = ("train.parquet", "validation.parquet")
+    report |= {"made_from": hashes(options.data, *files), "written": hashes(options.output, *files)}
+    write_json(options.output / "report.json", sealed(report))
     train = report["train"]
     say(f"{name}: {train['rows']} rows, {train['tokens']} tokens, {train['trained_tokens']} of them trained")
     if train["cut"] or train["dropped"]:
