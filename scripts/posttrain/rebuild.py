@@ -60,7 +60,7 @@ def link_project(elsewhere: Path, name: str) -> None:
     links = [(Path(), entry.name) for entry in Path().iterdir() if entry.name not in (RESULTS.name, ".snakemake")]
     hidden = [entry.name for entry in RESULTS.iterdir() if entry.name.startswith(".")]
     links += [(RESULTS, entry.name) for entry in RESULTS.iterdir() if entry.name not in (name, "logs", *hidden)]
-    links += [(folder_of(name), file) for file in OWN]
+    links += [(folder_of(name), file) for file in OWN if (folder_of(name) / file).exists()]
     for folder, file in links:
         (elsewhere / folder / file).symlink_to((folder / file).resolve())
 
@@ -128,7 +128,10 @@ def _same_bits(old: Any, new: Any) -> bool:
 
 
 def _largest(old: Any, new: Any) -> float:
-    return (old.double() - new.double()).abs().max().item() if old.shape == new.shape else float("inf")
+    """The largest difference of two tensors' numbers, where both have one."""
+    if old.shape != new.shape:
+        return float("inf")
+    return (old.double() - new.double()).abs().nan_to_num(0.0).max().item()
 
 
 def _in_order(values: Any) -> Any:

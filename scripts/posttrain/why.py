@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from posttrain.changes import differences, told
+from posttrain.config import RESERVED
 from posttrain.errors import UserError
 from posttrain.project import Project
 from posttrain.stage import read_json
@@ -71,7 +72,7 @@ class Change(NamedTuple):
 
 
 def why(project: Project, target: str, configfile: Path | None) -> list[Change]:
-    """What would be built for a target, in the order in which Snakemake would begin; nothing where it is up to date.
+    """What would be built for a target, parents first; nothing where it is up to date.
 
     Args:
         target: a file under results/, or a model's name, which stands for its evaluation.
@@ -108,7 +109,7 @@ def jobs(text: str) -> Iterator[Job]:
 
 def explain(project: Project, found: list[Job]) -> list[Change]:
     """One change for each result; what is built only since another result is built says so."""
-    results = list(dict.fromkeys(job.result for job in found))
+    results = sorted(dict.fromkeys(job.result for job in found), key=lambda result: _order(project, result))
     changes = []
     for result in results:
         own = [job for job in found if job.result == result]
@@ -117,6 +118,16 @@ def explain(project: Project, found: list[Job]) -> list[Change]:
         if done:
             changes.append(Change(result, done, list(because)))
     return changes
+
+
+def _order(project: Project, result: str) -> tuple[int, str]:
+    """A place in which what something is made from stands before it: data, bases, tokens, models by generation, the rest."""
+    first, _, rest = result.partition("/")
+    if first in (tables := ("data", "bases", "tokens")):
+        return tables.index(first), rest
+    if first in RESERVED or first == "results":
+        return 10**6, result
+    return len(tables) + len(project.lineage(first)), result
 
 
 def _done(rule: str) -> str:
@@ -134,7 +145,7 @@ def owner(file: str) -> str:
         return "/".join(parts)
     if parts[1:2] in (["eval"], ["eval.json"]):
         return f"{parts[0]}/eval"
-    return parts[0] if len(parts) > 1 and "." not in parts[0] else file
+    return file if parts[0] in RESERVED or len(parts) == 1 else parts[0]
 
 
 def _causes(project: Project, job: Job, planned: list[str]) -> Iterator[str]:

@@ -192,7 +192,7 @@ def test_a_changed_setting_is_no_fault_but_would_build_again_downstream(built, p
     assert findings["sft"].notes == ["would be built again: alpha: 16.0 -> 32.0, rank: 8 -> 16"]
     assert findings["dpo"].notes == ["would be built again: sft changes"]
     assert str(findings["data/chats"]) == "data/chats: as built"
-    assert "limit: 200 -> 4" in findings["sft/eval"].notes[0]
+    assert "limit: 100 -> 4" in findings["sft/eval"].notes[0]
 
 
 def test_a_changed_dataset_or_base_is_told_as_such(built, project):
