@@ -215,13 +215,13 @@ def _log_lines(store: Any, run_id: str, lines: list[dict[str, Any]], millisecond
 
 
 def log_evaluation(run_id: str, eval_json: Path) -> None:
-    """Add an evaluation's metrics and file to the training stage's run; a store that is away is only reported."""
+    """Add an evaluation's metrics and file to the training stage's run; a store that does not take them is only reported."""
     name = eval_json.parent.name
     try:
         _log_evaluation(client(), run_id, eval_json)
     except Exception as error:
         traceback.print_exc()
-        say(f"{name}: MLflow is away ({_reason(error)}); send the evaluation later: posttrain send-mlflow {name}")
+        say(f"{name}: MLflow did not take the evaluation ({_reason(error)}); send it later: posttrain send-mlflow {name}")
 
 
 def _log_evaluation(store: Any, run_id: str, eval_json: Path) -> None:
@@ -259,7 +259,7 @@ def send(name: str) -> str:
         raise UserError(
             f"{name}: MLflow is away ({_reason(error)}); start its server, or end what holds its file, and send again"
         ) from None
-    return f"{name}: {numbers} steps sent{', and its evaluation' if evaluated else ''}"
+    return f"{name}: {numbers} step{'s' * (numbers != 1)} sent{', and its evaluation' if evaluated else ''}"
 
 
 def _find(store: Any, folder: Path) -> str | None:
