@@ -221,9 +221,9 @@ def _rebuild_check(options: argparse.Namespace) -> None:
 
 
 def _send_mlflow(options: argparse.Namespace) -> None:
-    from posttrain import tracking
-
     project, _ = _project(options)
+    from posttrain import tracking  # after a configuration that is refused: it takes seconds
+
     os.environ[tracking.SETTINGS] = project.config.tracking.model_dump_json()
     for target in options.targets:
         print(tracking.send(project.run(target.removeprefix("results/").split("/")[0]).name))

@@ -221,7 +221,9 @@ def log_evaluation(run_id: str, eval_json: Path) -> None:
         _log_evaluation(client(), run_id, eval_json)
     except Exception as error:
         traceback.print_exc()
-        say(f"{name}: MLflow did not take the evaluation ({_reason(error)}); send it later: posttrain send-mlflow {name}")
+        say(
+            f"{name}: MLflow did not take the evaluation ({_reason(error)}); send it later: posttrain send-mlflow {name}"
+        )
 
 
 def _log_evaluation(store: Any, run_id: str, eval_json: Path) -> None:

@@ -159,7 +159,9 @@ def _causes(project: Project, job: Job, planned: list[str]) -> Iterator[str]:
             yield from (_updated(project, job, file) for file in files)
         elif kind == UPSTREAM:
             others = dict.fromkeys(owner(file) for file in files if owner(file) != job.result)
-            yield from (f"{other} is built {'again' if _stands(other) else 'first'}" for other in others if other in planned)
+            yield from (
+                f"{other} is built {'again' if _stands(other) else 'first'}" for other in others if other in planned
+            )
         elif job.rule == "spec" and kind != MISSING:
             yield from _own(_settings_changed(project, job.result))
         elif job.rule != "spec":

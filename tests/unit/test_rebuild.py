@@ -73,7 +73,9 @@ def test_the_other_folder_has_all_but_the_runs_own_training(in_folder):
     assert there == {
         "rows.jsonl", "results", "results/sft", "results/dpo", "results/dpo/spec.json", "results/dpo/preflight.json"
     }  # fmt: skip
-    assert Path("results/.rebuild.x/results/sft").is_symlink() and not Path("results/.rebuild.x/results/dpo").is_symlink()
+    assert (
+        Path("results/.rebuild.x/results/sft").is_symlink() and not Path("results/.rebuild.x/results/dpo").is_symlink()
+    )
 
 
 @pytest.fixture
@@ -83,7 +85,7 @@ def project(configuration) -> Project:
 
 
 def test_a_run_that_is_not_built_is_refused(in_folder, project):
-    with pytest.raises(UserError, match="sft is not built yet; run: snakemake --cores 1 results/sft/merge.json"):
+    with pytest.raises(UserError, match="sft is not built yet; run: snakemake --cores 1 results/sft/merge"):
         rebuild.rebuild_check(project, Path("project.yaml"), "sft")
 
 
@@ -91,5 +93,7 @@ def test_a_run_that_the_configuration_would_build_otherwise_is_refused(in_folder
     Path("results/sft/trained").mkdir(parents=True)
     Path("results/sft/provenance.json").touch()
     Path("results/sft/spec.json").write_text(Project(configuration({"runs.sft.seed": 7})).spec("sft"))
-    with pytest.raises(UserError, match="sft was built with other settings than the configuration's now: seed: 7 -> 42"):
+    with pytest.raises(
+        UserError, match="sft was built with other settings than the configuration's now: seed: 7 -> 42"
+    ):
         rebuild.rebuild_check(project, Path("project.yaml"), "results/sft/trained")

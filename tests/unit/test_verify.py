@@ -204,9 +204,7 @@ def test_a_changed_dataset_or_base_is_told_as_such(built, project):
 
 def test_a_stage_whose_version_rose_is_told(built, project, monkeypatch):
     monkeypatch.setitem(projects.VERSIONS, "sft", 7)
-    assert found(project())["sft"].notes == [
-        "would be built again: this stage is version 7 of posttrain's now, was 1"
-    ]
+    assert found(project())["sft"].notes == ["would be built again: this stage is version 7 of posttrain's now, was 1"]
 
 
 def test_a_source_file_that_changed_is_named(built):
@@ -217,7 +215,10 @@ def test_a_source_file_that_changed_is_named(built):
 def test_other_versions_and_other_code_are_told_by_name(built):
     record = read_json(Path("results/sft/provenance.json"))
     torch = record["versions"]["torch"]
-    record |= {"versions": record["versions"] | {"torch": "1.0"}, "code": {"commit": "0123456789abcdef", "scripts": "0"}}
+    record |= {
+        "versions": record["versions"] | {"torch": "1.0"},
+        "code": {"commit": "0123456789abcdef", "scripts": "0"},
+    }
     write_json(Path("results/sft/provenance.json"), records.sealed(record))
     assert str(found(built)["sft"]) == (
         f"sft: as built; built with torch 1.0 (now {torch}); built by other code (commit 0123456789)"
@@ -263,7 +264,9 @@ def test_a_target_means_itself_and_what_it_is_made_from(built, target, names):
     assert sorted(found(built, target)) == sorted(names)
 
 
-@pytest.mark.parametrize("target", ["nothing", "data/nothing", "results/bases/other/base.json", "results/report.html/x", "tokens/base"])
+@pytest.mark.parametrize(
+    "target", ["nothing", "data/nothing", "results/bases/other/base.json", "results/report.html/x", "tokens/base"]
+)
 def test_a_target_that_names_nothing_is_refused(built, target):
     with pytest.raises(UserError):
         found(built, target)
