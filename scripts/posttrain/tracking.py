@@ -175,8 +175,8 @@ class MLflowCallback(TrainerCallback):
 
 def _reason(error: Exception) -> str:
     """The first line of an error, as far as it fits a sentence."""
-    text = str(error).strip().splitlines() or [type(error).__name__]
-    return text[0] if len(text[0]) <= 120 else f"{text[0][:117]}..."
+    text = (str(error).strip() or type(error).__name__).splitlines()[0].partition(" with exception ")[0]
+    return text if len(text) <= 120 else f"{text[:117]}..."
 
 
 def _is_there(store: Any, run_id: str) -> bool:
