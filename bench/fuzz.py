@@ -418,8 +418,8 @@ def word(chance: random.Random) -> Any:
     if chance.random() < 0.3:
         return chance.choice(STRINGS)
     return chance.choice(
-        "0 1 -1 4 1e-4 1e400 -1e400 0.5 .5 5. 1_0 0x10 0o7 010 1e5 1E-5 +1 -0 nan .nan .inf -.inf null true false on off yes no lora full dpo "
-        "sft all-linear fp32 2024-01-01 2024-99-99 1:30 9999999999999999999999 4294967296 1e15 1e16 123456789.123456789 gsm8k a.b "
+        "0 1 -1 4 1e-4 1e400 -1e400 0.5 .5 5. 1_0 0x10 0o7 010 1e5 1E-5 +1 -0 nan .nan .inf -.inf null true false on off yes no lora "
+        "full dpo sft all-linear fp32 2024-01-01 2024-99-99 1:30 9999999999999999999999 4294967296 1e15 1e16 123456789.123456789 gsm8k a.b "
         "a+b - + . ..".split()
     )
 

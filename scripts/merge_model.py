@@ -18,6 +18,7 @@ from pathlib import Path
 from posttrain.config import LEAVES
 from posttrain.errors import UserError, printable
 from posttrain.licences import card_fields, forbids, is_known, normalise, with_cards
+from posttrain.records import code_hash, hashes, sealed, versions
 from posttrain.stage import arguments, folder_hashes, link, read_json, run, say, sha256, whole_folder, write_json
 
 PROMPTS, POSITIONS = 4, 256
@@ -88,7 +89,7 @@ def main(options) -> None:
     files = folder_hashes(run_folder / "model")
     made = {name: digest for name, digest in files.items() if name != "README.md"}  # a new licence trains no child anew
     write_json(run_folder / "merge.json", proof | drift | {"files": made})
-    write_json(run_folder / "provenance.json", provenance(options, spec) | {"model": files})
+    write_json(run_folder / "provenance.json", sealed(provenance(options, spec) | {"model": files}))
 
 
 def unquantised(parent: Path, trained: Path, spec: dict, prompts: list[list[int]]):
@@ -151,23 +152,31 @@ def provenance(options, spec: dict) -> dict:
     """What this model was made from, with what, where and in how long."""
     import platform
     import subprocess
-    from importlib.metadata import version
 
     import torch
 
     run_folder = options.spec.parent
     code = Path(__file__).resolve().parent
     git = subprocess.run(["git", "-C", code, "rev-parse", "HEAD"], capture_output=True, text=True)
+    results, data = run_folder.parent, spec["data"]["name"]
+    reward = spec.get("reward", {})
+    judges = [reward[key]["name"] for key in ("from", "sequence", "reference") if key in reward]
+    manifests = [file for name in judges for file in (f"{name}/merge.json", f"bases/{name}/base.json")]
+    bits = ",nf4" if spec["method"] == "qlora" else ""
+    logprobs = [f"{data},max_length={spec['max_length']}{bits}.parquet"] if spec["objective"] == "dpo" else []
     return {
         "spec": sha256(options.spec),
+        "settings": spec,
         "parent": {"name": spec["from"]["name"], "files": read_json(options.manifest)["files"]},
         "tokens": {split: sha256(options.tokens / f"{split}.parquet") for split in ("train", "validation")},
+        "rows": hashes(results / "data" / data, "train.parquet"),
+        "logprobs": hashes(options.parent.parent / "logprobs", *logprobs),
+        "judges": hashes(results, *manifests),
         "trained": folder_hashes(run_folder / "trained"),
+        "steps": hashes(run_folder, "train.jsonl"),
+        "merge": hashes(run_folder, "merge.json"),
         "training": read_json(run_folder / "train.json"),
-        "versions": {
-            name: version(name)
-            for name in ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate")
-        },
+        "versions": versions(),
         "python": platform.python_version(),
         "code": {"commit": git.stdout.strip() or None, "scripts": code_hash(code)},
         "machine": {
@@ -177,14 +186,6 @@ def provenance(options, spec: dict) -> dict:
         },
         "command": f"snakemake results/{run_folder.name}/eval.json",
     }
-
-
-def code_hash(scripts: Path) -> str:
-    """One SHA-256 over all scripts, committed or not."""
-    import hashlib
-
-    hashes = [f"{path.relative_to(scripts)} {sha256(path)}" for path in sorted(scripts.rglob("*.py"))]
-    return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
 def card(name: str, spec: dict, licences: dict[str, str | None]) -> str:

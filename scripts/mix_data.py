@@ -14,6 +14,7 @@ from pathlib import Path
 
 from posttrain import rows
 from posttrain.errors import UserError
+from posttrain.records import hashes, sealed
 from posttrain.stage import arguments, read_json, run, say, whole_file, write_json
 
 DATA = Path("results/data")
@@ -41,7 +42,8 @@ def main(options) -> None:
         "licence": None,
         "files": {file: digest for report in reports.values() for file, digest in report["files"].items()},
     }
-    write_json(options.output / "data.json", report)
+    report["written"] = hashes(options.output, "train.parquet", "validation.parquet", "dropped.jsonl")
+    write_json(options.output / "data.json", sealed(report))
     parts = ", ".join(f"{count['train']} of {part}" for part, count in report["parts"].items())
     say(f"{name}: {report['train']} rows to train on ({parts}), {report['validation']} held out")
 

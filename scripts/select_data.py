@@ -13,6 +13,7 @@ import json
 from pathlib import Path
 
 from posttrain.errors import UserError
+from posttrain.records import hashes, sealed
 from posttrain.rows import left_out, without_nulls
 from posttrain.stage import arguments, read_json, run, say, whole_file, write_json
 
@@ -56,7 +57,8 @@ def main(options) -> None:
         file.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
     report["dropped"] = {"without tokens": len(lines)}
     report["rows"] = report["train"] + report["validation"] + len(lines)
-    write_json(options.output / "data.json", report)
+    report["written"] = hashes(options.output, "train.parquet", "validation.parquet", "dropped.jsonl")
+    write_json(options.output / "data.json", sealed(report))
     quartiles = ", ".join(f"{q:.3g}" for q in report["train_margins"])
     say(f"{name}: {report['train']} rows are {spec['part']} at margin {spec['margin']:g}; quartiles: {quartiles}")
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from posttrain.errors import UserError
 from posttrain.inspection import first_line
+from posttrain.records import hashes, sealed
 from posttrain.stage import arguments, ordered_map, read_json, run, say, whole_file, write_json
 
 BLOCK_ROWS = 1000
@@ -41,7 +42,9 @@ def main(options) -> None:
                     f"{counts['dropped']} rows; write a larger max_length"
                 )
         report[split] = summary(counts)
-    write_json(options.output / "report.json", report)
+    files = ("train.parquet", "validation.parquet")
+    report |= {"made_from": hashes(options.data, *files), "written": hashes(options.output, *files)}
+    write_json(options.output / "report.json", sealed(report))
     train = report["train"]
     say(f"{name}: {train['rows']} rows, {train['tokens']} tokens, {train['trained_tokens']} of them trained")
     if train["cut"] or train["dropped"]:

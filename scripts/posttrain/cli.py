@@ -1,20 +1,31 @@
 """The `posttrain` command: what is worth having beside Snakemake's own.
 
 posttrain table smollm2 sft_lora dpo_lora     the models side by side, and one question answered by each
+posttrain verify [dpo_lora]                   whether results are still what was built, and of which code and versions
+posttrain why dpo_lora                        what would be built again, and which setting or file is the cause
+posttrain rebuild-check sft_lora              train it again elsewhere and compare the bits
+posttrain send-mlflow sft_lora                send what MLflow missed while it was away
 posttrain schema [--check]                    regenerate config/schema.json and the tables of config/README.md
+
+verify, why, rebuild-check and send-mlflow read the configuration that Snakemake would, or --configfile FILE.
 """
 
 import argparse
 import difflib
 import json
+import os
 import shutil
 import sys
 import textwrap
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from posttrain.errors import UserError
 from posttrain.stage import read_json
 from posttrain.statistics import is_share, shown
+
+if TYPE_CHECKING:
+    from posttrain.project import Project
 
 CONFIG = Path(__file__).resolve().parents[2] / "config"
 MANY = 6  # metrics without evidence that are still named one by one
@@ -31,6 +42,7 @@ def main() -> None:
     schema_parser = commands.add_parser("schema", help="regenerate the schema and the configuration page")
     schema_parser.add_argument("--check", action="store_true", help="only say whether they are up to date")
     schema_parser.set_defaults(command=lambda options: write_schema(options.check))
+    _add_trust(commands)
     options = parser.parse_args()
     try:
         options.command(options)
@@ -140,6 +152,81 @@ def _paragraph(label: str, text: str, margin: int, width: int) -> str:
         piece for line in text.strip().splitlines() for piece in textwrap.wrap(line, max(20, width - margin)) or [""]
     ]
     return "\n".join((label if i == 0 else "").ljust(margin) + line for i, line in enumerate(lines or [""]))
+
+
+# ---- trust
+
+
+def _add_trust(commands: argparse._SubParsersAction) -> None:
+    """The subcommands that read the configuration."""
+    for name, command, targets, words in (
+        ("verify", _verify, "*", "whether results are still what was built"),
+        ("why", _why, 1, "what would be built again, and why"),
+        ("rebuild-check", _rebuild_check, 1, "train a run again elsewhere and compare the bits"),
+        ("send-mlflow", _send_mlflow, "+", "send finished runs to MLflow, as far as they are not there"),
+    ):
+        parser = commands.add_parser(name, help=words)
+        parser.add_argument("targets", nargs=targets, metavar="TARGET", help="a run, or a file under results/")
+        parser.add_argument("--configfile", type=Path, help="default: config/config.yaml here, else the repository's")
+        parser.set_defaults(command=command)
+
+
+def _project(options: argparse.Namespace) -> "tuple[Project, Path]":
+    """The configuration that the Snakefile would read.
+
+    Raises:
+        UserError: it is not there, is no YAML or is refused.
+    """
+    import yaml
+
+    from posttrain.project import Project
+
+    local = Path("config/config.yaml")
+    file = options.configfile or (local if local.exists() else CONFIG / local.name)
+    try:
+        values = yaml.safe_load(file.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{file}: it cannot be read ({str(error).splitlines()[0]}); write a YAML file") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{file}: it has no keys; write bases, datasets and runs in it")
+    return Project(values, os.path.relpath(file)), file
+
+
+def _verify(options: argparse.Namespace) -> None:
+    from posttrain.verify import verify
+
+    findings = []
+    for finding in verify(_project(options)[0], options.targets):
+        print(finding, flush=True)
+        findings.append(finding)
+    if any(finding.wrong for finding in findings):
+        sys.exit(1)
+
+
+def _why(options: argparse.Namespace) -> None:
+    from posttrain.why import why
+
+    project, _ = _project(options)
+    changes = why(project, options.targets[0], options.configfile)
+    print("\n".join(map(str, changes)) or f"nothing: {options.targets[0]} is up to date")
+
+
+def _rebuild_check(options: argparse.Namespace) -> None:
+    from posttrain.rebuild import rebuild_check
+
+    found = rebuild_check(*_project(options), options.targets[0])
+    print("\n".join(found) or "the same bits")
+    if found:
+        sys.exit(1)
+
+
+def _send_mlflow(options: argparse.Namespace) -> None:
+    project, _ = _project(options)
+    from posttrain import tracking  # after a configuration that is refused: it takes seconds
+
+    os.environ[tracking.SETTINGS] = project.config.tracking.model_dump_json()
+    for target in options.targets:
+        print(tracking.send(project.run(target.removeprefix("results/").split("/")[0]).name))
 
 
 # ---- schema

@@ -776,7 +776,11 @@ def _why_not_plain(value: Any) -> str | None:
                 "holds a password or a token, which would be copied into results; take it out, and log in with HF_TOKEN "
                 "or `hf auth login`"
             )
-        return "has half of a surrogate pair in it, which is no character; take it out" if SURROGATE.search(value) else None
+        return (
+            "has half of a surrogate pair in it, which is no character; take it out"
+            if SURROGATE.search(value)
+            else None
+        )
     if isinstance(value, dict):
         for key in value:
             if not isinstance(key, str | bool):
@@ -795,7 +799,9 @@ def _check_name(table: str, name: Any, file: str) -> None:
     if not isinstance(name, str) or not re.fullmatch(NAME, name):
         raise UserError(f"{file}: {table}: '{name}' is no name; write a small letter, then small letters, digits and _")
     if len(name) > LONGEST_NAME:
-        raise UserError(f"{file}: {table}: the name '{name}' is longer than {LONGEST_NAME} characters; choose a shorter one")
+        raise UserError(
+            f"{file}: {table}: the name '{name}' is longer than {LONGEST_NAME} characters; choose a shorter one"
+        )
     if name in RESERVED:
         raise UserError(f"{file}: {table}: the name '{name}' is reserved for a folder of results/; choose another")
 

@@ -120,7 +120,9 @@ def check_layers(counts: list, tensors: list[str], name: str) -> None:
     most = max(numbers) + 1 if numbers else len(tensors)
     for layers in counts:
         if isinstance(layers, int) and layers > most:
-            raise UserError(f"base {name}: it says that it has {layers:,} layers, and it has weights for {most}; it is cut")
+            raise UserError(
+                f"base {name}: it says that it has {layers:,} layers, and it has weights for {most}; it is cut"
+            )
 
 
 def first_line(error: Exception) -> str:

@@ -45,7 +45,9 @@ def load(
         return _peft(load(folder / "base", dtype, quantised, is_reward(folder)), folder)
     logging.getLogger("transformers").setLevel(logging.ERROR)
     reward = is_reward(folder) if reward is None else reward
-    options = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False} | ({"num_labels": 1} if reward else {})
+    options = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False} | (
+        {"num_labels": 1} if reward else {}
+    )
     if quantised:
         options |= {"quantization_config": nf4(quantised, reward), "device_map": {"": DEVICE}}
     family = AutoModelForSequenceClassification if reward else AutoModelForCausalLM

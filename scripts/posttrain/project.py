@@ -137,7 +137,9 @@ class Project:
             key, way = (".from", "") if parents else ("", ", by a reward or a selected dataset")
             raise UserError(f"{self.file}: runs.{name}{key}: the runs go round in a circle{way}: {' -> '.join(circle)}")
         if len(seen) >= DEEPEST:
-            raise UserError(f"{self.file}: runs.{name}: more than {DEEPEST} runs are built on each other; build on fewer")
+            raise UserError(
+                f"{self.file}: runs.{name}: more than {DEEPEST} runs are built on each other; build on fewer"
+            )
         changed = self._overrides(target, name, overrides)
         place = f"{self.file}: runs.{name}" if not overrides else f"results/{target}"
         run = validate(Run, self._raw_runs[name] | changed, place)
@@ -309,7 +311,9 @@ class Project:
             if base.source == "random":
                 _require(f"{self.file}: bases.{name}.text", "dataset", base.text, datasets)
                 if datasets[base.text].select:
-                    raise UserError(f"{self.file}: bases.{name}.text: {base.text} is selected by a model; name all of its rows")
+                    raise UserError(
+                        f"{self.file}: bases.{name}.text: {base.text} is selected by a model; name all of its rows"
+                    )
         for name in datasets:
             self._selector(name, ())
         for dataset in self.config.evaluation.data or []:
@@ -320,7 +324,9 @@ class Project:
                 self._check_pair(f"{self.file}: datasets.{name}.ratings", table.ratings)
         for name in self.config.sweeps:
             if len(json.dumps(self.sweep_points(name))) > LONGEST_LINE:
-                raise UserError(f"{self.file}: sweeps.{name}: it has too many points for one table; make two sweeps of it")
+                raise UserError(
+                    f"{self.file}: sweeps.{name}: it has too many points for one table; make two sweeps of it"
+                )
 
     def _check_suites(self) -> None:
         """Refuse a suite whose dataset, judge or files are not there."""
@@ -820,12 +826,13 @@ class Project:
                         f"write one that exists, relative to {self.folder.resolve()}"
                     )
 
-
     def _check_inputs(self, files: Iterable[str]) -> None:
         """Refuse names that Snakemake would replace (it has no quoted form of `{` and `<`) or print as they are."""
         for file in files:
             if re.search("[{<]", file) or printable(file) != file:
-                raise UserError(f"{self.file}: the file name '{file}' has {{, < or a control character in it; rename it")
+                raise UserError(
+                    f"{self.file}: the file name '{file}' has {{, < or a control character in it; rename it"
+                )
 
 
 def _require(place: str, kind: str, name: str, table: Collection[str]) -> None:

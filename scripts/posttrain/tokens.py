@@ -53,7 +53,9 @@ def render(tokenizer: Any, turns: Turns, tools: str | None = None, generate: boo
                     "another template, or take out of the rows what it refuses"
                 ) from None
         if len(text) > RENDER_CHARACTERS:
-            raise UserError(f"the base's chat template makes {len(text):,} characters of a conversation; give it another")
+            raise UserError(
+                f"the base's chat template makes {len(text):,} characters of a conversation; give it another"
+            )
         return text
     pieces = [turn["content"] + (tokenizer.eos_token if turn["role"] == "assistant" else "\n") for turn in turns]
     return "".join(pieces)

@@ -152,7 +152,9 @@ def test_a_template_that_refuses_a_conversation_is_one_sentence(prepared, random
         (parent / file.name).symlink_to(file)
     (parent / "chat_template.jinja").unlink()
     (parent / "chat_template.jinja").write_text(random_tiny_tokenizer.chat_template)
-    with pytest.raises(UserError, match="dataset chats: the base's chat template refuses a conversation: no users here"):
+    with pytest.raises(
+        UserError, match="dataset chats: the base's chat template refuses a conversation: no users here"
+    ):
         check(options | {"--tokens": "", "--parent": parent})
 
 

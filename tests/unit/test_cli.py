@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from evaluate_model import write_examples
 from posttrain import cli
@@ -169,6 +170,75 @@ def test_a_mistake_at_the_command_is_one_line_and_exit_status_1(in_folder):
     done = command("table", "dpo")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "posttrain: dpo is not evaluated yet; run: snakemake --cores 1 results/dpo/eval.json\n"
+
+
+# ---- the subcommands that read the configuration
+
+
+@pytest.fixture
+def project_file(in_folder, configuration) -> Path:
+    """A configuration with nothing built, in the place where Snakemake finds it."""
+    file = Path("config/config.yaml")
+    file.parent.mkdir()
+    file.write_text(yaml.safe_dump(configuration()))
+    return file
+
+
+def run(monkeypatch, *arguments: str) -> int:
+    """The exit status of the command."""
+    monkeypatch.setattr(sys, "argv", ["posttrain", *arguments])
+    try:
+        cli.main()
+    except SystemExit as end:
+        return 1 if isinstance(end.code, str) else end.code or 0
+    return 0
+
+
+def test_verify_reads_the_folders_own_configuration_and_says_a_line_a_result(project_file, monkeypatch, capsys):
+    assert run(monkeypatch, "verify", "sft") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        f"{name}: not built" for name in ("data/chats", "bases/base", "tokens/base/chats,max_length=1024", "sft")
+    ]
+
+
+def test_verify_exits_1_where_something_was_edited(project_file, monkeypatch, capsys):
+    write_json(Path("results/bases/base/base.json"), {"files": {}, "seal": "0"})
+    assert run(monkeypatch, "verify", "bases/base") == 1
+    assert capsys.readouterr().out == "bases/base: base.json is edited\n"
+
+
+def test_another_configuration_is_named(project_file, monkeypatch, capsys):
+    project_file.rename("other.yaml")
+    assert run(monkeypatch, "verify", "sft", "--configfile", "other.yaml") == 0
+    assert run(monkeypatch, "verify", "smollm2") == 0  # the repository's own, where the folder has none
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("a: [", "it cannot be read"), ("- a", "it has no keys"), (None, "it cannot be read"), ("runs: {x: 1}", "runs.x")],
+)
+@pytest.mark.parametrize("name", ["verify", "why", "rebuild-check", "send-mlflow"])
+def test_a_configuration_that_cannot_be_used_is_one_sentence(in_folder, monkeypatch, name, text, said):
+    if text:
+        Path("c.yaml").write_text(text)
+    monkeypatch.setattr(sys, "argv", ["posttrain", name, "sft", "--configfile", "c.yaml"])
+    with pytest.raises(SystemExit, match=said) as end:
+        cli.main()
+    assert str(end.value).startswith("posttrain: c.yaml: ") and "\n" not in str(end.value)
+
+
+def test_why_says_nothing_or_the_causes(project_file, monkeypatch, capsys):
+    from posttrain import why
+
+    monkeypatch.setattr(why, "planned", lambda *_: [])
+    assert run(monkeypatch, "why", "sft") == 0
+    assert capsys.readouterr().out == "nothing: sft is up to date\n"
+
+
+def test_rebuild_check_and_send_mlflow_refuse_what_is_not_built(project_file, monkeypatch):
+    for name in ("rebuild-check", "send-mlflow"):
+        assert run(monkeypatch, name, "sft") == 1
 
 
 # ---- generated files

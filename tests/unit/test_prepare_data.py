@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 import prepare_data
-from posttrain import rows
+from posttrain import records, rows
 from posttrain.errors import UserError
 from posttrain.stage import sha256
 
@@ -701,7 +701,9 @@ def test_data_json_and_the_terminal_say_what_became_of_the_rows(in_folder, monke
     told = []
     monkeypatch.setattr(prepare_data, "say", told.append)
     write("rows.jsonl", text_lines("a", "a", "b") + lines({"text": ""}))
-    assert prepare(max_dropped=0.5) == {
+    report = prepare(max_dropped=0.5)
+    assert report.pop("seal") == records.seal(report)
+    assert report == {
         "format": "text",
         "recognised": "its first row has the fields text",
         "shape": "text",
@@ -712,6 +714,7 @@ def test_data_json_and_the_terminal_say_what_became_of_the_rows(in_folder, monke
         "origin": "rows.jsonl",
         "licence": None,
         "files": {"rows.jsonl": sha256(Path("rows.jsonl"))},
+        "written": {file: sha256(OUTPUT / file) for file in ("train.parquet", "validation.parquet", "dropped.jsonl")},
     }
     assert told[0] == "rows: 2 rows to train on, 0 held out, text from text"
     assert told[1].startswith(

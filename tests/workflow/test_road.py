@@ -3,12 +3,14 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from conftest import REPOSITORY, TINY, snakemake
+from conftest import REPOSITORY, TINY, environment, snakemake
 
 TARGETS = (
     "results/dpo_full/loss.png",
@@ -104,6 +106,38 @@ def test_provenance_names_inputs_versions_and_code(road):
     parent = read(road / "results/sft_lora/merge.json")
     assert record["parent"] == {"name": "sft_lora", "files": parent["files"]}
     assert {"torch", "trl", "peft"} <= record["versions"].keys() and len(record["code"]["scripts"]) == 64
+
+
+def posttrain(folder: Path, *arguments: str) -> tuple[int, list[str]]:
+    """Exit status and printed lines of a `posttrain` command."""
+    run = subprocess.run(
+        [sys.executable, "-m", "posttrain.cli", *arguments, "--configfile", TINY],
+        env=environment() | {"PYTHONPATH": str(REPOSITORY / "scripts")},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+    return run.returncode, run.stdout.splitlines()
+
+
+def test_all_that_was_built_is_verified_as_built(road):
+    status, lines = posttrain(road, "verify")
+    assert status == 0 and {"sft_lora: as built", "dpo_full/eval: as built"} <= set(lines)
+    assert all(line.endswith(": as built") for line in lines)
+
+
+def test_an_edited_number_is_found_and_trained_again_to_the_same_bits(road):
+    file = road / "results/sft_lora/train.jsonl"
+    content = file.read_text()
+    file.write_text(content.replace('"step": 2', '"step": 2, "reward": 9'))
+    try:
+        status, lines = posttrain(road, "verify", "results/sft_lora/eval.json")
+        assert status == 1 and any(line.startswith("sft_lora: train.jsonl is edited") for line in lines)
+        status, lines = posttrain(road, "rebuild-check", "sft_lora")
+        # The first line would be of trained/, were its bits others.
+        assert (status, lines[0]) == (1, "train.jsonl, step 2: reward was 9, is now None")
+    finally:
+        file.write_text(content)
 
 
 def test_there_is_nothing_left_to_do(road):
