@@ -473,6 +473,7 @@ def _train(build: Callable[[dict], Any], options: Namespace, folder: Path, spec:
     trainer.add_callback(watch)
     if checkpoint:
         say(f"{name}: goes on from {checkpoint.name}")
+        _count_on(trainer, checkpoint)
     start = time.monotonic()
     with _tracked(trainer, name, options, folder) as mlflow_run_id:
         try:
@@ -490,6 +491,17 @@ def _train(build: Callable[[dict], Any], options: Namespace, folder: Path, spec:
             "mlflow_run_id": mlflow_run_id,
         }
         _keep(trainer, model, options, folder, spec, outcome)
+
+
+def _count_on(trainer: Any, checkpoint: Path) -> None:
+    """Let TRL count the tokens on from a checkpoint; it would count from 0 again."""
+    counts = [
+        line["num_tokens"]
+        for line in read_json(checkpoint / "trainer_state.json")["log_history"]
+        if "num_tokens" in line
+    ]
+    if counts:
+        trainer._total_train_tokens = counts[-1]
 
 
 @contextlib.contextmanager
