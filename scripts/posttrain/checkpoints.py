@@ -7,7 +7,6 @@ a kill or a power cut at any moment leaves the checkpoint before it. One that do
 
 import os
 import shutil
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,9 +23,12 @@ def seal(checkpoint: Path) -> None:
     `sha256sum -c checkpoint-8/SHA256SUMS` beside the checkpoint verifies it by hand.
     """
     beside = checkpoint / f".{SEAL}"
-    beside.write_text(_listed(checkpoint, synced=True))
-    for path in (beside, *_folders(checkpoint)):
-        _sync(path)
+    files, folders = _files(checkpoint), [path for path in checkpoint.rglob("*") if path.is_dir()]
+    with ThreadPoolExecutor(2) as pool:  # the disk writes what the processor hashes
+        synced = pool.map(_sync, [*files, *folders, checkpoint])
+        beside.write_text(_listed(checkpoint))
+        list(synced)
+    _sync(beside)
     beside.rename(checkpoint / SEAL)
     for path in (checkpoint, checkpoint.parent):
         _sync(path)
@@ -80,23 +82,14 @@ def _remove(checkpoint: Path) -> None:
     shutil.rmtree(gone)
 
 
-def _listed(checkpoint: Path, synced: bool = False) -> str:
+def _listed(checkpoint: Path) -> str:
     """One line a file, as sha256sum writes and reads it, with the checkpoint's own name, which has the step."""
-    files = [path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.name not in (SEAL, f".{SEAL}")]
-    with ThreadPoolExecutor(2) as pool:  # one waits for the disk while the other computes
-        hashes = list(pool.map(_synced_hash if synced else sha256, files))
-    lines = zip(hashes, files, strict=True)
-    return "".join(f"{digest}  {file.relative_to(checkpoint.parent)}\n" for digest, file in lines)
+    return "".join(f"{sha256(file)}  {file.relative_to(checkpoint.parent)}\n" for file in _files(checkpoint))
 
 
-def _synced_hash(file: Path) -> str:
-    _sync(file)
-    return sha256(file)
-
-
-def _folders(checkpoint: Path) -> Iterator[Path]:
-    yield checkpoint
-    yield from (path for path in checkpoint.rglob("*") if path.is_dir())
+def _files(checkpoint: Path) -> list[Path]:
+    own = (SEAL, f".{SEAL}")
+    return [path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.name not in own]
 
 
 def _sync(path: Path) -> None:

@@ -64,10 +64,14 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], No
     options = parser.parse_args()
     on_signals(end_at_once)
     try:
-        with _faults(), _lock(options.log), _log(options.log), _faults():
+        with _lock(options.log), _log(options.log), _faults():
             main(options)
     except UserError as error:
         sys.exit(f"posttrain: {error}")
+    except OSError as error:
+        if sentence := storage_fault(error):  # the log itself
+            sys.exit(f"posttrain: {sentence}")
+        raise
 
 
 def on_signals(handler: Callable[[int, Any], None]) -> None:
@@ -85,7 +89,7 @@ def end_at_once(number: int, _: Any) -> None:
 
 @contextlib.contextmanager
 def _faults() -> Iterator[None]:
-    """Tell a disk that is full, read-only or gone in one sentence; its traceback goes to the log.
+    """Tell a disk that is full, read-only or gone in one sentence.
 
     Raises:
         UserError: instead of what the library that wrote or read made of it.
@@ -96,9 +100,7 @@ def _faults() -> Iterator[None]:
         sentence = storage_fault(error)
         if sentence is None or isinstance(error, UserError):
             raise
-        with contextlib.suppress(OSError):  # the log may lie on the same disk
-            traceback.print_exc()
-        raise UserError(sentence) from None
+        raise UserError(sentence) from error
 
 
 def storage_fault(error: BaseException) -> str | None:
@@ -114,7 +116,7 @@ def storage_fault(error: BaseException) -> str | None:
         if number in FAULTS:
             place = cause.filename or (notes[0] if notes else None)
             return _fault(number, str(place or "results"))
-        cause = cause.__cause__ or cause.__context__
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     spoken = {number: [os.strerror(number)] for number in FAULTS if number not in (errno.EACCES, errno.ENOTDIR)}
     spoken[errno.ENOSPC] += ["database or disk is full", "] . unexpected pos ", "iostream error"]  # sqlite, torch.save
     found = [number for number, words in spoken.items() if any(word in text for word in words)]
@@ -185,7 +187,9 @@ def _log(path: Path | None) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # the disk may be full
+            if error.__cause__:
+                traceback.print_exception(error.__cause__)
             print(f"posttrain: {error}", file=sys.stderr, flush=True)  # the log says it as well
         os.dup2(terminal, 2)
         raise
