@@ -12,7 +12,7 @@ from pathlib import Path
 
 from posttrain.stage import arguments, read_json, run
 
-TOKENS = ("prompt_ids", "chosen_ids", "rejected_ids")
+TOKENS = ("id", "prompt_ids", "chosen_ids", "rejected_ids")
 REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")
 
 
@@ -40,9 +40,10 @@ def main(options) -> None:
         tokens, reference = training.read_tokens(train, TOKENS), training.read_tokens(options.logprobs, REFERENCE)
         lengths = pq.read_table(train, columns=["length"])["length"].to_pylist()
         rows = training.ordered(concatenate_datasets([tokens, reference], axis=1), spec, lengths)
-        with training.refusals(options.spec.parent.name):
+
+        def build(spec):
             model = training.load_parent(options.parent, spec)
-            trainer = PreparedDPOTrainer(
+            return PreparedDPOTrainer(
                 model=model,
                 args=DPOConfig(
                     **training.trainer_arguments(spec, folder),
@@ -57,7 +58,8 @@ def main(options) -> None:
                 processing_class=models.tokenizer(options.parent),
                 peft_config=methods.adapter(spec, model, training.steps(len(rows), spec["batch_size"])),
             )
-        training.fit(trainer, options, folder, spec)
+
+        training.fit(build, options, folder, spec)
     training.publish(options, folder)
 
 

@@ -26,7 +26,8 @@ def main(options) -> None:
         asked = training.read_questions(options, spec, tokenizer)
         prompts = spec["batch_size"] // spec["generations"]
         steps = spec["max_steps"] or max(1, round(len(asked) * spec["epochs"] / prompts))  # TRL drops a part of one
-        table = Dataset.from_list([{"prompt": row["prompt_ids"], "reference": row["reference"]} for row in asked])
+        columns = {"id": "id", "prompt": "prompt_ids", "reference": "reference"}
+        table = Dataset.from_list([{name: row[key] for name, key in columns.items()} for row in asked])
         rows = training.ordered(table, spec | {"max_steps": steps}, [1] * len(asked), prompts)
         judge = rewards.judge(spec["reward"], tokenizer)
 
@@ -43,9 +44,9 @@ def main(options) -> None:
             def _tokenize_prompts(self, prompts):
                 return prompts, None, {}
 
-        with training.refusals(options.spec.parent.name):
+        def build(spec):
             model = training.load_parent(options.parent, spec)
-            trainer = PreparedTrainer(
+            return PreparedTrainer(
                 model=model,
                 args=getattr(trl, f"{name}Config")(
                     **training.trainer_arguments(spec, folder),
@@ -62,7 +63,8 @@ def main(options) -> None:
                 processing_class=tokenizer,
                 peft_config=methods.adapter(spec, model, steps),
             )
-        training.fit(trainer, options, folder, spec)
+
+        training.fit(build, options, folder, spec)
     training.publish(options, folder)
 
 

@@ -15,7 +15,7 @@ from posttrain.stage import arguments, read_json, run
 def main(options) -> None:
     from trl import KTOConfig, KTOTrainer
 
-    from posttrain import methods, models, training
+    from posttrain import attempts, methods, models, training
 
     class PreparedKTOTrainer(KTOTrainer):
         """TRL's trainer, given the tokens that it would compute itself."""
@@ -30,10 +30,11 @@ def main(options) -> None:
     if not (folder / "finished").exists():
         rows = labelled(train)
         lengths = [len(row["prompt_ids"]) + len(row["completion_ids"]) for row in rows]
-        rows = mismatched(training.ordered(rows, spec, lengths), spec["batch_size"] // spec["accumulation"])
-        with training.refusals(options.spec.parent.name):
+        rows = training.ordered(rows, spec, lengths)
+
+        def build(spec):
             model = training.load_parent(options.parent, spec)
-            trainer = PreparedKTOTrainer(
+            return PreparedKTOTrainer(
                 model=model,
                 args=KTOConfig(
                     **training.trainer_arguments(spec, folder),
@@ -43,11 +44,12 @@ def main(options) -> None:
                     disable_dropout=not spec.get("dropout"),
                     precompute_ref_log_probs=True,  # so that full fine-tuning needs no second model
                 ),
-                train_dataset=rows,
+                train_dataset=mismatched(rows, attempts.micro_batch(spec)),
                 processing_class=models.tokenizer(options.parent),
                 peft_config=methods.adapter(spec, model, training.steps(len(rows), spec["batch_size"])),
             )
-        training.fit(trainer, options, folder, spec)
+
+        training.fit(build, options, folder, spec)
     training.publish(options, folder)
 
 
@@ -60,7 +62,7 @@ def labelled(tokens: Path):
     for row in pq.read_table(tokens).to_pylist():
         sides = [("completion_ids", row.get("label")), ("chosen_ids", True), ("rejected_ids", False)]
         rows += [
-            {"prompt_ids": row["prompt_ids"], "completion_ids": row[side], "label": label}
+            {"id": row["id"], "prompt_ids": row["prompt_ids"], "completion_ids": row[side], "label": label}
             for side, label in sides
             if side in row
         ]

@@ -36,11 +36,12 @@ def main(options) -> None:
     train = options.tokens / "train.parquet"
     folder = training.work_folder(options, [options.manifest, train])
     if not (folder / "finished").exists():
-        rows = training.read_tokens(train, ("prompt_ids", "chosen_ids", "rejected_ids", "length"))
+        rows = training.read_tokens(train, ("id", "prompt_ids", "chosen_ids", "rejected_ids", "length"))
         rows = training.ordered(rows, spec, rows["length"])
-        with training.refusals(options.spec.parent.name):
+
+        def build(spec):
             model = training.load_parent(options.parent, spec)
-            trainer = PreparedORPOTrainer(
+            return PreparedORPOTrainer(
                 model=model,
                 args=ORPOConfig(
                     **training.trainer_arguments(spec, folder),
@@ -52,7 +53,8 @@ def main(options) -> None:
                 processing_class=models.tokenizer(options.parent),
                 peft_config=methods.adapter(spec, model, training.steps(len(rows), spec["batch_size"])),
             )
-        training.fit(trainer, options, folder, spec)
+
+        training.fit(build, options, folder, spec)
     training.publish(options, folder)
 
 

@@ -25,10 +25,12 @@ def main(options) -> None:
         tokenizer = models.tokenizer(options.parent)
         asked = training.read_questions(options, spec, tokenizer)
         rollouts, rows = ppo.schedule(len(asked), spec)
+        rows = [row | {"id": asked[rollouts[row["rollout"]][row["slot"]]]["id"]} for row in rows]
         step = spec["batch_size"] // spec["minibatches"]
-        with training.refusals(options.spec.parent.name):
+
+        def build(spec):
             net = ppo.ActorCritic(options.parent, spec)
-            trainer = ppo.PPOTrainer(
+            return ppo.PPOTrainer(
                 spec=spec,
                 questions=[[asked[i] for i in rollout] for rollout in rollouts],
                 judges=ppo.Judges(net, spec, tokenizer),
@@ -40,7 +42,8 @@ def main(options) -> None:
                 data_collator=ppo.collate,
                 processing_class=tokenizer,
             )
-        training.fit(trainer, options, folder, spec, policy=net.policy)
+
+        training.fit(build, options, folder, spec)
     training.publish(options, folder)
 
 

@@ -23,11 +23,12 @@ def main(options) -> None:
     folder = training.work_folder(options, [options.manifest, train])
     if not (folder / "finished").exists():
         rows, held_out = answers(train), answers(validation)
-        lengths = [len(chosen) + len(rejected) for chosen, rejected in zip(*rows[:].values(), strict=True)]
+        lengths = [len(row["chosen_ids"]) + len(row["rejected_ids"]) for row in rows]
         rows = training.ordered(rows, spec, lengths)
-        with training.refusals(options.spec.parent.name):
+
+        def build(spec):
             model = training.load_parent(options.parent, spec)
-            trainer = RewardTrainer(
+            return RewardTrainer(
                 model=model,
                 args=RewardConfig(
                     **training.trainer_arguments(spec, folder),
@@ -39,7 +40,8 @@ def main(options) -> None:
                 processing_class=models.tokenizer(options.parent),
                 peft_config=methods.adapter(spec, model, training.steps(len(rows), spec["batch_size"])),
             )
-        training.fit(trainer, options, folder, spec)
+
+        training.fit(build, options, folder, spec)
     training.publish(options, folder)
 
 
@@ -49,10 +51,12 @@ def answers(tokens: Path):
 
     from posttrain import training
 
-    columns = ("prompt_ids", "chosen_ids", "rejected_ids")
-    pairs = zip(*(training.read_tokens(tokens, columns)[column] for column in columns), strict=True)
-    rows = [(prompt + chosen, prompt + rejected) for prompt, chosen, rejected in pairs]
-    return Dataset.from_dict({"chosen_ids": [row[0] for row in rows], "rejected_ids": [row[1] for row in rows]})
+    pairs = training.read_tokens(tokens, ("id", "prompt_ids", "chosen_ids", "rejected_ids"))
+    rows = {
+        side: [prompt + answer for prompt, answer in zip(pairs["prompt_ids"], pairs[side], strict=True)]
+        for side in ("chosen_ids", "rejected_ids")
+    }
+    return Dataset.from_dict({"id": pairs["id"]} | rows)
 
 
 if __name__ == "__main__":

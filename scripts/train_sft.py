@@ -22,12 +22,13 @@ def main(options) -> None:
     train, validation = options.tokens / "train.parquet", options.tokens / "validation.parquet"
     folder = training.work_folder(options, [options.manifest, train])
     if not (folder / "finished").exists():
-        rows = training.read_tokens(train, ("input_ids", "labels", "length"))
+        rows = training.read_tokens(train, ("id", "input_ids", "labels", "length"))
         rows = training.ordered(rows, spec, rows["length"]).remove_columns("length")
         held_out = training.read_tokens(validation, ("input_ids", "labels"))
-        with training.refusals(options.spec.parent.name):
+
+        def build(spec):
             model = training.load_parent(options.parent, spec)
-            trainer = SFTTrainer(
+            return SFTTrainer(
                 model=model,
                 args=SFTConfig(
                     **training.trainer_arguments(spec, folder),
@@ -39,7 +40,8 @@ def main(options) -> None:
                 processing_class=models.tokenizer(options.parent),
                 peft_config=methods.adapter(spec, model, training.steps(len(rows), spec["batch_size"])),
             )
-        training.fit(trainer, options, folder, spec)
+
+        training.fit(build, options, folder, spec)
     training.publish(options, folder)
 
 

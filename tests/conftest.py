@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 REPOSITORY = Path(__file__).resolve().parents[1]
 # A tiny model's stage spends its time on imports: two at once, one thread each.
 STAGES = ("sft", "reward", "logprobs", "dpo", "select", "ppo", "merge", "eval")
@@ -61,7 +62,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def signals():
     """Put the signal handlers back that a training stage sets."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

@@ -116,7 +116,7 @@ def _found(top: Path, parts: Sequence[str], folder: Path) -> set[Path]:
             elif (part == "**" and last) or (part != "**" and fnmatch.fnmatchcase(entry.name, part)):
                 if not last:
                     waiting.append((f"{place}/{entry.name}", i + 1))
-                elif entry.is_file():
+                elif is_file(entry.path):
                     files.add(Path(place, entry.name))
         if looked_at > MANY_FILES:
             raise UserError(

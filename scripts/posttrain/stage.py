@@ -1,19 +1,25 @@
-"""What every stage script shares: its log, its lock, whole files or none, hashes, and errors told in one line."""
+"""What every stage script shares: its log, its lock, its signals, whole files or none, hashes, errors told in one line."""
 
 import argparse
 import contextlib
+import errno
 import fcntl
 import gc
+import glob
 import hashlib
 import itertools
 import json
 import multiprocessing
 import os
+import shlex
 import shutil
+import signal
+import socket
 import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -22,6 +28,20 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.errors import UserError, printable
+
+# What asks a stage to stop: Ctrl-C, a scheduler that ends or warns a job, a terminal that is closed.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+# What a disk or a mount does to a stage, and what to do about it.
+FAULTS = {
+    errno.ENOSPC: ("the disk is full", "free some space"),
+    errno.EDQUOT: ("your quota on this disk is used up", "free some space or ask for more"),
+    errno.EROFS: ("it lies on a file system that is read-only", "mount that for writing"),
+    errno.EACCES: ("this user may not use it", "give this user the right to"),
+    errno.ENOTDIR: ("a part of this path is a file", "move that file away"),
+    errno.EIO: ("the disk or its mount does not answer", "check the disk and the mount"),
+    errno.ESTALE: ("the mount that it lies on has vanished", "mount that again"),
+    errno.ENOTCONN: ("the mount that it lies on has vanished", "mount that again"),
+}
 
 _console = sys.stderr
 _progress = {"shown": 0.0, "open": False}  # when a line was last shown, and whether it may still be overwritten
@@ -37,13 +57,77 @@ def arguments(doc: str, **options: type) -> argparse.ArgumentParser:
 
 
 def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], None]) -> None:
-    """Run a script's `main` with its log and its lock; exit 1 with one line for a mistake of the user's."""
+    """Run a script's `main` with its log and its lock.
+
+    Exits with 1 and one line for a mistake of the user's or a fault of the disk, with 128 + the number of a signal.
+    """
     options = parser.parse_args()
+    on_signals(end_at_once)
     try:
-        with _lock(options.log), _log(options.log):
+        with _lock(options.log), _log(options.log), _faults():
             main(options)
     except UserError as error:
         sys.exit(f"posttrain: {error}")
+    except OSError as error:
+        if sentence := storage_fault(error):  # the log itself
+            sys.exit(f"posttrain: {sentence}")
+        raise
+
+
+def on_signals(handler: Callable[[int, Any], None]) -> None:
+    """Call `handler` for a signal that asks to stop, those apart that are ignored (`nohup`, a shell's background)."""
+    for number in SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
+def end_at_once(number: int, _: Any) -> None:
+    """End by an exception, so that half files are removed on the way; the second time without."""
+    signal.signal(number, signal.SIG_DFL)
+    sys.exit(128 + number)
+
+
+@contextlib.contextmanager
+def _faults() -> Iterator[None]:
+    """Tell a disk that is full, read-only or gone in one sentence.
+
+    Raises:
+        UserError: instead of what the library that wrote or read made of it.
+    """
+    try:
+        yield
+    except Exception as error:
+        sentence = storage_fault(error)
+        if sentence is None or isinstance(error, UserError):
+            raise
+        raise UserError(sentence) from error
+
+
+def storage_fault(error: BaseException) -> str | None:
+    """What a disk or a mount did, where that is what an exception comes from: path, fault, cure; otherwise None.
+
+    Libraries written in Rust, C++ or SQL leave only the operating system's words, and torch not even those.
+    """
+    notes, cause, text = [], error, ""
+    while cause:
+        notes += getattr(cause, "__notes__", [])
+        text += f"{cause}\n"
+        number = cause.errno if isinstance(cause, OSError) else None
+        if number in FAULTS:
+            place = cause.filename or (notes[0] if notes else None)
+            return _fault(number, str(place or "results"))
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    spoken = {number: [os.strerror(number)] for number in FAULTS if number not in (errno.EACCES, errno.ENOTDIR)}
+    spoken[errno.ENOSPC] += ["database or disk is full", "] . unexpected pos ", "iostream error"]  # sqlite, torch.save
+    found = [number for number, words in spoken.items() if any(word in text for word in words)]
+    return _fault(found[0], notes[0] if notes else "results") if found else None
+
+
+def _fault(number: int, place: str) -> str:
+    what, cure = FAULTS[number]
+    if number == errno.ENOSPC:
+        cure += " (finished runs need no results/*/checkpoints)"
+    return f"{place}: {what}; {cure} and type the same command again, which goes on from here"
 
 
 def say(message: str) -> None:
@@ -51,7 +135,12 @@ def say(message: str) -> None:
     end = "\n" if _progress["open"] else ""
     _progress["open"] = False
     lines = map(printable, message.split("\n"))  # a row's text may have what a terminal obeys
-    print(end + "\n".join(lines), file=_console, flush=True)
+    _show(end + "\n".join(lines) + "\n")
+
+
+def _show(text: str) -> None:
+    with contextlib.suppress(OSError):  # a terminal that was closed is no reason to stop
+        print(text, end="", file=_console, flush=True)
 
 
 def progress(message: str, left: float) -> None:
@@ -69,7 +158,7 @@ def progress(message: str, left: float) -> None:
         say(line)
         return
     width = shutil.get_terminal_size().columns - 1
-    print(f"\r\x1b[K{line[:width]}", end="\n" if last else "", file=_console, flush=True)
+    _show(f"\r\x1b[K{line[:width]}" + ("\n" if last else ""))
     _progress["open"] = not last
 
 
@@ -99,24 +188,36 @@ def _log(path: Path | None) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        print(f"posttrain: {error}", file=sys.stderr, flush=True)  # the log says it as well
+        with contextlib.suppress(OSError):  # the disk may be full
+            if error.__cause__:
+                traceback.print_exception(error.__cause__)
+            print(f"posttrain: {error}", file=sys.stderr, flush=True)  # the log says it as well
         os.dup2(terminal, 2)
         raise
 
 
 @contextlib.contextmanager
 def _lock(log: Path | None) -> Iterator[None]:
-    """Hold the job's lock: after `kill -9` of Snakemake alone, its orphan may still be at work on the same files."""
+    """Hold the job's lock; the kernel drops it on any death.
+
+    Another process may be at work on the same files: another shell's, or the orphan of a Snakemake that was killed alone.
+    """
     if log is None:
         yield
         return
     log.parent.mkdir(parents=True, exist_ok=True)
-    with Path(f"{log}.lock").open("w") as file:
+    with Path(f"{log}.lock").open("a+") as file:  # not "w", which would empty what the holder wrote
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say(f"{log.stem}: another process is at work on this; waiting for it")
+            file.seek(0)
+            say(f"{log.stem}: waiting for {file.read().strip() or 'another process'}, which is at work on it")
             fcntl.flock(file, fcntl.LOCK_EX)
+        file.truncate(0)
+        program, *options = sys.argv
+        command = shlex.join([Path(program).name, *options])
+        file.write(f"process {os.getpid()} on {socket.gethostname()} ({command})\n")
+        file.flush()
         yield
 
 
@@ -124,16 +225,21 @@ def _lock(log: Path | None) -> Iterator[None]:
 def whole_folder(path: Path) -> Iterator[Path]:
     """A folder to fill, which takes the place of `path` when the block ends well and is removed when it does not."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    for stale in path.parent.glob(f".{path.name}.*"):  # left by a process that was killed; the job's lock is ours
+    for stale in path.parent.glob(f".{glob.escape(path.name)}.*"):  # of a process that was killed; the lock is ours
         shutil.rmtree(stale)
-    beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    beside, old = (Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent)) for _ in range(2))
     try:
         yield beside
         beside.chmod(0o755)
-        shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            path.rename(old)  # so that `path` is away for no longer than a moment, in which nobody looks
         beside.rename(path)
+    except Exception as error:
+        error.add_note(str(path))
+        raise
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        for folder in (beside, old):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -141,9 +247,16 @@ def whole_file(path: Path) -> Iterator[Path]:
     """A file to write, which takes the place of `path` when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
+    for stale in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        process = stale.suffix[1:]
+        if process.isdigit() and not Path(f"/proc/{process}").exists():  # it was killed
+            stale.unlink(missing_ok=True)
     try:
         yield beside
         beside.replace(path)
+    except Exception as error:
+        error.add_note(str(path))
+        raise
     finally:
         beside.unlink(missing_ok=True)
 

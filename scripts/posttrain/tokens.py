@@ -237,11 +237,12 @@ def prompt_turns(row: Row) -> Turns:
 
 
 def questions(tokenizer: Any, rows: list[Row]) -> list[Row]:
-    """What a model is asked, from rows that end in an answer: `prompt_ids` and `reference` (text)."""
+    """What a model is asked, from rows that end in an answer: `id`, `prompt_ids` and `reference` (text)."""
     asked = []
     for row in rows:
         turns = prompt_turns(row)
         reference = (row["messages"] if "messages" in row else row["chosen"])[-1]["content"]
         if turns:  # a conversation may open with the assistant
-            asked.append({"prompt_ids": prompt_tokens(tokenizer, turns, row.get("tools")), "reference": reference})
+            ids = prompt_tokens(tokenizer, turns, row.get("tools"))
+            asked.append({"id": row.get("id"), "prompt_ids": ids, "reference": reference})
     return asked

@@ -1,4 +1,4 @@
-"""Training, as every objective does it: TRL's arguments from a spec, the order of the rows, checkpoints and resume.
+"""Training, as every objective does it: TRL's arguments from a spec, the order of the rows, the watch, the result.
 
 A killed stage goes on from its last whole checkpoint when the same command is typed again, and ends with the same bits.
 Checkpoints lie in `results/{run}/checkpoints/{key}/`, outside every declared output, since Snakemake deletes those before
@@ -6,16 +6,17 @@ a rerun. The key is the hash of the spec and of every input, so that a changed s
 """
 
 import contextlib
+import gc
 import hashlib
 import json
 import math
-import shutil
 import signal
 import sys
 import time
 import traceback
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,25 @@ import psutil
 import torch
 from transformers import AutoConfig, TrainerCallback, set_seed
 
-from posttrain import methods, models, tracking
+from posttrain import attempts, checkpoints, methods, models, tracking
 from posttrain.config import PROMPT_LEARNING, shape_refusal
 from posttrain.errors import UserError
 from posttrain.head import add_compact_head
 from posttrain.rows import read
-from posttrain.stage import link, progress, read_json, say, sha256, whole_folder, write_json
+from posttrain.stage import (
+    end_at_once,
+    link,
+    on_signals,
+    progress,
+    read_json,
+    say,
+    sha256,
+    storage_fault,
+    whole_folder,
+    write_json,
+)
 from posttrain.tokens import questions
 
-# What a checkpoint must hold; trainer_state.json is written last.
-STATE_FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth")
 # Reported for each step, under TRL's names.
 REPORTED = (
     "loss learning_rate grad_norm mean_token_accuracy num_tokens rewards/accuracies rewards/margins "
@@ -66,6 +76,13 @@ def row_order(lengths: list[int], batch_size: int, epochs: float, max_steps: int
             tail = batches.pop() if len(batches[-1]) < batch_size else []
             order += [row for i in chance.permutation(len(batches)) for row in batches[i]] + tail
     return order
+
+
+def read_columns(file: Path, columns: tuple[str, ...]) -> list[list]:
+    """Columns of a Parquet file."""
+    import pyarrow.parquet as pq
+
+    return [column.to_pylist() for column in pq.read_table(file, columns=list(columns)).columns]
 
 
 def read_tokens(file: Path, columns: tuple[str, ...]) -> Any:
@@ -140,8 +157,8 @@ def trainer_arguments(spec: dict, folder: Path) -> dict[str, Any]:
         "use_cpu": not torch.cuda.is_available(),
         "dataloader_pin_memory": torch.cuda.is_available(),
         "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # it would put a number where there is none
         "save_strategy": "no",  # Watch decides
-        "save_total_limit": 2,
         "report_to": [],
         "disable_tqdm": True,
         **({"optim": "paged_adamw_8bit"} if spec["method"] == "qlora" else {}),
@@ -201,55 +218,35 @@ def work_folder(options: Namespace, inputs: list[Path]) -> Path:
     return folder
 
 
-def last_checkpoint(folder: Path, also: tuple[str, ...] = ()) -> Path | None:
-    """The newest checkpoint that is whole, the files `also` included; broken ones, which a kill can leave, are removed."""
-    for checkpoint in sorted(folder.glob("checkpoint-*"), key=lambda path: -int(path.name.split("-")[1])):
-        if _is_whole(checkpoint, also):
-            return checkpoint
-        say(f"{checkpoint}: not whole, removed")
-        shutil.rmtree(checkpoint)
-    return None
-
-
-def _is_whole(checkpoint: Path, also: tuple[str, ...]) -> bool:
-    import zipfile
-
-    from safetensors import SafetensorError, safe_open
-
-    weights = {file.name for file in checkpoint.glob("*.safetensors")}
-    if not weights or any(not (checkpoint / name).exists() for name in (*STATE_FILES, *also)):
-        return False
-    try:
-        for index in checkpoint.glob("*.safetensors.index.json"):
-            weights |= set(read_json(index)["weight_map"].values())
-        for file in weights:
-            with safe_open(checkpoint / file, "pt"):
-                pass
-        for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
-            zipfile.ZipFile(checkpoint / name).close()
-        step = read_json(checkpoint / "trainer_state.json")["global_step"]
-    except (SafetensorError, FileNotFoundError, zipfile.BadZipFile, json.JSONDecodeError):
-        return False
-    return step == int(checkpoint.name.split("-")[1])
-
-
 class Watch(TrainerCallback):
-    """Tell the person at the terminal, save a checkpoint from time to time and on a signal, stop at a loss that is none."""
+    """Tell the person at the terminal, save a checkpoint from time to time and on a signal, stop at a loss that is none.
 
-    def __init__(self, name: str, folder: Path) -> None:
-        self.name, self.folder = name, folder
+    Args:
+        rows_of: the rows of an optimiser step, by its number from 1.
+    """
+
+    def __init__(self, name: str, folder: Path, rows_of: Callable[[int], list[str]]) -> None:
+        self.name, self.folder, self.rows_of = name, folder, rows_of
         self.every = tracking.settings()["checkpoint_seconds"]
         self.stopped_by: int | None = None
+        self.listening = self.ended = False
         self.began = self.saved = self.stepped = time.monotonic()
         self.tokens = self.first = 0
         self.saving = self.before = 0.0
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._stop)
 
     def _stop(self, number: int, _: Any) -> None:
         self.stopped_by = number
         signal.signal(number, signal.SIG_DFL)  # the second time it means it
-        say(f"{self.name}: stopping after this step; the same command goes on from here")
+        after = "this step; the same command goes on from here" if not self.ended else "the result is written"
+        say(f"{self.name}: stopping after {after}")
+
+    def leave(self) -> None:
+        """After training, and whatever ended it: exit where a signal asked to, and let the next one do so at once."""
+        if self.ended:
+            return
+        on_signals(end_at_once)
+        if self.stopped_by:
+            sys.exit(128 + self.stopped_by)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Start the clocks where training starts, or go on where a killed stage's stood."""
@@ -259,8 +256,15 @@ class Watch(TrainerCallback):
         psutil.cpu_percent()  # the next call tells the use since this one
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Decide whether to save; never after the last step, which ends in the result itself."""
+        """Decide whether to save; never after the last step, which ends in the result itself.
+
+        Up to here a signal ended the stage at once, as there was nothing to save.
+        """
+        if not self.listening:
+            self.listening = True
+            on_signals(self._stop)
         if state.global_step >= state.max_steps:
+            self.ended = True
             return
         due = time.monotonic() - self.saved >= max(self.every, 20 * self.saving)
         if self.stopped_by or due:
@@ -269,23 +273,42 @@ class Watch(TrainerCallback):
         control.should_training_stop |= self.stopped_by is not None
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Remember how long saving takes, so that it stays below a twentieth of the time."""
+        """Make the checkpoint count, and remember how long that took, so that it stays below a twentieth of the time."""
+        checkpoints.seal(self.folder / f"checkpoint-{state.global_step}")
         self.saved = time.monotonic()
         self.saving = self.saved - self.save_began
+        control.should_training_stop |= self.stopped_by is not None  # a signal while it was written
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+    def _check(self, state: Any, logs: dict[str, float], model: Any, keeps: bool) -> None:
+        """Stop before a number that is none can be saved.
+
+        Raises:
+            UserError: naming the step, its rows and the usual cures.
+        """
+        found = {"loss": logs["loss"], "gradient's norm": logs.get("grad_norm", 0.0)}
+        wrong = [f"the {what} is {number}" for what, number in found.items() if not math.isfinite(number)]
+        if not wrong and keeps and not is_finite(model):
+            wrong = ["the weights are no longer finite"]
+        if not wrong:
+            return
+        rows = self.rows_of(state.global_step)
+        on = f" on the rows {', '.join(rows[:8])}" + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")
+        raise UserError(
+            f"{self.name}: {' and '.join(wrong)} at step {state.global_step}{on if rows else ''}; "
+            "write a lower learning_rate, a longer warmup or precision: fp32"
+        )
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, model: Any = None, **_: Any
+    ) -> None:
         """Keep one line a step in train.jsonl, and show where training is.
 
         Raises:
-            UserError: the loss or the gradient is not a number.
+            UserError: the loss, the gradient or a weight that is about to be saved is not a number.
         """
         if not state.is_world_process_zero or "loss" not in logs:
             return
-        if not (math.isfinite(logs["loss"]) and math.isfinite(logs.get("grad_norm", 0.0))):
-            raise UserError(
-                f"{self.name}: the loss is {logs['loss']} and the gradient's norm {logs.get('grad_norm')} at step "
-                f"{state.global_step}; write a lower learning_rate, a longer warmup or precision: fp32"
-            )
+        self._check(state, logs, model, control.should_save or self.ended)
         now = time.monotonic()
         speed = (logs.get("num_tokens", 0) - self.tokens) / (now - self.stepped) if self.tokens else None
         self.tokens, self.stepped = logs.get("num_tokens", 0), now
@@ -305,6 +328,23 @@ class Watch(TrainerCallback):
             f"{self.name}: step {state.global_step}/{state.max_steps}  loss {logs['loss']:.4f}{reward}{pace}",
             left,
         )
+
+
+def is_finite(model: Any) -> bool:
+    """Whether every number that is trained is one."""
+    return all(bool(parameter.isfinite().all()) for parameter in model.parameters() if parameter.requires_grad)
+
+
+def rows_of_step(trainer: Any, dataset: str, step: int) -> list[str]:
+    """Where the rows of an optimiser step come from, file and line; nothing where the trainer has packed them."""
+    rows, args = trainer.train_dataset, trainer.args
+    if "id" not in rows.column_names:
+        return []
+    size = args.per_device_train_batch_size * args.gradient_accumulation_steps // getattr(args, "num_generations", 1)
+    ids = rows[(step - 1) * size : step * size]["id"]
+    file = Path(f"results/data/{dataset}/train.parquet")
+    places = dict(zip(*read_columns(file, ("id", "place")), strict=True)) if file.exists() else {}
+    return [places.get(name, name) for name in ids]
 
 
 def memory_gib() -> float:
@@ -332,19 +372,89 @@ def history(log: list[dict]) -> list[dict]:
 # ---- the run itself
 
 
-def fit(trainer: Any, options: Namespace, folder: Path, spec: dict, policy: Any = None) -> None:
+def fit(build: Callable[[dict], Any], options: Namespace, folder: Path, spec: dict) -> None:
     """Train from the last whole checkpoint to the end, and leave the result in `folder`/finished.
 
-    Args:
-        policy: what is saved, where it is not the trainer's whole model.
+    Out of memory, it goes on with half the micro-batch and twice the accumulation.
 
-    Exits with 128 + the signal's number after SIGINT or SIGTERM, with a checkpoint saved.
+    Args:
+        build: makes TRL's trainer of a spec; of one with another `accumulation` where the first needs too much memory.
+
+    Exits with 128 + the signal's number after a signal that asks to stop, with a checkpoint saved.
 
     Raises:
-        UserError: the loss is not a number.
+        UserError: the loss is not a number, or not even the smallest micro-batch fits.
     """
     name = options.spec.parent.name
-    model = policy or trainer.model
+    spec = _as_it_fits(name, folder, spec)
+    with attempts.at_work(folder):
+        while why := _attempt(build, options, folder, spec):
+            spec = _smaller(name, folder, spec, why)
+            gc.collect()
+            torch.cuda.empty_cache()
+    checkpoints.clear(folder)
+
+
+def _as_it_fits(name: str, folder: Path, spec: dict) -> dict:
+    """The spec with the accumulation that earlier attempts have left."""
+    for attempt in attempts.recorded(folder):
+        tried = spec | {"accumulation": attempt["accumulation"]}
+        spec = attempts.smaller(tried) or tried
+    if not attempts.killed_for_memory(folder):
+        return spec
+    if torch.cuda.is_available():
+        say(f"{name}: the kernel killed the last attempt, as the machine's own memory was full (not the GPU's)")
+        return spec
+    why = "killed by the kernel for want of memory"
+    try:
+        return _smaller(name, folder, spec, why)
+    except UserError as error:  # other programs may have used the memory
+        say(f"{error}; trying again")
+        return spec
+
+
+def _smaller(name: str, folder: Path, spec: dict, why: str) -> dict:
+    """The spec for the next attempt, after one that ran out of memory.
+
+    Raises:
+        UserError: the micro-batch is the smallest already.
+    """
+    attempts.record(folder, spec, why)
+    rows, smaller = attempts.micro_batch(spec), attempts.smaller(spec)
+    if smaller is None:
+        raise UserError(
+            f"{name}: out of memory with {rows} row{'s' * (rows > 1)} at once, the least there can be; "
+            f"write {attempts.remedies(spec)}"
+        )
+    left = attempts.micro_batch(smaller)
+    say(f"{name}: out of memory with {rows} rows at once; goes on with {left} at once, in batches as before")
+    return smaller
+
+
+def _attempt(build: Callable[[dict], Any], options: Namespace, folder: Path, spec: dict) -> str | None:
+    """Train to the end; returns how memory ran out, where it did.
+
+    The exception itself is not returned: it holds on to everything that took the memory.
+    """
+    try:
+        _train(build, options, folder, spec)
+    except Exception as error:
+        if attempts.is_out_of_memory(error):
+            traceback.print_exc()
+            return str(error).strip().splitlines()[0]
+        if storage_fault(error):
+            with contextlib.suppress(OSError):
+                checkpoints.remove_unfinished(folder)
+            error.add_note(str(folder))
+        raise
+    return None
+
+
+def _train(build: Callable[[dict], Any], options: Namespace, folder: Path, spec: dict) -> None:
+    name = options.spec.parent.name
+    with refusals(name):
+        trainer = build(spec)
+    model = trainer.model.policy if spec["objective"] == "ppo" else trainer.model  # what is saved
     if can_be_compact(spec):
         add_compact_head(model.get_base_model() if spec["method"] != "full" else model)
     for parameter in trainer.model.parameters():
@@ -354,42 +464,63 @@ def fit(trainer: Any, options: Namespace, folder: Path, spec: dict, policy: Any 
     say(
         f"{name}: {spec['objective']}, {spec['method']}: {trained:,} of {total:,} parameters are trained ({trained / total:.2%})"
     )
-    keeper = methods.KEEPERS.get(spec["method"]) if policy is None else None
-    checkpoint = last_checkpoint(folder, (keeper.FILE,) if keeper else ())
-    if keeper:
-        trainer.add_callback(keeper(model, checkpoint))
+    checkpoint = checkpoints.last(folder)
+    if spec["method"] in methods.KEEPERS and spec["objective"] != "ppo":  # ppo saves everything that moves
+        trainer.add_callback(methods.KEEPERS[spec["method"]](model, checkpoint))
     if spec.get("lora_plus"):
         trainer.optimizer = lora_plus(trainer, spec["lora_plus"])
-    watch = Watch(name, folder)
+    watch = Watch(name, folder, partial(rows_of_step, trainer, spec["data"]["name"]))
     trainer.add_callback(watch)
-    mlflow = tracking.MLflowCallback(name, options.spec, folder) if tracking.settings()["mlflow"] else None
-    if mlflow:
-        trainer.add_callback(mlflow)
     if checkpoint:
         say(f"{name}: goes on from {checkpoint.name}")
+        _count_on(trainer, checkpoint)
     start = time.monotonic()
+    with _tracked(trainer, name, options, folder) as mlflow_run_id:
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        finally:
+            watch.leave()
+        outcome = {
+            "trainable_parameters": trained,
+            "parameters": total,
+            "seconds": round(watch.before + time.monotonic() - start, 2),
+            "micro_batch": attempts.micro_batch(spec),
+            "accumulation": spec["accumulation"],
+            "attempts": attempts.recorded(folder),
+            "resumed_from": checkpoint.name if checkpoint else None,
+            "mlflow_run_id": mlflow_run_id,
+        }
+        _keep(trainer, model, options, folder, spec, outcome)
+
+
+def _count_on(trainer: Any, checkpoint: Path) -> None:
+    """Let TRL count the tokens on from a checkpoint; it would count from 0 again."""
+    counts = [
+        line["num_tokens"]
+        for line in read_json(checkpoint / "trainer_state.json")["log_history"]
+        if "num_tokens" in line
+    ]
+    if counts:
+        trainer._total_train_tokens = counts[-1]
+
+
+@contextlib.contextmanager
+def _tracked(trainer: Any, name: str, options: Namespace, folder: Path) -> Iterator[str | None]:
+    """Log the block to MLflow where that is wanted; gives the MLflow run's id."""
+    if not tracking.settings()["mlflow"]:
+        yield None
+        return
+    mlflow = tracking.MLflowCallback(name, options.spec, folder)
+    trainer.add_callback(mlflow)
+    status = "KILLED"
     try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        yield mlflow.run_id
+        status = "FINISHED"
     except UserError:
-        if mlflow:
-            mlflow.close("FAILED")
+        status = "FAILED"
         raise
-    if watch.stopped_by and trainer.state.global_step < trainer.state.max_steps:
-        if mlflow:
-            mlflow.close("KILLED")
-        sys.exit(128 + watch.stopped_by)
-    outcome = {
-        "trainable_parameters": trained,
-        "parameters": total,
-        "seconds": round(watch.before + time.monotonic() - start, 2),
-        "resumed_from": checkpoint.name if checkpoint else None,
-        "mlflow_run_id": mlflow.run_id if mlflow else None,
-    }
-    _keep(trainer, model, options, folder, spec, outcome)
-    if mlflow:
-        mlflow.close("FINISHED")
-    for old in folder.glob("checkpoint-*"):
-        shutil.rmtree(old)
+    finally:
+        mlflow.close(status)
 
 
 def can_be_compact(spec: dict) -> bool:

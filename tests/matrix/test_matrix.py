@@ -27,7 +27,7 @@ import train_orpo
 import train_ppo
 import train_reward
 import train_sft
-from posttrain import models, stage, training
+from posttrain import checkpoints, models, stage, training
 from posttrain.config import Method
 from posttrain.errors import UserError
 from posttrain.project import Project
@@ -245,7 +245,8 @@ def save_at_step_3(self, args, state, control, **_):
     control.should_save = state.global_step == 3
 
 
-def die(self, *_, **__):
+def die(self, args, state, *_, **__):
+    checkpoints.seal(self.folder / f"checkpoint-{state.global_step}")
     raise Killed
 
 

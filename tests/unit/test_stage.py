@@ -1,7 +1,9 @@
 """What stage scripts share: whole files or none, the lock, the log, and a user's mistake told in one line."""
 
+import errno
 import io
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from posttrain import stage
+from posttrain.errors import UserError
 from posttrain.stage import folder_hashes, link, sha256, whole_file, whole_folder, write_json
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
@@ -69,6 +72,35 @@ def test_a_failed_folder_keeps_the_old_and_leaves_nothing(tmp_path):
         raise OSError("disk full")
     assert (path / "weights").read_text() == "old"
     assert names(tmp_path) == ["model"]
+
+
+@pytest.mark.parametrize("stale", [".model.ab12", ".model.cd34"])
+def test_what_a_killed_process_left_of_a_folder_is_removed(tmp_path, stale):
+    (tmp_path / stale).mkdir()
+    with whole_folder(tmp_path / "model"):
+        pass
+    assert names(tmp_path) == ["model"]
+
+
+def test_what_a_killed_process_left_of_a_file_is_removed_and_nothing_of_a_living_one(tmp_path):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    for name in (f".a[1].json.{dead.pid}", ".a[1].json.1", f".b.json.{dead.pid}", ".a[1].json.old"):
+        (tmp_path / name).touch()
+    write_json(tmp_path / "a[1].json", {})
+    assert {*names(tmp_path)} == {"a[1].json", ".a[1].json.1", f".b.json.{dead.pid}", ".a[1].json.old"}
+
+
+def test_a_folder_that_is_replaced_is_away_for_one_rename_only(tmp_path, monkeypatch):
+    """Another command may be about to read it."""
+    path, there = tmp_path / "model", []
+    with whole_folder(path):
+        pass
+    remove = stage.shutil.rmtree
+    monkeypatch.setattr(stage.shutil, "rmtree", lambda *a, **o: (there.append(path.exists()), remove(*a, **o)))
+    with whole_folder(path):
+        pass
+    assert there and all(there)
 
 
 def test_a_folder_can_be_read_by_others(tmp_path):
@@ -180,6 +212,130 @@ def test_an_option_with_a_dash_is_the_argument_with_a_line():
     assert (options.max_length, options.log) == (3, None)
 
 
+# ---- signals
+
+
+@pytest.mark.parametrize("number", stage.SIGNALS)
+def test_a_signal_ends_a_stage_with_its_number_and_leaves_no_half_file(tmp_path, number):
+    body = (
+        "with stage.whole_file(Path('out/result.json')) as file, stage.whole_folder(Path('out/model')) as folder:\n"
+        "    file.write_text('half')\n    (folder / 'weights').write_text('half')\n"
+        f"    os.kill(os.getpid(), {int(number)})\n    time.sleep(20)"
+    )
+    done = run([*script(tmp_path, body), "--log", "logs/x.log"], cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (128 + number, "")
+    assert names(tmp_path / "out") == []
+
+
+def test_a_signal_that_is_ignored_where_a_stage_starts_stays_so(tmp_path):
+    body = "os.kill(os.getpid(), 1)\nstage.say('alive')"
+    done = run(["nohup", *script(tmp_path, body)], cwd=tmp_path, stdin=subprocess.DEVNULL)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (0, "alive")
+
+
+# ---- a disk that is full, read-only or gone
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 1 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount(folder, "-t", "tmpfs", "-o", "size=1m", "none")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def mount(folder: Path, *options: str) -> None:
+    done = subprocess.run(["mount", *options, folder], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+
+
+WRITERS = {
+    "text": "Path('{0}').write_bytes(bytes(2**21))",
+    "torch": "import torch; torch.save(torch.zeros(2**19), '{0}')",
+    "safetensors": "import numpy; from safetensors.numpy import save_file; save_file(dict(a=numpy.zeros(2**19)), '{0}')",
+    "parquet": "import numpy, pyarrow as pa, pyarrow.parquet as pq\n"
+    "pq.write_table(pa.table(dict(a=numpy.random.rand(2**19))), '{0}')",
+    "sqlite": "import sqlite3; store = sqlite3.connect('{0}'); store.execute('create table t (a)')\n"
+    "store.executemany('insert into t values (?)', [['y' * 1000]] * 3000); store.commit()",
+}
+
+
+def full(writer: str) -> str:
+    """What is said of a writer that writes 2 MiB or more to `disk/result`, through `whole_file`."""
+    with pytest.raises(UserError) as told, stage._faults(), whole_file(Path("disk/result")) as file:
+        exec(WRITERS[writer].format(file))
+    return str(told.value)
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_full_disk_is_one_sentence_whoever_writes_and_leaves_nothing(small_disk, monkeypatch, writer):
+    monkeypatch.chdir(small_disk.parent)
+    sentence = (
+        "disk/result: the disk is full; free some space (finished runs need no results/*/checkpoints) and type the "
+    )
+    assert full(writer) == f"{sentence}same command again, which goes on from here"
+    assert [name for name in names(small_disk) if not name.endswith("journal")] == []  # SQLite's, of an open store
+
+
+def test_a_script_whose_disk_is_full_fails_with_one_line_though_its_log_lies_there_too(small_disk):
+    body = "with stage.whole_folder(Path('out/model')) as folder:\n    (folder / 'weights').write_bytes(bytes(2**21))"
+    done = run([*script(small_disk, body), "--log", "logs/x.log"], cwd=small_disk)
+    assert done.returncode != 0
+    assert done.stderr.startswith("posttrain: out/model: the disk is full; ")
+    assert done.stderr.count("\n") == 1
+    assert names(small_disk / "out") == []
+
+
+def test_a_read_only_disk_is_one_sentence(tmp_path):
+    folder = tmp_path / "results"
+    folder.mkdir()
+    mount(folder, "--bind", str(folder))
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", folder], check=True)
+        for log in ([], ["--log", "results/logs/x.log"]):
+            done = run([*script(tmp_path, "stage.write_json(Path('results/a.json'), {})"), *log], cwd=tmp_path)
+            assert done.returncode == 1
+            assert "it lies on a file system that is read-only; mount that for writing" in done.stderr
+            assert done.stderr.startswith("posttrain: results/") or not log
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def test_a_file_where_a_folder_should_be_is_one_sentence(tmp_path):
+    (tmp_path / "results").touch()
+    done = run([*script(tmp_path, "pass"), "--log", "results/logs/x.log"], cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith("posttrain: results/logs: a part of this path is a file; move that file away")
+
+
+@pytest.mark.parametrize("number", stage.FAULTS)
+def test_every_fault_of_a_disk_is_told_with_its_path(number):
+    error = OSError(number, os.strerror(number), "results/sft/model")
+    what, cure = stage.FAULTS[number]
+    assert stage.storage_fault(error).startswith(f"results/sft/model: {what}; {cure}")
+    wrapped = RuntimeError("could not save")
+    wrapped.__cause__ = error
+    assert stage.storage_fault(wrapped) == stage.storage_fault(error)
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("a bug"), FileNotFoundError(errno.ENOENT, "no such file", "x"), KeyError(1)]
+)
+def test_other_errors_are_no_fault_of_the_disk(error):
+    assert stage.storage_fault(error) is None
+
+
+def test_a_terminal_that_was_closed_is_no_reason_to_stop(monkeypatch):
+    with pytest.raises(OSError, match="No space"), Path("/dev/full").open("w") as closed:
+        monkeypatch.setattr(stage, "_console", closed)
+        stage.say("step 1")
+        closed.write("step 2")  # where it is not caught
+        closed.flush()
+
+
 # ---- the lock
 
 
@@ -209,7 +365,8 @@ def two_at_once(tmp_path):
     first = subprocess.Popen(command, **options)
     wait_for(lambda: (tmp_path / "notes").exists())
     second = subprocess.Popen(command, **options)
-    assert second.stderr.readline() == "x: another process is at work on this; waiting for it\n"
+    holder = f"process {first.pid} on {socket.gethostname()} (script.py --name x --log x.log)"
+    assert second.stderr.readline() == f"x: waiting for {holder}, which is at work on it\n"
     yield first, second
     for process in (first, second):
         process.kill()

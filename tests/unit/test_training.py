@@ -15,16 +15,15 @@ import peft
 import pytest
 import torch
 from conftest import write_rows
-from safetensors.torch import save_file
 from transformers import TrainerControl, TrainerState
 from trl import DPOConfig, GRPOConfig, KTOConfig, RewardConfig, RLOOConfig, SFTConfig
 from trl.experimental.orpo import ORPOConfig
 
-from posttrain import config, methods, models, training
+from posttrain import config, methods, models, stage, training
 from posttrain.errors import UserError
 from posttrain.project import Project
 from posttrain.tokens import questions
-from posttrain.training import history, last_checkpoint, row_order, trainer_arguments
+from posttrain.training import history, row_order, trainer_arguments
 
 # ---- the order of the rows
 
@@ -358,95 +357,16 @@ def test_precision_auto_is_keyed_by_what_this_machine_makes_of_it(work, monkeypa
     assert work({"precision": "auto"}, "tokens") != one
 
 
-def checkpoint(folder: Path, step: int) -> Path:
-    """A whole checkpoint, as Trainer leaves one."""
-    path = folder / f"checkpoint-{step}"
-    path.mkdir()
-    save_file({"weight": torch.arange(200.0)}, path / "adapter_model.safetensors")
-    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
-        torch.save({"state": torch.arange(200.0)}, path / name)
-    (path / "trainer_state.json").write_text(json.dumps({"global_step": step, "log_history": [{"loss": 1.0}]}))
-    return path
-
-
-def cut(name: str):
-    def spoil(path: Path) -> None:
-        (path / name).write_bytes((path / name).read_bytes()[:-100])
-
-    return spoil
-
-
-def shard(path: Path) -> None:
-    """Leave one of two shards of the weights."""
-    (path / "adapter_model.safetensors").rename(path / "model-00001-of-00002.safetensors")
-    index = {"weight_map": {"weight": "model-00001-of-00002.safetensors", "bias": "model-00002-of-00002.safetensors"}}
-    (path / "model.safetensors.index.json").write_text(json.dumps(index))
-
-
-def remove(name: str):
-    return lambda path: (path / name).unlink()
-
-
-BROKEN = {
-    "no weights": remove("adapter_model.safetensors"),
-    "cut weights": cut("adapter_model.safetensors"),
-    "empty weights": lambda path: (path / "adapter_model.safetensors").write_bytes(b""),
-    "no optimizer": remove("optimizer.pt"),
-    "cut optimizer": cut("optimizer.pt"),
-    "empty optimizer": lambda path: (path / "optimizer.pt").write_bytes(b""),
-    "no scheduler": remove("scheduler.pt"),
-    "no random state": remove("rng_state.pth"),
-    "cut random state": cut("rng_state.pth"),
-    "no trainer state": remove("trainer_state.json"),
-    "cut trainer state": lambda path: (path / "trainer_state.json").write_text('{"global_step": 2'),
-    "empty trainer state": lambda path: (path / "trainer_state.json").write_text(""),
-    "another step": lambda path: (path / "trainer_state.json").write_text('{"global_step": 1}'),
-    "nothing": lambda path: [file.unlink() for file in path.iterdir()],
-}
-NOT_SEEN = {"cut scheduler": cut("scheduler.pt"), "a missing shard": shard}
-CASES = [pytest.param(spoil, id=name) for name, spoil in BROKEN.items()]
-CASES += [pytest.param(spoil, id=name) for name, spoil in NOT_SEEN.items()]
-
-
-@pytest.mark.parametrize("spoil", CASES)
-def test_a_broken_checkpoint_is_removed_and_the_one_before_it_taken(tmp_path, spoil):
-    good, bad = checkpoint(tmp_path, 1), checkpoint(tmp_path, 2)
-    spoil(bad)
-    assert last_checkpoint(tmp_path) == good
-    assert not bad.exists()
-    assert good.exists()
-
-
-def test_a_checkpoint_without_what_its_method_adds_is_not_whole(tmp_path):
-    good, bad = checkpoint(tmp_path, 1), checkpoint(tmp_path, 2)
-    (good / "ranks.pt").touch()
-    assert last_checkpoint(tmp_path, ("ranks.pt",)) == good
-    assert not bad.exists()
-
-
-def test_the_newest_whole_checkpoint_is_taken_by_its_number(tmp_path):
-    for step in (9, 10, 8):
-        checkpoint(tmp_path, step)
-    assert last_checkpoint(tmp_path).name == "checkpoint-10"
-    assert len(list(tmp_path.iterdir())) == 3
-
-
-def test_no_checkpoint_is_a_start_from_the_beginning(tmp_path):
-    assert last_checkpoint(tmp_path) is None
-    (checkpoint(tmp_path, 1) / "optimizer.pt").unlink()
-    assert last_checkpoint(tmp_path) is None
-
-
 # ---- the watch
 
 
 @pytest.fixture
 def watch(tmp_path, monkeypatch, signals):
-    """A watch that saves every `seconds`."""
+    """A watch that saves every `seconds`, of a training on six rows, two a step."""
 
     def make(seconds: float = 3600) -> training.Watch:
         monkeypatch.setenv("POSTTRAIN_TRACKING", json.dumps({"mlflow": False, "checkpoint_seconds": seconds}))
-        return training.Watch("sft", tmp_path)
+        return training.Watch("sft", tmp_path, lambda step: ["a.csv:1", "a.csv:7"])
 
     return make
 
@@ -458,7 +378,16 @@ def step(watch, number: int = 1, last: int = 3) -> TrainerControl:
     return control
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def saved(watch, number: int = 1) -> TrainerControl:
+    """What the watch decides after a checkpoint was written."""
+    (watch.folder / f"checkpoint-{number}").mkdir()
+    control = TrainerControl()
+    watch.save_began = 0.0
+    watch.on_save(None, TrainerState(global_step=number, max_steps=3), control)
+    return control
+
+
+@pytest.mark.parametrize("number", stage.SIGNALS)
 def test_a_signal_saves_and_stops_after_the_step_and_the_second_one_kills(watch, capsys, number):
     watching = watch()
     assert not step(watching).should_save
@@ -467,6 +396,46 @@ def test_a_signal_saves_and_stops_after_the_step_and_the_second_one_kills(watch,
     control = step(watching)
     assert (control.should_save, control.should_training_stop) == (True, True)
     assert signal.getsignal(number) == signal.SIG_DFL
+    with pytest.raises(SystemExit) as end:
+        watching.leave()
+    assert end.value.code == 128 + number
+
+
+def test_before_the_first_step_there_is_nothing_to_save_and_a_signal_ends_the_stage_at_once(watch):
+    stage.on_signals(stage.end_at_once)
+    watch().on_train_begin(None, TrainerState(), TrainerControl())
+    with pytest.raises(SystemExit) as end:
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert end.value.code == 143
+
+
+def test_a_signal_while_a_checkpoint_is_written_stops_after_it_without_another_step(watch):
+    watching = watch(0)
+    control = step(watching)
+    assert (control.should_save, control.should_training_stop) == (True, False)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    assert saved(watching).should_training_stop
+
+
+def test_a_signal_after_the_last_step_waits_for_the_result(watch):
+    watching = watch()
+    step(watching, 3)
+    os.kill(os.getpid(), signal.SIGTERM)
+    watching.leave()
+    assert watching.ended
+
+
+def test_a_signal_that_is_ignored_stays_so(watch):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    step(watch())
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+
+
+def test_after_a_training_that_failed_a_signal_ends_at_once_again(watch):
+    watching = watch()
+    step(watching)
+    watching.leave()
+    assert signal.getsignal(signal.SIGTERM) == stage.end_at_once
 
 
 def test_nothing_is_saved_after_the_last_step(watch):
@@ -486,15 +455,40 @@ def test_a_checkpoint_is_due_after_its_seconds_and_saving_stays_below_a_twentiet
     assert step(watching).should_save
 
 
-def log(watch, **numbers) -> None:
+def log(watch, model=None, save: bool = False, **numbers) -> None:
     state = TrainerState(global_step=1, max_steps=3, log_history=[{"step": 1, **numbers}])
-    watch.on_log(None, state, TrainerControl(), logs=numbers)
+    watch.began, watch.first = 0.0, 0
+    watch.on_log(None, state, TrainerControl(should_save=save), logs=numbers, model=model)
 
 
-@pytest.mark.parametrize("numbers", [{"loss": math.nan}, {"loss": math.inf}, {"loss": 1.0, "grad_norm": math.nan}])
-def test_a_loss_or_gradient_that_is_no_number_stops_the_run_with_one_sentence(watch, numbers):
-    with pytest.raises(UserError, match=r"sft: the loss is .* at step 1; write a lower learning_rate"):
+@pytest.mark.parametrize(
+    ("numbers", "sentence"),
+    [
+        (
+            {"loss": math.nan},
+            "sft: the loss is nan at step 1 on the rows a.csv:1, a.csv:7; write a lower learning_rate, a",
+        ),
+        ({"loss": math.inf, "grad_norm": math.nan}, "sft: the loss is inf and the gradient's norm is nan at step 1"),
+        ({"loss": 1.0, "grad_norm": math.inf}, "sft: the gradient's norm is inf at step 1"),
+    ],
+)
+def test_a_loss_or_gradient_that_is_no_number_stops_the_run_with_one_sentence(watch, numbers, sentence):
+    with pytest.raises(UserError, match=sentence):
         log(watch(), **numbers)
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_weights_that_are_no_numbers_are_not_saved(watch, number):
+    model = torch.nn.Linear(2, 2)
+    log(watch(), model, save=True, loss=1.0)
+    model.bias.data[1] = number
+    log(watch(), model, loss=1.0)  # the next step's loss says it
+    with pytest.raises(UserError, match=r"sft: the weights are no longer finite at step 1 on the rows a.csv:1"):
+        log(watch(), model, save=True, loss=1.0)
+    watching = watch()
+    step(watching, 3)
+    with pytest.raises(UserError, match="no longer finite"):
+        log(watching, model, loss=1.0)
 
 
 def test_each_logged_step_is_a_line_of_train_jsonl(watch, tmp_path):

@@ -51,7 +51,7 @@ def run_until(folder: Path, config: Path, step: int) -> subprocess.Popen:
     )
     deadline = time.monotonic() + 180
     while time.monotonic() < deadline and process.poll() is None:
-        states = (folder / f"results/{RUN}/checkpoints").glob("*/checkpoint-*/trainer_state.json")
+        states = (folder / f"results/{RUN}/checkpoints").glob("*/checkpoint-*/SHA256SUMS")
         if any(int(state.parent.name.split("-")[1]) >= step for state in list(states)):
             return process
         time.sleep(0.02)
