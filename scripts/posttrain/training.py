@@ -553,9 +553,18 @@ def _keep(trainer: Any, model: Any, options: Namespace, folder: Path, spec: dict
     }
     with whole_folder(folder / "finished") as finished:
         only = {} if spec["method"] == "full" else {"selected_adapters": ["default"]}
+        for config in getattr(model, "peft_config", {}).values():
+            put_in_order(config)
         model.save_pretrained(finished / "trained", **only)
         (finished / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         write_json(finished / "train.json", summary | outcome)
+
+
+def put_in_order(config: Any) -> None:
+    """Make sorted lists of the sets in a PEFT configuration, which are saved in the order of this process's hashes."""
+    for key, value in vars(config).items():
+        if isinstance(value, set):
+            setattr(config, key, sorted(value))
 
 
 def trainable(model: Any) -> tuple[int, int]:
