@@ -121,8 +121,8 @@ def storm(project: Path, targets: list[str], kills: int, seed: int, say=lambda _
         for name in ("examples", "config.yaml"):
             copy = shutil.copytree if (project.parent / name).is_dir() else shutil.copy
             copy(project.parent / name, folder / name)
-        while sum(tally.kinds.values()) < kills and not live(folder, targets, chance, tally):
-            say(f"{sum(tally.kinds.values())}: {list(tally.kinds)[-1]} ...")
+        while sum(tally.kinds.values()) < kills and (dealt := live(folder, targets, chance, tally)):
+            say(f"{sum(tally.kinds.values())}: {dealt}")
         finish(folder, targets, tally)
         tally.rounds += 1
         tally.mismatches += [f"{folder.name}/{name}" for name in differing(project.parent, folder)]
@@ -131,14 +131,14 @@ def storm(project: Path, targets: list[str], kills: int, seed: int, say=lambda _
     return tally
 
 
-def live(folder: Path, targets: list[str], chance: random.Random, tally: Tally) -> bool:
-    """One command, killed at a random moment in a random way; returns whether it was done before that."""
+def live(folder: Path, targets: list[str], chance: random.Random, tally: Tally) -> str | None:
+    """One command, killed at a random moment in a random way; returns how and where, or None where it was done before that."""
     output = folder / "output.txt"
     process = start_command(folder, targets, output)
     with contextlib.suppress(subprocess.TimeoutExpired):
         if process.wait(chance.uniform(SOONEST, LATEST)):
             raise RuntimeError(f"failed without a kill:\n{output.read_text()[-3000:]}")
-        return True
+        return None
     kind = chance.choice(KINDS)
     at_work = stages(folder)
     before = steps_done(folder)
@@ -155,7 +155,7 @@ def live(folder: Path, targets: list[str], chance: random.Random, tally: Tally) 
     if kind in ("SIGKILL group", "restart", "SIGTERM group"):  # of the others, some stages are still at work
         lost = tally.lost_politely if kind.startswith("SIGTERM") else tally.lost
         lost += lost_steps(folder, before)
-    return False
+    return f"{kind}, at work: {', '.join(stage for _, stage in at_work) or 'nothing'}"
 
 
 def kill(kind: str, process: subprocess.Popen, folder: Path, stage: int | None) -> None:
