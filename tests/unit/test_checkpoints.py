@@ -266,6 +266,12 @@ def test_with_both_spoilt_it_starts_again_and_ends_with_the_same_bits(straight, 
     assert stage.read_json(Path("results/sft/train.json"))["resumed_from"] is None
 
 
+def test_an_adapters_configuration_is_saved_in_one_order(straight):
+    """PEFT keeps the modules in a set, whose order depends on the process."""
+    modules = json.loads(Path("results/sft/trained/adapter_config.json").read_text())["target_modules"]
+    assert len(modules) > 5 and modules == sorted(modules)
+
+
 def test_another_setting_never_goes_on_from_this_ones_checkpoint(straight, killed, train):
     train(learning_rate=1e-3)
     assert stage.read_json(Path("results/sft/train.json"))["resumed_from"] is None
