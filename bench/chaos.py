@@ -1,7 +1,7 @@
 """Kill a project at random moments, type the same command again, and compare all bits with those of a project left in peace.
 
     python bench/chaos.py --kills 100 --seed 1     # every objective, on the random tiny model: about 40 minutes on two cores
-    python bench/chaos.py --kills 6 --runs sft     # a part of it
+    python bench/chaos.py --kills 6 --runs sft     # a part of it: about 5 minutes
 
 The project is config/test/chains.yaml with longer trainings, which save as often as they may: all objectives, chained, each run
 checked, trained, merged and evaluated. It is built once in peace. Then it is built again and again, each time with kills, until so
@@ -133,7 +133,7 @@ def storm(project: Path, targets: list[str], kills: int, seed: int, say=lambda _
 
 def live(folder: Path, targets: list[str], chance: random.Random, tally: Tally) -> str | None:
     """One command, killed at a random moment in a random way; returns how and where, or None where it was done before that."""
-    output = folder / "output.txt"
+    output, began = folder / "output.txt", time.time()
     process = start_command(folder, targets, output)
     with contextlib.suppress(subprocess.TimeoutExpired):
         if process.wait(chance.uniform(SOONEST, LATEST)):
@@ -141,7 +141,6 @@ def live(folder: Path, targets: list[str], chance: random.Random, tally: Tally) 
         return None
     kind = chance.choice(KINDS)
     at_work = stages(folder)
-    before = steps_done(folder)
     if kind.endswith("stage") and not at_work:
         kind = "SIGKILL group"
     kill(kind, process, folder, chance.choice(at_work)[0] if at_work else None)
@@ -154,7 +153,7 @@ def live(folder: Path, targets: list[str], chance: random.Random, tally: Tally) 
     tally.resumes += output.read_text().count("goes on from checkpoint-")
     if kind in ("SIGKILL group", "restart", "SIGTERM group"):  # of the others, some stages are still at work
         lost = tally.lost_politely if kind.startswith("SIGTERM") else tally.lost
-        lost += lost_steps(folder, before)
+        lost += lost_steps(folder, began)
     return f"{kind}, at work: {', '.join(stage for _, stage in at_work) or 'nothing'}"
 
 
@@ -216,21 +215,13 @@ def stages(folder: Path) -> list[tuple[int, str]]:
     return found
 
 
-def steps_done(folder: Path) -> dict[Path, int]:
-    """The optimiser steps that each training has taken, by its folder of checkpoints."""
-    files = folder.glob("results/*/checkpoints/*/train.jsonl")
-    return {
-        file.parent: len(file.read_text().splitlines()) for file in files if not (file.parent / "finished").exists()
-    }
-
-
-def lost_steps(folder: Path, before: dict[Path, int]) -> list[int]:
-    """Of each training that was stopped: the steps since its last checkpoint that counts."""
+def lost_steps(folder: Path, since: float) -> list[int]:
+    """Of each training that has taken steps since then and was stopped: those that are in no checkpoint that counts."""
     lost = []
-    for place, taken in steps_done(folder).items():
-        saved = [int(file.parent.name.split("-")[1]) for file in place.glob("checkpoint-*/SHA256SUMS")]
-        if taken > before.get(place, 0) or place in before:
-            lost.append(max(taken - max(saved, default=0), 0))
+    for file in folder.glob("results/*/checkpoints/*/train.jsonl"):
+        if file.stat().st_mtime >= since and not (file.parent / "finished").exists():
+            saved = [int(seal.parent.name.split("-")[1]) for seal in file.parent.glob("checkpoint-*/SHA256SUMS")]
+            lost.append(len(file.read_text().splitlines()) - max(saved, default=0))
     return lost
 
 
