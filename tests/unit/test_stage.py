@@ -93,14 +93,16 @@ def test_what_a_killed_process_left_of_a_file_is_removed_and_nothing_of_a_living
 
 def test_a_folder_that_is_replaced_is_away_for_one_rename_only(tmp_path, monkeypatch):
     """Another command may be about to read it."""
-    path, there = tmp_path / "model", []
+    path, removed = tmp_path / "model", []
     with whole_folder(path):
         pass
     remove = stage.shutil.rmtree
-    monkeypatch.setattr(stage.shutil, "rmtree", lambda *a, **o: (there.append(path.exists()), remove(*a, **o)))
+    monkeypatch.setattr(
+        stage.shutil, "rmtree", lambda *a, **o: (removed.append((a[0], path.exists())), remove(*a, **o))
+    )
     with whole_folder(path):
         pass
-    assert there and all(there)
+    assert removed and all(there and folder != path for folder, there in removed)
 
 
 def test_a_folder_can_be_read_by_others(tmp_path):
