@@ -354,7 +354,8 @@ def two_at_once(tmp_path):
     body = (
         "note = lambda word: Path('notes').open('a').write(f'{os.getpid()} {word}\\n')\n"
         "note('start')\nprint('at work', os.getpid(), flush=True)\n"
-        "while not Path('go').exists(): time.sleep(0.02)\n"
+        "end = time.monotonic() + 30\n"
+        "while not Path('go').exists() and time.monotonic() < end: time.sleep(0.02)\n"
         "note('end')"
     )
     command = [*script(tmp_path, body), "--log", "x.log"]

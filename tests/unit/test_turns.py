@@ -21,7 +21,7 @@ turns.POLL_SECONDS = 0.05
 waited = turns.take(sys.argv[2:])
 Path(sys.argv[1]).write_text(str(waited))
 if not waited:
-    time.sleep(60)
+    time.sleep(30)
 """
 
 
