@@ -36,7 +36,7 @@ from posttrain.rebuild import CLOCKS  # noqa: E402
 
 KINDS = ("SIGKILL stage", "SIGKILL snakemake", "SIGKILL group", "SIGTERM stage", "SIGTERM group", "restart")
 STEPS = {"ppo": 12, "grpo": 12, "rloo": 12}  # of a training that generates; of the others LONG
-LONG = 150
+LONG = 300
 SOONEST, LATEST = 2, 25  # seconds from the start of a command to its kill
 PATIENCE = 900  # seconds after which a command that does not end hangs
 # What tells of the building and not of the result: times, memory, what was resumed, who logged it, and the seal over these.
@@ -136,7 +136,7 @@ def live(folder: Path, targets: list[str], chance: random.Random, tally: Tally) 
     output, began = folder / "output.txt", time.time()
     process = start_command(folder, targets, output)
     with contextlib.suppress(subprocess.TimeoutExpired):
-        if process.wait(chance.uniform(SOONEST, LATEST)):
+        if wait_for_a_moment(process, folder, chance, began):
             raise RuntimeError(f"failed without a kill:\n{output.read_text()[-3000:]}")
         return None
     kind = chance.choice(KINDS)
@@ -155,6 +155,27 @@ def live(folder: Path, targets: list[str], chance: random.Random, tally: Tally) 
         lost = tally.lost_politely if kind.startswith("SIGTERM") else tally.lost
         lost += lost_steps(folder, began)
     return f"{kind}, at work: {', '.join(stage for _, stage in at_work) or 'nothing'}"
+
+
+def wait_for_a_moment(process: subprocess.Popen, folder: Path, chance: random.Random, began: float) -> int:
+    """Wait for a random time; half of the times only once a training takes steps, as most of a short job is imports.
+
+    Raises:
+        TimeoutExpired: the moment has come, and the command is still at work.
+    """
+    if chance.random() < 0.5:
+        return process.wait(chance.uniform(SOONEST, LATEST))
+    while process.poll() is None and time.time() < began + 3 * LATEST:
+        if at_steps(folder, began):
+            return process.wait(chance.uniform(0, 3))
+        time.sleep(0.05)
+    return process.wait(0)
+
+
+def at_steps(folder: Path, since: float) -> list[Path]:
+    """The lines of each training that has taken steps since then and is not finished."""
+    files = folder.glob("results/*/checkpoints/*/train.jsonl")
+    return [file for file in files if file.stat().st_mtime >= since and not (file.parent / "finished").exists()]
 
 
 def kill(kind: str, process: subprocess.Popen, folder: Path, stage: int | None) -> None:
@@ -218,10 +239,9 @@ def stages(folder: Path) -> list[tuple[int, str]]:
 def lost_steps(folder: Path, since: float) -> list[int]:
     """Of each training that has taken steps since then and was stopped: those that are in no checkpoint that counts."""
     lost = []
-    for file in folder.glob("results/*/checkpoints/*/train.jsonl"):
-        if file.stat().st_mtime >= since and not (file.parent / "finished").exists():
-            saved = [int(seal.parent.name.split("-")[1]) for seal in file.parent.glob("checkpoint-*/SHA256SUMS")]
-            lost.append(len(file.read_text().splitlines()) - max(saved, default=0))
+    for file in at_steps(folder, since):
+        saved = [int(seal.parent.name.split("-")[1]) for seal in file.parent.glob("checkpoint-*/SHA256SUMS")]
+        lost.append(len(file.read_text().splitlines()) - max(saved, default=0))
     return lost
 
 
