@@ -12,8 +12,8 @@ TURNS = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": 
 LOOPS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
 # template -> what the sentence says
 HARM = [
-    (LOOPS, "is not done after 0.5 seconds"),
-    ("{{ (messages | string | length) ** (10 ** 8) }}", "is not done after 0.5 seconds"),
+    (LOOPS, "is not done after 0.5 seconds of processor time"),
+    ("{{ (messages | string | length) ** (10 ** 8) }}", "is not done after 0.5 seconds of processor time"),
     ("{{ 'x' * 10 ** 10 }}", "wants more memory"),
     ("{{ '%9999999999d' % 1 }}", "wants more memory"),
     ("{{ ('a' * 50000) | replace('a', 'b' * 50000) }}", "wants more memory"),
@@ -32,27 +32,33 @@ HARM = [
 ]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def soon(monkeypatch):
-    """Less time than a user's conversation has."""
+    """Less time than a user's conversation has, for what never ends."""
     monkeypatch.setattr(tokens, "RENDER_SECONDS", 0.5)
 
 
 @pytest.mark.parametrize(("template", "sentence"), HARM, ids=[template[:40] for template, _ in HARM])
-def test_a_template_that_does_harm_ends_in_a_sentence(in_folder, random_tiny_tokenizer, template, sentence):
+def test_a_template_that_does_harm_ends_in_a_sentence(in_folder, random_tiny_tokenizer, template, sentence, request):
+    if "is not done" in sentence:
+        request.getfixturevalue("soon")
     random_tiny_tokenizer.chat_template = template
-    begin = time.monotonic()
     with pytest.raises(UserError) as error:
         tokens.render(random_tiny_tokenizer, TURNS)
     assert sentence in str(error.value) and "\n" not in str(error.value)
-    assert time.monotonic() - begin < 5
     assert not list(in_folder.iterdir())
 
 
-def test_a_template_ends_as_well_inside_a_block_of_rows(random_tiny_tokenizer):
+def test_a_template_ends_as_well_inside_a_block_of_rows(random_tiny_tokenizer, soon):
     random_tiny_tokenizer.chat_template = LOOPS
     with pytest.raises(UserError, match="is not done after"):
         tokens.tokenise(random_tiny_tokenizer, [{"id": "1", "messages": TURNS}], "messages", 64)
+
+
+def work(seconds: float) -> None:
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
 
 
 def test_the_limits_are_gone_after_the_block(random_tiny_tokenizer):
@@ -61,9 +67,9 @@ def test_the_limits_are_gone_after_the_block(random_tiny_tokenizer):
     before = resource.getrlimit(resource.RLIMIT_AS)
     for _ in range(2):
         with pytest.raises(UserError), limits.limited("it", 0.05, 1 << 30):
-            time.sleep(1)
+            work(60)
         assert resource.getrlimit(resource.RLIMIT_AS) == before
-    time.sleep(0.1)  # the timer is off
+    work(0.1)  # the timer is off
     tokens.tokenise(random_tiny_tokenizer, [{"id": "1", "messages": TURNS}], "messages", 64)
     assert resource.getrlimit(resource.RLIMIT_AS) == before
 
