@@ -258,7 +258,7 @@ def compared(folder: Path) -> list[Path]:
         for file in (folder / "results").rglob("*")
         if file.is_file()
         and file.suffix in COMPARED
-        and not {"logs", "checkpoints"} & set(file.parts)
+        and not {"logs", "checkpoints", "mlartifacts"} & set(file.parts)
         and not any(part.startswith(".") for part in file.relative_to(folder).parts)
     ]
 
