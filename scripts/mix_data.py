@@ -14,8 +14,8 @@ from pathlib import Path
 
 from posttrain import rows
 from posttrain.errors import UserError
-from posttrain.records import hashes, sealed
-from posttrain.stage import arguments, read_json, run, say, whole_file, write_json
+from posttrain.records import write_data
+from posttrain.stage import arguments, read_json, run, say, whole_file
 
 DATA = Path("results/data")
 
@@ -42,8 +42,7 @@ def main(options) -> None:
         "licence": None,
         "files": {file: digest for report in reports.values() for file, digest in report["files"].items()},
     }
-    report["written"] = hashes(options.output, "train.parquet", "validation.parquet", "dropped.jsonl")
-    write_json(options.output / "data.json", sealed(report))
+    write_data(options.output, report)
     parts = ", ".join(f"{count['train']} of {part}" for part, count in report["parts"].items())
     say(f"{name}: {report['train']} rows to train on ({parts}), {report['validation']} held out")
 

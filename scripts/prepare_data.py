@@ -16,8 +16,8 @@ from pathlib import Path
 
 from posttrain import files, intake, licences, rows
 from posttrain.errors import UserError
-from posttrain.records import hashes, sealed
-from posttrain.stage import arguments, read_json, run, say, sha256, write_json
+from posttrain.records import write_data
+from posttrain.stage import arguments, read_json, run, say, sha256
 
 SPLITS = {"train": "train.parquet", "validation": "validation.parquet"}
 DROPPED = "dropped.jsonl"
@@ -57,8 +57,7 @@ def main(options) -> None:
         }
         for file in (*SPLITS.values(), DROPPED):
             (taken.folder / file).replace(options.output / file)
-    report["written"] = hashes(options.output, "train.parquet", "validation.parquet", "dropped.jsonl")
-    write_json(options.output / "data.json", sealed(report))
+    write_data(options.output, report)
     say(f"{name}: {counts['train']} rows to train on, {counts['validation']} held out, {read.shape} from {format}")
     dropped = ", ".join(f"{count} {kind}" for kind, count in report["dropped"].items() if count)
     if dropped:

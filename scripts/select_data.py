@@ -13,9 +13,9 @@ import json
 from pathlib import Path
 
 from posttrain.errors import UserError
-from posttrain.records import hashes, sealed
+from posttrain.records import write_data
 from posttrain.rows import left_out, without_nulls
-from posttrain.stage import arguments, read_json, run, say, whole_file, write_json
+from posttrain.stage import arguments, read_json, run, say, whole_file
 
 SPLITS = ("train", "validation")
 UNSCORED = "max_length of the reward run leaves nothing of its answers to score"
@@ -57,8 +57,7 @@ def main(options) -> None:
         file.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
     report["dropped"] = {"without tokens": len(lines)}
     report["rows"] = report["train"] + report["validation"] + len(lines)
-    report["written"] = hashes(options.output, "train.parquet", "validation.parquet", "dropped.jsonl")
-    write_json(options.output / "data.json", sealed(report))
+    write_data(options.output, report)
     quartiles = ", ".join(f"{q:.3g}" for q in report["train_margins"])
     say(f"{name}: {report['train']} rows are {spec['part']} at margin {spec['margin']:g}; quartiles: {quartiles}")
 

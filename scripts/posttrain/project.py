@@ -408,21 +408,28 @@ class Project:
         table = self.config.datasets[dataset]
         return [table.from_] if table.from_ else list(table.mix or [dataset])
 
-    def _ancestors(self, node: Node) -> list[str]:
-        """Every run that `node` is built from: parents, judges and selectors, and theirs."""
-        found: dict[str, None] = {}
-        waiting = self._built_on(node)
-        while waiting:
-            name = waiting.pop(0)
-            if name not in found:
-                found[name] = None
-                waiting += self._built_on(self.run(name))
-        return list(found)
+    def parents_first(self, names: Iterable[str]) -> list[str]:
+        """Models and all that they are built from, each after those: bases, and runs by their canonical names."""
+        order: dict[str, None] = {}
+
+        def visit(name: str) -> None:
+            name = name if name in self.config.bases else self.run(name).name
+            if name not in order:
+                for other in [] if name in self.config.bases else self._models_of(self.run(name)):
+                    visit(other)
+                order[name] = None
+
+        for name in names:
+            visit(name)
+        return list(order)
+
+    def _models_of(self, node: Node) -> list[str]:
+        """The models that `node` is directly built from: its parent, its judges and the selector of its data."""
+        return [node.parent, *node.judges, *([node.selector] if node.selector else [])]
 
     def _built_on(self, node: Node) -> list[str]:
-        """The runs that `node` is directly built from: its parent, its judges and the selector of its data."""
-        direct = [node.parent, *node.judges, *([node.selector] if node.selector else [])]
-        return [name for name in direct if name not in self.config.bases]
+        """Those of them that are runs."""
+        return [name for name in self._models_of(node) if name not in self.config.bases]
 
     # ---- the graph
 
@@ -683,17 +690,7 @@ class Project:
     @cached_property
     def reported_runs(self) -> list[str]:
         """Canonical names of the configured runs and of all that they are built from, parents first."""
-        order: dict[str, None] = {}
-
-        def visit(node: Node) -> None:
-            for name in self._built_on(node):
-                if name not in order:
-                    visit(self.run(name))
-            order[node.name] = None
-
-        for name in self.config.runs:
-            visit(self.run(name))
-        return list(order)
+        return [name for name in self.parents_first(self.config.runs) if name not in self.config.bases]
 
     def report(self, command: str) -> dict[str, Any]:
         """What the report cannot read from results: the graph, what belongs to what, prices; `command` has no target."""
@@ -748,8 +745,7 @@ class Project:
         models |= set(self.evaluation_judges if models else [])
         read = datasets | set(self.held_out_data if models else [])
         models |= {self.selector(name) for name in read if self.config.datasets[name].select}
-        for name in list(models - self.config.bases.keys()):
-            models |= {*self._ancestors(self.run(name)), self.run(name).name}
+        models |= {*self.parents_first(models - self.config.bases.keys())}
         for model in models:
             base = self.lineage(model)[0]
             self._check_base(base)

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from posttrain.stage import sha256
+from posttrain.stage import sha256, write_json
 
 # What differs from one time to the next although the result is the same.
 UNSEALED = ("seal", "seconds")
@@ -32,6 +32,12 @@ def seal(values: dict[str, Any]) -> str:
 def hashes(folder: Path, *names: str) -> dict[str, str]:
     """File name to SHA-256, of those of the named files that are there."""
     return {name: sha256(folder / name) for name in names if (folder / name).exists()}
+
+
+def write_data(folder: Path, report: dict[str, Any]) -> None:
+    """Write a dataset's record, data.json, with the hashes of its files."""
+    written = hashes(folder, "train.parquet", "validation.parquet", "dropped.jsonl")
+    write_json(folder / "data.json", sealed(report | {"written": written}))
 
 
 def versions() -> dict[str, str]:

@@ -214,11 +214,16 @@ def _lock(log: Path | None) -> Iterator[None]:
             say(f"{log.stem}: waiting for {file.read().strip() or 'another process'}, which is at work on it")
             fcntl.flock(file, fcntl.LOCK_EX)
         file.truncate(0)
-        program, *options = sys.argv
-        command = shlex.join([Path(program).name, *options])
-        file.write(f"process {os.getpid()} on {socket.gethostname()} ({command})\n")
+        file.write(f"{this_process()}\n")
         file.flush()
         yield
+
+
+def this_process() -> str:
+    """What another shell is told that waits for this process."""
+    program, *options = sys.argv
+    command = shlex.join([Path(program).name, *options])
+    return f"process {os.getpid()} on {socket.gethostname()} ({command})"
 
 
 @contextlib.contextmanager

@@ -8,14 +8,12 @@ way out; it makes the second command fail, outlives a kill, and is removed by an
 import fcntl
 import json
 import os
-import shlex
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from posttrain.stage import say
+from posttrain.stage import say, this_process
 
 FOLDER = Path(".snakemake/posttrain")
 POLL_SECONDS = 1
@@ -57,10 +55,7 @@ def _others() -> Iterator[tuple[Path, set[str]]]:
 def _announce(files: list[str]) -> None:
     file = (FOLDER / f"{socket.gethostname()}-{os.getpid()}.json").open("w")
     fcntl.flock(file, fcntl.LOCK_EX)
-    program, *options = sys.argv
-    command = shlex.join([Path(program).name, *options])
-    who = f"process {os.getpid()} on {socket.gethostname()} ({command})"
-    json.dump({"who": who, "files": files}, file)
+    json.dump({"who": this_process(), "files": files}, file)
     file.flush()
     _held.append(file)
 

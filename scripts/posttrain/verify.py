@@ -112,11 +112,7 @@ def is_known(project: Project, name: str) -> bool:
 
 def closure(project: Project, name: str) -> list[str]:
     """The model and all the models that it is made from, itself last."""
-    if name in project.config.bases or not is_known(project, name):
-        return [name]
-    node = project.run(name)
-    direct = [node.parent, *node.judges, *([node.selector] if node.selector else [])]
-    return [*(found for other in direct for found in closure(project, other)), node.name]
+    return project.parents_first([name]) if is_known(project, name) else [name]
 
 
 def data_of(project: Project, name: str) -> list[str]:
