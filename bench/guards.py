@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGE = "scripts/posttrain"
+PATIENCE = 200  # seconds for the tests of a guard, which need a few to 40
 
 
 class Guard(NamedTuple):
@@ -71,7 +72,7 @@ GUARDS = [
     Guard("pages escape", f"{PACKAGE}/page.py", "autoescape=True", "autoescape=False", "tests/security/test_pages.py -k escapes_every"),
     Guard("a pipe is not waited for", f"{PACKAGE}/files.py", "    return os.path.isfile(path)", "    return os.path.exists(path)", "tests/security/test_data.py -k a_pipe_and_a_device"),
     Guard("an image starts no program", f"{PACKAGE}/rows.py", "Image.open(file, formats=IMAGES)", "Image.open(file)", "tests/security/test_data.py -k ghostscript"),
-    Guard("any configuration ends in a sentence", f"{PACKAGE}/config.py", "    _check_plain(values, file)\n", "", "tests/security/test_fuzz.py"),
+    Guard("any configuration ends in a sentence", f"{PACKAGE}/config.py", "        if not isinstance(rows, dict):", "        if False:", "tests/security/test_fuzz.py"),
     Guard("a dependency names its licence", "tests/unit/test_constraints.py", '"conda-inject": "https://github.com/koesterlab/conda-inject",', "", "tests/unit/test_constraints.py -k every_pinned"),
 ]  # fmt: skip
 
@@ -111,7 +112,10 @@ def is_missed(guard: Guard, copy: Path) -> bool:
 def tests(guard: Guard, copy: Path) -> tuple[bool, str]:
     """Whether the guard's tests pass in the copy, and the end of what pytest says."""
     line = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *shlex.split(guard.test)]
-    run = subprocess.run(line, cwd=copy, capture_output=True, text=True, timeout=600)
+    try:
+        run = subprocess.run(line, cwd=copy, capture_output=True, text=True, timeout=PATIENCE)
+    except subprocess.TimeoutExpired:  # a template that nothing stops
+        return False, f"not ended after {PATIENCE} s"
     said = run.stdout.strip()[-2000:]
     if run.returncode in (4, 5):  # no such file, no such test
         sys.exit(f"{shlex.join(line)}: {said}{run.stderr}")
