@@ -9,7 +9,6 @@ import types
 from typing import Any
 
 import torch
-from trl.trainer.utils import FusedCausalLMOutput
 
 from posttrain import prefix
 
@@ -74,6 +73,8 @@ def add_compact_head(model: Any) -> None:
     `model` is the causal language model (not its PEFT wrapper), after TRL has patched it. Entropy and the mean
     logit, which only feed TRL's log, are not computed.
     """
+    from trl.trainer.utils import FusedCausalLMOutput  # seconds that scoring, which needs the rest of this file, saves
+
     if next(model.parameters()).device.type != "cpu" or not plain(model):
         return
     trl_forward = model.forward
