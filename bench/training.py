@@ -1,0 +1,187 @@
+"""SFT and DPO beside TRL's own trainers with their defaults: the same model, rows, batch and LoRA, in one run.
+
+    python bench/training.py
+
+Ours are the workflow's stages; TRL's side is bench/trl_train.py, in which only what the machine forces differs from
+`trl sft` and `trl dpo` (no bf16 where the processor has none). The first two steps of each are not counted. SFT's rows are
+one to four of the shipped GSM8K questions with their answers, so of mixed length; DPO's the shipped pairs, and what our
+reference log-probabilities cost is part of our time. Printed beside the ratios: the held-out loss of both sides, and of
+ours with another seed, and the rate of the machine's own matrix multiplication at the model's shapes.
+"""
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import yaml
+from aims import tell
+from common import BASE, REPOSITORY, project, snakemake, timed
+
+STEPS = {"sft": 5, "dpo": 4}
+SKIPPED = 2
+BATCH = 4
+HELD_OUT = 4
+ROWS = HELD_OUT + BATCH * STEPS["sft"]
+SEEDS = (42, 43)
+
+
+def main() -> None:
+    folder = project()
+    write_rows(folder)
+    config = folder / "training.yaml"
+    config.write_text(yaml.safe_dump(configuration()))
+    shutil.rmtree(folder / "results/sft", ignore_errors=True)
+    for name in [f"sft,seed={seed}" for seed in SEEDS[1:]] + ["sft", "dpo"]:
+        shutil.rmtree(folder / f"results/{name}", ignore_errors=True)
+    (folder / "results/smollm2/logprobs/pairs,max_length=1024.parquet").unlink(missing_ok=True)
+
+    def build(*targets: str) -> str:
+        log = folder / "ours.log"
+        timed(snakemake(folder, "--configfile", config, "--", *targets), folder, log)
+        return log.read_text()
+
+    build("results/sft/preflight.json", "results/dpo/preflight.json")  # the data are made
+    theirs = run_trl(folder, "sft")
+    build("results/sft/train.json", f"results/sft,seed={SEEDS[1]}/train.json")
+    ours, again = (read_ours(folder / f"results/{name}") for name in ("sft", f"sft,seed={SEEDS[1]}"))
+    say_speed("sft", ours, theirs, "tokens")
+    losses = [f"{run['held_out']:.4f}" for run in (ours, again)]
+    print(f"sft held-out loss: ours {' and '.join(losses)} (two seeds), trl {theirs['held_out']:.4f}")
+    tell("sft tokens/s, ours / trl sft", ours["tokens"] / theirs["tokens"])
+    rate, machine = ours["tokens"] * flop_per_token(folder), matmul_rate()
+    print(f"sft: {rate / 1e9:.1f} GFLOP/s of {machine / 1e9:.1f} in matrix multiplication alone")
+    tell("sft FLOP/s, ours / matrix multiplication", rate / machine)
+
+    theirs = run_trl(folder, "dpo")
+    log = build("results/dpo/train.json")
+    ours = read_ours(folder / "results/dpo")
+    pairs = sum(1 for _ in (folder / "pairs.jsonl").open())
+    reference = int(re.search(r"reference log-probabilities of \d+ pairs in (\d+) s", log)[1]) / pairs
+    alone = ours["rows"]
+    ours["rows"] = 1 / (1 / alone + reference)
+    print(f"dpo: {alone:.3f} pairs/s in training, {ours['rows']:.3f} with the reference, trl {theirs['rows']:.3f}")
+    print(f"dpo last loss: ours {ours['loss']:.4f}, trl {theirs['loss']:.4f}")
+    tell("dpo pairs/s, ours / trl dpo", ours["rows"] / theirs["rows"])
+    print(f"dpo peak memory: ours {ours['memory']:.2f} GiB, trl {theirs['memory']:.2f} GiB")
+    tell("dpo peak memory, ours / trl dpo", ours["memory"] / theirs["memory"])
+
+
+def say_speed(name: str, ours: dict, theirs: dict, what: str) -> None:
+    """Both sides' figures, which the ratio hides."""
+    print(
+        f"{name}: ours {ours[what]:.1f} {what}/s and {ours['memory']:.2f} GiB, "
+        f"trl {theirs[what]:.1f} {what}/s and {theirs['memory']:.2f} GiB"
+    )
+
+
+def write_rows(folder: Path) -> None:
+    """One to four questions in a prompt, their answers in the completion; every fifth row is held out. And the shipped pairs."""
+    files = [REPOSITORY / f"examples/data/gsm8k_{part}.jsonl" for part in ("train", "test")]
+    questions, rows = [json.loads(line) for file in files for line in file.read_text().splitlines()], []
+    while questions and len(rows) < ROWS:
+        count = 1 + len(rows) * 7 % 4
+        some, questions = questions[:count], questions[count:]
+        joined = {key: "\n\n".join(row[key] for row in some) for key in ("question", "answer")}
+        rows.append({"prompt": joined["question"], "completion": joined["answer"]})
+    for name, part in (("train", rows[HELD_OUT:]), ("held_out", rows[:HELD_OUT])):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    shutil.copy(REPOSITORY / "examples/data/gsm8k_pairs.jsonl", folder / "pairs.jsonl")
+
+
+def configuration() -> dict:
+    """Two runs on the demo's base."""
+    config = yaml.safe_load((REPOSITORY / "config/config.yaml").read_text())
+    shared = {"from": "smollm2", "method": "lora", "dropout": 0, "batch_size": BATCH}
+    last = {"eval_strategy": "steps", "eval_steps": STEPS["sft"]}
+    sft = {"objective": "sft", "data": "rows", "learning_rate": 5e-4, "max_steps": STEPS["sft"], "trainer_args": last}
+    dpo = {"objective": "dpo", "data": "pairs", "learning_rate": 1e-4, "beta": 0.1, "max_steps": STEPS["dpo"]}
+    return {
+        "bases": config["bases"],
+        "datasets": {
+            "rows": {"path": "train.jsonl", "validation": "held_out.jsonl", "licence": "mit"},
+            "pairs": {
+                "path": "pairs.jsonl",
+                "format": "preference",
+                "columns": {"prompt": "question"},
+                "licence": "mit",
+            },
+        },
+        "runs": {"sft": shared | sft, "dpo": shared | dpo},
+        "tracking": {"mlflow": False},
+    }
+
+
+def run_trl(folder: Path, objective: str) -> dict:
+    """TRL's side, in a process of its own, as ours is."""
+    command = [sys.executable, REPOSITORY / "bench/trl_train.py", objective, BASE, folder, STEPS[objective], BATCH]
+    timed(command, folder, folder / "trl.log")
+    return counted([json.loads(line) for line in (folder / "trl.jsonl").read_text().splitlines()])
+
+
+def read_ours(run: Path) -> dict:
+    """Our side, from what the workflow wrote."""
+    return counted([json.loads(line) for line in (run / "train.jsonl").read_text().splitlines()])
+
+
+def counted(lines: list[dict]) -> dict:
+    """Tokens/s and rows/s after the first steps, the last losses, and the peak memory (GiB)."""
+    steps = [line for line in lines if "loss" in line]
+    seconds = steps[-1]["seconds"] - steps[SKIPPED - 1]["seconds"]
+    return {
+        "tokens": (steps[-1]["num_tokens"] - steps[SKIPPED - 1]["num_tokens"]) / seconds,
+        "rows": BATCH * (len(steps) - SKIPPED) / seconds,
+        "loss": steps[-1]["loss"],
+        "held_out": next((line["eval_loss"] for line in lines if "eval_loss" in line), None),
+        "memory": steps[-1]["memory_gib"],
+    }
+
+
+def flop_per_token(folder: Path) -> float:
+    """Floating-point operations that a token of these rows needs in LoRA's forward and backward pass, on average.
+
+    2 a weight forwards and 2 backwards (a frozen weight has no gradient), 6 a LoRA weight, 4 a weight of the LM head where
+    the token is trained on, and attention's two products, of which the causal mask leaves half.
+    """
+    import pyarrow.parquet as pq
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(BASE)
+    h, m, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
+    kv = h * config.num_key_value_heads // config.num_attention_heads
+    shapes = [(h, h), (h, kv), (h, kv), (h, h), (h, m), (h, m), (m, h)]
+    weights = layers * sum(a * b for a, b in shapes)
+    lora = layers * sum(16 * (a + b) for a, b in shapes)
+    rows = pq.read_table(next((folder / "results/tokens/smollm2").glob("rows,*/train.parquet"))).to_pylist()
+    tokens = sum(len(row["input_ids"]) for row in rows)
+    trained = sum(label != -100 for row in rows for label in row["labels"])
+    attention = sum(3 * 2 * len(row["input_ids"]) ** 2 * h * layers for row in rows)
+    return (4 * weights + 6 * lora) + (4 * h * config.vocab_size * trained + attention) / tokens
+
+
+def matmul_rate() -> float:
+    """FLOP/s of matrix multiplication in the arithmetic that training uses, over the model's own shapes."""
+    import time
+
+    import torch
+
+    sys.path.insert(0, str(REPOSITORY / "scripts"))
+    from posttrain import models
+
+    dtype = torch.bfloat16 if models.precision("auto") == "bf16" else torch.float32
+    rows, done, spent = 1024, 0, 0.0
+    for repeat in range(6):
+        for a, b in ((576, 576), (576, 1536), (1536, 576)):
+            x, weight = torch.randn(rows, a, dtype=dtype), torch.randn(b, a, dtype=dtype)
+            start = time.perf_counter()
+            for _ in range(10):
+                x @ weight.T
+            if repeat:
+                spent += time.perf_counter() - start
+                done += 10 * 2 * rows * a * b
+    return done / spent
+
+
+if __name__ == "__main__":
+    main()

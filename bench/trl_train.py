@@ -1,0 +1,89 @@
+"""`trl sft` and `trl dpo` with TRL's defaults, as a script that tells its speed: the yardstick of bench/training.py.
+
+    python bench/trl_train.py sft MODEL_FOLDER DATA_FOLDER STEPS BATCH
+
+Set are only the batch, the steps, the LoRA and the rate that both sides share, and no bf16 where the processor has none.
+Writes trl.jsonl in the data's folder, one line a step as our train.jsonl has it.
+"""
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import AutoTokenizer, TrainerCallback
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+
+BF16 = torch.cuda.is_available() or "avx512_bf16" in Path("/proc/cpuinfo").read_text()
+
+
+class Lines(TrainerCallback):
+    """Writes each step's log with the time and the peak memory."""
+
+    def __init__(self, file: Path) -> None:
+        self.file, self.start = file, time.monotonic()
+        file.write_text("")
+
+    def on_log(self, args, state, control, logs=None, **_) -> None:
+        """One line."""
+        seconds, memory = time.monotonic() - self.start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        with self.file.open("a") as file:
+            file.write(json.dumps(logs | {"seconds": seconds, "memory_gib": memory}) + "\n")
+
+
+def chats(file: Path) -> list[dict]:
+    """The rows as TRL's conversations."""
+    rows = map(json.loads, file.read_text().splitlines())
+    sides = {
+        "question": "user",
+        "prompt": "user",
+        "completion": "assistant",
+        "chosen": "assistant",
+        "rejected": "assistant",
+    }
+    names = {"question": "prompt"}
+    return [
+        {names.get(key, key): [{"role": role, "content": row[key]}] for key, role in sides.items() if key in row}
+        for row in rows
+    ]
+
+
+def main(objective: str, model: str, folder: Path, steps: int, batch: int) -> None:
+    shared = {
+        "output_dir": str(folder / "trl"),
+        "per_device_train_batch_size": batch,
+        "max_steps": steps,
+        "learning_rate": {"sft": 5e-4, "dpo": 1e-4}[objective],
+        "warmup_steps": 0.1,
+        "lr_scheduler_type": "cosine",
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": [],
+        "bf16": BF16,
+        "use_cpu": not torch.cuda.is_available(),
+    }
+    given = {
+        "model": model,
+        "processing_class": AutoTokenizer.from_pretrained(model),
+        "peft_config": LoraConfig(
+            task_type="CAUSAL_LM", r=16, lora_alpha=32, lora_dropout=0, target_modules="all-linear"
+        ),
+        "callbacks": [Lines(folder / "trl.jsonl")],
+    }
+    if objective == "sft":
+        rows, held_out = (Dataset.from_list(chats(folder / f"{name}.jsonl")) for name in ("train", "held_out"))
+        trainer = SFTTrainer(args=SFTConfig(**shared), train_dataset=rows, eval_dataset=held_out, **given)
+    else:
+        pairs = Dataset.from_list(chats(folder / "pairs.jsonl"))
+        trainer = DPOTrainer(args=DPOConfig(**shared, beta=0.1), train_dataset=pairs, **given)
+    trainer.train()
+    if objective == "sft":
+        trainer.evaluate()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]))
