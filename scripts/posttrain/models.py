@@ -30,13 +30,18 @@ def precision(wanted: str) -> str:
 
 
 def load(
-    folder: Path, dtype: Any = "auto", quantised: str | None = None, reward: bool | None = None
+    folder: Path,
+    dtype: Any = "auto",
+    quantised: str | None = None,
+    reward: bool | None = None,
+    attention: str | None = None,
 ) -> PreTrainedModel:
     """The model in `folder`, on the GPU where there is one, in its own dtype unless another is given.
 
     Args:
         quantised: arithmetic, fp32 or bf16, of weights held in 4 bits (NF4 with double quantisation).
         reward: make it a reward model, whose answer is one score; by default what the folder holds.
+        attention: transformers' name of an implementation; by default the one it chooses.
 
     Raises:
         UserError: the folder holds no model that transformers can read.
@@ -48,6 +53,8 @@ def load(
     options = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False} | (
         {"num_labels": 1} if reward else {}
     )
+    if attention:
+        options["attn_implementation"] = attention
     if quantised:
         options |= {"quantization_config": nf4(quantised, reward), "device_map": {"": DEVICE}}
     family = AutoModelForSequenceClassification if reward else AutoModelForCausalLM

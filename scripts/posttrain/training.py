@@ -24,6 +24,7 @@ import numpy as np
 import psutil
 import torch
 from transformers import AutoConfig, TrainerCallback, set_seed
+from transformers.utils import is_flash_attn_2_available, is_liger_kernel_available
 
 from posttrain import attempts, checkpoints, methods, models, tracking
 from posttrain.config import PROMPT_LEARNING, shape_refusal
@@ -162,8 +163,28 @@ def trainer_arguments(spec: dict, folder: Path) -> dict[str, Any]:
         "report_to": [],
         "disable_tqdm": True,
         **({"optim": "paged_adamw_8bit"} if spec["method"] == "qlora" else {}),
+        **kernels(spec),
         **spec.get("trainer_args", {}),
     }
+
+
+def flash(spec: dict) -> bool:
+    """Whether SFT uses Flash Attention: in bf16 on a GPU, where it is installed.
+
+    The other objectives compare with log-probabilities that were computed with torch's own attention.
+    """
+    able = torch.cuda.is_available() and is_flash_attn_2_available() and models.precision(spec["precision"]) == "bf16"
+    return able and spec["objective"] == "sft" and spec["method"] not in PROMPT_LEARNING
+
+
+def kernels(spec: dict) -> dict[str, bool]:
+    """What makes SFT on a GPU faster with the same results, by what is installed; `trainer_args` has the last word.
+
+    Only Flash Attention keeps rows apart that lie in one sequence, so only with it are they laid end to end without padding.
+    """
+    if spec["objective"] != "sft" or not torch.cuda.is_available():
+        return {}
+    return {"padding_free": flash(spec), "use_liger_kernel": is_liger_kernel_available()}
 
 
 def warmup_share(share: float) -> float:
@@ -182,6 +203,7 @@ def load_parent(folder: Path, spec: dict) -> Any:
         dtype=torch.float32 if spec["method"] == "full" else "auto",
         quantised=models.precision(spec["precision"]) if spec["method"] == "qlora" else None,
         reward=spec["objective"] == "reward",
+        attention="flash_attention_2" if flash(spec) else None,
     )
 
 
@@ -211,7 +233,8 @@ def work_folder(options: Namespace, inputs: list[Path]) -> Path:
     """The stage's own folder under checkpoints/, keyed by everything that goes into it."""
     spec = read_json(options.spec)
     spec.pop("merge_into", None)  # says what is done with the result
-    parts = [json.dumps(spec, sort_keys=True), models.precision(spec["precision"]), *map(sha256, inputs)]
+    chosen = [models.precision(spec["precision"]), *kernels(spec).items()]
+    parts = [json.dumps(spec, sort_keys=True), *map(str, chosen), *map(sha256, inputs)]
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
     folder = options.spec.parent / "checkpoints" / key
     folder.mkdir(parents=True, exist_ok=True)
@@ -547,6 +570,8 @@ def _keep(trainer: Any, model: Any, options: Namespace, folder: Path, spec: dict
         "steps": trainer.state.global_step,
         "loss": next(line["loss"] for line in reversed(lines) if "loss" in line),
         "precision": models.precision(spec["precision"]),
+        "attention": model.config._attn_implementation,
+        **kernels(spec),
         "threads": torch.get_num_threads(),
         "memory_gib": memory_gib(),
         "memory_of": "gpu" if torch.cuda.is_available() else "process",
