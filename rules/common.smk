@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 from posttrain.config import ON_POLICY, check_file
 from posttrain.errors import UserError
 from posttrain.project import OVERRIDES, VERSIONS, Project
+from posttrain.stage import packed
 
 # A file given with --configfile replaces the default one. Snakemake itself would merge the two.
 local = Path("config/config.yaml")
@@ -308,7 +309,7 @@ def reported_data(wildcards):
 
 def report_context(wildcards):
     command = f"snakemake --configfile {CONFIG_FILE} --cores {workflow.cores}"
-    return json.dumps(PROJECT.report(command))
+    return packed(PROJECT.report(command))
 
 
 def wait_for_turn():

@@ -3,24 +3,25 @@
 Reads each model's eval.json and eval/examples.parquet, each run's train.jsonl, train.json, preflight.json, merge.json and
 provenance.json, and the data reports that are there; writes the page, and two figures of each run as PNG and SVG.
 
-    python scripts/make_report.py --context "$(cat context.json)" --output results/report.html --figures results/figures
+    python scripts/make_report.py --context PACKED --output results/report.html --figures results/figures
+
+PACKED is what `Project.report` says, as `stage.packed` writes it.
 """
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 from posttrain import curves, figures, page, report
 from posttrain.errors import UserError
-from posttrain.stage import arguments, run, say, whole_file, whole_folder
+from posttrain.stage import arguments, run, say, unpacked, whole_file, whole_folder
 
 FIRST = 12  # runs whose verdicts are said before one has to ask for more
 OPEN = 4  # runs; of more, each one's curves and answers are closed at first
 
 
 def main(options) -> None:
-    context = json.loads(options.context)
+    context = unpacked(options.context)
     if all(model["kind"] == "base" for model in context["models"]):
         raise UserError(f"{context['config']}: there are no runs to report on; write one under runs:")
     found = report.collect(context)
