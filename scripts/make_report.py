@@ -3,18 +3,19 @@
 Reads each model's eval.json and eval/examples.parquet, each run's train.jsonl, train.json, preflight.json, merge.json and
 provenance.json, and the data reports that are there; writes the page, and two figures of each run as PNG and SVG.
 
-    python scripts/make_report.py --context PACKED --output results/report.html --figures results/figures
+    python scripts/make_report.py --context PACKED --cores 2 --output results/report.html --figures results/figures
 
 PACKED is what `Project.report` says, as `stage.packed` writes it.
 """
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from posttrain import curves, figures, page, report
 from posttrain.errors import UserError
-from posttrain.stage import arguments, run, say, unpacked, whole_file, whole_folder
+from posttrain.stage import arguments, ordered_map, run, say, unpacked, whole_file, whole_folder
 
 FIRST = 12  # runs whose verdicts are said before one has to ask for more
 OPEN = 4  # runs; of more, each one's curves and answers are closed at first
@@ -26,8 +27,8 @@ def main(options) -> None:
         raise UserError(f"{context['config']}: there are no runs to report on; write one under runs:")
     found = report.collect(context)
     with whole_folder(options.figures) as folder:
-        for trained in found["runs"]:
-            draw(trained, folder)
+        for _ in ordered_map(partial(draw, folder=folder), found["runs"], options.cores):
+            pass
     text = html(found)
     with whole_file(options.output) as file:
         file.write_text(text, encoding="utf-8")
@@ -90,4 +91,4 @@ def sections(found: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 if __name__ == "__main__":
-    run(arguments(__doc__, context=str, output=Path, figures=Path), main)
+    run(arguments(__doc__, context=str, cores=int, output=Path, figures=Path), main)

@@ -87,7 +87,9 @@ def test_the_page_says_what_a_reader_needs(four):
 
 
 def test_without_runs_there_is_nothing_to_report(in_folder):
-    options = Namespace(context=packed(made_up_results.write(0)), output=Path("a.html"), figures=Path("figures"))
+    options = Namespace(
+        context=packed(made_up_results.write(0)), cores=1, output=Path("a.html"), figures=Path("figures")
+    )
     with pytest.raises(UserError, match=r"config/config.yaml: there are no runs to report on; write one under runs:"):
         make_report.main(options)
 
@@ -107,7 +109,9 @@ def test_the_context_of_thousands_of_runs_fits_into_a_command_line(in_folder):
 
 def test_the_page_and_its_figures_are_written_and_the_page_is_the_same_each_time(in_folder):
     context = made_up_results.write(1)
-    options = Namespace(context=packed(context), output=Path("results/report.html"), figures=Path("results/figures"))
+    options = Namespace(
+        context=packed(context), cores=1, output=Path("results/report.html"), figures=Path("results/figures")
+    )
     make_report.main(options)
     text = options.output.read_text()
     generations.answers.cache_clear()
