@@ -8,6 +8,7 @@ provenance.json, and the data reports that are there; writes the page, and two f
 PACKED is what `Project.report` says, as `stage.packed` writes it.
 """
 
+import gc
 import math
 from functools import partial
 from pathlib import Path
@@ -48,6 +49,7 @@ def draw(trained: dict[str, Any], folder: Path) -> None:
         for axis in axes.flat[len(shown) :]:
             axis.remove()
         figures.save(figure, folder / f"{trained['name']}-{what}", f"{what} of {trained['name']}")
+    gc.collect()  # a figure is a circle of objects, which `ordered_map` does not look for
 
 
 def html(found: dict[str, Any]) -> str:

@@ -280,7 +280,7 @@ def read_json(path: Path) -> Any:
 
 
 def packed(values: Any) -> str:
-    """JSON as short text for a command line, of which Linux takes 131,072 characters: what 450 runs' report needs unpacked."""
+    """JSON as short text for a command line, of which Linux takes 131,072 characters."""
     return base64.b64encode(zlib.compress(json.dumps(values).encode())).decode()
 
 
