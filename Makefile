@@ -42,6 +42,7 @@ format: setup
 
 bench: setup $(PPO_VENV)/.ready
 	python bench/pipeline.py
+	python bench/graph.py
 	python bench/evaluation.py
 	python bench/ppo.py --trl $(PPO_VENV)/bin/python
 

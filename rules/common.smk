@@ -1,16 +1,32 @@
 """Read the configuration, refuse what is wrong with it, and tell the stages where they are."""
 
+import gc
+import inspect
 import json
 import os
 import re
 import sys
 from pathlib import Path
 
+from snakemake import persistence
+
+# Python's search for circles of objects goes through the whole graph again and again while it grows, and finds none.
+gc.set_threshold(100_000)
+
+# To see whether a parameter is a table, Snakemake imports pandas, which takes a fifth of a command that has nothing to do.
+# Nothing is one before somebody else has imported it.
+if hasattr(getattr(persistence, "PersistenceBase", None), "_serialize_param_builtin"):
+    serializer = persistence.PersistenceBase._serialize_param
+    persistence.PersistenceBase._serialize_param = property(
+        lambda self: serializer.fget(self) if "pandas" in sys.modules else self._serialize_param_builtin
+    )
+
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
 from posttrain.config import ON_POLICY, check_file
 from posttrain.errors import UserError
 from posttrain.project import OVERRIDES, VERSIONS, Project
+from posttrain.stage import packed
 
 # A file given with --configfile replaces the default one. Snakemake itself would merge the two.
 local = Path("config/config.yaml")
@@ -293,7 +309,7 @@ def reported_data(wildcards):
 
 def report_context(wildcards):
     command = f"snakemake --configfile {CONFIG_FILE} --cores {workflow.cores}"
-    return json.dumps(PROJECT.report(command))
+    return packed(PROJECT.report(command))
 
 
 def wait_for_turn():
@@ -311,3 +327,9 @@ def show_results():
         from posttrain.cli import table  # brings scipy, which takes longer than reading the workflow
 
         print(f"\n{table(names)}", file=sys.stderr)
+
+
+# Snakemake looks at a function's signature several times a job; it is quicker to find one that is written down (PEP 362).
+for function in [value for value in globals().values() if inspect.isfunction(value)]:
+    if [*(signature := inspect.signature(function)).parameters] == ["wildcards"]:
+        function.__signature__ = signature

@@ -23,11 +23,12 @@ rule report:
         "results/logs/report.log",
     conda:
         "../envs/posttrain.yaml"
+    threads: workflow.cores
     params:
         context=report_context,
     shell:
         """
-        python "$POSTTRAIN"/make_report.py --context {params.context:q} --output {output.page:q} \
+        python "$POSTTRAIN"/make_report.py --context {params.context:q} --cores {threads} --output {output.page:q} \
             --figures {output.figures:q} --log {log:q}
         """
 

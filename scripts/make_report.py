@@ -3,30 +3,33 @@
 Reads each model's eval.json and eval/examples.parquet, each run's train.jsonl, train.json, preflight.json, merge.json and
 provenance.json, and the data reports that are there; writes the page, and two figures of each run as PNG and SVG.
 
-    python scripts/make_report.py --context "$(cat context.json)" --output results/report.html --figures results/figures
+    python scripts/make_report.py --context PACKED --cores 2 --output results/report.html --figures results/figures
+
+PACKED is what `Project.report` says, as `stage.packed` writes it.
 """
 
-import json
+import gc
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from posttrain import curves, figures, page, report
 from posttrain.errors import UserError
-from posttrain.stage import arguments, run, say, whole_file, whole_folder
+from posttrain.stage import arguments, ordered_map, run, say, unpacked, whole_file, whole_folder
 
 FIRST = 12  # runs whose verdicts are said before one has to ask for more
 OPEN = 4  # runs; of more, each one's curves and answers are closed at first
 
 
 def main(options) -> None:
-    context = json.loads(options.context)
+    context = unpacked(options.context)
     if all(model["kind"] == "base" for model in context["models"]):
         raise UserError(f"{context['config']}: there are no runs to report on; write one under runs:")
     found = report.collect(context)
     with whole_folder(options.figures) as folder:
-        for trained in found["runs"]:
-            draw(trained, folder)
+        for _ in ordered_map(partial(draw, folder=folder), found["runs"], options.cores):
+            pass
     text = html(found)
     with whole_file(options.output) as file:
         file.write_text(text, encoding="utf-8")
@@ -46,6 +49,7 @@ def draw(trained: dict[str, Any], folder: Path) -> None:
         for axis in axes.flat[len(shown) :]:
             axis.remove()
         figures.save(figure, folder / f"{trained['name']}-{what}", f"{what} of {trained['name']}")
+    gc.collect()  # a figure is a circle of objects, which `ordered_map` does not look for
 
 
 def html(found: dict[str, Any]) -> str:
@@ -89,4 +93,4 @@ def sections(found: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 if __name__ == "__main__":
-    run(arguments(__doc__, context=str, output=Path, figures=Path), main)
+    run(arguments(__doc__, context=str, cores=int, output=Path, figures=Path), main)

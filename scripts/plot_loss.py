@@ -15,6 +15,7 @@ def main(options) -> None:
     for axis, file in zip(axes[0], options.steps, strict=True):
         curves.draw(axis, curves.panels(curves.read(file))[0])
         axis.set(title=file.parent.name, ylabel="loss")
+    figure.tight_layout()
     figures.write(figure, options.output)
 
 

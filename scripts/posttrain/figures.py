@@ -43,6 +43,7 @@ def pyplot() -> Any:
 def save(figure: Any, stem: Path, title: str) -> str:
     """Write `stem`.png and `stem`.svg; returns the SVG to be put into a page, with `title` for those who cannot see it."""
     png, svg = (stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg"))
+    figure.tight_layout()
     write(figure, png)
     write(figure, svg, Title=title)
     pyplot().close(figure)
@@ -50,10 +51,9 @@ def save(figure: Any, stem: Path, title: str) -> str:
 
 
 def write(figure: Any, path: Path, **metadata: str) -> None:
-    """Write a figure as the kind of file that `path` ends in, the same bytes for the same figure."""
+    """Write a figure, laid out, as the kind of file that `path` ends in, the same bytes for the same figure."""
     kind = path.suffix.removeprefix(".")
     unsaid = {"png": ("Software",), "svg": ("Date", "Creator")}[kind]
-    figure.tight_layout()
     with whole_file(path) as file:
         figure.savefig(file, format=kind, metadata=dict.fromkeys(unsaid) | metadata)
 

@@ -638,9 +638,16 @@ class Project:
         return sorted({self.tokens(node.name, dataset, node.run.max_length) for node in users})
 
     def pattern(self, objective: str) -> str:
-        """Regular expression of the runs with this objective, for a rule's wildcard."""
-        names = [name for name, run in self.config.runs.items() if run.objective == objective]
-        return f"(?:{'|'.join(names) or '(?!)'}){OVERRIDES}"
+        """Regular expression of the runs with this objective, for a rule's wildcard.
+
+        Snakemake goes through its text several times a job, so it says which runs have another objective where those are fewer.
+        """
+        runs = self.config.runs.items()
+        ours = [name for name, run in runs if run.objective == objective]
+        others = [name for name, run in runs if run.objective != objective]
+        if len(ours) <= len(others):
+            return f"(?:{'|'.join(ours) or '(?!)'}){OVERRIDES}"
+        return rf"(?!(?:{'|'.join(others) or '(?!)'})\b)[a-z][a-z0-9_]*{OVERRIDES}"
 
     def datasets_pattern(self, kind: str) -> str:
         """Regular expression of the datasets that are read from files (data), selected (select) or mixed (mix)."""

@@ -1,6 +1,7 @@
 """What every stage script shares: its log, its lock, its signals, whole files or none, hashes, errors told in one line."""
 
 import argparse
+import base64
 import contextlib
 import errno
 import fcntl
@@ -20,6 +21,7 @@ import tempfile
 import threading
 import time
 import traceback
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -275,6 +277,16 @@ def write_json(path: Path, values: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read a JSON file that a stage wrote."""
     return json.loads(path.read_text())
+
+
+def packed(values: Any) -> str:
+    """JSON as short text for a command line, of which Linux takes 131,072 characters."""
+    return base64.b64encode(zlib.compress(json.dumps(values).encode())).decode()
+
+
+def unpacked(text: str) -> Any:
+    """What `packed` made text of."""
+    return json.loads(zlib.decompress(base64.b64decode(text)))
 
 
 def sha256(path: Path) -> str:

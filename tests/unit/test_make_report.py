@@ -13,7 +13,8 @@ from made_up_results import SCRIPT
 import make_report
 from posttrain import generations, report
 from posttrain.errors import UserError
-from posttrain.stage import write_json
+from posttrain.project import LONGEST_LINE
+from posttrain.stage import packed, unpacked, write_json
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +87,9 @@ def test_the_page_says_what_a_reader_needs(four):
 
 
 def test_without_runs_there_is_nothing_to_report(in_folder):
-    options = Namespace(context=json.dumps(made_up_results.write(0)), output=Path("a.html"), figures=Path("figures"))
+    options = Namespace(
+        context=packed(made_up_results.write(0)), cores=1, output=Path("a.html"), figures=Path("figures")
+    )
     with pytest.raises(UserError, match=r"config/config.yaml: there are no runs to report on; write one under runs:"):
         make_report.main(options)
 
@@ -97,10 +100,17 @@ def test_fifty_runs_fit_in_five_megabytes(in_folder):
     assert text.count('id="row-ppo_47,rank=8"') == 1
 
 
+def test_the_context_of_thousands_of_runs_fits_into_a_command_line(in_folder):
+    context = made_up_results.write(4)
+    context["models"] *= 1000
+    assert len(packed(context)) < LONGEST_LINE < len(json.dumps(context))
+    assert unpacked(packed(context)) == context
+
+
 def test_the_page_and_its_figures_are_written_and_the_page_is_the_same_each_time(in_folder):
     context = made_up_results.write(1)
     options = Namespace(
-        context=json.dumps(context), output=Path("results/report.html"), figures=Path("results/figures")
+        context=packed(context), cores=1, output=Path("results/report.html"), figures=Path("results/figures")
     )
     make_report.main(options)
     text = options.output.read_text()

@@ -2,11 +2,14 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 
+from posttrain.config import Objective
 from posttrain.errors import UserError
 from posttrain.project import Project
 
@@ -619,6 +622,18 @@ def test_a_reward_model_is_compared_with_nothing_and_models_are_measured_on_the_
         "(?:chats|pairs)",
         "(?:(?!))",
     ]
+
+
+def test_each_run_is_built_by_the_rule_of_its_objective_and_no_other_however_many_there_are(project):
+    graph = project(
+        JUDGED | {f"runs.dpo_{i}": {"from": "sft", "objective": "dpo", "data": "pairs", "seed": i} for i in range(20)}
+    )
+    patterns = {objective: re.compile(graph.pattern(objective)) for objective in get_args(Objective)}
+    for name, run in graph.config.runs.items():
+        for target in (name, f"{name},rank=4"):
+            built_by = [objective for objective, pattern in patterns.items() if pattern.fullmatch(target)]
+            assert built_by == [run.objective]
+    assert len(graph.pattern("dpo")) < 200  # it has the names of the other runs
 
 
 def test_what_a_target_needs_is_looked_for_behind_judges_and_selectors_too(project, files):

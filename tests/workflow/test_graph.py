@@ -74,3 +74,13 @@ def test_no_configfile_means_the_folder_s_own_then_the_repository_s(folder):
     (folder / "config/config.yaml").write_text(TINY.read_text())
     run = subprocess.run(program, capture_output=True, text=True)
     assert run.returncode == 0 and "smollm2" not in run.stderr + run.stdout
+
+
+def test_a_command_with_nothing_to_do_imports_no_table_library(folder, monkeypatch):
+    target = "results/sft_lora/spec.json"
+    assert snakemake(folder, target).returncode == 0
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
+    again = snakemake(folder, target).stdout
+    assert "Nothing to be done" in again and "posttrain.project" in again
+    for library in ("pandas", "torch", "transformers", "scipy", "pyarrow"):
+        assert not re.search(rf"\| +{library}$", again, re.M)
