@@ -1,7 +1,7 @@
 """What a good user would write by hand to normalise and split a dataset, and to tokenise it: the yardstick of bench/data.py.
 
-python bench/plain_datasets.py normalise rows.jsonl folder
-python bench/plain_datasets.py tokenise folder tokenizer
+python bench/plain_datasets.py normalise rows.jsonl folder cores
+python bench/plain_datasets.py tokenise folder tokenizer cores
 """
 
 import sys
@@ -9,7 +9,7 @@ import sys
 from datasets import load_dataset
 
 
-def normalise(file: str, folder: str) -> None:
+def normalise(file: str, folder: str, cores: str) -> None:
     """Prompt and completion to messages, a tenth held out, both written as Parquet."""
     rows = load_dataset("json", data_files=file, split="train", cache_dir=f"{folder}/cache")
     rows = rows.map(
@@ -20,13 +20,14 @@ def normalise(file: str, folder: str) -> None:
             ]
         },
         remove_columns=rows.column_names,
+        num_proc=int(cores),
     )
     parts = rows.train_test_split(test_size=0.1, seed=42)
     parts["train"].to_parquet(f"{folder}/train.parquet")
     parts["test"].to_parquet(f"{folder}/validation.parquet")
 
 
-def tokenise(folder: str, tokenizer_folder: str) -> None:
+def tokenise(folder: str, tokenizer_folder: str, cores: str) -> None:
     """The chat template's tokens, and a mask that leaves the prompt out."""
     from transformers import AutoTokenizer
 
@@ -40,7 +41,8 @@ def tokenise(folder: str, tokenizer_folder: str) -> None:
     files = {"train": f"{folder}/train.parquet", "validation": f"{folder}/validation.parquet"}
     parts = load_dataset("parquet", data_files=files, cache_dir=f"{folder}/cache2")
     for name, part in parts.items():
-        part.map(encode, remove_columns=part.column_names).to_parquet(f"{folder}/{name}_tokens.parquet")
+        encoded = part.map(encode, remove_columns=part.column_names, num_proc=int(cores))
+        encoded.to_parquet(f"{folder}/{name}_tokens.parquet")
 
 
 if __name__ == "__main__":

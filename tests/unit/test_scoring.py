@@ -63,7 +63,7 @@ def test_labels_may_have_gaps_and_the_first_token_is_never_scored(model):
 
 
 def test_an_sft_row_is_scored_on_its_trained_tokens(model, random_tiny_tokenizer, chats):
-    rows = [tuple(map(tuple, sft_tokens(random_tiny_tokenizer, row))) for row in chats]
+    rows = [tuple(map(tuple, row)) for row in sft_tokens(random_tiny_tokenizer, chats)]
     assert close(log_probs(model, rows, 4096), [naive(model, row) for row in rows])
 
 
@@ -241,7 +241,7 @@ def test_an_answer_that_was_learnt_is_given_without_its_stop_token(model, random
         {"messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": text}]}
         for prompt, text in zip(PROMPTS, texts, strict=False)
     ]
-    encoded = [sft_tokens(random_tiny_tokenizer, row) for row in rows]
+    encoded = list(sft_tokens(random_tiny_tokenizer, rows))
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
     for _ in range(40):
         for ids, labels in encoded:

@@ -1,5 +1,8 @@
 """The files that `tokenize_data` leaves, and its warnings."""
 
+import re
+import subprocess
+import sys
 from argparse import Namespace
 from pathlib import Path
 
@@ -75,7 +78,7 @@ def test_answers_with_labels_are_written_with_their_labels(in_folder, random_tin
 
 
 def test_the_report_tells_what_the_tokenizer_makes_of_the_rows(tokenised, chats, random_tiny_tokenizer):
-    lengths = [len(sft_tokens(random_tiny_tokenizer, row)[0]) for row in chats[1:]]
+    lengths = [len(ids) for ids, _ in sft_tokens(random_tiny_tokenizer, chats[1:])]
     assert 16 < min(lengths) < 40 < max(lengths)
     train = tokenised(40)["train"]
     assert train["lengths"]["max"] == max(lengths)
@@ -98,3 +101,15 @@ def test_tokens_are_the_same_on_two_processes(in_folder, chats, random_tiny_fold
     assert pq.read_table("tokens/1/train.parquet").equals(pq.read_table("tokens/2/train.parquet"))
     assert stage.read_json(Path("tokens/1/report.json")) == stage.read_json(Path("tokens/2/report.json"))
     assert pq.read_table("tokens/2/validation.parquet").num_rows == 0
+
+
+def test_a_process_that_tokenises_imports_no_torch(in_folder, chats, random_tiny_folder):
+    write_rows(Path("data/train.parquet"), chats)
+    write_rows(Path("data/validation.parquet"), [])
+    stage.write_json(Path("data/data.json"), {"shape": "messages"})
+    script = Path(tokenize_data.__file__)
+    paths = ["--data", "data", "--model", random_tiny_folder, "--output", "tokens/alone"]
+    program = [sys.executable, "-X", "importtime", script, *paths, "--max-length", "256", "--cores", "1"]
+    told = subprocess.run(list(map(str, program)), check=True, capture_output=True, text=True).stderr
+    assert "transformers" in told
+    assert not re.search(r"\| +torch\b", told)

@@ -3,6 +3,7 @@
 import pytest
 from tokenizers.processors import TemplateProcessing
 
+from posttrain import tokens
 from posttrain.errors import UserError
 from posttrain.rows import normalise
 from posttrain.tokens import IGNORED, preference_tokens, prompt_tokens, questions, render, sft_tokens, tokenise
@@ -45,7 +46,7 @@ def with_bos(tokenizer):
 
 def trained(tokenizer, row: dict) -> str:
     """The text of the trained tokens, which must be the row's own tokens at their own places."""
-    ids, labels = sft_tokens(tokenizer, row)
+    ids, labels = next(sft_tokens(tokenizer, [row]))
     assert len(ids) == len(labels)
     assert all(label in (IGNORED, token) for token, label in zip(ids, labels, strict=True))
     return tokenizer.decode([label for label in labels if label != IGNORED])
@@ -67,6 +68,16 @@ CONVERSATIONS = [
 @pytest.mark.parametrize(("messages", "expected"), CONVERSATIONS)
 def test_exactly_the_assistants_words_and_stop_tokens_are_trained(tokenizer, messages, expected):
     assert trained(tokenizer, {"messages": messages}) == expected
+
+
+def test_many_rows_have_the_tokens_that_each_has_alone(tokenizer, monkeypatch):
+    monkeypatch.setattr(tokens, "AT_ONCE", 4)
+    rows = [{"messages": messages} for messages, _ in CONVERSATIONS]
+    assert list(sft_tokens(tokenizer, rows)) == [next(sft_tokens(tokenizer, [row])) for row in rows]
+    texts = [{"text": text} for text in ("one", "two three", "ünïcödé 😀", "", "a", "b")]
+    assert list(sft_tokens(tokenizer, texts)) == [next(sft_tokens(tokenizer, [row])) for row in texts]
+    pairs = [pair(turns(text), text * 3, text * 2) for text in ("one", "two", "ünïcödé 😀", "x", "y")]
+    assert list(preference_tokens(tokenizer, pairs)) == [next(preference_tokens(tokenizer, [row])) for row in pairs]
 
 
 @pytest.mark.parametrize(("messages", "expected"), CONVERSATIONS)
@@ -94,13 +105,13 @@ def test_a_first_word_of_the_assistants_that_the_template_contains_too_is_found_
 
 def test_the_ids_are_the_rendered_text_tokenised_whole(tokenizer):
     messages = turns("q", "one", "and?", "two", system="Be brief.")
-    ids, _ = sft_tokens(tokenizer, {"messages": messages})
+    ids, _ = next(sft_tokens(tokenizer, [{"messages": messages}]))
     assert ids == tokenizer(render(tokenizer, messages), add_special_tokens=False)["input_ids"]
     assert tokenizer.decode(ids).startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nq<|im_end|>\n")
 
 
 def test_what_is_not_trained_before_an_answer_is_what_asks_for_it(tokenizer):
-    ids, labels = sft_tokens(tokenizer, {"messages": turns("How many?", "72 clips.")})
+    ids, labels = next(sft_tokens(tokenizer, [{"messages": turns("How many?", "72 clips.")}]))
     asked = prompt_tokens(tokenizer, turns("How many?"))
     first = next(i for i, label in enumerate(labels) if label != IGNORED)
     assert ids[:first] == asked
@@ -109,20 +120,20 @@ def test_what_is_not_trained_before_an_answer_is_what_asks_for_it(tokenizer):
 
 def test_a_text_is_trained_whole_and_closed_by_one_stop_token(tokenizer):
     for text in ("An apple.", f"An apple.{STOP}"):
-        ids, labels = sft_tokens(tokenizer, {"text": text})
+        ids, labels = next(sft_tokens(tokenizer, [{"text": text}]))
         assert ids == labels
         assert tokenizer.decode(ids) == f"An apple.{STOP}"
 
 
 @pytest.mark.parametrize("row", [{"messages": turns("q", "one", "and?", "two")}, {"text": "An apple."}])
 def test_there_is_one_bos_where_template_and_tokenizer_both_add_it(with_bos, row):
-    ids, _ = sft_tokens(with_bos, row)
+    ids, _ = next(sft_tokens(with_bos, [row]))
     assert ids[0] == with_bos.bos_token_id
     assert ids.count(with_bos.bos_token_id) == 1
 
 
 def test_a_prompt_and_a_pair_have_one_bos_as_well(with_bos):
-    prompt, chosen, rejected = preference_tokens(with_bos, pair(turns("q"), "good", "bad"))
+    prompt, chosen, rejected = next(preference_tokens(with_bos, [pair(turns("q"), "good", "bad")]))
     for ids in (prompt_tokens(with_bos, turns("q")), prompt + chosen, prompt + rejected):
         assert ids.count(with_bos.bos_token_id) == 1
 
@@ -130,7 +141,7 @@ def test_a_prompt_and_a_pair_have_one_bos_as_well(with_bos):
 def test_a_template_that_does_not_only_append_is_refused(tokenizer):
     tokenizer.chat_template = LAST_ONLY
     with pytest.raises(UserError, match="give the base a template that only appends"):
-        sft_tokens(tokenizer, {"messages": turns("q", "one", "and?", "two")})
+        next(sft_tokens(tokenizer, [{"messages": turns("q", "one", "and?", "two")}]))
 
 
 def test_what_a_template_prints_after_the_stop_token_is_not_trained(tokenizer):
@@ -152,14 +163,14 @@ PAIRS = [
 
 @pytest.mark.parametrize(("prompt", "chosen", "rejected"), PAIRS)
 def test_a_pair_is_split_into_prompt_and_answers_with_their_stop_tokens(tokenizer, prompt, chosen, rejected):
-    ids = preference_tokens(tokenizer, pair(prompt, chosen, rejected))
+    ids = next(preference_tokens(tokenizer, [pair(prompt, chosen, rejected)]))
     asked = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
     assert [tokenizer.decode(part) for part in ids] == [asked, f"{chosen}{STOP}", f"{rejected}{STOP}"]
 
 
 @pytest.mark.parametrize(("prompt", "chosen", "rejected"), PAIRS)
 def test_a_pair_is_split_without_a_chat_template(without_template, prompt, chosen, rejected):
-    prompt_ids, chosen_ids, rejected_ids = preference_tokens(without_template, pair(prompt, chosen, rejected))
+    prompt_ids, chosen_ids, rejected_ids = next(preference_tokens(without_template, [pair(prompt, chosen, rejected)]))
     asked = render(without_template, prompt)
     assert without_template.decode(prompt_ids + chosen_ids) == f"{asked}{chosen}{STOP}"
     assert without_template.decode(prompt_ids + rejected_ids) == f"{asked}{rejected}{STOP}"
@@ -199,14 +210,14 @@ def test_a_long_row_is_cut_at_the_end_and_dropped_where_nothing_trained_is_left(
 
 def test_a_row_of_exactly_max_length_is_not_cut(tokenizer):
     row = {"id": "x", "text": "An apple is a fruit."}
-    length = len(sft_tokens(tokenizer, row)[0])
+    length = len(next(sft_tokens(tokenizer, [row]))[0])
     assert tokenise(tokenizer, [row], "text", length)[1]["cut"] == 0
     assert tokenise(tokenizer, [row], "text", length - 1)[1]["cut"] == 1
 
 
 def test_a_pair_is_cut_in_its_answers_never_in_its_prompt(tokenizer):
     row = pair(turns("q"), "abcdefgh", "hgfedcba")
-    prompt, chosen, rejected = preference_tokens(tokenizer, row)
+    prompt, chosen, rejected = next(preference_tokens(tokenizer, [row]))
     kept, counts = tokenise(tokenizer, [row], "preference", len(prompt) + 3)
     assert kept == [{
         "id": row["id"], "length": len(prompt) + 3, "prompt_ids": prompt, "chosen_ids": chosen[:3], "rejected_ids": rejected[:3],
@@ -218,7 +229,7 @@ def test_a_pair_is_cut_in_its_answers_never_in_its_prompt(tokenizer):
 @pytest.mark.parametrize("room", [0, 2])
 def test_a_pair_whose_answers_are_cut_to_the_same_is_dropped(tokenizer, room):
     row = pair(turns("q"), "the same beginning, good", "the same beginning, bad")
-    prompt, chosen, rejected = preference_tokens(tokenizer, row)
+    prompt, chosen, rejected = next(preference_tokens(tokenizer, [row]))
     assert chosen[:2] == rejected[:2]
     kept, counts = tokenise(tokenizer, [row], "preference", len(prompt) + room)
     assert (kept, counts["rows"], counts["dropped"]) == ([], 0, 1)
@@ -241,7 +252,7 @@ def labelled(prompt: list[dict], answer: str, label: bool) -> dict:
 def test_an_answer_with_a_label_has_the_tokens_that_it_has_in_a_pair(tokenizer, label):
     prompt = turns("q", "one", "and?", system="Be brief.")
     kept, counts = tokenise(tokenizer, [labelled(prompt, "good", label)], "unpaired_preference", 1024)
-    asked, chosen, _ = preference_tokens(tokenizer, pair(prompt, "good", "bad"))
+    asked, chosen, _ = next(preference_tokens(tokenizer, [pair(prompt, "good", "bad")]))
     assert [kept[0][name] for name in ("prompt_ids", "completion_ids", "label")] == [asked, chosen, label]
     assert kept[0]["length"] == len(asked) + len(chosen)
     assert counts.items() >= {"rows": 1, "trained_tokens": len(chosen), "cut": 0, "dropped": 0}.items()
@@ -250,7 +261,7 @@ def test_an_answer_with_a_label_has_the_tokens_that_it_has_in_a_pair(tokenizer, 
 
 def test_an_answer_is_cut_and_dropped_where_nothing_of_it_is_left(tokenizer):
     row = labelled(turns("q"), "abcdefgh", True)
-    prompt, completion, _ = preference_tokens(tokenizer, pair(turns("q"), "abcdefgh", "x"))
+    prompt, completion, _ = next(preference_tokens(tokenizer, [pair(turns("q"), "abcdefgh", "x")]))
     kept, counts = tokenise(tokenizer, [row], "unpaired_preference", len(prompt) + 3)
     assert (kept[0]["completion_ids"], kept[0]["length"]) == (completion[:3], len(prompt) + 3)
     assert (counts["cut"], counts["dropped"]) == (1, 0)
@@ -278,7 +289,7 @@ def test_what_a_model_is_asked_ends_before_the_last_answer(tokenizer):
 
 def test_a_question_is_what_is_not_trained_before_the_answer(tokenizer, chats):
     for row, asked in zip(chats, questions(tokenizer, chats), strict=True):
-        ids, labels = sft_tokens(tokenizer, row)
+        ids, labels = next(sft_tokens(tokenizer, [row]))
         assert ids[: len(asked["prompt_ids"])] == asked["prompt_ids"]
         assert labels[len(asked["prompt_ids"]) - 1 : len(asked["prompt_ids"]) + 1] == [
             IGNORED,
@@ -307,7 +318,7 @@ def test_a_call_of_a_tool_is_trained_as_the_template_writes_it(tokenizer):
         ]
     }
     row["tools"] = '[{"type": "function", "function": {"name": "weather"}}]'
-    ids, labels = sft_tokens(tokenizer, row)
+    ids, labels = next(sft_tokens(tokenizer, [row]))
     assert tokenizer.decode(ids).startswith("tools: weather")
     trained = tokenizer.decode([label for label in labels if label != IGNORED])
     assert trained == f"call weather Seoul{tokenizer.eos_token}Yes.{tokenizer.eos_token}"
