@@ -6,7 +6,7 @@ CORES ?= $(shell nproc)
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-slow lint format bench bench-data claims ui constraints
+.PHONY: setup demo test test-slow lint format bench growth bench-data claims ui constraints
 
 setup: $(READY)
 
@@ -41,10 +41,16 @@ format: setup
 	posttrain schema
 
 bench: setup $(PPO_VENV)/.ready
-	python bench/pipeline.py
+	python bench/startup.py
 	python bench/graph.py
+	python bench/data.py
+	python bench/training.py
+	python bench/ppo.py --trl $(PPO_VENV)/bin/python --seeds 2
 	python bench/evaluation.py
-	python bench/ppo.py --trl $(PPO_VENV)/bin/python
+	python bench/pipeline.py
+
+growth: setup
+	python bench/growth.py graph training report
 
 $(PPO_VENV)/.ready: envs/constraints.txt  # TRL's last release with a PPO trainer, to compare ours with
 	$(PYTHON) -m venv $(PPO_VENV)
@@ -53,7 +59,6 @@ $(PPO_VENV)/.ready: envs/constraints.txt  # TRL's last release with a PPO traine
 	touch $@
 
 bench-data: setup
-	python bench/data.py
 	python bench/contamination.py
 
 claims: setup

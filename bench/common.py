@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+CORES = os.cpu_count()
 PROJECT = REPOSITORY / ".bench"  # the base is made here once, for all comparisons
 BASE = PROJECT / "results/bases/smollm2/model"
 
@@ -25,9 +26,9 @@ def timed(command: list, folder: Path, log: Path) -> float:
 
 
 def snakemake(folder: Path, *arguments) -> list:
-    """Our command line for a project folder, on all cores, without MLflow's clock in the way of nothing else."""
+    """Our command line for a project folder."""
     program = Path(sys.executable).with_name("snakemake")
-    return [program, "-s", REPOSITORY / "Snakefile", "--directory", folder, "--cores", os.cpu_count(), *arguments]
+    return [program, "-s", REPOSITORY / "Snakefile", "--directory", folder, *arguments]
 
 
 def project() -> Path:
@@ -35,10 +36,7 @@ def project() -> Path:
     PROJECT.mkdir(exist_ok=True)
     if not (PROJECT / "examples").exists():
         (PROJECT / "examples").symlink_to(REPOSITORY / "examples")
-    target = "results/bases/smollm2/base.json"
-    timed(
-        snakemake(PROJECT, "--configfile", REPOSITORY / "config/config.yaml", "--", target),
-        PROJECT,
-        PROJECT / "base.log",
-    )
+    config = ("--configfile", REPOSITORY / "config/config.yaml")
+    base = snakemake(PROJECT, *config, "--cores", CORES, "results/bases/smollm2/base.json")
+    timed(base, PROJECT, PROJECT / "base.log")
     return PROJECT

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 from aims import tell
-from pipeline import REPOSITORY, snakemake, timed
+from common import BASE, CORES, REPOSITORY, project, timed
 
 SPEC = {
     "path": "rows.jsonl", "hub": None, "revision": "main", "subset": None, "split": "train", "format": None, "columns": {},
@@ -67,29 +67,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=60_000)
     rows = parser.parse_args().rows
-    scripts, cores = REPOSITORY / "scripts", os.cpu_count()
+    project()
+    scripts = REPOSITORY / "scripts"
     os.environ |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        (folder / "examples").symlink_to(REPOSITORY / "examples")
-        base = snakemake(folder, "--configfile", REPOSITORY / "config/config.yaml", "--cores", cores)
-        timed([*base, "results/bases/smollm2/base.json"], folder, folder / "base.log")
-        model = folder / "results/bases/smollm2/model"
         (folder / "spec.json").write_text(json.dumps(SPEC))
         (folder / "plain").mkdir()
         write_rows(folder / "rows.jsonl", rows)
         prepare = f"{scripts}/prepare_data.py --spec spec.json --output ours"
-        tokenise = f"{scripts}/tokenize_data.py --data ours --model {model} --max-length 1024 --output tokens"
+        tokenise = f"{scripts}/tokenize_data.py --data ours --model {BASE} --max-length 1024 --output tokens"
         plain = f"{REPOSITORY}/bench/plain_datasets.py"
-        print(f"{rows:,} rows, {cores} cores")
+        print(f"{rows:,} rows, {CORES} cores")
         print(f"{'':10} {'plain s':>8} {'ours s':>8} {'ratio':>6}  {'peak GiB':>8}")
         sums = [0.0, 0.0]
         for name, ours, theirs in (
             ("normalise", prepare, f"{plain} normalise rows.jsonl plain"),
-            ("tokenise", tokenise, f"{plain} tokenise plain {model}"),
+            ("tokenise", tokenise, f"{plain} tokenise plain {BASE}"),
         ):
-            slow = timed([sys.executable, *theirs.split(), cores], folder, folder / "plain.log")
-            fast, peak = watched([sys.executable, *ours.split(), "--cores", cores], folder)
+            slow = timed([sys.executable, *theirs.split(), CORES], folder, folder / "plain.log")
+            fast, peak = watched([sys.executable, *ours.split(), "--cores", CORES], folder)
             print(f"{name:10} {slow:8.1f} {fast:8.1f} {slow / fast:6.2f}  {peak:8.2f}", flush=True)
             sums = [sums[0] + slow, sums[1] + fast]
         tell("data rows/s, ours / a plain datasets script", sums[0] / sums[1])

@@ -14,7 +14,6 @@ import argparse
 import contextlib
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,8 +21,8 @@ from pathlib import Path
 from statistics import geometric_mean
 
 from aims import tell
+from common import BASE, REPOSITORY, project
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 
 HEAD = "dataset_path: json\ndataset_kwargs: {data_files: {test: test.jsonl, train: train.jsonl}}\ntest_split: test\n"
@@ -68,22 +67,13 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--batch-size", type=int, help="lm-eval's, instead of its best ones")
     options = parser.parse_args()
+    project()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        model_folder = options.model.resolve() if options.model else make_base(folder)
+        model_folder = (options.model or BASE).resolve()
         write_tasks(folder)
         with contextlib.chdir(folder):
             compare(model_folder, options)
-
-
-def make_base(folder: Path) -> Path:
-    """The demo's base, by the workflow."""
-    (folder / "examples").symlink_to(REPOSITORY / "examples")
-    program = Path(sys.executable).with_name("snakemake")
-    target = "results/bases/smollm2/base.json"
-    command = [program, "-s", REPOSITORY / "Snakefile", "--directory", folder, "--cores", "1", "--quiet", "all", target]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return folder / "results/bases/smollm2/model"
 
 
 def write_tasks(folder: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 from aims import tell
-from pipeline import REPOSITORY, snakemake, timed
+from common import REPOSITORY, snakemake, timed
 
 TINY = REPOSITORY / "config/test/tiny.yaml"
 ONE_RULE = 'rule one:\n    output:\n        "one.txt",\n    shell:\n        "touch {output}"\n'

@@ -16,8 +16,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from common import REPOSITORY, timed
 from graph import dry_run, plain_dry_run
-from pipeline import REPOSITORY, timed
 
 sys.path[:0] = [str(REPOSITORY / "scripts"), str(REPOSITORY / "tests")]
 import made_up_results  # noqa: E402

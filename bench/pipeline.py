@@ -1,55 +1,53 @@
-"""Compare the whole pipeline with one plain TRL script doing the same work, in one run on one machine.
+"""The demo's pipeline beside one plain TRL script that does the same work, and a sweep beside separate chains, in one run.
 
-    make bench
+    python bench/pipeline.py
 
-Prints the ratio of the demo's pipeline and bench/plain_trl.py, from the base's folder to the last evaluation.
+Both sides go from the base's folder to the last evaluation; the results of both are printed. A sweep over the rank of
+`dpo_lora` shares everything but each point's own preflight, DPO, merge and evaluation, whose time is measured as that of
+the chain's last command. Jobs that train run one after the other, so n points take `chain + (n - 1) x point`.
 """
 
-import os
+import json
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+from aims import tell
+from common import BASE, CORES, REPOSITORY, project, snakemake, timed
 
-
-def timed(command: list, folder: Path, log: Path) -> float:
-    """Seconds that a command takes; its output goes to `log`."""
-    start = time.perf_counter()
-    with log.open("w") as file:
-        subprocess.run(list(map(str, command)), cwd=folder, check=True, stdout=file, stderr=subprocess.STDOUT)
-    return time.perf_counter() - start
-
-
-def snakemake(folder: Path, *arguments) -> list:
-    """The command line for a project folder."""
-    return [
-        Path(sys.executable).with_name("snakemake"),
-        "-s",
-        REPOSITORY / "Snakefile",
-        "--directory",
-        folder,
-        *arguments,
-    ]
+SHARED = ["results/sft_lora/eval.json", "results/sft_lora/logprobs/gsm8k_pairs,max_length=1024.parquet"]
 
 
 def main() -> None:
+    base = project() / "results/bases"
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         shutil.copytree(REPOSITORY / "examples", folder / "examples")
-        cores = os.cpu_count()
-        os.environ["OMP_NUM_THREADS"] = str(cores)
-        timed(snakemake(folder, "--cores", cores, "results/bases/smollm2/base.json"), folder, folder / "base.log")
-        target = snakemake(folder, "--cores", cores, "results/dpo_lora/eval.json")
-        pipeline = timed(target, folder, folder / "pipeline.log")
-        base, data = folder / "results/bases/smollm2/model", folder / "examples/data"
-        script = [sys.executable, REPOSITORY / "bench/plain_trl.py", base, data, folder / "plain"]
+        shutil.copytree(base, folder / "results/bases")
+        shutil.copytree(base.parents[1] / ".snakemake/metadata", folder / ".snakemake/metadata")
+
+        def build(*targets: str) -> float:
+            command = ["--configfile", REPOSITORY / "config/config.yaml", "--cores", CORES, *targets]
+            return timed(snakemake(folder, *command), folder, folder / "ours.log")
+
+        shared, point = build(*SHARED), build("results/dpo_lora/eval.json")
+        script = [sys.executable, REPOSITORY / "bench/plain_trl.py", BASE, folder / "examples/data", folder / "plain"]
         plain = timed(script, folder, folder / "plain.log")
-        print((folder / "plain.log").read_text().splitlines()[-1])
-    print(f"whole pipeline {pipeline:.0f} s, plain TRL script {plain:.0f} s: ratio {pipeline / plain:.2f}")
+        for name in ("smollm2", "sft_lora", "dpo_lora"):
+            metrics = json.loads((folder / f"results/{name}/eval.json").read_text())["metrics"]
+            print(f"ours {name}: " + ", ".join(f"{key} {metric['value']:.3f}" for key, metric in metrics.items()))
+        print(
+            "".join(
+                f"plain {line}\n" for line in (folder / "plain.log").read_text().splitlines() if "perplexity" in line
+            )
+        )
+    chain = shared + point
+    print(f"pipeline {chain:.0f} s, of which a sweep's point {point:.0f} s; the plain script {plain:.0f} s")
+    tell("pipeline wall, ours / a plain TRL script", chain / plain)
+    for points in (4, 16):
+        name = {4: "sweep of 4 / four chains", 16: "sweep of 16 / sixteen chains"}[points]
+        tell(name, (chain + (points - 1) * point) / (points * chain))
 
 
 if __name__ == "__main__":

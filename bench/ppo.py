@@ -4,8 +4,8 @@
 
 `--trl` names the Python of the environment that bench/trl_ppo.py describes; without it only our side runs. The model is a
 random tiny Llama whose LM head tells even ids from odd along one direction, since a purely random one cannot learn the
-rule in a few hundred answers. Printed: the mean reward of each ten rollouts for every seed and both sides, and the ratios
-`samples/s` (ours over theirs) and `memory` (the weights of our roles over those of four models).
+rule in a few hundred answers. Printed: the mean reward of each ten rollouts for every seed and both sides, the ratio of the
+speeds, and the weights of our roles over those of four models.
 """
 
 import argparse
@@ -18,7 +18,9 @@ import tempfile
 import time
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+from aims import tell
+from common import REPOSITORY
+
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 SETTINGS = {
     "batch_size": 8,
@@ -52,8 +54,8 @@ def main() -> None:
                 theirs.append(run_trl(options.trl, folder, seed, options.steps))
                 report("trl", seed, theirs[-1])
     if theirs:
-        print(f"ppo samples/s  {speed(ours) / speed(theirs):.2f}  >= 1.5")
-    print(f"ppo memory of policy, reference, value and reward  {ours[0]['memory']:.2f}  <= 0.5")
+        tell("ppo answers/s, ours / trl 1.12", speed(ours) / speed(theirs))
+    print(f"ppo weights of policy, reference, value and reward, of four models': {ours[0]['memory']:.2f}")
 
 
 def make_task(folder: Path) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import yaml
 from aims import tell
-from common import BASE, REPOSITORY, project, snakemake, timed
+from common import BASE, CORES, REPOSITORY, project, snakemake, timed
 
 STEPS = {"sft": 5, "dpo": 4}
 SKIPPED = 2
@@ -32,14 +32,13 @@ def main() -> None:
     write_rows(folder)
     config = folder / "training.yaml"
     config.write_text(yaml.safe_dump(configuration()))
-    shutil.rmtree(folder / "results/sft", ignore_errors=True)
     for name in [f"sft,seed={seed}" for seed in SEEDS[1:]] + ["sft", "dpo"]:
         shutil.rmtree(folder / f"results/{name}", ignore_errors=True)
     (folder / "results/smollm2/logprobs/pairs,max_length=1024.parquet").unlink(missing_ok=True)
 
     def build(*targets: str) -> str:
         log = folder / "ours.log"
-        timed(snakemake(folder, "--configfile", config, "--", *targets), folder, log)
+        timed(snakemake(folder, "--configfile", config, "--cores", CORES, *targets), folder, log)
         return log.read_text()
 
     build("results/sft/preflight.json", "results/dpo/preflight.json")  # the data are made
@@ -97,6 +96,7 @@ def configuration() -> dict:
     last = {"eval_strategy": "steps", "eval_steps": STEPS["sft"]}
     sft = {"objective": "sft", "data": "rows", "learning_rate": 5e-4, "max_steps": STEPS["sft"], "trainer_args": last}
     dpo = {"objective": "dpo", "data": "pairs", "learning_rate": 1e-4, "beta": 0.1, "max_steps": STEPS["dpo"]}
+    dpo |= {"gradient_checkpointing": True}  # as TRL's default has it
     return {
         "bases": config["bases"],
         "datasets": {

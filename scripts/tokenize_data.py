@@ -86,7 +86,7 @@ def tokenizer(model: Path):
     """The base's tokenizer, loaded once a process."""
     sys.modules.setdefault(
         "torch", None
-    )  # a tokenizer needs none, and transformers would import it, which takes seconds
+    )  # transformers would import it, which takes seconds, and a tokenizer needs none
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the cores
     from transformers import AutoTokenizer
 
