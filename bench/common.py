@@ -1,5 +1,6 @@
 """What the comparisons share: a project folder with the demo's base in it, our command line, and the time a command takes."""
 
+import argparse
 import os
 import subprocess
 import sys
@@ -10,6 +11,11 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 CORES = os.cpu_count()
 PROJECT = REPOSITORY / ".bench"  # the base is made here once, for all comparisons
 BASE = PROJECT / "results/bases/smollm2/model"
+
+
+def parser(doc: str) -> argparse.ArgumentParser:
+    """A command line whose help is the script's own docstring."""
+    return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def timed(command: list, folder: Path, log: Path) -> float:

@@ -7,7 +7,6 @@ counts), the peak memory of all our processes together, and last the ratio of th
 of words drawn from examples/data. A million take an hour on two cores; the time of both grows with the rows and no faster.
 """
 
-import argparse
 import json
 import os
 import random
@@ -20,7 +19,7 @@ from pathlib import Path
 
 import psutil
 from aims import tell
-from common import BASE, CORES, REPOSITORY, project, timed
+from common import BASE, CORES, REPOSITORY, parser, project, timed
 
 SPEC = {
     "path": "rows.jsonl", "hub": None, "revision": "main", "subset": None, "split": "train", "format": None, "columns": {},
@@ -64,9 +63,9 @@ def watched(command: list, folder: Path) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=60_000)
-    rows = parser.parse_args().rows
+    options = parser(__doc__)
+    options.add_argument("--rows", type=int, default=60_000)
+    rows = options.parse_args().rows
     project()
     scripts = REPOSITORY / "scripts"
     os.environ |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}

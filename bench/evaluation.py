@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import geometric_mean
 
 from aims import tell
-from common import BASE, REPOSITORY, project
+from common import BASE, REPOSITORY, parser, project
 
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 
@@ -62,11 +62,11 @@ BATCH = {"choice": 8, "rolling": 1, "chat": 8, "few_shot": 8}  # lm-eval's, the 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, help="the folder of a model, instead of the demo's")
-    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
-    parser.add_argument("--batch-size", type=int, help="lm-eval's, instead of its best ones")
-    options = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--model", type=Path, help="the folder of a model, instead of the demo's")
+    options.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
+    options.add_argument("--batch-size", type=int, help="lm-eval's, instead of its best ones")
+    options = options.parse_args()
     project()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 from aims import tell
-from common import REPOSITORY, snakemake, timed
+from common import REPOSITORY, parser, snakemake, timed
 
 TINY = REPOSITORY / "config/test/tiny.yaml"
 ONE_RULE = 'rule one:\n    output:\n        "one.txt",\n    shell:\n        "touch {output}"\n'
@@ -57,6 +57,7 @@ def nothing_to_do(folder: Path) -> float:
 
 
 def main() -> None:
+    parser(__doc__).parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         shutil.copytree(REPOSITORY / "examples", folder / "examples")

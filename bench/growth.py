@@ -1,13 +1,14 @@
-"""How time and memory grow: of the graph with the number of runs, of the report with the number of runs on it.
+"""How time and memory grow: of the graph and the report with the number of runs, of training with rows, length and model.
 
-    python bench/growth.py graph report
+    python bench/growth.py graph training report
 
 graph: a dry run of so many DPO runs of one SFT run, and what Snakemake alone takes for the same jobs (bench/plain.smk).
+training: SFT with LoRA of random tiny models by the workflow, one of rows, length of the rows and width changed at a time.
 report: `make_report.py` on made-up results of 400 steps a run, the page's size, and when headless Chromium has painted
 something of it, and loaded all of it.
 """
 
-import argparse
+import json
 import os
 import re
 import shutil
@@ -16,7 +17,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from common import REPOSITORY, timed
+import yaml
+from common import CORES, REPOSITORY, parser, snakemake, timed
 from graph import dry_run, plain_dry_run
 
 sys.path[:0] = [str(REPOSITORY / "scripts"), str(REPOSITORY / "tests")]
@@ -25,6 +27,7 @@ import made_up_results  # noqa: E402
 from posttrain.stage import packed  # noqa: E402
 
 GRAPH_RUNS = (10, 100, 1000, 10_000)
+PARTS = {"prompt": "question", "completion": "answer"}
 REPORT_RUNS = (10, 50, 200)
 TIMED = """<script>addEventListener("load", () => {
     document.title = `${performance.getEntriesByType("paint")[0].startTime} ${performance.now()}`
@@ -84,13 +87,60 @@ def opening(page: Path) -> tuple[float, float]:
     return tuple(map(min, zip(*times, strict=True)))
 
 
-TABLES = {table.__name__: table for table in (graph, report)}
+def training(folder: Path) -> None:
+    """Print what a step takes after the first one, and the peak of memory, with four times as much of one thing at a time."""
+    write_training(folder)
+    runs = yaml.safe_load((folder / "training.yaml").read_text())["runs"]
+    targets = [f"results/{name}/train.json" for name in runs]
+    command = snakemake(folder, "--configfile", folder / "training.yaml", "--cores", CORES, *targets)
+    timed(command, folder, folder / "log")
+    print("  rows  questions a row   width   tokens   s after the first step   tokens/s    MiB")
+    for name, run in runs.items():
+        lines = [json.loads(line) for line in (folder / f"results/{name}/train.jsonl").read_text().splitlines()]
+        seconds = lines[-1]["seconds"] - lines[0]["seconds"]
+        tokens = lines[-1]["num_tokens"] - lines[0]["num_tokens"]
+        width, memory = run["from"].removeprefix("width_"), lines[-1]["memory_gib"] * 1024
+        rows, questions = run["max_steps"] * run["batch_size"], run["data"].removeprefix("rows_of_")
+        row = (
+            f"{rows:6} {questions:>16} {width:>7} {tokens:8.0f} {seconds:24.1f} {tokens / seconds:10.0f} {memory:6.0f}"
+        )
+        print(row, flush=True)
+
+
+def write_training(folder: Path) -> None:
+    """A configuration of SFT runs around 24 rows of 2 questions and a width of 256, and its rows."""
+    questions = [json.loads(line) for line in (REPOSITORY / "examples/data/gsm8k_train.jsonl").read_text().splitlines()]
+    sets, bases, runs = {}, {}, {}
+    for steps, length, width in (
+        (3, 2, 256),
+        (6, 2, 256),
+        (12, 2, 256),
+        (6, 1, 256),
+        (6, 4, 256),
+        (6, 2, 128),
+        (6, 2, 512),
+    ):
+        data, base = f"rows_of_{length}", f"width_{width}"
+        rows = [
+            {key: "\n\n".join(questions[(i + k * 7) % 48][part] for k in range(length)) for key, part in PARTS.items()}
+            for i in range(48)
+        ]
+        (folder / f"{data}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        sets[data] = {"path": f"{data}.jsonl", "validation": 0, "near_duplicates": None, "licence": "mit"}
+        bases[base] = {"source": "random", "text": data, "hidden_size": width, "layers": 8, "vocab_size": 2048}
+        run = {"from": base, "objective": "sft", "method": "lora", "data": data, "batch_size": 4, "max_steps": steps}
+        runs[f"sft_{steps}_{length}_{width}"] = run
+    config = {"bases": bases, "datasets": sets, "runs": runs, "tracking": {"mlflow": False}}
+    (folder / "training.yaml").write_text(yaml.safe_dump(config))
+
+
+TABLES = {table.__name__: table for table in (graph, training, report)}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tables", nargs="+", choices=TABLES)
-    for name in parser.parse_args().tables:
+    options = parser(__doc__)
+    options.add_argument("tables", nargs="+", choices=TABLES)
+    for name in options.parse_args().tables:
         with tempfile.TemporaryDirectory() as scratch:
             TABLES[name](Path(scratch))
 

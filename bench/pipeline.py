@@ -14,12 +14,13 @@ import tempfile
 from pathlib import Path
 
 from aims import tell
-from common import BASE, CORES, REPOSITORY, project, snakemake, timed
+from common import BASE, CORES, REPOSITORY, parser, project, snakemake, timed
 
 SHARED = ["results/sft_lora/eval.json", "results/sft_lora/logprobs/gsm8k_pairs,max_length=1024.parquet"]
 
 
 def main() -> None:
+    parser(__doc__).parse_args()
     base = project() / "results/bases"
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)

@@ -8,7 +8,6 @@ rule in a few hundred answers. Printed: the mean reward of each ten rollouts for
 speeds, and the weights of our roles over those of four models.
 """
 
-import argparse
 import json
 import os
 import random
@@ -19,7 +18,7 @@ import time
 from pathlib import Path
 
 from aims import tell
-from common import REPOSITORY
+from common import REPOSITORY, parser
 
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 SETTINGS = {
@@ -37,11 +36,11 @@ SETTINGS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trl", type=Path, help="the Python of an environment with TRL's last PPO trainer")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=40)
-    options = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--trl", type=Path, help="the Python of an environment with TRL's last PPO trainer")
+    options.add_argument("--seeds", type=int, default=3)
+    options.add_argument("--steps", type=int, default=40)
+    options = options.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

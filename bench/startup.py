@@ -14,13 +14,14 @@ import time
 from pathlib import Path
 
 from aims import tell
-from common import REPOSITORY, snakemake, timed
+from common import REPOSITORY, parser, snakemake, timed
 
 ROUNDS = 3
 IMPORTS = ["import torch, transformers", "from transformers import LlamaForCausalLM", "from trl import SFTTrainer"]
 
 
 def main() -> None:
+    parser(__doc__).parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         shutil.copytree(REPOSITORY / "examples", folder / "examples")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import yaml
 from aims import tell
-from common import BASE, CORES, REPOSITORY, project, snakemake, timed
+from common import BASE, CORES, REPOSITORY, parser, project, snakemake, timed
 
 STEPS = {"sft": 5, "dpo": 4}
 SKIPPED = 2
@@ -28,6 +28,7 @@ SEEDS = (42, 43)
 
 
 def main() -> None:
+    parser(__doc__).parse_args()
     folder = project()
     write_rows(folder)
     config = folder / "training.yaml"

@@ -275,6 +275,39 @@ def test_a_4_bit_training_uses_the_paged_optimiser_unless_told_otherwise(spec, t
     assert "optim" not in trainer_arguments(spec("sft"), tmp_path)
 
 
+KERNELS = [  # objective, method, precision, Flash Attention there -> what SFT is given
+    ("sft", "lora", "bf16", True, {"padding_free": True, "use_liger_kernel": True}),
+    ("sft", "lora", "fp32", True, {"padding_free": False, "use_liger_kernel": True}),
+    ("sft", "lora", "bf16", False, {"padding_free": False, "use_liger_kernel": True}),
+    ("sft", "prefix", "bf16", True, {"padding_free": False, "use_liger_kernel": True}),
+    ("dpo", "lora", "bf16", True, {}),
+]
+
+
+@pytest.mark.parametrize(("objective", "method", "precision", "there", "given"), KERNELS)
+def test_a_gpu_uses_the_kernels_that_are_installed(
+    spec, tmp_path, monkeypatch, objective, method, precision, there, given
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    monkeypatch.setattr(training, "is_flash_attn_2_available", lambda: there)
+    monkeypatch.setattr(training, "is_liger_kernel_available", lambda: True)
+    data = "chats" if objective == "sft" else "pairs"
+    table = {"from": "base", "objective": objective, "method": method, "data": data, "precision": precision}
+    own = spec("own", {"runs.own": table})
+    assert training.kernels(own) == given
+    assert given.items() <= trainer_arguments(own, tmp_path).items()
+    assert training.flash(own) == given.get("padding_free", False)
+    if objective == "sft":
+        told = spec("own", {"runs.own": table | {"trainer_args": {"use_liger_kernel": False}}})
+        assert trainer_arguments(told, tmp_path)["use_liger_kernel"] is False
+
+
+def test_a_cpu_is_given_no_kernels(spec):
+    assert training.kernels(spec("sft")) == {}
+    assert not training.flash(spec("sft"))
+
+
 # ---- prompts and judges
 
 
