@@ -45,7 +45,7 @@ bench: setup $(PPO_VENV)/.ready
 	python bench/graph.py
 	python bench/data.py
 	python bench/training.py
-	python bench/ppo.py --trl $(PPO_VENV)/bin/python --seeds 2
+	python bench/ppo.py --trl $(PPO_VENV)/bin/python --seeds 1
 	python bench/evaluation.py
 	python bench/pipeline.py
 

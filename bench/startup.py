@@ -16,7 +16,7 @@ from pathlib import Path
 from aims import tell
 from common import REPOSITORY, parser, snakemake, timed
 
-ROUNDS = 3
+ROUNDS = 2
 IMPORTS = ["import torch, transformers", "from transformers import LlamaForCausalLM", "from trl import SFTTrainer"]
 
 
