@@ -182,7 +182,7 @@ def kernels(spec: dict) -> dict[str, bool]:
 
     Only Flash Attention keeps rows apart that lie in one sequence, so only with it are they laid end to end without padding.
     """
-    if spec["objective"] != "sft" or not torch.cuda.is_available():
+    if not torch.cuda.is_available() or spec["objective"] != "sft":
         return {}
     return {"padding_free": flash(spec), "use_liger_kernel": is_liger_kernel_available()}
 

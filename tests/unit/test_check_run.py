@@ -170,7 +170,7 @@ def test_the_command_needs_no_torch(prepared):
     options = prepared()
     code = (
         "import runpy, sys; sys.argv[0] = 'check_run.py'; runpy.run_path(sys.argv.pop(1), run_name='__main__'); "
-        "print([name for name in ('torch', 'trl', 'peft') if sys.modules.get(name)])"
+        "print([name for name in ('torch', 'trl', 'peft') if name in sys.modules])"
     )
     arguments = [str(part) for pair in options.items() for part in pair]
     script = REPOSITORY / "scripts/check_run.py"
