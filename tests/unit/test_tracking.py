@@ -275,6 +275,7 @@ def test_a_store_that_another_process_is_making_is_waited_for_some_seconds(stage
     import fcntl
 
     monkeypatch.setattr(tracking, "WAIT", 0.05)
+    (project / "results").mkdir(exist_ok=True)
     with (project / "results/mlflow.lock").open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         assert seconds(stage) < 3
