@@ -6,7 +6,7 @@ CORES ?= $(shell nproc)
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-slow lint format bench growth bench-data claims ui constraints
+.PHONY: setup demo test test-slow lint format bench growth claims ui constraints
 
 setup: $(READY)
 
@@ -57,9 +57,6 @@ $(PPO_VENV)/.ready: envs/constraints.txt  # TRL's last release with a PPO traine
 	sed '/^trl==/d' envs/constraints.txt > $(PPO_VENV)/constraints.txt
 	$(PPO_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c $(PPO_VENV)/constraints.txt trl==1.12.0 peft
 	touch $@
-
-bench-data: setup
-	python bench/contamination.py
 
 claims: setup
 	python bench/claims.py --cores $(CORES)

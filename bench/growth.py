@@ -29,6 +29,8 @@ from posttrain.stage import packed  # noqa: E402
 GRAPH_RUNS = (10, 100, 1000, 10_000)
 PARTS = {"prompt": "question", "completion": "answer"}
 REPORT_RUNS = (10, 50, 200)
+# Steps of 4 rows, questions in a row, width
+TRAININGS = ((3, 2, 256), (6, 2, 256), (12, 2, 256), (6, 1, 256), (6, 4, 256), (6, 2, 128), (6, 2, 512))
 TIMED = """<script>addEventListener("load", () => {
     document.title = `${performance.getEntriesByType("paint")[0].startTime} ${performance.now()}`
 })</script>"""
@@ -111,15 +113,7 @@ def write_training(folder: Path) -> None:
     """A configuration of SFT runs around 24 rows of 2 questions and a width of 256, and its rows."""
     questions = [json.loads(line) for line in (REPOSITORY / "examples/data/gsm8k_train.jsonl").read_text().splitlines()]
     sets, bases, runs = {}, {}, {}
-    for steps, length, width in (
-        (3, 2, 256),
-        (6, 2, 256),
-        (12, 2, 256),
-        (6, 1, 256),
-        (6, 4, 256),
-        (6, 2, 128),
-        (6, 2, 512),
-    ):
+    for steps, length, width in TRAININGS:
         data, base = f"rows_of_{length}", f"width_{width}"
         rows = [
             {key: "\n\n".join(questions[(i + k * 7) % 48][part] for k in range(length)) for key, part in PARTS.items()}
@@ -131,7 +125,7 @@ def write_training(folder: Path) -> None:
         run = {"from": base, "objective": "sft", "method": "lora", "data": data, "batch_size": 4, "max_steps": steps}
         runs[f"sft_{steps}_{length}_{width}"] = run
     config = {"bases": bases, "datasets": sets, "runs": runs, "tracking": {"mlflow": False}}
-    (folder / "training.yaml").write_text(yaml.safe_dump(config))
+    (folder / "training.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
 
 
 TABLES = {table.__name__: table for table in (graph, training, report)}

@@ -46,8 +46,7 @@ def main() -> None:
     chain = shared + point
     print(f"pipeline {chain:.0f} s, of which a sweep's point {point:.0f} s; the plain script {plain:.0f} s")
     tell("pipeline wall, ours / a plain TRL script", chain / plain)
-    for points in (4, 16):
-        name = {4: "sweep of 4 / four chains", 16: "sweep of 16 / sixteen chains"}[points]
+    for points, name in ((4, "sweep of 4 / four chains"), (16, "sweep of 16 / sixteen chains")):
         tell(name, (chain + (points - 1) * point) / (points * chain))
 
 

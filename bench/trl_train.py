@@ -20,6 +20,14 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 BF16 = torch.cuda.is_available() or "avx512_bf16" in Path("/proc/cpuinfo").read_text()
 
+TURNS = {  # the columns of a row: TRL's name, and who speaks
+    "question": ("prompt", "user"),
+    "prompt": ("prompt", "user"),
+    "completion": ("completion", "assistant"),
+    "chosen": ("chosen", "assistant"),
+    "rejected": ("rejected", "assistant"),
+}
+
 
 class Lines(TrainerCallback):
     """Writes each step's log with the time and the peak memory."""
@@ -38,16 +46,8 @@ class Lines(TrainerCallback):
 def chats(file: Path) -> list[dict]:
     """The rows as TRL's conversations."""
     rows = map(json.loads, file.read_text().splitlines())
-    sides = {
-        "question": "user",
-        "prompt": "user",
-        "completion": "assistant",
-        "chosen": "assistant",
-        "rejected": "assistant",
-    }
-    names = {"question": "prompt"}
     return [
-        {names.get(key, key): [{"role": role, "content": row[key]}] for key, role in sides.items() if key in row}
+        {name: [{"role": role, "content": row[key]}] for key, (name, role) in TURNS.items() if key in row}
         for row in rows
     ]
 

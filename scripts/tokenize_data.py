@@ -7,7 +7,6 @@ Reads the dataset's Parquet files and the base's tokenizer; writes train.parquet
 """
 
 import contextlib
-import os
 import sys
 from collections.abc import Iterator
 from functools import cache, partial
@@ -84,10 +83,7 @@ def encoded(block: tuple[str, Any], model: Path, shape: str, max_length: int) ->
 @cache
 def tokenizer(model: Path):
     """The base's tokenizer, loaded once a process."""
-    sys.modules.setdefault(
-        "torch", None
-    )  # transformers would import it, which takes seconds, and a tokenizer needs none
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the cores
+    sys.modules.setdefault("torch", None)  # a tokenizer needs none; transformers would import it, which takes seconds
     from transformers import AutoTokenizer
 
     try:

@@ -571,7 +571,7 @@ def _keep(trainer: Any, model: Any, options: Namespace, folder: Path, spec: dict
         "loss": next(line["loss"] for line in reversed(lines) if "loss" in line),
         "precision": models.precision(spec["precision"]),
         "attention": model.config._attn_implementation,
-        **kernels(spec),
+        **{name: getattr(trainer.args, name) for name in kernels(spec)},  # as `trainer_args` may have changed them
         "threads": torch.get_num_threads(),
         "memory_gib": memory_gib(),
         "memory_of": "gpu" if torch.cuda.is_available() else "process",
