@@ -14,41 +14,52 @@ from posttrain import prefix
 
 # An architecture that does more than one matrix product between hidden states and logits keeps TRL's head.
 SCALED = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
-LARGEST = 2**28  # logits at once, 1 GiB in float32; a larger batch keeps TRL's tiled head
+LARGEST = 2**28  # logits of a batch, 1 GiB in float32 for a base that moves; a larger batch keeps TRL's tiled head
+PIECE = 2**24  # logits that are there at once where the base is frozen
 
 
 class LogProbs(torch.autograd.Function):
     """log softmax(hidden W^T)[labels] in float32, and whether each label is the most likely token.
 
-    hidden (n, d), weight (v, d), labels (n,) -> log_probs (n,), is_top1 (n,). The gradient with respect to the logits
-    is onehot(label) - softmax, computed in place on the one (n, v) buffer.
+    hidden (n, d), weight (v, d), labels (n,) -> log_probs (n,), is_top1 (n,). A log-probability's gradient with respect
+    to its hidden state, (onehot(label) - softmax) W, is computed while its logits are at hand, so that only a piece of
+    them is ever in memory; what comes from above scales it. A weight that moves needs all of them again.
     """
 
     @staticmethod
-    @torch.amp.custom_fwd(device_type="cpu")
+    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.bfloat16)
     def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> tuple:
-        """Keep the exponentials, from which the gradient is made."""
-        logits = (hidden @ weight.T).float()
-        chosen = logits.gather(1, labels[:, None])[:, 0]
-        top = logits.amax(1)
-        logits.sub_(top[:, None]).exp_()
-        total = logits.sum(1)
-        ctx.save_for_backward(hidden, weight, labels)
-        ctx.exponentials, ctx.total = logits, total
-        is_top1 = chosen == top
+        """Keep the gradients of the hidden states, (n, d)."""
+        n, differentiable = len(labels), any(ctx.needs_input_grad)
+        log_probs, is_top1 = torch.empty(n), torch.empty(n, dtype=torch.bool)
+        directions, ctx.errors = torch.empty_like(hidden) if differentiable else None, []
+        size = max(1, PIECE // len(weight)) if differentiable else max(1, n)
+        for piece in (slice(start, start + size) for start in range(0, n, size)):
+            logits = (hidden[piece] @ weight.T).float()
+            chosen, top = logits.gather(1, labels[piece, None])[:, 0], logits.amax(1)
+            logits.sub_(top[:, None]).exp_()
+            total = logits.sum(1)
+            log_probs[piece], is_top1[piece] = chosen - top - total.log(), chosen == top
+            if differentiable:
+                logits.div_(-total[:, None])
+                logits[torch.arange(len(chosen)), labels[piece]] += 1
+                directions[piece] = logits.to(weight.dtype) @ weight
+            if ctx.needs_input_grad[1]:
+                ctx.errors.append(logits)
+        ctx.save_for_backward(hidden, directions)
         ctx.mark_non_differentiable(is_top1)
-        return chosen - top - total.log(), is_top1
+        return log_probs, is_top1
 
     @staticmethod
     @torch.amp.custom_bwd(device_type="cpu")
     def backward(ctx: Any, grad: torch.Tensor, _: torch.Tensor) -> tuple:
         """Gradients of the hidden states, and of the weight where it moves."""
-        hidden, weight, labels = ctx.saved_tensors
-        grad_logits = ctx.exponentials.mul_((-grad / ctx.total)[:, None])
-        grad_logits[torch.arange(len(labels)), labels] += grad
-        ctx.exponentials = None
-        grad_hidden = (grad_logits @ weight).to(hidden.dtype) if ctx.needs_input_grad[0] else None
-        grad_weight = (grad_logits.T @ hidden).to(weight.dtype) if ctx.needs_input_grad[1] else None
+        hidden, directions = ctx.saved_tensors
+        grad_hidden = (grad[:, None] * directions) if ctx.needs_input_grad[0] else None
+        grad_weight = None
+        if ctx.needs_input_grad[1]:
+            errors = torch.cat(ctx.errors).mul_(grad[:, None]).to(hidden.dtype)
+            grad_weight, ctx.errors = errors.T @ hidden, []
         return grad_hidden, grad_weight, None
 
 

@@ -30,6 +30,7 @@ from posttrain import attempts, checkpoints, methods, models, tracking
 from posttrain.config import PROMPT_LEARNING, shape_refusal
 from posttrain.errors import UserError
 from posttrain.head import add_compact_head
+from posttrain.low_rank import add_low_rank
 from posttrain.rows import read
 from posttrain.stage import (
     end_at_once,
@@ -483,6 +484,9 @@ def _train(build: Callable[[dict], Any], options: Namespace, folder: Path, spec:
     for parameter in trainer.model.parameters():
         if parameter.requires_grad:  # TRL makes an adapter on 4 bits bf16, which a resumed training would not be
             parameter.data = parameter.data.float()
+    if spec["method"] == "lora":
+        multiplied_in = torch.bfloat16 if models.precision(spec["precision"]) == "bf16" else None
+        add_low_rank(model, multiplied_in if can_be_compact(spec) else None)
     trained, total = trainable(model)
     say(
         f"{name}: {spec['objective']}, {spec['method']}: {trained:,} of {total:,} parameters are trained ({trained / total:.2%})"
