@@ -4,12 +4,13 @@
 
 Ours are the workflow's stages; TRL's side is bench/trl_train.py, in which only what the machine forces differs from
 `trl sft` and `trl dpo` (no bf16 where the processor has none). The first two steps of each are not counted. SFT's rows are
-one to four of the shipped GSM8K questions with their answers, so of mixed length; DPO's the shipped pairs, and what our
-reference log-probabilities cost is part of our time. Printed beside the ratios: the held-out loss of both sides, and of
-ours with another seed, and the rate of the machine's own matrix multiplication at the model's shapes.
+one to four of the shipped GSM8K questions with their answers, drawn at random, so of mixed length; DPO's the shipped pairs,
+and what our reference log-probabilities cost is part of our time. SFT is run with two seeds on each side. Printed beside the
+ratios: the held-out losses, and the rate of the machine's own matrix multiplication at the model's shapes.
 """
 
 import json
+import random
 import re
 import shutil
 import sys
@@ -24,9 +25,8 @@ from common import BASE, CORES, REPOSITORY, parser, project, snakemake, timed
 STEPS = {"sft": 5, "dpo": 4}
 SKIPPED = 2
 BATCH = 4
-HELD_OUT = 4
-ROWS = HELD_OUT + BATCH * STEPS["sft"]
-AGAIN = "sft,seed=43"  # the same run with another seed
+ROWS, HELD_OUT = 400, 8
+SEEDS = {42: "sft", 43: "sft,seed=43"}
 
 
 def main() -> None:
@@ -35,7 +35,7 @@ def main() -> None:
     write_rows(folder)
     config = folder / "training.yaml"
     config.write_text(yaml.safe_dump(configuration()))
-    for name in ("sft", AGAIN, "dpo"):
+    for name in (*SEEDS.values(), "dpo"):
         shutil.rmtree(folder / f"results/{name}", ignore_errors=True)
     (folder / "results/smollm2/logprobs/pairs,max_length=1024.parquet").unlink(missing_ok=True)
 
@@ -45,15 +45,18 @@ def main() -> None:
         return log.read_text()
 
     build("results/sft/preflight.json", "results/dpo/preflight.json")  # the data are made
-    theirs = run_trl(folder, "sft")
-    build("results/sft/train.json", f"results/{AGAIN}/train.json")
-    ours, again = (counted(folder / f"results/{name}/train.jsonl") for name in ("sft", AGAIN))
-    for side, run in (("ours", ours), ("trl", theirs)):
-        print(f"sft: {side} {run['tokens']:.1f} tokens/s and {run['memory']:.2f} GiB")
-    losses = [f"{run['held_out']:.4f}" for run in (ours, again)]
-    print(f"sft held-out loss: ours {' and '.join(losses)} (two seeds), trl {theirs['held_out']:.4f}")
-    tell("sft tokens/s, ours / trl sft", ours["tokens"] / theirs["tokens"])
-    rate, machine = ours["tokens"] * flop_per_token(folder), matmul_rate()
+    theirs = [run_trl(folder, "sft", seed) for seed in SEEDS]
+    build(*(f"results/{name}/train.json" for name in SEEDS.values()))
+    ours = [counted(folder / f"results/{name}/train.jsonl") for name in SEEDS.values()]
+    for side, runs in (("ours", ours), ("trl", theirs)):
+        told = [
+            f"{run['tokens']:.1f} tokens/s, {run['memory']:.2f} GiB, held-out loss {run['held_out']:.4f}"
+            for run in runs
+        ]
+        print(f"sft: {side} " + "; ".join(told), flush=True)
+    ours, theirs = (sum(run["tokens"] for run in runs) / len(runs) for runs in (ours, theirs))
+    tell("sft tokens/s, ours / trl sft", ours / theirs)
+    rate, machine = ours * flop_per_token(folder), matmul_rate()
     print(f"sft: {rate / 1e9:.1f} GFLOP/s of {machine / 1e9:.1f} in matrix multiplication alone")
     tell("sft FLOP/s, ours / matrix multiplication", rate / machine)
 
@@ -72,16 +75,16 @@ def main() -> None:
 
 
 def write_rows(folder: Path) -> None:
-    """One to four questions in a prompt, their answers in the completion; the first rows are held out. And the shipped pairs."""
-    files = [REPOSITORY / f"examples/data/gsm8k_{part}.jsonl" for part in ("train", "test")]
-    questions, rows = [json.loads(line) for file in files for line in file.read_text().splitlines()], []
-    while questions and len(rows) < ROWS:
-        count = 1 + len(rows) * 7 % 4
-        some, questions = questions[:count], questions[count:]
-        joined = {key: "\n\n".join(row[key] for row in some) for key in ("question", "answer")}
-        rows.append({"prompt": joined["question"], "completion": joined["answer"]})
-    for name, part in (("train", rows[HELD_OUT:]), ("held_out", rows[:HELD_OUT])):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    """One to four questions in a prompt, their answers in the completion; held out are the test's. And the shipped pairs."""
+    chance = random.Random(1)
+    for name, part, count in (("train", "train", ROWS), ("held_out", "test", HELD_OUT)):
+        lines = (REPOSITORY / f"examples/data/gsm8k_{part}.jsonl").read_text().splitlines()
+        questions, rows = [json.loads(line) for line in lines], []
+        for i in range(count):
+            some = chance.sample(questions, 1 + i * 7 % 4)
+            joined = {key: "\n\n".join(row[key] for row in some) for key in ("question", "answer")}
+            rows.append({"prompt": joined["question"], "completion": joined["answer"]})
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     shutil.copy(REPOSITORY / "examples/data/gsm8k_pairs.jsonl", folder / "pairs.jsonl")
 
 
@@ -96,7 +99,12 @@ def configuration() -> dict:
     return {
         "bases": config["bases"],
         "datasets": {
-            "rows": {"path": "train.jsonl", "validation": "held_out.jsonl", "licence": "mit"},
+            "rows": {
+                "path": "train.jsonl",
+                "validation": "held_out.jsonl",
+                "near_duplicates": None,
+                "licence": "mit",
+            },
             "pairs": {
                 "path": "pairs.jsonl",
                 "format": "preference",
@@ -109,9 +117,10 @@ def configuration() -> dict:
     }
 
 
-def run_trl(folder: Path, objective: str) -> dict:
+def run_trl(folder: Path, objective: str, seed: int = 42) -> dict:
     """TRL's side, in a process of its own, as ours is."""
-    command = [sys.executable, REPOSITORY / "bench/trl_train.py", objective, BASE, folder, STEPS[objective], BATCH]
+    script = REPOSITORY / "bench/trl_train.py"
+    command = [sys.executable, script, objective, BASE, folder, STEPS[objective], BATCH, seed]
     timed(command, folder, folder / "trl.log")
     return counted(folder / "trl.jsonl")
 

@@ -1,8 +1,8 @@
 """`trl sft` and `trl dpo` with TRL's defaults, as a script that tells its speed: the yardstick of bench/training.py.
 
-    python bench/trl_train.py sft MODEL_FOLDER DATA_FOLDER STEPS BATCH
+    python bench/trl_train.py sft MODEL_FOLDER DATA_FOLDER STEPS BATCH SEED
 
-Set are only the batch, the steps, the LoRA and the rate that both sides share, and no bf16 where the processor has none.
+Set are only the batch, the steps, the seed, the LoRA and the rate that both sides share, and no bf16 where the processor has none.
 Writes trl.jsonl in the data's folder, one line a step as our train.jsonl has it.
 """
 
@@ -52,11 +52,12 @@ def chats(file: Path) -> list[dict]:
     ]
 
 
-def main(objective: str, model: str, folder: Path, steps: int, batch: int) -> None:
+def main(objective: str, model: str, folder: Path, steps: int, batch: int, seed: int) -> None:
     shared = {
         "output_dir": str(folder / "trl"),
         "per_device_train_batch_size": batch,
         "max_steps": steps,
+        "seed": seed,
         "learning_rate": {"sft": 5e-4, "dpo": 1e-4}[objective],
         "warmup_steps": 0.1,
         "lr_scheduler_type": "cosine",
@@ -86,4 +87,4 @@ def main(objective: str, model: str, folder: Path, steps: int, batch: int) -> No
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]))
+    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), *map(int, sys.argv[4:]))

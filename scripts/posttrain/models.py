@@ -66,7 +66,19 @@ def load(
         raise UserError(f"{folder}: not a model that can be loaded: {first_line(error)}") from None
     if reward and not is_reward(folder):  # it looks for the last token that is no padding
         model.config.get_text_config().pad_token_id = tokenizer(folder).pad_token_id
-    return model if quantised else model.to(DEVICE)
+    return _in_one_form(model) if quantised else model.to(DEVICE)
+
+
+def _in_one_form(model: PreTrainedModel) -> PreTrainedModel:
+    """Keep 4-bit weights as they were trained against.
+
+    Where a processor multiplies bf16, bitsandbytes packs them anew for inference: their constants are rounded, and matrices of
+    less than 64 columns are refused.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model
 
 
 def nf4(arithmetic: str, reward: bool) -> Any:

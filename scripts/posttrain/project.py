@@ -44,7 +44,7 @@ VERSIONS = {
     "select": 1,
     "tokens": 2,
     "logprobs": 1,
-    **dict.fromkeys(get_args(Objective), 1),
+    **dict.fromkeys(get_args(Objective), 2),
     "eval": 3,
 }
 

@@ -15,7 +15,6 @@ from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
-    BitsAndBytesConfig,
     GPT2Config,
     OPTConfig,
 )
@@ -183,8 +182,7 @@ def test_a_score_head_is_trained_and_saved_with_the_adapter(random_tiny_folder, 
 
 
 def test_a_base_of_four_bits_is_trained_through(random_tiny_folder):
-    four_bits = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
-    quantised = AutoModelForCausalLM.from_pretrained(random_tiny_folder, quantization_config=four_bits)
+    quantised = models.load(random_tiny_folder, quantised="fp32")
     assert quantised.model.layers[0].mlp.up_proj.weight.dtype == torch.uint8
     base = logits(quantised)
     model = get_peft_model(quantised, config())
