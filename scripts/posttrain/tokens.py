@@ -11,7 +11,7 @@ import json
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from operator import itemgetter
 from os.path import commonprefix
 from typing import Any
@@ -90,10 +90,10 @@ def sft_tokens(tokenizer: Any, rows: list[Row]) -> Iterator[tuple[list[int], lis
         return
     for turns, tools, text, encoding in _rendered(tokenizer, [(row["messages"], row.get("tools")) for row in rows]):
         spans = [_span(tokenizer, turns, tools, i, text) for i, turn in enumerate(turns) if turn["role"] == "assistant"]
-        ids, offsets = encoding.ids, encoding.offsets
+        ids = encoding.ids
         labels = [IGNORED] * len(ids)
         for span in spans:
-            said = _said(tokenizer, ids, offsets, *span)
+            said = _said(tokenizer, encoding, *span)
             labels[said] = ids[said]
         yield ids, labels
 
@@ -121,8 +121,8 @@ def _answers(tokenizer: Any, rows: list[Row], side: str) -> Iterator[tuple[list[
     rendered = _rendered(tokenizer, [(row["prompt"] + row[side], row.get("tools")) for row in rows])
     for row, (turns, tools, text, encoding) in zip(rows, rendered, strict=True):
         start, _ = _span(tokenizer, turns, tools, len(row["prompt"]), text)
-        said = _said(tokenizer, encoding.ids, encoding.offsets, start, len(text))
-        yield encoding.ids[: said.start], encoding.ids[said]
+        said, ids = _said(tokenizer, encoding, start, len(text)), encoding.ids
+        yield ids[: said.start], ids[said]
 
 
 def _rendered(
@@ -157,16 +157,33 @@ def _span(tokenizer: Any, turns: Turns, tools: str | None, i: int, text: str) ->
     return len(before), len(through)
 
 
-def _said(tokenizer: Any, ids: list[int], offsets: list[tuple[int, int]], start: int, end: int) -> slice:
+def _said(tokenizer: Any, encoding: Any, start: int, end: int) -> slice:
     """Where the tokens of some characters stand, up to the last stop token: what a template prints after it is never generated.
 
-    Tokens stand in the order of their characters, so a search by halves finds the first and the last.
+    The encoding itself tells the token of a character in a tenth of the time that a list of all tokens' characters takes;
+    it does not where a character belongs to no token, or two tokens begin at the same one.
     """
-    first = bisect_right(offsets, start, key=itemgetter(1))
-    last = bisect_left(offsets, end, key=itemgetter(0))
+    ids = encoding.ids
+    first, last = encoding.char_to_token(start), _begun(encoding, len(ids), end)
+    if first is None:  # tokens stand in the order of their characters
+        first = bisect_right(encoding.offsets, start, key=itemgetter(1))
+    if last is None:
+        last = bisect_left(encoding.offsets, end, key=itemgetter(0))
     stop = tokenizer.eos_token_id
     inside = ids[first:last]
     return slice(first, last - inside[::-1].index(stop) if stop in inside else last)
+
+
+def _begun(encoding: Any, tokens: int, end: int) -> int | None:
+    """Number of tokens that begin before character `end`, where the encoding can tell."""
+
+    def begins_before(token: int) -> bool:
+        return token < 0 or encoding.token_to_chars(token)[0] < end
+
+    if begins_before(tokens - 1):
+        return tokens
+    after = encoding.char_to_token(end)
+    return after if after is not None and begins_before(after - 1) and not begins_before(after) else None
 
 
 def tokenise(tokenizer: Any, rows: list[Row], shape: str, max_length: int) -> tuple[list[Row], dict[str, Any]]:
@@ -192,7 +209,7 @@ def tokenise(tokenizer: Any, rows: list[Row], shape: str, max_length: int) -> tu
         counts["tokens"] += encoded["length"]
         counts["trained_tokens"] += trained
         kept.append(encoded)
-    ids = np.array([id for row in kept for key in row if key.endswith("_ids") for id in row[key]], np.int32)
+    ids = np.fromiter(chain.from_iterable(row[key] for row in kept for key in row if key.endswith("_ids")), np.int32)
     counts["unknown"] = int((ids == tokenizer.unk_token_id).sum()) if tokenizer.unk_token_id is not None else 0
     counts["fallback"] = int(fallback(tokenizer)[ids].sum())
     return kept, counts | {"lengths": lengths}

@@ -1,7 +1,14 @@
 """Label masks on hand-written conversations: exactly what the assistant says, and its stop token, is trained."""
 
+import random
+from bisect import bisect_left, bisect_right
+from operator import itemgetter
+
 import pytest
+from tokenizers import Tokenizer, normalizers, pre_tokenizers
+from tokenizers.models import BPE
 from tokenizers.processors import TemplateProcessing
+from tokenizers.trainers import BpeTrainer
 
 from posttrain import tokens
 from posttrain.errors import UserError
@@ -323,3 +330,31 @@ def test_a_call_of_a_tool_is_trained_as_the_template_writes_it(tokenizer):
     trained = tokenizer.decode([label for label in labels if label != IGNORED])
     assert trained == f"call weather Seoul{tokenizer.eos_token}Yes.{tokenizer.eos_token}"
     assert tokenizer.decode(prompt_tokens(tokenizer, row["messages"][:1], row["tools"])).startswith("tools: weather")
+
+
+# Bytes and whole characters, spaces that are lost, a normaliser that makes one character of several.
+SPLITS = {
+    "metaspace": (pre_tokenizers.Metaspace(), None),
+    "words": (pre_tokenizers.Whitespace(), normalizers.NFKC()),
+    "bytes": (pre_tokenizers.ByteLevel(add_prefix_space=True), normalizers.Strip()),
+}
+
+
+@pytest.mark.parametrize("name", SPLITS)
+def test_the_tokens_of_some_characters_are_those_that_end_after_the_first_and_begin_before_the_last(name, tokenizer):
+    backend = Tokenizer(BPE(byte_fallback=True))
+    backend.pre_tokenizer, normaliser = SPLITS[name]
+    if normaliser:
+        backend.normalizer = normaliser
+    special = [STOP, *(f"<0x{i:02X}>" for i in range(256))]
+    backend.train_from_iterator(["abab ab a é 한글 漢字 abc"], BpeTrainer(vocab_size=300, special_tokens=special))
+    chance = random.Random(name)
+    for _ in range(500):
+        text = "".join(chance.choices(["a", "b", "ab", " ", "\n", "é", "e\u0301", "한", "漢", "🙂", "ﬁ", "z"], k=12))
+        encoding = backend.encode(text, add_special_tokens=False)
+        start, end = sorted(chance.choices(range(len(text) + 1), k=2))
+        first = bisect_right(encoding.offsets, start, key=itemgetter(1))
+        last = bisect_left(encoding.offsets, end, key=itemgetter(0))
+        said = tokens._said(tokenizer, encoding, start, end)
+        if tokenizer.eos_token_id not in encoding.ids[first:last]:
+            assert (said.start, said.stop) == (first, last)
