@@ -44,7 +44,7 @@ def watched(command: list, folder: Path) -> tuple[float, float]:
 
     def watch() -> None:
         nonlocal peak
-        while not done.wait(0.2):
+        while not done.wait(1):  # each look takes a hundredth of a second from the measured processes
             try:
                 tree = [process, *process.children(recursive=True)]
                 peak = max(peak, sum(part.memory_full_info().uss for part in tree))

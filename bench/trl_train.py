@@ -3,6 +3,7 @@
     python bench/trl_train.py sft MODEL_FOLDER DATA_FOLDER STEPS BATCH SEED
 
 Set are only the batch, the steps, the seed, the LoRA and the rate that both sides share, and no bf16 where the processor has none.
+The held-out loss is that of our tokens: TRL's own also count the newline that the template prints after the stop token.
 Writes trl.jsonl in the data's folder, one line a step as our train.jsonl has it.
 """
 
@@ -76,7 +77,9 @@ def main(objective: str, model: str, folder: Path, steps: int, batch: int, seed:
         "callbacks": [Lines(folder / "trl.jsonl")],
     }
     if objective == "sft":
-        rows, held_out = (Dataset.from_list(chats(folder / f"{name}.jsonl")) for name in ("train", "held_out"))
+        rows = Dataset.from_list(chats(folder / "train.jsonl"))
+        tokens = folder / "results/tokens/smollm2/rows,max_length=1024/validation.parquet"
+        held_out = Dataset.from_parquet(str(tokens)).select_columns(["input_ids", "labels"])
         trainer = SFTTrainer(args=SFTConfig(**shared), train_dataset=rows, eval_dataset=held_out, **given)
     else:
         pairs = Dataset.from_list(chats(folder / "pairs.jsonl"))
