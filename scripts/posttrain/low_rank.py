@@ -1,7 +1,7 @@
 """LoRA's layer in one step of autograd, for a CPU: the frozen product and the low-rank one share input, output and casts.
 
 PEFT's own layer is six steps, and four of them make a tensor as large as the layer's input or output, cast it, and keep it
-for the backward pass. Where the processor multiplies bfloat16 quickly, that is a quarter of a training step.
+for the backward pass. Where the processor multiplies bfloat16 quickly, that is a fifth of a training step.
 """
 
 from types import MethodType
