@@ -23,17 +23,18 @@ class LogProbs(torch.autograd.Function):
 
     hidden (n, d), weight (v, d), labels (n,) -> log_probs (n,), is_top1 (n,). A log-probability's gradient with respect
     to its hidden state, (onehot(label) - softmax) W, is computed while its logits are at hand, so that only a piece of
-    them is ever in memory; what comes from above scales it. A weight that moves needs all of them again.
+    them is ever in memory; what comes from above scales it. A weight that moves needs all of them again, so they are one
+    piece.
     """
 
     @staticmethod
     @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.bfloat16)
     def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> tuple:
         """Keep the gradients of the hidden states, (n, d)."""
-        n, differentiable = len(labels), any(ctx.needs_input_grad)
+        n, differentiable, weight_moves = len(labels), any(ctx.needs_input_grad), ctx.needs_input_grad[1]
         log_probs, is_top1 = torch.empty(n), torch.empty(n, dtype=torch.bool)
-        directions, ctx.errors = torch.empty_like(hidden) if differentiable else None, []
-        size = max(1, PIECE // len(weight)) if differentiable else max(1, n)
+        directions, ctx.errors = torch.empty_like(hidden) if differentiable else None, torch.empty(0, len(weight))
+        size = max(1, PIECE // len(weight) if differentiable and not weight_moves else n)
         for piece in (slice(start, start + size) for start in range(0, n, size)):
             logits = (hidden[piece] @ weight.T).float()
             chosen, top = logits.gather(1, labels[piece, None])[:, 0], logits.amax(1)
@@ -44,8 +45,8 @@ class LogProbs(torch.autograd.Function):
                 logits.div_(-total[:, None])
                 logits[torch.arange(len(chosen)), labels[piece]] += 1
                 directions[piece] = logits.to(weight.dtype) @ weight
-            if ctx.needs_input_grad[1]:
-                ctx.errors.append(logits)
+            if weight_moves:
+                ctx.errors = logits
         ctx.save_for_backward(hidden, directions)
         ctx.mark_non_differentiable(is_top1)
         return log_probs, is_top1
@@ -58,8 +59,8 @@ class LogProbs(torch.autograd.Function):
         grad_hidden = (grad[:, None] * directions) if ctx.needs_input_grad[0] else None
         grad_weight = None
         if ctx.needs_input_grad[1]:
-            errors = torch.cat(ctx.errors).mul_(grad[:, None]).to(hidden.dtype)
-            grad_weight, ctx.errors = errors.T @ hidden, []
+            grad_weight = ctx.errors.mul_(grad[:, None]).to(hidden.dtype).T @ hidden
+            ctx.errors = None
         return grad_hidden, grad_weight, None
 
 

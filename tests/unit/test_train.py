@@ -452,10 +452,10 @@ def test_qloras_reference_is_the_parent_in_4_bits(train, wide_folder, random_tin
     for bits in (",nf4", ""):
         output = Path(f"results/sft/logprobs/pairs{bits}.parquet")
         compute_logprobs.main(Namespace(model=wide_folder, tokens=Path("tokens"), output=output))
-        changes = {"runs.dpo.batch_size": 4, "runs.dpo.method": "qlora"}
+        changes = {"runs.dpo.batch_size": 4, "runs.dpo.method": "qlora", "runs.dpo.beta": 1.0}
         given = {"logprobs": output, "parent": wide_folder}
         first[bits], _, _ = train(train_dpo, "dpo", pairs(), "preference", changes, **given)
     two = torch.tensor(2.0).log().item()
     assert first[",nf4"]["loss"] == pytest.approx(two, abs=1e-4)
     assert first[",nf4"]["rewards/chosen"] == pytest.approx(0, abs=1e-3)
-    assert abs(first[""]["loss"] - two) > 0.001
+    assert abs(first[""]["loss"] - two) > 0.003
