@@ -83,6 +83,10 @@ def spec_json(wildcards):
 
 
 def own_model(wildcards):
+    return PROJECT.merged(wildcards.run)
+
+
+def own_shipped(wildcards):
     return PROJECT.model(wildcards.run)
 
 
@@ -91,6 +95,10 @@ def own_manifest(wildcards):
 
 
 def parent_model(wildcards):
+    return PROJECT.merged(PROJECT.run(wildcards.run).parent)
+
+
+def parent_shipped(wildcards):
     return PROJECT.model(PROJECT.run(wildcards.run).parent)
 
 
@@ -183,7 +191,7 @@ def judge_manifests(wildcards):
 
 
 def judge_models(wildcards):
-    return [PROJECT.model(name) for name in PROJECT.judge_models(wildcards.run)]
+    return [PROJECT.merged(name) for name in PROJECT.judge_models(wildcards.run)]
 
 
 def reward_function(wildcards):
@@ -195,7 +203,7 @@ def selector(wildcards):
 
 
 def selector_model(wildcards):
-    return PROJECT.model(selector(wildcards))
+    return PROJECT.merged(selector(wildcards))
 
 
 def selector_manifest(wildcards):
@@ -229,9 +237,7 @@ def logprobs_tokens_files(wildcards):
 
 
 def parent_logprobs(wildcards):
-    node = PROJECT.run(wildcards.run)
-    bits = ",nf4" if node.run.quantised else ""
-    return f"results/{node.parent}/logprobs/{node.run.data},max_length={node.run.max_length}{bits}.parquet"
+    return PROJECT.logprobs(wildcards.run)
 
 
 def eval_tokens(wildcards):

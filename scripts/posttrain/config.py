@@ -212,6 +212,28 @@ LEAVES = ("adapter", *PROMPT_LEARNING)  # nothing to merge into: what they add i
 PREFERENCE = ("dpo", "orpo", "kto")
 ON_POLICY = ("grpo", "rloo", "ppo")  # they train on the model's own answers
 
+# Fields of PEFT's configuration under which an adapter computes beside its layer and asks nothing of the layer's weight.
+BESIDE = {"use_rslora", "rank_pattern", "alpha_pattern", "exclude_modules", "layers_to_transform", "layers_pattern"}
+
+
+def reads_weights(method: str, peft_args: dict[str, Any]) -> bool:
+    """Whether an adapter may read or change its parent's weights (DoRA, PiSSA, modules_to_save), so that they must be whole."""
+    return method not in (*LEAVES, "qlora") and not peft_args.keys() <= BESIDE
+
+
+def reference_form(method: str, precision: str, peft_args: dict[str, Any], of_run: bool) -> str:
+    """How a run's reference is held, as the name of the file with its log-probabilities says it.
+
+    `,nf4` in 4 bits; `,whole` with all weights in float32 (see `models.parent`); then a precision that is not auto.
+
+    Args:
+        of_run: whether the parent is a run, which may have learnt something that is held apart.
+    """
+    whole = precision != "fp32" and (method == "full" or (of_run and reads_weights(method, peft_args)))
+    parts = ["nf4" if method == "qlora" else "whole" if whole else "", precision if precision != "auto" else ""]
+    return "".join(f",{part}" for part in parts if part)
+
+
 # What a key means for whom: a key set where it has no effect is an error, never silently ignored.
 METHODS_OF = {
     "rank": (*LORA, "adalora", "vera"),
@@ -402,6 +424,11 @@ class Run(Strict):
         "dequantised",
         description="qlora: the parent that the adapter is merged into: as trained against, or as it was before 4 bits",
     )
+    save_precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto",
+        description="type of the weights in `model/`, which is what ships; auto is the base's where that keeps what was "
+        "learnt, else fp32",
+    )
     peft_args: dict[str, Any] = Field({}, description="more fields of PEFT's configuration, under its own names")
     loss_type: str | list[str] | None = Field(
         None, description="sft: nll, dft; dpo: one or several of TRL's loss types; kto, grpo: one of TRL's"
@@ -456,6 +483,7 @@ class Run(Strict):
         drop = {"from_", "data", "reward", "allow"}
         drop |= {key for key, methods in METHODS_OF.items() if self.method not in methods}
         drop |= {key for key, objectives in OBJECTIVES_OF.items() if self.objective not in objectives}
+        drop |= {"save_precision"} if self.save_precision == "auto" else set()
         values = self.model_dump(exclude=drop)
         rank = self.rank or RANK.get(self.method, 16)
         defaults = {
@@ -639,6 +667,10 @@ class Evaluation(Strict):
     max_length: Count = Field(1024, gt=1, description="tokens an example, as in training")
     max_new_tokens: Count = Field(256, gt=0, description="longest generated answer, in tokens")
     batch_tokens: Count = Field(4096, gt=0, description="tokens scored at once; bounds the memory")
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32",
+        description="arithmetic in which answers are scored and generated; bf16 is faster and moves with the batches",
+    )
     suites: dict[Name, Suite] = Field({}, description="more measurements by name, see below and docs/evaluation.md")
 
 

@@ -27,6 +27,7 @@ from posttrain.config import (
     Run,
     peft_fields,
     read,
+    reference_form,
     shape_refusal,
     trainer_fields,
     validate,
@@ -43,9 +44,9 @@ VERSIONS = {
     "mix": 1,
     "select": 1,
     "tokens": 2,
-    "logprobs": 1,
+    "logprobs": 2,
     **dict.fromkeys(get_args(Objective), 2),
-    "eval": 3,
+    "eval": 4,
 }
 
 # The shapes of rows that a suite can measure on.
@@ -61,7 +62,7 @@ OVERRIDES = rf"(?:,[a-z_]+={VALUE})*"
 
 # Every file of a run that a target may name.
 RUN_FILES = (
-    "spec.json preflight.json preflight.txt trained train.json train.jsonl loss.png model merge.json provenance.json eval.json "
+    "spec.json preflight.json preflight.txt trained train.json train.jsonl loss.png merged model merge.json provenance.json eval.json "
     "eval/spec.json eval/examples.parquet"
 ).split()
 MODEL_FILES = ("eval.json", "eval/spec.json", "eval/examples.parquet")
@@ -574,7 +575,8 @@ class Project:
         return {"reward": {"kind": reward.kind} | judges}
 
     def _eval_spec(self, name: str) -> dict[str, Any]:
-        settings = self.config.evaluation.model_dump(exclude={"data", "suites"})
+        idle = {"precision"} if self.config.evaluation.precision == "fp32" else set()
+        settings = self.config.evaluation.model_dump(exclude={"data", "suites"} | idle)
         data = [self._ref("data", dataset) for dataset in self.evaluation_data]
         against = [self._model_ref(other) for other in self.others(name)]
         suites = {} if self.is_reward(name) else self._suites()
@@ -607,8 +609,19 @@ class Project:
     # ---- paths
 
     def model(self, name: str) -> str:
-        """The folder of a base's or run's weights."""
+        """The folder that others load: a base's weights, or what a run ships."""
         return f"results/bases/{name}/model" if name in self.config.bases else f"results/{name}/model"
+
+    def merged(self, name: str) -> str:
+        """The folder of a base's weights, or of the trained model: what is trained on, the reference, what is evaluated."""
+        return self.model(name) if name in self.config.bases else f"results/{name}/merged"
+
+    def logprobs(self, name: str) -> str:
+        """The file of the parent's log-probabilities that a run with a reference reads."""
+        node = self.run(name)
+        run = node.run
+        form = reference_form(run.method, run.precision, run.peft_args, node.parent not in self.config.bases)
+        return f"results/{node.parent}/logprobs/{run.data},max_length={run.max_length}{form}.parquet"
 
     def manifest(self, name: str) -> str:
         """The small file that carries the weights' hashes."""
