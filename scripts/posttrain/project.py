@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, get_args
 
 import yaml
 
-from posttrain import licences
+from posttrain import chat_templates, licences
 from posttrain.config import (
     LEAVES,
     ON_POLICY,
@@ -39,7 +39,7 @@ from posttrain.rows import SHAPE_OF
 # Raised by hand when a stage's results change their meaning: results of older versions are built anew. A refactoring
 # leaves its number alone, and so throws no training away.
 VERSIONS = {
-    "base": 1,
+    "base": 2,
     "data": 2,
     "mix": 1,
     "select": 1,
@@ -309,6 +309,8 @@ class Project:
     def _check_references(self) -> None:
         datasets = self.config.datasets
         for name, base in self.config.bases.items():
+            if base.chat_template:
+                chat_templates.find(base.chat_template, self.folder, f"{self.file}: bases.{name}.chat_template")
             if base.source == "random":
                 _require(f"{self.file}: bases.{name}.text", "dataset", base.text, datasets)
                 if datasets[base.text].select:
@@ -532,8 +534,9 @@ class Project:
         if target.startswith("bases/"):
             base = self.config.bases[target.removeprefix("bases/")]
             text = {"text": self._ref("data", base.text)} if base.source == "random" else {}
-            values = base.model_dump(exclude={"licence"} | ({"sha256"} if not getattr(base, "sha256", None) else set()))
-            return _stage("base") | values | text
+            unset = {"sha256"} if not getattr(base, "sha256", None) else set()
+            values = base.model_dump(exclude={"licence", *chat_templates.KEYS, *unset})
+            return _stage("base") | values | text | chat_templates.settings(base, self.folder)
         if target.startswith("data/"):
             return self._data_spec(target.removeprefix("data/"))
         if target.endswith("/eval"):
@@ -674,6 +677,11 @@ class Project:
         """The reward run that selects a dataset's rows."""
         return self._selector(dataset, ())
 
+    def template_file(self, base: str) -> list[str]:
+        """The user's own file with a base's chat template, where there is one."""
+        template = self.config.bases[base].chat_template
+        return [template] if template and template not in chat_templates.shipped() else []
+
     def reward_file(self, name: str) -> list[str]:
         """The user's own file with a run's reward function, where there is one."""
         reward = self.run(name).run.reward
@@ -776,7 +784,8 @@ class Project:
                 datasets.add(self.run(model).run.data)
                 self._check_function(self.run(model))
         self._check_files(datasets)
-        self._check_inputs([*self.suite_files, *self.rating_files])
+        templates = [file for base in self.config.bases for file in self.template_file(base)]
+        self._check_inputs([*self.suite_files, *self.rating_files, *templates])
         return aliases
 
     def asked(self, arguments: list[str]) -> list[str]:
