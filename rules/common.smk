@@ -74,6 +74,7 @@ wildcard_constraints:
     sweep="[a-z][a-z0-9_]*",
     pair=rf"[a-z][a-z0-9_]*{OVERRIDES}~[a-z][a-z0-9_]*{OVERRIDES}",
     max_length="[0-9]+",
+    trained="(,assistant_turns=last)?(,train_thoughts=false)?",
     run=rf"{CANONICAL}[a-z][a-z0-9_]*{OVERRIDES}",
     target=rf"{CANONICAL}((bases|data)/)?[a-z][a-z0-9_]*{OVERRIDES}(/eval)?",
 
@@ -107,8 +108,7 @@ def parent_manifest(wildcards):
 
 
 def run_tokens(wildcards):
-    node = PROJECT.run(wildcards.run)
-    return PROJECT.tokens(node.name, node.run.data, node.run.max_length)
+    return PROJECT.run_tokens(PROJECT.run(wildcards.run))
 
 
 def run_tokens_files(wildcards):
@@ -150,6 +150,14 @@ def dataset_tokens(wildcards):
 
 def dataset_tokens_reports(wildcards):
     return [f"{folder}/report.json" for folder in dataset_tokens(wildcards)]
+
+
+def trained_turns(wildcards):
+    return "last" if "assistant_turns=last" in wildcards.trained else "all"
+
+
+def trained_thoughts(wildcards):
+    return "false" if "train_thoughts=false" in wildcards.trained else "true"
 
 
 def dataset_licences(wildcards):

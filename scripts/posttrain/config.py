@@ -294,6 +294,8 @@ METHODS_OF = {
     "peft_args": (*LORA, "adalora", "oft", "vera", "ia3", *PROMPT_LEARNING),
 }
 OBJECTIVES_OF = {
+    "assistant_turns": ("sft",),
+    "train_thoughts": ("sft",),
     "loss_type": ("sft", "dpo", "kto", "grpo"),
     "loss_weights": ("dpo",),
     "beta": (*PREFERENCE, "grpo", "rloo"),
@@ -314,6 +316,8 @@ OBJECTIVES_OF = {
     "missing_eos_penalty": ("ppo",),
     "trainer_args": ("sft", *PREFERENCE, "reward", "grpo", "rloo"),
 }
+# What of a conversation is trained; the tokens' folder is named for it, and a spec has it, only where it is not the default.
+TRAINED = ("assistant_turns", "train_thoughts")
 PAIRS = ("preference",)
 SHAPES = {
     "sft": ("text", "messages"),
@@ -438,6 +442,13 @@ class Run(Strict):
     )
     accumulation: Count = Field(1, gt=0, description="forward passes the batch is split into; saves memory")
     max_length: Count = Field(1024, gt=1, description="tokens an example; what is longer is cut at the end")
+    assistant_turns: Literal["all", "last"] = Field(
+        "all", description="sft: which turns of the assistant's a conversation trains: all, or the last one"
+    )
+    train_thoughts: bool = Field(
+        True,
+        description="sft: whether what the assistant thinks (reasoning_content, think blocks) is trained, or only what it says",
+    )
     warmup: Number = Field(0.1, ge=0, le=1, description="share of the steps in which the learning rate rises")
     schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="how it falls after that")
     weight_decay: Number = Field(0.0, ge=0, description="decoupled weight decay (AdamW)")
@@ -529,7 +540,7 @@ class Run(Strict):
         drop = {"from_", "data", "reward", "allow"}
         drop |= {key for key, methods in METHODS_OF.items() if self.method not in methods}
         drop |= {key for key, objectives in OBJECTIVES_OF.items() if self.objective not in objectives}
-        drop |= {"save_precision"} if self.save_precision == "auto" else set()
+        drop |= {key for key in (*TRAINED, "save_precision") if getattr(self, key) == Run.model_fields[key].default}
         values = self.model_dump(exclude=drop)
         rank = self.rank or RANK.get(self.method, 16)
         defaults = {

@@ -22,6 +22,7 @@ from posttrain.config import (
     OWN_FIELDS,
     OWN_PEFT_FIELDS,
     RESERVED,
+    TRAINED,
     Config,
     Objective,
     Run,
@@ -40,10 +41,10 @@ from posttrain.rows import SHAPE_OF
 # leaves its number alone, and so throws no training away.
 VERSIONS = {
     "base": 2,
-    "data": 2,
+    "data": 3,
     "mix": 1,
     "select": 1,
-    "tokens": 2,
+    "tokens": 3,
     "logprobs": 2,
     **dict.fromkeys(get_args(Objective), 2),
     "eval": 4,
@@ -639,6 +640,11 @@ class Project:
         """The folder of a dataset's tokens for the base that `name` descends from."""
         return f"results/tokens/{self.lineage(name)[0]}/{dataset},max_length={max_length}"
 
+    def run_tokens(self, node: Node) -> str:
+        """The folder of the tokens that a run trains on."""
+        trained = "".join(f",{key}={_text(value)}" for key, value in node.run.settings().items() if key in TRAINED)
+        return self.tokens(node.name, node.run.data, node.run.max_length) + trained
+
     def sources(self, dataset: str) -> list[str]:
         """The local files that a dataset's own rows are read from."""
         table = self.config.datasets[dataset]
@@ -651,7 +657,7 @@ class Project:
         """The folders of a dataset's tokens that the configured runs read."""
         nodes = [self.run(name) for name in self.config.runs]
         users = [node for node in nodes if node.run.data == dataset and node.run.objective not in ON_POLICY]
-        return sorted({self.tokens(node.name, dataset, node.run.max_length) for node in users})
+        return sorted(set(map(self.run_tokens, users)))
 
     def pattern(self, objective: str) -> str:
         """Regular expression of the runs with this objective, for a rule's wildcard.

@@ -129,8 +129,7 @@ def tokens_of(project: Project, name: str) -> list[Path]:
     """The folders of tokens that a model was trained on and, where it is evaluated, measured on."""
     folders = []
     if name not in project.config.bases:
-        run = project.run(name).run
-        folders.append(project.tokens(name, run.data, run.max_length))
+        folders.append(project.run_tokens(project.run(name)))
     if (RESULTS / name / "eval.json").exists():
         data = [*project.evaluation_data, *project.suite_data("perplexity", "preference")]
         folders += [project.tokens(name, dataset, project.config.evaluation.max_length) for dataset in data]
@@ -210,7 +209,7 @@ def _other_inputs(project: Project, name: str, record: dict[str, Any]) -> Iterat
     manifest = Path(project.manifest(record["parent"]["name"]))
     if manifest.exists() and read_json(manifest)["files"] != record["parent"]["files"]:
         yield project.merged(record["parent"]["name"])
-    tokens = Path(project.tokens(name, node.run.data, node.run.max_length))
+    tokens = Path(project.run_tokens(node))
     if node.run.objective not in ON_POLICY:  # it only tries its merge on them
         recorded = {f"{split}.parquet": digest for split, digest in record["tokens"].items()}
         yield from (str(tokens / file) for file in _changed(tokens, recorded))
