@@ -614,7 +614,9 @@ class TasksSuite(Strict):
     include: str | None = Field(None, description="a folder with task files of your own")
     limit: Count | None = Field(None, gt=0, description="documents of each task; by default evaluation.limit")
     shots: Count | None = Field(None, ge=0, description="worked examples; by default the task's own number")
-    chat: bool = Field(True, description="put the prompts into the chat template")
+    chat: bool | None = Field(
+        None, description="put the prompts into the chat template; by default where the base has one"
+    )
 
 
 class SafetySuite(Answering):
@@ -639,6 +641,9 @@ class Evaluation(Strict):
     max_length: Count = Field(1024, gt=1, description="tokens an example, as in training")
     max_new_tokens: Count = Field(256, gt=0, description="longest generated answer, in tokens")
     batch_tokens: Count = Field(4096, gt=0, description="tokens scored at once; bounds the memory")
+    repetition_penalty: Number = Field(
+        1.0, gt=0, description="penalty on tokens that have occurred (CTRL); 1 is none, whatever the base's own says"
+    )
     suites: dict[Name, Suite] = Field({}, description="more measurements by name, see below and docs/evaluation.md")
 
 

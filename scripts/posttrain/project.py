@@ -45,7 +45,7 @@ VERSIONS = {
     "tokens": 2,
     "logprobs": 1,
     **dict.fromkeys(get_args(Objective), 2),
-    "eval": 3,
+    "eval": 4,
 }
 
 # The shapes of rows that a suite can measure on.
@@ -575,6 +575,8 @@ class Project:
 
     def _eval_spec(self, name: str) -> dict[str, Any]:
         settings = self.config.evaluation.model_dump(exclude={"data", "suites"})
+        if settings["repetition_penalty"] == 1:
+            del settings["repetition_penalty"]
         data = [self._ref("data", dataset) for dataset in self.evaluation_data]
         against = [self._model_ref(other) for other in self.others(name)]
         suites = {} if self.is_reward(name) else self._suites()
