@@ -11,7 +11,7 @@ SAMPLING = (
 # What is set for each call, or says nothing of which token comes next.
 KEPT = (
     *("max_length", "max_new_tokens", "bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"),
-    *("stop_strings", "use_cache", "return_dict_in_generate", "transformers_version", "_from_model_config"),
+    *("use_cache", "return_dict_in_generate", "transformers_version", "_from_model_config"),
 )
 CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len")  # names of it in configurations
 GREEDY = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
@@ -20,7 +20,8 @@ GREEDY = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None
 def greedy(model: Any) -> dict[str, Any]:
     """Options of `generate` with which each token is the likeliest: all that the configuration says otherwise is off.
 
-    transformers takes from the configuration what a call leaves out, so each entry is named.
+    transformers takes from the configuration what a call leaves out, so each entry is named. Its stop texts are the
+    caller's to mind.
     """
     neutral = GenerationConfig._get_default_generation_params()
     given = {key: neutral.get(key) for key in _given(model) if key not in SAMPLING}
@@ -30,7 +31,7 @@ def greedy(model: Any) -> dict[str, Any]:
 def overruled(model: Any) -> dict[str, Any]:
     """What of the model's generation configuration would change greedy answers, and is off."""
     neutral = GenerationConfig._get_default_generation_params()
-    given = {key: value for key, value in _given(model).items() if key not in SAMPLING}
+    given = {key: value for key, value in _given(model).items() if key not in (*SAMPLING, "stop_strings")}
     return {key: value for key, value in given.items() if value != neutral.get(key) and value not in (0, False)}
 
 
