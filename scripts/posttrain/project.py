@@ -45,6 +45,8 @@ VERSIONS = {
     "tokens": 2,
     "logprobs": 1,
     **dict.fromkeys(get_args(Objective), 2),
+    "kto": 3,
+    "ppo": 3,
     "eval": 3,
 }
 
