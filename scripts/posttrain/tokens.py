@@ -265,6 +265,16 @@ def _unpaired(tokenizer: Any, rows: list[Row], limit: int) -> Iterator[tuple[Row
         yield {"id": row["id"], "length": len(prompt) + len(kept), **encoded}, len(kept), len(prompt) + len(completion)
 
 
+def turn_end(tokenizer: Any, stops: list[int]) -> int:
+    """The stop token with which the chat template closes an assistant's turn: where a reward model is trained to be read."""
+    if not tokenizer.chat_template:
+        return tokenizer.eos_token_id
+    said = "answer"
+    text = render(tokenizer, [{"role": "user", "content": "question"}, {"role": "assistant", "content": said}])
+    after = tokenizer(text[text.rindex(said) :], add_special_tokens=False)["input_ids"]
+    return next((token for token in after if token in stops), tokenizer.eos_token_id)
+
+
 def prompt_turns(row: Row) -> Turns:
     """What comes before a row's answer; nothing where a conversation opens with the assistant."""
     return row["messages"][:-1] if "messages" in row else row["prompt"]
