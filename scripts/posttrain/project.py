@@ -48,6 +48,8 @@ VERSIONS = {
     "tokens": 3,
     "logprobs": 2,
     **dict.fromkeys(get_args(Objective), 2),
+    "kto": 3,
+    "ppo": 3,
     "eval": 4,
 }
 
