@@ -64,8 +64,8 @@ def main(options) -> None:
             model = model.merge_and_unload()
             model.save_pretrained(folder)
         if spec["method"] in LEAVES:
-            for file in options.parent.iterdir():
-                link(file, folder / "base" / file.name)
+            for file in filter(Path.is_file, options.parent.rglob("*")):  # named templates lie in a folder of their own
+                link(file, folder / "base" / file.relative_to(options.parent))
         models.tokenizer(options.parent).save_pretrained(folder)
         dtype = str(model.dtype).removeprefix("torch.")
         del model
