@@ -334,6 +334,15 @@ def thoughts(text: str, start: int, end: int) -> list[tuple[int, int]]:
     return [(first, with_lines(last)) for first, last in found]
 
 
+def up_to(row: Row, id: str) -> Row:
+    """A conversation up to the answer that the id of a training row names, see `tokens.tokenise`: `{id}.{k}`, or all of it."""
+    _, _, answer = id.partition(".")
+    if not answer:
+        return row
+    said = [i for i, turn in enumerate(row["messages"]) if turn["role"] == "assistant"]
+    return row | {"messages": row["messages"][: said[int(answer)] + 1]}
+
+
 def prompt_turns(row: Row) -> Turns:
     """What comes before a row's answer; nothing where a conversation opens with the assistant."""
     return row["messages"][:-1] if "messages" in row else row["prompt"]

@@ -415,6 +415,12 @@ def test_rows_of_a_template_that_rewrites_are_named_for_their_answers():
     kept, counts = tokenise(tokenizer, rows, "messages", 1000, tokenizer.convert_tokens_to_ids(["<|im_end|>"]))
     assert [row["id"] for row in kept] == ["a.0", "a.1", "b"]
     assert counts["rows"] == 3
+    for row in kept:
+        answer = conversations.up_to(next(whole for whole in rows if whole["id"] == row["id"][0]), row["id"])[
+            "messages"
+        ]
+        assert tokenizer.decode(row["input_ids"]).endswith(f"{answer[-1]['content']}<|im_end|>\n")
+        assert answer == rows[0]["messages"][: len(answer)]
     last, _ = tokenise(tokenizer, rows, "messages", 1000, assistant_turns="last")
     assert [row["id"] for row in last] == ["a", "b"]
     assert last[0]["input_ids"] == kept[1]["input_ids"]

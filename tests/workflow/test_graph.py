@@ -28,7 +28,12 @@ def test_a_rank_sweep_shares_parent_tokens_and_reference(folder):
 
 
 def test_a_run_that_trains_other_turns_has_tokens_of_its_own(folder):
-    names = ("sft_lora", "sft_lora,assistant_turns=last", "sft_lora,train_thoughts=false", "sft_lora,assistant_turns=all")
+    names = (
+        "sft_lora",
+        "sft_lora,assistant_turns=last",
+        "sft_lora,train_thoughts=false",
+        "sft_lora,assistant_turns=all",
+    )
     planned = jobs(folder, *(f"results/{name}/preflight.json" for name in names))
     assert planned["tokens"] == planned["preflight"] == 3
 
