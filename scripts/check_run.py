@@ -1,8 +1,8 @@
 """Check a run before it trains: its tokens as they will be trained on, its settings, its memory, its licences.
 
-Reads the run's spec and its evaluation's, the parent's configuration, tokenizer and the headers of its weights, the rows with their summary and
-overlaps, and their tokens (none where the run answers prompts itself); writes preflight.json and preflight.txt, or where an
-error stops the run, the same under results/logs/preflight/.
+Reads the run's spec and its evaluation's, the parent's configuration, tokenizer and the headers of its weights, the rows with
+their summary and overlaps, and their tokens (none where the run answers prompts itself); writes preflight.json and
+preflight.txt, or where an error stops the run, the same under results/logs/preflight/.
 
     python scripts/check_run.py --spec results/sft_lora/spec.json --parent results/bases/smollm2/model \
         --data results/data/gsm8k --tokens results/tokens/smollm2/gsm8k,max_length=1024 \
