@@ -29,7 +29,7 @@ def main(options) -> None:
         columns = {"id": "id", "prompt": "prompt_ids", "reference": "reference"}
         table = Dataset.from_list([{name: row[key] for name, key in columns.items()} for row in asked])
         rows = training.ordered(table, spec | {"max_steps": steps}, [1] * len(asked), prompts)
-        judge = rewards.judge(spec["reward"], tokenizer)
+        judge = rewards.judge(spec["reward"], tokenizer, rewards.stops(options.parent, tokenizer))
 
         def reward(prompts, completion_ids, reference, **_):
             columns = zip(prompts, reference, strict=True)

@@ -11,6 +11,8 @@ from typing import Any
 
 from posttrain import models, scoring
 from posttrain.errors import UserError, nearest
+from posttrain.stage import read_json
+from posttrain.tokens import turn_end
 
 NUMBER = r"(?:(?<!\d)-)?\$?[\d,]*\.?\d+"  # 10-15 is a range
 MARKED = re.compile(rf"####\s*({NUMBER})")  # GSM8K's way to mark the result
@@ -56,8 +58,13 @@ def function(name: str) -> Callable[[str, str], float]:
     return getattr(module, wanted)
 
 
-def judge(spec: dict, tokenizer: Any) -> Callable[[list[dict], list[list[int]]], list[float]]:
+def judge(
+    spec: dict, tokenizer: Any, stops: list[int] | None = None
+) -> Callable[[list[dict], list[list[int]]], list[float]]:
     """A function of n questions (as `tokens.questions` makes them) and n answers (token ids) that gives n rewards.
+
+    Args:
+        stops: the tokens that end an answer; by default the tokenizer's own.
 
     Raises:
         UserError: the reward model reads other tokens than `tokenizer` writes.
@@ -76,12 +83,35 @@ def judge(spec: dict, tokenizer: Any) -> Callable[[list[dict], list[list[int]]],
         return by_rule
     name = spec["from"]["name"]
     model = load_judge(name, tokenizer)
+    stops = stops or [tokenizer.eos_token_id]
+    end = turn_end(models.tokenizer(_folder(name)), stops)
 
     def by_model(questions: list[dict], answers: list[list[int]]) -> list[float]:
-        rows = [(*row["prompt_ids"], *answer) for row, answer in zip(questions, answers, strict=True)]
+        read = [as_trained(answer, stops, end) for answer in answers]
+        rows = [(*row["prompt_ids"], *answer) for row, answer in zip(questions, read, strict=True)]
         return scoring.rewards(model, rows, BATCH_TOKENS)
 
     return by_model
+
+
+def stops(folder: Path, tokenizer: Any) -> list[int]:
+    """The tokens that end an answer of the model in `folder`: the tokenizer's, and its generation configuration's."""
+    file = folder / "generation_config.json"
+    ends = read_json(file).get("eos_token_id") if file.exists() else None
+    return sorted({tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [] if ends is None else [ends])})
+
+
+def as_trained(answer: list[int], stops: list[int], end: int) -> list[int]:
+    """An answer as a reward model was trained to read it: one that has ended with its turn's end once, one that was cut as it is."""
+    kept = len(answer)
+    while kept and answer[kept - 1] in stops:
+        kept -= 1
+    return answer if kept == len(answer) else [*answer[:kept], end]
+
+
+def _folder(name: str) -> Path:
+    folder = Path(f"results/{name}/model")
+    return folder if folder.exists() else Path(f"results/bases/{name}/model")
 
 
 def load_judge(name: str, tokenizer: Any, quantised: str | None = None) -> Any:
@@ -90,8 +120,7 @@ def load_judge(name: str, tokenizer: Any, quantised: str | None = None) -> Any:
     Raises:
         UserError: it reads other tokens than `tokenizer` writes.
     """
-    folder = Path(f"results/{name}/model")
-    folder = folder if folder.exists() else Path(f"results/bases/{name}/model")
+    folder = _folder(name)
     same_tokens(name, models.tokenizer(folder), tokenizer)
     return models.load(folder, quantised=quantised).eval().requires_grad_(False)
 
