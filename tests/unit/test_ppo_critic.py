@@ -1,5 +1,7 @@
 """PPO's critic and its rollouts: it learns, from its own start at its own rate; rollouts come in pieces; where rewards are read."""
 
+# ruff: noqa: F811  (fixtures of another file's)
+
 import inspect
 
 import pytest
@@ -28,7 +30,7 @@ from unit.test_ppo import (  # noqa: F401  (fixtures)
     ("method", "keys", "most"),
     [("full", {}, 0.75), ("lora", {}, 0.8), ("full", {"value_learning_rate": 5e-3}, 0.05)],  # of a model 32 wide
 )
-def test_the_critic_of_a_constant_reward_learns_it(method, keys, most, spec, trainer):  # noqa: F811
+def test_the_critic_of_a_constant_reward_learns_it(method, keys, most, spec, trainer):
     keys = {"max_steps": 20, "ppo_epochs": 8, "batch_size": 2, "max_new_tokens": 2, "gae_lambda": 1} | keys
     made = trainer(spec(method, kl_coefficient=0, missing_eos_penalty=0, **keys), lambda answer: 3.0)
     made.train()
@@ -39,7 +41,7 @@ def test_the_critic_of_a_constant_reward_learns_it(method, keys, most, spec, tra
 
 @pytest.mark.parametrize("lora_plus", [None, 16])
 @pytest.mark.parametrize("method", ["full", "lora"])
-def test_the_value_has_its_own_learning_rate(method, lora_plus, spec, trainer):  # noqa: F811
+def test_the_value_has_its_own_learning_rate(method, lora_plus, spec, trainer):
     if method == "full" and lora_plus:
         pytest.skip("LoRA+ is LoRA's")
     keys = {"lora_plus": lora_plus} if lora_plus else {}
@@ -65,14 +67,14 @@ def test_the_value_has_its_own_learning_rate(method, lora_plus, spec, trainer): 
         ("full", {"value_learning_rate": 7e-6}, 7e-6),
     ],
 )
-def test_the_values_learning_rate_is_its_methods_usual_one_and_no_less_than_the_policys(method, keys, rate, spec):  # noqa: F811
+def test_the_values_learning_rate_is_its_methods_usual_one_and_no_less_than_the_policys(method, keys, rate, spec):
     assert critic.learning_rate(spec(method, **keys)) == rate
 
 
 @pytest.mark.parametrize(
     ("method", "keys", "rank"), [("full", {}, 16), ("full", {"value_rank": 3}, 3), ("lora", {"value_rank": 2}, 2)]
 )
-def test_the_value_has_its_own_rank(method, keys, rank, spec, random_tiny_folder):  # noqa: F811
+def test_the_value_has_its_own_rank(method, keys, rank, spec, random_tiny_folder):
     net = ppo.ActorCritic(random_tiny_folder, spec(method, **keys))
     config = net.backbone.peft_config["value"]
     assert (config.r, config.lora_alpha) == (rank, 2 * rank)
@@ -85,7 +87,7 @@ def test_the_value_has_its_own_rank(method, keys, rank, spec, random_tiny_folder
     assert both["gradients"] == pytest.approx(4 * held, rel=0.01)
 
 
-def test_keys_of_the_value_are_in_a_spec_only_where_they_are_set(spec):  # noqa: F811
+def test_keys_of_the_value_are_in_a_spec_only_where_they_are_set(spec):
     assert not {"value_learning_rate", "value_rank", "value_start"} & spec("lora").keys()
     set_to = {"value_learning_rate": 1e-4, "value_rank": 2, "value_start": "zero"}
     assert set_to.items() <= spec("lora", **set_to).items()
@@ -113,7 +115,7 @@ def test_a_value_that_cannot_start_as_the_reward_model_is_one_sentence(
     judge,
     spec,
     random_tiny_folder,
-    random_tiny_tokenizer,  # noqa: F811
+    random_tiny_tokenizer,
 ):
     judge("reward", **reward)
     net = ppo.ActorCritic(random_tiny_folder, spec("lora", **keys))
@@ -124,7 +126,7 @@ def test_a_value_that_cannot_start_as_the_reward_model_is_one_sentence(
 # ---- rollouts in pieces
 
 
-def test_a_rollout_holds_no_more_rows_at_once_than_a_step(spec, trainer):  # noqa: F811
+def test_a_rollout_holds_no_more_rows_at_once_than_a_step(spec, trainer):
     made = trainer(spec("lora", batch_size=8, minibatches=2, accumulation=2, max_steps=1))
     rollout.head.find(made.model.policy.get_base_model())  # looks at the model once, on a row of its own
     rows_at_once = []
@@ -139,7 +141,7 @@ def test_a_rollout_holds_no_more_rows_at_once_than_a_step(spec, trainer):  # noq
 def test_no_layers_states_but_the_last_are_kept_and_they_are_what_the_model_itself_gives(
     method,
     spec,
-    random_tiny_folder,  # noqa: F811
+    random_tiny_folder,
 ):
     net = moved(ppo.ActorCritic(random_tiny_folder, spec(method))).eval()
     asked = []
@@ -162,7 +164,7 @@ def test_a_model_that_does_more_to_its_logits_has_its_own_log_probabilities(
     odd,
     spec,
     random_tiny_folder,
-    monkeypatch,  # noqa: F811
+    monkeypatch,
 ):
     net = moved(ppo.ActorCritic(random_tiny_folder, spec("lora"))).eval()
     kind = type(net.policy.get_base_model())
@@ -203,7 +205,7 @@ def test_whatever_token_ends_an_answer_it_is_worth_the_same(
     judge,
     spec,
     random_tiny_folder,
-    random_tiny_tokenizer,  # noqa: F811
+    random_tiny_tokenizer,
 ):
     judge("reward", **({} if shares else {"method": "full"}))
     net = ppo.ActorCritic(random_tiny_folder, spec("lora")).eval()
