@@ -26,7 +26,7 @@ import torch
 from transformers import TrainerCallback, set_seed
 from transformers.utils import is_flash_attn_2_available, is_liger_kernel_available
 
-from posttrain import attempts, checkpoints, methods, models, tracking
+from posttrain import attempts, checkpoints, methods, models, positions, tracking
 from posttrain.config import PROMPT_LEARNING, shape_refusal
 from posttrain.errors import UserError
 from posttrain.head import add_compact_head
@@ -132,6 +132,16 @@ def read_questions(options: Namespace, spec: dict, tokenizer: Any) -> list[dict]
     if len(kept) < len(rows):
         say(f"{name}: {len(rows) - len(kept)} of {len(rows)} prompts are longer than {room} tokens, and left out")
     return kept
+
+
+def check_positions(model: Any, asked: list[dict], spec: dict) -> None:
+    """Refuse prompts and answers that go beyond the positions that a model has learnt.
+
+    Raises:
+        UserError: before a step is taken.
+    """
+    longest = max(len(row["prompt_ids"]) for row in asked) + spec["max_new_tokens"] + spec.get("virtual_tokens", 0)
+    positions.check(model, longest, f"dataset {spec['data']['name']}")
 
 
 def judge_files(options: Namespace, spec: dict) -> list[Path]:
