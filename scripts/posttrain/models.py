@@ -49,6 +49,7 @@ def load(
     if (folder / "adapter_config.json").exists():
         return _peft(load(folder / "base", dtype, quantised, is_reward(folder)), folder)
     logging.getLogger("transformers").setLevel(logging.ERROR)
+    torch.set_float32_matmul_precision("highest")  # NVIDIA's containers round products of float32 to 10 bits otherwise
     reward = is_reward(folder) if reward is None else reward
     options = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False} | (
         {"num_labels": 1} if reward else {}
