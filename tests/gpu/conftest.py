@@ -20,12 +20,15 @@ def rows():
 @pytest.fixture
 def bench(rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signals):
     """A scratch folder with tiny models, on the GPU where there is one."""
+    import torch
+
     from posttrain import models, training
 
     monkeypatch.chdir(tmp_path)
-    for module, names in ((models, ("AutoModelForCausalLM", "AutoModelForSequenceClassification")),):
+    replaced = {models: ("AutoModelForCausalLM", "AutoModelForSequenceClassification")}
+    replaced |= {training: ("add_compact_head", "add_low_rank")}
+    for module, names in replaced.items():
         for name in names:
-            monkeypatch.setattr(module, name, getattr(module, name))  # put back what Bench replaces
-    for name in ("add_compact_head", "add_low_rank"):
-        monkeypatch.setattr(training, name, getattr(training, name))
-    return rows.Bench(tmp_path, dry=True)
+            monkeypatch.setattr(module, name, getattr(module, name))  # put back after the test
+    yield rows.Bench(tmp_path, dry=True)
+    torch.use_deterministic_algorithms(False)  # as full_determinism has left them

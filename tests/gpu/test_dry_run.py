@@ -13,10 +13,13 @@ ABSENT = ("is not installed", "not in a dry run")
 
 @pytest.fixture(scope="module")
 def dry_run(tmp_path_factory) -> tuple[subprocess.CompletedProcess, list[dict]]:
-    """The command, and what it wrote as JSON."""
-    file = tmp_path_factory.mktemp("gpu") / "rows.json"
+    """The command, where neither MLflow nor Snakemake can be imported, and what it wrote as JSON."""
+    folder = tmp_path_factory.mktemp("gpu")
+    for absent in ("mlflow", "snakemake"):
+        (folder / f"{absent}.py").write_text(f"raise ImportError('{absent} is not installed')")
+    file = folder / "rows.json"
     command = [sys.executable, REPOSITORY / "bench/gpu.py", "--dry-run", "--shapes", "0.6b,1b", "--json", file]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment())
+    done = subprocess.run(command, capture_output=True, text=True, env=environment() | {"PYTHONPATH": str(folder)})
     return done, json.loads(file.read_text())
 
 
