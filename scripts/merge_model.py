@@ -103,7 +103,7 @@ def unquantised(parent: Path, trained: Path, spec: dict, prompts: list[list[int]
     in_4_bits = torch.cat(logits(models.with_adapter(parent, trained, arithmetic).eval(), prompts))
     original = models.with_adapter(parent, trained).eval()
     dtype, reward = original.dtype, models.is_reward(trained)
-    plain = models.load(parent, quantised=arithmetic, reward=reward).dequantize().to(dtype)
+    plain = models.dequantised(parent, arithmetic, reward).to(dtype)
     choices = {"original": original, "dequantised": PeftModel.from_pretrained(plain, trained).eval()}
     drift = {
         name: compare(in_4_bits, torch.cat(logits(model, prompts)))["max_abs_logit_difference"]

@@ -44,7 +44,9 @@ def jobs(folder: Path, config: Path, targets: list[str]) -> list[Job]:
     done = subprocess.run(command, capture_output=True, text=True, env=environment())
     text = done.stdout + done.stderr
     assert done.returncode == 0, text
-    return [_job(block) for block in re.split(r"^\[\w{3} \w{3} .*\]$", text, flags=re.MULTILINE)[1:] if "command: " in block]
+    return [
+        _job(block) for block in re.split(r"^\[\w{3} \w{3} .*\]$", text, flags=re.MULTILINE)[1:] if "command: " in block
+    ]
 
 
 def _job(block: str) -> Job:

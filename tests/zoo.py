@@ -57,7 +57,9 @@ CHATML = (
 )
 LLAMA3_TOKENS = "<|begin_of_text|> <|end_of_text|> <|start_header_id|> <|end_header_id|> <|eom_id|> <|eot_id|>".split()
 CHATML_TOKENS = "<|endoftext|> <|im_start|> <|im_end|>".split()
-HARMONY = "<|startoftext|> <|endoftext|> <|return|> <|constrain|> <|channel|> <|start|> <|end|> <|message|> <|call|>".split()
+HARMONY = (
+    "<|startoftext|> <|endoftext|> <|return|> <|constrain|> <|channel|> <|start|> <|end|> <|message|> <|call|>".split()
+)
 EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 32}
 
 
@@ -161,8 +163,14 @@ MEMBERS = {
         base={"chat_template_kwargs": {"enable_thinking": False}},
     ),
     "olmo2": Member(
-        "olmo2", ["<|endoftext|>", "<|pad|>"], "<|endoftext|>", "<|endoftext|>", template=OLMO2, bos="<|endoftext|>",
-        pad="<|pad|>", shard="40KB",
+        "olmo2",
+        ["<|endoftext|>", "<|pad|>"],
+        "<|endoftext|>",
+        "<|endoftext|>",
+        template=OLMO2,
+        bos="<|endoftext|>",
+        pad="<|pad|>",
+        shard="40KB",
     ),
     "granite": Member(
         "granite",
@@ -171,8 +179,12 @@ MEMBERS = {
         "<|end_of_text|>",
         template=GRANITE,
         bos="<|end_of_text|>",
-        config={"logits_scaling": 8.0, "embedding_multiplier": 12.0, "residual_multiplier": 0.22,
-                "attention_multiplier": 0.125},
+        config={
+            "logits_scaling": 8.0,
+            "embedding_multiplier": 12.0,
+            "residual_multiplier": 0.22,
+            "attention_multiplier": 0.125,
+        },
         dtype="bfloat16",
         tied=True,
     ),
@@ -189,13 +201,29 @@ MEMBERS = {
         dtype="float16",
         tied=True,
     ),
-    "gpt2": Member("gpt2", ["<|endoftext|>"], "<|endoftext|>", "<|endoftext|>", bos="<|endoftext|>", sizes=GPT2, tied=True),
+    "gpt2": Member(
+        "gpt2", ["<|endoftext|>"], "<|endoftext|>", "<|endoftext|>", bos="<|endoftext|>", sizes=GPT2, tied=True
+    ),
     "gpt_neox": Member(
-        "gpt_neox", ["<|endoftext|>"], "<|endoftext|>", "<|endoftext|>", bos="<|endoftext|>", dtype="float16", shard="40KB"
+        "gpt_neox",
+        ["<|endoftext|>"],
+        "<|endoftext|>",
+        "<|endoftext|>",
+        bos="<|endoftext|>",
+        dtype="float16",
+        shard="40KB",
     ),
     "opt": Member(
-        "opt", ["<s>", "<pad>", "</s>"], "</s>", "</s>", bos="<s>", adds_bos=True, pad="<pad>",
-        config={"ffn_dim": 64, "word_embed_proj_dim": 32, "pad_token_id": 1}, dtype="float16", tied=True,
+        "opt",
+        ["<s>", "<pad>", "</s>"],
+        "</s>",
+        "</s>",
+        bos="<s>",
+        adds_bos=True,
+        pad="<pad>",
+        config={"ffn_dim": 64, "word_embed_proj_dim": 32, "pad_token_id": 1},
+        dtype="float16",
+        tied=True,
     ),
     "falcon_h1": Member(
         "falcon_h1",
@@ -206,8 +234,16 @@ MEMBERS = {
         bos="<|begin_of_text|>",
         pad="<|pad|>",
         stops=("<|end_of_text|>", "<|im_end|>"),
-        config={"mamba_d_ssm": 64, "mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 16, "mamba_n_groups": 1,
-                "mamba_chunk_size": 16, "lm_head_multiplier": 0.5, "embedding_multiplier": 2.0},
+        config={
+            "mamba_d_ssm": 64,
+            "mamba_n_heads": 8,
+            "mamba_d_head": 8,
+            "mamba_d_state": 16,
+            "mamba_n_groups": 1,
+            "mamba_chunk_size": 16,
+            "lm_head_multiplier": 0.5,
+            "embedding_multiplier": 2.0,
+        },
         dtype="bfloat16",
     ),
     "lfm2": Member(
@@ -227,7 +263,10 @@ MEMBERS = {
         "mixtral", config={"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None}, dtype="bfloat16"
     ),
     "qwen3_moe": _qwen(
-        "qwen3_moe", "qwen3_instruct_2507", config=EXPERTS | {"num_experts": 4, "decoder_sparse_step": 1}, dtype="bfloat16",
+        "qwen3_moe",
+        "qwen3_instruct_2507",
+        config=EXPERTS | {"num_experts": 4, "decoder_sparse_step": 1},
+        dtype="bfloat16",
     ),
     "gpt_oss": Member(
         "gpt_oss",
@@ -301,7 +340,9 @@ def build_tokenizer(member: Member) -> Any:
     bpe.add_special_tokens(member.special)
     if member.adds_bos:
         first = TemplateProcessing(
-            single=f"{member.bos} $A", pair=f"{member.bos} $A $B", special_tokens=[(member.bos, bpe.token_to_id(member.bos))]
+            single=f"{member.bos} $A",
+            pair=f"{member.bos} $A $B",
+            special_tokens=[(member.bos, bpe.token_to_id(member.bos))],
         )
         bpe.post_processor = Sequence([ByteLevel(trim_offsets=False), first])
     names = {"bos_token": member.bos, "eos_token": member.eos, "pad_token": member.pad}

@@ -4,18 +4,16 @@ docs/support-matrix.md has what this module finds; `POSTTRAIN_WRITE_MATRIX=1 pyt
 """
 
 import json
-import re
 import time
-import traceback
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
 import zoo
 from in_process import Job, jobs, run
 
+from posttrain import checks
 from posttrain.errors import UserError
 
 CHATS = [
@@ -45,7 +43,12 @@ MODEL = {  # what each stage starts from, by name, and its keys
     "grpo": ("sft_{}", {**ANSWERING, "generations": 2}),
     "qlora": ("{}", {"objective": "sft", "method": "qlora", "data": "chats", "learning_rate": 1e-2}),
 }
-TARGETS = ["results/{}/eval.json", "results/sft_{}/eval.json", "results/dpo_{}/eval.json", "results/reward_{}/eval.json"]
+TARGETS = [
+    "results/{}/eval.json",
+    "results/sft_{}/eval.json",
+    "results/dpo_{}/eval.json",
+    "results/reward_{}/eval.json",
+]
 TARGETS += [f"results/{stage}_{{}}/merge.json" for stage in ("ppo", "grpo", "qlora")]
 RULES = "def short(answer, reference):\n    return -len(answer) / 100\n"
 
@@ -56,12 +59,19 @@ def configuration(names: list[str]) -> dict:
     for name in names:
         for stage, (parent, keys) in MODEL.items():
             table = json.loads(json.dumps(SHARED | keys).replace("{}", name))
+            if stage == "ppo" and not checks.can_score(zoo.MEMBERS[name].kind):  # there is no reward model
+                table["reward"] = ANSWERING["reward"]
             runs[f"{stage}_{name}"] = table | {"from": parent.format(name)}
     return {
         "bases": {name: {"source": "path", "path": f"zoo/{name}", **zoo.MEMBERS[name].base} for name in names},
         "datasets": {
             "chats": {"path": "chats.jsonl", "validation": "held_out.jsonl", "near_duplicates": None, "licence": "mit"},
-            "pairs": {"path": "pairs.jsonl", "validation": "held_out_pairs.jsonl", "near_duplicates": None, "licence": "mit"},
+            "pairs": {
+                "path": "pairs.jsonl",
+                "validation": "held_out_pairs.jsonl",
+                "near_duplicates": None,
+                "licence": "mit",
+            },
         },
         "runs": runs,
         "evaluation": {
