@@ -67,6 +67,7 @@ EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 32}
 class Member:
     """A family as its makers ship it."""
 
+    title: str
     kind: str
     """transformers' model_type"""
     special: list[str]
@@ -92,23 +93,26 @@ class Member:
     """max_shard_size, where the weights lie in several files"""
     bits: int | None = None
     embeddings: int = EMBEDDINGS
+    opens: str = ""
+    """what the assistant itself writes before its text"""
     base: dict[str, Any] = field(default_factory=dict)
     """more keys of the base in a configuration"""
 
 
-def _llama3(**changes: Any) -> Member:
+def _llama3(title: str, **changes: Any) -> Member:
     stops = ("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>")
     values = {"template": "llama3", "bos": "<|begin_of_text|>", "adds_bos": True, "stops": stops, "dtype": "bfloat16"}
-    return Member("llama", LLAMA3_TOKENS, "<|eot_id|>", "<|eot_id|>", **(values | changes))
+    return Member(title, "llama", LLAMA3_TOKENS, "<|eot_id|>", "<|eot_id|>", **(values | changes))
 
 
-def _qwen(kind: str, template: str, **changes: Any) -> Member:
+def _qwen(title: str, kind: str, template: str, **changes: Any) -> Member:
     values = {"pad": "<|endoftext|>", "stops": ("<|im_end|>", "<|endoftext|>"), "template": template}
-    return Member(kind, CHATML_TOKENS, "<|im_end|>", "<|im_end|>", **(values | changes))
+    return Member(title, kind, CHATML_TOKENS, "<|im_end|>", "<|im_end|>", **(values | changes))
 
 
-def _gemma(kind: str, template: str, **config: Any) -> Member:
+def _gemma(title: str, kind: str, template: str, **config: Any) -> Member:
     return Member(
+        title,
         kind,
         "<pad> <eos> <bos> <unk> <start_of_turn> <end_of_turn>".split(),
         "<eos>",
@@ -124,21 +128,29 @@ def _gemma(kind: str, template: str, **config: Any) -> Member:
     )
 
 
-def _mistral(kind: str, **changes: Any) -> Member:
+def _mistral(title: str, kind: str, **changes: Any) -> Member:
     values = {"template": MISTRAL, "bos": "<s>", "adds_bos": True}
-    return Member(kind, "<unk> <s> </s> [INST] [/INST]".split(), "</s>", "</s>", **(values | changes))
+    return Member(title, kind, "<unk> <s> </s> [INST] [/INST]".split(), "</s>", "</s>", **(values | changes))
 
 
 MEMBERS = {
-    "llama3": _llama3(shard="40KB"),
-    "mistral": _mistral("mistral", config={"sliding_window": 16}, dtype="bfloat16"),
+    "llama3": _llama3("Llama 3", shard="40KB"),
+    "mistral": _mistral("Mistral, sliding window", "mistral", config={"sliding_window": 16}, dtype="bfloat16"),
     "qwen2_5": _qwen(
-        "qwen2", "qwen2_5", generation={"repetition_penalty": 1.1, "do_sample": True, "top_k": 20}, tied=True
+        "Qwen2.5", "qwen2", "qwen2_5", generation={"repetition_penalty": 1.1, "do_sample": True, "top_k": 20}, tied=True
     ),
-    "qwen3": _qwen("qwen3", "qwen3", dtype="bfloat16", tied=True),
-    "gemma2": _gemma("gemma2", "gemma", final_logit_softcapping=30.0, attn_logit_softcapping=50.0),
-    "gemma3": _gemma("gemma3_text", "gemma3"),
+    "qwen3": _qwen(
+        "Qwen3",
+        "qwen3",
+        "qwen3",
+        dtype="bfloat16",
+        tied=True,
+        base={"chat_template_kwargs": {"enable_thinking": False}},
+    ),
+    "gemma2": _gemma("Gemma 2", "gemma2", "gemma", final_logit_softcapping=30.0, attn_logit_softcapping=50.0),
+    "gemma3": _gemma("Gemma 3 text", "gemma3_text", "gemma3"),
     "phi3": Member(
+        "Phi-3",
         "phi3",
         "<unk> <s> <|endoftext|> <|assistant|> <|system|> <|end|> <|user|>".split(),
         "<|endoftext|>",
@@ -151,6 +163,7 @@ MEMBERS = {
         dtype="float16",
     ),
     "smollm3": Member(
+        "SmolLM3",
         "smollm3",
         ["<|begin_of_text|>", "<|end_of_text|>", "<|im_start|>", "<|im_end|>"],
         "<|im_end|>",
@@ -163,6 +176,7 @@ MEMBERS = {
         base={"chat_template_kwargs": {"enable_thinking": False}},
     ),
     "olmo2": Member(
+        "OLMo 2",
         "olmo2",
         ["<|endoftext|>", "<|pad|>"],
         "<|endoftext|>",
@@ -173,6 +187,7 @@ MEMBERS = {
         shard="40KB",
     ),
     "granite": Member(
+        "Granite",
         "granite",
         ["<|end_of_text|>", "<|start_of_role|>", "<|end_of_role|>"],
         "<|end_of_text|>",
@@ -189,6 +204,7 @@ MEMBERS = {
         tied=True,
     ),
     "cohere": Member(
+        "Cohere",
         "cohere",
         "<PAD> <BOS_TOKEN> <|END_OF_TURN_TOKEN|> <|START_OF_TURN_TOKEN|> <|USER_TOKEN|> <|CHATBOT_TOKEN|> <|SYSTEM_TOKEN|>".split(),
         "<|END_OF_TURN_TOKEN|>",
@@ -202,9 +218,17 @@ MEMBERS = {
         tied=True,
     ),
     "gpt2": Member(
-        "gpt2", ["<|endoftext|>"], "<|endoftext|>", "<|endoftext|>", bos="<|endoftext|>", sizes=GPT2, tied=True
+        "GPT-2, no template",
+        "gpt2",
+        ["<|endoftext|>"],
+        "<|endoftext|>",
+        "<|endoftext|>",
+        bos="<|endoftext|>",
+        sizes=GPT2,
+        tied=True,
     ),
     "gpt_neox": Member(
+        "GPT-NeoX, no template",
         "gpt_neox",
         ["<|endoftext|>"],
         "<|endoftext|>",
@@ -214,6 +238,7 @@ MEMBERS = {
         shard="40KB",
     ),
     "opt": Member(
+        "OPT, no template, BOS",
         "opt",
         ["<s>", "<pad>", "</s>"],
         "</s>",
@@ -226,6 +251,7 @@ MEMBERS = {
         tied=True,
     ),
     "falcon_h1": Member(
+        "Falcon-H1 (hybrid)",
         "falcon_h1",
         ["<|pad|>", "<|begin_of_text|>", "<|end_of_text|>", "<|im_start|>", "<|im_end|>"],
         "<|end_of_text|>",
@@ -247,6 +273,7 @@ MEMBERS = {
         dtype="bfloat16",
     ),
     "lfm2": Member(
+        "LFM2 (hybrid)",
         "lfm2",
         ["<|pad|>", "<|startoftext|>", "<|endoftext|>", "<|im_start|>", "<|im_end|>"],
         "<|im_end|>",
@@ -260,15 +287,20 @@ MEMBERS = {
         tied=True,
     ),
     "mixtral": _mistral(
-        "mixtral", config={"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None}, dtype="bfloat16"
+        "Mixtral (experts)",
+        "mixtral",
+        config={"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None},
+        dtype="bfloat16",
     ),
     "qwen3_moe": _qwen(
+        "Qwen3-MoE (experts)",
         "qwen3_moe",
         "qwen3_instruct_2507",
         config=EXPERTS | {"num_experts": 4, "decoder_sparse_step": 1},
         dtype="bfloat16",
     ),
     "gpt_oss": Member(
+        "gpt-oss (experts)",
         "gpt_oss",
         HARMONY,
         "<|return|>",
@@ -278,10 +310,11 @@ MEMBERS = {
         pad="<|endoftext|>",
         stops=("<|return|>", "<|endoftext|>", "<|call|>"),
         config={"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 16},
+        opens="<|channel|>final<|message|>",
         dtype="bfloat16",
     ),
-    "llama3_4bit": _llama3(sizes=SIZES | {"hidden_size": 64, "head_dim": 16}, bits=4),
-    "llama3_beyond": _llama3(embeddings=WORDS + 2, stops=()),
+    "llama3_4bit": _llama3("Llama 3, saved in 4 bits", sizes=SIZES | {"hidden_size": 64, "head_dim": 16}, bits=4),
+    "llama3_beyond": _llama3("Llama 3, chat tokens beyond the embedding", embeddings=WORDS + 2, stops=()),
 }
 
 
