@@ -79,9 +79,11 @@ def all_linear(model: Any, spec: dict) -> str | list[str]:
     kept = [name for name in linear if name not in reasons]
     if not kept:
         _check_rank(spec, list(linear.items()))
-    if reasons:
-        say(f"target_modules: all-linear leaves out {targets.told(reasons)}")
-    return kept if reasons or targets.is_mixture(config) else "all-linear"
+    mixture = targets.is_mixture(config)
+    fused = [name for name, _ in model.named_parameters() if mixture and "experts" in name.split(".")]
+    if fused or reasons:
+        say(f"target_modules: all-linear leaves out {targets.told(dict.fromkeys(fused, 'experts') | reasons)}")
+    return kept if reasons or mixture else "all-linear"
 
 
 def _of_ia3(model: Any) -> list[str] | None:
