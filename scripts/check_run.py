@@ -40,6 +40,7 @@ def main(options) -> None:
     need = {key: round(value / checks.GIB, 3) for key, value in checks.needed(subject, subject.spec).items()}
     there = {"unit": "GiB", "on": subject.memory.name, "there": round(subject.memory.total / checks.GIB, 3)}
     report = {"run": name, "passed": not errors, "checks": results, "memory": need | there}
+    report |= {"trained": trained(subject.spec)}
     failed = options.output.parent / "logs" / "preflight" / name  # Snakemake deletes what a failed job leaves
     file = failed if errors else options.output / "preflight"
     write(file, report | {"licences": context["licences"]}, examples)
@@ -66,7 +67,7 @@ def look_at(options, tokens: Path | None, context: dict):
     Raises:
         UserError: the rows are of a shape that the objective cannot use.
     """
-    from posttrain import licences, memory, profiling, survey
+    from posttrain import conversations, licences, memory, profiling, survey
     from posttrain.config import shape_refusal
 
     spec, data = read_json(options.spec), read_json(options.data / "data.json")
@@ -74,7 +75,7 @@ def look_at(options, tokens: Path | None, context: dict):
     if refusal:
         raise UserError(f"dataset {refusal}")
     tokenizer = load_tokenizer(options.parent)
-    stops = stop_tokens(options.parent, tokenizer)
+    stops = conversations.stops(options.parent, tokenizer)
     train = options.data / "train.parquet"
 
     def example(number: int) -> str:
@@ -124,13 +125,6 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def stop_tokens(folder: Path, tokenizer: Any) -> list[int]:
-    """The tokens that end an answer, as in scoring.stop_tokens."""
-    file = folder / "generation_config.json"
-    ends = read_json(file).get("eos_token_id") if file.exists() else None
-    return sorted({tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None})
-
-
 # ---- for people
 
 
@@ -158,12 +152,21 @@ def page(report: dict, examples: list[tuple[str, str]]) -> str:
     )
     lines += ["", f"Memory: about {need['total']:.1f} of {need['there']:.1f} GiB on {need['on']} ({parts}).", ""]
     lines += [
-        "Rows: what is trained stands between ⟦ and ⟧; white space is as it is, the middle of long texts is left out.",
+        f"Rows: what is trained ({report['trained']}) stands between ⟦ and ⟧; white space is as it is, the middle of long texts is "
+        "left out.",
         "",
     ]
     for title, text in examples:
         lines += [f"--- {title}", text, ""]
     return "\n".join(lines)
+
+
+def trained(spec: dict) -> str:
+    """What of a run's conversations is trained, for people."""
+    if spec["objective"] != "sft":
+        return "the answer"
+    turns = "the assistant's last turn" if spec.get("assistant_turns") == "last" else "all turns of the assistant"
+    return turns if spec.get("train_thoughts", True) else f"{turns}, without thoughts"
 
 
 def refusal(name: str, errors: list[dict], file: str) -> str:

@@ -49,8 +49,8 @@ def stop_token(run: "Subject") -> Finding | None:
     return _rows(
         run,
         lambda side: ~side.stopped & ~side.cut,
-        f"an answer that does not end with a trained {_names(run)}, so that the model does not learn to stop; let the chat "
-        f"template write {run.tokenizer.eos_token} after each answer, or set the base's eos_token to the token that it writes",
+        f"an answer that does not end with a trained {_names(run)}, so that the model does not learn to stop; set the "
+        "base's `eos_token:` to the token that its chat template writes after an answer, or give it another with `chat_template:`",
     )
 
 
@@ -249,6 +249,22 @@ def answer_in_prompt(run: "Subject") -> Finding | None:
     return Finding("warning", f"{text}: the model learns to look it up; see whether that is the task")
 
 
+def missing_bos(run: "Subject") -> Finding | None:
+    """A chat template prints the BOS that the tokenizer puts before every other text."""
+    tokenizer = run.tokenizer
+    if run.data["shape"] == "text" or not tokenizer.chat_template or not run.texts:
+        return Finding("skipped", "no chat template is used")
+    opening = tokenizer("a")["input_ids"][:1]
+    if opening != [tokenizer.bos_token_id] or run.texts[0][2].startswith(tokenizer.bos_token):
+        return None
+    return Finding(
+        "warning",
+        f"the tokenizer puts {tokenizer.bos_token} before every text, and the base's chat template does not print it, so that the "
+        "model sees conversations without it here and wherever they are not tokenised as plain text; if the base was trained with "
+        "it, give the base a `chat_template:` that begins with {{ bos_token }}",
+    )
+
+
 def chat_template(run: "Subject") -> Finding | None:
     """Conversations have a template."""
     if run.data["shape"] == "text" or run.tokenizer.chat_template:
@@ -256,7 +272,7 @@ def chat_template(run: "Subject") -> Finding | None:
     return Finding(
         "warning",
         "the base has no chat template, so turns are joined by line ends, without roles, and answers closed by "
-        f"{run.tokenizer.eos_token}; give the base a chat_template.jinja, or train from its instruction-tuned sibling",
+        f"{run.tokenizer.eos_token}; give the base a `chat_template:`, or train from its instruction-tuned sibling",
     )
 
 
@@ -266,7 +282,7 @@ def template_drops(run: "Subject") -> Finding | None:
 
     lost: dict[str, list[tuple[dict, str]]] = {}
     for row, turns, text in run.texts:
-        for kind in _lost(turns, text):
+        for kind in [*_lost(turns, text), *_lost_tools(row.get("tools"), text)]:
             lost.setdefault(kind, []).append((row, text))
     if not lost:
         return None
@@ -277,7 +293,7 @@ def template_drops(run: "Subject") -> Finding | None:
     return Finding(
         "error",
         f"the base's chat template leaves out {kind} in {_share(len(cases), len(run.texts))} of the sampled conversations{also}; "
-        "give the base a template that knows it, or take it out of the rows",
+        "give the base a template that knows it with `chat_template:`, or take it out of the rows",
         f"{row['place']}:\n{elided(text)}",
     )
 
@@ -289,15 +305,36 @@ def _lost(turns: list[dict], text: str) -> list[str]:
         said = turn["content"] or ""
         if number < len(turns) - 1:  # templates of reasoning models take earlier thoughts out, as they are meant to
             said = re.sub(r"<think>.*?</think>", "", said, flags=re.DOTALL)
-        forms = [
-            " ".join(form.split()) for form in (said, *(json.dumps(said, ensure_ascii=a)[1:-1] for a in (True, False)))
-        ]
-        if not any(form in flat for form in forms):
+        if not all(_stands_in(flat, part) for part in re.split("</?think>", said)):
             lost.append(f"what the {turn['role']} says")
         calls = json.loads(turn["tool_calls"]) if turn.get("tool_calls") else []
         if any(call.get("function", call)["name"] not in text for call in calls):
             lost.append("the name of a called function")
     return list(dict.fromkeys(lost))
+
+
+def _stands_in(flat: str, said: str) -> bool:
+    """Whether a text has what is said, as it is or as JSON, whatever its white space."""
+    forms = (said, *(json.dumps(said, ensure_ascii=ascii)[1:-1] for ascii in (True, False)))
+    return any(" ".join(form.split()) in flat for form in forms)
+
+
+def _lost_tools(tools: str | None, text: str) -> list[str]:
+    names = [tool.get("function", tool).get("name") for tool in json.loads(tools)] if tools else []
+    return ["the functions that may be called (tools)"] if any(name and name not in text for name in names) else []
+
+
+def dropped_thoughts(run: "Subject") -> Finding | None:
+    """What the assistant thought (`reasoning_content`) is in the text that is trained."""
+    thinks = [(row, turns[-1], text) for row, turns, text in run.texts if turns[-1].get("reasoning_content")]
+    lost = [row for row, turn, text in thinks if not _stands_in(" ".join(text.split()), turn["reasoning_content"])]
+    if not lost:
+        return None if thinks else Finding("skipped", "no answer has reasoning_content")
+    return Finding(
+        "warning",
+        f"the base's chat template leaves out the reasoning_content of {_share(len(lost), len(run.texts))} of the sampled answers, "
+        f"first in {lost[0]['place']}, so thoughts are not trained; give the base a `chat_template:` that prints them",
+    )
 
 
 # ---- the settings
@@ -501,8 +538,10 @@ CHECKS = (
     prompt_length,
     overlap,
     answer_in_prompt,
+    missing_bos,
     chat_template,
     template_drops,
+    dropped_thoughts,
     packing,
     architecture,
     target_modules,

@@ -70,7 +70,7 @@ def table(names: list[str]) -> str:
     verdicts = [
         textwrap.fill(line, _width(), subsequent_indent="  ", break_on_hyphens=False, break_long_words=False)
         for result in results
-        for line in _verdicts(result)
+        for line in [*_verdicts(result), *as_it_ships(result)]
     ]
     parts = [text, "\n".join(verdicts), _question(names)]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -99,6 +99,15 @@ def columns(rows: list[list[str]]) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+
+
+def as_it_ships(result: dict) -> list[str]:
+    """One line with the values of the weights that ship, where their type is another than what was trained."""
+    if "shipped" not in result:
+        return []
+    found = result["shipped"]
+    values = [f"{metric} {shown(metric, row['value'])}" for metric, row in found["metrics"].items()]
+    return [f"{result['run']} as it ships, in {found['dtype']}: {', '.join(values)}"]
 
 
 def _verdicts(result: dict) -> list[str]:

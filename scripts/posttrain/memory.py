@@ -45,6 +45,11 @@ class Model(NamedTuple):
     vocabulary: int
 
     @property
+    def embeddings(self) -> int:
+        """How many tokens have an embedding; a table of positions may be larger."""
+        return self.config.get("vocab_size") or self.vocabulary
+
+    @property
     def parameters(self) -> int:
         """Their number."""
         return sum(map(math.prod, self.shapes.values()))

@@ -148,7 +148,7 @@ class ActorCritic(nn.Module):
         if config is None:
             self.policy = model
             lora = LoraConfig(task_type="CAUSAL_LM", r=16, lora_alpha=32, target_modules="all-linear")
-            self.backbone = get_peft_model(models.load(parent), lora, adapter_name="value")
+            self.backbone = get_peft_model(models.parent(parent, spec), lora, adapter_name="value")
         else:
             self.policy = self.backbone = get_peft_model(model, config)
             self.backbone.add_adapter("value", config)

@@ -84,16 +84,17 @@ def judge(spec: dict, tokenizer: Any) -> Callable[[list[dict], list[list[int]]],
     return by_model
 
 
-def load_judge(name: str, tokenizer: Any, quantised: str | None = None) -> Any:
-    """The model of the run (or base) `name`, frozen; `quantised` as in `models.load`.
+def load_judge(name: str, tokenizer: Any, quantised: str | None = None, arithmetic: str = "auto") -> Any:
+    """The model of the run (or base) `name`, frozen; `quantised` and `arithmetic` as in `models.load`.
 
     Raises:
         UserError: it reads other tokens than `tokenizer` writes.
     """
-    folder = Path(f"results/{name}/model")
+    folder = Path(f"results/{name}/merged")
     folder = folder if folder.exists() else Path(f"results/bases/{name}/model")
     same_tokens(name, models.tokenizer(folder), tokenizer)
-    return models.load(folder, quantised=quantised).eval().requires_grad_(False)
+    model = models.load(folder, quantised=quantised, arithmetic=arithmetic, apart=quantised is None)
+    return model.eval().requires_grad_(False)
 
 
 def same_tokens(name: str, theirs: Any, ours: Any) -> None:

@@ -266,8 +266,9 @@ def virtual_tokens(model: Any, n: int) -> torch.Tensor | None:
 
 
 def autocast(model: Any) -> AbstractContextManager:
-    """The arithmetic of evaluation: bf16 products where the processor has them."""
-    return torch.autocast(model.device.type, torch.bfloat16, enabled=models.precision("auto") == "bf16")
+    """The arithmetic that `models.load` was asked for: products in bf16, or all of it in the weights' type."""
+    arithmetic = getattr(model, "arithmetic", None) or models.precision("auto")
+    return torch.autocast(model.device.type, torch.bfloat16, enabled=arithmetic == "bf16")
 
 
 def _as_list(value: Any) -> list[int]:

@@ -60,10 +60,27 @@ def standard(candidate: Candidate) -> tuple[list[Row], list[Request]]:
     return found
 
 
+def likelihoods(candidate: Candidate) -> list[Row]:
+    """The measurements of `evaluation.data` and of the suites that generate nothing, scored."""
+    spec = candidate.spec
+    asked = [("", data["name"], spec["limit"]) for data in spec["data"]]
+    asked += [
+        (name, suite["data"]["name"], suite["limit"]) for name, suite in spec["suites"].items() if scores_only(suite)
+    ]
+    found = [likelihood(candidate, *one) for one in asked]
+    score(candidate, [request for _, requests in found for request in requests])
+    return [example for examples, _ in found for example in examples]
+
+
+def scores_only(suite: dict) -> bool:
+    """Whether a suite generates nothing."""
+    return suite["kind"] in ("perplexity", "preference")
+
+
 def measure(candidate: Candidate, name: str, suite: dict) -> tuple[list[Row], list[Request]]:
     """The measurements of one suite of the configuration."""
     kind = suite["kind"]
-    if kind in ("perplexity", "preference"):
+    if scores_only(suite):
         return likelihood(candidate, name, suite["data"]["name"], suite["limit"])
     by_kind = {"generation": generation, "reward": reward, "tasks": tasks, "safety": safety}
     found = by_kind[kind](candidate, suite)
@@ -182,7 +199,8 @@ def reward(candidate: Candidate, suite: dict) -> list[Row]:
     asked, examples = _asked(suite)
     prompts = [tokens.prompt_tokens(candidate.tokenizer, tokens.prompt_turns(row), row.get("tools")) for row in asked]
     outputs = candidate.generate(prompts, suite["max_new_tokens"])
-    judge = rewards.load_judge(suite["by"]["name"], candidate.tokenizer)
+    precision = candidate.spec.get("precision", "fp32")
+    judge = rewards.load_judge(suite["by"]["name"], candidate.tokenizer, arithmetic=precision)
     end = [candidate.tokenizer.eos_token_id]
     texts = [candidate.tokenizer(output, add_special_tokens=False)["input_ids"] + end for output in outputs]
     whole = [(*prompt, *answer) for prompt, answer in zip(prompts, texts, strict=True)]

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from posttrain.conversations import Turns, answered, prompt_turns, render
 from posttrain.memory import Memory, Model
 from posttrain.rows import Row, batches, without_nulls
-from posttrain.tokens import IGNORED, Turns, prompt_tokens, prompt_turns, render
+from posttrain.tokens import IGNORED, prompt_tokens
 from posttrain.words import ANSWERS, Runs, sums
 
 SIDES = ("labels", *(f"{answer}_ids" for answer in ANSWERS))
@@ -103,11 +104,16 @@ class Subject:
 
     @cached_property
     def texts(self) -> list[tuple[Row, Turns, str]]:
-        """The sample's conversations: row, turns, and the text that the chat template makes of them."""
+        """The sample's conversations: row, turns, and the text that the chat template makes of them, where the last is trained."""
         rows = self.sample[:: max(1, len(self.sample) // RENDERED)]
-        said = [(row, row["messages"]) for row in rows if "messages" in row]
-        said += [(row, row["prompt"] + row[side]) for row in rows for side in ANSWERS if side in row]
-        return [(row, turns, render(self.tokenizer, turns, row.get("tools"))) for row, turns in said]
+        said = [(row, row["messages"][:-1], row["messages"][-1:]) for row in rows if "messages" in row]
+        said += [(row, row["prompt"], row[side]) for row in rows for side in ANSWERS if side in row]
+        return [(row, prompt + answer, self._text(prompt, answer, row.get("tools"))) for row, prompt, answer in said]
+
+    def _text(self, prompt: Turns, answer: Turns, tools: str | None) -> str:
+        if self.tokens is None:  # none of these answers is trained
+            return render(self.tokenizer, prompt + answer, tools)
+        return answered(self.tokenizer, prompt, answer, tools)[0]
 
     @cached_property
     def longest(self) -> int:
@@ -218,13 +224,14 @@ def _taken(file: Path, wanted: np.ndarray) -> Iterator[tuple[Any, np.ndarray]]:
 
 
 def place(file: Path, id: str) -> str:
-    """File and line that a normalised row came from."""
+    """File and line that a row of tokens came from, and which of its answers is trained, where each has tokens of its own."""
     import pyarrow.compute as pc
 
+    of, _, answer = id.partition(".")
     for batch in batches(file, BATCH, ("id", "place")):
-        found = pc.index(batch["id"], id).as_py()
+        found = pc.index(batch["id"], of).as_py()
         if found >= 0:
-            return batch["place"][found].as_py()
+            return batch["place"][found].as_py() + (f", answer {int(answer) + 1}" if answer else "")
     raise KeyError(id)
 
 

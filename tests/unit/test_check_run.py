@@ -11,7 +11,7 @@ import pytest
 from conftest import REPOSITORY, environment, write_rows
 
 import check_run
-from posttrain import stage
+from posttrain import conversations, stage
 from posttrain.checks import NAMES
 from posttrain.errors import UserError
 from posttrain.project import Project
@@ -160,10 +160,10 @@ def test_a_template_that_refuses_a_conversation_is_one_sentence(prepared, random
 
 def test_the_stop_tokens_are_the_tokenizers_and_the_models(tmp_path, random_tiny_tokenizer):
     eos = random_tiny_tokenizer.eos_token_id
-    assert check_run.stop_tokens(tmp_path, random_tiny_tokenizer) == [eos]
+    assert conversations.stops(tmp_path, random_tiny_tokenizer) == [eos]
     for ends in (7, [7, eos]):
         (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
-        assert check_run.stop_tokens(tmp_path, random_tiny_tokenizer) == sorted([7, eos])
+        assert conversations.stops(tmp_path, random_tiny_tokenizer) == sorted([7, eos])
 
 
 def test_the_command_needs_no_torch(prepared):

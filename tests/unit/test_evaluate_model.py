@@ -183,6 +183,7 @@ def evaluate(in_folder, chats, random_tiny_folder, random_tiny_tokenizer, fp32):
         options = {
             "spec": Path(f"results/{name}/eval/spec.json"),
             "model": model,
+            "shipped": model,
             "manifest": manifest,
             "tokens": Path("tokens"),
         }
@@ -333,7 +334,7 @@ def test_worked_examples_come_before_the_question(evaluate, chats, random_tiny_t
 
 def test_a_reward_model_scores_what_was_generated(evaluate, reward_folder):
     Path("results/judge").mkdir(parents=True)
-    Path("results/judge/model").symlink_to(reward_folder)
+    Path("results/judge/merged").symlink_to(reward_folder)
     suites = {"judged": suite("reward", data={"name": "pairs"}, by={"name": "judge"})}
     row = evaluate("base", suites=suites)["metrics"]["judged/reward"]
     assert row["n"] == 3 and row["low"] <= row["value"] <= row["high"]

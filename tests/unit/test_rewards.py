@@ -100,7 +100,7 @@ def test_a_reward_model_reads_the_prompt_and_the_answer(merge, random_tiny_token
     merge("reward", method)
     answers = [[60, 61, 62], [70]]
     worth = judge({"from": {"name": "reward"}}, random_tiny_tokenizer)(QUESTIONS, answers)
-    model = models.load(Path("results/reward/model")).eval()
+    model = models.load(Path("results/reward/merged")).eval()
     with torch.no_grad():
         alone = [
             model(input_ids=torch.tensor([question["prompt_ids"] + answer])).logits[0, 0].item()
