@@ -171,19 +171,21 @@ def evaluate(in_folder, chats, random_tiny_folder, random_tiny_tokenizer, fp32):
         model: Path = random_tiny_folder,
         suites: dict | None = None,
         manifest: Path = random_tiny_folder / "config.json",
+        shipped: Path = random_tiny_folder,
+        **settings,
     ) -> dict:
         spec = {
             "suites": suites or {},
             "data": [{"name": data} for data in datasets],
             "against": [{"name": other} for other in against],
         }
-        spec |= {"limit": limit, "max_length": 256, "max_new_tokens": 4, "batch_tokens": 512}
+        spec |= {"limit": limit, "max_length": 256, "max_new_tokens": 4, "batch_tokens": 512} | settings
         stage.write_json(Path(f"results/{name}/eval/spec.json"), spec)
         output = Path(f"results/{name}/eval.json")
         options = {
             "spec": Path(f"results/{name}/eval/spec.json"),
             "model": model,
-            "shipped": model,
+            "shipped": shipped,
             "manifest": manifest,
             "tokens": Path("tokens"),
         }
@@ -348,3 +350,43 @@ def test_safety_is_measured_on_the_shipped_prompts(evaluate):
     }  # fmt: skip
     assert metrics["safe/refusal"]["n"] == metrics["safe/over_refusal"]["n"] == 4
     assert sum(group["n"] for group in result["groups"].values()) == 4
+
+
+# ---- what ships, and the arithmetic
+
+
+def test_likelihoods_of_another_type_that_ships_have_a_line_of_their_own(
+    evaluate, random_tiny_folder, random_tiny_tokenizer, monkeypatch
+):
+    folder, said = Path("shipped"), []
+    models.save(models.load(random_tiny_folder).to(torch.bfloat16), random_tiny_tokenizer, folder)
+    stage.write_json(Path("merge.json"), {"dtype": "float32", "shipped": {"dtype": "bfloat16"}})
+    base = evaluate("base")
+    monkeypatch.setattr(evaluate_model, "say", said.append)
+    result = evaluate("sft", against=("base",), manifest=Path("merge.json"), shipped=folder)
+    assert result["metrics"]["perplexity"] == base["metrics"]["perplexity"]
+    shipped, alone = result["shipped"], evaluate("other", model=folder)
+    assert shipped["dtype"] == "bfloat16"
+    assert shipped["metrics"].keys() >= {"perplexity", "preference_accuracy"}
+    assert shipped["metrics"]["perplexity"] == alone["metrics"]["perplexity"] != base["metrics"]["perplexity"]
+    assert shipped["against"]["base"]["perplexity"]["verdict"] in ("better", "worse", "no evidence")
+    assert "exact_match" not in shipped["metrics"]  # nothing is generated anew
+    assert said[0].splitlines()[-1].startswith("sft as it ships, in bfloat16: perplexity ")
+
+
+def test_one_type_is_measured_once(evaluate):
+    stage.write_json(Path("merge.json"), {"dtype": "float32", "shipped": {"dtype": "float32"}})
+    assert "shipped" not in evaluate("sft", manifest=Path("merge.json"))
+
+
+def test_log_probabilities_move_neither_with_threads_nor_with_batches(evaluate):
+    def log_probs(**settings) -> torch.Tensor:
+        evaluate("base", **settings)
+        rows = pq.read_table("results/base/eval/examples.parquet").to_pylist()
+        return torch.tensor([row[key] for row in rows for key in ("log_prob", "chosen_log_prob") if row.get(key)])
+
+    one = log_probs()
+    torch.set_num_threads(2)
+    two = log_probs(batch_tokens=64)
+    torch.set_num_threads(1)
+    assert len(one) > 4 and (one - two).abs().max() < 1e-3
