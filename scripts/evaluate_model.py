@@ -84,6 +84,7 @@ def measure(candidate) -> list[dict]:
     """One dictionary for each example of the standard measurements and of every suite."""
     from posttrain import suites
 
+    say_overruled(candidate)
     examples, requests = suites.standard(candidate)
     for name, suite in candidate.spec["suites"].items():
         say(f"{candidate.name}: suite {name}")
@@ -92,6 +93,19 @@ def measure(candidate) -> list[dict]:
         requests += wanted
     suites.score(candidate, requests)  # all in one call, where equal ones meet
     return examples
+
+
+def say_overruled(candidate) -> None:
+    """Name what of the model's generation configuration would change greedy answers, and is off."""
+    from posttrain import decoding
+
+    off = decoding.overruled(candidate.model)
+    if "repetition_penalty" in candidate.spec:
+        off.pop("repetition_penalty", None)
+    if off:
+        named = ", ".join(f"{key} {value}" for key, value in off.items())
+        how = "; `evaluation.repetition_penalty` turns the penalty on" if "repetition_penalty" in off else ""
+        say(f"{candidate.name}: answers are greedy, without the generation configuration's {named}{how}")
 
 
 def tell(result: dict) -> None:

@@ -7,8 +7,10 @@ and writes what train_sft.py does.
         --manifest results/sft_lora/merge.json --tokens results/tokens/smollm2/gsm8k_pairs,max_length=1024
 """
 
+from itertools import chain
 from pathlib import Path
 
+from posttrain.errors import UserError
 from posttrain.stage import arguments, read_json, run
 
 
@@ -70,10 +72,28 @@ def labelled(tokens: Path):
 
 
 def mismatched(rows, batch_size: int):
-    """Beside each prompt the answer to its neighbour in the batch, from which the KL divergence is estimated (eq. 7)."""
-    answers = rows["completion_ids"]
-    batches = [answers[i : i + batch_size] for i in range(0, len(rows), batch_size)]
-    return rows.add_column("KL_completion_ids", [answer for batch in batches for answer in batch[-1:] + batch[:-1]])
+    """Beside each prompt the answer to another prompt, from which the KL divergence is estimated (eq. 7).
+
+    It is the nearest one before it in the micro-batch, where that holds another prompt, or else in the whole dataset.
+
+    Raises:
+        UserError: all rows have the same prompt.
+    """
+    prompts, answers = rows["prompt_ids"], rows["completion_ids"]
+
+    def borrowed(row: int) -> list[int]:
+        start = row - row % batch_size
+        size = min(batch_size, len(rows) - start)
+        near = (start + (row - start - k) % size for k in range(1, size))
+        far = ((row - k) % len(rows) for k in range(1, len(rows)))
+        for other in chain(near, far):
+            if prompts[other] != prompts[row]:
+                return answers[other]
+        raise UserError(
+            "kto compares answers to different prompts, and all rows have the same one; write objective: dpo"
+        )
+
+    return rows.add_column("KL_completion_ids", [borrowed(row) for row in range(len(rows))])
 
 
 if __name__ == "__main__":

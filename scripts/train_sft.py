@@ -27,12 +27,13 @@ def main(options) -> None:
         held_out = training.read_tokens(validation, ("input_ids", "labels"))
 
         def build(spec):
-            model = training.load_parent(options.parent, spec)
+            model, given = training.load_parent(options.parent, spec), training.trainer_arguments(spec, folder)
             return SFTTrainer(
                 model=model,
                 args=SFTConfig(
-                    **training.trainer_arguments(spec, folder),
-                    max_length=spec["max_length"],
+                    **given,
+                    # The rows are cut already, and TRL takes no other length beside padding_free.
+                    max_length=spec["max_length"] if given.get("packing") else None,
                     loss_type=spec["loss_type"],
                 ),
                 train_dataset=rows,

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from posttrain.stage import write_json
 
 SCRIPT = "<script>document.title = 'x & y'</script>"
+THOUGHT = f"<think>\nFive and two? {SCRIPT}\n</think>\n\n"
 HASH = "ab" * 32
 TEXTS = ("suite", "dataset", "id", "prompt", "reference", "output")
 NUMBERS = ("log_prob", "tokens", "exact_match", "format_followed", "refusal")
@@ -80,7 +81,7 @@ def evaluation(model: dict, index: int) -> dict:
 
 
 def write_examples(path: Path, index: int) -> None:
-    """Twelve answers, some with markup, whose scores and words change from model to model; two rows without an answer."""
+    """Twelve answers, some with markup or thoughts, whose scores and words change from model to model; two rows without an answer."""
     draw = random.Random(index)
     rows = []
     for i in range(14):
@@ -88,7 +89,8 @@ def write_examples(path: Path, index: int) -> None:
         rows.append(
             {"suite": "safety" if i > 11 else "", "dataset": "chats", "id": f"{i:02}" * 32,
              "prompt": f"Question {i}: {SCRIPT}", "reference": "#### 5" if i % 2 else None,
-             "output": None if i > 11 else " ".join(words) + (SCRIPT if i == 0 else ""), "log_prob": -9.0, "tokens": 4.0,
+             "output": None if i > 11 else THOUGHT * (i < 2) + " ".join(words) + SCRIPT * (i == 0),
+             "log_prob": -9.0, "tokens": 4.0,
              "exact_match": 0.0, "format_followed": float(draw.random() < 0.5), "refusal": 1.0 if i > 11 else None}
         )  # fmt: skip
     schema = pa.schema([(name, pa.string()) for name in TEXTS] + [(name, pa.float64()) for name in NUMBERS])

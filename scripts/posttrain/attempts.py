@@ -6,6 +6,7 @@ it is at work, with the kernel's own counts of such kills; the next one finds th
 """
 
 import contextlib
+import errno
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,11 +14,13 @@ from pathlib import Path
 from posttrain.stage import read_json, write_json
 
 ATTEMPTS, MARK = "attempts.json", "at_work.json"
-WORDS = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+WORDS = ("can't allocate memory", "Cannot allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a GPU's, torch's own or Python's allocator had no memory left."""
+    """Whether a GPU's, torch's own, Python's or the operating system's allocator had no memory left."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(w in str(error) for w in WORDS))
 
 

@@ -141,8 +141,10 @@ def _detectable(result: dict, other: str, metrics: list[str]) -> list[str]:
 
 
 def _question(names: list[str]) -> str:
-    """The first generated question and each model's answer."""
+    """The first generated question and each model's answer, without what it thought."""
     import pyarrow.parquet as pq
+
+    from posttrain import thoughts
 
     tables = [pq.read_table(f"results/{name}/eval/examples.parquet").to_pylist() for name in names]
     asked = [[row for row in rows if row["output"] is not None] for rows in tables]
@@ -151,7 +153,7 @@ def _question(names: list[str]) -> str:
     width = _width()
     first = asked[0][0]
     parts = [("question", first["prompt"]), ("reference", first["reference"])]
-    parts += [(name, rows[0]["output"]) for name, rows in zip(names, asked, strict=True)]
+    parts += [(name, thoughts.answer(rows[0]["output"])) for name, rows in zip(names, asked, strict=True)]
     margin = max(len(label) for label, _ in parts) + 2
     return "\n".join(_paragraph(label, text, margin, width) for label, text in parts)
 

@@ -247,6 +247,11 @@ class Dataset(Licensed):
         return self
 
 
+def is_default(table: Strict, key: str) -> bool:
+    """Whether a key has its default, with which it is in no spec: a new key leaves finished results valid."""
+    return getattr(table, key) == type(table).model_fields[key].default
+
+
 Objective = Literal["sft", "dpo", "kto", "orpo", "reward", "grpo", "rloo", "ppo"]
 Method = Literal[
     "full", "lora", "qlora", "adalora", "adapter", "prefix", "p_tuning", "prompt", "ia3", "oft", "vera"
@@ -540,7 +545,7 @@ class Run(Strict):
         drop = {"from_", "data", "reward", "allow"}
         drop |= {key for key, methods in METHODS_OF.items() if self.method not in methods}
         drop |= {key for key, objectives in OBJECTIVES_OF.items() if self.objective not in objectives}
-        drop |= {key for key in (*TRAINED, "save_precision") if getattr(self, key) == Run.model_fields[key].default}
+        drop |= {key for key in (*TRAINED, "save_precision") if is_default(self, key)}
         values = self.model_dump(exclude=drop)
         rank = self.rank or RANK.get(self.method, 16)
         defaults = {
@@ -699,7 +704,9 @@ class TasksSuite(Strict):
     include: str | None = Field(None, description="a folder with task files of your own")
     limit: Count | None = Field(None, gt=0, description="documents of each task; by default evaluation.limit")
     shots: Count | None = Field(None, ge=0, description="worked examples; by default the task's own number")
-    chat: bool = Field(True, description="put the prompts into the chat template")
+    chat: bool | None = Field(
+        None, description="put the prompts into the chat template; by default where the base has one"
+    )
 
 
 class SafetySuite(Answering):
@@ -727,6 +734,9 @@ class Evaluation(Strict):
     precision: Literal["fp32", "bf16"] = Field(
         "fp32",
         description="arithmetic in which answers are scored and generated; bf16 is faster and moves with the batches",
+    )
+    repetition_penalty: Number = Field(
+        1.0, gt=0, description="penalty on tokens that have occurred (CTRL); 1 is none, whatever the base's own says"
     )
     suites: dict[Name, Suite] = Field({}, description="more measurements by name, see below and docs/evaluation.md")
 

@@ -126,8 +126,8 @@ def check_layers(counts: list, tensors: list[str], name: str) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """The beginning of what a library says."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    """The first line of a library's message; the error's type where it has none, as a bare `MemoryError()`."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def unpack(wheel: Path, file: str | None, target: Path, name: str) -> None:

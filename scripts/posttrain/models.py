@@ -16,6 +16,7 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 
 from posttrain import frozen_update
+from posttrain.attempts import is_out_of_memory
 from posttrain.config import reads_weights
 from posttrain.errors import UserError
 from posttrain.inspection import first_line
@@ -73,7 +74,7 @@ def load(
     try:
         model = family.from_pretrained(folder, **options)
     except Exception as error:  # whatever a broken folder makes transformers raise
-        if "memory" in str(error):
+        if is_out_of_memory(error):
             raise
         raise UserError(f"{folder}: not a model that can be loaded: {first_line(error)}") from None
     if reward and not is_reward(folder):  # it looks for the last token that is no padding

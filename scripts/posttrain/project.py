@@ -26,6 +26,7 @@ from posttrain.config import (
     Config,
     Objective,
     Run,
+    is_default,
     peft_fields,
     read,
     reference_form,
@@ -47,6 +48,8 @@ VERSIONS = {
     "tokens": 3,
     "logprobs": 2,
     **dict.fromkeys(get_args(Objective), 2),
+    "kto": 3,
+    "ppo": 3,
     "eval": 4,
 }
 
@@ -579,7 +582,7 @@ class Project:
         return {"reward": {"kind": reward.kind} | judges}
 
     def _eval_spec(self, name: str) -> dict[str, Any]:
-        idle = {"precision"} if self.config.evaluation.precision == "fp32" else set()
+        idle = {key for key in ("precision", "repetition_penalty") if is_default(self.config.evaluation, key)}
         settings = self.config.evaluation.model_dump(exclude={"data", "suites"} | idle)
         data = [self._ref("data", dataset) for dataset in self.evaluation_data]
         against = [self._model_ref(other) for other in self.others(name)]

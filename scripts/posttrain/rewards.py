@@ -1,6 +1,7 @@
 """What an answer is worth: a reward model's score, or a rule that reads the answer.
 
-A rule is a function of (answer, reference), both texts, that returns a number: one of FUNCTIONS, or the user's own.
+A rule is a function of (answer, reference), both texts without their thoughts, that returns a number: one of FUNCTIONS, or
+the user's own.
 """
 
 import importlib.util
@@ -9,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from posttrain import models, scoring
+from posttrain import models, scoring, thoughts
 from posttrain.errors import UserError, nearest
 
 NUMBER = r"(?:(?<!\d)-)?\$?[\d,]*\.?\d+"  # 10-15 is a range
@@ -66,8 +67,10 @@ def judge(spec: dict, tokenizer: Any) -> Callable[[list[dict], list[list[int]]],
         rule = function(spec["function"])
 
         def by_rule(questions: list[dict], answers: list[list[int]]) -> list[float]:
-            texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
-            values = [rule(text, row["reference"]) for text, row in zip(texts, questions, strict=True)]
+            values = [
+                rule(_said(tokenizer, row["prompt_ids"], ids), thoughts.answer(row["reference"]))
+                for row, ids in zip(questions, answers, strict=True)
+            ]
             try:
                 return [float(value) for value in values]
             except (TypeError, ValueError) as error:
@@ -82,6 +85,11 @@ def judge(spec: dict, tokenizer: Any) -> Callable[[list[dict], list[list[int]]],
         return scoring.rewards(model, rows, BATCH_TOKENS)
 
     return by_model
+
+
+def _said(tokenizer: Any, prompt: list[int], answer: list[int]) -> str:
+    """The text of an answer (token ids) without what the model thought before it, from the prompt on."""
+    return thoughts.answer(thoughts.opened(tokenizer, prompt) + thoughts.decode(tokenizer, answer))
 
 
 def load_judge(name: str, tokenizer: Any, quantised: str | None = None, arithmetic: str = "auto") -> Any:

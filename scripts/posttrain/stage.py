@@ -65,6 +65,7 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], No
     """
     options = parser.parse_args()
     on_signals(end_at_once)
+    one_gpu()
     try:
         with _lock(options.log), _log(options.log), _faults():
             main(options)
@@ -74,6 +75,21 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], No
         if sentence := storage_fault(error):  # the log itself
             sys.exit(f"posttrain: {sentence}")
         raise
+
+
+def one_gpu() -> None:
+    """Show this process the first of the GPUs that it may use; to be called before torch counts them.
+
+    Transformers splits each batch over all GPUs that one process sees (`DataParallel`), which TRL refuses and PPO does not
+    allow for. A process that a launcher started (`torchrun`, `accelerate launch`) has its GPU chosen by that.
+    """
+    if "LOCAL_RANK" in os.environ:
+        return
+    there = ",".join(str(i) for i, _ in enumerate(Path("/proc/driver/nvidia/gpus").glob("*")))
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES", there).split(",")
+    if len(gpus) > 1:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[0]
+        say(f"one GPU is used, {gpus[0].strip()}; {len(gpus) - 1} more can be seen and stay idle")
 
 
 def on_signals(handler: Callable[[int, Any], None]) -> None:

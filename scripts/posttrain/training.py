@@ -30,6 +30,7 @@ from posttrain import attempts, checkpoints, methods, models, tracking
 from posttrain.config import PROMPT_LEARNING, shape_refusal
 from posttrain.errors import UserError
 from posttrain.head import add_compact_head
+from posttrain.inspection import first_line
 from posttrain.low_rank import add_low_rank
 from posttrain.rows import read
 from posttrain.stage import (
@@ -224,7 +225,7 @@ def refusals(name: str) -> Iterator[None]:
         yield
     except (TypeError, ValueError, NotImplementedError, ImportError) as error:
         traceback.print_exc()
-        raise UserError(f"{name}: method, peft_args or trainer_args: {str(error).strip().splitlines()[0]}") from None
+        raise UserError(f"{name}: method, peft_args or trainer_args: {first_line(error)}") from None
 
 
 # ---- checkpoints
@@ -466,7 +467,7 @@ def _attempt(build: Callable[[dict], Any], options: Namespace, folder: Path, spe
     except Exception as error:
         if attempts.is_out_of_memory(error):
             traceback.print_exc()
-            return str(error).strip().splitlines()[0]
+            return first_line(error)
         if storage_fault(error):
             with contextlib.suppress(OSError):
                 checkpoints.remove_unfinished(folder)

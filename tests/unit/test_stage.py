@@ -454,3 +454,26 @@ def test_without_a_terminal_progress_is_plain_lines_now_and_then(shown):
 )
 def test_a_time_is_said_as_people_say_it(seconds, said):
     assert stage.duration(seconds) == said
+
+
+# ---- several GPUs
+
+SHOW = "stage.say(os.environ.get('CUDA_VISIBLE_DEVICES', 'none'))"
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"CUDA_VISIBLE_DEVICES": "1,3"}, ["one GPU is used, 1; 1 more can be seen and stay idle", "1"]),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-8f6,GPU-1a2,MIG-7"}, ["one GPU is used, GPU-8f6; 2 more can be seen and stay idle", "GPU-8f6"]),
+        ({"CUDA_VISIBLE_DEVICES": "2"}, ["2"]),
+        ({"CUDA_VISIBLE_DEVICES": ""}, [""]),
+        ({"CUDA_VISIBLE_DEVICES": "0,1", "LOCAL_RANK": "1"}, ["0,1"]),  # the launcher chooses
+    ],
+)  # fmt: skip
+def test_a_stage_uses_one_gpu_and_says_so(tmp_path, monkeypatch, environment, said):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    done = run(script(tmp_path, SHOW), cwd=tmp_path)
+    assert (done.returncode, done.stderr.splitlines()) == (0, said)

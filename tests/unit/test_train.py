@@ -394,7 +394,12 @@ def test_the_first_kto_loss_is_the_papers_formula_with_the_divergence_of_mismatc
     size, losses, divergences = 8 // accumulation, [], []
     for start in range(0, 8, size):
         batch = ordered[start : start + size]
-        others = [(row["prompt_ids"], batch[i - 1]["completion_ids"]) for i, row in enumerate(batch)]
+        before = [[batch[i - k] for k in range(1, size)] for i in range(size)]
+        foreign = [
+            next(other for other in some if other["prompt_ids"] != row["prompt_ids"])
+            for row, some in zip(batch, before, strict=True)
+        ]
+        others = [(row["prompt_ids"], other["completion_ids"]) for row, other in zip(batch, foreign, strict=True)]
         own = [(row["prompt_ids"], row["completion_ids"]) for row in batch]
         assert all(answer != other for (_, answer), (_, other) in zip(own, others, strict=True))
         ratios = []
