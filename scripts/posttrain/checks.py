@@ -208,14 +208,66 @@ def pad_token(run: "Subject") -> Finding | None:
     """
     token = run.tokenizer.pad_token_id
     token = run.tokenizer.eos_token_id if token is None else token
-    if token < run.model.vocabulary:
+    if token < run.model.embeddings:
         return None
     name = run.tokenizer.pad_token or run.tokenizer.eos_token
     return Finding(
         "error",
-        f"the pad token {name} has the id {token}, and the model has embeddings for {run.model.vocabulary} tokens only; "
-        "set pad_token to one of its tokens in the base's tokenizer_config.json",
+        f"the pad token {name} has the id {token}, and the model has embeddings for {run.model.embeddings} tokens only; "
+        "write pad_token: under the base, with one of the model's tokens",
     )
+
+
+def embeddings(run: "Subject") -> Finding | None:
+    """Every token that occurs in the rows, in the chat template or among the special tokens has an embedding."""
+    import numpy as np
+
+    rows = run.model.embeddings
+    special = {run.tokenizer.bos_token_id, run.tokenizer.eos_token_id, *run.stops} - {None}
+    template = str(run.tokenizer.chat_template or "")
+    written = {i for i, token in run.tokenizer.added_tokens_decoder.items() if str(token) in template}
+    read = run.tokens.ids if run.tokens is not None else np.array([i for ids in run.prompts for i in ids], int)
+    places = {
+        "the special tokens": special,
+        "the tokens of the chat template": written,
+        "those of the rows": read.tolist(),
+    }
+    beyond = {i: place for place, ids in places.items() for i in ids if i >= rows}
+    if not beyond:
+        return None
+    first = min(beyond)
+    tokens = [run.tokenizer.convert_ids_to_tokens(i) for i in sorted(beyond)]
+    others = (
+        f" (as have {len(beyond) - 1} others of the tokens that are used, such as {tokens[1]})" if tokens[1:] else ""
+    )
+    return Finding(
+        "error",
+        f"{tokens[0]}, which is among {beyond[first]}, has the id {first}{others}, and the model has embeddings for {rows} tokens "
+        f"only; write new_tokens: [{', '.join(repr(token) for token in tokens[:8])}] under the base, or take them out",
+    )
+
+
+def new_tokens(run: "Subject") -> Finding | None:
+    """The new tokens of the base are trained, and occur in the rows."""
+    import numpy as np
+
+    from posttrain.config import LORA
+
+    ids = run.model.config.get("new_tokens")
+    if not ids:
+        return Finding("skipped", "the base has no new tokens")
+    method, objective = run.spec["method"], run.spec["objective"]
+    if method not in (*LORA, "full") or (objective == "ppo" and method != "full"):
+        what = objective if method in LORA else method
+        text = (
+            f"{what} does not train the embeddings of the base's new tokens; train them first, by sft with method: lora"
+        )
+        return Finding("warning", text)
+    missing = run.tokenizer.convert_ids_to_tokens(np.setdiff1d(ids, run.tokens.ids).tolist()) if run.tokens else []
+    if missing:
+        text = f"{', '.join(missing[:8])} of the base's new tokens occur in no row, so that nothing is learnt of them"
+        return Finding("warning", text)
+    return None
 
 
 # ---- the rows and what becomes of them
@@ -534,6 +586,8 @@ CHECKS = (
     *OF_TOKENS,
     double_bos,
     pad_token,
+    embeddings,
+    new_tokens,
     context_length,
     prompt_length,
     overlap,

@@ -52,6 +52,8 @@ class Tokens(NamedTuple):
     """(rows,): whether the row begins with two BOS"""
     digest: np.ndarray
     """(rows,): a hash of all ids"""
+    ids: np.ndarray
+    """the ids that occur, sorted"""
     answers: dict[str, Answers]
     """`labels`, or `chosen_ids` and `rejected_ids`, or `completion_ids`"""
 
@@ -132,8 +134,8 @@ def survey(file: Path, tokenizer: Any, stops: list[int], max_length: int) -> Tok
         side: Answers(*(np.concatenate(arrays) for arrays in zip(*(part.answers[side] for part in parts), strict=True)))
         for side in parts[0].answers
     }
-    lengths, doubled, digest = (np.concatenate([part[i] for part in parts]) for i in range(3))
-    return Tokens(lengths, doubled, digest, answers)
+    lengths, doubled, digest, ids = (np.concatenate([part[i] for part in parts]) for i in range(4))
+    return Tokens(lengths, doubled, digest, np.unique(ids), answers)
 
 
 def _measure(batch: Any, blanks: "_Blanks", max_length: int) -> Tokens:
@@ -148,7 +150,8 @@ def _measure(batch: Any, blanks: "_Blanks", max_length: int) -> Tokens:
     digest = _digest(ids, bounds)
     for side in answers.values():
         digest = digest * _FACTOR + side.digest
-    return Tokens(batch["length"].to_numpy(), doubled, digest, answers)
+    present = [np.flatnonzero(np.bincount(values)) for name, (values, _) in columns.items() if name != "labels"]
+    return Tokens(batch["length"].to_numpy(), doubled, digest, np.unique(np.concatenate(present)), answers)
 
 
 def _flat(column: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -290,13 +290,64 @@ def test_prompts_that_leave_no_room_for_an_answer_are_told(look):
     assert run.longest == lengths[-3] + 226  # the others are left out
 
 
+def with_rows(run, number: int, **config):
+    """The run's model with so many embeddings."""
+    return run.model._replace(config=run.model.config | {"vocab_size": number} | config)
+
+
+@pytest.mark.parametrize("run", [{}, on_policy()])
+def test_tokens_beyond_the_embedding_are_an_error_that_names_them(look, own_tokenizer, run):
+    subject = look(run=run)
+    end = own_tokenizer.convert_tokens_to_ids("<|im_end|>")
+    highest = max(end, int(subject.tokens.ids.max()) if subject.tokens else max(map(max, subject.prompts)))
+    assert checks.embeddings(replace(subject, model=with_rows(subject, highest + 1))) is None
+    found = checks.embeddings(replace(subject, model=with_rows(subject, highest)))
+    token = own_tokenizer.convert_ids_to_tokens(highest)
+    assert found.severity == "error"
+    assert (
+        f"{token}, which is among those of the rows, has the id {highest}, and the model has embeddings for"
+        in found.message
+    )
+    assert f"for {highest} tokens only; write new_tokens: [{token!r}] under the base" in found.message
+    few = checks.embeddings(replace(subject, model=with_rows(subject, 3)))
+    assert "others of the tokens that are used, such as" in few.message
+
+
+def test_tokens_beyond_the_embedding_that_only_a_template_has_are_found(look, own_tokenizer):
+    rows = len(own_tokenizer)
+    own_tokenizer.add_special_tokens({"additional_special_tokens": ["<|unused|>", "<|call|>"]})
+    own_tokenizer.chat_template += "{% if false %}<|call|>{% endif %}"
+    run = look()
+    found = checks.embeddings(replace(run, tokenizer=own_tokenizer, model=with_rows(run, rows)))
+    assert found.message.startswith(
+        f"<|call|>, which is among the tokens of the chat template, has the id {rows + 1}, and"
+    )
+    assert checks.embeddings(replace(run, tokenizer=own_tokenizer, model=with_rows(run, rows + 2))) is None
+
+
+def test_new_tokens_that_nothing_trains_are_told(look, tokenizer):
+    run = look()
+    seen = int(run.tokens.ids[-1])
+    assert checks.new_tokens(run).severity == "skipped"
+    assert checks.new_tokens(replace(run, model=with_rows(run, 384, new_tokens=[seen]))) is None
+    unseen = next(i for i in range(384) if i not in run.tokens.ids)
+    found = checks.new_tokens(replace(run, model=with_rows(run, 384, new_tokens=[unseen, seen])))
+    name = tokenizer.convert_ids_to_tokens(unseen)
+    assert found == (
+        "warning",
+        f"{name} of the base's new tokens occur in no row, so that nothing is learnt of them",
+        "",
+    )
+    other = look(run={"method": "vera"})
+    found = checks.new_tokens(replace(other, model=with_rows(other, 384, new_tokens=[seen])))
+    assert found.message.startswith("vera does not train the embeddings of the base's new tokens")
+
+
 def test_a_pad_token_that_the_model_does_not_have_is_an_error(look, own_tokenizer):
     run = look()
     own_tokenizer.add_special_tokens({"pad_token": "[PAD]"})
     number = own_tokenizer.pad_token_id
-    known, unknown = (
-        replace(run, tokenizer=own_tokenizer, model=run.model._replace(vocabulary=number + n)) for n in (1, 0)
-    )
+    known, unknown = (replace(run, tokenizer=own_tokenizer, model=with_rows(run, number + n)) for n in (1, 0))
     assert checks.pad_token(known) is None
     found = checks.pad_token(unknown)
     assert found.severity == "error"
