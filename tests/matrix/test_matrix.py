@@ -170,6 +170,7 @@ def options(objective: str, name: str) -> Namespace:
     return Namespace(
         spec=Path(f"results/{name}/spec.json"),
         parent=base / "model",
+        shipped=base / "model",
         manifest=base / "base.json",
         preflight=Path("preflight.json"),
         tokens=tokens,
