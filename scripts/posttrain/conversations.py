@@ -21,9 +21,6 @@ from posttrain.rows import Row
 
 # Of one conversation's rendering: a template is a program of the base's author.
 RENDER_SECONDS, RENDER_BYTES, RENDER_CHARACTERS = 10, 1 << 30, 16_000_000
-DATE = (
-    "2025-01-01"  # what a template that prints today's date prints where the base's tokenizer_config.json has no other
-)
 
 # How thoughts begin and end: DeepSeek, Qwen and most others; gpt-oss; Gemma 4; Muse; Magistral.
 THOUGHTS = (
@@ -112,6 +109,8 @@ def _pin_date(tokenizer: Any, tools: list | None) -> None:
     template = tokenizer.get_chat_template(tools=tools)
     if "strftime_now" in template:
         from transformers.utils.chat_template_utils import _compile_jinja_template
+
+        from posttrain.config import DATE
 
         pinned = date.fromisoformat(tokenizer.init_kwargs.get("chat_template_date", DATE))
         _compile_jinja_template(template).globals["strftime_now"] = pinned.strftime
@@ -333,6 +332,15 @@ def thoughts(text: str, start: int, end: int) -> list[tuple[int, int]]:
         return last + len(text[last:end]) - len(text[last:end].lstrip("\n"))
 
     return [(first, with_lines(last)) for first, last in found]
+
+
+def up_to(row: Row, id: str) -> Row:
+    """A conversation up to the answer that the id of a training row names, see `tokens.tokenise`: `{id}.{k}`, or all of it."""
+    _, _, answer = id.partition(".")
+    if not answer:
+        return row
+    said = [i for i, turn in enumerate(row["messages"]) if turn["role"] == "assistant"]
+    return row | {"messages": row["messages"][: said[int(answer)] + 1]}
 
 
 def prompt_turns(row: Row) -> Turns:

@@ -178,9 +178,9 @@ def _shape(candidate: Candidate, dataset: str) -> str:
 
 def answer_marked(candidate: Candidate, examples: list[Row], dataset: str) -> None:
     """Generate where every reference ends in GSM8K's `#### number`, and compare the final numbers."""
-    wanted = {example["id"] for example in examples}
+    wanted = {example["id"].split(".")[0] for example in examples}
     found = {row["id"]: row for row in rows.read(_rows(dataset)) if row["id"] in wanted}
-    asked = [found[example["id"]] for example in examples]
+    asked = [tokens.up_to(found[example["id"].split(".")[0]], example["id"]) for example in examples]
     references = [_reference(row) for row in asked]
     if not all(MARKED.search(reference) for reference in references):
         return

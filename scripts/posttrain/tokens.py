@@ -15,7 +15,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from posttrain.conversations import Turns, answered, ending, passages, prompt_turns, render, stops, thoughts, turn_end
+from posttrain.conversations import (
+    Turns,
+    answered,
+    ending,
+    passages,
+    prompt_turns,
+    render,
+    stops,
+    thoughts,
+    turn_end,
+    up_to,
+)
 from posttrain.limits import memory_limited
 from posttrain.rows import Row
 
@@ -32,6 +43,7 @@ __all__ = [
     "stops",
     "tokenise",
     "turn_end",
+    "up_to",
 ]
 
 IGNORED = -100

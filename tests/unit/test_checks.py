@@ -450,6 +450,52 @@ def test_a_template_that_drops_a_called_function_is_an_error(look, own_tokenizer
     assert checks.template_drops(replace(run, tokenizer=dropping(own_tokenizer, template))) is None
 
 
+TOOLS = '[{"type": "function", "function": {"name": "weather", "description": "Of a city."}}]'
+
+
+def test_functions_that_a_template_never_prints_are_an_error(look, own_tokenizer, chats):
+    run = look([chats[0] | {"tools": TOOLS}, *chats[1:]])
+    found = checks.template_drops(run)
+    assert found.severity == "error"
+    assert (
+        "leaves out the functions that may be called (tools) in 1 (25 %) of the sampled conversations" in found.message
+    )
+    assert "`chat_template:`" in found.message
+    template = "{% for tool in tools or [] %}{{ tool | tojson }}\n{% endfor %}" + own_tokenizer.chat_template
+    assert checks.template_drops(replace(run, tokenizer=dropping(own_tokenizer, template))) is None
+
+
+def test_thoughts_that_a_template_does_not_print_are_named(look, own_tokenizer, chats):
+    turns = chats[1]["messages"]
+    thinking = chats[1] | {"messages": [turns[0], turns[1] | {"reasoning_content": "Half of 48\nis 24."}]}
+    run = look([chats[0], thinking, *chats[2:]])
+    found = checks.dropped_thoughts(run)
+    assert found.severity == "warning"
+    assert (
+        "leaves out the reasoning_content of 1 (25 %) of the sampled answers, first in chats.jsonl line 2"
+        in found.message
+    )
+    template = "{% for m in messages %}{{ m.reasoning_content or '' }}\n{{ m.content }}{{ eos_token }}\n{% endfor %}"
+    assert checks.dropped_thoughts(replace(run, tokenizer=dropping(own_tokenizer, template))) is None
+    assert checks.dropped_thoughts(look()).severity == "skipped"
+
+
+def test_a_bos_that_only_the_template_leaves_out_is_named(look, own_tokenizer):
+    from tokenizers.processors import TemplateProcessing
+
+    run = replace(look(), tokenizer=own_tokenizer)
+    assert checks.missing_bos(run) is None  # this tokenizer adds none
+    own_tokenizer.bos_token = "<|endoftext|>"
+    special = [("<|endoftext|>", own_tokenizer.bos_token_id)]
+    own_tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=special
+    )
+    found = checks.missing_bos(run)
+    assert found.severity == "warning" and "puts <|endoftext|> before every text" in found.message
+    with_bos = dropping(copy.deepcopy(own_tokenizer), "{{ bos_token }}" + own_tokenizer.chat_template)
+    assert checks.missing_bos(replace(look(), tokenizer=with_bos)) is None
+
+
 def test_thoughts_of_earlier_turns_may_be_dropped(look, own_tokenizer):
     messages = [
         {"role": "user", "content": "One?"},

@@ -19,6 +19,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from posttrain import conversations
+from posttrain.config import DATE
 from posttrain.errors import UserError
 from posttrain.tokens import IGNORED, preference_tokens, prompt_tokens, sft_tokens, stops, tokenise, turn_end
 
@@ -324,7 +325,7 @@ def test_without_thinking_the_empty_thought_is_asked_with_and_not_trained():
 @pytest.mark.parametrize(("name", "shown"), [("llama3_2", "03 Feb 2024"), ("gptoss", "2024-02-03")])
 def test_the_date_that_a_template_prints_is_the_bases(name, shown):
     tokenizer = load((FOLDER / f"{name}.jinja").read_text())
-    assert f"{conversations.DATE[:4]}" in conversations.render(tokenizer, turns("Q1"))
+    assert DATE[:4] in conversations.render(tokenizer, turns("Q1"))
     tokenizer.init_kwargs["chat_template_date"] = "2024-02-03"
     assert shown in conversations.render(tokenizer, turns("Q1"))
     assert shown in tokenizer.decode(prompt_tokens(tokenizer, turns("Q1")))
@@ -414,6 +415,12 @@ def test_rows_of_a_template_that_rewrites_are_named_for_their_answers():
     kept, counts = tokenise(tokenizer, rows, "messages", 1000, tokenizer.convert_tokens_to_ids(["<|im_end|>"]))
     assert [row["id"] for row in kept] == ["a.0", "a.1", "b"]
     assert counts["rows"] == 3
+    for row in kept:
+        answer = conversations.up_to(next(whole for whole in rows if whole["id"] == row["id"][0]), row["id"])[
+            "messages"
+        ]
+        assert tokenizer.decode(row["input_ids"]).endswith(f"{answer[-1]['content']}<|im_end|>\n")
+        assert answer == rows[0]["messages"][: len(answer)]
     last, _ = tokenise(tokenizer, rows, "messages", 1000, assistant_turns="last")
     assert [row["id"] for row in last] == ["a", "b"]
     assert last[0]["input_ids"] == kept[1]["input_ids"]

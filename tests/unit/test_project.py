@@ -543,12 +543,29 @@ def test_models_are_measured_on_every_runs_dataset_unless_told_otherwise(project
     assert Project({"datasets": {"chats": {"path": "x.csv"}}}).evaluation_data == ["chats"]
 
 
+def test_what_is_trained_is_in_a_spec_only_where_it_is_not_the_default(project):
+    plain = json.loads(project().spec("sft"))
+    assert not {"assistant_turns", "train_thoughts"} & plain.keys()
+    changed = json.loads(project({"runs.sft.assistant_turns": "last", "runs.sft.train_thoughts": False}).spec("sft"))
+    assert changed == plain | {"assistant_turns": "last", "train_thoughts": False}
+    assert (
+        json.loads(project({"runs.sft.assistant_turns": "all", "runs.sft.train_thoughts": True}).spec("sft")) == plain
+    )
+    with pytest.raises(UserError, match="assistant_turns has no effect here; it needs objective: sft"):
+        project({"runs.dpo.assistant_turns": "last"})
+
+
 def test_the_paths_that_rules_ask_for(in_folder, project):
     graph = project()
     assert graph.model("base") == graph.merged("base") == "results/bases/base/model"
     assert (graph.model("sft"), graph.merged("sft")) == ("results/sft/model", "results/sft/merged")
     assert graph.manifest("sft,rank=4") == "results/sft,rank=4/merge.json"
     assert graph.tokens("dpo", "pairs", 512) == "results/tokens/base/pairs,max_length=512"
+    assert graph.run_tokens(graph.run("sft")) == "results/tokens/base/chats,max_length=1024"
+    assert graph.run_tokens(graph.run("dpo")) == "results/tokens/base/pairs,max_length=1024"
+    last = "sft,assistant_turns=last,max_length=64,train_thoughts=false"
+    folder = "results/tokens/base/chats,max_length=64,assistant_turns=last,train_thoughts=false"
+    assert graph.run_tokens(graph.run(last)) == folder
     for file in ("chats.jsonl", "pairs.jsonl", "held_out.jsonl"):
         Path(file).touch()
     assert graph.sources("pairs") == ["pairs.jsonl", "held_out.jsonl"]
