@@ -549,6 +549,17 @@ def licence(run: "Subject") -> Finding | None:
     return Finding("warning", f"{', and '.join(told)}; {advice}") if told else None
 
 
+def evaluation(run: "Subject") -> Finding | None:
+    """What the run's evaluation will need is there, before the training is paid for."""
+    from posttrain import foreseen
+
+    if not run.evaluation:
+        return Finding("skipped", "nothing is known of an evaluation")
+    errors = foreseen.errors(run)
+    told = errors or foreseen.warnings(run)
+    return Finding("error" if errors else "warning", "; ".join(told)) if told else None
+
+
 # ---- what findings have in common
 
 
@@ -603,6 +614,7 @@ CHECKS = (
     rank,
     memory,
     licence,
+    evaluation,
 )
 NAMES = tuple(check.__name__ for check in CHECKS)
 

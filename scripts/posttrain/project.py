@@ -498,6 +498,13 @@ class Project:
             if suite.kind == "reward"
         ]
 
+    def foreign_judges(self, name: str) -> dict[str, str]:
+        """The reward suites that measure a run and whose judge has another base: that base, by the suite's name."""
+        suites = {} if self.is_reward(name) else self.config.evaluation.suites
+        own = self.lineage(name)[0]
+        bases = {key: self.lineage(suite.by)[0] for key, suite in suites.items() if suite.kind == "reward"}
+        return {key: base for key, base in bases.items() if base != own}
+
     def suite_data(self, *kinds: str) -> list[str]:
         """The datasets of the suites of these kinds."""
         suites = self.config.evaluation.suites.values()

@@ -5,7 +5,7 @@ The tokens are counted on Arrow's buffers with numpy, batch by batch: a token co
 
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -86,6 +86,10 @@ class Subject:
     """place and text of a row of tokens"""
     leaks: Callable[[], tuple[int, str | None]]
     """rows whose answer stands in their prompt, and the place of the first"""
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    """the spec of the run's evaluation"""
+    judges: dict[str, Any] = field(default_factory=dict)
+    """of each reward suite whose judge has another base: that base's tokenizer"""
 
     @cached_property
     def asked(self) -> list[tuple[Row, Turns]]:

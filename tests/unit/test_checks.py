@@ -615,3 +615,73 @@ def test_licences_are_read_of_every_part(look):
     found = checks.licence(forbidding)
     assert found.severity == "error"
     assert "the licence of datasets.chats, cc-by-nc-4.0, forbids use: commercial" in found.message
+
+
+# ---- what the evaluation will need
+
+EVALUATION = {"max_length": 1024, "max_new_tokens": 20, "suites": {}}
+LEARNT = {"transformer.wpe.weight": (128, 32)}
+
+
+def foreseen(run, suites: dict | None = None, judges: dict | None = None, **model):
+    """The finding of a run whose evaluation has these suites; `model` changes what its files say."""
+    evaluation = EVALUATION | {"suites": suites or {}}
+    return checks.evaluation(
+        replace(run, model=run.model._replace(**model), evaluation=evaluation, judges=judges or {})
+    )
+
+
+def test_an_evaluation_that_is_known_and_fits_passes(look):
+    assert checks.evaluation(look()).severity == "skipped"
+    tasks = {"kind": "tasks", "chat": True}
+    asked = {"kind": "generation", "max_new_tokens": 100}
+    assert foreseen(look(), {"t": tasks, "g": asked}) is None
+
+
+def test_an_evaluation_beyond_learnt_positions_is_an_error(look):
+    run = look()
+    found = foreseen(run, config={"n_positions": 128}, shapes=run.model.shapes | LEARNT)
+    assert found.severity == "error"
+    assert "the model has learnt 128 positions; write evaluation.max_length: 128" in found.message
+    assert foreseen(run, config={"n_positions": 1024}, shapes=run.model.shapes | LEARNT) is None
+    assert foreseen(run, config={"max_position_embeddings": 128}) is None  # computed positions go on
+
+
+@pytest.mark.parametrize("key", ["rope_parameters", "rope_scaling"])
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_positions_that_depend_on_the_batch_are_told_of(look, key, kind):
+    config = {"max_position_embeddings": 8192, key: {"rope_type": kind, "original_max_position_embeddings": 512}}
+    found = foreseen(look(), config=config)
+    assert found.severity == "warning"
+    assert f"positions are {kind}: past 512 tokens" in found.message
+    config[key]["original_max_position_embeddings"] = 1024
+    assert foreseen(look(), config=config) is None
+    assert foreseen(look(), config={key: {"rope_type": "llama3", "original_max_position_embeddings": 512}}) is None
+
+
+def test_tasks_in_a_chat_need_a_template(look, own_tokenizer):
+    own_tokenizer.chat_template = None
+    run = replace(look(), tokenizer=own_tokenizer)
+    found = foreseen(run, {"quiz": {"kind": "tasks", "chat": True}})
+    assert found.severity == "error"
+    assert "evaluation.suites.quiz: `chat: true` needs a chat template" in found.message
+    assert foreseen(run, {"quiz": {"kind": "tasks", "chat": None}}) is None
+
+
+def test_a_judge_with_another_tokenizer_is_an_error(look, own_tokenizer):
+    suites = {"liked": {"kind": "reward", "by": {"name": "judge"}, "max_new_tokens": 9}}
+    assert foreseen(look(), suites, {"liked": own_tokenizer}) is None
+    own_tokenizer.add_tokens(["<extra>"])
+    found = foreseen(look(), suites, {"liked": own_tokenizer})
+    assert found.severity == "error"
+    assert "evaluation.suites.liked: judge has another tokenizer" in found.message
+
+
+def test_prompts_without_room_for_an_answer_are_told_of(look):
+    run = look()
+    longest = max(map(len, run.prompts))
+    suites = {"g": {"kind": "generation", "max_new_tokens": 100}}
+    assert foreseen(run, suites, config={"max_position_embeddings": run.longest + 100}) is None
+    found = foreseen(run, suites, config={"max_position_embeddings": longest})
+    assert found.severity == "warning"
+    assert f"context of {longest}, and 1 leave no room for any" in found.message

@@ -342,6 +342,57 @@ def test_a_reward_model_scores_what_was_generated(evaluate, reward_folder):
     assert row["n"] == 3 and row["low"] <= row["value"] <= row["high"]
 
 
+@pytest.fixture
+def answering(monkeypatch):
+    """Let every prompt be answered with a text, as tokens, ended or cut; the first prompt of a batch is cut."""
+
+    def answer(text: str) -> None:
+        def given(model, tokenizer, prompts, *_):
+            ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+            return [scoring.Answer(text, ids, i > 0) for i in range(len(prompts))]
+
+        monkeypatch.setattr(scoring, "generate_batch", given)
+
+    return answer
+
+
+def test_answers_are_compared_without_their_thoughts_and_kept_with_them(evaluate, chats, answering):
+    text = f"<think>\n\n</think>\n\n{chats[0]['messages'][-1]['content']}"
+    answering(text)
+    wanted = ["exact_match", "final_number", "answer_format", "rougeL"]
+    metrics = evaluate("base", suites=generated(metrics=wanted))["metrics"]
+    assert [metrics[f"say/{name}"]["value"] for name in wanted[:3]] == [0.5, 0.5, 1.0]  # of two rows the first is right
+    assert (metrics["exact_match"]["value"], metrics["format_followed"]["value"]) == (0.5, 1.0)
+    rows = [row for row in read_examples("base").values() if row["suite"] == "say"]
+    assert max(row["rougeL"] for row in rows) == 1
+    assert {row["output"] for row in rows} == {text}
+
+
+def test_a_judge_reads_the_turn_s_end_once_and_only_after_an_answer_that_ended(
+    evaluate, reward_folder, answering, monkeypatch
+):
+    read = []
+    monkeypatch.setattr(scoring, "rewards", lambda model, rows, size: read.extend(rows) or [0.0] * len(rows))
+    answering("so")
+    Path("results/judge").mkdir(parents=True)
+    Path("results/judge/model").symlink_to(reward_folder)
+    evaluate("base", suites={"judged": suite("reward", data={"name": "pairs"}, by={"name": "judge"})})
+    tokenizer = models.tokenizer(reward_folder)
+    texts = [tokenizer.decode(row) for row in read]
+    assert [text.rpartition("assistant\n")[2] for text in texts] == ["so", "so<|im_end|>", "so<|im_end|>"]
+
+
+def test_a_penalty_of_the_base_is_named_and_off_or_on_by_a_key(evaluate, random_tiny_folder, monkeypatch, tmp_path):
+    lines = []
+    monkeypatch.setattr(evaluate_model, "say", lines.append)
+    model, tokenizer = models.load(random_tiny_folder), models.tokenizer(random_tiny_folder)
+    model.generation_config.repetition_penalty = 1.05
+    models.save(model, tokenizer, tmp_path / "penalised")
+    evaluate("base", model=tmp_path / "penalised", suites=generated(metrics=["chrf"]))
+    [line] = [line for line in lines if "greedy" in line]
+    assert "without the generation configuration's repetition_penalty 1.05; `evaluation.repetition_penalty`" in line
+
+
 def test_safety_is_measured_on_the_shipped_prompts(evaluate):
     result = evaluate("base", suites={"safe": suite("safety", files=None, limit=4)})
     metrics = result["metrics"]
