@@ -27,6 +27,7 @@ LEARNING_RATES = {"lora": (1e-4, 5e-4), "qlora": (1e-4, 5e-4)}
 FACTOR = 5
 RANKS = {"lora": (8, 64), "qlora": (8, 64), "adalora": (8, 64), "vera": (64, 1024)}
 GIB = 2**30
+POSITIONS = re.compile(r"(^|\.)(wpe|embed_positions|position_embeddings?)\.weight$")  # learnt ones
 
 
 class Finding(NamedTuple):
@@ -139,11 +140,47 @@ def context_length(run: "Subject") -> Finding | None:
     advice = f"the model's context of {context} tokens; write max_length: {context - run.spec.get('virtual_tokens', 0)}"
     if longest > context:
         return Finding("error", f"the longest row has {longest} tokens, more than {advice}")
-    if run.spec["max_length"] > context:
+    room = run.spec["max_length"] + run.spec.get("virtual_tokens", 0)
+    if room > context and any(POSITIONS.search(name) for name in run.model.shapes):
+        return Finding(
+            "error", f"max_length {run.spec['max_length']} is beyond the positions that the model has learnt, {advice}"
+        )
+    if room > context:
         return Finding(
             "warning", f"max_length {run.spec['max_length']} is more than {advice}, though no row is as long yet"
         )
     return None
+
+
+def architecture(run: "Subject") -> Finding | None:
+    """The architecture has what the objective and the method need."""
+    from posttrain import targets
+
+    kind = run.model.config.get("model_type", "")
+    if run.spec["objective"] == "reward" and not can_score(kind):
+        return Finding(
+            "error",
+            f"transformers has no model of the type {kind} that gives a sequence one score, as a reward model does; write "
+            "objective: dpo, or take a base of another type",
+        )
+    if why := targets.method_refusal(run.spec, run.model.config):
+        return Finding("error", why)
+    if run.spec["method"] == "ia3" and not run.spec["target_modules"] and not targets.ia3(run.model.matrices):
+        return Finding(
+            "error",
+            f"where models of the type {kind} have keys and values is not known; write target_modules: [NAME, ...]",
+        )
+    return None
+
+
+def can_score(model_type: str) -> bool:
+    """Whether transformers has a sequence classifier of a type; read from its source, as imports cost."""
+    import importlib.util
+
+    folder = Path(importlib.util.find_spec("transformers").submodule_search_locations[0])
+    source = (folder / "models/auto/modeling_auto.py").read_text()
+    table = source.partition("MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES = ")[2].partition("\n)")[0]
+    return f'("{model_type}", ' in table
 
 
 def prompt_length(run: "Subject") -> Finding | None:
@@ -386,8 +423,11 @@ def _masks_packed_rows(model_type: str) -> bool:
 
 def target_modules(run: "Subject") -> Finding | None:
     """The names of modules in a run are names of the model's."""
+    from posttrain import targets
     from posttrain.memory import targeted
 
+    if why := targets.parameters_refusal(run.spec, run.model.shapes):
+        return Finding("error", why)
     arguments, wanted = run.spec.get("peft_args", {}), run.spec.get("target_modules")
     modules = [name.removesuffix(".weight") for name, shape in run.model.shapes.items() if len(shape) > 1]
     modules += ["lm_head"] * ("lm_head" not in modules)  # a tied one is in no file
@@ -400,6 +440,9 @@ def target_modules(run: "Subject") -> Finding | None:
         if not found:
             advice = f"PEFT takes a list of names, write [{wanted}]" if wanted in ends else nearest(target, ends)
             return Finding("error", f"'{target}' matches no module of the model; {advice}")
+        why = targets.refusal(run.spec, target, found, modules, run.model.config, run.model.tied)
+        if why and wanted != "all-linear":  # which leaves out what cannot be had
+            return Finding("error", why)
     named = {prefix for name in run.model.shapes for prefix in _prefixes(name)} | {"score", "lm_head"}
     for part in arguments.get("modules_to_save") or []:
         if not any(name.endswith(part) for name in named):
@@ -565,6 +608,7 @@ CHECKS = (
     template_drops,
     dropped_thoughts,
     packing,
+    architecture,
     target_modules,
     learning_rate,
     rank,
