@@ -8,12 +8,14 @@ import pyarrow.parquet as pq
 import pytest
 import tiny_bases
 import torch
+from conftest import write_rows
 from peft import get_peft_model
 from safetensors.torch import load_file
 
 import merge_model
 import tokenize_data
 import train_dpo
+import train_grpo
 import train_kto
 import train_orpo
 import train_reward
@@ -157,6 +159,23 @@ def test_the_other_objectives_train_them_too(base, configuration, objective, scr
     moved = (after != before["model.embed_tokens.weight"]).any(1).nonzero()[:, 0].tolist()
     assert moved == ids
     assert stage.read_json(Path("results/r/merge.json"))["max_abs_logit_difference"] < 1e-4
+
+
+def test_grpo_trains_them_too(base, configuration):
+    Path("rules.py").write_text("def rule(answer, reference):\n    return len(answer)\n")
+    rows = [normalise({"prompt": p, "completion": a}, "prompt_completion", {}, "row") for p, a in SAID]
+    write_rows(Path("data/train.parquet"), [row | {"id": str(i), "place": "x"} for i, row in enumerate(rows)])
+    stage.write_json(Path("data/data.json"), {"shape": "messages"})
+    table = {"from": "base", "objective": "grpo", "data": "chats", "batch_size": 8, "generations": 4, "rank": 4}
+    table |= {"max_new_tokens": 4, "reward": {"function": "rules.py:rule"}, "warmup": 0, "max_steps": 3, "beta": 0.1}
+    spec = Path("results/r/spec.json")
+    spec.parent.mkdir(parents=True)
+    spec.write_text(Project(configuration({"runs": {"r": table}, "sweeps": {}})).spec("r"))
+    train_grpo.main(Namespace(spec=spec, parent=base, manifest=Path("results/bases/b/base.json"), data=Path("data")))
+    weights = load_file("results/r/trained/adapter_model.safetensors")
+    [trained] = [weight for name, weight in weights.items() if "trainable_tokens_delta" in name]
+    before = models.load(base)
+    assert (trained - before.get_input_embeddings().weight[before.config.new_tokens]).abs().amax(1).min() > 0
 
 
 def test_lora_plus_trains_them_too(base, configuration):
