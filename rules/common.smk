@@ -179,15 +179,19 @@ def preflight_tokens_files(wildcards):
 
 def preflight_context(wildcards):
     run = PROJECT.run(wildcards.run)
-    return json.dumps(
-        {
-            "allow": run.run.allow,
-            "use": PROJECT.config.use,
-            "licences": PROJECT.licences(run),
-            "chains": PROJECT.chains(run),
-        },
-        sort_keys=True,
-    )
+    context = {
+        "allow": run.run.allow,
+        "use": PROJECT.config.use,
+        "licences": PROJECT.licences(run),
+        "chains": PROJECT.chains(run),
+    }
+    judges = PROJECT.foreign_judges(run.name)
+    return json.dumps(context | ({"judges": judges} if judges else {}), sort_keys=True)
+
+
+def preflight_judges(wildcards):
+    bases = PROJECT.foreign_judges(PROJECT.run(wildcards.run).name).values()
+    return [PROJECT.manifest(base) for base in dict.fromkeys(bases)]
 
 
 def run_rows(wildcards):

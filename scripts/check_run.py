@@ -1,14 +1,14 @@
 """Check a run before it trains: its tokens as they will be trained on, its settings, its memory, its licences.
 
-Reads the run's spec, the parent's configuration, tokenizer and the headers of its weights, the rows with their summary and
-overlaps, and their tokens (none where the run answers prompts itself); writes preflight.json and preflight.txt, or where an
-error stops the run, the same under results/logs/preflight/.
+Reads the run's spec and its evaluation's, the parent's configuration, tokenizer and the headers of its weights, the rows with
+their summary and overlaps, and their tokens (none where the run answers prompts itself); writes preflight.json and
+preflight.txt, or where an error stops the run, the same under results/logs/preflight/.
 
     python scripts/check_run.py --spec results/sft_lora/spec.json --parent results/bases/smollm2/model \
         --data results/data/gsm8k --tokens results/tokens/smollm2/gsm8k,max_length=1024 \
         --context '{"allow": ["overlap"], "use": "research", "licences": {"bases.smollm2": "apache-2.0"},
         "chains": {"bases.smollm2": ["sft_lora"]}}' \
-        --output results/sft_lora
+        --evaluation results/sft_lora/eval/spec.json --output results/sft_lora
 """
 
 import argparse
@@ -30,7 +30,7 @@ def main(options) -> None:
     context = json.loads(options.context)
     tokens = Path(options.tokens) if options.tokens else None
     name = options.output.name
-    subject = look_at(options, tokens, context)
+    subject = look_at(options, tokens, context, read_json(options.evaluation) if options.evaluation else {})
     try:
         results = checks.check(subject, context["allow"])
         examples = rows(subject)
@@ -61,8 +61,8 @@ def write(file: Path, report: dict, examples: list[tuple[str, str]]) -> None:
         text.write_text(page(report, examples), encoding="utf-8")
 
 
-def look_at(options, tokens: Path | None, context: dict):
-    """Read what the checks look at: a survey.Subject.
+def look_at(options, tokens: Path | None, context: dict, evaluation: dict | None = None):
+    """Read what the checks look at: a survey.Subject; `evaluation` is the spec of the run's.
 
     Raises:
         UserError: the rows are of a shape that the objective cannot use.
@@ -106,6 +106,11 @@ def look_at(options, tokens: Path | None, context: dict):
         use=context["use"],
         example=example,
         leaks=leaks,
+        evaluation=evaluation or {},
+        judges={
+            suite: load_tokenizer(Path(f"results/bases/{base}/model"))
+            for suite, base in context.get("judges", {}).items()
+        },
     )
 
 
@@ -187,6 +192,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--tokens", nargs="?", default="", const="", help="folder that tokenize_data wrote, if the run has one"
     )
+    options.add_argument("--evaluation", type=Path, help="the spec of the run's evaluation")
     return options
 
 

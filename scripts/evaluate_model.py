@@ -43,6 +43,7 @@ def main(options) -> None:
     others = {other["name"]: read_examples(other["name"]) for other in spec["against"]}
     add_margins(examples, others)
     result = {"run": name, "spec": sha256(options.spec), **summarise(examples, others)}
+    candidate = candidate._replace(model=None)  # the next one may need its memory
     result |= measure_shipped(candidate, options, others)
     result["seconds"] = clock.seconds()
     write_examples(folder / "examples.parquet", examples)
@@ -70,8 +71,8 @@ def measure_shipped(candidate, options, others: dict[str, Examples]) -> dict:
     from posttrain import models, suites
 
     proof = read_json(options.manifest)
-    shipped = proof.get("shipped", {})
-    if shipped.get("dtype") == proof.get("dtype"):
+    shipped = proof.get("shipped")  # a base has no proof
+    if shipped is None or shipped["dtype"] == proof["dtype"]:
         return {}
     shipping = candidate._replace(model=load(options.shipped, candidate.spec))
     examples = suites.score_pairs(shipping) if models.is_reward(options.shipped) else suites.likelihoods(shipping)

@@ -118,10 +118,8 @@ def plain_parent(parent: Path, trained: Path, quantised: str | None = None) -> A
     from posttrain import models
 
     reward = models.is_reward(trained)
-    if quantised:
-        model = models.load(parent, quantised=quantised, reward=reward).dequantize().float()
-    else:
-        model = models.load(parent, torch.float32, reward=reward)
+    load = models.dequantised if quantised else models.load
+    model = load(parent, quantised or torch.float32, reward=reward).float()
     if reward and not models.is_reward(parent):
         model.score.weight.data.copy_(models.head(trained))
     return model.eval()

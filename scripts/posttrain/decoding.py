@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, LogitsProcessor
 
+from posttrain import foreseen
+
 SAMPLING = (
     "do_sample", "temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff",
 )  # fmt: skip
@@ -13,7 +15,8 @@ KEPT = (
     *("max_length", "max_new_tokens", "bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"),
     *("use_cache", "return_dict_in_generate", "transformers_version", "_from_model_config"),
 )
-CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len")  # names of it in configurations
+# What says how something is computed or given, and not which token comes next.
+COMPUTED = ("stop_strings", "cache", "compile", "disable_compile", "output_", "max_time", "low_memory", "prefill")
 GREEDY = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
 
 
@@ -31,7 +34,7 @@ def greedy(model: Any) -> dict[str, Any]:
 def overruled(model: Any) -> dict[str, Any]:
     """What of the model's generation configuration would change greedy answers, and is off."""
     neutral = GenerationConfig._get_default_generation_params()
-    given = {key: value for key, value in _given(model).items() if key not in (*SAMPLING, "stop_strings")}
+    given = {key: value for key, value in _given(model).items() if key not in SAMPLING and not key.startswith(COMPUTED)}
     return {key: value for key, value in given.items() if value != neutral.get(key) and value not in (0, False)}
 
 
@@ -66,7 +69,7 @@ def context(model: Any) -> int | None:
     adapter take theirs.
     """
     config = model.config.get_text_config()
-    positions = next((value for name in CONTEXT if (value := getattr(config, name, None))), None)
+    positions = foreseen.context(config.to_dict())
     adapter = getattr(model, "active_peft_config", None)
     return positions and positions - getattr(adapter, "num_virtual_tokens", 0)
 

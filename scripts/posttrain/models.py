@@ -13,6 +13,7 @@ from transformers import (
     AutoTokenizer,
     PreTrainedModel,
 )
+from transformers.pytorch_utils import Conv1D
 
 from posttrain import frozen_update
 from posttrain.attempts import is_out_of_memory
@@ -59,6 +60,7 @@ def load(
             load(folder / "base", dtype, quantised, is_reward(folder), attention, arithmetic, apart), folder
         )
     logging.getLogger("transformers").setLevel(logging.ERROR)
+    torch.set_float32_matmul_precision("highest")  # NVIDIA's containers round products of float32 to 10 bits otherwise
     reward = is_reward(folder) if reward is None else reward
     if dtype == "auto" and dtype_of(folder) == "float16":
         dtype = torch.float32
@@ -136,6 +138,23 @@ def _in_one_form(model: PreTrainedModel) -> PreTrainedModel:
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
+    return model
+
+
+def dequantised(folder: Path, arithmetic: str, reward: bool) -> PreTrainedModel:
+    """The model in `folder` with the weights that it has in 4 bits, as its architecture's own layers.
+
+    bitsandbytes turns the matrices of GPT-2's kind, (inputs, outputs), over before it packs them, and leaves them so.
+    """
+    model = load(folder, quantised=arithmetic, reward=reward).dequantize()
+    with torch.device("meta"):
+        original = type(model)(model.config)
+    for name, layer in original.named_modules():
+        if isinstance(layer, Conv1D) and isinstance(linear := model.get_submodule(name), torch.nn.Linear):
+            turned = Conv1D(linear.out_features, linear.in_features)
+            turned.weight = torch.nn.Parameter(linear.weight.detach().T.contiguous())
+            turned.bias = linear.bias
+            model.set_submodule(name, turned)
     return model
 
 

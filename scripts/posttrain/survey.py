@@ -5,7 +5,7 @@ The tokens are counted on Arrow's buffers with numpy, batch by batch: a token co
 
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,6 +52,8 @@ class Tokens(NamedTuple):
     """(rows,): whether the row begins with two BOS"""
     digest: np.ndarray
     """(rows,): a hash of all ids"""
+    ids: np.ndarray
+    """the ids that occur, sorted"""
     answers: dict[str, Answers]
     """`labels`, or `chosen_ids` and `rejected_ids`, or `completion_ids`"""
 
@@ -84,6 +86,10 @@ class Subject:
     """place and text of a row of tokens"""
     leaks: Callable[[], tuple[int, str | None]]
     """rows whose answer stands in their prompt, and the place of the first"""
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    """the spec of the run's evaluation"""
+    judges: dict[str, Any] = field(default_factory=dict)
+    """of each reward suite whose judge has another base: that base's tokenizer"""
 
     @cached_property
     def asked(self) -> list[tuple[Row, Turns]]:
@@ -132,8 +138,8 @@ def survey(file: Path, tokenizer: Any, stops: list[int], max_length: int) -> Tok
         side: Answers(*(np.concatenate(arrays) for arrays in zip(*(part.answers[side] for part in parts), strict=True)))
         for side in parts[0].answers
     }
-    lengths, doubled, digest = (np.concatenate([part[i] for part in parts]) for i in range(3))
-    return Tokens(lengths, doubled, digest, answers)
+    lengths, doubled, digest, ids = (np.concatenate([part[i] for part in parts]) for i in range(4))
+    return Tokens(lengths, doubled, digest, np.unique(ids), answers)
 
 
 def _measure(batch: Any, blanks: "_Blanks", max_length: int) -> Tokens:
@@ -148,7 +154,8 @@ def _measure(batch: Any, blanks: "_Blanks", max_length: int) -> Tokens:
     digest = _digest(ids, bounds)
     for side in answers.values():
         digest = digest * _FACTOR + side.digest
-    return Tokens(batch["length"].to_numpy(), doubled, digest, answers)
+    present = [np.flatnonzero(np.bincount(values)) for name, (values, _) in columns.items() if name != "labels"]
+    return Tokens(batch["length"].to_numpy(), doubled, digest, np.unique(np.concatenate(present)), answers)
 
 
 def _flat(column: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,7 @@
 """The preflight as a user meets it: what is written, said and refused."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +68,19 @@ def check(options: dict, **context) -> None:
     values = options | {"--context": json.dumps(CONTEXT | context)}
     parser = check_run.parser()
     check_run.main(parser.parse_args([str(part) for pair in values.items() for part in pair]))
+
+
+def test_an_evaluation_that_cannot_be_is_refused_before_training(prepared):
+    options = prepared()
+    suites = {"quiz": {"kind": "tasks", "chat": None}, "liked": {"kind": "reward", "by": {"name": "judge"}}}
+    stage.write_json(Path("evaluation.json"), {"max_length": 64, "suites": suites})
+    check(options | {"--evaluation": "evaluation.json"})
+    Path("results/bases/other").mkdir(parents=True)
+    shutil.copytree(options["--parent"], "results/bases/other/model")
+    file = Path("results/bases/other/model/tokenizer.json")
+    file.write_text(file.read_text().replace("<|im_start|>", "<|begin|>"))
+    with pytest.raises(UserError, match="liked: judge has another tokenizer"):
+        check(options | {"--evaluation": "evaluation.json"}, judges={"liked": "other"})
 
 
 def test_a_run_that_passes_leaves_a_report_and_a_page(prepared, said):

@@ -73,7 +73,7 @@ def test_a_second_stages_update_is_that_of_both(merge, bf16_base):
     }
     for name, layer in held(parent).items():
         assert torch.equal(layer.weight, base.get_submodule(name).weight)
-    torch.testing.assert_close(exact(parent), logits(models.load(MERGED, torch.float32)), atol=2e-3, rtol=1e-2)
+    assert (exact(parent) - logits(models.load(MERGED, torch.float32))).abs().mean() < 1e-3  # of an effect of 0.1
 
 
 OTHERS = {

@@ -1,5 +1,6 @@
 """What a base's manifest says, and what of a folder is not a model."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -68,3 +69,15 @@ def test_a_templates_name_is_not_a_path():
     listed = [{"name": "default", "template": "x"}, {"name": "../../../evil", "template": "x"}]
     stage.write_json(Path("base/tokenizer_config.json"), config | {"chat_template": listed})
     assert "a chat template has the name '../../../evil'" in tiny_bases.refusal()
+
+
+@pytest.mark.parametrize("method", ["lora", "prompt"])
+def test_the_models_of_runs_have_them_too(merge, random_tiny_folder, tmp_path, method):
+    parent = shutil.copytree(random_tiny_folder, tmp_path / "named")
+    (parent / "additional_chat_templates").mkdir()
+    (parent / "additional_chat_templates/tool_use.jinja").write_text("{{ tools }}")
+    keys = {"virtual_tokens": 3} if method == "prompt" else {"rank": 4}
+    merge("sft", method, parent=parent, **keys)
+    folders = [Path("results/sft/model"), *([Path("results/sft/model/base")] if method == "prompt" else [])]
+    for folder in folders:
+        assert models.tokenizer(folder).chat_template["tool_use"] == "{{ tools }}"
