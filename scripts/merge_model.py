@@ -80,7 +80,7 @@ def load_fp32(folder: Path) -> Any:
 
     from posttrain import models
 
-    return models.load(folder, torch.float32, arithmetic="fp32").eval()
+    return models.load(folder, torch.float32, arithmetic="fp32", device=models.roomy_device(folder)).eval()
 
 
 def tell(name: str, spec: dict, proof: dict) -> None:
@@ -121,7 +121,7 @@ def plain_parent(parent: Path, trained: Path, quantised: str | None = None) -> A
     if quantised:
         model = models.load(parent, quantised=quantised, reward=reward).dequantize().float()
     else:
-        model = models.load(parent, torch.float32, reward=reward)
+        model = models.load(parent, torch.float32, reward=reward, device=models.roomy_device(parent))
     if reward and not models.is_reward(parent):
         model.score.weight.data.copy_(models.head(trained))
     return model.eval()
@@ -266,7 +266,7 @@ def write_as(dtype: str, spec: dict, options: Any, merged: Path, shipped: Path) 
         if models.dtype_of(options.shipped) == dtype:
             link_all(options.shipped, target)
             return
-    models.load(source, getattr(torch, dtype)).save_pretrained(target)
+    models.load(source, getattr(torch, dtype), device="cpu").save_pretrained(target)
     carry(source, target)
 
 
