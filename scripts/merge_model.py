@@ -105,21 +105,21 @@ def trained_model(parent: Path, trained: Path, spec: dict, prompts: list[list[in
 
     if spec["method"] == "qlora":
         return unquantised(parent, trained, spec, prompts)
-    start = plain_parent(parent, trained)
+    start = plain_parent(parent, trained, spec)
     before = merge_proof.logits(start, prompts)
     model = load_fp32(trained) if spec["method"] == "full" else models.add_adapter(start, trained).eval()
     return model, merge_proof.Reference(before, merge_proof.logits(model, prompts)), {}
 
 
-def plain_parent(parent: Path, trained: Path, quantised: str | None = None) -> Any:
-    """The parent in float32, dequantised from 4 bits where `quantised` is their arithmetic."""
+def plain_parent(parent: Path, trained: Path, spec: dict, dequantised: bool = False) -> Any:
+    """The parent in float32, on request as 4 bits have left it."""
     import torch
 
     from posttrain import models
 
     reward = models.is_reward(trained)
-    if quantised:
-        model = models.load(parent, quantised=quantised, reward=reward).dequantize().float()
+    if dequantised:
+        model = models.parent(parent, spec, reward).dequantize().float()
     else:
         model = models.load(parent, torch.float32, reward=reward, device=models.roomy_device(parent))
     if reward and not models.is_reward(parent):
@@ -131,11 +131,12 @@ def unquantised(parent: Path, trained: Path, spec: dict, prompts: list[list[int]
     """As `trained_model`, on the parent that the adapter is merged into, and how far both parents drift from 4 bits."""
     from posttrain import merge_proof, models
 
-    arithmetic = models.precision(spec["precision"])
-    in_4_bits = merge_proof.logits(models.with_adapter(parent, trained, arithmetic).eval(), prompts)
+    held = models.add_adapter(models.parent(parent, spec, models.is_reward(trained)), trained).eval()
+    in_4_bits = merge_proof.logits(held, prompts)
+    del held
     drift = {}
     for choice in sorted(("dequantised", "original"), key=lambda choice: choice == spec["merge_into"]):
-        start = plain_parent(parent, trained, arithmetic if choice == "dequantised" else None)
+        start = plain_parent(parent, trained, spec, dequantised=choice == "dequantised")
         before = merge_proof.logits(start, prompts)
         model = models.add_adapter(start, trained).eval()
         after = merge_proof.logits(model, prompts)
