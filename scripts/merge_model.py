@@ -60,7 +60,6 @@ def main(options) -> None:
         tell(name, spec, proof)
         merge_proof.check_merged(name, proof)
         proof["shipped"] = ship(name, spec, base_dtype, options, (merged, shipped), (reference, prompts), proof)
-        (shipped / "README.md").unlink(missing_ok=True)  # a leaf's has none, and a link is not written through
         (shipped / "README.md").write_text(card(name, spec, read_json(options.preflight)["licences"]))
         for file in [*merged.iterdir(), *shipped.iterdir()]:
             if is_own(file):
