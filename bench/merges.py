@@ -6,7 +6,8 @@ The workflow builds both runs. Printed for each: the effect of training on the l
 the trained one as a share of it, the share of the update that each keeps, and the share that a bfloat16 copy would keep. Then
 the mean margin of DPO on the held-out pairs, log-probability of the chosen minus the rejected answer, each against the SFT model: of
 the trained model (base and both adapters in float32), as eval.json has it, as a child in bfloat16 arithmetic sees it, and of
-the merged model rounded to bfloat16. Last, the seconds of the evaluation in fp32 and in bf16. As `name value`.
+the merged model rounded to bfloat16. Last, how far a pair's log-probabilities move with threads and batches, and the seconds of the
+evaluation, in fp32 and in bf16.
 """
 
 import json
@@ -39,6 +40,7 @@ def main() -> None:
     for run in RUNS:
         tell(run)
     margins()
+    steady()
     times()
 
 
@@ -104,7 +106,23 @@ def margins() -> None:
     print(f"a bf16 copy of dpo_lora is {proof['relative']:.3f} of the effect away and keeps {proof['kept']:.3f}")
 
 
-def differences(model):
+def steady() -> None:
+    """How far the held-out pairs' differences move between one thread and two, and between batches, in both arithmetics."""
+    import torch
+
+    from posttrain import models
+
+    for precision in ("fp32", "bf16"):
+        model = models.load(Path("results/dpo_lora/merged"), torch.float32, arithmetic=precision)
+        found = []
+        for threads, batch_tokens in ((1, 1024), (2, 1024), (1, 512)):
+            torch.set_num_threads(threads)
+            found.append(differences(model, batch_tokens))
+        moved = max((other - found[0]).abs().max().item() for other in found[1:])
+        print(f"in {precision} a pair moves by up to {moved:.1e} nats with threads and batches")
+
+
+def differences(model, batch_tokens: int = 1024):
     """Log-probability of the chosen minus the rejected answer of each held-out pair (n,)."""
     import pyarrow.parquet as pq
     import torch
@@ -113,7 +131,9 @@ def differences(model):
 
     rows = pq.read_table(Path("results/tokens/smollm2", PAIRS)).to_pylist()
     sides = [[scoring.answer(row["prompt_ids"], row[f"{side}_ids"]) for row in rows] for side in ("chosen", "rejected")]
-    totals = [torch.tensor([total for total, _ in scoring.log_probs(model.eval(), side, 1024)]) for side in sides]
+    totals = [
+        torch.tensor([total for total, _ in scoring.log_probs(model.eval(), side, batch_tokens)]) for side in sides
+    ]
     return totals[0] - totals[1]
 
 
@@ -128,7 +148,6 @@ def times() -> None:
     """Seconds of the demo's evaluation in both arithmetics, on one thread."""
     import torch
 
-    sys.path.insert(0, str(REPOSITORY / "scripts"))
     torch.set_num_threads(1)
     for precision in ("fp32", "bf16"):
         start = time.perf_counter()

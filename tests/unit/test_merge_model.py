@@ -156,6 +156,22 @@ def test_the_base_of_a_kept_adapter_is_the_parent_file_by_file(merge, random_tin
     assert proof("sft")["files"]["base/model.safetensors"] == stage.sha256(random_tiny_folder / "model.safetensors")
 
 
+@pytest.fixture
+def bf16_folder(random_tiny_folder, tmp_path) -> Path:
+    """The random tiny model in bfloat16, with a generation configuration that stops elsewhere than its tokenizer."""
+    folder = tmp_path / "bf16"
+    shutil.copytree(random_tiny_folder, folder)
+    models.load(random_tiny_folder).to(torch.bfloat16).save_pretrained(folder)
+    said = stage.read_json(folder / "generation_config.json") | {"eos_token_id": [2, 7]}
+    stage.write_json(folder / "generation_config.json", said)
+    return folder
+
+
+@torch.no_grad()
+def fp32_logits(folder: Path) -> torch.Tensor:
+    return logits(models.load(folder, torch.float32))
+
+
 # ---- 4 bits
 
 
@@ -182,28 +198,21 @@ def test_an_adapter_on_4_bits_is_merged_into_the_parent_that_was_asked_for_and_t
 
 
 @pytest.mark.usefixtures("fp32")
+def test_4_bits_of_a_bf16_base_are_merged_as_they_were_held(merge, bf16_folder):
+    trained = logits(merge("sft", "qlora", parent=bf16_folder))
+    told = proof("sft")
+    assert told["drift"]["dequantised"] < 1e-3 < told["drift"]["original"]
+    assert told["relative"] < 1e-3 and told["base_dtype"] == told["shipped"]["dtype"] == "bfloat16"
+    torch.testing.assert_close(fp32_logits(Path("results/sft/merged")), trained, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.usefixtures("fp32")
 def test_a_reward_model_of_4_bits_is_merged_with_its_head(merge):
     trained = logits(merge("reward", "qlora"))
     torch.testing.assert_close(logits(models.load(Path("results/reward/model"))), trained, atol=1e-3, rtol=1e-3)
 
 
 # ---- what ships, and its type
-
-
-@pytest.fixture
-def bf16_folder(random_tiny_folder, tmp_path) -> Path:
-    """The random tiny model in bfloat16, with a generation configuration that stops elsewhere than its tokenizer."""
-    folder = tmp_path / "bf16"
-    shutil.copytree(random_tiny_folder, folder)
-    models.load(random_tiny_folder).to(torch.bfloat16).save_pretrained(folder)
-    said = stage.read_json(folder / "generation_config.json") | {"eos_token_id": [2, 7]}
-    stage.write_json(folder / "generation_config.json", said)
-    return folder
-
-
-@torch.no_grad()
-def fp32_logits(folder: Path) -> torch.Tensor:
-    return logits(models.load(folder, torch.float32))
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
