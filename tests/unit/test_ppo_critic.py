@@ -10,6 +10,7 @@ import torch
 from posttrain import critic, memory, models, ppo, rewards, rollout, scoring, training
 from posttrain.errors import UserError
 from posttrain.project import Project
+from unit.test_head import build
 from unit.test_ppo import (  # noqa: F401  (fixtures)
     ANSWERS,
     QUESTIONS,
@@ -186,6 +187,28 @@ def test_a_model_that_does_more_to_its_logits_has_its_own_log_probabilities(
         hot = net.log_probs("policy", rows(), 2.0)
         logits = net.policy(input_ids=torch.tensor([QUESTIONS[1]["prompt_ids"]])).logits[0, -1]
     assert hot[1, 0].item() == pytest.approx((logits / 2).log_softmax(-1)[ANSWERS[1][0]].item(), abs=1e-5)
+
+
+@pytest.mark.usefixtures("fp32")
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("name", ["gemma2", "gemma3_text", "cohere", "granite", "falcon_h1", "gpt2", "phi", "mixtral"])
+def test_families_that_scale_cap_or_shift_their_logits_have_a_policy_a_reference_and_a_value(
+    name, method, spec, tmp_path
+):
+    model = build(name).eval()
+    model.save_pretrained(tmp_path)
+    keys = {"target_modules": "all-linear"} if method == "lora" else {}
+    net = ppo.ActorCritic(tmp_path, spec(method, **keys)).eval()
+    expected = token_by_token(model)
+    for role in ("policy", "reference"):
+        for ours, theirs in zip(log_probs(net, role), expected, strict=True):
+            assert ours == pytest.approx(theirs, abs=2e-3)
+    moved(net)
+    for ours, theirs in zip(log_probs(net, "policy"), token_by_token(net.policy), strict=True):
+        assert ours == pytest.approx(theirs, abs=2e-3)
+    with net.role("value") as value:
+        net.values(rollout.hidden_states(value, rows()), rows()).sum().backward()
+    assert net.value_head.weight.grad.abs().max() > 0
 
 
 # ---- where a reward is read
