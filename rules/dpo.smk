@@ -13,11 +13,11 @@ rule logprobs:
         model=ancient(own_model),
         manifest=own_manifest,
     output:
-        "results/{run}/logprobs/{dataset},max_length={max_length}{bits}.parquet",
+        "results/{run}/logprobs/{dataset},max_length={max_length}{form}.parquet",
     log:
-        "results/logs/logprobs/{run}/{dataset},max_length={max_length}{bits}.log",
+        "results/logs/logprobs/{run}/{dataset},max_length={max_length}{form}.log",
     wildcard_constraints:
-        bits="(,nf4)?",
+        form="(,nf4|,whole)?(,fp32|,bf16)?",
     conda:
         "../envs/posttrain.yaml"
     threads: workflow.cores

@@ -12,6 +12,7 @@ rule eval:
     input:
         spec="results/{run}/eval/spec.json",
         model=ancient(own_model),
+        shipped=ancient(own_shipped),
         manifest=own_manifest,
         tokens=eval_tokens,
         rows=eval_rows,
@@ -35,7 +36,7 @@ rule eval:
     shell:
         """
         exec python "$POSTTRAIN"/evaluate_model.py --spec {input.spec:q} --model {input.model:q} \
-            --manifest {input.manifest:q} --tokens {params.tokens:q} --output {output.metrics:q} --log {log:q}
+            --shipped {input.shipped:q} --manifest {input.manifest:q} --tokens {params.tokens:q} --output {output.metrics:q} --log {log:q}
         """
 
 

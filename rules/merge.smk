@@ -1,8 +1,9 @@
 """Merging.
 
 Needs: what training produced and the model it started from.
-Makes: results/{run}/model/, which others load; merge.json, the proof that it is the model that was trained; provenance.
-Steps: parent + adapter -> logits -> merge -> save -> load again -> the same logits, or the rule fails.
+Makes: results/{run}/merged/, the trained model in float32, on which children train and which is evaluated; results/{run}/model/,
+which others load, in `save_precision`; merge.json, the proof that both are the model that was trained; provenance.
+Steps: parent and parent + adapter -> logits -> merge -> save -> load again -> the same logits, or the rule fails.
 """
 
 
@@ -15,8 +16,10 @@ rule merge:
         summary="results/{run}/train.json",
         tokens=run_tokens_files,
         model=ancient(parent_model),
+        shipped=ancient(parent_shipped),
         manifest=parent_manifest,
     output:
+        merged=directory("results/{run}/merged"),
         model=directory("results/{run}/model"),
         proof="results/{run}/merge.json",
         provenance="results/{run}/provenance.json",
@@ -34,6 +37,6 @@ rule merge:
     shell:
         """
         exec python "$POSTTRAIN"/merge_model.py --spec {input.spec:q} --parent {input.model:q} \
-            --manifest {input.manifest:q} --tokens {params.tokens:q} \
+            --shipped {input.shipped:q} --manifest {input.manifest:q} --tokens {params.tokens:q} \
             --preflight {input.preflight:q} --log {log:q}
         """

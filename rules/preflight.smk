@@ -1,6 +1,6 @@
 """Preflight.
 
-Needs: the run's spec, its rows and tokens, what overlaps, its parent's configuration and tokenizer.
+Needs: the run's spec and its evaluation's, its rows and tokens, what overlaps, its parent's configuration and tokenizer.
 Makes: results/{run}/preflight.json and preflight.txt, what was checked before any compute is spent.
 Steps: check the real tokens, the settings, the memory and the licences -> refuse the run, or let it train.
 """
@@ -15,6 +15,8 @@ rule preflight:
         tokens=preflight_tokens_files,
         model=ancient(parent_model),
         manifest=parent_manifest,
+        evaluation=ancient("results/{run}/eval/spec.json"),  # another evaluation is no reason to check again
+        judges=preflight_judges,
     output:
         report="results/{run}/preflight.json",
         text=report("results/{run}/preflight.txt", caption="captions/preflight.rst", category="Preflight"),
@@ -30,5 +32,6 @@ rule preflight:
     shell:
         """
         python "$POSTTRAIN"/check_run.py --spec {input.spec:q} --parent {input.model:q} --data {params.data:q} \
-            --tokens {params.tokens:q} --context {params.context:q} --output {params.output:q} --log {log:q}
+            --tokens {params.tokens:q} --context {params.context:q} \
+            --evaluation {input.evaluation:q} --output {params.output:q} --log {log:q}
         """

@@ -1,14 +1,14 @@
 """Check a run before it trains: its tokens as they will be trained on, its settings, its memory, its licences.
 
-Reads the run's spec, the parent's configuration, tokenizer and the headers of its weights, the rows with their summary and
-overlaps, and their tokens (none where the run answers prompts itself); writes preflight.json and preflight.txt, or where an
-error stops the run, the same under results/logs/preflight/.
+Reads the run's spec and its evaluation's, the parent's configuration, tokenizer and the headers of its weights, the rows with
+their summary and overlaps, and their tokens (none where the run answers prompts itself); writes preflight.json and
+preflight.txt, or where an error stops the run, the same under results/logs/preflight/.
 
     python scripts/check_run.py --spec results/sft_lora/spec.json --parent results/bases/smollm2/model \
         --data results/data/gsm8k --tokens results/tokens/smollm2/gsm8k,max_length=1024 \
         --context '{"allow": ["overlap"], "use": "research", "licences": {"bases.smollm2": "apache-2.0"},
         "chains": {"bases.smollm2": ["sft_lora"]}}' \
-        --output results/sft_lora
+        --evaluation results/sft_lora/eval/spec.json --output results/sft_lora
 """
 
 import argparse
@@ -30,7 +30,7 @@ def main(options) -> None:
     context = json.loads(options.context)
     tokens = Path(options.tokens) if options.tokens else None
     name = options.output.name
-    subject = look_at(options, tokens, context)
+    subject = look_at(options, tokens, context, read_json(options.evaluation) if options.evaluation else {})
     try:
         results = checks.check(subject, context["allow"])
         examples = rows(subject)
@@ -40,6 +40,7 @@ def main(options) -> None:
     need = {key: round(value / checks.GIB, 3) for key, value in checks.needed(subject, subject.spec).items()}
     there = {"unit": "GiB", "on": subject.memory.name, "there": round(subject.memory.total / checks.GIB, 3)}
     report = {"run": name, "passed": not errors, "checks": results, "memory": need | there}
+    report |= {"trained": trained(subject.spec)}
     failed = options.output.parent / "logs" / "preflight" / name  # Snakemake deletes what a failed job leaves
     file = failed if errors else options.output / "preflight"
     write(file, report | {"licences": context["licences"]}, examples)
@@ -60,13 +61,13 @@ def write(file: Path, report: dict, examples: list[tuple[str, str]]) -> None:
         text.write_text(page(report, examples), encoding="utf-8")
 
 
-def look_at(options, tokens: Path | None, context: dict):
-    """Read what the checks look at: a survey.Subject.
+def look_at(options, tokens: Path | None, context: dict, evaluation: dict | None = None):
+    """Read what the checks look at: a survey.Subject; `evaluation` is the spec of the run's.
 
     Raises:
         UserError: the rows are of a shape that the objective cannot use.
     """
-    from posttrain import licences, memory, profiling, survey
+    from posttrain import conversations, licences, memory, profiling, survey
     from posttrain.config import shape_refusal
 
     spec, data = read_json(options.spec), read_json(options.data / "data.json")
@@ -74,7 +75,7 @@ def look_at(options, tokens: Path | None, context: dict):
     if refusal:
         raise UserError(f"dataset {refusal}")
     tokenizer = load_tokenizer(options.parent)
-    stops = stop_tokens(options.parent, tokenizer)
+    stops = conversations.stops(options.parent, tokenizer)
     train = options.data / "train.parquet"
 
     def example(number: int) -> str:
@@ -105,6 +106,11 @@ def look_at(options, tokens: Path | None, context: dict):
         use=context["use"],
         example=example,
         leaks=leaks,
+        evaluation=evaluation or {},
+        judges={
+            suite: load_tokenizer(Path(f"results/bases/{base}/model"))
+            for suite, base in context.get("judges", {}).items()
+        },
     )
 
 
@@ -122,13 +128,6 @@ def load_tokenizer(folder: Path) -> Any:
     if tokenizer.eos_token is None:
         raise UserError(f"{folder}: the tokenizer has no eos_token, so a model cannot learn to stop; set one")
     return tokenizer
-
-
-def stop_tokens(folder: Path, tokenizer: Any) -> list[int]:
-    """The tokens that end an answer, as in scoring.stop_tokens."""
-    file = folder / "generation_config.json"
-    ends = read_json(file).get("eos_token_id") if file.exists() else None
-    return sorted({tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None})
 
 
 # ---- for people
@@ -158,12 +157,21 @@ def page(report: dict, examples: list[tuple[str, str]]) -> str:
     )
     lines += ["", f"Memory: about {need['total']:.1f} of {need['there']:.1f} GiB on {need['on']} ({parts}).", ""]
     lines += [
-        "Rows: what is trained stands between ⟦ and ⟧; white space is as it is, the middle of long texts is left out.",
+        f"Rows: what is trained ({report['trained']}) stands between ⟦ and ⟧; white space is as it is, the middle of long texts is "
+        "left out.",
         "",
     ]
     for title, text in examples:
         lines += [f"--- {title}", text, ""]
     return "\n".join(lines)
+
+
+def trained(spec: dict) -> str:
+    """What of a run's conversations is trained, for people."""
+    if spec["objective"] != "sft":
+        return "the answer"
+    turns = "the assistant's last turn" if spec.get("assistant_turns") == "last" else "all turns of the assistant"
+    return turns if spec.get("train_thoughts", True) else f"{turns}, without thoughts"
 
 
 def refusal(name: str, errors: list[dict], file: str) -> str:
@@ -184,6 +192,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--tokens", nargs="?", default="", const="", help="folder that tokenize_data wrote, if the run has one"
     )
+    options.add_argument("--evaluation", type=Path, help="the spec of the run's evaluation")
     return options
 
 

@@ -1,9 +1,10 @@
 """Reference log-probabilities: what the parent thinks of every chosen and rejected answer, once for all its DPO runs.
 
 Reads a model and the tokens of a preference dataset's training rows; writes one Parquet file, row by row as the tokens.
-A name that ends in `,nf4` asks for the model in 4 bits, which is the reference of a QLoRA.
+The model is held as it is while a run trains on it, which the file's name says (see `config.reference_form`): `,nf4` in 4 bits, for
+a QLoRA; `,whole` with all weights in float32, for full fine-tuning; `,fp32` or `,bf16` in that arithmetic.
 
-    python scripts/compute_logprobs.py --model results/sft_lora/model \
+    python scripts/compute_logprobs.py --model results/sft_lora/merged \
         --tokens results/tokens/smollm2/gsm8k_pairs,max_length=1024 \
         --output results/sft_lora/logprobs/gsm8k_pairs,max_length=1024.parquet
 """
@@ -29,8 +30,7 @@ def main(options) -> None:
     if refusal:
         raise UserError(refusal)
     clock = Clock()
-    quantised = models.precision("auto") if options.output.stem.endswith(",nf4") else None
-    model = models.load(options.model, quantised=quantised).eval()
+    model = models.parent(options.model, form(options.output)).eval()
     rows = pq.read_table(options.tokens / "train.parquet").to_pylist()
     sides = ("chosen", "rejected")
     sequences = [scoring.answer(row["prompt_ids"], row[f"{side}_ids"]) for side in sides for row in rows]
@@ -40,6 +40,16 @@ def main(options) -> None:
         pq.write_table(pa.table(columns), file)
     name = options.output.parent.parent.name
     say(f"{name}: reference log-probabilities of {len(rows)} pairs in {clock.seconds():.0f} s")
+
+
+def form(output: Path) -> dict[str, str]:
+    """Method and precision of the runs whose reference this is, as far as they say how it is held."""
+    parts = output.stem.split(",")
+    method = {"nf4": "qlora", "whole": "full"}
+    return {
+        "method": next((method[part] for part in parts if part in method), "lora"),
+        "precision": next((part for part in parts if part in ("fp32", "bf16")), "auto"),
+    }
 
 
 if __name__ == "__main__":

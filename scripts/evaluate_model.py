@@ -4,12 +4,17 @@ Reads the evaluation's spec, the model, the datasets' tokens and rows, and the o
 (metrics with intervals, verdicts) and eval/examples.parquet (each example's scores and text). What the model generates is
 remembered in eval/answers.jsonl, so that one more metric, or a killed evaluation, generates nothing again.
 
-    python scripts/evaluate_model.py --spec results/sft_lora/eval/spec.json --model results/sft_lora/model \
-        --manifest results/sft_lora/merge.json --tokens results/tokens/smollm2 --output results/sft_lora/eval.json
+The model is the one that was trained, in float32 arithmetic unless `evaluation.precision` says otherwise. Where another type of its
+weights ships, the likelihoods are measured with those as well, and eval.json has them under `shipped`.
+
+    python scripts/evaluate_model.py --spec results/sft_lora/eval/spec.json --model results/sft_lora/merged \
+        --shipped results/sft_lora/model --manifest results/sft_lora/merge.json --tokens results/tokens/smollm2 \
+        --output results/sft_lora/eval.json
 """
 
 from pathlib import Path
 
+from posttrain.cli import as_it_ships
 from posttrain.cli import columns as printed
 from posttrain.examples import TEXTS, Examples, columns, comparisons, key, measured, read_examples
 from posttrain.records import hashes, sealed
@@ -27,7 +32,7 @@ def main(options) -> None:
     folder = options.output.with_suffix("")
     candidate = suites.Candidate(
         name,
-        models.load(options.model).eval(),
+        load(options.model, spec),
         models.tokenizer(options.model),
         options.tokens,
         folder / "answers.jsonl",
@@ -38,6 +43,8 @@ def main(options) -> None:
     others = {other["name"]: read_examples(other["name"]) for other in spec["against"]}
     add_margins(examples, others)
     result = {"run": name, "spec": sha256(options.spec), **summarise(examples, others)}
+    candidate = candidate._replace(model=None)  # the next one may need its memory
+    result |= measure_shipped(candidate, options, others)
     result["seconds"] = clock.seconds()
     write_examples(folder / "examples.parquet", examples)
     result |= {"manifest": sha256(options.manifest), "written": hashes(folder, "examples.parquet")}
@@ -48,10 +55,36 @@ def main(options) -> None:
         log_to_mlflow(read_json(training), options.output)
 
 
+def load(folder: Path, spec: dict):
+    """The model in a folder, in the arithmetic of the evaluation."""
+    import torch
+
+    from posttrain import models
+
+    if spec.get("precision", "fp32") == "fp32":
+        return models.load(folder, torch.float32, arithmetic="fp32").eval()
+    return models.load(folder, arithmetic="bf16", apart=True).eval()
+
+
+def measure_shipped(candidate, options, others: dict[str, Examples]) -> dict:
+    """The `shipped` of eval.json: likelihoods of the weights that ship, where their type is another than what was trained."""
+    from posttrain import models, suites
+
+    proof = read_json(options.manifest)
+    shipped = proof.get("shipped")  # a base has no proof
+    if shipped is None or shipped["dtype"] == proof["dtype"]:
+        return {}
+    shipping = candidate._replace(model=load(options.shipped, candidate.spec))
+    examples = suites.score_pairs(shipping) if models.is_reward(options.shipped) else suites.likelihoods(shipping)
+    add_margins(examples, others)
+    return {"shipped": {"dtype": shipped["dtype"], **summarise(examples, others)}}
+
+
 def measure(candidate) -> list[dict]:
     """One dictionary for each example of the standard measurements and of every suite."""
     from posttrain import suites
 
+    say_overruled(candidate)
     examples, requests = suites.standard(candidate)
     for name, suite in candidate.spec["suites"].items():
         say(f"{candidate.name}: suite {name}")
@@ -62,6 +95,19 @@ def measure(candidate) -> list[dict]:
     return examples
 
 
+def say_overruled(candidate) -> None:
+    """Name what of the model's generation configuration would change greedy answers, and is off."""
+    from posttrain import decoding
+
+    off = decoding.overruled(candidate.model)
+    if "repetition_penalty" in candidate.spec:
+        off.pop("repetition_penalty", None)
+    if off:
+        named = ", ".join(f"{key} {value}" for key, value in off.items())
+        how = "; `evaluation.repetition_penalty` turns the penalty on" if "repetition_penalty" in off else ""
+        say(f"{candidate.name}: answers are greedy, without the generation configuration's {named}{how}")
+
+
 def tell(result: dict) -> None:
     """Say what was found, a line a metric."""
     lines = [["", "value", "95% interval", *(f"against {other}" for other in result["against"])]]
@@ -69,7 +115,7 @@ def tell(result: dict) -> None:
         low, high = shown(metric, row["low"]), shown(metric, row["high"])
         verdicts = [rows[metric]["verdict"] if metric in rows else "" for rows in result["against"].values()]
         lines.append([metric, shown(metric, row["value"]), f"{low} to {high}", *verdicts])
-    say(f"{result['run']}\n{printed(lines)}")
+    say("\n".join([result["run"], printed(lines), *as_it_ships(result)]))
 
 
 def add_margins(examples: list[dict], others: dict[str, dict]) -> None:
@@ -113,4 +159,4 @@ def log_to_mlflow(training: dict, result: Path) -> None:
 
 
 if __name__ == "__main__":
-    run(arguments(__doc__, spec=Path, model=Path, manifest=Path, tokens=Path, output=Path), main)
+    run(arguments(__doc__, spec=Path, model=Path, shipped=Path, manifest=Path, tokens=Path, output=Path), main)

@@ -2,17 +2,20 @@
 
 Reads the base's spec; writes `model/` as transformers loads it and the manifest with every file's SHA-256. Whoever made the
 base may mean harm: nothing of it is run but its chat template, and no other stage sees a folder that was not checked here.
+What the folder says of its special tokens, stops and template is made to agree (posttrain/base_folder.py).
 
     python scripts/make_base.py --spec results/bases/smollm2/spec.json --output results/bases/smollm2
 """
 
+import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from posttrain import base_folder, weights
 from posttrain.errors import UserError
-from posttrain.inspection import check, check_gguf, first_line, unpack
+from posttrain.inspection import check, check_gguf, first_line, parsed, unpack
 from posttrain.licences import of_card
 from posttrain.records import sealed
 from posttrain.stage import arguments, folder_hashes, link, read_json, run, say, sha256, whole_folder, write_json
@@ -22,7 +25,11 @@ CHATML = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 # What a model folder may hold. Pickled weights (.bin, .pt) and code (.py) are left behind.
-FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt", "LICENSE*", "README.md")
+FILES = (
+    *("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "additional_chat_templates/*.jinja"),
+    *("*.model", "*.txt", "LICENSE*", "README.md"),
+)
+ADAPTER = "adapter_config.json"
 
 
 def main(options) -> None:
@@ -33,6 +40,10 @@ def main(options) -> None:
     with whole_folder(options.output / "model") as folder:
         build(spec, folder, name)
         check(folder, name)
+        weights.dequantise(folder, name)
+        if "new_tokens" in spec:
+            weights.add_tokens(folder, spec["new_tokens"], name)
+        base_folder.normalise(spec, folder, name)
     model = options.output / "model"
     manifest = {"source": spec["source"], "licence": of_card(model), "files": folder_hashes(model)}
     write_json(options.output / "base.json", sealed(manifest))
@@ -98,6 +109,7 @@ def from_hub(spec: dict, folder: Path, name: str) -> None:
             f"base {name}: {spec['model']} at {spec['revision']} is neither on the hub nor in its cache; "
             "check the id, the network and HF_TOKEN, or run once where there is internet"
         ) from None
+    refuse_adapter(Path(snapshot), name)
     take(Path(snapshot), folder)
 
 
@@ -110,16 +122,43 @@ def from_path(spec: dict, folder: Path, name: str) -> None:
         path = (
             path / "snapshots" / (Path(revision.read_text().strip()).name if revision.is_file() else snapshots[-1].name)
         )
+    refuse_adapter(path, name)
     if not (path / "config.json").is_file():
         raise UserError(f"base {name}: '{path}' is no model: it has no config.json; write the folder that has one")
     take(path, folder)
 
 
+def refuse_adapter(source: Path, name: str) -> None:
+    """Refuse a folder with an adapter in it, for which transformers itself would load another model.
+
+    Raises:
+        UserError: it is nothing but an adapter, or one lies beside a model.
+    """
+    if not (source / ADAPTER).is_file():
+        return
+    if any(not file.name.startswith("adapter_") for file in source.glob("*.safetensors")):
+        raise UserError(
+            f"base {name}: {ADAPTER} lies beside the model, so that it is not clear whether the adapter is meant as well; take "
+            "adapter_config.json and adapter_model.safetensors out of the folder, or merge the adapter into the model"
+        )
+    base = parsed(source / ADAPTER, name).get("base_model_name_or_path")
+    raise UserError(
+        f"base {name}: it is an adapter of {base or 'another model'}, and not a model; merge it into that model (PEFT's "
+        "merge_and_unload), and write the folder of the merged one"
+    )
+
+
 def take(source: Path, folder: Path) -> None:
-    """Link (or copy) a model's files; no pipe and no device, which would never end."""
+    """Link a model's weights and copy its small files, which are edited later; no pipe and no device, which would never end."""
     for file in sorted({file for pattern in FILES for file in source.glob(pattern)}):
-        if file.is_file():
-            link(file, folder / file.name)
+        target = folder / file.relative_to(source)
+        if not file.is_file():
+            continue
+        if file.suffix == ".safetensors":
+            link(file, target)
+        else:
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, target)
 
 
 def at_random(spec: dict, folder: Path, name: str) -> None:

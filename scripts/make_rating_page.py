@@ -10,7 +10,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from posttrain import page
+from posttrain import page, thoughts
 from posttrain.errors import UserError
 from posttrain.examples import read_examples
 from posttrain.ratings import QUESTIONS
@@ -32,7 +32,7 @@ def main(options) -> None:
 
 
 def answered_by_both(a: str, b: str) -> list[dict[str, str]]:
-    """The examples that both models generated an answer for, by suite, dataset and id."""
+    """The examples that both models generated an answer for, by suite, dataset and id; what they thought is left out."""
     ours, theirs = read_examples(a), read_examples(b)
     return [
         {
@@ -40,8 +40,8 @@ def answered_by_both(a: str, b: str) -> list[dict[str, str]]:
             "dataset": row["dataset"],
             "id": row["id"],
             "prompt": row["prompt"],
-            "answer_a": row["output"],
-            "answer_b": theirs[key]["output"],
+            "answer_a": thoughts.answer(row["output"]),
+            "answer_b": thoughts.answer(theirs[key]["output"]),
         }
         for key, row in ours.items()
         if row["output"] is not None and key in theirs and theirs[key]["output"] is not None

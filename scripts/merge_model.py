@@ -1,31 +1,34 @@
-"""Merge what training produced into the model that others load, and prove that the two are the same.
+"""Merge what training produced into the model that children train on and the one that others load, and prove both.
 
-Reads the parent's model and `trained/`; writes `model/`, the proof merge.json, provenance.json and the model card. The
-proof compares the logits of parent + adapter with those of the merged file, loaded again from disk, on real prompts.
+Reads the parent's model and `trained/`; writes `merged/`, `model/`, the proofs in merge.json, provenance.json and the model card.
+
+`merged/` is the trained model in float32: what children train on, what is the reference, what is evaluated. `model/` is what ships, in
+the run's `save_precision`. Each is loaded again from disk and compared with the trained model on real prompts, see
+posttrain/merge_proof.py. Tokenizer, chat templates and generation configuration are the parent's files.
 
 An adapter that was trained on a 4-bit parent is merged into that parent's dequantised weights, since merging inside 4 bits
 would quantise again, and the original parent is not what it was trained on (`merge_into` says otherwise where it should);
-merge.json has the drift of both. What cannot be merged is kept beside a copy of its parent, in `model/base`.
+merge.json has the drift of both. What cannot be merged is kept beside its parent, in `base/`.
 
     python scripts/merge_model.py --spec results/sft_lora/spec.json --parent results/bases/smollm2/model \
-        --manifest results/bases/smollm2/base.json --tokens results/tokens/smollm2/gsm8k,max_length=1024 \
-        --preflight results/sft_lora/preflight.json
+        --shipped results/bases/smollm2/model --manifest results/bases/smollm2/base.json \
+        --tokens results/tokens/smollm2/gsm8k,max_length=1024 --preflight results/sft_lora/preflight.json
 """
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
-from posttrain.config import LEAVES
+from posttrain.config import LEAVES, reference_form
 from posttrain.errors import UserError, printable
 from posttrain.licences import card_fields, forbids, is_known, normalise, with_cards
 from posttrain.records import code_hash, hashes, sealed, versions
 from posttrain.stage import arguments, folder_hashes, link, read_json, run, say, sha256, whole_folder, write_json
 
-PROMPTS, POSITIONS = 4, 256
 CELL = 300  # characters of a value on the model card
-# Largest difference of a logit that rounding explains: one merged weight is rounded once, where base and adapter were
-# multiplied apart. Measured on SmolLM2 in float32: 1e-4.
-TOLERANCE = {"float32": 1e-2, "float16": 0.5, "bfloat16": 2.0}
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 KEPT_APART = """What was trained cannot be merged, so this folder is an adapter and its base:
@@ -42,110 +45,230 @@ model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("FOLDER/b
 
 
 def main(options) -> None:
-    import torch
-
-    from posttrain import models
+    from posttrain import merge_proof, models
 
     run_folder = options.spec.parent
-    spec = read_json(options.spec)
-    trained = run_folder / "trained"
-    prompts = real_prompts(options.tokens, spec)
-    drift = {}
-    if spec["method"] == "qlora":
-        model, drift = unquantised(options.parent, trained, spec, prompts)
-    else:
-        model = models.with_adapter(options.parent, trained).eval()
-    before = logits(model, prompts)
-    with whole_folder(run_folder / "model") as folder:
-        if spec["method"] == "full" or spec["method"] in LEAVES:
-            for file in trained.iterdir():
-                link(file, folder / file.name)
-        else:
-            model = model.merge_and_unload()
-            model.save_pretrained(folder)
-        if spec["method"] in LEAVES:
-            for file in options.parent.iterdir():
-                link(file, folder / "base" / file.name)
-        models.tokenizer(options.parent).save_pretrained(folder)
-        dtype = str(model.dtype).removeprefix("torch.")
+    name, trained, spec = run_folder.name, run_folder / "trained", read_json(options.spec)
+    prompts = merge_proof.real_prompts(options.tokens, models.is_reward(trained))
+    before = read_json(options.manifest)
+    base_dtype = before.get("base_dtype") or models.dtype_of(options.parent)
+    model, reference, drift = trained_model(options.parent, trained, spec, prompts)
+    with whole_folder(run_folder / "merged") as merged, whole_folder(run_folder / "model") as shipped:
+        dtype = write_merged(model, options.parent, trained, spec, base_dtype, merged)
         del model
-        after = logits(models.load(folder).eval(), prompts)
-        proof = compare(torch.cat(before), torch.cat(after)) | {"tolerance": TOLERANCE[dtype], "dtype": dtype}
-        done = "adapter and base kept apart" if spec["method"] in LEAVES else "merged"
-        say(
-            f"{run_folder.name}: {done}; on {proof['n']} positions the logits differ by at most "
-            f"{proof['max_abs_logit_difference']:.2g}, the next token agrees on {proof['greedy_agreement']:.2%}"
-        )
-        if not proof["max_abs_logit_difference"] <= proof["tolerance"]:  # NaN is no proof either
-            raise UserError(
-                f"{run_folder.name}: the merged model's logits differ from the trained one's by "
-                f"{proof['max_abs_logit_difference']:.3g}, more than the {proof['tolerance']} that rounding in {dtype} "
-                "explains; it is not published. Keep base and adapter apart, or train in another precision"
-            )
-        (folder / "README.md").write_text(card(run_folder.name, spec, read_json(options.preflight)["licences"]))
-        for file in folder.iterdir():
-            if file.is_file():
+        proof = reference.measure(merge_proof.logits(load_fp32(merged), prompts)) | {"dtype": dtype}
+        tell(name, spec, proof)
+        merge_proof.check_merged(name, proof)
+        proof["shipped"] = ship(name, spec, base_dtype, options, (merged, shipped), (reference, prompts), proof)
+        (shipped / "README.md").unlink(missing_ok=True)  # a leaf's has none, and a link is not written through
+        (shipped / "README.md").write_text(card(name, spec, read_json(options.preflight)["licences"]))
+        for file in [*merged.iterdir(), *shipped.iterdir()]:
+            if is_own(file):
                 file.chmod(0o644)
-    files = folder_hashes(run_folder / "model")
-    made = {name: digest for name, digest in files.items() if name != "README.md"}  # a new licence trains no child anew
-    write_json(run_folder / "merge.json", proof | drift | {"files": made})
-    write_json(run_folder / "provenance.json", sealed(provenance(options, spec) | {"model": files}))
+    made = {"merged": folder_hashes(run_folder / "merged"), "model": folder_hashes(run_folder / "model")}
+    proof |= drift | {
+        "base_dtype": base_dtype,
+        "files": made["merged"],
+    }  # children depend on these, and not on the card
+    write_json(run_folder / "merge.json", proof)
+    write_json(run_folder / "provenance.json", sealed(provenance(options, spec) | made))
 
 
-def unquantised(parent: Path, trained: Path, spec: dict, prompts: list[list[int]]):
-    """The adapter on the parent that it is merged into, and how far the logits drift from those in 4 bits, for both."""
+def load_fp32(folder: Path) -> Any:
+    """What lies in a folder, in float32 and ready to be measured."""
     import torch
-    from peft import PeftModel
 
     from posttrain import models
 
+    return models.load(folder, torch.float32, arithmetic="fp32").eval()
+
+
+def tell(name: str, spec: dict, proof: dict) -> None:
+    """Say what was measured."""
+    done = "adapter and base kept apart" if spec["method"] in LEAVES else "merged"
+    say(
+        f"{name}: {done}; on {proof['n']} positions training changed the logits by {proof['effect']:.2g} on average, and the "
+        f"merged model is {proof['relative']:.2g} of that away from the trained one; the next token agrees on "
+        f"{proof['greedy_agreement']:.2%}"
+    )
+
+
+# ---- what was trained
+
+
+def trained_model(parent: Path, trained: Path, spec: dict, prompts: list[list[int]]) -> tuple[Any, Any, dict]:
+    """The trained model in float32, not merged yet; its logits and its parent's; of 4 bits, the drift.
+
+    A reward model's parent has no head of its own, and gets the trained one: the effect is what the rest has learnt.
+    """
+    from posttrain import merge_proof, models
+
+    if spec["method"] == "qlora":
+        return unquantised(parent, trained, spec, prompts)
+    start = plain_parent(parent, trained)
+    before = merge_proof.logits(start, prompts)
+    model = load_fp32(trained) if spec["method"] == "full" else models.add_adapter(start, trained).eval()
+    return model, merge_proof.Reference(before, merge_proof.logits(model, prompts)), {}
+
+
+def plain_parent(parent: Path, trained: Path, quantised: str | None = None) -> Any:
+    """The parent in float32, dequantised from 4 bits where `quantised` is their arithmetic."""
+    import torch
+
+    from posttrain import models
+
+    reward = models.is_reward(trained)
+    load = models.dequantised if quantised else models.load
+    model = load(parent, quantised or torch.float32, reward=reward).float()
+    if reward and not models.is_reward(parent):
+        model.score.weight.data.copy_(models.head(trained))
+    return model.eval()
+
+
+def unquantised(parent: Path, trained: Path, spec: dict, prompts: list[list[int]]) -> tuple[Any, Any, dict]:
+    """As `trained_model`, on the parent that the adapter is merged into, and how far both parents drift from 4 bits."""
+    from posttrain import merge_proof, models
+
     arithmetic = models.precision(spec["precision"])
-    in_4_bits = torch.cat(logits(models.with_adapter(parent, trained, arithmetic).eval(), prompts))
-    original = models.with_adapter(parent, trained).eval()
-    dtype, reward = original.dtype, models.is_reward(trained)
-    plain = models.load(parent, quantised=arithmetic, reward=reward).dequantize().to(dtype)
-    choices = {"original": original, "dequantised": PeftModel.from_pretrained(plain, trained).eval()}
-    drift = {
-        name: compare(in_4_bits, torch.cat(logits(model, prompts)))["max_abs_logit_difference"]
-        for name, model in choices.items()
-    }
+    in_4_bits = merge_proof.logits(models.with_adapter(parent, trained, arithmetic).eval(), prompts)
+    drift = {}
+    for choice in sorted(("dequantised", "original"), key=lambda choice: choice == spec["merge_into"]):
+        start = plain_parent(parent, trained, arithmetic if choice == "dequantised" else None)
+        before = merge_proof.logits(start, prompts)
+        model = models.add_adapter(start, trained).eval()
+        after = merge_proof.logits(model, prompts)
+        drift[choice] = merge_proof.compare(in_4_bits, after)["max_abs_logit_difference"]
     say(
         f"{trained.parent.name}: logits drift from those in 4 bits by {drift['dequantised']:.2g} on the dequantised parent, by "
         f"{drift['original']:.2g} on the original one"
     )
-    return choices[spec["merge_into"]], {"drift": drift, "merged_into": spec["merge_into"]}
+    return model, merge_proof.Reference(before, after), {"drift": drift, "merged_into": spec["merge_into"]}
 
 
-def real_prompts(tokens: Path, spec: dict) -> list[list[int]]:
-    """Token ids of the first held-out rows (of the training rows, where none is held out)."""
-    import pyarrow.parquet as pq
-
-    rows = pq.read_table(tokens / "validation.parquet").slice(0, PROMPTS).to_pylist()
-    rows = rows or pq.read_table(tokens / "train.parquet").slice(0, PROMPTS).to_pylist()
-    answers = ("chosen_ids", "completion_ids")
-    ids = [row.get("input_ids") or row["prompt_ids"] + next(row[key] for key in answers if key in row) for row in rows]
-    return [row[:POSITIONS] for row in ids]
+# ---- what is written
 
 
-def logits(model, prompts: list[list[int]]) -> list:
-    """Logits in float32 on the CPU, (length, vocabulary) for each prompt; a reward model's are (1, 1)."""
+def write_merged(model: Any, parent: Path, trained: Path, spec: dict, base_dtype: str, folder: Path) -> str:
+    """Write the trained model: merged, linked where training wrote it whole, or beside its parent; returns its type."""
+    from posttrain import frozen_update, models
+
+    if spec["method"] in LEAVES:
+        write_leaf(trained, parent, folder)
+        return models.dtype_of(folder / "base")
+    learnt = frozen_update.learnt(model) if spec["method"] in ("lora", "qlora") else {}
+    if spec["method"] == "full":
+        for file in trained.iterdir():
+            link(file, folder / file.name)
+    else:
+        model = model.merge_and_unload()
+        model.save_pretrained(folder)
+    carry(parent, folder)
+    if base_dtype == "bfloat16":
+        frozen_update.save_update(folder, model, parent, learnt)
+    return "float32"
+
+
+def write_leaf(trained: Path, base: Path, folder: Path) -> None:
+    """Link an adapter and, in `base/`, what it stands on."""
+    for file in trained.iterdir():
+        link(file, folder / file.name)
+    link_all(base, folder / "base")
+    carry(base, folder)
+
+
+def link_all(source: Path, target: Path, without: tuple[str, ...] = ()) -> None:
+    """Link a folder's files, those of its folders too."""
+    for file in source.rglob("*"):
+        if file.is_file() and file.name not in without:
+            link(file, target / file.relative_to(source))
+
+
+def carry(source: Path, folder: Path) -> None:
+    """Take everything but the weights from another folder: tokenizer, chat templates, generation configuration, special tokens.
+
+    A trainer writes the special tokens that it found in the tokenizer into the model's configuration, and a merge those of its
+    own defaults; both would stop elsewhere than the parent does.
+    """
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    for file in source.rglob("*"):
+        if file.is_file() and not is_own(file):
+            target = folder / file.relative_to(source)
+            target.unlink(missing_ok=True)
+            link(file, target)
+    ours, theirs = folder / "config.json", source / "config.json"
+    if ours.exists():
+        said = read_json(theirs)
+        config = read_json(ours) | {key: said[key] for key in SPECIAL if said.get(key) is not None}
+        ours.unlink()  # it may be a link
+        ours.write_text(json.dumps(config, indent=2, ensure_ascii=False, sort_keys=True) + "\n")
+
+
+def is_own(file: Path) -> bool:
+    """Whether a model's file is its own: its weights, their configuration, its card; the others are its parent's."""
+    return file.name in ("README.md", "config.json", "adapter_config.json") or ".safetensors" in file.name
+
+
+def ship(
+    name: str, spec: dict, base_dtype: str, options: Any, folders: tuple[Path, Path], measured: tuple, proof: dict
+) -> dict:
+    """Write what ships, in `save_precision`; returns its own proof.
+
+    Args:
+        folders: the merged model's, and the one to fill.
+        measured: the logits to compare with, and their prompts.
+        proof: of the merged model.
+
+    Raises:
+        UserError: the type that was asked for loses what was learnt.
+    """
+    from posttrain import merge_proof
+
+    (merged, shipped), (reference, prompts) = folders, measured
+    asked = spec.get("save_precision", "auto")
+    dtype = base_dtype if asked == "auto" else DTYPES[asked]
+    if dtype != proof["dtype"]:
+        write_as(dtype, spec, options, merged, shipped)
+        found = reference.measure(merge_proof.logits(load_fp32(shipped), prompts)) | {"dtype": dtype}
+        if merge_proof.keeps_the_update(found):
+            say(
+                f"{name}: model/ is in {dtype}, {found['relative']:.2g} of what training changed away from the trained model"
+            )
+            return found
+        lost = (
+            f"in {dtype} the model would be {found['relative']:.0%} of what training changed away from the trained one, and "
+            f"keep {found['kept']:.0%} of the update"
+        )
+        if asked != "auto":
+            raise UserError(
+                f"{name}: save_precision: {asked} loses what was learnt: {lost}; write save_precision: fp32, or auto, which "
+                f"takes {asked} only where it keeps the update"
+            )
+        say(f"{name}: model/ is in float32, as {lost}")
+        for file in sorted(shipped.rglob("*"), reverse=True):
+            file.rmdir() if file.is_dir() else file.unlink()
+    link_all(merged, shipped, without=("update.safetensors",))
+    return {key: value for key, value in proof.items() if key != "shipped"}
+
+
+def write_as(dtype: str, spec: dict, options: Any, merged: Path, shipped: Path) -> None:
+    """Write the merged model in another type; of an adapter kept apart, its base, linked where the parent ships it so."""
     import torch
 
-    rows = [torch.tensor([ids], device=model.device) for ids in prompts]
-    with torch.no_grad():
-        outputs = [model(input_ids=row, attention_mask=torch.ones_like(row)).logits for row in rows]
-    return [output.flatten(0, -2).float().cpu() for output in outputs]
+    from posttrain import models
+
+    source, target = (options.parent, shipped / "base") if spec["method"] in LEAVES else (merged, shipped)
+    if spec["method"] in LEAVES:
+        for file in merged.iterdir():
+            if file.is_file():
+                link(file, shipped / file.name)
+        if models.dtype_of(options.shipped) == dtype:
+            link_all(options.shipped, target)
+            return
+    models.load(source, getattr(torch, dtype)).save_pretrained(target)
+    carry(source, target)
 
 
-def compare(before, after) -> dict:
-    """Differences of two (n, vocabulary) tensors of logits."""
-    difference = (before - after).abs()
-    return {
-        "max_abs_logit_difference": difference.max().item(),
-        "mean_abs_logit_difference": difference.mean().item(),
-        "greedy_agreement": (before.argmax(-1) == after.argmax(-1)).float().mean().item(),
-        "n": len(before),
-    }
+# ---- records
 
 
 def provenance(options, spec: dict) -> dict:
@@ -162,8 +285,10 @@ def provenance(options, spec: dict) -> dict:
     reward = spec.get("reward", {})
     judges = [reward[key]["name"] for key in ("from", "sequence", "reference") if key in reward]
     manifests = [file for name in judges for file in (f"{name}/merge.json", f"bases/{name}/base.json")]
-    bits = ",nf4" if spec["method"] == "qlora" else ""
-    logprobs = [f"{data},max_length={spec['max_length']}{bits}.parquet"] if spec["objective"] == "dpo" else []
+    form = reference_form(
+        spec["method"], spec["precision"], spec.get("peft_args", {}), options.manifest.name != "base.json"
+    )
+    logprobs = [f"{data},max_length={spec['max_length']}{form}.parquet"] if spec["objective"] == "dpo" else []
     return {
         "spec": sha256(options.spec),
         "settings": spec,
@@ -238,4 +363,4 @@ def inherited(stated: dict[str, str | None], found: dict[str, str | None]) -> st
 
 
 if __name__ == "__main__":
-    run(arguments(__doc__, spec=Path, parent=Path, manifest=Path, tokens=Path, preflight=Path), main)
+    run(arguments(__doc__, spec=Path, parent=Path, shipped=Path, manifest=Path, tokens=Path, preflight=Path), main)

@@ -4,7 +4,7 @@ A pair is easy where a reward model scores the chosen answer above the rejected 
 dataset's spec, the reward model, the rows to select from and their tokens; writes what prepare_data.py writes, with the
 margins' distribution in data.json.
 
-    python scripts/select_data.py --spec results/data/easy/spec.json --model results/reward_lora/model \
+    python scripts/select_data.py --spec results/data/easy/spec.json --model results/reward_lora/merged \
         --rows results/data/gsm8k_pairs --tokens results/tokens/smollm2/gsm8k_pairs,max_length=1024 \
         --output results/data/easy
 """

@@ -1,11 +1,12 @@
-"""Turn a dataset's normalised rows into token ids, once for each base, dataset and length.
+"""Turn a dataset's normalised rows into token ids, once for each base, dataset, length and choice of what is trained.
 
-Reads the dataset's Parquet files and the base's tokenizer; writes train.parquet, validation.parquet and report.json.
+Reads the dataset's Parquet files and the base's tokenizer and stop tokens; writes train.parquet, validation.parquet and report.json.
 
     python scripts/tokenize_data.py --data results/data/gsm8k --model results/bases/smollm2/model \
         --max-length 1024 --cores 2 --output results/tokens/smollm2/gsm8k,max_length=1024
 """
 
+import argparse
 import contextlib
 import sys
 from collections.abc import Iterator
@@ -27,7 +28,12 @@ def main(options) -> None:
 
     shape = read_json(options.data / "data.json")["shape"]
     name = options.output.name.split(",")[0]
-    encode = partial(encoded, model=options.model, shape=shape, max_length=options.max_length)
+    settings = {
+        "max_length": options.max_length,
+        "assistant_turns": options.assistant_turns,
+        "train_thoughts": options.train_thoughts == "true",
+    }
+    encode = partial(encoded, model=options.model, shape=shape, settings=settings)
     sources = {split: options.data / f"{split}.parquet" for split in ("train", "validation")}
     rows = sum(pq.read_metadata(file).num_rows for file in sources.values())
     cores = options.cores if rows > 2 * BLOCK_ROWS else 1  # a process takes as long to start as for a thousand rows
@@ -44,7 +50,7 @@ def main(options) -> None:
                 f"dataset {name}: max_length {options.max_length} cuts off every trained token of all "
                 f"{counts['train']['dropped']} rows; write a larger max_length"
             )
-    report = {"shape": shape, "max_length": options.max_length} | {split: summary(counts[split]) for split in sources}
+    report = {"shape": shape} | settings | {split: summary(counts[split]) for split in sources}
     names = [file.name for file in sources.values()]
     report |= {"made_from": hashes(options.data, *names), "written": hashes(options.output, *names)}
     write_json(options.output / "report.json", sealed(report))
@@ -66,7 +72,7 @@ def blocks(files: dict[str, Path]) -> Iterator[tuple[str, Any]]:
             yield split, pq.read_table(file)
 
 
-def encoded(block: tuple[str, Any], model: Path, shape: str, max_length: int) -> tuple[str, Any, dict]:
+def encoded(block: tuple[str, Any], model: Path, shape: str, settings: dict[str, Any]) -> tuple[str, Any, dict]:
     """A block's split, its tokens as a table and its counts, see `tokens.tokenise`.
 
     Between processes rows go ten times as fast in Arrow's form.
@@ -75,7 +81,8 @@ def encoded(block: tuple[str, Any], model: Path, shape: str, max_length: int) ->
     from posttrain.tokens import tokenise
 
     split, batch = block
-    rows, counts = tokenise(tokenizer(model), without_nulls(batch.to_pylist()), shape, max_length)
+    loaded, ends = tokenizer(model)
+    rows, counts = tokenise(loaded, without_nulls(batch.to_pylist()), shape, stops=ends, **settings)
     return split, table(rows, schema(shape)), counts
 
 
@@ -97,15 +104,18 @@ def table(rows: list[dict], schema: Any) -> Any:
 
 
 @cache
-def tokenizer(model: Path):
-    """The base's tokenizer, loaded once a process."""
+def tokenizer(model: Path) -> tuple[Any, list[int]]:
+    """The base's tokenizer and stop tokens, loaded once a process."""
     sys.modules.setdefault("torch", None)  # a tokenizer needs none; transformers would import it, which takes seconds
     from transformers import AutoTokenizer
 
+    from posttrain.tokens import stops
+
     try:
-        return AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+        loaded = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
     except Exception as error:  # whatever a broken file makes it raise
         raise UserError(f"{model}: no tokenizer that can be loaded: {first_line(error)}") from None
+    return loaded, stops(model, loaded)
 
 
 def summary(counts: dict) -> dict:
@@ -130,5 +140,12 @@ def schema(shape: str):
     return pa.schema([("id", pa.string()), ("length", pa.int32()), *lists, *label])
 
 
+def parser() -> argparse.ArgumentParser:
+    options = arguments(__doc__, data=Path, model=Path, max_length=int, cores=int, output=Path)
+    options.add_argument("--assistant-turns", choices=["all", "last"], default="all", help="turns that are trained")
+    options.add_argument("--train-thoughts", choices=["true", "false"], default="true", help="whether thoughts are")
+    return options
+
+
 if __name__ == "__main__":
-    run(arguments(__doc__, data=Path, model=Path, max_length=int, cores=int, output=Path), main)
+    run(parser(), main)

@@ -3,7 +3,7 @@
 Reads the run's spec, the parent's model, the dataset's rows, and the reward run's model where there is one; writes what
 train_sft.py writes. TRL samples, with the model itself, and trains.
 
-    python scripts/train_grpo.py --spec results/grpo_lora/spec.json --parent results/sft_lora/model \
+    python scripts/train_grpo.py --spec results/grpo_lora/spec.json --parent results/sft_lora/merged \
         --manifest results/sft_lora/merge.json --data results/data/gsm8k
 """
 
@@ -16,7 +16,7 @@ def main(options) -> None:
     import trl
     from datasets import Dataset
 
-    from posttrain import methods, models, positions, rewards, training
+    from posttrain import methods, models, positions, rewards, tokens, training
 
     spec = read_json(options.spec)
     training.check_shape(options.data / "data.json", spec)
@@ -29,7 +29,7 @@ def main(options) -> None:
         columns = {"id": "id", "prompt": "prompt_ids", "reference": "reference"}
         table = Dataset.from_list([{name: row[key] for name, key in columns.items()} for row in asked])
         rows = training.ordered(table, spec | {"max_steps": steps}, [1] * len(asked), prompts)
-        judge = rewards.judge(spec["reward"], tokenizer, rewards.stops(options.parent, tokenizer))
+        judge = rewards.judge(spec["reward"], tokenizer, tokens.stops(options.parent, tokenizer))
 
         def reward(prompts, completion_ids, reference, **_):
             columns = zip(prompts, reference, strict=True)

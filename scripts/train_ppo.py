@@ -3,7 +3,7 @@
 Reads the run's spec, the parent's model, the dataset's rows and the judges' adapters or models; writes what train_sft.py
 writes. The algorithm is posttrain/ppo.py.
 
-    python scripts/train_ppo.py --spec results/ppo_lora/spec.json --parent results/sft_lora/model \
+    python scripts/train_ppo.py --spec results/ppo_lora/spec.json --parent results/sft_lora/merged \
         --manifest results/sft_lora/merge.json --data results/data/gsm8k
 """
 

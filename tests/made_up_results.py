@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from posttrain.stage import write_json
 
 SCRIPT = "<script>document.title = 'x & y'</script>"
+THOUGHT = f"<think>\nFive and two? {SCRIPT}\n</think>\n\n"
 HASH = "ab" * 32
 TEXTS = ("suite", "dataset", "id", "prompt", "reference", "output")
 NUMBERS = ("log_prob", "tokens", "exact_match", "format_followed", "refusal")
@@ -80,7 +81,7 @@ def evaluation(model: dict, index: int) -> dict:
 
 
 def write_examples(path: Path, index: int) -> None:
-    """Twelve answers, some with markup, whose scores and words change from model to model; two rows without an answer."""
+    """Twelve answers, some with markup or thoughts, whose scores and words change from model to model; two rows without an answer."""
     draw = random.Random(index)
     rows = []
     for i in range(14):
@@ -88,7 +89,8 @@ def write_examples(path: Path, index: int) -> None:
         rows.append(
             {"suite": "safety" if i > 11 else "", "dataset": "chats", "id": f"{i:02}" * 32,
              "prompt": f"Question {i}: {SCRIPT}", "reference": "#### 5" if i % 2 else None,
-             "output": None if i > 11 else " ".join(words) + (SCRIPT if i == 0 else ""), "log_prob": -9.0, "tokens": 4.0,
+             "output": None if i > 11 else THOUGHT * (i < 2) + " ".join(words) + SCRIPT * (i == 0),
+             "log_prob": -9.0, "tokens": 4.0,
              "exact_match": 0.0, "format_followed": float(draw.random() < 0.5), "refusal": 1.0 if i > 11 else None}
         )  # fmt: skip
     schema = pa.schema([(name, pa.string()) for name in TEXTS] + [(name, pa.float64()) for name in NUMBERS])
@@ -103,8 +105,9 @@ def write_training(folder: Path, model: dict, steps: int) -> None:
              "trainable_parameters": 4884480, "parameters": 139399488, "seconds": 3600.0, "resumed_from": None,
              "mlflow_run_id": "cd" * 16}  # fmt: skip
     write_json(folder / "train.json", train)
-    write_json(folder / "merge.json", {"max_abs_logit_difference": 9.2e-5, "mean_abs_logit_difference": 1e-6,
-                                       "greedy_agreement": 1.0, "n": 395, "tolerance": 0.01})  # fmt: skip
+    proof = {"max_abs_logit_difference": 9.2e-5, "mean_abs_logit_difference": 1e-6, "greedy_agreement": 1.0, "n": 395,
+             "effect": 0.5, "relative": 2e-6, "kept": 1.0, "dtype": "float32"}  # fmt: skip
+    write_json(folder / "merge.json", proof | {"shipped": proof | {"relative": 0.12, "dtype": "bfloat16"}})
     checks = [{"name": "empty", "severity": None, "result": "passed", "message": "", "example": ""},
               {"name": "packing", "severity": None, "result": "skipped", "message": "no rows are packed", "example": ""},
               {"name": "rank", "severity": "warning", "result": "warning", "message": f"high {SCRIPT}", "example": ""},

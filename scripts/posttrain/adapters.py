@@ -15,6 +15,8 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import register_peft_method
 from torch import nn
 
+from posttrain import token_rows  # noqa: F401  (whoever loads an adapter may load one with trained rows of a head)
+
 BLOCKS = {"houlsby": ("self_attn", "mlp"), "pfeiffer": ("mlp",)}
 
 

@@ -1,7 +1,8 @@
 """The answers that a model has given, remembered: one more metric, or a killed evaluation, generates nothing again.
 
-A JSON-lines file has a line an answer, `{"prompt": HASH, "output": TEXT}`. The hash is of the prompt's tokens, the settings
-and the model, so another model or other settings find nothing. Lines are added batch by batch.
+A JSON-lines file has a line an answer, `{"prompt": HASH, "output": TEXT, "ids": TOKENS, "ended": BOOLEAN}`. The hash is of
+the prompt's tokens, the settings and the model, so another model or other settings find nothing; lines of an older version,
+which had other settings, are never found either. Lines are added batch by batch.
 """
 
 import hashlib
@@ -12,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from posttrain import scoring
+from posttrain.scoring import Answer
 from posttrain.stage import progress
+
+VERSION = 2  # of what an answer is: raise it where another answer would be given to the same prompt
 
 
 def answers(
@@ -23,7 +27,8 @@ def answers(
     stop: tuple[str, ...],
     file: Path,
     key: str,
-) -> list[str]:
+    penalty: float = 1.0,
+) -> list[Answer]:
     """The greedy answer to each prompt (token ids), from `file` where it is there; equal prompts are answered once.
 
     The batches are those of all prompts, also of the remembered ones, so that a killed evaluation goes on with the same
@@ -32,9 +37,11 @@ def answers(
     Args:
         stop: texts before the first of which an answer is cut.
         file: the answers given so far; it is made, and grows, as answers come.
-        key: what the model is, such as a hash of its files.
+        key: what the model is and how it computes, such as a hash of its files, its stop tokens and its arithmetic.
+        penalty: on tokens that have occurred; 1 is none.
     """
-    names = [_name(prompt, max_new_tokens, stop, key) for prompt in prompts]
+    settings = [VERSION, key, penalty, max_new_tokens, stop]
+    names = [_name(prompt, settings) for prompt in prompts]
     asked = dict(zip(names, prompts, strict=True))
     known = read(file)
     missing = asked.keys() - known.keys()
@@ -45,8 +52,9 @@ def answers(
             some = [order[i] for i in batch if order[i] in missing]
             if not some:
                 continue
-            texts = scoring.generate_batch(model, tokenizer, [asked[name] for name in some], max_new_tokens, stop)
-            known |= zip(some, texts, strict=True)
+            ids = [asked[name] for name in some]
+            given = scoring.generate_batch(model, tokenizer, ids, max_new_tokens, stop, penalty)
+            known |= zip(some, given, strict=True)
             _append(file, {name: known[name] for name in some})
             done += len(some)
             left = (time.monotonic() - begun) / done * (len(missing) - done)
@@ -54,7 +62,7 @@ def answers(
     return [known[name] for name in names]
 
 
-def read(file: Path) -> dict[str, str]:
+def read(file: Path) -> dict[str, Answer]:
     """The answers in `file` by the hash of what was asked; the last line, where a kill has torn it, is taken off."""
     if not file.exists():
         return {}
@@ -63,14 +71,17 @@ def read(file: Path) -> dict[str, str]:
     if end < len(whole):
         os.truncate(file, end)
     rows = map(json.loads, whole[:end].splitlines())
-    return {row["prompt"]: row["output"] for row in rows}
+    return {row["prompt"]: Answer(row["output"], row["ids"], row["ended"]) for row in rows if "ids" in row}
 
 
-def _append(file: Path, outputs: dict[str, str]) -> None:
-    lines = [json.dumps({"prompt": name, "output": output}) + "\n" for name, output in outputs.items()]
+def _append(file: Path, answers: dict[str, Answer]) -> None:
+    lines = [
+        json.dumps({"prompt": name, "output": text, "ids": ids, "ended": ended}) + "\n"
+        for name, (text, ids, ended) in answers.items()
+    ]
     with file.open("a") as out:
         out.writelines(lines)
 
 
-def _name(prompt: list[int], max_new_tokens: int, stop: tuple[str, ...], key: str) -> str:
-    return hashlib.sha256(json.dumps([key, max_new_tokens, stop, prompt]).encode()).hexdigest()
+def _name(prompt: list[int], settings: list[Any]) -> str:
+    return hashlib.sha256(json.dumps([*settings, prompt]).encode()).hexdigest()

@@ -27,6 +27,7 @@ LEARNING_RATES = {"lora": (1e-4, 5e-4), "qlora": (1e-4, 5e-4)}
 FACTOR = 5
 RANKS = {"lora": (8, 64), "qlora": (8, 64), "adalora": (8, 64), "vera": (64, 1024)}
 GIB = 2**30
+POSITIONS = re.compile(r"(^|\.)(wpe|embed_positions|position_embeddings?)\.weight$")  # learnt ones
 
 
 class Finding(NamedTuple):
@@ -48,8 +49,8 @@ def stop_token(run: "Subject") -> Finding | None:
     return _rows(
         run,
         lambda side: ~side.stopped & ~side.cut,
-        f"an answer that does not end with a trained {_names(run)}, so that the model does not learn to stop; let the chat "
-        f"template write {run.tokenizer.eos_token} after each answer, or set the base's eos_token to the token that it writes",
+        f"an answer that does not end with a trained {_names(run)}, so that the model does not learn to stop; set the "
+        "base's `eos_token:` to the token that its chat template writes after an answer, or give it another with `chat_template:`",
     )
 
 
@@ -139,11 +140,47 @@ def context_length(run: "Subject") -> Finding | None:
     advice = f"the model's context of {context} tokens; write max_length: {context - run.spec.get('virtual_tokens', 0)}"
     if longest > context:
         return Finding("error", f"the longest row has {longest} tokens, more than {advice}")
-    if run.spec["max_length"] > context:
+    room = run.spec["max_length"] + run.spec.get("virtual_tokens", 0)
+    if room > context and any(POSITIONS.search(name) for name in run.model.shapes):
+        return Finding(
+            "error", f"max_length {run.spec['max_length']} is beyond the positions that the model has learnt, {advice}"
+        )
+    if room > context:
         return Finding(
             "warning", f"max_length {run.spec['max_length']} is more than {advice}, though no row is as long yet"
         )
     return None
+
+
+def architecture(run: "Subject") -> Finding | None:
+    """The architecture has what the objective and the method need."""
+    from posttrain import targets
+
+    kind = run.model.config.get("model_type", "")
+    if run.spec["objective"] == "reward" and not can_score(kind):
+        return Finding(
+            "error",
+            f"transformers has no model of the type {kind} that gives a sequence one score, as a reward model does; write "
+            "objective: dpo, or take a base of another type",
+        )
+    if why := targets.method_refusal(run.spec, run.model.config):
+        return Finding("error", why)
+    if run.spec["method"] == "ia3" and not run.spec["target_modules"] and not targets.ia3(run.model.matrices):
+        return Finding(
+            "error",
+            f"where models of the type {kind} have keys and values is not known; write target_modules: [NAME, ...]",
+        )
+    return None
+
+
+def can_score(model_type: str) -> bool:
+    """Whether transformers has a sequence classifier of a type; read from its source, as imports cost."""
+    import importlib.util
+
+    folder = Path(importlib.util.find_spec("transformers").submodule_search_locations[0])
+    source = (folder / "models/auto/modeling_auto.py").read_text()
+    table = source.partition("MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES = ")[2].partition("\n)")[0]
+    return f'("{model_type}", ' in table
 
 
 def prompt_length(run: "Subject") -> Finding | None:
@@ -171,14 +208,66 @@ def pad_token(run: "Subject") -> Finding | None:
     """
     token = run.tokenizer.pad_token_id
     token = run.tokenizer.eos_token_id if token is None else token
-    if token < run.model.vocabulary:
+    if token < run.model.embeddings:
         return None
     name = run.tokenizer.pad_token or run.tokenizer.eos_token
     return Finding(
         "error",
-        f"the pad token {name} has the id {token}, and the model has embeddings for {run.model.vocabulary} tokens only; "
-        "set pad_token to one of its tokens in the base's tokenizer_config.json",
+        f"the pad token {name} has the id {token}, and the model has embeddings for {run.model.embeddings} tokens only; "
+        "write pad_token: under the base, with one of the model's tokens",
     )
+
+
+def embeddings(run: "Subject") -> Finding | None:
+    """Every token that occurs in the rows, in the chat template or among the special tokens has an embedding."""
+    import numpy as np
+
+    rows = run.model.embeddings
+    special = {run.tokenizer.bos_token_id, run.tokenizer.eos_token_id, *run.stops} - {None}
+    template = str(run.tokenizer.chat_template or "")
+    written = {i for i, token in run.tokenizer.added_tokens_decoder.items() if str(token) in template}
+    read = run.tokens.ids if run.tokens is not None else np.array([i for ids in run.prompts for i in ids], int)
+    places = {
+        "the special tokens": special,
+        "the tokens of the chat template": written,
+        "those of the rows": read.tolist(),
+    }
+    beyond = {i: place for place, ids in places.items() for i in ids if i >= rows}
+    if not beyond:
+        return None
+    first = min(beyond)
+    tokens = [run.tokenizer.convert_ids_to_tokens(i) for i in sorted(beyond)]
+    others = (
+        f" (as have {len(beyond) - 1} others of the tokens that are used, such as {tokens[1]})" if tokens[1:] else ""
+    )
+    return Finding(
+        "error",
+        f"{tokens[0]}, which is among {beyond[first]}, has the id {first}{others}, and the model has embeddings for {rows} tokens "
+        f"only; write new_tokens: [{', '.join(repr(token) for token in tokens[:8])}] under the base, or take them out",
+    )
+
+
+def new_tokens(run: "Subject") -> Finding | None:
+    """The new tokens of the base are trained, and occur in the rows."""
+    import numpy as np
+
+    from posttrain.config import LORA
+
+    ids = run.model.config.get("new_tokens")
+    if not ids:
+        return Finding("skipped", "the base has no new tokens")
+    method, objective = run.spec["method"], run.spec["objective"]
+    if method not in (*LORA, "full") or (objective == "ppo" and method != "full"):
+        what = objective if method in LORA else method
+        text = (
+            f"{what} does not train the embeddings of the base's new tokens; train them first, by sft with method: lora"
+        )
+        return Finding("warning", text)
+    missing = run.tokenizer.convert_ids_to_tokens(np.setdiff1d(ids, run.tokens.ids).tolist()) if run.tokens else []
+    if missing:
+        text = f"{', '.join(missing[:8])} of the base's new tokens occur in no row, so that nothing is learnt of them"
+        return Finding("warning", text)
+    return None
 
 
 # ---- the rows and what becomes of them
@@ -212,6 +301,22 @@ def answer_in_prompt(run: "Subject") -> Finding | None:
     return Finding("warning", f"{text}: the model learns to look it up; see whether that is the task")
 
 
+def missing_bos(run: "Subject") -> Finding | None:
+    """A chat template prints the BOS that the tokenizer puts before every other text."""
+    tokenizer = run.tokenizer
+    if run.data["shape"] == "text" or not tokenizer.chat_template or not run.texts:
+        return Finding("skipped", "no chat template is used")
+    opening = tokenizer("a")["input_ids"][:1]
+    if opening != [tokenizer.bos_token_id] or run.texts[0][2].startswith(tokenizer.bos_token):
+        return None
+    return Finding(
+        "warning",
+        f"the tokenizer puts {tokenizer.bos_token} before every text, and the base's chat template does not print it, so that the "
+        "model sees conversations without it here and wherever they are not tokenised as plain text; if the base was trained with "
+        "it, give the base a `chat_template:` that begins with {{ bos_token }}",
+    )
+
+
 def chat_template(run: "Subject") -> Finding | None:
     """Conversations have a template."""
     if run.data["shape"] == "text" or run.tokenizer.chat_template:
@@ -219,7 +324,7 @@ def chat_template(run: "Subject") -> Finding | None:
     return Finding(
         "warning",
         "the base has no chat template, so turns are joined by line ends, without roles, and answers closed by "
-        f"{run.tokenizer.eos_token}; give the base a chat_template.jinja, or train from its instruction-tuned sibling",
+        f"{run.tokenizer.eos_token}; give the base a `chat_template:`, or train from its instruction-tuned sibling",
     )
 
 
@@ -229,7 +334,7 @@ def template_drops(run: "Subject") -> Finding | None:
 
     lost: dict[str, list[tuple[dict, str]]] = {}
     for row, turns, text in run.texts:
-        for kind in _lost(turns, text):
+        for kind in [*_lost(turns, text), *_lost_tools(row.get("tools"), text)]:
             lost.setdefault(kind, []).append((row, text))
     if not lost:
         return None
@@ -240,7 +345,7 @@ def template_drops(run: "Subject") -> Finding | None:
     return Finding(
         "error",
         f"the base's chat template leaves out {kind} in {_share(len(cases), len(run.texts))} of the sampled conversations{also}; "
-        "give the base a template that knows it, or take it out of the rows",
+        "give the base a template that knows it with `chat_template:`, or take it out of the rows",
         f"{row['place']}:\n{elided(text)}",
     )
 
@@ -252,15 +357,36 @@ def _lost(turns: list[dict], text: str) -> list[str]:
         said = turn["content"] or ""
         if number < len(turns) - 1:  # templates of reasoning models take earlier thoughts out, as they are meant to
             said = re.sub(r"<think>.*?</think>", "", said, flags=re.DOTALL)
-        forms = [
-            " ".join(form.split()) for form in (said, *(json.dumps(said, ensure_ascii=a)[1:-1] for a in (True, False)))
-        ]
-        if not any(form in flat for form in forms):
+        if not all(_stands_in(flat, part) for part in re.split("</?think>", said)):
             lost.append(f"what the {turn['role']} says")
         calls = json.loads(turn["tool_calls"]) if turn.get("tool_calls") else []
         if any(call.get("function", call)["name"] not in text for call in calls):
             lost.append("the name of a called function")
     return list(dict.fromkeys(lost))
+
+
+def _stands_in(flat: str, said: str) -> bool:
+    """Whether a text has what is said, as it is or as JSON, whatever its white space."""
+    forms = (said, *(json.dumps(said, ensure_ascii=ascii)[1:-1] for ascii in (True, False)))
+    return any(" ".join(form.split()) in flat for form in forms)
+
+
+def _lost_tools(tools: str | None, text: str) -> list[str]:
+    names = [tool.get("function", tool).get("name") for tool in json.loads(tools)] if tools else []
+    return ["the functions that may be called (tools)"] if any(name and name not in text for name in names) else []
+
+
+def dropped_thoughts(run: "Subject") -> Finding | None:
+    """What the assistant thought (`reasoning_content`) is in the text that is trained."""
+    thinks = [(row, turns[-1], text) for row, turns, text in run.texts if turns[-1].get("reasoning_content")]
+    lost = [row for row, turn, text in thinks if not _stands_in(" ".join(text.split()), turn["reasoning_content"])]
+    if not lost:
+        return None if thinks else Finding("skipped", "no answer has reasoning_content")
+    return Finding(
+        "warning",
+        f"the base's chat template leaves out the reasoning_content of {_share(len(lost), len(run.texts))} of the sampled answers, "
+        f"first in {lost[0]['place']}, so thoughts are not trained; give the base a `chat_template:` that prints them",
+    )
 
 
 # ---- the settings
@@ -297,8 +423,11 @@ def _masks_packed_rows(model_type: str) -> bool:
 
 def target_modules(run: "Subject") -> Finding | None:
     """The names of modules in a run are names of the model's."""
+    from posttrain import targets
     from posttrain.memory import targeted
 
+    if why := targets.parameters_refusal(run.spec, run.model.shapes):
+        return Finding("error", why)
     arguments, wanted = run.spec.get("peft_args", {}), run.spec.get("target_modules")
     modules = [name.removesuffix(".weight") for name, shape in run.model.shapes.items() if len(shape) > 1]
     modules += ["lm_head"] * ("lm_head" not in modules)  # a tied one is in no file
@@ -311,6 +440,9 @@ def target_modules(run: "Subject") -> Finding | None:
         if not found:
             advice = f"PEFT takes a list of names, write [{wanted}]" if wanted in ends else nearest(target, ends)
             return Finding("error", f"'{target}' matches no module of the model; {advice}")
+        why = targets.refusal(run.spec, target, found, modules, run.model.config, run.model.tied)
+        if why and wanted != "all-linear":  # which leaves out what cannot be had
+            return Finding("error", why)
     named = {prefix for name in run.model.shapes for prefix in _prefixes(name)} | {"score", "lm_head"}
     for part in arguments.get("modules_to_save") or []:
         if not any(name.endswith(part) for name in named):
@@ -417,6 +549,17 @@ def licence(run: "Subject") -> Finding | None:
     return Finding("warning", f"{', and '.join(told)}; {advice}") if told else None
 
 
+def evaluation(run: "Subject") -> Finding | None:
+    """What the run's evaluation will need is there, before the training is paid for."""
+    from posttrain import foreseen
+
+    if not run.evaluation:
+        return Finding("skipped", "nothing is known of an evaluation")
+    errors = foreseen.errors(run)
+    told = errors or foreseen.warnings(run)
+    return Finding("error" if errors else "warning", "; ".join(told)) if told else None
+
+
 # ---- what findings have in common
 
 
@@ -454,18 +597,24 @@ CHECKS = (
     *OF_TOKENS,
     double_bos,
     pad_token,
+    embeddings,
+    new_tokens,
     context_length,
     prompt_length,
     overlap,
     answer_in_prompt,
+    missing_bos,
     chat_template,
     template_drops,
+    dropped_thoughts,
     packing,
+    architecture,
     target_modules,
     learning_rate,
     rank,
     memory,
     licence,
+    evaluation,
 )
 NAMES = tuple(check.__name__ for check in CHECKS)
 

@@ -70,7 +70,7 @@ def table(names: list[str]) -> str:
     verdicts = [
         textwrap.fill(line, _width(), subsequent_indent="  ", break_on_hyphens=False, break_long_words=False)
         for result in results
-        for line in _verdicts(result)
+        for line in [*_verdicts(result), *as_it_ships(result)]
     ]
     parts = [text, "\n".join(verdicts), _question(names)]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -99,6 +99,15 @@ def columns(rows: list[list[str]]) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+
+
+def as_it_ships(result: dict) -> list[str]:
+    """One line with the values of the weights that ship, where their type is another than what was trained."""
+    if "shipped" not in result:
+        return []
+    found = result["shipped"]
+    values = [f"{metric} {shown(metric, row['value'])}" for metric, row in found["metrics"].items()]
+    return [f"{result['run']} as it ships, in {found['dtype']}: {', '.join(values)}"]
 
 
 def _verdicts(result: dict) -> list[str]:
@@ -132,8 +141,10 @@ def _detectable(result: dict, other: str, metrics: list[str]) -> list[str]:
 
 
 def _question(names: list[str]) -> str:
-    """The first generated question and each model's answer."""
+    """The first generated question and each model's answer, without what it thought."""
     import pyarrow.parquet as pq
+
+    from posttrain import thoughts
 
     tables = [pq.read_table(f"results/{name}/eval/examples.parquet").to_pylist() for name in names]
     asked = [[row for row in rows if row["output"] is not None] for rows in tables]
@@ -142,7 +153,7 @@ def _question(names: list[str]) -> str:
     width = _width()
     first = asked[0][0]
     parts = [("question", first["prompt"]), ("reference", first["reference"])]
-    parts += [(name, rows[0]["output"]) for name, rows in zip(names, asked, strict=True)]
+    parts += [(name, thoughts.answer(rows[0]["output"])) for name, rows in zip(names, asked, strict=True)]
     margin = max(len(label) for label, _ in parts) + 2
     return "\n".join(_paragraph(label, text, margin, width) for label, text in parts)
 

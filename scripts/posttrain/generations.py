@@ -5,6 +5,7 @@ import re
 from functools import lru_cache
 from typing import Any
 
+from posttrain import thoughts
 from posttrain.examples import Examples, read_examples
 from posttrain.statistics import metric
 
@@ -32,7 +33,7 @@ def examples(run: dict[str, Any], others: list[str], most: int) -> list[dict[str
     def rank(key: Key) -> int:
         if changes[key]:
             return 0 if decided & {name for name, *_ in changes[key]} else 1
-        return 2 if ours[key]["output"] != parent[key]["output"] else 3
+        return 2 if said(ours[key]) != said(parent[key]) else 3
 
     return [
         _example(key, changes[key], run["name"], others, [*theirs, ours]) for key in sorted(shared, key=rank)[:most]
@@ -60,10 +61,15 @@ def changed(names: list[str], before: dict[str, Any], after: dict[str, Any]) -> 
 
 
 def _example(key: Key, changes: list, name: str, others: list[str], rows: list[dict]) -> dict[str, Any]:
-    texts = [side[key]["output"] for side in rows]
+    texts = [thoughts.split(side[key]["output"]) for side in rows]
     columns = [
-        {"name": who, "same": old == text, "words": differences(beginning(old or ""), beginning(text))}
-        for who, old, text in zip([*others, name], [None, *texts], texts, strict=False)
+        {
+            "name": who,
+            "same": old == text,
+            "thought": beginning(thought.strip()),
+            "words": differences(beginning(old or ""), beginning(text)),
+        }
+        for who, (_, old), (thought, text) in zip([*others, name], [("", None), *texts], texts, strict=False)
     ]
     ours = rows[-1][key]
     return {
@@ -74,6 +80,11 @@ def _example(key: Key, changes: list, name: str, others: list[str], rows: list[d
         "changes": changes,
         "columns": columns,
     }
+
+
+def said(example: dict[str, Any]) -> str:
+    """An example's answer without the thoughts before it."""
+    return thoughts.answer(example["output"])
 
 
 def beginning(text: str) -> str:

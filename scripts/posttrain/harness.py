@@ -13,7 +13,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from posttrain import scoring
+from posttrain import scoring, thoughts, tokens
 from posttrain.errors import UserError, nearest
 from posttrain.stage import say
 
@@ -32,6 +32,7 @@ except ImportError:
 Generate = Callable[[list[list[int]], int, tuple[str, ...]], list[str]]
 """Greedy answers to prompts (token ids), of so many tokens, cut before the first of these texts."""
 
+NO_TEMPLATE = "`chat: true` needs a chat template, and the base has none; write `chat: false`, or give the base one"
 ALL = 2**31  # requests in one call: the engine makes the batches
 # Metrics of a sum of log-probabilities: the column of what it is divided by.
 PER = {"word_perplexity": "words", "byte_perplexity": "bytes", "bits_per_byte": "bytes"}
@@ -40,20 +41,51 @@ PER = {"word_perplexity": "words", "byte_perplexity": "bytes", "bits_per_byte": 
 class Engine(HFLM):
     """lm-eval's Hugging Face back-end, with the model's work done by `scoring`."""
 
-    def __init__(self, model: Any, tokenizer: Any, batch_tokens: int, generate: Generate) -> None:
+    def __init__(self, model: Any, tokenizer: Any, batch_tokens: int, generate: Generate, chat: bool = False) -> None:
         super().__init__(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=ALL)
-        self.batch_tokens, self.generate = batch_tokens, generate
+        self.batch_tokens, self.generate, self.chat = batch_tokens, generate, chat
+        self.outputs: dict[tuple[str, str], str] = {}  # whole answers, thoughts included, by what was asked
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """The text of a conversation, as in training; without a generation prompt, its last turn is to be continued."""
+        try:
+            text = tokens.render(self.tokenizer, chat_history, generate=add_generation_prompt)
+        except UserError:  # as lm-eval does where a template knows no system
+            others = [turn for turn in chat_history if turn["role"] != "system"]
+            if len(others) == len(chat_history):
+                raise
+            return self.apply_chat_template(others, add_generation_prompt)
+        if add_generation_prompt:
+            return text
+        said = chat_history[-1]["content"].strip()
+        return text[: text.rindex(said) + len(said)]
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **options: Any) -> list[int]:
+        """Token ids; a chat template writes the special tokens itself, and a plain text gets those of the tokenizer."""
+        if add_special_tokens is None and self.chat:
+            add_special_tokens = False
+        return super().tok_encode(string, add_special_tokens=add_special_tokens, **options)
 
     def _loglikelihood_tokens(self, requests: list, disable_tqdm: bool = False, override_bs: Any = None) -> list:
-        """Log-probability of each continuation after its context, and whether greedy decoding gives it."""
+        """Log-probability of each continuation after its context, and whether greedy decoding gives it.
+
+        Before a whole text lm-eval puts a BOS of its own, beside the one of a tokenizer that adds it: here there is one.
+        """
+        pairs = [
+            (
+                context,
+                continuation[1:] if context == continuation[:1] == [self.tokenizer.bos_token_id] else continuation,
+            )
+            for _, context, continuation in requests
+        ]
         sequences = [
             scoring.answer(context[-(self.max_length + 1 - len(continuation)) :], continuation)
-            for _, context, continuation in requests
+            for context, continuation in pairs
         ]
         return [(score.log_prob, score.greedy) for score in scoring.scores(self.model, sequences, self.batch_tokens)]
 
     def generate_until(self, requests: list, disable_tqdm: bool = False) -> list[str]:
-        """The greedy answer to each prompt, those of equal settings in one call."""
+        """The greedy answer to each prompt without its thoughts, those of equal settings in one call."""
         eos = self.tok_decode(self.eot_token_id, skip_special_tokens=False)
         alike: dict[tuple, list[int]] = {}
         for i, request in enumerate(requests):
@@ -62,9 +94,11 @@ class Engine(HFLM):
             alike.setdefault((settings["max_gen_toks"], *until), []).append(i)
         outputs = [""] * len(requests)
         for (longest, *until), rows in alike.items():
-            prompts = [self.tok_encode(requests[i].args[0])[-(self.max_length - longest) :] for i in rows]
+            room = self.max_length - longest if longest < self.max_length else self.max_length // 2
+            prompts = [self.tok_encode(requests[i].args[0])[-room:] for i in rows]
             for i, output in zip(rows, self.generate(prompts, longest, tuple(until)), strict=True):
-                outputs[i] = output
+                self.outputs[_asked(requests[i].args)] = output
+                outputs[i] = thoughts.answer(output)
         return outputs
 
 
@@ -76,7 +110,7 @@ def examples(
     limit: int,
     shots: int | None,
     batch_tokens: int,
-    chat: bool,
+    chat: bool | None,
     generate: Generate | None = None,
 ) -> list[dict[str, Any]]:
     """One row for each document of each task: texts, and a column for each metric that is computed from documents.
@@ -86,18 +120,23 @@ def examples(
         include: a folder with task files of the user's own.
         limit: documents of each task.
         shots: worked examples before each document; None for the task's own number.
-        chat: put the prompts into the tokenizer's chat template.
+        chat: put the prompts into the tokenizer's chat template; None where it has one.
         generate: gives the answers, by default `scoring.generate`.
 
     Raises:
-        UserError: a task is unknown, cannot be read or cannot be run here.
+        UserError: a task is unknown, cannot be read or cannot be run here, or there is no chat template.
     """
+    if chat and not tokenizer.chat_template:
+        raise UserError(f"evaluation.suites: {NO_TEMPLATE}")
+    if chat is None and not tokenizer.chat_template:
+        say("without a chat template, the tasks' prompts are given as they are")
+    chat = bool(tokenizer.chat_template) if chat is None else chat
     loaded = load(tasks, include)
     for task in loaded:
         _check(task, model.config)
-    engine = Engine(model, tokenizer, batch_tokens, generate or partial(scoring.generate, model, tokenizer))
+    engine = Engine(model, tokenizer, batch_tokens, generate or partial(scoring.generate, model, tokenizer), chat)
     results = evaluate(engine, loaded, limit, shots, chat)
-    return [row for task in loaded for row in _rows(task, results["samples"][task.task_name])]
+    return [row for task in loaded for row in _rows(task, results["samples"][task.task_name], engine.outputs)]
 
 
 def evaluate(engine: HFLM, tasks: list[Task], limit: int, shots: int | None, chat: bool) -> dict[str, Any]:
@@ -161,12 +200,16 @@ def _check(task: Task, config: Any) -> None:
         )
 
 
-def _rows(task: Task, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _asked(arguments: tuple) -> tuple[str, str]:
+    return arguments[0], str(arguments[1])
+
+
+def _rows(task: Task, samples: list[dict[str, Any]], outputs: dict[tuple[str, str], str]) -> list[dict[str, Any]]:
     """The example rows of a task; a document has a sample for each filter of its answers."""
     rows: dict[int, dict[str, Any]] = {}
     left_out = set()
     for sample in samples:
-        row = rows.setdefault(sample["doc_id"], _texts(task, sample))
+        row = rows.setdefault(sample["doc_id"], _texts(task, sample, outputs))
         for metric in sample["metrics"]:
             columns = _columns(task, metric, sample["filter"], sample[metric])
             row |= columns
@@ -176,7 +219,7 @@ def _rows(task: Task, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(rows.values())
 
 
-def _texts(task: Task, sample: dict[str, Any]) -> dict[str, Any]:
+def _texts(task: Task, sample: dict[str, Any], outputs: dict[tuple[str, str], str]) -> dict[str, Any]:
     *context, _ = sample["arguments"][0]  # a text that is scored whole has none
     target = sample["target"]
     if task.OUTPUT_TYPE == "multiple_choice" and isinstance(target, int):
@@ -187,7 +230,7 @@ def _texts(task: Task, sample: dict[str, Any]) -> dict[str, Any]:
         "id": str(sample["doc_id"]),
         "prompt": "".join(context),
         "reference": str(target),
-        "output": sample["resps"][0][0] if task.OUTPUT_TYPE == "generate_until" else None,
+        "output": outputs[_asked(sample["arguments"][0])] if task.OUTPUT_TYPE == "generate_until" else None,
     }
 
 

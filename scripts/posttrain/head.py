@@ -46,8 +46,8 @@ class LogProbs(torch.autograd.Function):
         """Keep the gradients of the hidden states, (n, d)."""
         n, differentiable = len(labels), any(ctx.needs_input_grad)
         moves = ctx.needs_input_grad[1] or ctx.needs_input_grad[3]
-        log_probs, is_top1 = torch.empty(n), torch.empty(n, dtype=torch.bool)
-        directions, ctx.errors = torch.empty_like(hidden) if differentiable else None, torch.empty(0, len(weight))
+        log_probs, is_top1 = hidden.new_empty(n, dtype=torch.float32), hidden.new_empty(n, dtype=torch.bool)
+        directions, ctx.errors = torch.empty_like(hidden) if differentiable else None, hidden.new_empty(0, len(weight))
         size = max(1, PIECE // len(weight) if differentiable and not moves else n)
         for piece in (slice(start, start + size) for start in range(0, n, size)):
             logits = _shaped(hidden[piece], weight, bias, scale, cap)
@@ -58,7 +58,7 @@ class LogProbs(torch.autograd.Function):
             log_probs[piece], is_top1[piece] = chosen - top - total.log(), chosen == top
             if differentiable:
                 logits.div_(-total[:, None])
-                logits[torch.arange(len(chosen)), labels[piece]] += 1
+                logits[torch.arange(len(chosen), device=logits.device), labels[piece]] += 1
                 logits = logits if slope is None else logits.mul_(slope)
                 logits = logits if scale == 1 else logits.mul_(scale)
                 directions[piece] = logits.to(weight.dtype) @ weight

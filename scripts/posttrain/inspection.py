@@ -38,7 +38,7 @@ def check(folder: Path, name: str) -> None:
         check_layers([config.get("num_hidden_layers")] if isinstance(config, dict) else [], tensors, name)
     for file in folder.glob("*.safetensors.index.json"):
         check_index(parsed(file, name), files, file.name, name)
-    for file in folder.glob("*.jinja"):
+    for file in folder.rglob("*.jinja"):
         if file.stat().st_size > LONGEST_TEMPLATE:
             raise UserError(
                 f"base {name}: {file.name} is longer than {LONGEST_TEMPLATE:,} bytes; give it another template"
@@ -76,8 +76,8 @@ def check_config(config: Any, file: str, name: str) -> None:
         if not isinstance(values, dict):
             continue
         waiting += values.values()
-        template = values.get("chat_template")
-        if isinstance(template, str) and len(template) > LONGEST_TEMPLATE:
+        templates = [values.get(key) for key in ("chat_template", "template")]  # alone, or one of a list
+        if any(isinstance(template, str) and len(template) > LONGEST_TEMPLATE for template in templates):
             raise UserError(f"base {name}: chat_template in {file} is longer than {LONGEST_TEMPLATE:,} characters")
         kernels = [key for key in ("attn_implementation", "_attn_implementation") if "/" in str(values.get(key))]
         for key in ["auto_map"] * ("auto_map" in values) + kernels:

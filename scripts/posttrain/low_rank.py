@@ -10,34 +10,49 @@ from typing import Any
 import torch
 from peft.tuners.lora.layer import Linear
 
+from posttrain.frozen_update import FrozenUpdate
+
 
 class LowRank(torch.autograd.Function):
     """x W^T + bias + scaling dropped A^T B^T (Hu et al. 2021, equation 3), of a frozen W and bias.
 
     x (n, i), dropped (n, i) or None where it is x itself, weight (o, i), bias (o,) or None, a (r, i), b (o, r) -> (n, o).
+    `update` are the matrices of a `FrozenUpdate`, with which x is multiplied one after the other and which are added.
     """
 
     @staticmethod
     @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.bfloat16)
-    def forward(ctx: Any, x: Any, dropped: Any, weight: Any, bias: Any, a: Any, b: Any, scaling: float) -> torch.Tensor:
+    def forward(
+        ctx: Any, x: Any, dropped: Any, weight: Any, bias: Any, a: Any, b: Any, scaling: float, *update: Any
+    ) -> Any:
         """Keep the input of A and its product with A."""
         low = (x if dropped is None else dropped) @ a.T
-        ctx.save_for_backward(x if dropped is None else dropped, low, weight, a, b)
+        ctx.save_for_backward(x if dropped is None else dropped, low, weight, a, b, *update)
         ctx.scaling, ctx.is_dropped = scaling, dropped is not None
-        return torch.nn.functional.linear(x, weight, bias).addmm_(low, b.T, alpha=scaling)
+        out = torch.nn.functional.linear(x, weight, bias).addmm_(low, b.T, alpha=scaling)
+        if update:
+            for matrix in update[:-1]:
+                x = x @ matrix.T
+            out.addmm_(x, update[-1].T)
+        return out
 
     @staticmethod
     @torch.amp.custom_bwd(device_type="cpu")
     def backward(ctx: Any, grad: torch.Tensor) -> tuple:
         """Gradients of the inputs, of A and of B."""
-        x, low, weight, a, b = ctx.saved_tensors
+        x, low, weight, a, b, *update = ctx.saved_tensors
         grad_low = (grad @ b).mul_(ctx.scaling)
         grad_a, grad_b = grad_low.T @ x, (grad.T @ low).mul_(ctx.scaling)
         grad_x = grad @ weight if ctx.needs_input_grad[0] else None
+        if grad_x is not None and update:
+            for matrix in update[:0:-1]:
+                grad = grad @ matrix
+            grad_x.addmm_(grad, update[0])
+        rest = (None, *[None] * len(update))
         if ctx.is_dropped:
             grad_dropped = grad_low @ a if ctx.needs_input_grad[1] else None
-            return grad_x, grad_dropped, None, None, grad_a, grad_b, None
-        return grad_x if grad_x is None else grad_x.addmm_(grad_low, a), None, None, None, grad_a, grad_b, None
+            return grad_x, grad_dropped, None, None, grad_a, grad_b, *rest
+        return grad_x if grad_x is None else grad_x.addmm_(grad_low, a), None, None, None, grad_a, grad_b, *rest
 
 
 def add_low_rank(model: torch.nn.Module, frozen: torch.dtype | None) -> None:
@@ -61,7 +76,7 @@ def _is_plain(layer: Linear) -> bool:
     base = layer.base_layer
     moves = any(parameter.requires_grad for parameter in base.parameters())
     alone = len(layer.lora_A) == 1 and not layer.lora_variant and not any(layer.lora_bias.values())
-    return type(base) is torch.nn.Linear and base.weight.device.type == "cpu" and alone and not moves
+    return type(base) in (torch.nn.Linear, FrozenUpdate) and base.weight.device.type == "cpu" and alone and not moves
 
 
 def _forward(self: Linear, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -72,5 +87,6 @@ def _forward(self: Linear, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.
         return Linear.forward(self, x, *args, **kwargs)
     dropout, flat = self.lora_dropout[name], x.reshape(-1, x.shape[-1])
     dropped = dropout(flat) if self.training and isinstance(dropout, torch.nn.Dropout) else None
-    out = LowRank.apply(flat, dropped, base.weight, base.bias, a, b, self.scaling[name])
+    update = base.update if isinstance(base, FrozenUpdate) else ()
+    out = LowRank.apply(flat, dropped, base.weight, base.bias, a, b, self.scaling[name], *update)
     return out.view(*x.shape[:-1], -1)

@@ -12,6 +12,7 @@ import subprocess
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from posttrain import targets
 from posttrain.config import LORA, PROMPT_LEARNING, VALUE_RANK
 from posttrain.errors import UserError
 from posttrain.stage import read_json
@@ -44,6 +45,11 @@ class Model(NamedTuple):
     vocabulary: int
 
     @property
+    def embeddings(self) -> int:
+        """How many tokens have an embedding; a table of positions may be larger."""
+        return self.config.get("vocab_size") or self.vocabulary
+
+    @property
     def parameters(self) -> int:
         """Their number."""
         return sum(map(math.prod, self.shapes.values()))
@@ -53,6 +59,17 @@ class Model(NamedTuple):
         """The modules of the layers that multiply by a matrix, and its shape; what is `all-linear` to PEFT."""
         weights = {name.removesuffix(".weight"): shape for name, shape in self.shapes.items() if len(shape) == 2}
         return {name: shape for name, shape in weights.items() if re.search(r"\.\d+\.", name)}
+
+    @property
+    def modules(self) -> set[str]:
+        """The modules that have a weight."""
+        return {name.removesuffix(".weight") for name in self.shapes if name.endswith(".weight")}
+
+    @property
+    def tied(self) -> bool:
+        """Whether the LM head is the embedding: no second matrix as large lies outside of the layers."""
+        outer = [shape for name, shape in self.shapes.items() if len(shape) == 2 and not re.search(r"\.\d+\.", name)]
+        return sum(max(shape) == self.vocabulary for shape in outer) < 2
 
 
 def read_model(folder: Path) -> Model:
@@ -126,13 +143,26 @@ def _is_named(wanted: str | list[str], name: str) -> bool:
     return any(name == end or name.endswith(f".{end}") for end in wanted)
 
 
+def adapted(spec: dict, model: Model) -> list[str]:
+    """The matrices of `model` that the run's method gives an adapter; experts as their files have them."""
+    if not spec.get("target_modules"):
+        return []
+    names = targeted(spec, list(model.matrices))
+    if spec["target_modules"] == "all-linear":
+        there = {name: model.matrices[name] for name in names}
+        reasons = targets.left_out(spec, there, model.modules, model.config)
+        names = [name for name in names if name not in reasons]
+    if spec.get("peft_args", {}).get("target_parameters"):
+        names += [name for name in model.matrices if ".experts." in name and name not in names]
+    return names
+
+
 def trained_parameters(spec: dict, model: Model) -> float:
     """How many parameters move; of the methods that train less than a hundredth of a model, about so many."""
     method, rank, layers, hidden = spec["method"], spec.get("rank", 0), model.layers, model.hidden
     if method == "full":
         return model.parameters
-    modules = targeted(spec, list(model.matrices)) if spec.get("target_modules") else []
-    shapes = [model.matrices[name] for name in modules]
+    shapes = [model.matrices[name] for name in adapted(spec, model)]
     sides = sum(map(sum, shapes))
     own = {
         "adalora": 1.5 * rank * sides,
@@ -201,7 +231,8 @@ def _held(spec: dict, model: Model) -> float:
         return 4 * model.parameters
     if spec["method"] != "qlora":
         return model.bytes
-    linear = sum(map(math.prod, model.matrices.values()))
+    # transformers fuses the experts of a mixture into parameters that bitsandbytes leaves as they are.
+    linear = sum(math.prod(shape) for name, shape in model.matrices.items() if ".experts." not in name)
     return NF4 * linear + (1 - linear / model.parameters) * model.bytes
 
 

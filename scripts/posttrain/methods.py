@@ -10,13 +10,16 @@ from typing import Any
 
 import peft
 import torch
+from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 from transformers.pytorch_utils import Conv1D
 
+from posttrain import targets, token_rows
 from posttrain.adapters import BottleneckConfig
 from posttrain.config import LORA
 from posttrain.errors import UserError, nearest
+from posttrain.stage import say
 
 
 def adapter(spec: dict, model: Any, steps: int) -> Any:
@@ -26,23 +29,85 @@ def adapter(spec: dict, model: Any, steps: int) -> Any:
         steps: optimiser steps of the whole training, which AdaLoRA plans with.
 
     Raises:
-        UserError: a target that matches no module, or a rank larger than a targeted matrix, VeRA's apart.
+        UserError: a target that matches no module or cannot have an adapter, or a rank larger than a targeted matrix, VeRA's apart.
     """
     if spec["method"] == "full":
         return None
-    targets = _targets(model, spec["target_modules"]) if spec.get("target_modules") else []
-    if spec["method"] in (*LORA, "adalora"):
-        _check_rank(spec, targets)
+    spec = _named_targets(spec, model) if "target_modules" in spec else spec
     reward = spec["objective"] == "reward"
     shared = {"task_type": "SEQ_CLS" if reward else "CAUSAL_LM"} | spec.get("peft_args", {})
+    shared |= token_rows.arguments(spec, model)
+    if shared.get(token_rows.KEY):
+        token_rows.check(model, shared[token_rows.KEY])
     if reward:
         shared["modules_to_save"] = ["score", *shared.get("modules_to_save", [])]
     return CONFIGS[spec["method"]](spec, shared, model, steps)
 
 
-def _check_rank(spec: dict, targets: list[tuple[str, tuple[int, int]]]) -> None:
-    for name, (rows, columns) in targets:
-        largest = min(rows, columns) if spec["method"] != "adalora" else 2 * min(rows, columns) // 3
+def _named_targets(spec: dict, model: Any) -> dict:
+    """The spec with the names of modules where `target_modules` says `all-linear`, or nothing, of an architecture that needs it.
+
+    Raises:
+        UserError: see `adapter`.
+    """
+    config = model.config.get_text_config().to_dict()
+    why = targets.method_refusal(spec, config)
+    why = why or targets.parameters_refusal(spec, [name for name, _ in model.named_parameters()])
+    if why:
+        raise UserError(f"{spec['method']}: {why}")
+    if spec["target_modules"] is None:
+        return spec | {"target_modules": _of_ia3(model)}
+    if spec["target_modules"] != "all-linear":
+        found = _targets(model, spec["target_modules"], spec)
+        if spec["method"] in (*LORA, "adalora"):
+            _check_rank(spec, found)
+        return spec
+    return spec | {"target_modules": all_linear(model, spec)}
+
+
+def all_linear(model: Any, spec: dict) -> str | list[str]:
+    """The modules that `all-linear` means for `model`; the word itself where PEFT takes the same.
+
+    Raises:
+        UserError: the rank is larger than every matrix allows.
+    """
+    linear = {
+        name: _shape(module)
+        for name, module in model.named_modules()
+        if isinstance(module, (torch.nn.Linear, Conv1D)) and not name.endswith(("lm_head", "embed_out", "score"))
+    }
+    config = model.config.get_text_config().to_dict()
+    modules = {name for name, module in model.named_modules() if hasattr(module, "weight")}
+    reasons = targets.left_out(spec, linear, modules, config)
+    kept = [name for name in linear if name not in reasons]
+    if not kept:
+        _check_rank(spec, list(linear.items()))
+    mixture = targets.is_mixture(config)
+    fused = [name for name, _ in model.named_parameters() if mixture and "experts" in name.split(".")]
+    if fused or reasons:
+        say(f"target_modules: all-linear leaves out {targets.told(dict.fromkeys(fused, 'experts') | reasons)}")
+    return kept if reasons or mixture else "all-linear"
+
+
+def _of_ia3(model: Any) -> list[str] | None:
+    """The places of IA3; None where PEFT knows them.
+
+    Raises:
+        UserError: the architecture has none that are known.
+    """
+    if model.config.model_type in TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING:
+        return None
+    linear = [name for name, module in model.named_modules() if isinstance(module, (torch.nn.Linear, Conv1D))]
+    if found := targets.ia3(linear):
+        return found
+    raise UserError(
+        f"ia3: the keys and values of {type(model).__name__} are not known; write target_modules: [NAME, ...]"
+    )
+
+
+def _check_rank(spec: dict, targeted: list[tuple[str, tuple[int, int]]]) -> None:
+    for name, (rows, columns) in targeted:
+        largest = targets.largest_rank(spec["method"], (rows, columns))
         if spec["rank"] > largest:
             raise UserError(
                 f"rank {spec['rank']} is larger than the matrix {name} ({rows} x {columns}) allows; write a rank up to "
@@ -91,8 +156,12 @@ def _prompt(spec: dict, shared: dict, *_: Any) -> Any:
 
 
 def _ia3(spec: dict, shared: dict, *_: Any) -> Any:
-    """Liu et al. 2022."""
-    return peft.IA3Config(target_modules=spec["target_modules"], **shared)
+    """Liu et al. 2022. What goes into the last matrix of a feed-forward block is scaled, and of the others what comes out."""
+    wanted = spec["target_modules"]
+    if wanted is not None:
+        names = targets.LAST if isinstance(wanted, str) else targets.feed_forward(wanted)
+        shared = {"feedforward_modules": list(names)} | shared
+    return peft.IA3Config(target_modules=wanted, **shared)
 
 
 def _oft(spec: dict, shared: dict, *_: Any) -> Any:
@@ -131,17 +200,19 @@ def _init_rank(spec: dict) -> int:
     return -(-3 * spec["rank"] // 2)
 
 
-def _targets(model: Any, wanted: str | list[str]) -> list[tuple[str, tuple[int, int]]]:
+def _targets(model: Any, wanted: str | list[str], spec: dict) -> list[tuple[str, tuple[int, int]]]:
     """Names and shapes of the matrices that `target_modules` means, as PEFT reads it.
 
     Raises:
-        UserError: a name that matches nothing; PEFT itself is silent as long as another one does.
+        UserError: a name that matches nothing, where PEFT itself is silent as long as another one does, or that cannot have an
+            adapter.
     """
-    kinds = (torch.nn.Linear, Conv1D) if wanted == "all-linear" else (torch.nn.Linear, Conv1D, torch.nn.Embedding)
-    matrices = [(name, _shape(module)) for name, module in model.named_modules() if isinstance(module, kinds)]
+    kinds = (torch.nn.Linear, Conv1D, torch.nn.Embedding, torch.nn.Conv1d)
+    modules = {name: module for name, module in model.named_modules() if hasattr(module, "weight")}
+    matrices = [(name, _shape(module)) for name, module in modules.items() if isinstance(module, kinds)]
     body = [(name, shape) for name, shape in matrices if not name.endswith(("lm_head", "score"))]
-    if wanted == "all-linear":
-        return body
+    config, tied = model.config.get_text_config().to_dict(), is_tied(model)
+    mixture = targets.is_mixture(config) and spec["method"] in LORA
     known = list(dict.fromkeys(name.split(".")[-1] for name, _ in body))
     found = []
     for target in [wanted] if isinstance(wanted, str) else wanted:
@@ -150,12 +221,23 @@ def _targets(model: Any, wanted: str | list[str]) -> list[tuple[str, tuple[int, 
             matching = [(name, shape) for name, shape in matrices if re.fullmatch(pattern, name)]
         except re.error as error:
             raise UserError(f"target_modules: '{target}' is no regular expression: {error}") from None
+        why = targets.refusal(spec, target, [name for name, _ in matching], modules, config, tied)
+        if why:
+            raise UserError(f"target_modules: {why}")
+        if not matching and mixture and target.rpartition(".")[2] in targets.EXPERTS | targets.ROUTERS:
+            continue  # PEFT finds the fused matrices
         if not matching and wanted in known:
             raise UserError(f"target_modules: '{wanted}' is one name, and PEFT takes a list of them; write [{wanted}]")
         if not matching:
             raise UserError(f"target_modules: the model has no layer '{target}'; {nearest(target, known)}")
         found += matching
     return found
+
+
+def is_tied(model: Any) -> bool:
+    """Whether the LM head is the embedding."""
+    head = model.get_output_embeddings()
+    return head is not None and head.weight is model.get_input_embeddings().weight
 
 
 def _shape(module: Any) -> tuple[int, int]:

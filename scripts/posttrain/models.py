@@ -6,14 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
 )
+from transformers.pytorch_utils import Conv1D
 
+from posttrain import frozen_update
 from posttrain.attempts import is_out_of_memory
+from posttrain.config import reads_weights
 from posttrain.errors import UserError
 from posttrain.inspection import first_line
 from posttrain.memory import multiplies_bf16
@@ -36,21 +40,30 @@ def load(
     quantised: str | None = None,
     reward: bool | None = None,
     attention: str | None = None,
+    arithmetic: str = "auto",
+    apart: bool = False,
 ) -> PreTrainedModel:
-    """The model in `folder`, on the GPU where there is one, in its own dtype unless another is given.
+    """The model in `folder`, on the GPU where there is one, in its own dtype unless another is given; of float16, in float32.
 
     Args:
         quantised: arithmetic, fp32 or bf16, of weights held in 4 bits (NF4 with double quantisation).
         reward: make it a reward model, whose answer is one score; by default what the folder holds.
         attention: transformers' name of an implementation; by default the one it chooses.
+        arithmetic: of the matrix products when the model scores or answers, auto, fp32 or bf16; see `scoring.autocast`.
+        apart: hold what a merged model of a bfloat16 base has learnt beside the base's weights, see `frozen_update`.
 
     Raises:
         UserError: the folder holds no model that transformers can read.
     """
     if (folder / "adapter_config.json").exists():
-        return _peft(load(folder / "base", dtype, quantised, is_reward(folder)), folder)
+        return add_adapter(
+            load(folder / "base", dtype, quantised, is_reward(folder), attention, arithmetic, apart), folder
+        )
     logging.getLogger("transformers").setLevel(logging.ERROR)
+    torch.set_float32_matmul_precision("highest")  # NVIDIA's containers round products of float32 to 10 bits otherwise
     reward = is_reward(folder) if reward is None else reward
+    if dtype == "auto" and dtype_of(folder) == "float16":
+        dtype = torch.float32
     options = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False} | (
         {"num_labels": 1} if reward else {}
     )
@@ -67,7 +80,53 @@ def load(
         raise UserError(f"{folder}: not a model that can be loaded: {first_line(error)}") from None
     if reward and not is_reward(folder):  # it looks for the last token that is no padding
         model.config.get_text_config().pad_token_id = tokenizer(folder).pad_token_id
+    model.arithmetic = precision(arithmetic)
+    if apart and (folder / frozen_update.FILE).exists():
+        frozen_update.hold_apart(model, folder)
     return _in_one_form(model) if quantised else model.to(DEVICE)
+
+
+def dtype_of(folder: Path) -> str | None:
+    """The type in which transformers loads what lies in `folder`: float32, bfloat16, float16; None for no model."""
+    file = folder / "config.json"
+    config = json.loads(file.read_text()) if file.exists() else {}
+    tables = (config, config.get("text_config") or {})
+    found = [table[key] for table in tables for key in ("dtype", "torch_dtype") if isinstance(table.get(key), str)]
+    return (found or [_stored_dtype(folder)])[0]
+
+
+def _stored_dtype(folder: Path) -> str | None:
+    """The type of the weights in the files, the narrower where there are several."""
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as tensors:
+            kinds = {tensors.get_slice(key).get_dtype() for key in tensors.keys()}  # noqa: SIM118 (a file is no mapping)
+        for kind, name in (("BF16", "bfloat16"), ("F16", "float16"), ("F32", "float32")):
+            if kind in kinds:
+                return name
+    return None
+
+
+def parent(folder: Path, spec: dict, reward: bool | None = None, attention: str | None = None) -> PreTrainedModel:
+    """The model that a run starts from, as it is held while the run trains; the reference of the run is held alike.
+
+    In float32 where all its weights move or the arithmetic is float32; in 4 bits for qlora; otherwise in its own dtype, and
+    what a merged model of a bfloat16 base has learnt apart.
+
+    Args:
+        spec: the run's; of it `method`, `precision` and `peft_args`.
+    """
+    arithmetic = precision(spec["precision"])
+    whole = spec["method"] == "full" or arithmetic == "fp32"
+    in_4_bits = spec["method"] == "qlora"
+    return load(
+        folder,
+        torch.float32 if whole else "auto",
+        arithmetic if in_4_bits else None,
+        reward,
+        attention,
+        arithmetic,
+        apart=not whole and not in_4_bits and not reads_weights(spec["method"], spec.get("peft_args", {})),
+    )
 
 
 def _in_one_form(model: PreTrainedModel) -> PreTrainedModel:
@@ -79,6 +138,23 @@ def _in_one_form(model: PreTrainedModel) -> PreTrainedModel:
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
+    return model
+
+
+def dequantised(folder: Path, arithmetic: str, reward: bool) -> PreTrainedModel:
+    """The model in `folder` with the weights that it has in 4 bits, as its architecture's own layers.
+
+    bitsandbytes turns the matrices of GPT-2's kind, (inputs, outputs), over before it packs them, and leaves them so.
+    """
+    model = load(folder, quantised=arithmetic, reward=reward).dequantize()
+    with torch.device("meta"):
+        original = type(model)(model.config)
+    for name, layer in original.named_modules():
+        if isinstance(layer, Conv1D) and isinstance(linear := model.get_submodule(name), torch.nn.Linear):
+            turned = Conv1D(linear.out_features, linear.in_features)
+            turned.weight = torch.nn.Parameter(linear.weight.detach().T.contiguous())
+            turned.bias = linear.bias
+            model.set_submodule(name, turned)
     return model
 
 
@@ -105,6 +181,16 @@ def is_reward(folder: Path) -> bool:
     return "ForSequenceClassification" in str(names)
 
 
+def head(folder: Path) -> torch.Tensor:
+    """The weight (1, d) with which a reward model in `folder`, or the adapter of one, scores."""
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            for key in file.keys():  # noqa: SIM118 (a file is no mapping)
+                if key.endswith("score.weight"):
+                    return file.get_tensor(key)
+    raise UserError(f"{folder}: it has no score, so it is no reward model")
+
+
 def tokenizer(folder: Path) -> Any:
     """The tokenizer in `folder`, with a pad token.
 
@@ -121,14 +207,15 @@ def tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def with_adapter(parent: Path, trained: Path, quantised: str | None = None) -> Any:
+def with_adapter(parent: Path, trained: Path, quantised: str | None = None, dtype: Any = "auto") -> Any:
     """The parent with what training added: a PEFT model, or the trained weights themselves."""
     if not (trained / "adapter_config.json").exists():
-        return load(trained)
-    return _peft(load(parent, quantised=quantised, reward=is_reward(trained)), trained)
+        return load(trained, dtype)
+    return add_adapter(load(parent, dtype, quantised, is_reward(trained)), trained)
 
 
-def _peft(model: PreTrainedModel, folder: Path) -> Any:
+def add_adapter(model: PreTrainedModel, folder: Path) -> Any:
+    """The PEFT model of a parent and the adapter in `folder`."""
     from peft import PeftModel
 
     from posttrain import adapters  # noqa: F401  (makes the bottleneck adapter one of PEFT's methods)

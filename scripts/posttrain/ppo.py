@@ -125,7 +125,7 @@ class ActorCritic(nn.Module):
         value = critic.configuration(spec, config)
         if config is None:
             self.policy = model
-            self.backbone = get_peft_model(models.load(parent), value, adapter_name="value")
+            self.backbone = get_peft_model(models.parent(parent, spec), value, adapter_name="value")
         else:
             self.policy = self.backbone = get_peft_model(model, config)
             self.backbone.add_adapter("value", value)

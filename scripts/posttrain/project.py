@@ -15,18 +15,21 @@ from typing import Any, NamedTuple, get_args
 
 import yaml
 
-from posttrain import licences, trainer_args
+from posttrain import chat_templates, licences, trainer_args
 from posttrain.config import (
     LEAVES,
     ON_POLICY,
     OWN_FIELDS,
     OWN_PEFT_FIELDS,
     RESERVED,
+    TRAINED,
     Config,
     Objective,
     Run,
+    is_default,
     peft_fields,
     read,
+    reference_form,
     shape_refusal,
     trainer_fields,
     validate,
@@ -38,16 +41,16 @@ from posttrain.rows import SHAPE_OF
 # Raised by hand when a stage's results change their meaning: results of older versions are built anew. A refactoring
 # leaves its number alone, and so throws no training away.
 VERSIONS = {
-    "base": 1,
-    "data": 2,
+    "base": 2,
+    "data": 3,
     "mix": 1,
     "select": 1,
-    "tokens": 2,
-    "logprobs": 1,
+    "tokens": 3,
+    "logprobs": 2,
     **dict.fromkeys(get_args(Objective), 2),
     "kto": 3,
     "ppo": 3,
-    "eval": 3,
+    "eval": 4,
 }
 
 # The shapes of rows that a suite can measure on.
@@ -63,7 +66,7 @@ OVERRIDES = rf"(?:,[a-z_]+={VALUE})*"
 
 # Every file of a run that a target may name.
 RUN_FILES = (
-    "spec.json preflight.json preflight.txt trained train.json train.jsonl loss.png model merge.json provenance.json eval.json "
+    "spec.json preflight.json preflight.txt trained train.json train.jsonl loss.png merged model merge.json provenance.json eval.json "
     "eval/spec.json eval/examples.parquet"
 ).split()
 MODEL_FILES = ("eval.json", "eval/spec.json", "eval/examples.parquet")
@@ -313,6 +316,8 @@ class Project:
     def _check_references(self) -> None:
         datasets = self.config.datasets
         for name, base in self.config.bases.items():
+            if base.chat_template:
+                chat_templates.find(base.chat_template, self.folder, f"{self.file}: bases.{name}.chat_template")
             if base.source == "random":
                 _require(f"{self.file}: bases.{name}.text", "dataset", base.text, datasets)
                 if datasets[base.text].select:
@@ -496,6 +501,13 @@ class Project:
             if suite.kind == "reward"
         ]
 
+    def foreign_judges(self, name: str) -> dict[str, str]:
+        """The reward suites that measure a run and whose judge has another base: that base, by the suite's name."""
+        suites = {} if self.is_reward(name) else self.config.evaluation.suites
+        own = self.lineage(name)[0]
+        bases = {key: self.lineage(suite.by)[0] for key, suite in suites.items() if suite.kind == "reward"}
+        return {key: base for key, base in bases.items() if base != own}
+
     def suite_data(self, *kinds: str) -> list[str]:
         """The datasets of the suites of these kinds."""
         suites = self.config.evaluation.suites.values()
@@ -536,8 +548,9 @@ class Project:
         if target.startswith("bases/"):
             base = self.config.bases[target.removeprefix("bases/")]
             text = {"text": self._ref("data", base.text)} if base.source == "random" else {}
-            values = base.model_dump(exclude={"licence"} | ({"sha256"} if not getattr(base, "sha256", None) else set()))
-            return _stage("base") | values | text
+            unset = {"sha256"} if not getattr(base, "sha256", None) else set()
+            values = base.model_dump(exclude={"licence", *chat_templates.KEYS, *unset})
+            return _stage("base") | values | text | chat_templates.settings(base, self.folder)
         if target.startswith("data/"):
             return self._data_spec(target.removeprefix("data/"))
         if target.endswith("/eval"):
@@ -579,7 +592,8 @@ class Project:
         return {"reward": {"kind": reward.kind} | judges}
 
     def _eval_spec(self, name: str) -> dict[str, Any]:
-        settings = self.config.evaluation.model_dump(exclude={"data", "suites"})
+        idle = {key for key in ("precision", "repetition_penalty") if is_default(self.config.evaluation, key)}
+        settings = self.config.evaluation.model_dump(exclude={"data", "suites"} | idle)
         data = [self._ref("data", dataset) for dataset in self.evaluation_data]
         against = [self._model_ref(other) for other in self.others(name)]
         suites = {} if self.is_reward(name) else self._suites()
@@ -612,8 +626,19 @@ class Project:
     # ---- paths
 
     def model(self, name: str) -> str:
-        """The folder of a base's or run's weights."""
+        """The folder that others load: a base's weights, or what a run ships."""
         return f"results/bases/{name}/model" if name in self.config.bases else f"results/{name}/model"
+
+    def merged(self, name: str) -> str:
+        """The folder of a base's weights, or of the trained model: what is trained on, the reference, what is evaluated."""
+        return self.model(name) if name in self.config.bases else f"results/{name}/merged"
+
+    def logprobs(self, name: str) -> str:
+        """The file of the parent's log-probabilities that a run with a reference reads."""
+        node = self.run(name)
+        run = node.run
+        form = reference_form(run.method, run.precision, run.peft_args, node.parent not in self.config.bases)
+        return f"results/{node.parent}/logprobs/{run.data},max_length={run.max_length}{form}.parquet"
 
     def manifest(self, name: str) -> str:
         """The small file that carries the weights' hashes."""
@@ -628,6 +653,11 @@ class Project:
         """The folder of a dataset's tokens for the base that `name` descends from."""
         return f"results/tokens/{self.lineage(name)[0]}/{dataset},max_length={max_length}"
 
+    def run_tokens(self, node: Node) -> str:
+        """The folder of the tokens that a run trains on."""
+        trained = "".join(f",{key}={_text(value)}" for key, value in node.run.settings().items() if key in TRAINED)
+        return self.tokens(node.name, node.run.data, node.run.max_length) + trained
+
     def sources(self, dataset: str) -> list[str]:
         """The local files that a dataset's own rows are read from."""
         table = self.config.datasets[dataset]
@@ -640,7 +670,7 @@ class Project:
         """The folders of a dataset's tokens that the configured runs read."""
         nodes = [self.run(name) for name in self.config.runs]
         users = [node for node in nodes if node.run.data == dataset and node.run.objective not in ON_POLICY]
-        return sorted({self.tokens(node.name, dataset, node.run.max_length) for node in users})
+        return sorted(set(map(self.run_tokens, users)))
 
     def pattern(self, objective: str) -> str:
         """Regular expression of the runs with this objective, for a rule's wildcard.
@@ -665,6 +695,11 @@ class Project:
     def selector(self, dataset: str) -> str:
         """The reward run that selects a dataset's rows."""
         return self._selector(dataset, ())
+
+    def template_file(self, base: str) -> list[str]:
+        """The user's own file with a base's chat template, where there is one."""
+        template = self.config.bases[base].chat_template
+        return [template] if template and template not in chat_templates.shipped() else []
 
     def reward_file(self, name: str) -> list[str]:
         """The user's own file with a run's reward function, where there is one."""
@@ -768,7 +803,8 @@ class Project:
                 datasets.add(self.run(model).run.data)
                 self._check_function(self.run(model))
         self._check_files(datasets)
-        self._check_inputs([*self.suite_files, *self.rating_files])
+        templates = [file for base in self.config.bases for file in self.template_file(base)]
+        self._check_inputs([*self.suite_files, *self.rating_files, *templates])
         return aliases
 
     def asked(self, arguments: list[str]) -> list[str]:

@@ -65,6 +65,8 @@ def _read(model: Model) -> Model:
         return found | {"files": read_json(file)["files"] if file.exists() else {}}
     for name in ("train", "merge", "preflight", "provenance"):
         found[name] = read_json(folder / f"{name}.json")
+    shipped = found["eval"].get("shipped", {"metrics": {}})
+    found["shipped"] = [f"{name} {value(name, row['value'])}" for name, row in shipped["metrics"].items()]
     return found | {"steps": curves.read(folder / "train.jsonl"), "files": found["provenance"]["model"]}
 
 

@@ -1,6 +1,7 @@
 """What an answer is worth: a reward model's score, or a rule that reads the answer.
 
-A rule is a function of (answer, reference), both texts, that returns a number: one of FUNCTIONS, or the user's own.
+A rule is a function of (answer, reference), both texts without their thoughts, that returns a number: one of FUNCTIONS, or
+the user's own.
 """
 
 import importlib.util
@@ -9,9 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from posttrain import models, scoring
+from posttrain import models, scoring, thoughts
 from posttrain.errors import UserError, nearest
-from posttrain.stage import read_json
 from posttrain.tokens import turn_end
 
 NUMBER = r"(?:(?<!\d)-)?\$?[\d,]*\.?\d+"  # 10-15 is a range
@@ -73,8 +73,10 @@ def judge(
         rule = function(spec["function"])
 
         def by_rule(questions: list[dict], answers: list[list[int]]) -> list[float]:
-            texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
-            values = [rule(text, row["reference"]) for text, row in zip(texts, questions, strict=True)]
+            values = [
+                rule(_said(tokenizer, row["prompt_ids"], ids), thoughts.answer(row["reference"]))
+                for row, ids in zip(questions, answers, strict=True)
+            ]
             try:
                 return [float(value) for value in values]
             except (TypeError, ValueError) as error:
@@ -94,11 +96,9 @@ def judge(
     return by_model
 
 
-def stops(folder: Path, tokenizer: Any) -> list[int]:
-    """The tokens that end an answer of the model in `folder`: the tokenizer's, and its generation configuration's."""
-    file = folder / "generation_config.json"
-    ends = read_json(file).get("eos_token_id") if file.exists() else None
-    return sorted({tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [] if ends is None else [ends])})
+def _said(tokenizer: Any, prompt: list[int], answer: list[int]) -> str:
+    """The text of an answer (token ids) without what the model thought before it, from the prompt on."""
+    return thoughts.answer(thoughts.opened(tokenizer, prompt) + thoughts.decode(tokenizer, answer))
 
 
 def as_trained(answer: list[int], stops: list[int], end: int) -> list[int]:
@@ -110,19 +110,20 @@ def as_trained(answer: list[int], stops: list[int], end: int) -> list[int]:
 
 
 def _folder(name: str) -> Path:
-    folder = Path(f"results/{name}/model")
+    folder = Path(f"results/{name}/merged")
     return folder if folder.exists() else Path(f"results/bases/{name}/model")
 
 
-def load_judge(name: str, tokenizer: Any, quantised: str | None = None) -> Any:
-    """The model of the run (or base) `name`, frozen; `quantised` as in `models.load`.
+def load_judge(name: str, tokenizer: Any, quantised: str | None = None, arithmetic: str = "auto") -> Any:
+    """The model of the run (or base) `name`, frozen; `quantised` and `arithmetic` as in `models.load`.
 
     Raises:
         UserError: it reads other tokens than `tokenizer` writes.
     """
     folder = _folder(name)
     same_tokens(name, models.tokenizer(folder), tokenizer)
-    return models.load(folder, quantised=quantised).eval().requires_grad_(False)
+    model = models.load(folder, quantised=quantised, arithmetic=arithmetic, apart=quantised is None)
+    return model.eval().requires_grad_(False)
 
 
 def same_tokens(name: str, theirs: Any, ours: Any) -> None:

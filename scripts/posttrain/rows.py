@@ -4,7 +4,7 @@ A *format* is how rows are written (FORMATS); a *shape* is what they are (SHAPE_
 content), `place` (file and line), and by shape: text: `text`; messages: `messages`, turns that end with the
 assistant; preference: `prompt`, `chosen` and `rejected`, each a list of turns; unpaired_preference: `prompt`, `completion`
 and the boolean `label`; image_messages: `messages` and `images`, paths. A turn has `role` and `content`; the assistant's may have
-`tool_calls`, as JSON, and a row `tools`, the functions that may be called, as JSON.
+`tool_calls`, as JSON, and `reasoning_content`, what it thought; a row `tools`, the functions that may be called, as JSON.
 """
 
 import hashlib
@@ -52,6 +52,7 @@ ALIASES = {
     **dict.fromkeys(("observation", "function", "function_response"), "tool"),
     **{role: role for role in ROLES},
 }
+THOUGHTS = ("reasoning_content", "thinking", "reasoning")  # fields of a turn; transformers knows the same
 MAX_CHARACTERS = 1_000_000
 IMAGES = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # for EPS, pillow would start Ghostscript
 
@@ -100,7 +101,12 @@ def schema(shape: str) -> Any:
     import pyarrow as pa
 
     turns = pa.list_(
-        pa.struct([(name, pa.string()) for name in ("role", "content", "tool_calls", "tool_call_id", "name")])
+        pa.struct(
+            [
+                (name, pa.string())
+                for name in ("role", "content", "reasoning_content", "tool_calls", "tool_call_id", "name")
+            ]
+        )
     )
     columns = {
         "text": [("text", pa.string())],
@@ -396,12 +402,23 @@ def _message(turn: Any, number: int, name: str, place: str) -> dict[str, str]:
             raise UserError(f"{place}: {here} has tool_calls, and only the assistant calls tools")
         content = turn.get("content") or ""
         _check_text(content, f"content of {here}", place)
-        return {"role": role, "content": content, "tool_calls": _calls(calls, f"tool_calls of {here}", place)}
+        called = {"tool_calls": _calls(calls, f"tool_calls of {here}", place)}
+        return {"role": role, "content": content} | _thoughts(turn, here, place) | called
     result = _turn(role, turn["content"], f"content of message {number}", place)
+    result |= _thoughts(turn, here, place) if role == "assistant" else {}
     for key in ("tool_call_id", "name") if role == "tool" else ():
         if turn.get(key):
             result[key] = _text(turn[key], key, place)
     return result
+
+
+def _thoughts(turn: Row, here: str, place: str) -> Row:
+    """What the assistant thought, under one of the names that it has in people's files."""
+    name = next((name for name in THOUGHTS if turn.get(name) not in (None, "")), None)
+    if name is None:
+        return {}
+    _check_text(turn[name], f"{name} of {here}", place)
+    return {"reasoning_content": turn[name]} if turn[name].strip() else {}
 
 
 def _calls(value: Any, name: str, place: str) -> str:

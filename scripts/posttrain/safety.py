@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from functools import cache
 from pathlib import Path
 
-from posttrain import files
+from posttrain import files, thoughts
 from posttrain.errors import UserError, nearest
 from posttrain.words import words
 
@@ -149,7 +149,7 @@ def by_group(examples: list[dict]) -> dict[str, dict[str, float]]:
     groups = defaultdict(list)
     for example in examples:
         if "group" in example:
-            groups[example["group"]].append(example["output"])
+            groups[example["group"]].append(thoughts.answer(example["output"]))
     return {
         group: {
             "toxicity": sum(toxic_words(output) > 0 for output in outputs) / len(outputs),

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from posttrain import models, prefix
+from posttrain import decoding, models, prefix, thoughts
 from posttrain.head import find, plain
 from posttrain.tokens import IGNORED
 
@@ -14,7 +14,6 @@ PROMPTS = 32  # answered at once
 TOKENS = 2**15  # prompts and answers that are held at once, at most
 SPAN = 8  # tokens after which the answers that have ended leave the batch
 TARGETS = 512  # projected to the vocabulary at once
-GREEDY = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
 
 Sequence = tuple[tuple[int, ...], tuple[int, ...]]
 """Token ids and labels, of equal length; labels are -100 where nothing is scored."""
@@ -130,15 +129,31 @@ def pair_rewards(model: Any, rows: list[dict], batch_tokens: int) -> list[tuple[
     return list(zip(scores[: len(rows)], scores[len(rows) :], strict=True))
 
 
+class Answer(NamedTuple):
+    """What a model writes after a prompt."""
+
+    text: str
+    """without stop and other special tokens, thoughts included; they begin with their marker, also where the prompt has it"""
+    ids: list[int]
+    """its tokens, without the stop token"""
+    ended: bool
+    """whether it ends at a stop token; else it was cut, at its longest or at a stop text"""
+
+
 def generate(
-    model: Any, tokenizer: Any, prompts: list[list[int]], max_new_tokens: int, stop: tuple[str, ...] = ()
+    model: Any,
+    tokenizer: Any,
+    prompts: list[list[int]],
+    max_new_tokens: int,
+    stop: tuple[str, ...] = (),
+    penalty: float = 1.0,
 ) -> list[str]:
-    """The greedy answer to each prompt (token ids), without the stop token, cut before the first of the `stop` texts."""
+    """The text of the greedy answer to each prompt (token ids), as `generate_batch` gives it."""
     outputs = [""] * len(prompts)
     for batch in prompt_batches(prompts, max_new_tokens):
-        texts = generate_batch(model, tokenizer, [prompts[i] for i in batch], max_new_tokens, stop)
-        for i, text in zip(batch, texts, strict=True):
-            outputs[i] = text
+        answers = generate_batch(model, tokenizer, [prompts[i] for i in batch], max_new_tokens, stop, penalty)
+        for i, answer in zip(batch, answers, strict=True):
+            outputs[i] = answer.text
     return outputs
 
 
@@ -152,67 +167,117 @@ def prompt_batches(prompts: list[list[int]], max_new_tokens: int) -> Iterator[li
 
 
 def generate_batch(
-    model: Any, tokenizer: Any, prompts: list[list[int]], max_new_tokens: int, stop: tuple[str, ...] = ()
-) -> list[str]:
-    """Greedy answers to prompts of one batch, as `generate` gives them.
+    model: Any,
+    tokenizer: Any,
+    prompts: list[list[int]],
+    max_new_tokens: int,
+    stop: tuple[str, ...] = (),
+    penalty: float = 1.0,
+) -> list[Answer]:
+    """Greedy answers to prompts of one batch, to the model's context at most; none to a prompt that leaves no room.
 
     In float32 the other prompts of the batch change an answer only where its two likeliest tokens are as likely as
     float32 can tell, as matrices of another size are multiplied in another order.
+
+    Args:
+        stop: texts before the first of which what comes after the thoughts is cut; those of the model's own
+            configuration as well.
+        penalty: on tokens that have occurred, prompt included; 1 is none.
     """
-    ends = stop_tokens(model, tokenizer)
+    stop = (*stop, *_as_list(model.generation_config.stop_strings))
+    room = decoding.rooms(prompts, max_new_tokens, decoding.context(model))
+    answers = [Answer("", [], False)] * len(prompts)
     with torch.no_grad(), autocast(model):
-        if not hasattr(model, "peft_config") and prefix.can_share(model):
-            answers = _in_spans(model, tokenizer, prompts, max_new_tokens, ends, stop)
-        else:
-            options = GREEDY | {"max_new_tokens": max_new_tokens}
-            answers = continue_prompts(model, tokenizer, prompts, ends, **options).tolist()
-    return [_text(tokenizer, ids, stop) for ids in answers]
+        for longest in sorted({*room} - {0}):
+            rows = [i for i, most in enumerate(room) if most == longest]
+            some = [prompts[i] for i in rows]
+            openings = [thoughts.opened(tokenizer, prompt) for prompt in some]
+            decoder = _Decoder(tokenizer, stop_tokens(model, tokenizer), stop, openings)
+            if not hasattr(model, "peft_config") and prefix.can_share(model):
+                found = _in_spans(model, decoder, some, longest, penalty)
+            else:
+                found = _in_one(model, decoder, some, longest, penalty)
+            for i, answer in zip(rows, found, strict=True):
+                answers[i] = answer
+    return answers
 
 
-def _text(tokenizer: Any, ids: list[int], stop: tuple[str, ...]) -> str:
-    """An answer as text, cut before the stop texts, one after the other."""
-    if _has(tokenizer, ids, stop):
-        ids = next(ids[:n] for n in range(1, len(ids) + 1) if _has(tokenizer, ids[:n], stop))
-    text = tokenizer.decode(ids, skip_special_tokens=True)
-    for end in stop:
-        text = text.split(end)[0]
-    return text
+class _Decoder(NamedTuple):
+    """What ends the answers to some prompts, and their text."""
+
+    tokenizer: Any
+    ends: list[int]
+    stop: tuple[str, ...]
+    openings: list[str]
+    """the marker of thoughts that each prompt ends with"""
+
+    def until_end(self, ids: list[int]) -> tuple[list[int], bool]:
+        """Tokens before the first stop token, and whether there is one."""
+        end = next((i for i, token in enumerate(ids) if token in self.ends), None)
+        return ids[:end], end is not None
+
+    def answer(self, row: int, ids: list[int], ended: bool) -> Answer:
+        """An answer, cut before the stop texts, one after the other."""
+        if self.has_stop(row, ids):
+            ids = next(ids[:n] for n in range(1, len(ids) + 1) if self.has_stop(row, ids[:n]))
+            ended = False
+        text = self.openings[row] + thoughts.decode(self.tokenizer, ids)
+        said = thoughts.answer(text)
+        thought = text[: len(text) - len(said)]
+        for end in self.stop:
+            said = said.split(end)[0]
+        return Answer(thought + said, ids, ended)
+
+    def has_stop(self, row: int, ids: list[int]) -> bool:
+        """Whether an answer has come to a stop text after its thoughts, which may be that of a special token."""
+        text = self.tokenizer.decode(ids, skip_special_tokens=False) if self.stop else ""
+        return any(end in thoughts.answer(self.openings[row] + text) for end in self.stop)
 
 
-def _has(tokenizer: Any, ids: list[int], stop: tuple[str, ...]) -> bool:
-    """Whether an answer has come to a stop text, which may be that of a special token."""
-    text = tokenizer.decode(ids, skip_special_tokens=False) if stop else ""
-    return any(end in text for end in stop)
+def _in_one(model: Any, decoder: _Decoder, prompts: list[list[int]], longest: int, penalty: float) -> list[Answer]:
+    """Greedy answers, computed until the last has ended."""
+    options = decoding.greedy(model) | {"max_new_tokens": longest}
+    if penalty != 1:
+        width = 0 if virtual_tokens(model, 1) is not None else max(map(len, prompts))
+        options["logits_processor"] = [decoding.RepetitionPenalty(penalty, prompts, width)]
+    found = continue_prompts(model, decoder.tokenizer, prompts, decoder.ends, **options).tolist()
+    return [decoder.answer(row, *decoder.until_end(ids)) for row, ids in enumerate(found)]
 
 
-def _in_spans(
-    model: Any, tokenizer: Any, prompts: list[list[int]], max_new_tokens: int, ends: list[int], stop: tuple[str, ...]
-) -> list[list[int]]:
-    """Token ids of greedy answers, a few at a time: one that has ended is not computed any further.
+def _in_spans(model: Any, decoder: _Decoder, prompts: list[list[int]], longest: int, penalty: float) -> list[Answer]:
+    """Greedy answers, a few tokens at a time: one that has ended is not computed any further.
 
     What all prompts begin with, as a system prompt or worked examples, is computed once.
     """
-    ids, mask, cache = _begin(model, tokenizer, prompts)
-    options = {**GREEDY, "eos_token_id": ends, "pad_token_id": tokenizer.pad_token_id, "return_dict_in_generate": True}
+    ids, mask, cache = _begin(model, decoder.tokenizer, prompts)
+    options = decoding.greedy(model) | {"eos_token_id": decoder.ends, "pad_token_id": decoder.tokenizer.pad_token_id}
     answers: list[list[int]] = [[] for _ in prompts]
-    left, rows = max_new_tokens, list(range(len(prompts)))
+    ended = [False] * len(prompts)
+    left, rows = longest, list(range(len(prompts)))
     while rows and left:
+        if penalty != 1:
+            before = [[*prompts[row], *answers[row]] for row in rows]
+            options["logits_processor"] = [decoding.RepetitionPenalty(penalty, before, ids.shape[1])]
         output = model.generate(
-            input_ids=ids, attention_mask=mask, past_key_values=cache, max_new_tokens=min(SPAN, left), **options
+            input_ids=ids,
+            attention_mask=mask,
+            past_key_values=cache,
+            max_new_tokens=min(SPAN, left),
+            **options | {"return_dict_in_generate": True},
         )
         new, cache = output.sequences[:, ids.shape[1] :], output.past_key_values
         left -= new.shape[1]
         going = []
         for k, (row, tokens) in enumerate(zip(rows, new.tolist(), strict=True)):
-            end = next((i for i, token in enumerate(tokens) if token in ends), None)
-            answers[row] += tokens[:end]
-            if end is None and not _has(tokenizer, answers[row], stop):
+            more, ended[row] = decoder.until_end(tokens)
+            answers[row] += more
+            if not ended[row] and not decoder.has_stop(row, answers[row]):
                 going.append(k)
         keep = torch.tensor(going, dtype=torch.long, device=ids.device)
         ids, mask = output.sequences[keep], torch.cat([mask, torch.ones_like(new)], 1)[keep]
         cache.batch_select_indices(keep)
         rows = [rows[k] for k in going]
-    return answers
+    return [decoder.answer(row, ids, ended[row]) for row, ids in enumerate(answers)]
 
 
 def _begin(model: Any, tokenizer: Any, prompts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor, Any]:
@@ -266,11 +331,12 @@ def virtual_tokens(model: Any, n: int) -> torch.Tensor | None:
 
 
 def autocast(model: Any) -> AbstractContextManager:
-    """The arithmetic of evaluation: bf16 products where the processor has them."""
-    return torch.autocast(model.device.type, torch.bfloat16, enabled=models.precision("auto") == "bf16")
+    """The arithmetic that `models.load` was asked for: products in bf16, or all of it in the weights' type."""
+    arithmetic = getattr(model, "arithmetic", None) or models.precision("auto")
+    return torch.autocast(model.device.type, torch.bfloat16, enabled=arithmetic == "bf16")
 
 
-def _as_list(value: Any) -> list[int]:
+def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value] if value is not None else []
 
 

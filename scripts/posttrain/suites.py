@@ -4,13 +4,14 @@ Each function gives example rows: `suite`, `dataset`, `id` and the numbers that 
 `reference` and `output` where something was generated. Answers are scored later, all in one call, as `Request`s.
 """
 
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from posttrain import answers, rewards, rows, scoring, text_metrics, tokens
+from posttrain import answers, decoding, rewards, rows, scoring, text_metrics, thoughts, tokens
 from posttrain.errors import UserError
 from posttrain.rewards import MARKED
-from posttrain.stage import read_json
+from posttrain.stage import read_json, say
 
 SIDES = ("chosen", "rejected")
 
@@ -40,10 +41,26 @@ class Candidate(NamedTuple):
     """a hash of its weights"""
     spec: dict
 
-    def generate(self, prompts: list[list[int]], max_new_tokens: int, stop: tuple[str, ...] = ()) -> list[str]:
+    @property
+    def stops(self) -> list[int]:
+        """The tokens that end its answers."""
+        return scoring.stop_tokens(self.model, self.tokenizer)
+
+    def generate(
+        self, prompts: list[list[int]], max_new_tokens: int, stop: tuple[str, ...] = ()
+    ) -> list[scoring.Answer]:
         """Its greedy answer to each prompt (token ids); one that was given before is not generated again."""
+        longest = decoding.context(self.model)
+        full = sum(not room for room in decoding.rooms(prompts, max_new_tokens, longest))
+        if full:
+            say(
+                f"{self.name}: {full} of {len(prompts)} prompts have as many tokens as the model's context of {longest}, or "
+                "more, and no answer; take them out of what is held out, or write fewer `shots`"
+            )
+        key = json.dumps([self.key, self.spec.get("precision", "fp32"), self.stops, longest])
+        penalty = self.spec.get("repetition_penalty", 1.0)
         return answers.answers(
-            self.model, self.tokenizer, prompts, max_new_tokens, stop, file=self.answers, key=self.key
+            self.model, self.tokenizer, prompts, max_new_tokens, stop, self.answers, key, penalty=penalty
         )
 
 
@@ -60,10 +77,27 @@ def standard(candidate: Candidate) -> tuple[list[Row], list[Request]]:
     return found
 
 
+def likelihoods(candidate: Candidate) -> list[Row]:
+    """The measurements of `evaluation.data` and of the suites that generate nothing, scored."""
+    spec = candidate.spec
+    asked = [("", data["name"], spec["limit"]) for data in spec["data"]]
+    asked += [
+        (name, suite["data"]["name"], suite["limit"]) for name, suite in spec["suites"].items() if scores_only(suite)
+    ]
+    found = [likelihood(candidate, *one) for one in asked]
+    score(candidate, [request for _, requests in found for request in requests])
+    return [example for examples, _ in found for example in examples]
+
+
+def scores_only(suite: dict) -> bool:
+    """Whether a suite generates nothing."""
+    return suite["kind"] in ("perplexity", "preference")
+
+
 def measure(candidate: Candidate, name: str, suite: dict) -> tuple[list[Row], list[Request]]:
     """The measurements of one suite of the configuration."""
     kind = suite["kind"]
-    if kind in ("perplexity", "preference"):
+    if scores_only(suite):
         return likelihood(candidate, name, suite["data"]["name"], suite["limit"])
     by_kind = {"generation": generation, "reward": reward, "tasks": tasks, "safety": safety}
     found = by_kind[kind](candidate, suite)
@@ -144,20 +178,21 @@ def _shape(candidate: Candidate, dataset: str) -> str:
 
 def answer_marked(candidate: Candidate, examples: list[Row], dataset: str) -> None:
     """Generate where every reference ends in GSM8K's `#### number`, and compare the final numbers."""
-    wanted = {example["id"] for example in examples}
+    wanted = {example["id"].split(".")[0] for example in examples}
     found = {row["id"]: row for row in rows.read(_rows(dataset)) if row["id"] in wanted}
-    asked = [found[example["id"]] for example in examples]
+    asked = [tokens.up_to(found[example["id"].split(".")[0]], example["id"]) for example in examples]
     references = [_reference(row) for row in asked]
     if not all(MARKED.search(reference) for reference in references):
         return
     outputs = ask(candidate, [(tokens.prompt_turns(row), row.get("tools")) for row in asked], candidate.spec)
     for example, row, reference, output in zip(examples, asked, references, outputs, strict=True):
+        said = thoughts.answer(output)
         example |= {
             "prompt": tokens.prompt_turns(row)[-1]["content"],
             "reference": reference,
             "output": output,
-            "exact_match": rewards.final_number(output, reference),
-            "format_followed": rewards.answer_format(output, reference),
+            "exact_match": rewards.final_number(said, reference),
+            "format_followed": rewards.answer_format(said, reference),
         }
 
 
@@ -167,29 +202,33 @@ def generation(candidate: Candidate, suite: dict) -> list[Row]:
     before = _shots(suite)
     outputs = ask(candidate, [([*before, *tokens.prompt_turns(row)], row.get("tools")) for row in asked], suite)
     references = [_reference(row) for row in asked]
-    scores = text_metrics.score(suite["metrics"], outputs, references, suite["pattern"])
+    scores = text_metrics.score(suite["metrics"], list(map(thoughts.answer, outputs)), references, suite["pattern"])
     return [
         example | {"output": output} | score for example, output, score in zip(examples, outputs, scores, strict=True)
     ]
 
 
 def reward(candidate: Candidate, suite: dict) -> list[Row]:
-    """Answers to a dataset's held-out rows, scored by a reward model.
+    """Answers to a dataset's held-out rows, scored by a reward model at the turn's end, where they have come to it.
+
+    It reads the tokens that were written, thoughts included, as in training by PPO.
 
     Raises:
         UserError: the reward model reads other tokens than the candidate writes.
     """
     asked, examples = _asked(suite)
     prompts = [tokens.prompt_tokens(candidate.tokenizer, tokens.prompt_turns(row), row.get("tools")) for row in asked]
-    outputs = candidate.generate(prompts, suite["max_new_tokens"])
-    judge = rewards.load_judge(suite["by"]["name"], candidate.tokenizer)
-    end = [candidate.tokenizer.eos_token_id]
-    texts = [candidate.tokenizer(output, add_special_tokens=False)["input_ids"] + end for output in outputs]
-    whole = [(*prompt, *answer) for prompt, answer in zip(prompts, texts, strict=True)]
+    given = candidate.generate(prompts, suite["max_new_tokens"])
+    precision = candidate.spec.get("precision", "fp32")
+    judge = rewards.load_judge(suite["by"]["name"], candidate.tokenizer, arithmetic=precision)
+    end = tokens.turn_end(candidate.tokenizer, candidate.stops)
+    whole = [
+        (*prompt, *answer.ids, *([end] if answer.ended else [])) for prompt, answer in zip(prompts, given, strict=True)
+    ]
     scores = scoring.rewards(judge, whole, candidate.spec["batch_tokens"])
     return [
-        example | {"output": output, "reward": score}
-        for example, output, score in zip(examples, outputs, scores, strict=True)
+        example | {"output": answer.text, "reward": score}
+        for example, answer, score in zip(examples, given, scores, strict=True)
     ]
 
 
@@ -207,7 +246,7 @@ def tasks(candidate: Candidate, suite: dict) -> list[Row]:
         shots=suite["shots"],
         batch_tokens=candidate.spec["batch_tokens"],
         chat=suite["chat"],
-        generate=candidate.generate,
+        generate=lambda *asked: [answer.text for answer in candidate.generate(*asked)],
     )
 
 
@@ -220,18 +259,19 @@ def safety(candidate: Candidate, suite: dict) -> list[Row]:
         asked = measured.read(file)[: suite["limit"]]
         turns = [[{"role": "user", "content": row["prompt"]}] for row in asked]
         outputs = ask(candidate, [(turn, None) for turn in turns], suite)
+        said = list(map(thoughts.answer, outputs))
         named = [{"group": row["group"]} if "group" in row else {} for row in asked]
         examples += [
             {"dataset": file.stem, "id": row["id"], "prompt": row["prompt"], "output": output} | group | score
-            for row, group, output, score in zip(asked, named, outputs, measured.score(asked, outputs), strict=True)
+            for row, group, output, score in zip(asked, named, outputs, measured.score(asked, said), strict=True)
         ]
     return examples
 
 
 def ask(candidate: Candidate, prompts: list[tuple[list[Row], str | None]], settings: dict) -> list[str]:
-    """The answer to each prompt, its turns and its tools."""
+    """The text of the answer to each prompt, its turns and its tools; thoughts are in it."""
     encoded = [tokens.prompt_tokens(candidate.tokenizer, turns, tools) for turns, tools in prompts]
-    return candidate.generate(encoded, settings["max_new_tokens"])
+    return [answer.text for answer in candidate.generate(encoded, settings["max_new_tokens"])]
 
 
 def _asked(suite: dict) -> tuple[list[Row], list[Row]]:
@@ -270,7 +310,7 @@ def _turns(row: Row) -> list[Row]:
 
 
 def _reference(row: Row) -> str:
-    return _turns(row)[-1]["content"]
+    return thoughts.answer(_turns(row)[-1]["content"])
 
 
 def _rows(dataset: str, split: str = "validation") -> Path:

@@ -5,16 +5,17 @@ The tokens are counted on Arrow's buffers with numpy, batch by batch: a token co
 
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from posttrain.conversations import Turns, answered, prompt_turns, render
 from posttrain.memory import Memory, Model
 from posttrain.rows import Row, batches, without_nulls
-from posttrain.tokens import IGNORED, Turns, prompt_tokens, prompt_turns, render
+from posttrain.tokens import IGNORED, prompt_tokens
 from posttrain.words import ANSWERS, Runs, sums
 
 SIDES = ("labels", *(f"{answer}_ids" for answer in ANSWERS))
@@ -51,6 +52,8 @@ class Tokens(NamedTuple):
     """(rows,): whether the row begins with two BOS"""
     digest: np.ndarray
     """(rows,): a hash of all ids"""
+    ids: np.ndarray
+    """the ids that occur, sorted"""
     answers: dict[str, Answers]
     """`labels`, or `chosen_ids` and `rejected_ids`, or `completion_ids`"""
 
@@ -83,6 +86,10 @@ class Subject:
     """place and text of a row of tokens"""
     leaks: Callable[[], tuple[int, str | None]]
     """rows whose answer stands in their prompt, and the place of the first"""
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    """the spec of the run's evaluation"""
+    judges: dict[str, Any] = field(default_factory=dict)
+    """of each reward suite whose judge has another base: that base's tokenizer"""
 
     @cached_property
     def asked(self) -> list[tuple[Row, Turns]]:
@@ -103,11 +110,16 @@ class Subject:
 
     @cached_property
     def texts(self) -> list[tuple[Row, Turns, str]]:
-        """The sample's conversations: row, turns, and the text that the chat template makes of them."""
+        """The sample's conversations: row, turns, and the text that the chat template makes of them, where the last is trained."""
         rows = self.sample[:: max(1, len(self.sample) // RENDERED)]
-        said = [(row, row["messages"]) for row in rows if "messages" in row]
-        said += [(row, row["prompt"] + row[side]) for row in rows for side in ANSWERS if side in row]
-        return [(row, turns, render(self.tokenizer, turns, row.get("tools"))) for row, turns in said]
+        said = [(row, row["messages"][:-1], row["messages"][-1:]) for row in rows if "messages" in row]
+        said += [(row, row["prompt"], row[side]) for row in rows for side in ANSWERS if side in row]
+        return [(row, prompt + answer, self._text(prompt, answer, row.get("tools"))) for row, prompt, answer in said]
+
+    def _text(self, prompt: Turns, answer: Turns, tools: str | None) -> str:
+        if self.tokens is None:  # none of these answers is trained
+            return render(self.tokenizer, prompt + answer, tools)
+        return answered(self.tokenizer, prompt, answer, tools)[0]
 
     @cached_property
     def longest(self) -> int:
@@ -126,8 +138,8 @@ def survey(file: Path, tokenizer: Any, stops: list[int], max_length: int) -> Tok
         side: Answers(*(np.concatenate(arrays) for arrays in zip(*(part.answers[side] for part in parts), strict=True)))
         for side in parts[0].answers
     }
-    lengths, doubled, digest = (np.concatenate([part[i] for part in parts]) for i in range(3))
-    return Tokens(lengths, doubled, digest, answers)
+    lengths, doubled, digest, ids = (np.concatenate([part[i] for part in parts]) for i in range(4))
+    return Tokens(lengths, doubled, digest, np.unique(ids), answers)
 
 
 def _measure(batch: Any, blanks: "_Blanks", max_length: int) -> Tokens:
@@ -142,7 +154,8 @@ def _measure(batch: Any, blanks: "_Blanks", max_length: int) -> Tokens:
     digest = _digest(ids, bounds)
     for side in answers.values():
         digest = digest * _FACTOR + side.digest
-    return Tokens(batch["length"].to_numpy(), doubled, digest, answers)
+    present = [np.flatnonzero(np.bincount(values)) for name, (values, _) in columns.items() if name != "labels"]
+    return Tokens(batch["length"].to_numpy(), doubled, digest, np.unique(np.concatenate(present)), answers)
 
 
 def _flat(column: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -218,13 +231,14 @@ def _taken(file: Path, wanted: np.ndarray) -> Iterator[tuple[Any, np.ndarray]]:
 
 
 def place(file: Path, id: str) -> str:
-    """File and line that a normalised row came from."""
+    """File and line that a row of tokens came from, and which of its answers is trained, where each has tokens of its own."""
     import pyarrow.compute as pc
 
+    of, _, answer = id.partition(".")
     for batch in batches(file, BATCH, ("id", "place")):
-        found = pc.index(batch["id"], id).as_py()
+        found = pc.index(batch["id"], of).as_py()
         if found >= 0:
-            return batch["place"][found].as_py()
+            return batch["place"][found].as_py() + (f", answer {int(answer) + 1}" if answer else "")
     raise KeyError(id)
 
 

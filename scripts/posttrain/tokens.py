@@ -1,110 +1,162 @@
 """From normalised rows to token ids and the mask of what is trained: only what the assistant says, stop token included.
 
-A conversation is rendered once by the model's own chat template and tokenised whole, without further special tokens;
-which tokens are trained is read off the characters. So the ids are exactly those the model sees in a chat, there is
-never a second BOS, and no template needs generation marks.
+A conversation is rendered by the model's own chat template, see `conversations`, and tokenised whole, without further special
+tokens; which tokens are trained is read off the characters. So the ids are exactly those the model sees in a chat, and no
+template needs generation marks. Without a chat template a text begins as the tokenizer begins every text, with its BOS.
 """
 
-import contextlib
 import functools
-import json
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from operator import itemgetter
-from os.path import commonprefix
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from posttrain.errors import UserError
-from posttrain.limits import limited, memory_limited
+from posttrain.conversations import (
+    Turns,
+    answered,
+    ending,
+    passages,
+    prompt_turns,
+    render,
+    stops,
+    thoughts,
+    turn_end,
+    up_to,
+)
+from posttrain.limits import memory_limited
 from posttrain.rows import Row
 
+__all__ = [
+    "IGNORED",
+    "Turns",
+    "fallback",
+    "preference_tokens",
+    "prompt_tokens",
+    "prompt_turns",
+    "questions",
+    "render",
+    "sft_tokens",
+    "stops",
+    "tokenise",
+    "turn_end",
+    "up_to",
+]
+
 IGNORED = -100
-# Of one conversation's rendering: a template is a program of the base's author.
-RENDER_SECONDS, RENDER_BYTES, RENDER_CHARACTERS = 10, 1 << 30, 16_000_000
 ROWS_BYTES = 8 << 30  # of a block of rows, with their tokens
 AT_ONCE = 16  # texts; an encoding has some hundred bytes a token
 
-Turns = list[dict[str, Any]]
+
+class Piece(NamedTuple):
+    """A text on its way to tokens."""
+
+    id: str | None
+    text: str
+    spans: list[tuple[int, int]] | None
+    """first and last character of each answer in it; None where all of it is trained"""
 
 
-def render(tokenizer: Any, turns: Turns, tools: str | None = None, generate: bool = False) -> str:
-    """The text of a conversation; with `generate`, up to where the assistant's next turn begins.
+class Endings:
+    """The tokens that end an answer."""
 
-    A tokenizer without a chat template gets the contents one after the other, the assistant's closed by EOS.
+    def __init__(self, tokenizer: Any, stops: Sequence[int]) -> None:
+        self.stops = {tokenizer.eos_token_id, *stops}
+        self.turn_end, self.missing = ending(tokenizer, sorted(self.stops))
+
+    def end(self, ids: list[int], said: slice) -> slice:
+        """The tokens `said` up to the stop token that ends them: what a template prints after it is never generated.
+
+        Where the template has none after a turn it is the one with which the next turn begins, or is added to the `ids`.
+        """
+        answer = ids[said]
+        if self.turn_end in answer:
+            return slice(said.start, said.stop - answer[::-1].index(self.turn_end))
+        back = next((i for i, token in enumerate(reversed(answer)) if token in self.stops), None)
+        if back is not None:
+            return slice(said.start, said.stop - back)
+        if self.missing and said.stop == len(ids):
+            ids.append(self.turn_end)
+        follows = ids[said.stop : said.stop + 1]
+        return slice(said.start, said.stop + (follows != [] and follows[0] in self.stops))
+
+
+def sft_tokens(
+    tokenizer: Any,
+    rows: list[Row],
+    stops: Sequence[int] = (),
+    assistant_turns: str = "all",
+    train_thoughts: bool = True,
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Token ids and labels, both (length,), of each training row; labels are -100 where nothing is trained.
+
+    A row is one training row, or where the template rewrites earlier turns one for each trained turn of the assistant.
 
     Args:
-        tools: the functions that may be called, as JSON.
+        stops: the tokens that end an answer, beside EOS.
+        assistant_turns: `all` or `last`.
+        train_thoughts: whether labels cover what the assistant thinks, beside what it says.
 
     Raises:
-        UserError: the template fails, or goes beyond the limits of time, memory and size.
+        UserError: an answer cannot be told from what asks for it.
     """
-    if tokenizer.chat_template:
-        turns = [turn | {"tool_calls": _calls(turn["tool_calls"])} if "tool_calls" in turn else turn for turn in turns]
-        with limited("the base's chat template", RENDER_SECONDS, RENDER_BYTES):
-            try:
-                text = tokenizer.apply_chat_template(
-                    turns, tools=json.loads(tools) if tools else None, tokenize=False, add_generation_prompt=generate
-                )
-            except (TimeoutError, MemoryError):
-                raise
-            except Exception as error:  # whatever its author's program raises
-                raise UserError(
-                    f"the base's chat template refuses a conversation: {str(error) or type(error).__name__}; give the base "
-                    "another template, or take out of the rows what it refuses"
-                ) from None
-        if len(text) > RENDER_CHARACTERS:
-            raise UserError(
-                f"the base's chat template makes {len(text):,} characters of a conversation; give it another"
-            )
-        return text
-    pieces = [turn["content"] + (tokenizer.eos_token if turn["role"] == "assistant" else "\n") for turn in turns]
-    return "".join(pieces)
-
-
-def _calls(text: str) -> list[dict]:
-    """Tool calls as templates want them: OpenAI writes their arguments as JSON in a string."""
-    calls = json.loads(text)
-    for call in calls:
-        function = call.get("function", call)
-        if isinstance(function.get("arguments"), str):
-            with contextlib.suppress(ValueError):
-                function["arguments"] = json.loads(function["arguments"])
-    return calls
-
-
-def sft_tokens(tokenizer: Any, rows: list[Row]) -> Iterator[tuple[list[int], list[int]]]:
-    """Token ids and labels of each row, both (length,); labels are -100 where nothing is trained.
-
-    Raises:
-        UserError: the chat template does not render a conversation's beginning as the beginning of its whole.
-    """
-    if rows and "text" in rows[0]:
-        for _, encoding in _encoded(tokenizer, (row["text"] for row in rows), add_special_tokens=True):
-            ids = encoding.ids
-            ids = ids if ids[-1:] == [tokenizer.eos_token_id] else [*ids, tokenizer.eos_token_id]
-            yield ids, list(ids)
-        return
-    for turns, tools, text, encoding in _rendered(tokenizer, [(row["messages"], row.get("tools")) for row in rows]):
-        spans = [_span(tokenizer, turns, tools, i, text) for i, turn in enumerate(turns) if turn["role"] == "assistant"]
-        ids = encoding.ids
-        labels = [IGNORED] * len(ids)
-        for span in spans:
-            said = _said(tokenizer, encoding, *span)
-            labels[said] = ids[said]
+    for _, ids, labels in _training_rows(tokenizer, rows, stops, assistant_turns, train_thoughts):
         yield ids, labels
 
 
-def preference_tokens(tokenizer: Any, rows: list[Row]) -> Iterator[tuple[list[int], list[int], list[int]]]:
+def _training_rows(
+    tokenizer: Any, rows: list[Row], stops: Sequence[int], assistant_turns: str, train_thoughts: bool
+) -> Iterator[tuple[str | None, list[int], list[int]]]:
+    """Each training row's id, token ids and labels."""
+    endings = Endings(tokenizer, stops)
+    for piece, encoding in _encoded(tokenizer, _pieces(tokenizer, rows, assistant_turns)):
+        ids = encoding.ids
+        opening = _opening(tokenizer, ids, raw=piece.spans is None)
+        if piece.spans is None:
+            ids = ids if ids and ids[-1] in endings.stops else [*ids, tokenizer.eos_token_id]
+            yield piece.id, opening + ids, opening + ids
+            continue
+        labels = [IGNORED] * len(ids)
+        for span in piece.spans:
+            said = endings.end(ids, _said(encoding, *span))
+            labels += [IGNORED] * (len(ids) - len(labels))
+            labels[said] = ids[said]
+            if not train_thoughts:
+                _mask(labels, encoding.offsets, thoughts(piece.text, *span))
+        yield piece.id, opening + ids, [IGNORED] * len(opening) + labels
+
+
+def _pieces(tokenizer: Any, rows: list[Row], assistant_turns: str) -> Iterator[Piece]:
+    for row in rows:
+        name = row.get("id")
+        if "text" in row:
+            yield Piece(name, row["text"], None)
+            continue
+        found = passages(tokenizer, row["messages"], row.get("tools"), assistant_turns)
+        for k, passage in enumerate(found):
+            yield Piece(name if len(found) == 1 else f"{name}.{k}", *passage)
+
+
+def _mask(labels: list[int], offsets: list[tuple[int, int]], spans: list[tuple[int, int]]) -> None:
+    """Take the labels from the tokens that lie inside some characters."""
+    for start, end in spans:
+        first = bisect_left(offsets, start, key=itemgetter(0))
+        last = bisect_right(offsets, end, key=itemgetter(1))
+        labels[first:last] = [IGNORED] * max(0, last - first)
+
+
+def preference_tokens(
+    tokenizer: Any, rows: list[Row], stops: Sequence[int] = ()
+) -> Iterator[tuple[list[int], list[int], list[int]]]:
     """Token ids of each row's prompt, of the chosen and of the rejected answer; an answer ends with its stop token.
 
     Raises:
         UserError: as `sft_tokens`.
     """
-    sides = (_answers(tokenizer, rows, side) for side in ("chosen", "rejected"))
+    sides = (_answers(tokenizer, rows, side, stops) for side in ("chosen", "rejected"))
     for (prompt, chosen), (other, rejected) in zip(*sides, strict=True):
         shared = 0
         while shared < min(len(prompt), len(other)) and prompt[shared] == other[shared]:
@@ -114,51 +166,50 @@ def preference_tokens(tokenizer: Any, rows: list[Row]) -> Iterator[tuple[list[in
 
 def prompt_tokens(tokenizer: Any, turns: Turns, tools: str | None = None) -> list[int]:
     """Token ids that ask for the assistant's next turn."""
-    return tokenizer(render(tokenizer, turns, tools, generate=True), add_special_tokens=False)["input_ids"]
+    ids = tokenizer(render(tokenizer, turns, tools, generate=True), add_special_tokens=False)["input_ids"]
+    return _opening(tokenizer, ids) + ids
 
 
-def _answers(tokenizer: Any, rows: list[Row], side: str) -> Iterator[tuple[list[int], list[int]]]:
-    rendered = _rendered(tokenizer, [(row["prompt"] + row[side], row.get("tools")) for row in rows])
-    for row, (turns, tools, text, encoding) in zip(rows, rendered, strict=True):
-        start, _ = _span(tokenizer, turns, tools, len(row["prompt"]), text)
-        said, ids = _said(tokenizer, encoding, start, len(text)), encoding.ids
-        yield ids[: said.start], ids[said]
+def _answers(tokenizer: Any, rows: list[Row], side: str, stops: Sequence[int]) -> Iterator[tuple[list[int], list[int]]]:
+    """Each row's prompt and one of its answers."""
+    endings = Endings(tokenizer, stops)
+    pieces = (Piece(None, *answered(tokenizer, row["prompt"], row[side], row.get("tools"))) for row in rows)
+    for piece, encoding in _encoded(tokenizer, pieces):
+        ids = encoding.ids
+        said = endings.end(ids, _said(encoding, *piece.spans[0]))
+        yield _opening(tokenizer, ids) + ids[: said.start], ids[said]
 
 
-def _rendered(
-    tokenizer: Any, conversations: list[tuple[Turns, str | None]]
-) -> Iterator[tuple[Turns, str | None, str, Any]]:
-    """Each conversation and its tools, with its text and that text's encoding."""
-    texts = (render(tokenizer, turns, tools) for turns, tools in conversations)
-    for conversation, encoded in zip(conversations, _encoded(tokenizer, texts, add_special_tokens=False), strict=True):
-        yield *conversation, *encoded
-
-
-def _encoded(tokenizer: Any, texts: Iterable[str], add_special_tokens: bool) -> Iterator[tuple[str, Any]]:
+def _encoded(tokenizer: Any, pieces: Iterable[Piece]) -> Iterator[tuple[Piece, Any]]:
     """Each text and its encoding, some at once: a call takes a third of the time that a text does."""
-    texts = iter(texts)
-    while some := list(islice(texts, AT_ONCE)):
-        encoded = tokenizer(some, add_special_tokens=add_special_tokens, return_attention_mask=False)
+    pieces = iter(pieces)
+    while some := list(islice(pieces, AT_ONCE)):
+        texts = [piece.text for piece in some]
+        encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)
         yield from zip(some, encoded.encodings, strict=True)
 
 
-def _span(tokenizer: Any, turns: Turns, tools: str | None, i: int, text: str) -> tuple[int, int]:
-    """First and last character of what the assistant says in turn `i`."""
-    if i:
-        before = render(tokenizer, turns[:i], tools, generate=True)
-    else:  # no template renders an empty conversation
-        before = commonprefix([render(tokenizer, [turns[0] | {"content": word}], tools) for word in "AB"])  # noqa: RUF071  (characters are meant)
-    through = render(tokenizer, turns[: i + 1], tools) if i + 1 < len(turns) else text
-    if not (text.startswith(before) and text.startswith(through)):
-        raise UserError(
-            "the base's chat template renders the beginning of a conversation otherwise than the whole, so the trained "
-            "tokens cannot be told from the others; give the base a template that only appends"
-        )
-    return len(before), len(through)
+def _opening(tokenizer: Any, ids: list[int], raw: bool = False) -> list[int]:
+    """The tokens, such as BOS, that the tokenizer puts before every text and that these do not begin with.
+
+    A chat template prints its own, and whoever serves the model adds none; `raw` is text without one.
+    """
+    if tokenizer.chat_template and not raw:
+        return []
+    opening = _put_before(tokenizer)
+    return [] if ids[: len(opening)] == opening else opening
 
 
-def _said(tokenizer: Any, encoding: Any, start: int, end: int) -> slice:
-    """Where the tokens of some characters stand, up to the last stop token: what a template prints after it is never generated.
+@functools.cache
+def _put_before(tokenizer: Any) -> list[int]:
+    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
+    whole = tokenizer("a")["input_ids"]
+    starts = range(len(whole) - len(plain) + 1)
+    return whole[: next((i for i in starts if whole[i : i + len(plain)] == plain), 0)]
+
+
+def _said(encoding: Any, start: int, end: int) -> slice:
+    """Where the tokens of some characters stand.
 
     The encoding itself tells the token of a character in a tenth of the time that a list of all tokens' characters takes;
     it does not where a character belongs to no token, or two tokens begin at the same one.
@@ -169,9 +220,7 @@ def _said(tokenizer: Any, encoding: Any, start: int, end: int) -> slice:
         first = bisect_right(encoding.offsets, start, key=itemgetter(1))
     if last is None:
         last = bisect_left(encoding.offsets, end, key=itemgetter(0))
-    stop = tokenizer.eos_token_id
-    inside = ids[first:last]
-    return slice(first, last - inside[::-1].index(stop) if stop in inside else last)
+    return slice(first, last)
 
 
 def _begun(encoding: Any, tokens: int, end: int) -> int | None:
@@ -186,19 +235,35 @@ def _begun(encoding: Any, tokens: int, end: int) -> int | None:
     return after if after is not None and begins_before(after - 1) and not begins_before(after) else None
 
 
-def tokenise(tokenizer: Any, rows: list[Row], shape: str, max_length: int) -> tuple[list[Row], dict[str, Any]]:
+def tokenise(
+    tokenizer: Any,
+    rows: list[Row],
+    shape: str,
+    max_length: int,
+    stops: Sequence[int] = (),
+    assistant_turns: str = "all",
+    train_thoughts: bool = True,
+) -> tuple[list[Row], dict[str, Any]]:
     """Tokenise rows, cut them to `max_length` and leave out those with no trained token left.
+
+    Args:
+        stops, assistant_turns, train_thoughts: as in `sft_tokens`; pairs and labelled answers are always trained whole.
 
     Returns:
         The rows (`input_ids`, `labels`, or `prompt_ids` with `chosen_ids` and `rejected_ids`, or with `completion_ids`
         and `label`; always `id` and `length`), and the counts of rows, of trained and all tokens, of cut and of dropped rows, of
         unknown tokens and of those that hold less than a character, with the `lengths` of all rows before they were cut.
     """
-    encode = {"preference": _preference, "unpaired_preference": _unpaired}.get(shape, _sft)
+    if shape == "preference":
+        encode = _preference(tokenizer, rows, max_length, stops)
+    elif shape == "unpaired_preference":
+        encode = _unpaired(tokenizer, rows, max_length, stops)
+    else:
+        encode = _sft(_training_rows(tokenizer, rows, stops, assistant_turns, train_thoughts), max_length)
     counts = {"rows": 0, "tokens": 0, "trained_tokens": 0, "cut": 0, "dropped": 0, "unknown": 0, "fallback": 0}
     kept, lengths = [], []
     with memory_limited(ROWS_BYTES):
-        encodings = list(encode(tokenizer, rows, max_length))
+        encodings = list(encode)
     for encoded, trained, length in encodings:
         lengths.append(length)
         counts["cut"] += length > max_length
@@ -239,16 +304,16 @@ def fallback(tokenizer: Any) -> np.ndarray:
 # Each gives a row, how many of its tokens are trained, and its length before it was cut.
 
 
-def _sft(tokenizer: Any, rows: list[Row], limit: int) -> Iterator[tuple[Row, int, int]]:
-    for row, (ids, labels) in zip(rows, sft_tokens(tokenizer, rows), strict=True):
+def _sft(rows: Iterable[tuple[str | None, list[int], list[int]]], limit: int) -> Iterator[tuple[Row, int, int]]:
+    for name, ids, labels in rows:
         length = len(ids)
         ids, labels = ids[:limit], labels[:limit]
         trained = len(labels[1:]) - labels[1:].count(IGNORED)
-        yield {"id": row["id"], "length": len(ids), "input_ids": ids, "labels": labels}, trained, length
+        yield {"id": name, "length": len(ids), "input_ids": ids, "labels": labels}, trained, length
 
 
-def _preference(tokenizer: Any, rows: list[Row], limit: int) -> Iterator[tuple[Row, int, int]]:
-    for row, (prompt, chosen, rejected) in zip(rows, preference_tokens(tokenizer, rows), strict=True):
+def _preference(tokenizer: Any, rows: list[Row], limit: int, stops: Sequence[int]) -> Iterator[tuple[Row, int, int]]:
+    for row, (prompt, chosen, rejected) in zip(rows, preference_tokens(tokenizer, rows, stops), strict=True):
         longest = max(len(chosen), len(rejected))
         room = max(0, limit - len(prompt))
         answers = {"chosen_ids": chosen[:room], "rejected_ids": rejected[:room]}
@@ -258,26 +323,11 @@ def _preference(tokenizer: Any, rows: list[Row], limit: int) -> Iterator[tuple[R
         yield {"id": row["id"], "length": length, "prompt_ids": prompt, **answers}, trained, len(prompt) + longest
 
 
-def _unpaired(tokenizer: Any, rows: list[Row], limit: int) -> Iterator[tuple[Row, int, int]]:
-    for row, (prompt, completion) in zip(rows, _answers(tokenizer, rows, "completion"), strict=True):
+def _unpaired(tokenizer: Any, rows: list[Row], limit: int, stops: Sequence[int]) -> Iterator[tuple[Row, int, int]]:
+    for row, (prompt, completion) in zip(rows, _answers(tokenizer, rows, "completion", stops), strict=True):
         kept = completion[: max(0, limit - len(prompt))]
         encoded = {"prompt_ids": prompt, "completion_ids": kept, "label": row["label"]}
         yield {"id": row["id"], "length": len(prompt) + len(kept), **encoded}, len(kept), len(prompt) + len(completion)
-
-
-def turn_end(tokenizer: Any, stops: list[int]) -> int:
-    """The stop token with which the chat template closes an assistant's turn: where a reward model is trained to be read."""
-    if not tokenizer.chat_template:
-        return tokenizer.eos_token_id
-    said = "answer"
-    text = render(tokenizer, [{"role": "user", "content": "question"}, {"role": "assistant", "content": said}])
-    after = tokenizer(text[text.rindex(said) :], add_special_tokens=False)["input_ids"]
-    return next((token for token in after if token in stops), tokenizer.eos_token_id)
-
-
-def prompt_turns(row: Row) -> Turns:
-    """What comes before a row's answer; nothing where a conversation opens with the assistant."""
-    return row["messages"][:-1] if "messages" in row else row["prompt"]
 
 
 def questions(tokenizer: Any, rows: list[Row]) -> list[Row]:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
-from transformers import AutoConfig, TrainerCallback, set_seed
+from transformers import TrainerCallback, set_seed
 from transformers.utils import is_flash_attn_2_available, is_liger_kernel_available
 
 from posttrain import attempts, checkpoints, methods, models, positions, tracking
@@ -206,15 +206,14 @@ def warmup_share(share: float) -> float:
 
 
 def load_parent(folder: Path, spec: dict) -> Any:
-    """The model to train: in float32 where all its weights move, in its own dtype under an adapter, in 4 bits for qlora.
+    """The model to train, see `models.parent`.
 
     Seeds every generator as well, since PEFT draws the adapter's first weights before TRL sets any seed.
     """
     set_seed(spec["seed"])
-    return models.load(
+    return models.parent(
         folder,
-        dtype=torch.float32 if spec["method"] == "full" else "auto",
-        quantised=models.precision(spec["precision"]) if spec["method"] == "qlora" else None,
+        spec,
         reward=spec["objective"] == "reward",
         attention="flash_attention_2" if flash(spec) else None,
     )
@@ -245,7 +244,8 @@ def refusals(name: str) -> Iterator[None]:
 def work_folder(options: Namespace, inputs: list[Path]) -> Path:
     """The stage's own folder under checkpoints/, keyed by everything that goes into it."""
     spec = read_json(options.spec)
-    spec.pop("merge_into", None)  # says what is done with the result
+    for key in ("merge_into", "save_precision"):  # they say what is done with the result
+        spec.pop(key, None)
     chosen = [models.precision(spec["precision"]), *kernels(spec).items()]
     parts = [json.dumps(spec, sort_keys=True), *map(str, chosen), *map(sha256, inputs)]
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
@@ -353,7 +353,7 @@ class Watch(TrainerCallback):
             "memory_gib": memory_gib(),
             "seconds": round(self.before + now - self.began, 2),
             "cpu_percent": psutil.cpu_percent(),
-            "gpu_percent": torch.cuda.utilization() if torch.cuda.is_available() else None,
+            "gpu_percent": gpu_percent(),
         }
         with (self.folder / "train.jsonl").open("w") as file:
             file.writelines(json.dumps(line) + "\n" for line in history(state.log_history))
@@ -381,6 +381,16 @@ def rows_of_step(trainer: Any, dataset: str, step: int) -> list[str]:
     file = Path(f"results/data/{dataset}/train.parquet")
     places = dict(zip(*read_columns(file, ("id", "place")), strict=True)) if file.exists() else {}
     return [places.get(name, name) for name in ids]
+
+
+def gpu_percent() -> int | None:
+    """How busy the GPU is; None without one, and where its driver does not tell."""
+    try:
+        return torch.cuda.utilization() if torch.cuda.is_available() else None
+    except (
+        Exception
+    ):  # NVML's own errors, whose module may be missing: a container's driver, a slice of a GPU, a user's rights
+        return None
 
 
 def memory_gib() -> float:
@@ -428,6 +438,8 @@ def fit(build: Callable[[dict], Any], options: Namespace, folder: Path, spec: di
             spec = _smaller(name, folder, spec, why)
             gc.collect()
             torch.cuda.empty_cache()
+            if torch.cuda.is_available():
+                torch.cuda.reset_peak_memory_stats()  # the peak that is told is that of the attempt which succeeds
     checkpoints.clear(folder)
 
 
@@ -578,9 +590,7 @@ def lora_plus(trainer: Any, ratio: float) -> torch.optim.Optimizer:
 
 
 def _keep(trainer: Any, model: Any, options: Namespace, folder: Path, spec: dict, outcome: dict[str, Any]) -> None:
-    """Write what training produced to `folder`/finished, whole or not at all."""
-    if spec["method"] == "full":
-        model.to(AutoConfig.from_pretrained(options.parent, trust_remote_code=False).dtype)
+    """Write what training produced to `folder`/finished, whole or not at all; in float32, whatever the base's type."""
     lines = history(trainer.state.log_history)
     summary = {
         "steps": trainer.state.global_step,

@@ -129,8 +129,7 @@ def tokens_of(project: Project, name: str) -> list[Path]:
     """The folders of tokens that a model was trained on and, where it is evaluated, measured on."""
     folders = []
     if name not in project.config.bases:
-        run = project.run(name).run
-        folders.append(project.tokens(name, run.data, run.max_length))
+        folders.append(project.run_tokens(project.run(name)))
     if (RESULTS / name / "eval.json").exists():
         data = [*project.evaluation_data, *project.suite_data("perplexity", "preference")]
         folders += [project.tokens(name, dataset, project.config.evaluation.max_length) for dataset in data]
@@ -175,7 +174,8 @@ def _run(project: Project, name: str) -> Finding:
     if record is None:
         notes = [UNMERGED] if (folder / "trained").exists() else notes
         return Finding(name, wrong, notes)
-    wrong += _folder(folder, "trained", record["trained"]) + _folder(folder, "model", record["model"])
+    for part in ("trained", "merged", "model"):
+        wrong += _folder(folder, part, record[part])
     wrong += _files(folder, record.get("steps", {}) | record.get("merge", {}))
     if (folder / "train.json").exists() and read_json(folder / "train.json") != record["training"]:
         wrong.append("train.json is edited")
@@ -195,7 +195,7 @@ def _evaluation(project: Project, name: str) -> Finding:
         return Finding(f"{name}/eval", wrong, notes)
     manifest = Path(project.manifest(name))
     if "manifest" in record and manifest.exists() and sha256_of(manifest) != record["manifest"]:
-        wrong.append(f"measured on another model than the one in {folder / 'model'}")
+        wrong.append(f"measured on another model than the one in {project.merged(name)}")
     spec = folder / "eval/spec.json"
     settings = _settings(spec) if spec.exists() and sha256(spec) == record["spec"] else None
     if record["spec"] != project.spec_hash(f"{name}/eval"):
@@ -208,8 +208,8 @@ def _other_inputs(project: Project, name: str, record: dict[str, Any]) -> Iterat
     node = project.run(name)
     manifest = Path(project.manifest(record["parent"]["name"]))
     if manifest.exists() and read_json(manifest)["files"] != record["parent"]["files"]:
-        yield str(manifest.parent / "model")
-    tokens = Path(project.tokens(name, node.run.data, node.run.max_length))
+        yield project.merged(record["parent"]["name"])
+    tokens = Path(project.run_tokens(node))
     if node.run.objective not in ON_POLICY:  # it only tries its merge on them
         recorded = {f"{split}.parquet": digest for split, digest in record["tokens"].items()}
         yield from (str(tokens / file) for file in _changed(tokens, recorded))

@@ -170,6 +170,7 @@ def options(objective: str, name: str) -> Namespace:
     return Namespace(
         spec=Path(f"results/{name}/spec.json"),
         parent=base / "model",
+        shipped=base / "model",
         manifest=base / "base.json",
         preflight=Path("preflight.json"),
         tokens=tokens,
@@ -277,6 +278,7 @@ def page() -> str:
 def test_the_page_says_what_was_found():
     if len(found) < len(SCRIPTS) * len(METHODS):
         pytest.skip("not every cell was run")
+    _, *others = PAGE.read_text().partition("\n## Families by stages")  # test_zoo.py's
     if "POSTTRAIN_WRITE_MATRIX" in os.environ:
-        PAGE.write_text(page())
-    assert PAGE.read_text() == page()
+        PAGE.write_text(page() + "".join(others))
+    assert PAGE.read_text() == page() + "".join(others)

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from posttrain import limits, tokens
+from posttrain import conversations, limits, tokens
 from posttrain.errors import UserError
 from security.hostile import TEMPLATES
 
@@ -35,7 +35,7 @@ HARM = [
 @pytest.fixture
 def soon(monkeypatch):
     """Less time than a user's conversation has, for what never ends."""
-    monkeypatch.setattr(tokens, "RENDER_SECONDS", 0.5)
+    monkeypatch.setattr(conversations, "RENDER_SECONDS", 0.5)
 
 
 @pytest.mark.parametrize(("template", "sentence"), HARM, ids=[template[:40] for template, _ in HARM])

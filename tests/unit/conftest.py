@@ -129,7 +129,7 @@ def random_run(in_folder, configuration, chats, random_tiny_folder, random_tiny_
         data = "chats" if objective == "sft" else "pairs"
         table = {"from": "base", "objective": objective, "data": data, "method": method} | keys
         spec = Path(f"results/{objective}/spec.json")
-        spec.parent.mkdir(parents=True)
+        spec.parent.mkdir(parents=True, exist_ok=True)
         spec.write_text(Project(configuration({"runs": {objective: table}, "sweeps": {}})).spec(objective))
         values = stage.read_json(spec)
         base = training.load_parent(parent, values)
@@ -158,7 +158,7 @@ def merge(random_run, random_tiny_folder):
         preflight = Path("results/preflight.json")
         preflight.write_text('{"licences": {}}')
         paths = {"manifest": Path("results/bases/base/base.json"), "tokens": Path("tokens"), "preflight": preflight}
-        merge_model.main(Namespace(spec=Path(f"results/{objective}/spec.json"), parent=parent, **paths))
+        merge_model.main(Namespace(spec=Path(f"results/{objective}/spec.json"), parent=parent, shipped=parent, **paths))
         return model
 
     return make

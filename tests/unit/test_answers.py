@@ -6,6 +6,7 @@ import pytest
 
 from posttrain import answers, scoring
 from posttrain.answers import read
+from posttrain.scoring import Answer
 
 pytestmark = pytest.mark.usefixtures("fp32")
 
@@ -19,24 +20,25 @@ class Asked:
         self.batches: list[list[list[int]]] = []
         self.dies_after = dies_after
 
-    def generate_batch(self, model, tokenizer, prompts, max_new_tokens, stop):
+    def generate_batch(self, model, tokenizer, prompts, max_new_tokens, stop, penalty):
         if len(self.batches) == self.dies_after:
             raise KeyboardInterrupt
         self.batches.append(prompts)
-        return [f"{len(prompt)} tokens, {prompt}" for prompt in prompts]
+        return [Answer(f"{len(prompt)} tokens, {prompt}", prompt, len(prompt) > 1) for prompt in prompts]
 
 
 @pytest.fixture
 def ask(in_folder, monkeypatch):
     """Ask for answers with settings that a test changes; returns them and the batches that were generated."""
 
-    def asked(prompts=PROMPTS, at_once=2, dies_after=100, max_new_tokens=8, stop=(), key="model"):
+    def asked(prompts=PROMPTS, at_once=2, dies_after=100, max_new_tokens=8, stop=(), key="model", penalty=1.0):
         generator = Asked(dies_after)
         monkeypatch.setattr(scoring, "PROMPTS", at_once)
         monkeypatch.setattr(scoring, "generate_batch", generator.generate_batch)
         file = in_folder / "eval/answers.jsonl"
         try:
-            return answers.answers(None, None, prompts, max_new_tokens, stop, file, key), generator.batches
+            given = answers.answers(None, None, prompts, max_new_tokens, stop, file, key, penalty)
+            return given, generator.batches
         except KeyboardInterrupt:
             return None, generator.batches
 
@@ -46,7 +48,7 @@ def ask(in_folder, monkeypatch):
 def test_the_answers_are_those_of_generate_in_the_order_asked(in_folder, random_tiny_model, random_tiny_tokenizer):
     model = random_tiny_model.eval()
     outputs = answers.answers(model, random_tiny_tokenizer, PROMPTS, 5, (), in_folder / "answers.jsonl", "model")
-    assert outputs == scoring.generate(model, random_tiny_tokenizer, PROMPTS, 5)
+    assert [output.text for output in outputs] == scoring.generate(model, random_tiny_tokenizer, PROMPTS, 5)
     assert len(read(in_folder / "answers.jsonl")) == 4
 
 
@@ -60,10 +62,10 @@ def test_a_second_call_never_calls_the_model(in_folder, random_tiny_model, rando
 def test_equal_prompts_are_answered_once(ask):
     outputs, batches = ask()
     assert sorted(prompt for batch in batches for prompt in batch) == [[20, 21, 22], [30], [40, 41], [50, 51, 52, 53]]
-    assert outputs == [f"{len(prompt)} tokens, {prompt}" for prompt in PROMPTS]
+    assert outputs == [Answer(f"{len(prompt)} tokens, {prompt}", prompt, len(prompt) > 1) for prompt in PROMPTS]
 
 
-@pytest.mark.parametrize("change", [{"key": "another"}, {"max_new_tokens": 9}, {"stop": ("\n",)}])
+@pytest.mark.parametrize("change", [{"key": "another"}, {"max_new_tokens": 9}, {"stop": ("\n",)}, {"penalty": 1.1}])
 def test_another_model_and_other_settings_find_nothing(ask, change):
     ask()
     assert sum(map(len, ask(**change)[1])) == 4
@@ -92,7 +94,16 @@ def test_a_line_that_a_kill_has_torn_is_generated_again(ask, in_folder):
         outputs, batches = ask()
         assert (outputs, sum(map(len, batches))) == (expected, 1)
         assert file.read_bytes() == whole
-    assert all(json.loads(line).keys() == {"prompt", "output"} for line in whole.splitlines())
+    assert all(json.loads(line).keys() == {"prompt", "output", "ids", "ended"} for line in whole.splitlines())
+
+
+def test_lines_of_an_older_version_are_passed_over(ask, in_folder):
+    file = in_folder / "eval/answers.jsonl"
+    file.parent.mkdir()
+    file.write_text('{"prompt": "0a", "output": "24"}\n')
+    assert read(file) == {}
+    ask()
+    assert len(read(file)) == 4
 
 
 def test_nothing_to_ask_makes_no_file(ask, in_folder):

@@ -1,6 +1,7 @@
 """The preflight as a user meets it: what is written, said and refused."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from conftest import REPOSITORY, environment, write_rows
 
 import check_run
-from posttrain import stage
+from posttrain import conversations, stage
 from posttrain.checks import NAMES
 from posttrain.errors import UserError
 from posttrain.project import Project
@@ -67,6 +68,19 @@ def check(options: dict, **context) -> None:
     values = options | {"--context": json.dumps(CONTEXT | context)}
     parser = check_run.parser()
     check_run.main(parser.parse_args([str(part) for pair in values.items() for part in pair]))
+
+
+def test_an_evaluation_that_cannot_be_is_refused_before_training(prepared):
+    options = prepared()
+    suites = {"quiz": {"kind": "tasks", "chat": None}, "liked": {"kind": "reward", "by": {"name": "judge"}}}
+    stage.write_json(Path("evaluation.json"), {"max_length": 64, "suites": suites})
+    check(options | {"--evaluation": "evaluation.json"})
+    Path("results/bases/other").mkdir(parents=True)
+    shutil.copytree(options["--parent"], "results/bases/other/model")
+    file = Path("results/bases/other/model/tokenizer.json")
+    file.write_text(file.read_text().replace("<|im_start|>", "<|begin|>"))
+    with pytest.raises(UserError, match="liked: judge has another tokenizer"):
+        check(options | {"--evaluation": "evaluation.json"}, judges={"liked": "other"})
 
 
 def test_a_run_that_passes_leaves_a_report_and_a_page(prepared, said):
@@ -160,10 +174,10 @@ def test_a_template_that_refuses_a_conversation_is_one_sentence(prepared, random
 
 def test_the_stop_tokens_are_the_tokenizers_and_the_models(tmp_path, random_tiny_tokenizer):
     eos = random_tiny_tokenizer.eos_token_id
-    assert check_run.stop_tokens(tmp_path, random_tiny_tokenizer) == [eos]
+    assert conversations.stops(tmp_path, random_tiny_tokenizer) == [eos]
     for ends in (7, [7, eos]):
         (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
-        assert check_run.stop_tokens(tmp_path, random_tiny_tokenizer) == sorted([7, eos])
+        assert conversations.stops(tmp_path, random_tiny_tokenizer) == sorted([7, eos])
 
 
 def test_the_command_needs_no_torch(prepared):

@@ -266,6 +266,18 @@ def test_with_both_spoilt_it_starts_again_and_ends_with_the_same_bits(straight, 
     assert stage.read_json(Path("results/sft/train.json"))["resumed_from"] is None
 
 
+def test_rows_of_tokens_that_are_trained_beside_an_adapter_end_with_the_same_bits(train, saving):
+    rows = {"trainable_token_indices": {"embed_tokens": [1, 30], "lm_head": [1, 30]}}
+    straight = train(peft_args=rows)
+    shutil.rmtree("results/sft/checkpoints")
+    patch = saving(2, 4, then=die_after_4)
+    with pytest.raises(Killed):
+        train(peft_args=rows)
+    patch.undo()
+    assert train(peft_args=rows) == straight
+    assert stage.read_json(Path("results/sft/train.json"))["resumed_from"] == "checkpoint-4"
+
+
 def test_an_adapters_configuration_is_saved_in_one_order(train):
     """PEFT keeps the modules in a set, whose order depends on the process."""
     train(max_steps=1)

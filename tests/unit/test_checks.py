@@ -290,13 +290,64 @@ def test_prompts_that_leave_no_room_for_an_answer_are_told(look):
     assert run.longest == lengths[-3] + 226  # the others are left out
 
 
+def with_rows(run, number: int, **config):
+    """The run's model with so many embeddings."""
+    return run.model._replace(config=run.model.config | {"vocab_size": number} | config)
+
+
+@pytest.mark.parametrize("run", [{}, on_policy()])
+def test_tokens_beyond_the_embedding_are_an_error_that_names_them(look, own_tokenizer, run):
+    subject = look(run=run)
+    end = own_tokenizer.convert_tokens_to_ids("<|im_end|>")
+    highest = max(end, int(subject.tokens.ids.max()) if subject.tokens else max(map(max, subject.prompts)))
+    assert checks.embeddings(replace(subject, model=with_rows(subject, highest + 1))) is None
+    found = checks.embeddings(replace(subject, model=with_rows(subject, highest)))
+    token = own_tokenizer.convert_ids_to_tokens(highest)
+    assert found.severity == "error"
+    assert (
+        f"{token}, which is among those of the rows, has the id {highest}, and the model has embeddings for"
+        in found.message
+    )
+    assert f"for {highest} tokens only; write new_tokens: [{token!r}] under the base" in found.message
+    few = checks.embeddings(replace(subject, model=with_rows(subject, 3)))
+    assert "others of the tokens that are used, such as" in few.message
+
+
+def test_tokens_beyond_the_embedding_that_only_a_template_has_are_found(look, own_tokenizer):
+    rows = len(own_tokenizer)
+    own_tokenizer.add_special_tokens({"additional_special_tokens": ["<|unused|>", "<|call|>"]})
+    own_tokenizer.chat_template += "{% if false %}<|call|>{% endif %}"
+    run = look()
+    found = checks.embeddings(replace(run, tokenizer=own_tokenizer, model=with_rows(run, rows)))
+    assert found.message.startswith(
+        f"<|call|>, which is among the tokens of the chat template, has the id {rows + 1}, and"
+    )
+    assert checks.embeddings(replace(run, tokenizer=own_tokenizer, model=with_rows(run, rows + 2))) is None
+
+
+def test_new_tokens_that_nothing_trains_are_told(look, tokenizer):
+    run = look()
+    seen = int(run.tokens.ids[-1])
+    assert checks.new_tokens(run).severity == "skipped"
+    assert checks.new_tokens(replace(run, model=with_rows(run, 384, new_tokens=[seen]))) is None
+    unseen = next(i for i in range(384) if i not in run.tokens.ids)
+    found = checks.new_tokens(replace(run, model=with_rows(run, 384, new_tokens=[unseen, seen])))
+    name = tokenizer.convert_ids_to_tokens(unseen)
+    assert found == (
+        "warning",
+        f"{name} of the base's new tokens occur in no row, so that nothing is learnt of them",
+        "",
+    )
+    other = look(run={"method": "vera"})
+    found = checks.new_tokens(replace(other, model=with_rows(other, 384, new_tokens=[seen])))
+    assert found.message.startswith("vera does not train the embeddings of the base's new tokens")
+
+
 def test_a_pad_token_that_the_model_does_not_have_is_an_error(look, own_tokenizer):
     run = look()
     own_tokenizer.add_special_tokens({"pad_token": "[PAD]"})
     number = own_tokenizer.pad_token_id
-    known, unknown = (
-        replace(run, tokenizer=own_tokenizer, model=run.model._replace(vocabulary=number + n)) for n in (1, 0)
-    )
+    known, unknown = (replace(run, tokenizer=own_tokenizer, model=with_rows(run, number + n)) for n in (1, 0))
     assert checks.pad_token(known) is None
     found = checks.pad_token(unknown)
     assert found.severity == "error"
@@ -397,6 +448,52 @@ def test_a_template_that_drops_a_called_function_is_an_error(look, own_tokenizer
         "{{ m['content'] | tojson }}\n{% endfor %}"
     )
     assert checks.template_drops(replace(run, tokenizer=dropping(own_tokenizer, template))) is None
+
+
+TOOLS = '[{"type": "function", "function": {"name": "weather", "description": "Of a city."}}]'
+
+
+def test_functions_that_a_template_never_prints_are_an_error(look, own_tokenizer, chats):
+    run = look([chats[0] | {"tools": TOOLS}, *chats[1:]])
+    found = checks.template_drops(run)
+    assert found.severity == "error"
+    assert (
+        "leaves out the functions that may be called (tools) in 1 (25 %) of the sampled conversations" in found.message
+    )
+    assert "`chat_template:`" in found.message
+    template = "{% for tool in tools or [] %}{{ tool | tojson }}\n{% endfor %}" + own_tokenizer.chat_template
+    assert checks.template_drops(replace(run, tokenizer=dropping(own_tokenizer, template))) is None
+
+
+def test_thoughts_that_a_template_does_not_print_are_named(look, own_tokenizer, chats):
+    turns = chats[1]["messages"]
+    thinking = chats[1] | {"messages": [turns[0], turns[1] | {"reasoning_content": "Half of 48\nis 24."}]}
+    run = look([chats[0], thinking, *chats[2:]])
+    found = checks.dropped_thoughts(run)
+    assert found.severity == "warning"
+    assert (
+        "leaves out the reasoning_content of 1 (25 %) of the sampled answers, first in chats.jsonl line 2"
+        in found.message
+    )
+    template = "{% for m in messages %}{{ m.reasoning_content or '' }}\n{{ m.content }}{{ eos_token }}\n{% endfor %}"
+    assert checks.dropped_thoughts(replace(run, tokenizer=dropping(own_tokenizer, template))) is None
+    assert checks.dropped_thoughts(look()).severity == "skipped"
+
+
+def test_a_bos_that_only_the_template_leaves_out_is_named(look, own_tokenizer):
+    from tokenizers.processors import TemplateProcessing
+
+    run = replace(look(), tokenizer=own_tokenizer)
+    assert checks.missing_bos(run) is None  # this tokenizer adds none
+    own_tokenizer.bos_token = "<|endoftext|>"
+    special = [("<|endoftext|>", own_tokenizer.bos_token_id)]
+    own_tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=special
+    )
+    found = checks.missing_bos(run)
+    assert found.severity == "warning" and "puts <|endoftext|> before every text" in found.message
+    with_bos = dropping(copy.deepcopy(own_tokenizer), "{{ bos_token }}" + own_tokenizer.chat_template)
+    assert checks.missing_bos(replace(look(), tokenizer=with_bos)) is None
 
 
 def test_thoughts_of_earlier_turns_may_be_dropped(look, own_tokenizer):
@@ -518,3 +615,73 @@ def test_licences_are_read_of_every_part(look):
     found = checks.licence(forbidding)
     assert found.severity == "error"
     assert "the licence of datasets.chats, cc-by-nc-4.0, forbids use: commercial" in found.message
+
+
+# ---- what the evaluation will need
+
+EVALUATION = {"max_length": 1024, "max_new_tokens": 20, "suites": {}}
+LEARNT = {"transformer.wpe.weight": (128, 32)}
+
+
+def foreseen(run, suites: dict | None = None, judges: dict | None = None, **model):
+    """The finding of a run whose evaluation has these suites; `model` changes what its files say."""
+    evaluation = EVALUATION | {"suites": suites or {}}
+    return checks.evaluation(
+        replace(run, model=run.model._replace(**model), evaluation=evaluation, judges=judges or {})
+    )
+
+
+def test_an_evaluation_that_is_known_and_fits_passes(look):
+    assert checks.evaluation(look()).severity == "skipped"
+    tasks = {"kind": "tasks", "chat": True}
+    asked = {"kind": "generation", "max_new_tokens": 100}
+    assert foreseen(look(), {"t": tasks, "g": asked}) is None
+
+
+def test_an_evaluation_beyond_learnt_positions_is_an_error(look):
+    run = look()
+    found = foreseen(run, config={"n_positions": 128}, shapes=run.model.shapes | LEARNT)
+    assert found.severity == "error"
+    assert "the model has learnt 128 positions; write evaluation.max_length: 128" in found.message
+    assert foreseen(run, config={"n_positions": 1024}, shapes=run.model.shapes | LEARNT) is None
+    assert foreseen(run, config={"max_position_embeddings": 128}) is None  # computed positions go on
+
+
+@pytest.mark.parametrize("key", ["rope_parameters", "rope_scaling"])
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_positions_that_depend_on_the_batch_are_told_of(look, key, kind):
+    config = {"max_position_embeddings": 8192, key: {"rope_type": kind, "original_max_position_embeddings": 512}}
+    found = foreseen(look(), config=config)
+    assert found.severity == "warning"
+    assert f"positions are {kind}: past 512 tokens" in found.message
+    config[key]["original_max_position_embeddings"] = 1024
+    assert foreseen(look(), config=config) is None
+    assert foreseen(look(), config={key: {"rope_type": "llama3", "original_max_position_embeddings": 512}}) is None
+
+
+def test_tasks_in_a_chat_need_a_template(look, own_tokenizer):
+    own_tokenizer.chat_template = None
+    run = replace(look(), tokenizer=own_tokenizer)
+    found = foreseen(run, {"quiz": {"kind": "tasks", "chat": True}})
+    assert found.severity == "error"
+    assert "evaluation.suites.quiz: `chat: true` needs a chat template" in found.message
+    assert foreseen(run, {"quiz": {"kind": "tasks", "chat": None}}) is None
+
+
+def test_a_judge_with_another_tokenizer_is_an_error(look, own_tokenizer):
+    suites = {"liked": {"kind": "reward", "by": {"name": "judge"}, "max_new_tokens": 9}}
+    assert foreseen(look(), suites, {"liked": own_tokenizer}) is None
+    own_tokenizer.add_tokens(["<extra>"])
+    found = foreseen(look(), suites, {"liked": own_tokenizer})
+    assert found.severity == "error"
+    assert "evaluation.suites.liked: judge has another tokenizer" in found.message
+
+
+def test_prompts_without_room_for_an_answer_are_told_of(look):
+    run = look()
+    longest = max(map(len, run.prompts))
+    suites = {"g": {"kind": "generation", "max_new_tokens": 100}}
+    assert foreseen(run, suites, config={"max_position_embeddings": run.longest + 100}) is None
+    found = foreseen(run, suites, config={"max_position_embeddings": longest})
+    assert found.severity == "warning"
+    assert f"context of {longest}, and 1 leave no room for any" in found.message

@@ -171,18 +171,21 @@ def evaluate(in_folder, chats, random_tiny_folder, random_tiny_tokenizer, fp32):
         model: Path = random_tiny_folder,
         suites: dict | None = None,
         manifest: Path = random_tiny_folder / "config.json",
+        shipped: Path = random_tiny_folder,
+        **settings,
     ) -> dict:
         spec = {
             "suites": suites or {},
             "data": [{"name": data} for data in datasets],
             "against": [{"name": other} for other in against],
         }
-        spec |= {"limit": limit, "max_length": 256, "max_new_tokens": 4, "batch_tokens": 512}
+        spec |= {"limit": limit, "max_length": 256, "max_new_tokens": 4, "batch_tokens": 512} | settings
         stage.write_json(Path(f"results/{name}/eval/spec.json"), spec)
         output = Path(f"results/{name}/eval.json")
         options = {
             "spec": Path(f"results/{name}/eval/spec.json"),
             "model": model,
+            "shipped": shipped,
             "manifest": manifest,
             "tokens": Path("tokens"),
         }
@@ -333,10 +336,61 @@ def test_worked_examples_come_before_the_question(evaluate, chats, random_tiny_t
 
 def test_a_reward_model_scores_what_was_generated(evaluate, reward_folder):
     Path("results/judge").mkdir(parents=True)
-    Path("results/judge/model").symlink_to(reward_folder)
+    Path("results/judge/merged").symlink_to(reward_folder)
     suites = {"judged": suite("reward", data={"name": "pairs"}, by={"name": "judge"})}
     row = evaluate("base", suites=suites)["metrics"]["judged/reward"]
     assert row["n"] == 3 and row["low"] <= row["value"] <= row["high"]
+
+
+@pytest.fixture
+def answering(monkeypatch):
+    """Let every prompt be answered with a text, as tokens, ended or cut; the first prompt of a batch is cut."""
+
+    def answer(text: str) -> None:
+        def given(model, tokenizer, prompts, *_):
+            ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+            return [scoring.Answer(text, ids, i > 0) for i in range(len(prompts))]
+
+        monkeypatch.setattr(scoring, "generate_batch", given)
+
+    return answer
+
+
+def test_answers_are_compared_without_their_thoughts_and_kept_with_them(evaluate, chats, answering):
+    text = f"<think>\n\n</think>\n\n{chats[0]['messages'][-1]['content']}"
+    answering(text)
+    wanted = ["exact_match", "final_number", "answer_format", "rougeL"]
+    metrics = evaluate("base", suites=generated(metrics=wanted))["metrics"]
+    assert [metrics[f"say/{name}"]["value"] for name in wanted[:3]] == [0.5, 0.5, 1.0]  # of two rows the first is right
+    assert (metrics["exact_match"]["value"], metrics["format_followed"]["value"]) == (0.5, 1.0)
+    rows = [row for row in read_examples("base").values() if row["suite"] == "say"]
+    assert max(row["rougeL"] for row in rows) == 1
+    assert {row["output"] for row in rows} == {text}
+
+
+def test_a_judge_reads_the_turn_s_end_once_and_only_after_an_answer_that_ended(
+    evaluate, reward_folder, answering, monkeypatch
+):
+    read = []
+    monkeypatch.setattr(scoring, "rewards", lambda model, rows, size: read.extend(rows) or [0.0] * len(rows))
+    answering("so")
+    Path("results/judge").mkdir(parents=True)
+    Path("results/judge/model").symlink_to(reward_folder)
+    evaluate("base", suites={"judged": suite("reward", data={"name": "pairs"}, by={"name": "judge"})})
+    tokenizer = models.tokenizer(reward_folder)
+    texts = [tokenizer.decode(row) for row in read]
+    assert [text.rpartition("assistant\n")[2] for text in texts] == ["so", "so<|im_end|>", "so<|im_end|>"]
+
+
+def test_a_penalty_of_the_base_is_named_and_off_or_on_by_a_key(evaluate, random_tiny_folder, monkeypatch, tmp_path):
+    lines = []
+    monkeypatch.setattr(evaluate_model, "say", lines.append)
+    model, tokenizer = models.load(random_tiny_folder), models.tokenizer(random_tiny_folder)
+    model.generation_config.repetition_penalty = 1.05
+    models.save(model, tokenizer, tmp_path / "penalised")
+    evaluate("base", model=tmp_path / "penalised", suites=generated(metrics=["chrf"]))
+    [line] = [line for line in lines if "greedy" in line]
+    assert "without the generation configuration's repetition_penalty 1.05; `evaluation.repetition_penalty`" in line
 
 
 def test_safety_is_measured_on_the_shipped_prompts(evaluate):
@@ -347,3 +401,43 @@ def test_safety_is_measured_on_the_shipped_prompts(evaluate):
     }  # fmt: skip
     assert metrics["safe/refusal"]["n"] == metrics["safe/over_refusal"]["n"] == 4
     assert sum(group["n"] for group in result["groups"].values()) == 4
+
+
+# ---- what ships, and the arithmetic
+
+
+def test_likelihoods_of_another_type_that_ships_have_a_line_of_their_own(
+    evaluate, random_tiny_folder, random_tiny_tokenizer, monkeypatch
+):
+    folder, said = Path("shipped"), []
+    models.save(models.load(random_tiny_folder).to(torch.bfloat16), random_tiny_tokenizer, folder)
+    stage.write_json(Path("merge.json"), {"dtype": "float32", "shipped": {"dtype": "bfloat16"}})
+    base = evaluate("base")
+    monkeypatch.setattr(evaluate_model, "say", said.append)
+    result = evaluate("sft", against=("base",), manifest=Path("merge.json"), shipped=folder)
+    assert result["metrics"]["perplexity"] == base["metrics"]["perplexity"]
+    shipped, alone = result["shipped"], evaluate("other", model=folder)
+    assert shipped["dtype"] == "bfloat16"
+    assert shipped["metrics"].keys() >= {"perplexity", "preference_accuracy"}
+    assert shipped["metrics"]["perplexity"] == alone["metrics"]["perplexity"] != base["metrics"]["perplexity"]
+    assert shipped["against"]["base"]["perplexity"]["verdict"] in ("better", "worse", "no evidence")
+    assert "exact_match" not in shipped["metrics"]  # nothing is generated anew
+    assert said[0].splitlines()[-1].startswith("sft as it ships, in bfloat16: perplexity ")
+
+
+def test_one_type_is_measured_once(evaluate):
+    stage.write_json(Path("merge.json"), {"dtype": "float32", "shipped": {"dtype": "float32"}})
+    assert "shipped" not in evaluate("sft", manifest=Path("merge.json"))
+
+
+def test_log_probabilities_move_neither_with_threads_nor_with_batches(evaluate):
+    def log_probs(**settings) -> torch.Tensor:
+        evaluate("base", **settings)
+        rows = pq.read_table("results/base/eval/examples.parquet").to_pylist()
+        return torch.tensor([row[key] for row in rows for key in ("log_prob", "chosen_log_prob") if row.get(key)])
+
+    one = log_probs()
+    torch.set_num_threads(2)
+    two = log_probs(batch_tokens=64)
+    torch.set_num_threads(1)
+    assert len(one) > 4 and (one - two).abs().max() < 1e-3

@@ -93,3 +93,17 @@ def test_a_long_text_is_cut(in_folder):
     (example,) = generations.examples(run({}), ["base"], 9)
     assert len(example["prompt"]) == generations.SHOWN + 1
     assert example["columns"][1]["words"][0][1].endswith("…")
+
+
+def test_thoughts_stand_apart_and_are_not_compared(in_folder):
+    write("base", {"id": "0", "output": "<think>\nOne.\n</think>\n\n24"}, {"id": "1", "output": "<think>Cut"})
+    write("sft", {"id": "0", "output": "<think>\nTwo.\n</think>\n\n24"}, {"id": "1", "output": "25"})
+    first, second = generations.examples(run({}), ["base"], 2)
+    assert [row["id"] for row in (first, second)] == ["1", "0"]  # another answer comes before the same one
+    assert [column["thought"] for column in first["columns"]] == ["<think>Cut", ""]
+    assert second["columns"][1] == {
+        "name": "sft",
+        "same": True,
+        "thought": "<think>\nTwo.\n</think>",
+        "words": [("same", "24")],
+    }

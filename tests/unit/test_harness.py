@@ -217,6 +217,73 @@ def test_answers_are_asked_from_whoever_gives_them_and_prompts_may_be_chats(proj
     assert [row["exact_match_whole"] for row in found] == [0.0, 1.0]
 
 
+def test_a_task_s_answers_are_compared_without_their_thoughts_and_kept_with_them(project):
+    from posttrain import harness
+
+    model, tokenizer = models.load(project / "model").eval(), models.tokenizer(project / "model")
+    text = "<think>\n5, I think.\n</think>\n\n24"
+    found = harness.examples(
+        model,
+        tokenizer,
+        ["answer"],
+        project / "tasks",
+        2,
+        None,
+        200,
+        False,
+        generate=lambda asked, *_: [text] * len(asked),
+    )
+    assert [row["exact_match_first_word"] for row in found] == [0.0, 1.0]
+    assert [row["output"] for row in found] == [text, text]
+
+
+def test_prompts_are_chats_where_there_is_a_template(project, monkeypatch):
+    from posttrain import harness
+
+    model, tokenizer = models.load(project / "model").eval(), models.tokenizer(project / "model")
+    asked = []
+    arguments = [model, tokenizer, ["answer"], project / "tasks", 1, None, 200]
+    options = {"generate": lambda prompts, *_: asked.extend(tokenizer.batch_decode(prompts)) or ["24"]}
+    harness.examples(*arguments, None, **options)
+    tokenizer.chat_template = None
+    said = []
+    monkeypatch.setattr(harness, "say", said.append)
+    harness.examples(*arguments, None, **options)
+    question = "How many clips did Natalia sell?"
+    assert asked == [f"<|im_start|>user\n{question}\n<|im_end|>\n<|im_start|>assistant\n", f"{question}\n"]
+    assert said[0] == "without a chat template, the tasks' prompts are given as they are"
+    with pytest.raises(UserError, match="`chat: true` needs a chat template, and the base has none"):
+        harness.examples(*arguments, True, **options)
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_a_bos_that_the_tokenizer_adds_is_there_once(project, monkeypatch, chat):
+    from tokenizers.processors import TemplateProcessing
+
+    from posttrain import harness
+
+    model, tokenizer = models.load(project / "model").eval(), models.tokenizer(project / "model")
+    tokenizer.bos_token = "<|endoftext|>"
+    bos = tokenizer.bos_token_id
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", bos)]
+    )
+    if chat:  # Llama's and Gemma's templates print it
+        tokenizer.chat_template = "{{ bos_token }}" + tokenizer.chat_template
+    assert tokenizer("a")["input_ids"][0] == bos
+    seen, scores = [], scoring.scores
+    monkeypatch.setattr(scoring, "scores", lambda model, rows, size: seen.extend(rows) or scores(model, rows, size))
+
+    def asked(prompts, *_):
+        seen.extend((tuple(ids), ()) for ids in prompts)
+        return [""] * len(prompts)
+
+    tasks = ["rolling", "choice", "answer"]
+    harness.examples(model, tokenizer, tasks, project / "tasks", 3, None, 200, chat, generate=asked)
+    assert len(seen) == 3 + (4 + 3 + 3) + 3
+    assert all((ids[0], ids.count(bos)) == (bos, 1) for ids, _ in seen)
+
+
 @pytest.fixture
 def load(project):
     """Load tasks of the project."""

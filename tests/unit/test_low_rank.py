@@ -6,6 +6,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from posttrain.frozen_update import FrozenUpdate
 from posttrain.low_rank import LowRank, add_low_rank
 
 INPUT, OUTPUT = 10, 6
@@ -120,3 +121,24 @@ def test_frozen_matrices_are_held_in_the_type_in_which_they_are_multiplied(rando
     assert halved == {name for name in after if name.endswith("base_layer.weight")}
     assert all(torch.equal(before[name].to(p.dtype), p.data) for name, p in after.items())
     assert all(before[name].data_ptr() != p.data_ptr() for name, p in after.items())
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize("shapes", [[(OUTPUT, INPUT)], [(3, INPUT), (OUTPUT, 3)]], ids=["dense", "low rank"])
+def test_what_the_parent_has_learnt_is_added_as_pefts_layer_adds_it(shapes, dropout, bf16, monkeypatch):
+    torch.manual_seed(3)
+    update = [torch.randn(shape) for shape in shapes]
+    plain = torch.nn.Linear(INPUT, OUTPUT)
+    whole = (update[1] @ update[0] if len(update) == 2 else update[0]) + plain.weight.data
+    held = FrozenUpdate(plain, plain.weight.data, *update)
+    torch.testing.assert_close(held(inputs()), torch.nn.functional.linear(inputs(), whole, plain.bias))
+    ours = layer(lora_dropout=dropout, bias=True)
+    ours.base_model.model[0].base_layer = held.requires_grad_(False)
+    theirs = copy.deepcopy(ours)
+    add_low_rank(ours, torch.bfloat16 if bf16 else None)
+    seen = calls(monkeypatch)
+    found, expected = results(ours, bf16), results(theirs, bf16)
+    assert len(seen) == 1
+    for name, value in found.items():
+        assert (value - expected[name]).norm() / expected[name].norm() < (0.02 if bf16 else 1e-6)

@@ -1,15 +1,17 @@
 """The proof that a merged model is the one that was trained: what it measures, and that it is not published otherwise."""
 
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraModel, PeftModel
+from peft.tuners.lora import LoraLayer
 
 import merge_model
-from posttrain import models, scoring, stage
+from posttrain import merge_proof, models, scoring, stage
 from posttrain.errors import UserError
 from tokenize_data import schema
 
@@ -17,9 +19,33 @@ from tokenize_data import schema
 def test_the_differences_are_over_every_logit_and_the_agreement_over_positions():
     before = torch.tensor([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]])
     after = torch.tensor([[1.0, 2.0, 3.0], [3.0, 2.0, 4.0]])
-    assert merge_model.compare(before, after) == {
+    assert merge_proof.compare(before, after) == {
         "max_abs_logit_difference": 3.0, "mean_abs_logit_difference": 0.5, "greedy_agreement": 0.5, "n": 2,
     }  # fmt: skip
+
+
+REFERENCE = merge_proof.Reference(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[1.0, 3.0], [3.0, 2.0]]))
+DISTANCES = {  # merged logits -> effect, relative distance, share of the update that is kept
+    "the trained model": ([[1.0, 3.0], [3.0, 2.0]], 0.0, 1.0),
+    "nothing merged": ([[1.0, 2.0], [3.0, 4.0]], 1.0, 0.0),
+    "half of the update": ([[1.0, 2.5], [3.0, 3.0]], 0.5, 0.5),
+    "twice the update": ([[1.0, 4.0], [3.0, 0.0]], 1.0, 2.0),
+    "the update and something else": ([[4.0, 3.0], [3.0, 2.0]], 1.0, 1.0),
+}
+
+
+@pytest.mark.parametrize("case", DISTANCES)
+def test_a_distance_is_a_share_of_what_training_changed(case):
+    after, relative, kept = DISTANCES[case]
+    found = REFERENCE.measure(torch.tensor(after))
+    assert (found["effect"], found["relative"], found["kept"]) == (0.75, relative, pytest.approx(kept))
+
+
+def test_a_run_that_learnt_nothing_is_proved_where_only_rounding_differs():
+    same = merge_proof.Reference(REFERENCE.parent, REFERENCE.parent)
+    merge_proof.check_merged("sft", same.measure(REFERENCE.parent * (1 + 5e-6)))
+    with pytest.raises(UserError, match="it is not published"):
+        merge_proof.check_merged("sft", same.measure(REFERENCE.parent * (1 + 1e-3)))
 
 
 # ---- what is merged
@@ -58,11 +84,13 @@ def proof(objective: str) -> dict:
 @pytest.mark.parametrize("case", MERGED)
 def test_what_was_trained_is_what_is_merged(merge, case, random_tiny_folder):
     trained = logits(merge("sft", MERGED[case][0], **MERGED[case][1]))
-    merged = models.load(Path("results/sft/model"))
-    assert not hasattr(merged, "peft_config")
-    torch.testing.assert_close(logits(merged), trained, atol=1e-4, rtol=1e-4)
     assert (trained - logits(models.load(random_tiny_folder))).abs().max() > 1e-2
-    assert proof("sft")["max_abs_logit_difference"] < 1e-4
+    for folder in ("merged", "model"):
+        merged = models.load(Path("results/sft", folder))
+        assert not hasattr(merged, "peft_config")
+        torch.testing.assert_close(logits(merged), trained, atol=1e-4, rtol=1e-4)
+    told = proof("sft")
+    assert told["max_abs_logit_difference"] < 1e-4 and told["relative"] < 1e-3 < told["effect"]
 
 
 @pytest.mark.parametrize("method", ["full", "lora", "ia3", "adapter", "prefix"])
@@ -159,13 +187,91 @@ def test_a_reward_model_of_4_bits_is_merged_with_its_head(merge):
     torch.testing.assert_close(logits(models.load(Path("results/reward/model"))), trained, atol=1e-3, rtol=1e-3)
 
 
+# ---- what ships, and its type
+
+
+@pytest.fixture
+def bf16_folder(random_tiny_folder, tmp_path) -> Path:
+    """The random tiny model in bfloat16, with a generation configuration that stops elsewhere than its tokenizer."""
+    folder = tmp_path / "bf16"
+    shutil.copytree(random_tiny_folder, folder)
+    models.load(random_tiny_folder).to(torch.bfloat16).save_pretrained(folder)
+    said = stage.read_json(folder / "generation_config.json") | {"eos_token_id": [2, 7]}
+    stage.write_json(folder / "generation_config.json", said)
+    return folder
+
+
+@torch.no_grad()
+def fp32_logits(folder: Path) -> torch.Tensor:
+    return logits(models.load(folder, torch.float32))
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_large_update_of_a_bf16_base_ships_in_bf16_and_children_get_it_in_float32(merge, bf16_folder, method):
+    merge("sft", method, parent=bf16_folder)
+    told = proof("sft")
+    assert (told["dtype"], told["base_dtype"], told["shipped"]["dtype"]) == ("float32", "bfloat16", "bfloat16")
+    assert told["relative"] < 1e-3 < told["shipped"]["relative"] < 0.2
+    assert 0.9 < told["shipped"]["kept"] < 1.1
+    assert models.load(Path("results/sft/model")).dtype == torch.bfloat16
+    with_adapter = models.with_adapter(bf16_folder, Path("results/sft/trained"), dtype=torch.float32)
+    torch.testing.assert_close(fp32_logits(Path("results/sft/merged")), logits(with_adapter), atol=1e-5, rtol=1e-4)
+    assert not list(Path("results/sft/model").glob("update*"))
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_an_update_that_bf16_would_erase_ships_in_float32(merge, bf16_folder, method, monkeypatch):
+    said = []
+    monkeypatch.setattr(merge_model, "say", said.append)
+    merge("sft", method, parent=bf16_folder, scale=1e-5)
+    told = proof("sft")
+    assert (told["shipped"]["dtype"], told["shipped"]["relative"]) == ("float32", told["relative"])
+    assert told["relative"] < 1e-2 and 0 < told["effect"] < 1e-3
+    assert "model/ is in float32, as in bfloat16 the model would be" in said[-1] and "% of the update" in said[-1]
+    assert models.load(Path("results/sft/model")).dtype == torch.float32
+
+
+def test_an_update_that_the_type_that_was_asked_for_erases_is_refused(merge, bf16_folder):
+    with pytest.raises(UserError, match=r"save_precision: bf16 loses what was learnt: .*; write save_precision: fp32"):
+        merge("sft", parent=bf16_folder, scale=1e-5, save_precision="bf16")
+    assert not Path("results/sft/merged").exists()
+
+
+@pytest.mark.parametrize(("asked", "dtype"), [("fp32", "float32"), ("fp16", "float16"), ("bf16", "bfloat16")])
+def test_what_ships_has_the_type_that_was_asked_for(merge, random_tiny_folder, asked, dtype):
+    merge("sft", save_precision=asked)
+    assert proof("sft")["shipped"]["dtype"] == models.dtype_of(Path("results/sft/model")) == dtype
+    assert models.dtype_of(Path("results/sft/merged")) == "float32"
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_what_ships_stops_where_its_parent_does(merge, bf16_folder, method):
+    (bf16_folder / "additional_chat_templates").mkdir()
+    (bf16_folder / "additional_chat_templates/tool_use.jinja").write_text("{{ messages }}")
+    merge("sft", method, parent=bf16_folder)
+    for folder in (Path("results/sft/merged"), Path("results/sft/model")):
+        theirs, ours = (stage.read_json(f / "config.json") for f in (bf16_folder, folder))
+        assert [ours.get(key) for key in merge_model.SPECIAL] == [theirs.get(key) for key in merge_model.SPECIAL]
+        for name in ("generation_config.json", "tokenizer_config.json", "additional_chat_templates/tool_use.jinja"):
+            assert (folder / name).read_bytes() == (bf16_folder / name).read_bytes()
+
+
+@pytest.mark.parametrize("scale", [0.1, 1e-5])
+def test_an_adapter_kept_apart_ships_with_the_parent_as_it_ships(merge, bf16_folder, scale):
+    merge("sft", "prefix", parent=bf16_folder, scale=scale, **KEPT["prefix"])
+    told = proof("sft")
+    assert (told["dtype"], told["shipped"]["dtype"], told["shipped"]["relative"]) == ("bfloat16", "bfloat16", 0)
+    for folder in ("merged", "model"):
+        assert stage.folder_hashes(Path("results/sft", folder, "base")) == stage.folder_hashes(bf16_folder)
+
+
 # ---- the folder
 
 
 def test_the_merged_file_is_the_one_that_is_named_with_the_parents_tokenizer(merge, random_tiny_folder):
     merge("sft")
     assert proof("sft")["files"]["model.safetensors"] == stage.sha256(Path("results/sft/model/model.safetensors"))
-    assert 0 < proof("sft")["max_abs_logit_difference"] < 1e-4 < proof("sft")["tolerance"]
+    assert 0 < proof("sft")["max_abs_logit_difference"] < 1e-4
     assert (proof("sft")["greedy_agreement"], proof("sft")["dtype"]) == (1.0, "float32")
     templates = [models.tokenizer(folder).chat_template for folder in (Path("results/sft/model"), random_tiny_folder)]
     assert templates[0] == templates[1]
@@ -184,7 +290,10 @@ def test_children_depend_on_what_was_made_and_not_on_its_card(merge):
     merge("sft")
     names = {file.name for file in Path("results/sft/model").iterdir()}
     assert proof("sft")["files"].keys() == names - {"README.md"}
-    assert stage.read_json(Path("results/sft/provenance.json"))["model"].keys() == names
+    recorded = stage.read_json(Path("results/sft/provenance.json"))
+    assert (recorded["model"].keys(), recorded["merged"].keys()) == (names, names - {"README.md"})
+    same = [Path("results/sft", folder, "model.safetensors").stat().st_ino for folder in ("merged", "model")]
+    assert same[0] == same[1]  # one file with two names
 
 
 SPEC = {"objective": "dpo", "method": "lora", "from": {"name": "sft"}, "data": {"name": "pairs"}, "rank": 8}
@@ -219,11 +328,36 @@ def test_a_card_of_one_licence_carries_it_and_warns_of_nothing(in_folder):
     assert card.endswith("| `datasets.pairs` | Apache-2.0 | the configuration |\n")
 
 
-def test_beyond_the_tolerance_nothing_is_published(merge, monkeypatch):
-    monkeypatch.setitem(merge_model.TOLERANCE, "float32", 0.0)
-    with pytest.raises(UserError, match=r"sft: the merged model's logits differ .* it is not published"):
+def faulty(do):
+    """PEFT's merge with a fault: `do` changes the model before."""
+    whole = LoraModel.merge_and_unload
+
+    def merge_and_unload(self, *args, **kwargs):
+        do(self)
+        return whole(self, *args, **kwargs)
+
+    return merge_and_unload
+
+
+def scaled(factor: float):
+    """Change the scale of every LoRA layer."""
+
+    def change(model) -> None:
+        for layer in model.modules():
+            if isinstance(layer, LoraLayer):
+                layer.scaling["default"] *= factor
+
+    return change
+
+
+@pytest.mark.parametrize("factor", [0.0, 2.0, 0.9])
+def test_a_merge_that_does_nothing_or_has_the_wrong_scale_is_not_published(merge, monkeypatch, factor):
+    monkeypatch.setattr(LoraModel, "merge_and_unload", faulty(scaled(factor)))
+    with pytest.raises(
+        UserError, match=r"sft: the merged model's logits differ .* of what training changed .* not published"
+    ):
         merge("sft")
-    assert not Path("results/sft/model").exists()
+    assert not Path("results/sft/model").exists() and not Path("results/sft/merged").exists()
     assert not Path("results/sft/merge.json").exists()
 
 
@@ -246,6 +380,6 @@ def test_the_proof_is_on_the_first_held_out_rows_or_else_on_training_rows(tmp_pa
     for split, first, count in (("validation", 100, held_out), ("train", 0, 9)):
         rows = [{"id": str(i), "length": 400, **columns(first + i)} for i in range(count)]
         pq.write_table(pa.Table.from_pylist(rows, schema=schema(shape)), tmp_path / f"{split}.parquet")
-    prompts = merge_model.real_prompts(tmp_path, {})
+    prompts = merge_proof.real_prompts(tmp_path)
     assert [row[0] for row in prompts] == list(range(100 if held_out else 0, 104 if held_out else 4))
     assert {len(row) for row in prompts} == {256}

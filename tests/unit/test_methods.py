@@ -176,7 +176,9 @@ def test_adalora_begins_above_its_rank_and_says_which_one_is_allowed(adapted):
 
 
 def test_layers_that_are_no_linear_ones_are_found(spec):
-    model = AutoModelForCausalLM.from_config(GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=16))
+    model = AutoModelForCausalLM.from_config(
+        GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=16, tie_word_embeddings=False)
+    )
     for targets in (["c_attn", "wte"], "all-linear"):
         config = methods.adapter(spec("lora", rank=4, target_modules=targets), model, 10)
         assert get_peft_model(AutoModelForCausalLM.from_config(model.config), config)

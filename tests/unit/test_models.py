@@ -7,7 +7,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from posttrain import models
+from posttrain import models, scoring
 from posttrain.errors import UserError
 
 
@@ -26,6 +26,28 @@ def test_a_model_is_loaded_in_its_own_dtype_unless_another_is_given(copy):
     models.load(copy).to(torch.bfloat16).save_pretrained(copy)
     assert models.load(copy).dtype == torch.bfloat16
     assert models.load(copy, torch.float32).dtype == torch.float32
+
+
+def test_a_model_scores_in_the_arithmetic_that_it_was_loaded_for(copy):
+    rows = [scoring.answer([5, 6], [7, 8, 9]), scoring.answer([9], [17, 33])]
+    with torch.no_grad():
+        exact, rounded = (
+            torch.tensor(scoring.log_probs(models.load(copy, arithmetic=wanted).eval(), rows, 64))[:, 0]
+            for wanted in ("fp32", "bf16")
+        )
+    assert 1e-5 < (exact - rounded).abs().max() < 0.1
+
+
+def test_the_type_of_a_folder_is_its_configurations_or_else_its_weights(copy):
+    assert models.dtype_of(copy) == "float32"
+    config = json.loads((copy / "config.json").read_text())
+    del config["dtype"]
+    models.load(copy).to(torch.bfloat16).save_pretrained(copy)
+    (copy / "config.json").write_text(json.dumps(config))
+    assert models.dtype_of(copy) == "bfloat16"
+    (copy / "config.json").write_text(json.dumps(config | {"text_config": {"torch_dtype": "float16"}}))
+    assert models.dtype_of(copy) == "float16"
+    assert models.dtype_of(copy / "nothing") is None
 
 
 def test_a_model_of_pickled_weights_is_not_loaded(copy):

@@ -7,7 +7,7 @@ import inspect
 import pytest
 import torch
 
-from posttrain import critic, memory, models, ppo, rewards, rollout, scoring, training
+from posttrain import critic, memory, models, ppo, rewards, rollout, scoring, tokens, training
 from posttrain.errors import UserError
 from posttrain.project import Project
 from unit.test_head import build
@@ -254,8 +254,8 @@ def test_the_stops_of_a_folder_are_its_generation_configurations_and_the_tokeniz
     random_tiny_folder, random_tiny_tokenizer, tmp_path
 ):
     eos = random_tiny_tokenizer.eos_token_id
-    assert rewards.stops(tmp_path, random_tiny_tokenizer) == [eos]
+    assert tokens.stops(tmp_path, random_tiny_tokenizer) == [eos]
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": [300, 7]}')
-    assert rewards.stops(tmp_path, random_tiny_tokenizer) == sorted({7, 300, eos})
+    assert tokens.stops(tmp_path, random_tiny_tokenizer) == sorted({7, 300, eos})
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": 7}')
-    assert rewards.stops(tmp_path, random_tiny_tokenizer) == sorted({7, eos})
+    assert tokens.stops(tmp_path, random_tiny_tokenizer) == sorted({7, eos})

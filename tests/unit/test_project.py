@@ -543,11 +543,29 @@ def test_models_are_measured_on_every_runs_dataset_unless_told_otherwise(project
     assert Project({"datasets": {"chats": {"path": "x.csv"}}}).evaluation_data == ["chats"]
 
 
+def test_what_is_trained_is_in_a_spec_only_where_it_is_not_the_default(project):
+    plain = json.loads(project().spec("sft"))
+    assert not {"assistant_turns", "train_thoughts"} & plain.keys()
+    changed = json.loads(project({"runs.sft.assistant_turns": "last", "runs.sft.train_thoughts": False}).spec("sft"))
+    assert changed == plain | {"assistant_turns": "last", "train_thoughts": False}
+    assert (
+        json.loads(project({"runs.sft.assistant_turns": "all", "runs.sft.train_thoughts": True}).spec("sft")) == plain
+    )
+    with pytest.raises(UserError, match="assistant_turns has no effect here; it needs objective: sft"):
+        project({"runs.dpo.assistant_turns": "last"})
+
+
 def test_the_paths_that_rules_ask_for(in_folder, project):
     graph = project()
-    assert graph.model("base") == "results/bases/base/model"
+    assert graph.model("base") == graph.merged("base") == "results/bases/base/model"
+    assert (graph.model("sft"), graph.merged("sft")) == ("results/sft/model", "results/sft/merged")
     assert graph.manifest("sft,rank=4") == "results/sft,rank=4/merge.json"
     assert graph.tokens("dpo", "pairs", 512) == "results/tokens/base/pairs,max_length=512"
+    assert graph.run_tokens(graph.run("sft")) == "results/tokens/base/chats,max_length=1024"
+    assert graph.run_tokens(graph.run("dpo")) == "results/tokens/base/pairs,max_length=1024"
+    last = "sft,assistant_turns=last,max_length=64,train_thoughts=false"
+    folder = "results/tokens/base/chats,max_length=64,assistant_turns=last,train_thoughts=false"
+    assert graph.run_tokens(graph.run(last)) == folder
     for file in ("chats.jsonl", "pairs.jsonl", "held_out.jsonl"):
         Path(file).touch()
     assert graph.sources("pairs") == ["pairs.jsonl", "held_out.jsonl"]
@@ -591,9 +609,39 @@ def files(in_folder):
     return in_folder
 
 
+REFERENCES = [  # parent, changes of a run -> how the name of its reference's file says that the parent is held
+    ("sft", {}, ""),
+    ("sft", {"precision": "fp32"}, ",fp32"),
+    ("sft", {"precision": "bf16"}, ",bf16"),
+    ("sft", {"method": "qlora"}, ",nf4"),
+    ("sft", {"method": "qlora", "precision": "fp32"}, ",nf4,fp32"),
+    ("sft", {"method": "full"}, ",whole"),
+    ("sft", {"method": "full", "precision": "fp32"}, ",fp32"),
+    ("sft", {"peft_args": {"use_rslora": True}}, ""),
+    ("sft", {"peft_args": {"use_dora": True}}, ",whole"),
+    ("base", {"peft_args": {"use_dora": True}}, ""),
+]
+
+
+@pytest.mark.parametrize(("parent", "changes", "form"), REFERENCES)
+def test_runs_share_a_reference_where_their_parent_is_held_alike(project, parent, changes, form):
+    table = {"from": parent, "objective": "dpo", "data": "pairs"} | changes
+    folder = f"results/{parent}/logprobs"
+    assert project({"runs.one": table}).logprobs("one") == f"{folder}/pairs,max_length=1024{form}.parquet"
+
+
+def test_what_ships_and_the_arithmetic_of_evaluation_are_in_a_spec_where_they_are_set(project):
+    assert "save_precision" not in project().spec("sft")
+    assert "precision" not in json.loads(project().spec("sft/eval"))
+    changed = project({"runs.sft.save_precision": "bf16", "evaluation.precision": "bf16"})
+    assert json.loads(changed.spec("sft"))["save_precision"] == "bf16"
+    assert json.loads(changed.spec("sft/eval"))["precision"] == "bf16"
+
+
 def test_every_file_of_a_run_can_be_asked_for(project, files):
     runs = [
         "trained",
+        "merged",
         "model",
         "eval.json",
         "eval/examples.parquet",

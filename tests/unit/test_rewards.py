@@ -74,6 +74,17 @@ def test_a_rule_reads_the_answer_without_its_stop_token_beside_its_own_reference
     assert judge({"function": "final_number"}, random_tiny_tokenizer)(QUESTIONS, answers[::-1]) == [0, 0]
 
 
+@pytest.mark.parametrize("opening", ["", "<think>\n"])
+def test_a_rule_reads_no_thoughts(in_folder, random_tiny_tokenizer, opening):
+    Path("rules.py").write_text("def pair(answer, reference):\n    return 100 * len(answer) + len(reference)\n")
+    prompt = random_tiny_tokenizer(f"<|im_start|>assistant\n{opening}")["input_ids"]
+    begin = "" if opening else "<think>\n"
+    asked = [{"prompt_ids": prompt, "reference": "<think>\n\n</think>\n\n#### 72"}] * 2
+    answers = encoded(random_tiny_tokenizer, f"{begin}72?\n</think>\n\n#### 7", f"{begin}It is #### 72")
+    assert judge({"function": "rules.py:pair"}, random_tiny_tokenizer)(asked, answers) == [607, 7]  # the second was cut
+    assert judge({"function": "final_number"}, random_tiny_tokenizer)(asked, answers) == [0, 0]
+
+
 @pytest.mark.parametrize(("body", "said"), [("None", "NoneType"), ("'much'", "much"), ("[1, 2]", "list")])
 def test_a_rule_that_returns_no_number_is_one_sentence(in_folder, random_tiny_tokenizer, body, said):
     Path("rules.py").write_text(f"def own(answer, reference):\n    return {body}\n")
@@ -100,7 +111,7 @@ def test_a_reward_model_reads_the_prompt_and_the_answer(merge, random_tiny_token
     merge("reward", method)
     answers = [[60, 61, 62], [70]]
     worth = judge({"from": {"name": "reward"}}, random_tiny_tokenizer)(QUESTIONS, answers)
-    model = models.load(Path("results/reward/model")).eval()
+    model = models.load(Path("results/reward/merged")).eval()
     with torch.no_grad():
         alone = [
             model(input_ids=torch.tensor([question["prompt_ids"] + answer])).logits[0, 0].item()

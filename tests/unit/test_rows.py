@@ -428,3 +428,30 @@ def test_answers_that_begin_alike_are_whole_answers():
     assert (row["prompt"], row["chosen"], row["rejected"]) == (begin[:1], chosen[1:], rejected[1:])
     chosen, rejected = ([*begin, assistant("Well."), user(word), assistant(word)] for word in ("good", "bad"))
     assert normalise({"chosen": chosen, "rejected": rejected}, "preference", {}, "row")["prompt"] == begin
+
+
+# ---- thoughts
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "thinking", "reasoning"])
+def test_what_the_assistant_thought_is_kept_under_one_name(name):
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    messages = [
+        {"role": "user", "content": "q", name: "not the assistant's"},
+        {"role": "assistant", "content": "", "tool_calls": [call], name: "Call it."},
+        {"role": "tool", "content": "1"},
+        {"role": "assistant", "content": "a", name: "It is one."},
+    ]
+    turns = normalise({"messages": messages}, "messages", {}, "x")["messages"]
+    assert [turn.get("reasoning_content") for turn in turns] == [None, "Call it.", None, "It is one."]
+    assert {key for turn in turns for key in turn} == {"role", "content", "tool_calls", "reasoning_content"}
+
+
+def test_rows_without_thoughts_have_the_ids_that_they_had():
+    plain = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
+    empty = {"messages": [plain["messages"][0], plain["messages"][1] | {"reasoning_content": ""}]}
+    ids = {normalise(row, "messages", {}, "x")["id"] for row in (plain, empty)}
+    assert ids == {"6894846e1294c992fdb1d91718591ed88b5a3708061022f71245b5ec3e40d5cd"}
+    with pytest.raises(UserError, match="reasoning_content of message 2 of 'messages' is a number"):
+        wrong = {"messages": [plain["messages"][0], plain["messages"][1] | {"reasoning_content": 3}]}
+        normalise(wrong, "messages", {}, "x")

@@ -72,6 +72,7 @@ def test_a_sample_is_evenly_spaced_and_has_no_null_fields(in_folder, chats, monk
     assert sample[0]["messages"] == chats[0]["messages"]
     assert survey.row(Path("rows.parquet"), 13)["place"] == "13"
     assert survey.place(Path("rows.parquet"), chats[2]["id"]) == "2"
+    assert survey.place(Path("rows.parquet"), f"{chats[2]['id']}.1") == "2, answer 2"  # a template that rewrites turns
 
 
 def test_trained_text_stands_between_brackets_and_long_pieces_lose_their_middle(tokenizer):

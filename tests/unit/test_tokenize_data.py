@@ -16,6 +16,8 @@ from posttrain.errors import UserError
 from posttrain.rows import normalise
 from posttrain.tokens import sft_tokens
 
+TRAINED = {"assistant_turns": "all", "train_thoughts": "true"}
+
 
 @pytest.fixture
 def tokenised(in_folder, chats, random_tiny_folder):
@@ -30,6 +32,7 @@ def tokenised(in_folder, chats, random_tiny_folder):
             "model": random_tiny_folder,
             "max_length": max_length,
             "cores": 1,
+            **TRAINED,
             "output": Path("tokens/chats,x"),
         }
         tokenize_data.main(Namespace(**options))
@@ -70,7 +73,7 @@ def test_answers_with_labels_are_written_with_their_labels(in_folder, random_tin
     write_rows(Path("data/validation.parquet"), rows[:held_out], "unpaired_preference")
     stage.write_json(Path("data/data.json"), {"shape": "unpaired_preference"})
     paths = {"data": Path("data"), "model": random_tiny_folder, "output": Path("tokens/rated,x")}
-    tokenize_data.main(Namespace(**paths, max_length=64, cores=1))
+    tokenize_data.main(Namespace(**paths, **TRAINED, max_length=64, cores=1))
     train, validation = (pq.read_table(f"tokens/rated,x/{name}.parquet") for name in ("train", "validation"))
     assert train["label"].to_pylist() == [True, False]
     assert (validation.num_rows, validation.schema) == (held_out, train.schema)
@@ -97,7 +100,7 @@ def test_tokens_are_the_same_on_two_processes(in_folder, chats, random_tiny_fold
     stage.write_json(Path("data/data.json"), {"shape": "messages"})
     for cores in (1, 2):
         paths = {"data": Path("data"), "model": random_tiny_folder, "output": Path(f"tokens/{cores}")}
-        tokenize_data.main(Namespace(**paths, max_length=256, cores=cores))
+        tokenize_data.main(Namespace(**paths, **TRAINED, max_length=256, cores=cores))
     assert pq.read_table("tokens/1/train.parquet").equals(pq.read_table("tokens/2/train.parquet"))
     assert stage.read_json(Path("tokens/1/report.json")) == stage.read_json(Path("tokens/2/report.json"))
     assert pq.read_table("tokens/2/validation.parquet").num_rows == 0

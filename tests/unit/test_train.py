@@ -182,6 +182,34 @@ def test_against_its_own_log_probabilities_dpo_begins_at_log_2(
     assert line["rewards/margins"] == pytest.approx(0, abs=1e-4)
 
 
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_on_a_bf16_parent_in_fp32_arithmetic_an_untrained_policy_is_its_reference(
+    train, random_tiny_tokenizer, random_tiny_folder, method
+):
+    folder = Path("bf16")
+    models.save(models.load(random_tiny_folder).to(torch.bfloat16), random_tiny_tokenizer, folder)
+    encoded, _ = tokenise(random_tiny_tokenizer, pairs(), "preference", 256)
+    stage.write_json(Path("tokens/report.json"), {"shape": "preference"})
+    pq.write_table(pa.Table.from_pylist(encoded, schema=tokenize_data.schema("preference")), "tokens/train.parquet")
+    output = Path("results/sft/logprobs/pairs,max_length=1024,fp32.parquet")
+    compute_logprobs.main(Namespace(model=folder, tokens=Path("tokens"), output=output))
+    changes = {"precision": "fp32", "batch_size": 4, "beta": 1.0, "method": method}
+    changes = {f"runs.dpo.{key}": value for key, value in changes.items()} | {"sweeps": {}, "runs.follow": ...}
+    line, _, _ = train(train_dpo, "dpo", pairs(), "preference", changes, logprobs=output, parent=folder)
+    assert line["rewards/chosen"] == pytest.approx(0, abs=1e-3)  # beta times the log-ratio
+    assert line["rewards/margins"] == pytest.approx(0, abs=1e-3)
+    assert models.dtype_of(Path("results/dpo/trained")) in (None, "float32")
+
+
+def test_a_references_file_says_how_its_model_is_held():
+    names = ("x,max_length=9", "x,max_length=9,nf4,fp32", "x,max_length=9,whole,bf16")
+    assert [compute_logprobs.form(Path(f"{name}.parquet")) for name in names] == [
+        {"method": "lora", "precision": "auto"},
+        {"method": "qlora", "precision": "fp32"},
+        {"method": "full", "precision": "bf16"},
+    ]
+
+
 def test_only_preferences_have_reference_log_probabilities(reference):
     stage.write_json(Path("tokens/report.json"), {"shape": "messages"})
     with pytest.raises(UserError, match="dpo needs rows of shape preference, and dataset tokens is messages"):
@@ -260,7 +288,8 @@ def test_dpo_from_pissa_is_merged_as_it_was_trained(train, random_tiny_folder, m
     train(train_dpo, "dpo", pairs(), "preference", changes, logprobs=Path("r.parquet"))
     stage.write_json(Path("base.json"), {"files": {}})
     stage.write_json(Path("preflight.json"), {"licences": {}})
-    paths = {"parent": random_tiny_folder, "manifest": Path("base.json"), "tokens": Path("tokens")}
+    paths = {"parent": random_tiny_folder, "shipped": random_tiny_folder, "manifest": Path("base.json")}
+    paths["tokens"] = Path("tokens")
     paths["preflight"] = Path("preflight.json")
     merge_model.main(Namespace(spec=Path("results/dpo/spec.json"), **paths))
     with torch.no_grad():

@@ -48,10 +48,10 @@ def build(project: Project) -> None:
 
 def build_run(project: Project, name: str) -> None:
     folder = write(f"results/{name}/spec.json", f"{project.spec(name)}\n").parent
-    for file in ("trained/adapter.safetensors", "model/model.safetensors", "train.jsonl"):
+    for file in ("trained/adapter.safetensors", "merged/model.safetensors", "model/model.safetensors", "train.jsonl"):
         write(f"{folder}/{file}")
     write_json(folder / "train.json", {"steps": 4})
-    write_json(folder / "merge.json", {"files": folder_hashes(folder / "model"), "n": 9})
+    write_json(folder / "merge.json", {"files": folder_hashes(folder / "merged"), "n": 9})
     run, parent = project.run(name).run, Path(project.manifest(project.run(name).parent))
     tokens = Path(project.tokens(name, run.data, run.max_length))
     record = {
@@ -67,6 +67,7 @@ def build_run(project: Project, name: str) -> None:
         "training": read_json(folder / "train.json"),
         "versions": records.versions(),
         "code": {"commit": "0123456789abcdef", "scripts": records.code_hash(verify.SCRIPTS)},
+        "merged": folder_hashes(folder / "merged"),
         "model": folder_hashes(folder / "model"),
     }
     write_json(folder / "provenance.json", records.sealed(record))
@@ -133,6 +134,7 @@ SFT_TOKENS = "tokens/base/chats,max_length=1024"
         ("data/chats/dropped.jsonl", "data/chats", "dropped.jsonl is edited"),
         (f"{SFT_TOKENS}/validation.parquet", SFT_TOKENS, "validation.parquet is edited"),
         ("sft/trained/adapter.safetensors", "sft", "trained/adapter.safetensors is edited"),
+        ("sft/merged/model.safetensors", "sft", "merged/model.safetensors is edited"),
         ("sft/model/model.safetensors", "sft", "model/model.safetensors is edited"),
         ("sft/train.jsonl", "sft", "train.jsonl is edited"),
         ("sft/eval/examples.parquet", "sft/eval", "examples.parquet is edited"),
@@ -182,8 +184,8 @@ def test_what_is_built_from_an_edited_file_says_so(built):
 
 def test_a_parent_that_was_merged_again_otherwise_is_another_model_for_child_and_evaluation(built):
     edit_json("results/sft/merge.json", files={"model.safetensors": "0"})
-    assert wrong(built)["dpo"] == ["built from another results/sft/model"]
-    assert wrong(built)["sft/eval"] == ["measured on another model than the one in results/sft/model"]
+    assert wrong(built)["dpo"] == ["built from another results/sft/merged"]
+    assert wrong(built)["sft/eval"] == ["measured on another model than the one in results/sft/merged"]
 
 
 def test_a_changed_setting_is_no_fault_but_would_build_again_downstream(built, project):

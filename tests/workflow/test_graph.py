@@ -27,6 +27,17 @@ def test_a_rank_sweep_shares_parent_tokens_and_reference(folder):
     assert planned["tokens"] == 2 and planned["eval"] == 5
 
 
+def test_a_run_that_trains_other_turns_has_tokens_of_its_own(folder):
+    names = (
+        "sft_lora",
+        "sft_lora,assistant_turns=last",
+        "sft_lora,train_thoughts=false",
+        "sft_lora,assistant_turns=all",
+    )
+    planned = jobs(folder, *(f"results/{name}/preflight.json" for name in names))
+    assert planned["tokens"] == planned["preflight"] == 3
+
+
 def test_a_declared_sweep_plans_its_grid_once(folder):
     planned = jobs(folder, "results/sweeps/rank/table.tsv")
     assert planned["dpo"] == 2 and planned["sft"] == 1 and planned["sweep"] == 1

@@ -1,0 +1,154 @@
+"""What a base in bfloat16 keeps of training: the demo's SFT and DPO of SmolLM2 cast to bfloat16, merged, evaluated, shipped.
+
+    python bench/merges.py
+
+The workflow builds both runs. Printed for each: the effect of training on the logits, how far the merged and the shipped model are from
+the trained one as a share of it, the share of the update that each keeps, and the share that a bfloat16 copy would keep. Then
+the mean margin of DPO on the held-out pairs, log-probability of the chosen minus the rejected answer, each against the SFT model: of
+the trained model (base and both adapters in float32), as eval.json has it, as a child in bfloat16 arithmetic sees it, and of
+the merged model rounded to bfloat16. Last, the seconds of the evaluation in fp32 and in bf16. As `name value`.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import yaml
+from common import BASE, REPOSITORY, parser, project, snakemake, timed
+
+sys.path.insert(0, str(REPOSITORY / "scripts"))
+
+RUNS = ("sft_lora", "dpo_lora")
+PAIRS = "gsm8k_pairs,max_length=1024/validation.parquet"
+CHILD = {"method": "lora", "precision": "bf16"}
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--folder", type=Path, default=REPOSITORY / ".bench/merges", help="where the runs are built")
+    options.add_argument("--base", type=Path, default=None, help="SmolLM2's folder, instead of the demo's own base")
+    options = options.parse_args()
+    folder = options.folder.resolve()
+    config = prepare(folder, options.base.resolve() if options.base else base())
+    target = f"results/{RUNS[-1]}/eval.json"
+    seconds = timed(snakemake(folder, "--configfile", config, "--cores", 2, target), folder, folder / "build.log")
+    print(f"built in {seconds:.0f} s")
+    os.chdir(folder)
+    for run in RUNS:
+        tell(run)
+    margins()
+    times()
+
+
+def base() -> Path:
+    project()
+    return BASE
+
+
+def prepare(folder: Path, source: Path) -> Path:
+    """The base in bfloat16 and the demo's configuration on it."""
+    import torch
+
+    from posttrain import models
+
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "bf16/config.json").exists():
+        models.save(models.load(source, torch.bfloat16), models.tokenizer(source), folder / "bf16")
+    if not (folder / "examples").exists():
+        (folder / "examples").symlink_to(REPOSITORY / "examples")
+    values = yaml.safe_load((REPOSITORY / "config/config.yaml").read_text())
+    values["bases"]["smollm2"] = {"source": "path", "path": "bf16", "licence": "apache-2.0"}
+    values["tracking"] = {"mlflow": False}
+    config = folder / "config.yaml"
+    config.write_text(yaml.safe_dump(values))
+    return config
+
+
+def tell(run: str) -> None:
+    """What merge.json says of a run, and what a bfloat16 copy would keep."""
+    proof = json.loads(Path(f"results/{run}/merge.json").read_text())
+    print(f"{run}: effect {proof['effect']:.4f}, merged {proof['relative']:.2e} of it away, keeps {proof['kept']:.4f}")
+    shipped = proof["shipped"]
+    print(f"{run}: ships in {shipped['dtype']}, {shipped['relative']:.3f} away, keeps {shipped['kept']:.3f}")
+
+
+def margins() -> None:
+    """The mean held-out margin of DPO, by four ways to hold what was trained."""
+    import torch
+
+    from posttrain import merge_proof, models
+
+    parent = models.load(Path("results/sft_lora/merged"), torch.float32, arithmetic="fp32")
+    reference = differences(parent)
+    start = models.add_adapter(
+        models.load(Path("bf16"), torch.float32, arithmetic="fp32"), Path("results/sft_lora/trained")
+    )
+    trained = models.add_adapter(start.merge_and_unload(), Path("results/dpo_lora/trained"))
+    truth = differences(trained) - reference
+    say("trained model, adapters in fp32", truth, truth)
+    said = json.loads(Path("results/dpo_lora/eval.json").read_text())["metrics"]["preference_margin"]["value"]
+    print(f"margin as eval.json has it: {said:+.4f}, {said - truth.mean().item():+.4f} from the trained one's")
+    merged = Path("results/dpo_lora/merged")
+    child = differences(models.parent(merged, CHILD)) - differences(
+        models.parent(merged.parents[1] / "sft_lora/merged", CHILD)
+    )
+    say("as a child sees it, in bf16 arithmetic", child, truth)
+    rounded = models.load(merged, torch.bfloat16).float()
+    rounded.arithmetic = "fp32"
+    say("of the merged model in bf16 weights", differences(rounded) - reference, truth)
+    prompts = merge_proof.real_prompts(Path("results/tokens/smollm2", PAIRS).parent)
+    logits = [merge_proof.logits(model.eval(), prompts) for model in (parent, trained, rounded)]
+    proof = merge_proof.Reference(logits[0], logits[1]).measure(logits[2])
+    print(f"a bf16 copy of dpo_lora is {proof['relative']:.3f} of the effect away and keeps {proof['kept']:.3f}")
+
+
+def differences(model):
+    """Log-probability of the chosen minus the rejected answer of each held-out pair (n,)."""
+    import pyarrow.parquet as pq
+    import torch
+
+    from posttrain import scoring
+
+    rows = pq.read_table(Path("results/tokens/smollm2", PAIRS)).to_pylist()
+    sides = [[scoring.answer(row["prompt_ids"], row[f"{side}_ids"]) for row in rows] for side in ("chosen", "rejected")]
+    totals = [torch.tensor([total for total, _ in scoring.log_probs(model.eval(), side, 1024)]) for side in sides]
+    return totals[0] - totals[1]
+
+
+def say(name: str, margin, truth) -> None:
+    """One line of margins, with their distance from the trained model's."""
+    pairs = (margin - truth).abs().mean().item()
+    mean = margin.mean().item()
+    print(f"margin {name}: {mean:+.4f}, {mean - truth.mean().item():+.4f} from the trained one's, {pairs:.4f} a pair")
+
+
+def times() -> None:
+    """Seconds of the demo's evaluation in both arithmetics, on one thread."""
+    import torch
+
+    sys.path.insert(0, str(REPOSITORY / "scripts"))
+    torch.set_num_threads(1)
+    for precision in ("fp32", "bf16"):
+        start = time.perf_counter()
+        evaluate(precision)
+        print(f"evaluation in {precision}, one thread: {time.perf_counter() - start:.0f} s")
+
+
+def evaluate(precision: str) -> None:
+    """What evaluate_model.py measures of the DPO run, with nothing remembered."""
+    import evaluate_model
+    from posttrain import models, suites
+    from posttrain.stage import read_json
+
+    spec = read_json(Path("results/dpo_lora/eval/spec.json")) | {"precision": precision}
+    answers = Path(f"answers_{precision}.jsonl")
+    answers.unlink(missing_ok=True)
+    folder, tokens = Path("results/dpo_lora/merged"), Path("results/tokens/smollm2")
+    model, tokenizer = evaluate_model.load(folder, spec), models.tokenizer(folder)
+    evaluate_model.measure(suites.Candidate("dpo_lora", model, tokenizer, tokens, answers, precision, spec))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""Run a workflow in this process: Snakemake says which commands, in which order, and each script's `main` is called.
+
+An import of torch and TRL takes longer than a tiny model's whole stage, so a process for each job is what such a workflow would
+wait for.
+"""
+
+import contextlib
+import os
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from unittest.mock import patch
+
+from conftest import REPOSITORY, environment
+
+from posttrain import stage
+
+
+@dataclass
+class Job:
+    """A job of the workflow."""
+
+    rule: str
+    inputs: list[str]
+    outputs: list[str]
+    command: str
+    state: str | None = None
+    """None: not run; "done"; or why it, or a job before it, stopped"""
+
+
+def jobs(folder: Path, config: Path, targets: list[str]) -> list[Job]:
+    """The jobs that make `targets` in the project `folder`, in an order in which they can run.
+
+    Raises:
+        AssertionError: Snakemake refuses the configuration; its message has the reason.
+    """
+    where = ["-s", REPOSITORY / "Snakefile", "--directory", folder, "--configfile", config]
+    program = Path(sys.executable).parent / "snakemake"
+    command = [str(part) for part in (program, *where, "--cores", "1", "--dry-run", "--printshellcmds", *targets)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment())
+    text = done.stdout + done.stderr
+    assert done.returncode == 0, text
+    return [
+        _job(block) for block in re.split(r"^\[\w{3} \w{3} .*\]$", text, flags=re.MULTILINE)[1:] if "command: " in block
+    ]
+
+
+def _job(block: str) -> Job:
+    def files(kind: str) -> list[str]:
+        found = re.search(rf"^    {kind}: (.*)$", block, re.MULTILINE)
+        return re.split(r", (?=results/|examples/|\S+\.jsonl)", found[1]) if found else []
+
+    rule = re.search(r"^(?:local)?rule (\w+):", block, re.MULTILINE)[1]
+    command = block.partition("command: ")[2].split("\n\n[")[0]
+    command = re.split(r"\n(?:This was a dry-run|Job stats:|Reasons:|\d+ jobs have)", command)[0]
+    return Job(rule, files("input"), files("output"), command.strip())
+
+
+def run(job: Job) -> None:
+    """Run a job's command, a script's in this process.
+
+    Raises:
+        UserError: as the script does.
+    """
+    found = re.match(r"(?:exec )?python \"\$POSTTRAIN\"/(\S+) (.*)", job.command, re.DOTALL)
+    for file in [*job.outputs, *re.findall(r"2> (\S+)$", job.command)]:
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+    if not found:
+        subprocess.run(["bash", "-c", job.command], check=True)
+        return
+    arguments = shlex.split(found[2].replace("\\\n", " "))
+
+    def main_of(parser, main) -> None:
+        main(parser.parse_args(arguments))
+
+    with patch.object(stage, "run", main_of), patch.dict(os.environ), contextlib.ExitStack():
+        runpy.run_path(str(REPOSITORY / "scripts" / found[1]), run_name="__main__")
