@@ -6,6 +6,7 @@ import inspect
 
 import pytest
 import torch
+from transformers import TrainerCallback
 
 from posttrain import critic, memory, models, ppo, rewards, rollout, scoring, tokens, training
 from posttrain.errors import UserError
@@ -135,6 +136,30 @@ def test_a_rollout_holds_no_more_rows_at_once_than_a_step(spec, trainer):
     backbone.register_forward_pre_hook(lambda _, __, kw: rows_at_once.append(len(kw["input_ids"])), with_kwargs=True)
     made.collect(made.model, 0)
     assert set(rows_at_once) == {2}
+
+
+class SaveAt(TrainerCallback):
+    """Write a checkpoint after one step, in the middle of a rollout."""
+
+    def on_step_end(self, args, state, control, **_):
+        control.should_save = state.global_step == 5
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_run_in_pieces_goes_on_with_the_same_bits(method, spec, trainer, tmp_path):
+    settings = spec(
+        method, batch_size=4, accumulation=2, ppo_epochs=4, max_steps=3, value_rank=4, value_learning_rate=1e-3
+    )
+    ends = []
+    for checkpoint in (None, str(tmp_path / "checkpoint-5")):
+        made = trainer(settings, lambda answer: float(sum(answer) % 3))
+        made.add_callback(SaveAt())
+        torch.manual_seed(1 if checkpoint else 2)  # what a fresh process has drawn before is of no account
+        made.args.seed = settings["seed"]
+        made.train(resume_from_checkpoint=checkpoint)
+        assert made.state.global_step == 12
+        ends.append([p.detach().clone() for p in made.model.moving])
+    assert all(torch.equal(one, other) for one, other in zip(*ends, strict=True))
 
 
 @pytest.mark.usefixtures("fp32")
