@@ -16,7 +16,7 @@ def main(options) -> None:
     import trl
     from datasets import Dataset
 
-    from posttrain import methods, models, rewards, training
+    from posttrain import methods, models, positions, rewards, tokens, training
 
     spec = read_json(options.spec)
     training.check_shape(options.data / "data.json", spec)
@@ -29,7 +29,7 @@ def main(options) -> None:
         columns = {"id": "id", "prompt": "prompt_ids", "reference": "reference"}
         table = Dataset.from_list([{name: row[key] for name, key in columns.items()} for row in asked])
         rows = training.ordered(table, spec | {"max_steps": steps}, [1] * len(asked), prompts)
-        judge = rewards.judge(spec["reward"], tokenizer)
+        judge = rewards.judge(spec["reward"], tokenizer, tokens.stops(options.parent, tokenizer))
 
         def reward(prompts, completion_ids, reference, **_):
             columns = zip(prompts, reference, strict=True)
@@ -46,7 +46,9 @@ def main(options) -> None:
 
         def build(spec):
             model = training.load_parent(options.parent, spec)
-            return PreparedTrainer(
+            training.check_positions(model, asked, spec)
+            positions.from_mask(model)
+            trainer = PreparedTrainer(
                 model=model,
                 args=getattr(trl, f"{name}Config")(
                     **training.trainer_arguments(spec, folder),
@@ -63,6 +65,9 @@ def main(options) -> None:
                 processing_class=tokenizer,
                 peft_config=methods.adapter(spec, model, steps),
             )
+            if trainer.ref_model is not None:
+                positions.from_mask(trainer.ref_model)
+            return trainer
 
         training.fit(build, options, folder, spec)
     training.publish(options, folder)

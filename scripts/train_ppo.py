@@ -16,7 +16,7 @@ def main(options) -> None:
     from datasets import Dataset
     from transformers import TrainingArguments
 
-    from posttrain import models, ppo, training
+    from posttrain import models, ppo, rollout, training
 
     spec = read_json(options.spec)
     training.check_shape(options.data / "data.json", spec)
@@ -30,6 +30,7 @@ def main(options) -> None:
 
         def build(spec):
             net = ppo.ActorCritic(options.parent, spec)
+            training.check_positions(rollout.causal(net.policy), asked, spec)
             return ppo.PPOTrainer(
                 spec=spec,
                 questions=[[asked[i] for i in rollout] for rollout in rollouts],

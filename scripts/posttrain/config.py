@@ -296,6 +296,7 @@ METHODS_OF = {
     "reduction_factor": ("adapter",),
     "virtual_tokens": PROMPT_LEARNING,
     "merge_into": ("qlora",),
+    "value_rank": ("full", *LORA),
     "peft_args": (*LORA, "adalora", "oft", "vera", "ia3", *PROMPT_LEARNING),
 }
 OBJECTIVES_OF = {
@@ -315,6 +316,9 @@ OBJECTIVES_OF = {
     "clip": ("ppo",),
     "value_clip": ("ppo",),
     "value_coefficient": ("ppo",),
+    "value_learning_rate": ("ppo",),
+    "value_rank": ("ppo",),
+    "value_start": ("ppo",),
     "gamma": ("ppo",),
     "gae_lambda": ("ppo",),
     "whiten_rewards": ("ppo",),
@@ -357,7 +361,11 @@ LEARNING_RATE = {
     "prompt": (3e-2, 5e-3),
 }
 BETA = {"dpo": 0.1, "kto": 0.1, "orpo": 0.1, "grpo": 0.0, "rloo": 0.05}
+VALUE_RANK = 16  # of the LoRA that is the value of a fully trained policy
 RANK = {"vera": 256}  # its matrices are random and shared, only vectors are trained; otherwise 16
+
+# Keys that are in a spec only where they are not at their default, so that older specs keep their hash.
+SINCE = (*TRAINED, "save_precision", "value_learning_rate", "value_rank", "value_start")
 
 # Fields of TRL's configurations that a run's own keys set, or that resuming depends on.
 OWN_FIELDS = frozenset(
@@ -512,6 +520,23 @@ class Run(Strict):
     clip: Number = Field(0.2, gt=0, description="ppo: how far a step may move the probability ratio")
     value_clip: Number = Field(0.2, gt=0, description="ppo: how far a step may move a value")
     value_coefficient: Number = Field(0.1, ge=0, description="ppo: weight of the value loss")
+    value_learning_rate: Number | None = Field(
+        None,
+        gt=0,
+        description="ppo: learning rate of the value; by default the method's usual one for sft (full: lora's), and no less than "
+        "`learning_rate`",
+    )
+    value_rank: Count | None = Field(
+        None,
+        gt=0,
+        description="ppo by full, lora, qlora: rank of the value's LoRA, with alpha = 2 x rank; by default the reward model's, where "
+        "the value starts as that, else `rank` (full: 16)",
+    )
+    value_start: Literal["auto", "reward", "zero"] = Field(
+        "auto",
+        description="ppo: what the value starts as: the reward model, where that is a LoRA on the same parent (auto, reward; "
+        "reward refuses where it is not), or 0",
+    )
     gamma: Number = Field(1.0, gt=0, le=1, description="ppo: discount")
     gae_lambda: Number = Field(0.95, ge=0, le=1, description="ppo: bias against variance of the advantages")
     whiten_rewards: bool = Field(False, description="ppo: scale the rewards to variance 1")
@@ -545,7 +570,7 @@ class Run(Strict):
         drop = {"from_", "data", "reward", "allow"}
         drop |= {key for key, methods in METHODS_OF.items() if self.method not in methods}
         drop |= {key for key, objectives in OBJECTIVES_OF.items() if self.objective not in objectives}
-        drop |= {key for key in (*TRAINED, "save_precision") if is_default(self, key)}
+        drop |= {key for key in SINCE if is_default(self, key)}
         values = self.model_dump(exclude=drop)
         rank = self.rank or RANK.get(self.method, 16)
         defaults = {
@@ -584,6 +609,14 @@ def refusals(run: Run) -> Iterator[str]:
     if run.objective == "ppo" and run.batch_size % (run.minibatches * run.accumulation):
         yield (
             f"minibatches {run.minibatches} x accumulation {run.accumulation} does not divide batch_size {run.batch_size}"
+        )
+    if (
+        run.value_start == "reward"
+        and run.reward
+        and not (run.reward.sequence or (run.reward.kind == "score" and run.reward.from_))
+    ):
+        yield (
+            "value_start: reward needs a reward model to start from; write value_start: auto, or reward: {from: RUN}"
         )
     if run.objective == "ppo" and run.method == "adalora":
         yield ("ppo trains two adapters on one model, and AdaLoRA can have only one; write method: lora")

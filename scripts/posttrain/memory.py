@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from posttrain import targets
-from posttrain.config import LORA, PROMPT_LEARNING
+from posttrain.config import LORA, PROMPT_LEARNING, VALUE_RANK
 from posttrain.errors import UserError
 from posttrain.stage import read_json
 
@@ -194,7 +194,11 @@ def estimate(spec: dict, model: Model, longest: int, trained_share: float, devic
     method, moving = spec["method"], trained_parameters(spec, model)
     adapters = 0 if method == "full" else moving
     if spec["objective"] == "ppo":  # a second adapter is the value, and of full fine-tuning the only one
-        adapters = 2 * adapters or 16 * sum(map(sum, model.matrices.values()))
+        rank = spec.get("value_rank") or VALUE_RANK
+        value = rank * sum(map(sum, model.matrices.values())) if method == "full" else adapters
+        if spec.get("value_rank") and method in LORA:
+            value = adapters * rank / spec["rank"]
+        adapters += value
         moving = adapters + (moving if method == "full" else 0)
     tokens = _rows(spec) * (longest + (spec["virtual_tokens"] if method in PROMPT_LEARNING else 0))
     pieces = FRAGMENTATION[device] * (ROLLOUTS if spec["objective"] == "ppo" else 1)

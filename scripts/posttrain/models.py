@@ -60,6 +60,7 @@ def load(
             load(folder / "base", dtype, quantised, is_reward(folder), attention, arithmetic, apart), folder
         )
     logging.getLogger("transformers").setLevel(logging.ERROR)
+    torch.set_float32_matmul_precision("highest")  # NVIDIA's containers round products of float32 to 10 bits otherwise
     reward = is_reward(folder) if reward is None else reward
     if dtype == "auto" and dtype_of(folder) == "float16":
         dtype = torch.float32

@@ -12,6 +12,7 @@ Shapes: n answers of at most t tokens, w the longest prompt with its answer; a m
 """
 
 import contextlib
+import copy
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,18 +20,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from peft import LoraConfig, PeftConfig, get_peft_model
+from peft import PeftConfig, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import Trainer
 
-from posttrain import methods, models, rewards, scoring, training
+from posttrain import critic, methods, models, rewards, scoring, training
 from posttrain.config import LORA
 from posttrain.errors import UserError
-from posttrain.head import log_probs, plain
+from posttrain.rollout import Rows, answer_log_probs, hidden_states, joined, pack
 from posttrain.stage import read_json
+from posttrain.tokens import turn_end
 
 HORIZON = 10_000  # answers over which the KL coefficient adapts (Ziegler et al. 2019)
 SHARED_ARGS = {"use_rslora", "use_dora"}  # other peft_args may move the parent's own weights, as PiSSA does
@@ -113,45 +115,20 @@ def adapted(coefficient: float, kl: float, target: float | None, answers: int) -
 # ---- one copy of the weights, several roles
 
 
-class Rows(NamedTuple):
-    """Prompts with their answers, padded on the right."""
-
-    ids: torch.Tensor
-    """(n, w)"""
-    prompts: torch.Tensor
-    """lengths (n,)"""
-    answers: torch.Tensor
-    """lengths (n,)"""
-
-    def mask(self) -> torch.Tensor:
-        """Which of the answers' tokens are there, (n, t)."""
-        longest = int(self.answers.max())
-        return torch.arange(longest, device=self.ids.device)[None] < self.answers[:, None]
-
-    def take(self, slots: torch.Tensor) -> "Rows":
-        """Some of the rows."""
-        return Rows(*(part[slots] for part in self))
-
-
 class ActorCritic(nn.Module):
     """Policy, reference and value, and where they share the parent also the reward, over one backbone."""
 
     def __init__(self, parent: Path, spec: dict) -> None:
         super().__init__()
         model = training.load_parent(parent, spec)
-        if not plain(model):
-            raise UserError(
-                f"{type(model).__name__} scales its logits after the LM head, which ppo does not know how to do; "
-                "write objective: grpo"
-            )
         config = methods.adapter(spec, model, steps=0)  # only AdaLoRA counts them, which cannot be had here
+        value = critic.configuration(spec, config)
         if config is None:
             self.policy = model
-            lora = LoraConfig(task_type="CAUSAL_LM", r=16, lora_alpha=32, target_modules="all-linear")
-            self.backbone = get_peft_model(models.parent(parent, spec), lora, adapter_name="value")
+            self.backbone = get_peft_model(models.parent(parent, spec), value, adapter_name="value")
         else:
             self.policy = self.backbone = get_peft_model(model, config)
-            self.backbone.add_adapter("value", config)
+            self.backbone.add_adapter("value", value)
             if isinstance(model.get_output_embeddings(), BaseTunerLayer):
                 raise UserError("target_modules: ppo reads the LM head's own weight only; take lm_head out")
         width = self.backbone.config.get_text_config().hidden_size
@@ -163,7 +140,16 @@ class ActorCritic(nn.Module):
 
     def _moves(self, name: str) -> bool:
         own = self.full and name.startswith("policy.")
-        return own or name.startswith("value_head") or re.search(r"\.(default|value)(\.|$)", name) is not None
+        return own or self._is_value(name) or re.search(r"\.default(\.|$)", name) is not None
+
+    @staticmethod
+    def _is_value(name: str) -> bool:
+        return name.startswith("value_head") or re.search(r"\.value(\.|$)", name) is not None
+
+    @property
+    def value_parameters(self) -> list[nn.Parameter]:
+        """What the value loss moves."""
+        return [p for name, p in self.named_parameters() if self._is_value(name)]
 
     def _only_moving(self) -> None:
         """PEFT lets the active adapter move and holds the others; here two move, whichever is active."""
@@ -221,41 +207,34 @@ class ActorCritic(nn.Module):
         self._activate("value" if self.full else "default")
         return head[0] if head else None
 
-    def start_value(self, head: torch.Tensor) -> None:
-        """Let the value start as the reward model, where their adapters have the same shape and scale."""
-        ours, theirs = (
+    def start_value(self, head: torch.Tensor, any_shape: bool) -> bool:
+        """Let the value start as the reward model; returns whether it does.
+
+        Args:
+            head: the reward model's, (1, d).
+            any_shape: the value's adapter takes the reward model's shape and scale where its own differ.
+        """
+        ours, theirs = (self.backbone.peft_config[role] for role in ("value", "reward"))
+        if critic.differs(ours, theirs):
+            if not any_shape:
+                return False
+            self._reshape_value(theirs)
+        own, reward = (
             {name.replace(f".{role}.", "."): p for name, p in self.backbone.named_parameters() if f".{role}." in name}
             for role in ("value", "reward")
         )
-        configs = [self.backbone.peft_config[role] for role in ("value", "reward")]
-        scale, their_scale = ((c.lora_alpha, c.use_rslora, c.alpha_pattern) for c in configs)
-        shapes, their_shapes = ({name: p.shape for name, p in adapter.items()} for adapter in (ours, theirs))
-        if (scale, shapes) == (their_scale, their_shapes):
-            for name, parameter in ours.items():
-                parameter.data.copy_(theirs[name])
-            self.value_head.weight.data.copy_(head)
+        for name, parameter in own.items():
+            parameter.data.copy_(reward[name])
+        self.value_head.weight.data.copy_(head)
+        return True
 
-
-def hidden_states(model: Any, rows: Rows) -> torch.Tensor:
-    """The hidden states (n, t, d) from which each token of the answers is predicted."""
-    width = rows.ids.shape[1]
-    lengths = rows.prompts + rows.answers
-    mask = (torch.arange(width, device=rows.ids.device)[None] < lengths[:, None]).long()
-    options = {"output_hidden_states": True, "logits_to_keep": 1, "use_cache": False}
-    states = model(input_ids=rows.ids, attention_mask=mask, **options).hidden_states[-1]
-    states = states[:, -width:]  # virtual tokens come first
-    longest = int(rows.answers.max())
-    at = rows.prompts[:, None] - 1 + torch.arange(longest, device=rows.ids.device)[None]
-    return states.gather(1, at.clamp(max=width - 1)[..., None].expand(-1, -1, states.shape[-1]))
-
-
-def answer_log_probs(model: Any, rows: Rows, temperature: float) -> torch.Tensor:
-    """Log-probabilities (n, t) of the answers' tokens, 0 beyond their end."""
-    hidden, mask = hidden_states(model, rows), rows.mask()
-    at = rows.prompts[:, None] + torch.arange(mask.shape[1], device=mask.device)[None]
-    labels = rows.ids.gather(1, at.clamp(max=rows.ids.shape[1] - 1))[mask]
-    values = log_probs(hidden[mask] / temperature, model.get_output_embeddings().weight, labels)
-    return torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, values)
+    def _reshape_value(self, config: PeftConfig) -> None:
+        config = copy.deepcopy(config)
+        config.inference_mode = False
+        self.backbone.delete_adapter("value")
+        self.backbone.add_adapter("value", config)
+        self.moving = [p for name, p in self.named_parameters() if self._moves(name)]
+        self._activate("value" if self.full else "default")
 
 
 # ---- what answers earn
@@ -274,21 +253,29 @@ class Judges:
     def __init__(self, net: ActorCritic, spec: dict, tokenizer: Any) -> None:
         self.net, self.spec, self.tokenizer = net, spec["reward"], tokenizer
         self.parent, self.method = spec["from"]["name"], spec["method"]
+        self.start, self.any_shape = spec.get("value_start", "auto"), not spec.get("value_rank")
+        self.stops = scoring.stop_tokens(net.policy, tokenizer)
         self.implicit = self.spec.get("kind") == "implicit"
         scorer = {"sequence" if self.implicit else "from"} & self.spec.keys()
         self.head = self.score = None
         if "function" in self.spec:
-            self.score = rewards.judge(self.spec, tokenizer)
+            self.score = rewards.judge(self.spec, tokenizer, self.stops)
         elif scorer:
             self._load_scorer(self.spec[scorer.pop()]["name"])
         self.sources = {key: self._source(key) for key in ("from", "reference") if self.implicit}
 
     def _load_scorer(self, name: str) -> None:
+        starts = False
         if self._shares(name):
             self.head = self.net.add_role("reward", Path(f"results/{name}/trained"))
-            self.net.start_value(self.head)
+            starts = self.start != "zero" and self.net.start_value(self.head, self.any_shape)
         else:
-            self.score = rewards.judge({"from": {"name": name}}, self.tokenizer)
+            self.score = rewards.judge({"from": {"name": name}}, self.tokenizer, self.stops)
+        if self.start == "reward" and not starts:
+            raise UserError(
+                f"value_start: the value cannot start as {name}, which is no LoRA on {self.parent} of rank value_rank that "
+                "left its weights alone; write value_start: auto, or take value_rank out"
+            )
 
     def _source(self, key: str) -> Any:
         """The role of a policy that an implicit reward is made of, or its model where it has none here.
@@ -318,7 +305,7 @@ class Judges:
         """The rewards of n answers to n questions; to be called without gradients."""
         scores = torch.zeros(len(answers), device=rows.ids.device)
         if self.head is not None:
-            scores = self._adapter_scores(rows)
+            scores = self._adapter_scores(questions, answers, rows.ids.device)
         elif self.score is not None:
             scores = torch.tensor(self.score(questions, answers), device=rows.ids.device)
         if not self.implicit:
@@ -329,10 +316,12 @@ class Judges:
     def _log_probs(self, source: Any, rows: Rows) -> torch.Tensor:
         return self.net.log_probs(source, rows, 1.0) if isinstance(source, str) else answer_log_probs(source, rows, 1.0)
 
-    def _adapter_scores(self, rows: Rows) -> torch.Tensor:
+    def _adapter_scores(self, questions: list[dict], answers: list[list[int]], device: Any) -> torch.Tensor:
         """As transformers' reward models do: the head at the last token that is not the pad token."""
-        real = rows.ids != self.tokenizer.pad_token_id
-        last = (torch.arange(rows.ids.shape[1], device=rows.ids.device) * real).argmax(1)
+        end, pad = turn_end(self.tokenizer, self.stops), self.tokenizer.pad_token_id
+        rows = pack(questions, [rewards.as_trained(answer, self.stops, end) for answer in answers], pad, device)
+        real = rows.ids != pad
+        last = (torch.arange(rows.ids.shape[1], device=device) * real).argmax(1)
         ends = Rows(rows.ids, last + 1, torch.ones_like(last))  # the token after the last is "predicted" from it
         return (self.net.hidden("reward", ends)[:, 0].float() @ self.head.float().T)[:, 0]
 
@@ -409,19 +398,32 @@ class PPOTrainer(Trainer):
         for name, number in numbers.items():
             self.stats.setdefault(name, []).append(float(number.detach()))
 
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Give the value its own learning rate, in groups of their own."""
+        optimizer = super().create_optimizer(model)
+        factor = critic.learning_rate(self.spec) / self.spec["learning_rate"]
+        critic.set_apart(optimizer, self.model.value_parameters, factor)
+        return optimizer
+
     @torch.no_grad()
     def collect(self, model: ActorCritic, number: int) -> dict[str, torch.Tensor]:
-        """Answer a rollout's prompts, and work out everything that its steps need."""
-        spec, questions = self.spec, self.questions[number]
+        """Answer a rollout's prompts and work out everything that its steps need, as many rows at once as a step has."""
+        spec, questions, size = self.spec, self.questions[number], self.args.per_device_train_batch_size
         model.eval()
+        parts: list[dict[str, Any]] = []
         with self.compute_loss_context_manager():
-            answers, ended = self.sample(model, questions)
-            rows = pack(questions, answers, self.processing_class.pad_token_id, model.value_head.weight.device)
-            mask = rows.mask()
-            old, reference = (model.log_probs(name, rows, spec["temperature"]) for name in ("policy", "reference"))
-            values = model.values(model.hidden("value", rows), rows)
-            earnings = self.judges(questions, answers, rows)
-        penalty = spec["missing_eos_penalty"] * (~torch.tensor(ended, device=mask.device)).float()
+            for start in range(0, len(questions), size):
+                some = questions[start : start + size]
+                answers, ended = self.sample(model, some)
+                parts.append({"answers": answers, "ended": torch.tensor(ended)} | self._measured(model, some, answers))
+        answers = [answer for part in parts for answer in part.pop("answers")]
+        rows = pack(questions, answers, self.processing_class.pad_token_id, model.value_head.weight.device)
+        found = {name: [part[name] for part in parts] for name in parts[0]}
+        old, reference, values = (joined(found[name]) for name in ("old", "reference", "values"))
+        tokens = joined(found["tokens"]) if "tokens" in found else None
+        earnings = Earnings(torch.cat(found["scores"]), tokens)
+        mask = rows.mask()
+        penalty = spec["missing_eos_penalty"] * (~torch.cat(found["ended"]).to(mask.device)).float()
         coefficient = self.coefficient()
         earned = token_rewards(earnings.scores - penalty, old - reference, mask, coefficient, earnings.tokens)
         if spec["whiten_rewards"]:
@@ -440,6 +442,15 @@ class PPOTrainer(Trainer):
             "kl_coefficient": torch.tensor(coefficient, dtype=torch.float64),
             "answer_length": rows.answers.float().mean(),
         }
+
+    def _measured(self, model: ActorCritic, questions: list[dict], answers: list[list[int]]) -> dict[str, torch.Tensor]:
+        """Log-probabilities, values and earnings of some answers."""
+        rows = pack(questions, answers, self.processing_class.pad_token_id, model.value_head.weight.device)
+        roles = {"old": "policy", "reference": "reference"}
+        found = {name: model.log_probs(role, rows, self.spec["temperature"]) for name, role in roles.items()}
+        earnings = self.judges(questions, answers, rows)
+        tokens = {} if earnings.tokens is None else {"tokens": earnings.tokens}
+        return found | {"values": model.values(model.hidden("value", rows), rows), "scores": earnings.scores} | tokens
 
     def coefficient(self) -> float:
         """The KL coefficient of the next rollout."""
@@ -491,12 +502,3 @@ class PPOTrainer(Trainer):
                 parameter.data.copy_(saved[name])
         self.rollout = load_file(folder / "rollout.safetensors", device=device)
         self.tokens = int(self.rollout.pop("tokens"))
-
-
-def pack(questions: list[dict], answers: list[list[int]], pad: int, device: Any) -> Rows:
-    """Prompts and answers side by side, padded on the right."""
-    rows = [row["prompt_ids"] + answer for row, answer in zip(questions, answers, strict=True)]
-    width = max(map(len, rows))
-    ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows], device=device)
-    prompts = torch.tensor([len(row["prompt_ids"]) for row in questions], device=device)
-    return Rows(ids, prompts, torch.tensor([len(answer) for answer in answers], device=device))

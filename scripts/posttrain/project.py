@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, get_args
 
 import yaml
 
-from posttrain import chat_templates, licences
+from posttrain import chat_templates, licences, trainer_args
 from posttrain.config import (
     LEAVES,
     ON_POLICY,
@@ -220,10 +220,13 @@ class Project:
         own = OWN_FIELDS | ({"eval_strategy"} if run.objective not in ("sft", "reward") else set())
         for key in run.trainer_args:
             fields = trainer_fields(run.objective)
+            if key in fields and (why := trainer_args.refusal(run.objective, key)):
+                raise UserError(f"{place}.trainer_args: {why}")
             if key in own or key not in fields:
                 if key in own:
                     raise UserError(f"{place}.trainer_args: '{key}' is set by the run's own keys; take it out")
-                raise UserError(f"{place}.trainer_args: the trainer has no field '{key}'; {nearest(key, fields - own)}")
+                acting = fields - own - trainer_args.IGNORED.keys()
+                raise UserError(f"{place}.trainer_args: the trainer has no field '{key}'; {nearest(key, acting)}")
         for key in run.peft_args:
             fields = peft_fields(run.method)
             if key in OWN_PEFT_FIELDS:

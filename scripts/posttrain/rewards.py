@@ -12,6 +12,7 @@ from typing import Any
 
 from posttrain import models, scoring, thoughts
 from posttrain.errors import UserError, nearest
+from posttrain.tokens import turn_end
 
 NUMBER = r"(?:(?<!\d)-)?\$?[\d,]*\.?\d+"  # 10-15 is a range
 MARKED = re.compile(rf"####\s*({NUMBER})")  # GSM8K's way to mark the result
@@ -57,8 +58,13 @@ def function(name: str) -> Callable[[str, str], float]:
     return getattr(module, wanted)
 
 
-def judge(spec: dict, tokenizer: Any) -> Callable[[list[dict], list[list[int]]], list[float]]:
+def judge(
+    spec: dict, tokenizer: Any, stops: list[int] | None = None
+) -> Callable[[list[dict], list[list[int]]], list[float]]:
     """A function of n questions (as `tokens.questions` makes them) and n answers (token ids) that gives n rewards.
+
+    Args:
+        stops: the tokens that end an answer; by default the tokenizer's own.
 
     Raises:
         UserError: the reward model reads other tokens than `tokenizer` writes.
@@ -79,9 +85,12 @@ def judge(spec: dict, tokenizer: Any) -> Callable[[list[dict], list[list[int]]],
         return by_rule
     name = spec["from"]["name"]
     model = load_judge(name, tokenizer)
+    stops = stops or [tokenizer.eos_token_id]
+    end = turn_end(models.tokenizer(_folder(name)), stops)
 
     def by_model(questions: list[dict], answers: list[list[int]]) -> list[float]:
-        rows = [(*row["prompt_ids"], *answer) for row, answer in zip(questions, answers, strict=True)]
+        read = [as_trained(answer, stops, end) for answer in answers]
+        rows = [(*row["prompt_ids"], *answer) for row, answer in zip(questions, read, strict=True)]
         return scoring.rewards(model, rows, BATCH_TOKENS)
 
     return by_model
@@ -92,14 +101,26 @@ def _said(tokenizer: Any, prompt: list[int], answer: list[int]) -> str:
     return thoughts.answer(thoughts.opened(tokenizer, prompt) + thoughts.decode(tokenizer, answer))
 
 
+def as_trained(answer: list[int], stops: list[int], end: int) -> list[int]:
+    """An answer as a reward model was trained to read it: one that has ended with its turn's end once, one that was cut as it is."""
+    kept = len(answer)
+    while kept and answer[kept - 1] in stops:
+        kept -= 1
+    return answer if kept == len(answer) else [*answer[:kept], end]
+
+
+def _folder(name: str) -> Path:
+    folder = Path(f"results/{name}/merged")
+    return folder if folder.exists() else Path(f"results/bases/{name}/model")
+
+
 def load_judge(name: str, tokenizer: Any, quantised: str | None = None, arithmetic: str = "auto") -> Any:
     """The model of the run (or base) `name`, frozen; `quantised` and `arithmetic` as in `models.load`.
 
     Raises:
         UserError: it reads other tokens than `tokenizer` writes.
     """
-    folder = Path(f"results/{name}/merged")
-    folder = folder if folder.exists() else Path(f"results/bases/{name}/model")
+    folder = _folder(name)
     same_tokens(name, models.tokenizer(folder), tokenizer)
     model = models.load(folder, quantised=quantised, arithmetic=arithmetic, apart=quantised is None)
     return model.eval().requires_grad_(False)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from posttrain import decoding, models, prefix, thoughts
-from posttrain.head import LogProbs, plain
+from posttrain.head import find, plain
 from posttrain.tokens import IGNORED
 
 PROMPTS = 32  # answered at once
@@ -59,7 +59,7 @@ def scores(model: Any, sequences: list[Sequence], batch_tokens: int) -> list[Sco
 
 
 def is_whole(model: Any) -> bool:
-    """Whether the model's backbone alone gives what the LM head multiplies: no adapter beside it, no scaling after it."""
+    """Whether the logits are a known function of the backbone's hidden states: no adapter beside it, a head that is understood."""
     return not hasattr(model, "peft_config") and plain(model)
 
 
@@ -82,9 +82,9 @@ def _score(model: Any, packed: prefix.Packed, labels: list[tuple[int, ...]]) -> 
 
 def _project(model: Any, hidden: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probabilities (n,) of n targets, and whether each is the most likely token; never all logits at once."""
-    weight = model.get_output_embeddings().weight
+    head = find(model)
     pieces = zip(hidden.split(TARGETS), targets.split(TARGETS), strict=True)
-    parts = [LogProbs.apply(some, weight, labels) for some, labels in pieces]
+    parts = [head.log_probs(some, labels) for some, labels in pieces]
     return torch.cat([values for values, _ in parts]), torch.cat([is_top1 for _, is_top1 in parts])
 
 

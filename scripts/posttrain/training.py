@@ -26,7 +26,7 @@ import torch
 from transformers import TrainerCallback, set_seed
 from transformers.utils import is_flash_attn_2_available, is_liger_kernel_available
 
-from posttrain import attempts, checkpoints, methods, models, tracking
+from posttrain import attempts, checkpoints, methods, models, positions, tracking
 from posttrain.config import PROMPT_LEARNING, shape_refusal
 from posttrain.errors import UserError
 from posttrain.head import add_compact_head
@@ -132,6 +132,16 @@ def read_questions(options: Namespace, spec: dict, tokenizer: Any) -> list[dict]
     if len(kept) < len(rows):
         say(f"{name}: {len(rows) - len(kept)} of {len(rows)} prompts are longer than {room} tokens, and left out")
     return kept
+
+
+def check_positions(model: Any, asked: list[dict], spec: dict) -> None:
+    """Refuse prompts and answers that go beyond the positions that a model has learnt.
+
+    Raises:
+        UserError: before a step is taken.
+    """
+    longest = max(len(row["prompt_ids"]) for row in asked) + spec["max_new_tokens"] + spec.get("virtual_tokens", 0)
+    positions.check(model, longest, f"dataset {spec['data']['name']}")
 
 
 def judge_files(options: Namespace, spec: dict) -> list[Path]:
@@ -343,7 +353,7 @@ class Watch(TrainerCallback):
             "memory_gib": memory_gib(),
             "seconds": round(self.before + now - self.began, 2),
             "cpu_percent": psutil.cpu_percent(),
-            "gpu_percent": torch.cuda.utilization() if torch.cuda.is_available() else None,
+            "gpu_percent": gpu_percent(),
         }
         with (self.folder / "train.jsonl").open("w") as file:
             file.writelines(json.dumps(line) + "\n" for line in history(state.log_history))
@@ -371,6 +381,16 @@ def rows_of_step(trainer: Any, dataset: str, step: int) -> list[str]:
     file = Path(f"results/data/{dataset}/train.parquet")
     places = dict(zip(*read_columns(file, ("id", "place")), strict=True)) if file.exists() else {}
     return [places.get(name, name) for name in ids]
+
+
+def gpu_percent() -> int | None:
+    """How busy the GPU is; None without one, and where its driver does not tell."""
+    try:
+        return torch.cuda.utilization() if torch.cuda.is_available() else None
+    except (
+        Exception
+    ):  # NVML's own errors, whose module may be missing: a container's driver, a slice of a GPU, a user's rights
+        return None
 
 
 def memory_gib() -> float:
@@ -418,6 +438,8 @@ def fit(build: Callable[[dict], Any], options: Namespace, folder: Path, spec: di
             spec = _smaller(name, folder, spec, why)
             gc.collect()
             torch.cuda.empty_cache()
+            if torch.cuda.is_available():
+                torch.cuda.reset_peak_memory_stats()  # the peak that is told is that of the attempt which succeeds
     checkpoints.clear(folder)
 
 

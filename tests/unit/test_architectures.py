@@ -6,7 +6,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 from trl.trainer.utils import add_fused_lm_head
 
 from posttrain import prefix
-from posttrain.head import add_compact_head
+from posttrain.head import add_compact_head, find
 from posttrain.prefix import common, pack, pair, saving
 
 ROWS = [
@@ -131,6 +131,7 @@ def test_a_dpo_batch_has_the_log_probabilities_and_gradients_of_trls_head(kind, 
     add_fused_lm_head(model)
     log_probs, gradients = loss_and_gradients(model)
     seen = []
+    find(model)  # looks at the model once, on tokens of its own
     model.base_model.register_forward_pre_hook(lambda _, __, kw: seen.append(kw["input_ids"].numel()), with_kwargs=True)
     add_compact_head(model)
     ours, our_gradients = loss_and_gradients(model)

@@ -3,9 +3,10 @@
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 from trl.trainer.utils import add_fused_lm_head
 
-from posttrain.head import LogProbs, add_compact_head, plain
+from posttrain.head import LogProbs, add_compact_head, find
 
 OUTPUTS = ("log_probs", "entropy", "is_top1")  # what TRL's SFTTrainer asks for
 
@@ -15,6 +16,11 @@ def inputs(n: int = 7, width: int = 5, vocabulary: int = 11, scale: float = 1.0)
     hidden = scale * torch.randn(n, width, generator=generator)
     weight = torch.randn(vocabulary, width, generator=generator)
     return hidden, weight, torch.randint(vocabulary, (n,), generator=generator)
+
+
+def compact(hidden, weight, labels):
+    """A plain head: no bias, no scale, no cap."""
+    return LogProbs.apply(hidden, weight, labels, None, 1.0, None)
 
 
 def reference(hidden, weight, labels):
@@ -33,7 +39,7 @@ def gradients(function, hidden, weight, labels) -> tuple:
 
 @pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])  # at 100 a softmax without its maximum taken off overflows
 def test_log_probabilities_are_torchs_own(scale):
-    values, is_top1 = LogProbs.apply(*inputs(scale=scale))
+    values, is_top1 = compact(*inputs(scale=scale))
     expected, expected_top1 = reference(*inputs(scale=scale))
     torch.testing.assert_close(values.double(), expected, rtol=1e-5, atol=1e-5 * scale)
     assert is_top1.tolist() == expected_top1.tolist()
@@ -42,7 +48,7 @@ def test_log_probabilities_are_torchs_own(scale):
 
 @pytest.mark.parametrize("scale", [0.01, 1.0, 10.0])
 def test_gradients_are_torchs_own(scale):
-    ours = gradients(LogProbs.apply, *inputs(scale=scale))
+    ours = gradients(compact, *inputs(scale=scale))
     expected = gradients(reference, *inputs(scale=scale))
     for one, other in zip(ours, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5 * scale)
@@ -50,7 +56,7 @@ def test_gradients_are_torchs_own(scale):
 
 def test_gradients_agree_with_finite_differences():
     hidden, weight, labels = inputs()
-    gradient = gradients(LogProbs.apply, hidden, weight, labels)[0]
+    gradient = gradients(compact, hidden, weight, labels)[0]
     upstream, step = torch.linspace(-2, 3, len(labels)).double(), 1e-3
     for row, column in ((0, 0), (3, 2), (6, 4)):
         moved = torch.zeros_like(hidden)
@@ -62,7 +68,7 @@ def test_gradients_agree_with_finite_differences():
 def test_a_gradient_that_is_not_needed_is_not_computed():
     hidden, weight, labels = inputs()
     hidden.requires_grad_()
-    log_probs, is_top1 = LogProbs.apply(hidden, weight, labels)
+    log_probs, is_top1 = compact(hidden, weight, labels)
     log_probs.sum().backward()
     assert hidden.grad is not None
     assert weight.grad is None
@@ -72,7 +78,7 @@ def test_a_gradient_that_is_not_needed_is_not_computed():
 def test_no_position_is_no_log_probability():
     hidden, weight, labels = inputs(n=0)
     hidden.requires_grad_()
-    log_probs, _ = LogProbs.apply(hidden, weight, labels)
+    log_probs, _ = compact(hidden, weight, labels)
     log_probs.sum().backward()
     assert (log_probs.shape, hidden.grad.shape) == ((0,), (0, 5))
 
@@ -80,8 +86,8 @@ def test_no_position_is_no_log_probability():
 def test_under_autocast_it_is_close_and_the_result_is_float32():
     hidden, weight, labels = inputs()
     with torch.autocast("cpu", torch.bfloat16):
-        ours = LogProbs.apply(hidden, weight, labels)[0]
-        gradient = gradients(LogProbs.apply, hidden, weight, labels)[0]
+        ours = compact(hidden, weight, labels)[0]
+        gradient = gradients(compact, hidden, weight, labels)[0]
     assert (ours.dtype, gradient.dtype) == (torch.float32, torch.float32)
     torch.testing.assert_close(ours.double(), reference(hidden, weight, labels)[0], atol=0.1, rtol=0.02)
     torch.testing.assert_close(gradient, gradients(reference, hidden, weight, labels)[0], atol=0.1, rtol=0.05)
@@ -169,16 +175,136 @@ def test_a_batch_that_is_too_large_keeps_trls_head(random_tiny_model, monkeypatc
     torch.testing.assert_close(output.log_probs, expected.log_probs)
 
 
-@pytest.mark.parametrize("setting", ["final_logit_softcapping", "logit_scale", "logits_scaling"])
-def test_an_architecture_that_does_more_to_its_logits_keeps_trls_head(random_tiny_model, setting):
-    assert plain(random_tiny_model)
-    setattr(random_tiny_model.config, setting, 30.0)
-    assert not plain(random_tiny_model)
+# ---- what a model does after its head
+
+SIZES = {
+    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2,
+    "vocab_size": 96, "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+EXPERTS = {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+MAMBA = {"mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 16, "mamba_n_groups": 1}
+SHAPES = {  # model type, its settings, the scale and the cap that its logits go through
+    "llama": ({}, (1, None)),
+    "llama with a cap in its configuration that it never reads": ({"final_logit_softcapping": 30.0}, (1, None)),
+    "gemma2": ({"head_dim": 16, "final_logit_softcapping": 2.0}, (1, 2.0)),
+    "gemma2 without a cap": ({"head_dim": 16, "final_logit_softcapping": None}, (1, None)),
+    "gemma3_text": ({"head_dim": 16, "final_logit_softcapping": 3.0}, (1, 3.0)),
+    "recurrent_gemma": (
+        {"logits_soft_cap": 2.0, "lru_width": 32, "block_types": ["recurrent", "attention"], "head_dim": 16},
+        (1, 2.0),
+    ),
+    "cohere": ({"logit_scale": 0.25}, (0.25, None)),
+    "cohere2": ({"logit_scale": 0.25, "head_dim": 16}, (0.25, None)),
+    "granite": ({"logits_scaling": 8.0}, (0.125, None)),
+    "falcon_h1": ({"lm_head_multiplier": 0.5, **MAMBA}, (0.5, None)),
+    "gpt2": ({}, (1, None)),
+    "gptj": ({"rotary_dim": 8}, (1, None)),  # a bias in the head
+    "phi": ({}, (1, None)),  # the same
+    "mixtral": (EXPERTS, (1, None)),
+    "qwen3_moe": ({**EXPERTS, "head_dim": 16}, (1, None)),
+    "olmo2": ({}, (1, None)),
+}
+
+
+def build(name: str, **settings):
+    """A model of random weights, large enough that a cap shows, and a bias that is not 0."""
+    set_seed(0)
+    config = AutoConfig.for_model(name.split()[0], **(SIZES | SHAPES[name][0] | settings))
+    model = AutoModelForCausalLM.from_config(config)
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter.data.mul_(3)
+    if getattr(model.lm_head, "bias", None) is not None:
+        torch.nn.init.normal_(model.lm_head.bias)
+    return model
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_scale_and_the_cap_are_measured_and_give_the_models_own_log_probabilities(name):
+    model = build(name).train()
+    model.base_model.eval()
+    state = torch.random.get_rng_state()
+    head = find(model)
+    assert (head.scale, head.cap) == SHAPES[name][1]
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert (model.training, model.base_model.training) == (True, False)
+    model.eval()
+    ids = batch()["input_ids"] % 96
+    logits = model(input_ids=ids).logits[:, :-1].flatten(0, 1)
+    hidden = model.base_model(input_ids=ids).last_hidden_state[:, :-1].flatten(0, 1)
+    labels = ids[:, 1:].flatten()
+    upstream = torch.linspace(-2, 3, len(labels))
+    theirs = logits.float().log_softmax(-1).gather(1, labels[:, None])[:, 0]
+    ours, is_top1 = head.log_probs(hidden, labels)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    assert is_top1.tolist() == (logits.argmax(-1) == labels).tolist()
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    gradients = [
+        torch.autograd.grad((upstream * values).sum(), parameters, allow_unused=True) for values in (ours, theirs)
+    ]
+    for name, one, other in zip(names, *gradients, strict=True):
+        assert (one is None) == (other is None), name
+        if one is not None:
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4 * other.abs().max().item() + 1e-7, msg=name)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["llama", "gemma2", "granite", "phi"])
+def test_the_scale_and_the_cap_are_measured_in_half_precision_too(name, dtype):
+    head = find(build(name).to(dtype))
+    assert (head.scale, head.cap) == SHAPES[name][1]
+
+
+def test_a_model_that_makes_its_logits_in_another_way_has_no_head_that_is_understood(random_tiny_model):
+    class Odd(type(random_tiny_model)):
+        def forward(self, *args, **options):
+            output = super().forward(*args, **options)
+            output.logits = output.logits.sin()
+            return output
+
+    random_tiny_model.__class__ = Odd
+    assert find(random_tiny_model) is None
     before = random_tiny_model.forward
     add_compact_head(random_tiny_model)
     assert random_tiny_model.forward == before
 
 
-def test_a_head_with_a_bias_keeps_trls_head(random_tiny_model):
-    random_tiny_model.lm_head.bias = torch.nn.Parameter(torch.zeros(random_tiny_model.config.vocab_size))
-    assert not plain(random_tiny_model)
+def test_a_head_that_is_packed_in_4_bits_is_not_read(random_tiny_model):
+    packed = random_tiny_model.lm_head
+    weight = packed.weight.data
+    packed.forward = lambda hidden: hidden @ weight.T
+    packed.weight = torch.nn.Parameter(torch.zeros(weight.numel() // 2, 1, dtype=torch.uint8), requires_grad=False)
+    assert find(random_tiny_model) is None
+
+
+@pytest.mark.parametrize("name", ["gemma2", "cohere", "granite", "falcon_h1", "phi"])
+def test_scaled_capped_and_biased_models_train_with_the_compact_head_as_with_trls(name):
+    model = build(name)
+    add_fused_lm_head(model, outputs=OUTPUTS)
+    rows = {key: value % 96 if key == "input_ids" else value for key, value in batch().items()}
+    rows["labels"] = torch.where(rows["labels"] == -100, -100, rows["labels"] % 96)
+    results = []
+    for _ in range(2):
+        model.zero_grad()
+        output = model(**rows, fused_lm_head=True)
+        (-output.log_probs.sum() / output.label_mask.sum()).backward()
+        results.append((output, {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}))
+        add_compact_head(model)  # the second time round
+    (theirs, expected), (ours, gradients) = results
+    assert ours.entropy.abs().max() == 0 < theirs.entropy.abs().max()
+    torch.testing.assert_close(ours.log_probs, theirs.log_probs, rtol=1e-4, atol=1e-5)
+    for key, gradient in expected.items():
+        close = {"rtol": 1e-3, "atol": 1e-4 * gradient.abs().max().item() + 1e-7}
+        torch.testing.assert_close(gradients[key], gradient, **close, msg=key)
+
+
+@pytest.mark.parametrize("router", [False, True])
+def test_a_mixture_has_the_compact_head_where_its_routers_loss_is_off(router):
+    model = build("mixtral", output_router_logits=router)
+    add_fused_lm_head(model, outputs=OUTPUTS)
+    before = model.forward
+    add_compact_head(model)
+    assert (model.forward == before) == router
+    rows = {"input_ids": batch()["input_ids"] % 96, "labels": batch()["input_ids"] % 96}
+    asked = model(**rows, fused_lm_head=True, output_router_logits=True)  # as TRL's trainer asks for the router's loss
+    assert asked.aux_loss > 0

@@ -373,8 +373,8 @@ def judge(merge, fp32):
     return lambda objective, method="lora", **keys: merge(objective, method, **(OWN[method] | keys))
 
 
-def judges(net: ppo.ActorCritic, reward: dict, tokenizer, method: str = "lora") -> ppo.Judges:
-    return ppo.Judges(net, {"reward": reward, "from": {"name": "base"}, "method": method}, tokenizer)
+def judges(net: ppo.ActorCritic, reward: dict, tokenizer, method: str = "lora", **keys) -> ppo.Judges:
+    return ppo.Judges(net, {"reward": reward, "from": {"name": "base"}, "method": method} | keys, tokenizer)
 
 
 SHARED = {
@@ -427,22 +427,31 @@ def test_a_reward_run_in_4_bits_shares_a_parent_in_4_bits(judge, spec, random_ti
     ("ours", "reward", "starts"),
     [
         ({}, {}, True),
-        ({}, {"alpha": 3}, False),  # its weights at another scale would be another model
-        ({}, {"rank": 2}, False),
-        ({}, {"peft_args": {"use_rslora": True}}, False),
+        ({}, {"alpha": 3}, True),  # the value takes the reward model's shape and scale
+        ({}, {"rank": 2}, True),
+        ({}, {"peft_args": {"use_rslora": True}}, True),
+        ({}, {"peft_args": {"use_dora": True}}, True),
+        ({"value_rank": 4}, {"rank": 4}, True),
+        ({"value_rank": 4}, {"rank": 4, "alpha": 3}, False),  # its weights at another scale would be another model
+        ({"value_rank": 8}, {"rank": 4}, False),
+        ({"value_start": "zero"}, {}, False),
         ({"method": "full"}, {"rank": 16}, True),
+        ({"method": "full", "value_start": "reward"}, {"rank": 2}, True),
+        ({"method": "full", "value_rank": 4}, {"rank": 16}, False),
     ],
 )
 def test_the_value_starts_as_the_reward_model_or_at_0(
     ours, reward, starts, judge, spec, random_tiny_folder, random_tiny_tokenizer
 ):
     judge("reward", **reward)
-    method = ours.get("method", "lora")
-    net = ppo.ActorCritic(random_tiny_folder, spec(method)).eval()
-    judged = judges(net, {"from": {"name": "reward"}}, random_tiny_tokenizer, method)
+    keys = {"method": "lora"} | ours
+    shape = {key: value for key, value in keys.items() if key != "value_start"}
+    net = ppo.ActorCritic(random_tiny_folder, spec(**shape)).eval()
+    judged = judges(net, {"from": {"name": "reward"}}, random_tiny_tokenizer, **keys)
     with torch.no_grad():
         scores, _ = judged(QUESTIONS, ANSWERS, rows())
         whole = Rows(rows().ids, rows().prompts + rows().answers, torch.ones(3).long())  # read after the last token
+        assert {id(p) for p in net.parameters() if p.requires_grad} == {id(p) for p in net.moving}
         values = net.values(net.hidden("value", whole), whole)[:, 0]
     expected = scores if starts else torch.zeros(3)
     torch.testing.assert_close(values, expected, rtol=1e-4, atol=1e-4)
@@ -540,7 +549,8 @@ def test_a_step_is_the_same_however_many_forward_passes_it_is_split_into(method,
         made = trainer(spec(method, **keys))
         moved(made.model)  # so that the value's adapter has a gradient as well
         answers = [[60 + i] * (1 + 2 * i) for i in range(8)]  # of different lengths: a mean of means would show
-        made.sample = lambda model, questions, answers=answers: (answers, [True] * 8)
+        left = iter(answers)
+        made.sample = lambda model, questions, left=left: ([next(left) for _ in questions], [True] * len(questions))
         logged, of = first_step(made)
         logs.append(logged)
         gradients.append(of)

@@ -3,6 +3,8 @@
 Only the functions that say what is there are replaced; what they make this project choose is handed to the trainer.
 """
 
+# ruff: noqa: F811  (fixtures of another file's)
+
 import itertools
 from pathlib import Path
 
@@ -43,7 +45,7 @@ def chosen(monkeypatch):
 @pytest.mark.parametrize("packing", [False, True])
 @pytest.mark.parametrize("flash", [False, True])
 @pytest.mark.parametrize("method", ["lora", "full"])
-def test_sft_trains_with_whatever_is_chosen(train, chosen, chats, method, flash, packing):  # noqa: F811
+def test_sft_trains_with_whatever_is_chosen(train, chosen, chats, method, flash, packing):
     given = chosen("sft", method, flash, liger=False)
     assert given["padding_free"] == flash
     table = {"from": "base", "objective": "sft", "data": "chats", "method": method, "batch_size": 4, "warmup": 0}
@@ -59,7 +61,7 @@ def test_sft_trains_with_whatever_is_chosen(train, chosen, chats, method, flash,
 
 
 @pytest.mark.parametrize(("flash", "packing"), [*itertools.product([False, True], repeat=2)])
-def test_sft_is_built_with_ligers_kernels(train, chosen, chats, flash, packing, monkeypatch):  # noqa: F811
+def test_sft_is_built_with_ligers_kernels(train, chosen, chats, flash, packing, monkeypatch):
     """The kernels themselves are put in when training starts, by a package that need not be installed here."""
     built = []
     real = training.trainable
@@ -77,7 +79,7 @@ def test_sft_is_built_with_ligers_kernels(train, chosen, chats, flash, packing, 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("objective", ON_GIVEN_ANSWERS)
-def test_objectives_on_given_answers_train_with_whatever_is_chosen(train, chosen, objective, precision):  # noqa: F811
+def test_objectives_on_given_answers_train_with_whatever_is_chosen(train, chosen, objective, precision):
     assert chosen(objective, "lora", flash=True, liger=True) == {}
     columns = {"ref_chosen_logps": [-9.0] * 4, "ref_rejected_logps": [-8.0] * 4}
     pq.write_table(pa.table({name: pa.array(column, pa.float32()) for name, column in columns.items()}), "r.parquet")
@@ -90,7 +92,7 @@ def test_objectives_on_given_answers_train_with_whatever_is_chosen(train, chosen
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("objective", ["grpo", "rloo"])
-def test_objectives_on_own_answers_train_with_whatever_is_chosen(sample, chosen, objective, precision):  # noqa: F811
+def test_objectives_on_own_answers_train_with_whatever_is_chosen(sample, chosen, objective, precision):
     assert chosen(objective, "lora", flash=True, liger=True) == {}
     lines, _ = sample(objective, 2, precision=precision)
     assert lines

@@ -7,6 +7,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from posttrain import prefix, scoring
+from posttrain.head import LogProbs
 from posttrain.scoring import answer, generate, log_probs
 from posttrain.tokens import prompt_tokens, sft_tokens
 
@@ -74,6 +75,7 @@ def test_the_batch_does_not_matter(model, batch_tokens):
 
 def test_equal_sequences_are_scored_once(model):
     shapes = []
+    scoring.is_whole(model)  # looks at the model once, on tokens of its own
     model.base_model.register_forward_pre_hook(
         lambda _, __, kwargs: shapes.append(kwargs["input_ids"].shape), with_kwargs=True
     )
@@ -101,6 +103,7 @@ def pairs() -> list:
 
 def test_answers_that_begin_alike_are_scored_as_if_alone_and_their_beginning_computed_once(model):
     tokens = []
+    scoring.is_whole(model)
     model.base_model.register_forward_pre_hook(
         lambda _, __, kw: tokens.append(kw["input_ids"].numel()), with_kwargs=True
     )
@@ -119,6 +122,7 @@ def choices() -> list:
 
 def test_many_answers_to_a_question_are_scored_as_if_alone_and_their_questions_computed_once(model):
     tokens = []
+    scoring.is_whole(model)
     model.base_model.register_forward_pre_hook(
         lambda _, __, kw: tokens.append(kw["input_ids"].numel()), with_kwargs=True
     )
@@ -149,10 +153,8 @@ def test_the_vocabulary_s_logits_are_never_all_there_at_once(model, monkeypatch)
     expected = log_probs(model, sequences(), 4096)
     monkeypatch.setattr(scoring, "TARGETS", 5)
     largest = []
-    head = scoring.LogProbs.apply
-    monkeypatch.setattr(
-        scoring.LogProbs, "apply", lambda hidden, *rest: largest.append(len(hidden)) or head(hidden, *rest)
-    )
+    apply = LogProbs.apply
+    monkeypatch.setattr(LogProbs, "apply", lambda hidden, *rest: largest.append(len(hidden)) or apply(hidden, *rest))
     assert close(log_probs(model, sequences(), 4096), expected)
     assert max(largest) == 5
 

@@ -1,0 +1,554 @@
+"""The rows of bench/gpu.py's table: each function measures one, in a worker process, and returns its figures.
+
+Training goes the workflow's own way: the functions call the stages' scripts (scripts/train_*.py) on files as the workflow
+writes them, and read the train.json and train.jsonl that they leave. TRL's side is its trainers with their defaults.
+"""
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from argparse import Namespace
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import gpu_inputs as inputs
+from common import REPOSITORY
+
+sys.path.insert(0, str(REPOSITORY / "scripts"))
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from datasets import Dataset
+from peft import LoraConfig, PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, TrainerCallback
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+from trl.trainer.utils import get_peak_flops
+
+import compute_logprobs
+from posttrain import models, rows, scoring, stage, training
+from posttrain.project import Project
+
+CUDA = torch.cuda.is_available()
+PAIRS = ("dpo", "orpo", "kto", "reward")
+BATCH_TOKENS = 4096
+PACKAGES = "torch transformers trl peft datasets accelerate bitsandbytes flash_attn liger_kernel triton".split()
+KILL = "--killed"
+
+
+class Bench:
+    """A scratch folder with the models' folders and the rows, made when they are first asked for."""
+
+    def __init__(self, folder: Path, dry: bool) -> None:
+        self.folder, self.dry = folder, dry
+        self.work = inputs.DRY_WORK if dry else inputs.FULL_WORK
+        folder.mkdir(parents=True, exist_ok=True)
+        os.chdir(folder)  # a stage looks for results/ here
+        for family in (AutoModelForCausalLM, AutoModelForSequenceClassification):
+            setattr(models, family.__name__, inputs.random_weights(family, models.DEVICE))
+        if CUDA:
+            torch.cuda.init()
+        if dry:
+            torch.set_num_threads(1)
+            training.add_compact_head = training.add_low_rank = lambda *_: None  # a GPU has neither
+
+    def model(self, shape: str) -> Path:
+        """The folder of a shape's model."""
+        folder = self.folder / "models" / shape
+        if not (folder / "tokenizer.json").exists():
+            inputs.write_model(folder, shape, self.dry)
+        return folder
+
+    def config(self, shape: str) -> dict[str, Any]:
+        """A shape's configuration."""
+        return inputs.configuration(shape, self.dry)
+
+    def rows(self, objective: str, shape: str) -> Path:
+        """The folder with an objective's rows, as `tokens` or `data` leave them."""
+        kind = "preference" if objective in PAIRS else "prompts"
+        folder = self.folder / "rows" / (f"sft-{shape}" if objective == "sft" else kind)
+        if (folder / "report.json").exists():
+            return folder
+        folder.mkdir(parents=True)
+        if objective == "sft":
+            write_tables(folder, inputs.sft_rows(self.work, self.config(shape)["vocab_size"]))
+        elif objective in PAIRS:
+            write_tables(folder, inputs.pair_tokens(models.tokenizer(self.model(shape)), inputs.pairs(self.work)))
+        else:
+            write_prompts(folder, self.work)
+        for name in ("data.json", "report.json"):
+            stage.write_json(folder / name, {"shape": "preference" if objective in PAIRS else "messages"})
+        return folder
+
+
+def write_tables(folder: Path, columns: dict[str, list]) -> None:
+    """Training rows, and no held-out ones."""
+    table = pa.table(columns)
+    pq.write_table(table, folder / "train.parquet")
+    pq.write_table(table.slice(0, 0), folder / "validation.parquet")
+
+
+def write_prompts(folder: Path, work: inputs.Work) -> None:
+    """Conversations whose first turn is to be answered."""
+    found = [
+        rows.normalise({"prompt": row["prompt"], "completion": row["chosen"]}, "prompt_completion", {}, f"row {i}")
+        for i, row in enumerate(inputs.pairs(work))
+    ]
+    pq.write_table(pa.Table.from_pylist(found, schema=rows.schema("messages")), folder / "train.parquet")
+
+
+# ---- the machine
+
+
+def machine(bench: Bench) -> dict[str, Any]:
+    """Rate of a bf16 matrix product, the largest that this machine reaches at three sizes; its name and versions."""
+    if not (CUDA or bench.dry):
+        raise RuntimeError("torch sees no GPU; --dry-run goes the same way on a CPU")
+    best = 0.0
+    for n in (256,) if bench.dry else (4096, 8192, 16384):
+        a, b = (torch.randn(n, n, device=models.DEVICE, dtype=torch.bfloat16) for _ in range(2))
+        for repeat in range(4):
+            wait()
+            start = time.perf_counter()
+            for _ in range(10):
+                a @ b
+            wait()
+            if repeat:
+                best = max(best, 10 * 2 * n**3 / (time.perf_counter() - start))
+    name = torch.cuda.get_device_name() if CUDA else "CPU"
+    return {
+        "flop_per_s": best,
+        "note": f"{best / 1e12:.4g} TFLOP/s in bf16",
+        "data_sheet": get_peak_flops(name, "bfloat16"),
+        "machine": name,
+        "cuda": torch.version.cuda,
+        "memory_of_gpu_gib": round(torch.cuda.get_device_properties(0).total_memory / 2**30, 1) if CUDA else None,
+        "versions": {name: found for name in PACKAGES if (found := installed(name))},
+    }
+
+
+def installed(name: str) -> str | None:
+    """A package's version; None where it is not installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def wait() -> None:
+    """Until the GPU has done what it was given."""
+    if CUDA:
+        torch.cuda.synchronize()
+
+
+# ---- our stages
+
+
+def options(bench: Bench, name: str, objective: str, method: str, shape: str, **keys: Any) -> Namespace:
+    """A run of the workflow with its spec; its folder is emptied."""
+    work, run = bench.work, Path("results") / name
+    shutil.rmtree(run, ignore_errors=True)
+    table = {"from": "base", "objective": objective, "method": method, "data": "rows", "batch_size": work.batch}
+    table |= {"max_steps": work.steps, "max_length": work.max_length, "precision": "bf16"} | keys
+    data = {"path": "rows.jsonl", "licence": "mit"}
+    bases = {"base": {"source": "path", "path": "base", "licence": "mit"}}
+    project = Project({"bases": bases, "datasets": {"rows": data}, "runs": {name: table}})
+    run.mkdir(parents=True)
+    (run / "spec.json").write_text(project.spec(name))
+    made, model = bench.rows(objective, shape), bench.model(shape)
+    return Namespace(
+        spec=run / "spec.json", parent=model, manifest=model / "config.json", tokens=made, data=made, logprobs=None
+    )
+
+
+def train(objective: str, given: Namespace) -> list[dict]:
+    """Run a stage's script; the lines of its train.jsonl."""
+    if CUDA:
+        torch.cuda.reset_peak_memory_stats()
+    script = "train_grpo" if objective == "rloo" else f"train_{objective}"
+    importlib.import_module(script).main(given)
+    return [json.loads(line) for line in (given.spec.parent / "train.jsonl").read_text().splitlines()]
+
+
+def ours(
+    bench: Bench,
+    shape: str,
+    objective: str = "sft",
+    method: str = "lora",
+    kernels: dict[str, bool] | None = None,
+    **keys: Any,
+) -> dict[str, Any]:
+    """A training stage of the workflow.
+
+    Args:
+        kernels: whether `flash` attention and `liger` kernels are taken to be there; by default what is installed.
+        keys: of the run.
+    """
+    given = options(bench, "run", objective, method, shape, **keys)
+    reference = score_reference(given, method) if objective == "dpo" else 0.0
+    with only(**kernels or {}):
+        lines = train(objective, given)
+    skipped = 4 if objective == "ppo" else bench.work.skipped  # a rollout's steps
+    first, last = lines[skipped - 1], lines[-1]
+    tokens = last["num_tokens"] - first["num_tokens"]
+    seconds = max(last["seconds"] - first["seconds"], 0.01)
+    made = stage.read_json(given.spec.parent / "train.json")
+    notes = [made["attention"], *(name for name in ("padding_free", "use_liger_kernel") if made.get(name))]
+    if made["attempts"]:
+        notes.append(f"out of memory at first, then {made['micro_batch']} rows at once")
+    if reference:
+        share = (len(lines) - skipped) * bench.work.batch / bench.work.rows
+        seconds += reference * share
+        notes.append(f"the reference takes {reference * share / seconds:.0%} of the time")
+    return figures(bench, shape, objective, method == "full", tokens / seconds, ", ".join(notes))
+
+
+def score_reference(given: Namespace, method: str = "lora") -> float:
+    """Write the reference's log-probabilities; the seconds that it takes."""
+    given.logprobs = Path(f"results/base/logprobs/rows{',nf4' if method == 'qlora' else ''}.parquet")
+    start = time.perf_counter()
+    compute_logprobs.main(Namespace(model=given.parent, tokens=given.tokens, output=given.logprobs))
+    return time.perf_counter() - start
+
+
+@contextlib.contextmanager
+def only(flash: bool | None = None, liger: bool | None = None) -> Iterator[None]:
+    """Let training choose as if these kernels were installed, or were not."""
+    names = {"is_flash_attn_2_available": flash, "is_liger_kernel_available": liger}
+    before = {name: getattr(training, name) for name in names}
+    for name, there in names.items():
+        if there is not None:
+            setattr(training, name, lambda there=there: there)
+    try:
+        yield
+    finally:
+        for name, function in before.items():
+            setattr(training, name, function)
+
+
+def figures(bench: Bench, shape: str, objective: str, full: bool, speed: float, note: str = "") -> dict[str, Any]:
+    """A training's row: tokens/s, peak memory, floating-point operations a second (not of ppo, which also samples)."""
+    found = {"tokens_per_s": speed, "memory_gib": training.memory_gib(), "note": note}
+    if objective == "ppo":
+        return found
+    if objective == "sft":
+        columns = inputs.sft_rows(bench.work, bench.config(shape)["vocab_size"])
+        lengths, trained = columns["length"], [sum(x != -100 for x in row) for row in columns["labels"]]
+    else:
+        table = pq.read_table(bench.rows("dpo", shape) / "train.parquet").to_pylist()
+        sides = [(row["prompt_ids"], row[side]) for row in table for side in ("chosen_ids", "rejected_ids")]
+        lengths, trained = [len(a) + len(b) for a, b in sides], [len(b) for _, b in sides]
+    cost = inputs.flop_per_token(bench.config(shape), full, lengths, trained)
+    return found | {"flop_per_s": speed * cost}
+
+
+# ---- TRL's own
+
+
+class Speed(TrainerCallback):
+    """Tokens and seconds after the first steps."""
+
+    def __init__(self, skipped: int) -> None:
+        self.skipped, self.trainer = skipped, None
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Look at the clock twice."""
+        if state.global_step in (self.skipped, state.max_steps):
+            wait()
+            self.now = time.perf_counter(), self.trainer._total_train_tokens
+            if state.global_step == self.skipped:
+                self.began = self.now
+
+    def tokens_per_second(self) -> float:
+        """After training."""
+        return (self.now[1] - self.began[1]) / max(self.now[0] - self.began[0], 1e-3)
+
+
+def trl(bench: Bench, shape: str, objective: str = "sft", dtype: str = "float32") -> dict[str, Any]:
+    """`trl sft` or `trl dpo` on the same rows with the same LoRA; the rest is TRL's default, weights in float32 included."""
+    model = models.AutoModelForCausalLM.from_pretrained(bench.model(shape), dtype=getattr(torch, dtype))
+    if CUDA:
+        torch.cuda.reset_peak_memory_stats()
+    work, speed = bench.work, Speed(bench.work.skipped)
+    shared = {"output_dir": "results/trl", "max_steps": work.steps, "report_to": [], "save_strategy": "no"}
+    shared |= {"per_device_train_batch_size": work.batch, "disable_tqdm": True, "use_cpu": not CUDA}
+    lora = LoraConfig(task_type="CAUSAL_LM", r=16, lora_alpha=32, lora_dropout=0.05, target_modules="all-linear")
+    given = {"model": model, "processing_class": models.tokenizer(bench.model(shape)), "peft_config": lora}
+    given["callbacks"] = [speed]
+    if objective == "sft":
+        columns = inputs.sft_rows(work, bench.config(shape)["vocab_size"])
+        table = Dataset.from_dict({name: columns[name] for name in ("input_ids", "labels")})
+        trainer = SFTTrainer(args=SFTConfig(**shared), train_dataset=table, **given)
+    else:
+        trainer = DPOTrainer(args=DPOConfig(**shared), train_dataset=Dataset.from_list(inputs.pairs(work)), **given)
+    speed.trainer = trainer
+    trainer.train()
+    attention = model.config._attn_implementation
+    note = f"{attention}, weights in {dtype}, gradient checkpointing"
+    return figures(bench, shape, objective, False, speed.tokens_per_second(), note)
+
+
+# ---- what must hold
+
+
+def adapter(given: Namespace) -> Path:
+    """What a run trained."""
+    return given.spec.parent / "trained" / "adapter_model.safetensors"
+
+
+def difference(a: Path, b: Path) -> float:
+    """The largest difference of two adapters' weights."""
+    one, other = load_file(a), load_file(b)
+    return max((one[name].float() - other[name].float()).abs().max().item() for name in one)
+
+
+def resumed(bench: Bench, shape: str, **keys: Any) -> dict[str, Any]:
+    """Kill a training with signal 9 in the middle of a step, type the same command again, and compare the adapters.
+
+    Where they differ, a second undisturbed training says whether two of those agree.
+    """
+    straight = options(bench, "straight", "sft", "lora", shape, **keys)
+    train("sft", straight)
+    kept = shutil.copy(adapter(straight), "straight.safetensors")
+    command = [sys.executable, Path(__file__).with_name("gpu.py"), KILL, bench.folder, shape, json.dumps(keys)]
+    command += ["--dry-run"] if bench.dry else []
+    ended = subprocess.run(list(map(str, command)), cwd=REPOSITORY, stdin=subprocess.DEVNULL).returncode
+    if ended != -signal.SIGKILL:
+        raise RuntimeError(f"the training that was to be killed ended with status {ended}")
+    killed = options_kept(bench, "killed", shape)
+    train("sft", killed)
+    begun = stage.read_json(killed.spec.parent / "train.json")["resumed_from"]
+    if begun is None:
+        raise RuntimeError("the killed training left no checkpoint")
+    digests = stage.sha256(Path(kept)), stage.sha256(adapter(killed))
+    if digests[0] == digests[1]:
+        return {"note": f"killed after {begun}; the same bits, sha256 {digests[0][:12]}"}
+    apart = difference(Path(kept), adapter(killed))
+    train("sft", options(bench, "straight", "sft", "lora", shape, **keys))
+    again = difference(Path(kept), adapter(straight))
+    return {"note": f"killed after {begun}; differs by {apart:.2g}; two undisturbed trainings differ by {again:.2g}"}
+
+
+def options_kept(bench: Bench, name: str, shape: str) -> Namespace:
+    """The options of a run that has begun."""
+    made, model = bench.rows("sft", shape), bench.model(shape)
+    return Namespace(spec=Path(f"results/{name}/spec.json"), parent=model, manifest=model / "config.json", tokens=made)
+
+
+def killed(folder: Path, shape: str, keys: dict[str, Any], dry: bool) -> None:
+    """Train with checkpoints, and end by signal 9 while a step is computed. Called in a process of its own."""
+
+    class Killed(training.Watch):
+        """Sends the signal half a step after the second half of the training has begun, once there is a checkpoint."""
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            now = time.monotonic()
+            sealed = next(self.folder.glob("checkpoint-*/SHA256SUMS"), None)
+            if sealed and state.global_step >= state.max_steps // 2:
+                delay = (now - self.begun_at) / 2
+                threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
+            self.begun_at = now
+
+    os.environ["POSTTRAIN_TRACKING"] = json.dumps({"mlflow": False, "checkpoint_seconds": 0})
+    bench = Bench(folder, dry)
+    training.Watch = Killed
+    train("sft", options(bench, "killed", "sft", "lora", shape, **keys))
+
+
+def out_of_memory(bench: Bench, shape: str) -> dict[str, Any]:
+    """A batch that does not fit is split; the result is that of the batch split from the start.
+
+    On a GPU the process is allowed less memory than the whole batch needs; on a CPU the allocator is asked for too much.
+    """
+    half = bench.work.batch // 2
+    split = options(bench, "split", "sft", "lora", shape, accumulation=2)
+    least = train("sft", split)[-1]["memory_gib"]
+    whole = options(bench, "whole", "sft", "lora", shape)
+    most = train("sft", whole)[-1]["memory_gib"]
+    tight = options(bench, "tight", "sft", "lora", shape)
+    free_memory()
+    with no_room(half, least + 0.6 * (most - least)):
+        train("sft", tight)
+    attempts = stage.read_json(tight.spec.parent / "train.json")["attempts"]
+    if not attempts:
+        raise RuntimeError(f"the batch fitted into {least + 0.6 * (most - least):.2f} GiB, though it needed {most:.2f}")
+    apart, other = difference(adapter(split), adapter(tight)), difference(adapter(whole), adapter(tight))
+    result = "the same bits as" if apart == 0 else f"{apart:.2g} from"
+    return {
+        "note": f"{attempts[0]['micro_batch']} rows, then {stage.read_json(tight.spec.parent / 'train.json')['micro_batch']} "
+        f"at once: {result} a batch split from the start, {other:.2g} from a whole one"
+    }
+
+
+@contextlib.contextmanager
+def no_room(rows_at_once: int, gib: float) -> Iterator[None]:
+    """Let no more than so many rows fit."""
+    if CUDA:
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, gib * 2**30 / total))
+        try:
+            yield
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0)
+        return
+    load = training.load_parent
+
+    def greedy(*arguments: Any, **named: Any) -> Any:
+        model = load(*arguments, **named)
+
+        def forward(module: Any, _: Any, given: dict[str, Any]) -> None:
+            if len(given["input_ids"]) > rows_at_once:
+                torch.empty(1 << 60, dtype=torch.uint8)
+
+        model.model.register_forward_pre_hook(forward, with_kwargs=True)
+        return model
+
+    training.load_parent = greedy
+    try:
+        yield
+    finally:
+        training.load_parent = load
+
+
+def merged(bench: Bench, shape: str) -> dict[str, Any]:
+    """How far the merged model is from the trained one, over how far training moved it, merged in float32 and in bf16.
+
+    The adapter is one that was trained; all logits are computed in float32.
+    """
+    given = options(bench, "merge", "sft", "lora", shape, learning_rate=1e-3)
+    train("sft", given)
+    ids = torch.tensor([inputs.sft_rows(bench.work, 256)["input_ids"][0][:256]], device=models.DEVICE)
+
+    @torch.no_grad()
+    def logits(model: Any) -> torch.Tensor:
+        return model.eval()(input_ids=ids).logits[0].float().cpu()
+
+    parent = models.load(given.parent, dtype=torch.float32)
+    before = logits(parent)
+    model = PeftModel.from_pretrained(parent, adapter(given).parent)
+    trained = logits(model)
+    model = model.merge_and_unload()
+    in_fp32 = logits(model)
+    in_bf16 = logits(model.to(torch.bfloat16).float())
+    effect = (trained - before).abs().mean().item()
+    shares = [(found - trained).abs().mean().item() / effect for found in (in_fp32, in_bf16)]
+    return {"note": f"distance over effect: {shares[0]:.2g} in fp32, {shares[1]:.2g} in bf16 (effect {effect:.2g})"}
+
+
+# ---- answers and scores
+
+
+def prompts(bench: Bench) -> list[list[int]]:
+    """Prompts of mixed length as token ids."""
+    columns = inputs.sft_rows(bench.work._replace(rows=bench.work.prompts), 256)
+    return [row[: len(row) // 2] for row in columns["input_ids"]]
+
+
+def generated(bench: Bench, shape: str, plain: bool = False) -> dict[str, Any]:
+    """Greedy answers by `scoring.generate`, or by transformers' own `generate` in padded batches of 8."""
+    model, tokenizer = models.load(bench.model(shape)).eval(), models.tokenizer(bench.model(shape))
+    model.generation_config.eos_token_id = inputs.EOS
+    asked, new = prompts(bench), bench.work.new_tokens
+
+    def answer(some: list[list[int]], tokens: int) -> None:
+        if not plain:
+            scoring.generate(model, tokenizer, some, tokens)
+            return
+        for start in range(0, len(some), 8):
+            batch = {"input_ids": some[start : start + 8]}
+            padded = tokenizer.pad(batch, padding_side="left", return_tensors="pt").to(models.DEVICE)
+            model.generate(**padded, max_new_tokens=tokens, do_sample=False, pad_token_id=inputs.PAD)
+
+    speed = timed(lambda: answer(asked[:2], 4), lambda: answer(asked, new), len(asked) * new)
+    return {
+        "tokens_per_s": speed,
+        "memory_gib": training.memory_gib(),
+        "note": f"{len(asked)} prompts, {new} new tokens",
+    }
+
+
+def scored(bench: Bench, shape: str, plain: bool = False, precision: str = "bf16") -> dict[str, Any]:
+    """Log-probabilities of answers by `scoring.log_probs`, or of padded batches of 8 with all their logits."""
+    model = models.load(bench.model(shape)).eval()
+    model.arithmetic = precision
+    columns = inputs.sft_rows(bench.work, bench.config(shape)["vocab_size"])
+    sequences = [tuple(map(tuple, row)) for row in zip(columns["input_ids"], columns["labels"], strict=True)]
+
+    @torch.no_grad()
+    def score(some: list[Any]) -> None:
+        if not plain:
+            scoring.log_probs(model, some, BATCH_TOKENS)
+            return
+        for start in range(0, len(some), 8):
+            batch = some[start : start + 8]
+            width = max(len(ids) for ids, _ in batch)
+            ids, labels = (
+                torch.tensor([[*row[side], *[pad] * (width - len(row[side]))] for row in batch], device=models.DEVICE)
+                for side, pad in ((0, inputs.PAD), (1, -100))
+            )
+            mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row, _ in batch], device=models.DEVICE)
+            found = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1].float()
+            targets = labels[:, 1:].clamp(min=0)
+            chosen = found.log_softmax(-1).gather(2, targets[..., None])[..., 0]
+            (chosen * (labels[:, 1:] != -100)).sum(1).tolist()
+
+    speed = timed(lambda: score(sequences[:8]), lambda: score(sequences), sum(columns["length"]))
+    return {"tokens_per_s": speed, "memory_gib": training.memory_gib(), "note": f"{len(sequences)} rows"}
+
+
+def timed(warm_up: Any, measured: Any, tokens: int) -> float:
+    """Tokens a second of the second of two calls."""
+    warm_up()
+    wait()
+    start = time.perf_counter()
+    measured()
+    wait()
+    return tokens / (time.perf_counter() - start)
+
+
+# ---- the worker
+
+
+def free_memory() -> None:
+    """What the row before has left."""
+    gc.collect()
+    if CUDA:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def serve(folder: Path, dry: bool) -> None:
+    """Measure the rows whose functions and arguments come in, a line each, and answer with a line of JSON.
+
+    Everything that libraries print goes where standard error goes.
+    """
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    bench = Bench(folder, dry)
+    print("ready", file=answers, flush=True)
+    for line in sys.stdin:
+        row = json.loads(line)
+        free_memory()
+        try:
+            found = globals()[row["work"]](bench, *([row["shape"]] if row["shape"] else []), **row["arguments"])
+        except Exception as error:  # whatever a library raises: it is the row's reason
+            import traceback
+
+            traceback.print_exc()
+            out = "out of memory" in str(error).lower()
+            words = " ".join(str(error).split()) or type(error).__name__
+            # With full_determinism torch names the operation that has no deterministic implementation.
+            kind = "reason" if out or "deterministic" in words else "failed"
+            found = {kind: "out of memory" if out else f"{type(error).__name__}: {words[:300]}"}
+        print(json.dumps(found), file=answers, flush=True)

@@ -1,0 +1,34 @@
+"""The benchmark's scratch folder, its tiny models and rows, which need no network, no MLflow and no Snakemake."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+
+sys.path.insert(0, str(REPOSITORY / "bench"))
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """bench/gpu_rows.py, which imports all that trains."""
+    import gpu_rows
+
+    return gpu_rows
+
+
+@pytest.fixture
+def bench(rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signals):
+    """A scratch folder with tiny models, on the GPU where there is one."""
+    import torch
+
+    from posttrain import models, training
+
+    monkeypatch.chdir(tmp_path)
+    replaced = {models: ("AutoModelForCausalLM", "AutoModelForSequenceClassification")}
+    replaced |= {training: ("add_compact_head", "add_low_rank")}
+    for module, names in replaced.items():
+        for name in names:
+            monkeypatch.setattr(module, name, getattr(module, name))  # put back after the test
+    yield rows.Bench(tmp_path, dry=True)
+    torch.use_deterministic_algorithms(False)  # as full_determinism has left them

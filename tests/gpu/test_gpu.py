@@ -1,0 +1,119 @@
+"""What only a GPU can tell, on tiny models: every objective trains, resumes and answers for want of memory; scores agree with a CPU's.
+
+python -m pytest -m gpu tests/gpu
+"""
+
+import math
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+import torch
+from conftest import REPOSITORY, environment
+
+from posttrain import models, scoring, stage
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU"),
+]
+
+SAMPLING = {"reward": {"function": "answer_format"}, "max_new_tokens": 8, "max_steps": 1}
+KEYS = {
+    "sft": {},
+    "dpo": {},
+    "orpo": {},
+    "kto": {},
+    "reward": {},
+    "ppo": SAMPLING,
+    "grpo": SAMPLING | {"generations": 2},
+    "rloo": SAMPLING | {"generations": 2},
+}
+IN_4_BITS = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
+
+
+def test_auto_is_bf16_where_the_gpu_multiplies_it():
+    able = torch.cuda.is_bf16_supported(including_emulation=False)
+    assert models.precision("auto") == ("bf16" if able else "fp32")
+    assert models.DEVICE == "cuda"
+
+
+@pytest.mark.parametrize("method", ["lora", "full", pytest.param("qlora", marks=IN_4_BITS)])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("objective", KEYS)
+def test_every_objective_trains(rows, bench, objective, precision, method):
+    keys = KEYS[objective] | {"precision": precision}
+    given = rows.options(bench, "run", objective, method, "1b", **keys)
+    if objective == "dpo":
+        rows.score_reference(given, method)
+    lines = rows.train(objective, given)
+    assert all(math.isfinite(line["loss"]) and line["memory_gib"] > 0 for line in lines)
+    made = stage.read_json(given.spec.parent / "train.json")
+    assert (made["memory_of"], made["precision"], made["attempts"]) == ("gpu", precision, [])
+
+
+@pytest.mark.parametrize("method", ["prefix", "p_tuning", "prompt", "ia3", "oft", "vera", "adapter", "adalora"])
+def test_every_method_trains(rows, bench, method):
+    [*_, last] = rows.train("sft", rows.options(bench, "run", "sft", method, "1b"))
+    assert math.isfinite(last["loss"])
+
+
+@pytest.mark.skipif(find_spec("flash_attn") is None, reason="flash_attn is not installed")
+def test_flash_attention_starts_and_lays_rows_end_to_end(rows, bench):
+    given = rows.options(bench, "run", "sft", "lora", "1b")
+    rows.train("sft", given)
+    made = stage.read_json(given.spec.parent / "train.json")
+    assert (made["attention"], made["padding_free"]) == ("flash_attention_2", True)
+
+
+@pytest.mark.parametrize("keys", [{}, {"trainer_args": {"full_determinism": True}}])
+def test_a_killed_training_goes_on(rows, bench, keys):
+    note = rows.resumed(bench, "0.6b", **keys)["note"]
+    assert "killed after checkpoint-" in note
+    if keys:
+        assert "the same bits" in note
+    else:  # no further from an undisturbed training than two of those may be from each other
+        assert "the same bits" in note or "two undisturbed trainings differ by 0;" not in note + ";"
+
+
+def test_a_batch_that_does_not_fit_is_split(rows, bench):
+    bench.dry, bench.work = (
+        False,
+        rows.inputs.FULL_WORK._replace(rows=32, steps=2),
+    )  # a batch outweighs the allocator's blocks
+    note = rows.out_of_memory(bench, "0.6b")["note"]
+    assert "8 rows, then 4 at once" in note
+
+
+def test_scores_are_those_of_a_cpu(rows, bench, monkeypatch):
+    monkeypatch.setattr(models, "precision", lambda wanted: "fp32")
+    columns = rows.inputs.sft_rows(bench.work, bench.config("1b")["vocab_size"])
+    sequences = [tuple(map(tuple, row)) for row in zip(columns["input_ids"], columns["labels"], strict=True)]
+    model = models.load(bench.model("1b"), dtype=torch.float32).eval()
+    on_gpu = scoring.log_probs(model, sequences, 256)
+    on_cpu = scoring.log_probs(model.to("cpu"), sequences, 256)
+    assert [n for _, n in on_gpu] == [n for _, n in on_cpu]
+    assert [x for x, _ in on_gpu] == pytest.approx([x for x, _ in on_cpu], rel=1e-4)
+
+
+def test_answers_are_those_of_a_cpu(rows, bench, monkeypatch):
+    monkeypatch.setattr(models, "precision", lambda wanted: "fp32")
+    model, tokenizer = models.load(bench.model("1b"), dtype=torch.float32).eval(), models.tokenizer(bench.model("1b"))
+    model.generation_config.eos_token_id = rows.inputs.EOS
+    asked = rows.prompts(bench)
+    on_gpu = scoring.generate(model, tokenizer, asked, 8)
+    assert on_gpu == scoring.generate(model.to("cpu"), tokenizer, asked, 8)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is at most one GPU")
+@pytest.mark.parametrize("objective", ["sft", "ppo"])
+def test_two_gpus_do_not_end_in_data_parallel(rows, bench, objective):
+    given = rows.options(bench, "run", objective, "lora", "1b", **KEYS[objective])
+    models.load(given.parent).save_pretrained(given.parent)  # the script itself draws no random weights
+    rows_of = {"sft": "--tokens", "ppo": "--data"}[objective]
+    options = ["--spec", given.spec, "--parent", given.parent, "--manifest", given.manifest, rows_of, given.data]
+    command = [sys.executable, REPOSITORY / f"scripts/train_{objective}.py", *options]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment())
+    assert done.returncode == 0, done.stderr
+    assert stage.read_json(given.spec.parent / "train.json")["memory_of"] == "gpu"
