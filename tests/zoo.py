@@ -129,7 +129,7 @@ def _gemma(title: str, kind: str, template: str, **config: Any) -> Member:
 
 
 def _mistral(title: str, kind: str, **changes: Any) -> Member:
-    values = {"template": MISTRAL, "bos": "<s>", "adds_bos": True}
+    values = {"template": MISTRAL, "bos": "<s>", "adds_bos": True, "opens": " "}
     return Member(title, kind, "<unk> <s> </s> [INST] [/INST]".split(), "</s>", "</s>", **(values | changes))
 
 

@@ -5,6 +5,7 @@ Each function gives example rows: `suite`, `dataset`, `id` and the numbers that 
 """
 
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,6 +51,7 @@ class Candidate(NamedTuple):
         self, prompts: list[list[int]], max_new_tokens: int, stop: tuple[str, ...] = ()
     ) -> list[scoring.Answer]:
         """Its greedy answer to each prompt (token ids); one that was given before is not generated again."""
+        check_known(self, prompts)
         longest = decoding.context(self.model)
         full = sum(not room for room in decoding.rooms(prompts, max_new_tokens, longest))
         if full:
@@ -61,6 +63,22 @@ class Candidate(NamedTuple):
         penalty = self.spec.get("repetition_penalty", 1.0)
         return answers.answers(
             self.model, self.tokenizer, prompts, max_new_tokens, stop, self.answers, key, penalty=penalty
+        )
+
+
+def check_known(candidate: Candidate, rows: Iterable[Sequence[int]]) -> None:
+    """Refuse tokens that the model has no embedding for, as those of a chat template that came without its model's have none.
+
+    Raises:
+        UserError: naming the token, its id, and how many there are.
+    """
+    embeddings = candidate.model.get_input_embeddings().num_embeddings
+    last = max((max(ids) for ids in rows if ids), default=0)
+    if last >= embeddings:
+        token = candidate.tokenizer.convert_ids_to_tokens(last)
+        raise UserError(
+            f"{candidate.name}: the token {token} has the id {last}, and the model has embeddings for {embeddings} tokens only; "
+            f"write new_tokens: ['{token}'] under the base, or take it out"
         )
 
 
@@ -130,6 +148,7 @@ def likelihood(candidate: Candidate, suite: str, dataset: str, limit: int) -> tu
 
 def score(candidate: Candidate, requests: list[Request]) -> None:
     """Give every example the log-probability of its answer, or of both; equal answers are scored once."""
+    check_known(candidate, (request.sequence[0] for request in requests))
     scores = scoring.log_probs(
         candidate.model, [request.sequence for request in requests], candidate.spec["batch_tokens"]
     )
