@@ -238,10 +238,12 @@ def embeddings(run: "Subject") -> Finding | None:
     first = min(beyond)
     tokens = [run.tokenizer.convert_ids_to_tokens(i) for i in sorted(beyond)]
     others = f" ({len(tokens) - 1} more of the tokens in use have none, such as {tokens[1]})" if tokens[1:] else ""
+    added = all(i in run.tokenizer.added_tokens_decoder for i in beyond)
+    advice = f"write new_tokens: [{', '.join(map(repr, tokens[:32]))}] under the base, or take them out"
     return Finding(
         "error",
         f"{tokens[0]}, which is among {beyond[first]}, has the id {first}, and the model has embeddings for {rows} tokens only"
-        f"{others}; write new_tokens: [{', '.join(map(repr, tokens[:32]))}] under the base, or take them out",
+        f"{others}; {advice if added else 'the tokenizer belongs to another model; put the one of this model into its folder'}",
     )
 
 
