@@ -71,9 +71,9 @@ def prepare(folder: Path, source: Path) -> Path:
 def tell(run: str) -> None:
     """What merge.json says of a run, and what a bfloat16 copy would keep."""
     proof = json.loads(Path(f"results/{run}/merge.json").read_text())
-    print(f"{run}: effect {proof['effect']:.4f}, merged {proof['relative']:.2e} of it away, keeps {proof['kept']:.4f}")
+    print(f"{run}: effect {proof['effect']:.4f}, merged {proof['relative']:.2e} of it away")
     shipped = proof["shipped"]
-    print(f"{run}: ships in {shipped['dtype']}, {shipped['relative']:.3f} away, keeps {shipped['kept']:.3f}")
+    print(f"{run}: ships in {shipped['dtype']}, {shipped['relative']:.2e} of it away")
 
 
 def margins() -> None:
@@ -103,7 +103,10 @@ def margins() -> None:
     prompts = merge_proof.real_prompts(Path("results/tokens/smollm2", PAIRS).parent)
     logits = [merge_proof.logits(model.eval(), prompts) for model in (parent, trained, rounded)]
     proof = merge_proof.Reference(logits[0], logits[1]).measure(logits[2])
-    print(f"a bf16 copy of dpo_lora is {proof['relative']:.3f} of the effect away and keeps {proof['kept']:.3f}")
+    kept = merge_proof.kept(Path("results/sft_lora/merged"), merged, torch.bfloat16)
+    print(
+        f"a bf16 copy of dpo_lora is {proof['relative']:.3f} of the effect away, its weights keep {kept:.3f} of the update"
+    )
 
 
 def steady() -> None:
