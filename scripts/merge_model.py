@@ -223,6 +223,8 @@ def ship(
     Raises:
         UserError: the type that was asked for loses what was learnt.
     """
+    import torch
+
     from posttrain import merge_proof
 
     (merged, shipped), (reference, prompts) = folders, measured
@@ -231,6 +233,8 @@ def ship(
     if dtype != proof["dtype"]:
         write_as(dtype, spec, options, merged, shipped)
         found = reference.measure(merge_proof.logits(load_fp32(shipped), prompts)) | {"dtype": dtype}
+        if spec["method"] not in LEAVES:  # whose parent's weights do not move
+            found["kept"] = merge_proof.kept(options.parent, merged, getattr(torch, dtype))
         if merge_proof.keeps_the_update(found):
             say(
                 f"{name}: model/ is in {dtype}, {found['relative']:.2g} of what training changed away from the trained model"
@@ -238,7 +242,7 @@ def ship(
             return found
         lost = (
             f"in {dtype} the model would be {found['relative']:.0%} of what training changed away from the trained one, and "
-            f"keep {found['kept']:.0%} of the update"
+            f"its weights would keep {found.get('kept', 1):.0%} of the update"
         )
         if asked != "auto":
             raise UserError(

@@ -80,7 +80,7 @@ def read_model(folder: Path) -> Model:
     Raises:
         UserError: there are no such files.
     """
-    headers = [_header(file) for file in _weights(folder)]
+    headers = [_header(file) for file in weight_files(folder)]
     tensors = {name: tensor for header in headers for name, tensor in header.items() if name != "__metadata__"}
     shapes = {name: tuple(tensor["shape"]) for name, tensor in tensors.items()}
     size = sum(end - start for start, end in (tensor["data_offsets"] for tensor in tensors.values()))
@@ -101,7 +101,7 @@ def read_model(folder: Path) -> Model:
     return Model(text, shapes, size, len(layers), min(embedding), widest, max(embedding), update)
 
 
-def _weights(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     files = {"model.safetensors"} if not index.exists() else set(read_json(index)["weight_map"].values())
     missing = [name for name in sorted(files) if not (folder / name).exists()]
