@@ -21,6 +21,7 @@ SIZES = {
     "8b": (LLAMA, 4096, 14336, 32, 32, 8, 128, False),  # Llama-3.1-8B
 }
 DRY = (64, 128, 2, 4, 2, 16)
+KILL = "--killed"  # asks bench/gpu.py for the training that kills itself
 EOS, PAD = 256, 257  # after the 256 bytes
 
 

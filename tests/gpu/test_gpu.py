@@ -76,8 +76,10 @@ def test_flash_attention_starts_and_lays_rows_end_to_end(rows, bench):
 
 
 @pytest.mark.parametrize("keys", [{}, {"trainer_args": {"full_determinism": True}}])
-def test_a_killed_training_goes_on(rows, bench, keys):
-    note = rows.resumed(bench, "0.6b", **keys)["note"]
+def test_a_killed_training_goes_on(bench, keys):
+    import gpu_proofs
+
+    note = gpu_proofs.resumed(bench, "0.6b", **keys)["note"]
     assert "killed after checkpoint-" in note
     if keys:
         assert "the same bits" in note
@@ -86,11 +88,13 @@ def test_a_killed_training_goes_on(rows, bench, keys):
 
 
 def test_a_batch_that_does_not_fit_is_split(rows, bench):
+    import gpu_proofs
+
     bench.dry, bench.work = (
         False,
         rows.inputs.FULL_WORK._replace(rows=32, steps=2),
     )  # a batch outweighs the allocator's blocks
-    note = rows.out_of_memory(bench, "0.6b")["note"]
+    note = gpu_proofs.out_of_memory(bench, "0.6b")["note"]
     assert "8 rows, then 4 at once" in note
 
 
