@@ -83,10 +83,11 @@ def _forward(model: Any, rows: Rows, logits: bool) -> tuple[torch.Tensor, torch.
     width = rows.ids.shape[1]
     mask = (torch.arange(width, device=rows.ids.device)[None] < (rows.prompts + rows.answers)[:, None]).long()
     base, kept = causal(model), []
+    backbone = getattr(base.base_model, "decoder", base.base_model)  # OPT's head calls the decoder itself
     options = {"use_cache": False}
     if not logits and "logits_to_keep" in inspect.signature(type(base).forward).parameters:
         options["logits_to_keep"] = 1
-    with base.base_model.register_forward_hook(lambda _, __, output: kept.append(output.last_hidden_state)):
+    with backbone.register_forward_hook(lambda _, __, output: kept.append(output.last_hidden_state)):
         output = model(input_ids=rows.ids, attention_mask=mask, **options)
     return kept[0][:, -width:], output.logits[:, -width:]  # virtual tokens come first
 
