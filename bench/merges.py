@@ -2,11 +2,11 @@
 
     python bench/merges.py
 
-The workflow builds both runs. Printed for each: the effect of training on the logits, how far the merged and the shipped model are from
-the trained one as a share of it, the share of the update that each keeps, and the share that a bfloat16 copy would keep. Then
-the mean margin of DPO on the held-out pairs, log-probability of the chosen minus the rejected answer, each against the SFT model: of
-the trained model (base and both adapters in float32), as eval.json has it, of the weights that a child in bfloat16 arithmetic holds, as
-that arithmetic sees them, and of the merged model rounded to bfloat16. Last, how far a pair's log-probabilities move with threads and batches, and the seconds of the
+The workflow builds both runs. Printed for each: the effect of training on the logits, and how far the merged and the shipped model
+are from the trained one as a share of it. Then the mean margin of DPO on the held-out pairs, log-probability of the chosen minus
+the rejected answer, each against the SFT model: of the trained model (base and both adapters in float32), as eval.json has it, of
+the weights that a child in bfloat16 arithmetic holds, as that arithmetic sees them, and of the merged model rounded to bfloat16,
+with the share of the update that its weights keep. Last, how far a pair moves with threads and batches, and the seconds of the
 evaluation, in fp32 and in bf16.
 """
 
