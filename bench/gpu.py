@@ -25,9 +25,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from common import parser
-from gpu_inputs import SIZES
+from gpu_inputs import KILL, SIZES
 
-KILL = "--killed"
 LEAST = 5  # seconds; a row is not begun with less left
 GIVEN = {"flash": "flash_attn", "liger": "liger_kernel", "bits": "bitsandbytes"}
 ROOTS = "transformers trl peft datasets accelerate pydantic nvidia-ml-py bitsandbytes"
@@ -39,7 +38,7 @@ class Row(NamedTuple):
     name: str
     shape: str
     work: str
-    """a function of gpu_rows.py"""
+    """a function of gpu_rows.py or gpu_proofs.py"""
     arguments: dict[str, Any] = {}
     needs: str = ""
     """a package that may not be installed"""
@@ -280,13 +279,14 @@ def main() -> None:
         print("\n".join(wheels()))
         return
     if options.serve or options.killed:
-        import gpu_rows
+        import gpu_proofs
+        import gpu_worker
 
         if options.serve:
-            gpu_rows.serve(options.serve, options.dry_run)
+            gpu_worker.serve(options.serve, options.dry_run)
         else:
             folder, shape, keys = options.killed
-            gpu_rows.killed(Path(folder), shape, json.loads(keys), options.dry_run)
+            gpu_proofs.killed(Path(folder), shape, json.loads(keys), options.dry_run)
         return
     shapes = [name for name in SIZES if name in options.shapes.split(",")]
     if not shapes:

@@ -21,6 +21,7 @@ SIZES = {
     "8b": (LLAMA, 4096, 14336, 32, 32, 8, 128, False),  # Llama-3.1-8B
 }
 DRY = (64, 128, 2, 4, 2, 16)
+KILL = "--killed"  # asks bench/gpu.py for the training that kills itself
 EOS, PAD = 256, 257  # after the 256 bytes
 
 
@@ -87,7 +88,8 @@ def random_weights(family: Any, device: str) -> Any:
         def from_pretrained(folder: Any, **options: Any) -> Any:
             if next(Path(folder).glob("*.safetensors"), None):
                 return family.from_pretrained(folder, **options)
-            config = AutoConfig.from_pretrained(folder)
+            labels = {"num_labels": options.pop("num_labels")} if "num_labels" in options else {}
+            config = AutoConfig.from_pretrained(folder, **labels)
             kept = {name: options[name] for name in ("attn_implementation",) if options.get(name)}
             dtype = config.dtype if options.get("dtype", "auto") == "auto" else options["dtype"]
             state = torch.random.get_rng_state()

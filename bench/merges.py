@@ -5,8 +5,9 @@
 The workflow builds both runs. Printed for each: the effect of training on the logits, how far the merged and the shipped model are from
 the trained one as a share of it, the share of the update that each keeps, and the share that a bfloat16 copy would keep. Then
 the mean margin of DPO on the held-out pairs, log-probability of the chosen minus the rejected answer, each against the SFT model: of
-the trained model (base and both adapters in float32), as eval.json has it, as a child in bfloat16 arithmetic sees it, and of
-the merged model rounded to bfloat16. Last, the seconds of the evaluation in fp32 and in bf16. As `name value`.
+the trained model (base and both adapters in float32), as eval.json has it, of the weights that a child in bfloat16 arithmetic holds, as
+that arithmetic sees them, and of the merged model rounded to bfloat16. Last, how far a pair's log-probabilities move with threads and batches, and the seconds of the
+evaluation, in fp32 and in bf16.
 """
 
 import json
@@ -39,6 +40,7 @@ def main() -> None:
     for run in RUNS:
         tell(run)
     margins()
+    steady()
     times()
 
 
@@ -69,9 +71,9 @@ def prepare(folder: Path, source: Path) -> Path:
 def tell(run: str) -> None:
     """What merge.json says of a run, and what a bfloat16 copy would keep."""
     proof = json.loads(Path(f"results/{run}/merge.json").read_text())
-    print(f"{run}: effect {proof['effect']:.4f}, merged {proof['relative']:.2e} of it away, keeps {proof['kept']:.4f}")
+    print(f"{run}: effect {proof['effect']:.4f}, merged {proof['relative']:.2e} of it away")
     shipped = proof["shipped"]
-    print(f"{run}: ships in {shipped['dtype']}, {shipped['relative']:.3f} away, keeps {shipped['kept']:.3f}")
+    print(f"{run}: ships in {shipped['dtype']}, {shipped['relative']:.2e} of it away")
 
 
 def margins() -> None:
@@ -91,6 +93,11 @@ def margins() -> None:
     said = json.loads(Path("results/dpo_lora/eval.json").read_text())["metrics"]["preference_margin"]["value"]
     print(f"margin as eval.json has it: {said:+.4f}, {said - truth.mean().item():+.4f} from the trained one's")
     merged = Path("results/dpo_lora/merged")
+    held = [models.parent(Path("results", run, "merged"), CHILD).float() for run in RUNS]
+    for model in held:
+        model.arithmetic = "fp32"
+    say("of the weights that a child holds", differences(held[1]) - differences(held[0]), truth)
+    del held
     child = differences(models.parent(merged, CHILD)) - differences(
         models.parent(merged.parents[1] / "sft_lora/merged", CHILD)
     )
@@ -101,10 +108,29 @@ def margins() -> None:
     prompts = merge_proof.real_prompts(Path("results/tokens/smollm2", PAIRS).parent)
     logits = [merge_proof.logits(model.eval(), prompts) for model in (parent, trained, rounded)]
     proof = merge_proof.Reference(logits[0], logits[1]).measure(logits[2])
-    print(f"a bf16 copy of dpo_lora is {proof['relative']:.3f} of the effect away and keeps {proof['kept']:.3f}")
+    kept = merge_proof.kept(Path("results/sft_lora/merged"), merged, torch.bfloat16)
+    print(
+        f"a bf16 copy of dpo_lora is {proof['relative']:.3f} of the effect away, its weights keep {kept:.3f} of the update"
+    )
 
 
-def differences(model):
+def steady() -> None:
+    """How far the held-out pairs' differences move between one thread and two, and between batches, in both arithmetics."""
+    import torch
+
+    from posttrain import models
+
+    for precision in ("fp32", "bf16"):
+        model = models.load(Path("results/dpo_lora/merged"), torch.float32, arithmetic=precision)
+        found = []
+        for threads, batch_tokens in ((1, 1024), (2, 1024), (1, 512)):
+            torch.set_num_threads(threads)
+            found.append(differences(model, batch_tokens))
+        moved = max((other - found[0]).abs().max().item() for other in found[1:])
+        print(f"in {precision} a pair moves by up to {moved:.1e} nats with threads and batches")
+
+
+def differences(model, batch_tokens: int = 1024):
     """Log-probability of the chosen minus the rejected answer of each held-out pair (n,)."""
     import pyarrow.parquet as pq
     import torch
@@ -113,7 +139,9 @@ def differences(model):
 
     rows = pq.read_table(Path("results/tokens/smollm2", PAIRS)).to_pylist()
     sides = [[scoring.answer(row["prompt_ids"], row[f"{side}_ids"]) for row in rows] for side in ("chosen", "rejected")]
-    totals = [torch.tensor([total for total, _ in scoring.log_probs(model.eval(), side, 1024)]) for side in sides]
+    totals = [
+        torch.tensor([total for total, _ in scoring.log_probs(model.eval(), side, batch_tokens)]) for side in sides
+    ]
     return totals[0] - totals[1]
 
 
@@ -128,7 +156,6 @@ def times() -> None:
     """Seconds of the demo's evaluation in both arithmetics, on one thread."""
     import torch
 
-    sys.path.insert(0, str(REPOSITORY / "scripts"))
     torch.set_num_threads(1)
     for precision in ("fp32", "bf16"):
         start = time.perf_counter()

@@ -60,7 +60,6 @@ def main(options) -> None:
         tell(name, spec, proof)
         merge_proof.check_merged(name, proof)
         proof["shipped"] = ship(name, spec, base_dtype, options, (merged, shipped), (reference, prompts), proof)
-        (shipped / "README.md").unlink(missing_ok=True)  # a leaf's has none, and a link is not written through
         (shipped / "README.md").write_text(card(name, spec, read_json(options.preflight)["licences"]))
         for file in [*merged.iterdir(), *shipped.iterdir()]:
             if is_own(file):
@@ -80,7 +79,7 @@ def load_fp32(folder: Path) -> Any:
 
     from posttrain import models
 
-    return models.load(folder, torch.float32, arithmetic="fp32").eval()
+    return models.load(folder, torch.float32, arithmetic="fp32", device=models.roomy_device(folder)).eval()
 
 
 def tell(name: str, spec: dict, proof: dict) -> None:
@@ -105,21 +104,23 @@ def trained_model(parent: Path, trained: Path, spec: dict, prompts: list[list[in
 
     if spec["method"] == "qlora":
         return unquantised(parent, trained, spec, prompts)
-    start = plain_parent(parent, trained)
+    start = plain_parent(parent, trained, spec)
     before = merge_proof.logits(start, prompts)
     model = load_fp32(trained) if spec["method"] == "full" else models.add_adapter(start, trained).eval()
     return model, merge_proof.Reference(before, merge_proof.logits(model, prompts)), {}
 
 
-def plain_parent(parent: Path, trained: Path, quantised: str | None = None) -> Any:
-    """The parent in float32, dequantised from 4 bits where `quantised` is their arithmetic."""
+def plain_parent(parent: Path, trained: Path, spec: dict, dequantised: bool = False) -> Any:
+    """The parent in float32, on request as 4 bits have left it."""
     import torch
 
     from posttrain import models
 
     reward = models.is_reward(trained)
-    load = models.dequantised if quantised else models.load
-    model = load(parent, quantised or torch.float32, reward=reward).float()
+    if dequantised:
+        model = models.dequantised(models.parent(parent, spec, reward)).float()
+    else:
+        model = models.load(parent, torch.float32, reward=reward, device=models.roomy_device(parent))
     if reward and not models.is_reward(parent):
         model.score.weight.data.copy_(models.head(trained))
     return model.eval()
@@ -129,11 +130,12 @@ def unquantised(parent: Path, trained: Path, spec: dict, prompts: list[list[int]
     """As `trained_model`, on the parent that the adapter is merged into, and how far both parents drift from 4 bits."""
     from posttrain import merge_proof, models
 
-    arithmetic = models.precision(spec["precision"])
-    in_4_bits = merge_proof.logits(models.with_adapter(parent, trained, arithmetic).eval(), prompts)
+    held = models.add_adapter(models.parent(parent, spec, models.is_reward(trained)), trained).eval()
+    in_4_bits = merge_proof.logits(held, prompts)
+    del held
     drift = {}
     for choice in sorted(("dequantised", "original"), key=lambda choice: choice == spec["merge_into"]):
-        start = plain_parent(parent, trained, arithmetic if choice == "dequantised" else None)
+        start = plain_parent(parent, trained, spec, dequantised=choice == "dequantised")
         before = merge_proof.logits(start, prompts)
         model = models.add_adapter(start, trained).eval()
         after = merge_proof.logits(model, prompts)
@@ -221,6 +223,8 @@ def ship(
     Raises:
         UserError: the type that was asked for loses what was learnt.
     """
+    import torch
+
     from posttrain import merge_proof
 
     (merged, shipped), (reference, prompts) = folders, measured
@@ -229,6 +233,8 @@ def ship(
     if dtype != proof["dtype"]:
         write_as(dtype, spec, options, merged, shipped)
         found = reference.measure(merge_proof.logits(load_fp32(shipped), prompts)) | {"dtype": dtype}
+        if spec["method"] not in LEAVES:  # whose parent's weights do not move
+            found["kept"] = merge_proof.kept(options.parent, merged, getattr(torch, dtype))
         if merge_proof.keeps_the_update(found):
             say(
                 f"{name}: model/ is in {dtype}, {found['relative']:.2g} of what training changed away from the trained model"
@@ -236,7 +242,7 @@ def ship(
             return found
         lost = (
             f"in {dtype} the model would be {found['relative']:.0%} of what training changed away from the trained one, and "
-            f"keep {found['kept']:.0%} of the update"
+            f"its weights would keep {found.get('kept', 1):.0%} of the update"
         )
         if asked != "auto":
             raise UserError(
@@ -264,7 +270,7 @@ def write_as(dtype: str, spec: dict, options: Any, merged: Path, shipped: Path) 
         if models.dtype_of(options.shipped) == dtype:
             link_all(options.shipped, target)
             return
-    models.load(source, getattr(torch, dtype)).save_pretrained(target)
+    models.load(source, getattr(torch, dtype), device="cpu").save_pretrained(target)
     carry(source, target)
 
 

@@ -106,7 +106,7 @@ def write_training(folder: Path, model: dict, steps: int) -> None:
              "mlflow_run_id": "cd" * 16}  # fmt: skip
     write_json(folder / "train.json", train)
     proof = {"max_abs_logit_difference": 9.2e-5, "mean_abs_logit_difference": 1e-6, "greedy_agreement": 1.0, "n": 395,
-             "effect": 0.5, "relative": 2e-6, "kept": 1.0, "dtype": "float32"}  # fmt: skip
+             "effect": 0.5, "relative": 2e-6, "dtype": "float32"}  # fmt: skip
     write_json(folder / "merge.json", proof | {"shipped": proof | {"relative": 0.12, "dtype": "bfloat16"}})
     checks = [{"name": "empty", "severity": None, "result": "passed", "message": "", "example": ""},
               {"name": "packing", "severity": None, "result": "skipped", "message": "no rows are packed", "example": ""},

@@ -226,7 +226,9 @@ def _check_arguments(spec: dict, templates: dict[str, str], name: str) -> None:
     Raises:
         UserError: naming them.
     """
-    arguments = spec.get("chat_template_kwargs", {})
+    arguments = spec.get("chat_template_kwargs")
+    if not arguments:
+        return
     read = set().union(
         *(chat_templates.variables(text, f"base {name}: its chat template") for text in templates.values())
     )

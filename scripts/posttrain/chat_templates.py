@@ -90,6 +90,8 @@ def parsed(template: str, place: str) -> Any:
             raise UserError(
                 f"{place} is not a Jinja template: line {error.lineno}: {first_line(error)}; correct it, or write another"
             ) from None
+        except RecursionError:
+            raise UserError(f"{place} is nested too deeply; write another template") from None
 
 
 def variables(template: str, place: str) -> set[str]:
@@ -100,7 +102,9 @@ def variables(template: str, place: str) -> set[str]:
     """
     from jinja2.meta import find_undeclared_variables
 
-    return find_undeclared_variables(parsed(template, place))
+    tree = parsed(template, place)
+    with limited(place, SECONDS, BYTES):
+        return find_undeclared_variables(tree)
 
 
 def with_defaults(template: str, values: dict[str, Any]) -> str:

@@ -237,13 +237,13 @@ def embeddings(run: "Subject") -> Finding | None:
         return None
     first = min(beyond)
     tokens = [run.tokenizer.convert_ids_to_tokens(i) for i in sorted(beyond)]
-    others = (
-        f" (as have {len(beyond) - 1} others of the tokens that are used, such as {tokens[1]})" if tokens[1:] else ""
-    )
+    others = f" ({len(tokens) - 1} more of the tokens in use have none, such as {tokens[1]})" if tokens[1:] else ""
+    added = all(i in run.tokenizer.added_tokens_decoder for i in beyond)
+    advice = f"write new_tokens: [{', '.join(map(repr, tokens[:32]))}] under the base, or take them out"
     return Finding(
         "error",
-        f"{tokens[0]}, which is among {beyond[first]}, has the id {first}{others}, and the model has embeddings for {rows} tokens "
-        f"only; write new_tokens: [{', '.join(repr(token) for token in tokens[:8])}] under the base, or take them out",
+        f"{tokens[0]}, which is among {beyond[first]}, has the id {first}, and the model has embeddings for {rows} tokens only"
+        f"{others}; {advice if added else 'the tokenizer belongs to another model; put the one of this model into its folder'}",
     )
 
 

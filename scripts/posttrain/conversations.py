@@ -18,18 +18,18 @@ from typing import Any, NamedTuple
 from posttrain.errors import UserError
 from posttrain.limits import limited
 from posttrain.rows import Row
+from posttrain.thoughts import BLOCKS
 
 # Of one conversation's rendering: a template is a program of the base's author.
 RENDER_SECONDS, RENDER_BYTES, RENDER_CHARACTERS = 10, 1 << 30, 16_000_000
 
-# How thoughts begin and end: DeepSeek, Qwen and most others; gpt-oss; Gemma 4; Muse; Magistral.
-THOUGHTS = (
-    ("<think>", "</think>"),
-    ("<|channel|>analysis<|message|>", "<|end|>"),
-    ("<|channel>thought\n", "<channel|>"),
-    (" to=self<|message|>", "<|eom|>"),
-    ("[THINK]", "[/THINK]"),
+# Thoughts before an answer: the blocks that are stripped from answers, and messages in a channel of their own (gpt-oss, Muse).
+_CHANNELS = {"<|channel|>analysis<|message|>": "<|end|>", "to=self<|message|>": "<|eom|>"}
+_THOUGHT = re.compile(
+    "|".join(rf"\s*{re.escape(first)}.*?{re.escape(last)}\n*" for first, last in (BLOCKS | _CHANNELS).items()),
+    re.DOTALL,
 )
+_CLOSING = re.compile(r".*?</think>\n*", re.DOTALL)
 _OPENED = re.compile(r"\s*<think>\s*\Z")
 _NONE = re.compile(r"<think>\s*</think>\s*\Z")
 _INSIDE = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)
@@ -307,31 +307,29 @@ def _says(text: str) -> dict[str, str]:
 
 def _closes(text: str) -> bool:
     """Whether a text begins inside a thought."""
-    opened, closed = (text.find(mark) for mark in THOUGHTS[0])
+    opened, closed = (text.find(mark) for mark in ("<think>", "</think>"))
     return closed >= 0 and not 0 <= opened < closed
 
 
 def _thoughts_of(turn: dict[str, Any]) -> str:
-    opening, closing = THOUGHTS[0]
-    before, closed, _ = turn["content"].partition(closing)
-    inside = before.removeprefix(opening) if closed else ""
+    before, closed, _ = turn["content"].partition("</think>")  # an answer that was generated may begin inside a thought
+    inside = before.lstrip().removeprefix("<think>") if closed else ""
     return (turn.get("reasoning_content") or inside).strip("\n")
 
 
-def thoughts(text: str, start: int, end: int) -> list[tuple[int, int]]:
-    """First and last character of the thoughts in an answer, through the line ends after them; one may open before `start`."""
-    found = []
-    opened, closing = _OPENED.search(text, 0, start), THOUGHTS[0][1]
-    if opened and _closes(text[start:end]):
-        found.append((start, text.index(closing, start) + len(closing)))
-    for opening, closing in THOUGHTS:
-        pattern = re.compile(f"{re.escape(opening)}.*?{re.escape(closing)}", re.DOTALL)
-        found += [match.span() for match in pattern.finditer(text, start, end)]
+def thoughts(text: str, start: int, end: int) -> int:
+    """Where the thoughts with which an answer begins end, and the line ends after them; `start` where there are none.
 
-    def with_lines(last: int) -> int:
-        return last + len(text[last:end]) - len(text[last:end].lstrip("\n"))
+    What asks for the answer may have opened them. Marks later in an answer are part of what it says.
 
-    return [(first, with_lines(last)) for first, last in found]
+    Args:
+        start, end: first and last character of the answer in the text.
+    """
+    if _OPENED.search(text, 0, start) and _closes(text[start:end]):
+        start = _CLOSING.match(text, start, end).end()
+    while found := _THOUGHT.match(text, start, end):
+        start = found.end()
+    return start
 
 
 def up_to(row: Row, id: str) -> Row:

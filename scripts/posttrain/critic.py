@@ -4,17 +4,22 @@ import copy
 from typing import Any
 
 import torch
-from peft import LoraConfig
 
+from posttrain import methods
 from posttrain.config import LEARNING_RATE, VALUE_RANK
 
 
-def configuration(spec: dict, policy: Any | None) -> Any:
-    """PEFT's configuration of the critic, beside the policy's; a policy of all weights has None, and the critic is a LoRA."""
+def configuration(spec: dict, policy: Any | None, model: Any) -> Any:
+    """PEFT's configuration of the critic, beside the policy's.
+
+    Args:
+        policy: the policy's own; None for one of all weights, whose critic is a LoRA of every layer that takes one.
+        model: the parent.
+    """
     rank = spec.get("value_rank")
     if policy is None:
-        rank = rank or VALUE_RANK
-        return LoraConfig(task_type="CAUSAL_LM", r=rank, lora_alpha=2 * rank, target_modules="all-linear")
+        own = {"method": "lora", "rank": rank or VALUE_RANK, "alpha": 2 * (rank or VALUE_RANK), "dropout": 0.0}
+        return methods.adapter(spec | own | {"target_modules": "all-linear"}, model, steps=0)
     config = copy.deepcopy(policy)
     if rank:
         config.r, config.lora_alpha, config.rank_pattern, config.alpha_pattern = rank, 2 * rank, {}, {}

@@ -73,8 +73,10 @@ def hold_apart(model: Any, folder: Path) -> None:
         for name, layer in layers:
             factors = (file.get_tensor(f"{name}.A"), file.get_tensor(f"{name}.B")) if name in known else None
             model.set_submodule(name, _held(layer, factors))
-    own = {id(module.weight) for _, module in model.named_modules() if isinstance(module, nn.Linear)}
-    own -= {id(model.get_output_embeddings().weight)} if model.get_output_embeddings() else set()
+    own = {id(model.get_submodule(name).weight) for name, _ in layers}
+    own |= {
+        id(parameter) for name, parameter in model.named_parameters() if name == "score.weight"
+    }  # of a new reward model
     rest = [parameter for parameter in model.parameters() if id(parameter) not in own]
     if all(torch.equal(parameter, parameter.bfloat16().float()) for parameter in rest):
         for parameter in model.parameters():

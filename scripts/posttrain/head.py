@@ -158,15 +158,20 @@ def _measure(model: Any) -> tuple[float, float | None] | None:
         return torch.linspace(-200, 200, products.shape[-1], device=products.device).expand(products.shape).clone()
 
     modes = [(module, module.training) for module in model.modules()]
+    mixed = (
+        len({p.dtype for p in model.parameters() if p.is_floating_point()}) > 1
+    )  # which may only work under autocast
     model.eval()
     try:
-        hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-        with head.register_forward_hook(replaced):
-            logits = model(input_ids=ids, use_cache=False).logits
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=mixed):
+            hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+            with head.register_forward_hook(replaced):
+                logits = model(input_ids=ids, use_cache=False).logits
+            products = _products(head, hidden)
     finally:
         for module, training in modes:
             module.training = training
-    if len(seen) != 2 or not _close(seen[0], hidden) or not _close(seen[1], _products(head, hidden)):
+    if len(seen) != 2 or not _close(seen[0], hidden) or not _close(seen[1], products):
         return None
     numbers = torch.linspace(-200, 200, logits.shape[-1], device=logits.device).expand(logits.shape)
     for cap, scale in itertools.product(*_candidates(model.config.get_text_config())):

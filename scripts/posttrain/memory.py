@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from posttrain import targets
-from posttrain.config import LORA, PROMPT_LEARNING, VALUE_RANK
+from posttrain.config import LORA, PROMPT_LEARNING, VALUE_RANK, reads_weights
 from posttrain.errors import UserError
 from posttrain.stage import read_json
 
@@ -43,6 +43,8 @@ class Model(NamedTuple):
     intermediate: int
     """the widest matrix of a layer"""
     vocabulary: int
+    update: int = 0
+    """bytes of the low-rank update of a merged model whose base is in bfloat16, see frozen_update.py"""
 
     @property
     def embeddings(self) -> int:
@@ -78,7 +80,7 @@ def read_model(folder: Path) -> Model:
     Raises:
         UserError: there are no such files.
     """
-    headers = [_header(file) for file in _weights(folder)]
+    headers = [_header(file) for file in weight_files(folder)]
     tensors = {name: tensor for header in headers for name, tensor in header.items() if name != "__metadata__"}
     shapes = {name: tuple(tensor["shape"]) for name, tensor in tensors.items()}
     size = sum(end - start for start, end in (tensor["data_offsets"] for tensor in tensors.values()))
@@ -92,10 +94,14 @@ def read_model(folder: Path) -> Model:
     layers = {re.match(r"\.?(\d+)", name.removeprefix(stack))[1] for name in blocks}
     embedding = max((shape for name, shape in shapes.items() if len(shape) == 2 and name not in blocks), key=max)
     widest = max(max(shape) for shape in blocks.values() if len(shape) == 2)
-    return Model(config.get("text_config", config), shapes, size, len(layers), min(embedding), widest, max(embedding))
+    file = folder / "update.safetensors"
+    factors = _header(file) if file.exists() else {}
+    update = sum(4 * math.prod(tensor["shape"]) for name, tensor in factors.items() if name != "__metadata__")
+    text = config.get("text_config", config)
+    return Model(text, shapes, size, len(layers), min(embedding), widest, max(embedding), update)
 
 
-def _weights(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     files = {"model.safetensors"} if not index.exists() else set(read_json(index)["weight_map"].values())
     missing = [name for name in sorted(files) if not (folder / name).exists()]
@@ -203,7 +209,7 @@ def estimate(spec: dict, model: Model, longest: int, trained_share: float, devic
     tokens = _rows(spec) * (longest + (spec["virtual_tokens"] if method in PROMPT_LEARNING else 0))
     pieces = FRAGMENTATION[device] * (ROLLOUTS if spec["objective"] == "ppo" else 1)
     parts = {
-        "weights": _held(spec, model) + 4 * adapters,
+        "weights": _held(spec, model, bf16) + 4 * adapters,
         "gradients": 4 * moving,
         "optimiser": _state(spec) * moving,
         "copies": _copies(spec, model),
@@ -225,15 +231,21 @@ def _rows(spec: dict) -> int:
     return step // spec["accumulation"] * (2 if spec["objective"] in ("dpo", "orpo", "reward") else 1)
 
 
-def _held(spec: dict, model: Model) -> float:
-    """Bytes of the model that is trained or carries an adapter: see training.load_parent."""
-    if spec["method"] == "full":
-        return 4 * model.parameters
+def _held(spec: dict, model: Model, bf16: bool) -> float:
+    """Bytes of the model that is trained or carries an adapter: see models.parent."""
     if spec["method"] != "qlora":
-        return model.bytes
+        in_float32 = spec["method"] == "full" or not bf16 or model.config.get("dtype") == "float16"
+        if in_float32 or not _is_apart(spec, model):
+            return 4 * model.parameters if in_float32 else model.bytes
+        return 2 * model.parameters + model.update / 2
     # transformers fuses the experts of a mixture into parameters that bitsandbytes leaves as they are.
     linear = sum(math.prod(shape) for name, shape in model.matrices.items() if ".experts." not in name)
     return NF4 * linear + (1 - linear / model.parameters) * model.bytes
+
+
+def _is_apart(spec: dict, model: Model) -> bool:
+    """Whether a merged model is held as its base in bfloat16 and a low-rank update."""
+    return bool(model.update) and not reads_weights(spec["method"], spec.get("peft_args", {}))
 
 
 def _copies(spec: dict, model: Model) -> float:
@@ -255,7 +267,7 @@ def _activations(spec: dict, model: Model, tokens: int, device: str, bf16: bool)
     Of a token in a layer: inputs of the two norms (float32), queries, keys, values, attention's result, three vectors of the
     feed-forward block; where matrices have an adapter or move themselves, the inputs of those as well.
     """
-    held_in_float32 = spec["method"] == "full" or model.bytes > 2 * model.parameters
+    held_in_float32 = spec["method"] == "full" or (model.bytes > 2 * model.parameters and not _is_apart(spec, model))
     size, hidden, wide = 2 if bf16 or not held_in_float32 else 4, model.hidden, _active_width(model)
     token = 8 * hidden + size * (5 * hidden + 3 * wide)
     if spec.get("dropout"):  # each matrix has a masked input of its own

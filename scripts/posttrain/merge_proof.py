@@ -2,15 +2,18 @@
 
 All distances are mean absolute differences of logits (of scores, for a reward model) on real prompts, computed in float32. A
 difference says little by itself: DPO may move logits by less than a bfloat16 copy rounds them. So each distance is divided by the
-effect, the distance of the parent from the trained model. A merge that did nothing has a relative distance of 1.
+effect, the distance of the parent from the trained model. A merge that did nothing has a relative distance of 1. What all logits
+of a position have in common changes no probability, and is left out of both.
 """
 
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import safe_open
 
 from posttrain.errors import UserError
+from posttrain.memory import weight_files
 
 PROMPTS, POSITIONS = 4, 256
 PAIRS = 16  # prompts of a reward model, which gives one number for each answer
@@ -29,21 +32,39 @@ class Reference(NamedTuple):
     @property
     def effect(self) -> float:
         """Distance of the parent from the trained model."""
-        return (self.trained - self.parent).abs().mean().item()
+        return distance(self.trained, self.parent)
 
     def measure(self, logits: torch.Tensor) -> dict[str, Any]:
-        """How far a merged model's logits are from the trained one's, and which share of the update they keep."""
-        update = self.trained - self.parent
+        """How far a merged model's logits (n, vocabulary) are from the trained one's."""
         rounding = ROUNDING * self.trained.abs().mean().item()
-        found = compare(self.trained, logits)
-        distance = found["mean_abs_logit_difference"]
-        kept = ((logits - self.parent) * update).sum() / (update * update).sum().clamp(min=1e-30)
-        return found | {
-            "effect": self.effect,
-            "relative": distance / max(self.effect, rounding),
-            "rounding": rounding,
-            "kept": kept.item() if self.effect > rounding else 1.0,
-        }
+        relative = distance(self.trained, logits) / max(self.effect, rounding)
+        return compare(self.trained, logits) | {"effect": self.effect, "relative": relative, "rounding": rounding}
+
+
+def distance(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Mean absolute difference of logits (n, vocabulary), or of scores (n, 1)."""
+    difference = one - other
+    if difference.shape[-1] > 1:
+        difference -= difference.mean(-1, keepdim=True)
+    return difference.abs().mean().item()
+
+
+def kept(parent: Path, merged: Path, dtype: torch.dtype) -> float:
+    """The share of the update of the weights that is left when parent and merged model are rounded to `dtype`, by projection."""
+    before, after = _tensors(parent), _tensors(merged)
+    left = whole = 0.0
+    for name in before.keys() & after.keys():
+        old, new = (file[name].get_tensor(name) for file in (before, after))
+        update = (new.float() - old.float()).double()
+        left += ((new.to(dtype).float() - old.to(dtype).float()).double() * update).sum().item()
+        whole += update.square().sum().item()
+    return left / whole if whole else 1.0
+
+
+def _tensors(folder: Path) -> dict[str, Any]:
+    """The open file of each of a model's weights, by the weight's name."""
+    files = [safe_open(file, "pt") for file in weight_files(folder)]
+    return {name: file for file in files for name in file.keys()}  # noqa: SIM118 (a file is no mapping)
 
 
 def compare(before: torch.Tensor, after: torch.Tensor) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from posttrain.attempts import is_out_of_memory
 from posttrain.config import reads_weights
 from posttrain.errors import UserError
 from posttrain.inspection import first_line
-from posttrain.memory import multiplies_bf16
+from posttrain.memory import multiplies_bf16, read_model
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -42,8 +42,9 @@ def load(
     attention: str | None = None,
     arithmetic: str = "auto",
     apart: bool = False,
+    device: str = DEVICE,
 ) -> PreTrainedModel:
-    """The model in `folder`, on the GPU where there is one, in its own dtype unless another is given; of float16, in float32.
+    """The model in `folder`, in its own dtype unless another is given; of float16, in float32.
 
     Args:
         quantised: arithmetic, fp32 or bf16, of weights held in 4 bits (NF4 with double quantisation).
@@ -56,8 +57,9 @@ def load(
         UserError: the folder holds no model that transformers can read.
     """
     if (folder / "adapter_config.json").exists():
+        reward = is_reward(folder)
         return add_adapter(
-            load(folder / "base", dtype, quantised, is_reward(folder), attention, arithmetic, apart), folder
+            load(folder / "base", dtype, quantised, reward, attention, arithmetic, apart, device), folder
         )
     logging.getLogger("transformers").setLevel(logging.ERROR)
     torch.set_float32_matmul_precision("highest")  # NVIDIA's containers round products of float32 to 10 bits otherwise
@@ -83,7 +85,16 @@ def load(
     model.arithmetic = precision(arithmetic)
     if apart and (folder / frozen_update.FILE).exists():
         frozen_update.hold_apart(model, folder)
-    return _in_one_form(model) if quantised else model.to(DEVICE)
+    return _in_one_form(model) if quantised else model.to(device)
+
+
+def roomy_device(folder: Path) -> str:
+    """The GPU where the weights in `folder` fit into its free memory in float32, with a quarter to spare; else the CPU."""
+    if DEVICE == "cpu":
+        return DEVICE
+    torch.cuda.empty_cache()
+    needed = 4 * read_model(folder / "base" if (folder / "base").is_dir() else folder).parameters
+    return DEVICE if 1.25 * needed < torch.cuda.mem_get_info()[0] else "cpu"
 
 
 def dtype_of(folder: Path) -> str | None:
@@ -141,12 +152,12 @@ def _in_one_form(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-def dequantised(folder: Path, arithmetic: str, reward: bool) -> PreTrainedModel:
-    """The model in `folder` with the weights that it has in 4 bits, as its architecture's own layers.
+def dequantised(model: PreTrainedModel) -> PreTrainedModel:
+    """A model in 4 bits with the weights that it has there, as its architecture's own layers.
 
     bitsandbytes turns the matrices of GPT-2's kind, (inputs, outputs), over before it packs them, and leaves them so.
     """
-    model = load(folder, quantised=arithmetic, reward=reward).dequantize()
+    model = model.dequantize()
     with torch.device("meta"):
         original = type(model)(model.config)
     for name, layer in original.named_modules():

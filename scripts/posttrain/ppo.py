@@ -122,7 +122,7 @@ class ActorCritic(nn.Module):
         super().__init__()
         model = training.load_parent(parent, spec)
         config = methods.adapter(spec, model, steps=0)  # only AdaLoRA counts them, which cannot be had here
-        value = critic.configuration(spec, config)
+        value = critic.configuration(spec, config, model)
         if config is None:
             self.policy = model
             self.backbone = get_peft_model(models.parent(parent, spec), value, adapter_name="value")

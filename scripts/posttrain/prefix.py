@@ -27,8 +27,13 @@ class Packed(NamedTuple):
     where: list[list[int]]
 
 
-# Full attention in every layer, positions from `position_ids`, nothing that looks at neighbours in another way.
-ARCHITECTURES = ("llama", "mistral", "mixtral", "qwen2", "qwen3", "granite", "cohere", "olmo2", "phi3")
+# Full attention in every layer, positions from `position_ids`, nothing that looks at neighbours in another way. A test
+# compares each one's packed rows with the rows alone.
+ARCHITECTURES = tuple(
+    "apertus arcee cohere ernie4_5 flex_olmo gemma glm glm4 gpt_neox granite granitemoe granitemoeshared helium "
+    "hunyuan_v1_dense jetmoe llama mistral mixtral nemotron olmo olmo2 olmoe persimmon phi phi3 phimoe qwen2 qwen2_moe qwen3 "
+    "qwen3_moe seed_oss smollm3 stablelm starcoder2".split()
+)
 
 
 def can_share(model: Any) -> bool:

@@ -125,7 +125,7 @@ def _training_rows(
             labels += [IGNORED] * (len(ids) - len(labels))
             labels[said] = ids[said]
             if not train_thoughts:
-                _mask(labels, encoding.offsets, thoughts(piece.text, *span))
+                _mask(labels, encoding.offsets, span[0], thoughts(piece.text, *span))
         yield piece.id, opening + ids, [IGNORED] * len(opening) + labels
 
 
@@ -140,12 +140,11 @@ def _pieces(tokenizer: Any, rows: list[Row], assistant_turns: str) -> Iterator[P
             yield Piece(name if len(found) == 1 else f"{name}.{k}", *passage)
 
 
-def _mask(labels: list[int], offsets: list[tuple[int, int]], spans: list[tuple[int, int]]) -> None:
+def _mask(labels: list[int], offsets: list[tuple[int, int]], start: int, end: int) -> None:
     """Take the labels from the tokens that lie inside some characters."""
-    for start, end in spans:
-        first = bisect_left(offsets, start, key=itemgetter(0))
-        last = bisect_right(offsets, end, key=itemgetter(1))
-        labels[first:last] = [IGNORED] * max(0, last - first)
+    first = bisect_left(offsets, start, key=itemgetter(0))
+    last = bisect_right(offsets, end, key=itemgetter(1))
+    labels[first:last] = [IGNORED] * max(0, last - first)
 
 
 def preference_tokens(

@@ -384,12 +384,10 @@ def rows_of_step(trainer: Any, dataset: str, step: int) -> list[str]:
 
 
 def gpu_percent() -> int | None:
-    """How busy the GPU is; None without one, and where its driver does not tell."""
+    """How busy the GPU is; None without one, and where NVML does not tell: in a container, a slice of a GPU, without the right."""
     try:
         return torch.cuda.utilization() if torch.cuda.is_available() else None
-    except (
-        Exception
-    ):  # NVML's own errors, whose module may be missing: a container's driver, a slice of a GPU, a user's rights
+    except Exception:  # NVML's own errors, whose module may be missing
         return None
 
 

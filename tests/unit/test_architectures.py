@@ -5,7 +5,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 from trl.trainer.utils import add_fused_lm_head
 
-from posttrain import prefix
+from posttrain import prefix, scoring
 from posttrain.head import add_compact_head, find
 from posttrain.prefix import common, pack, pair, saving
 
@@ -82,6 +82,20 @@ WRONG = {
         SIZES | {"layer_types": ["conv", "full_attention"], "block_multiple_of": 16},
     ),
 }
+EXPERTS = {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+EXPERTS |= {"shared_expert_intermediate_size": 32}
+OWN = {
+    name: {"head_dim": 16}
+    for name in ("qwen3", "gemma", "glm", "glm4", "helium", "seed_oss", "hunyuan_v1_dense", "ernie4_5")
+}
+OWN |= dict.fromkeys(
+    ("mixtral", "qwen2_moe", "olmoe", "granitemoe", "granitemoeshared", "phimoe", "flex_olmo"), EXPERTS
+)
+OWN |= {
+    "qwen3_moe": EXPERTS | {"head_dim": 16},
+    **{name: {"sliding_window": None} for name in ("mistral", "starcoder2")},
+}
+SHARING = [pytest.param(name, SIZES | OWN.get(name, {}), id=name) for name in prefix.ARCHITECTURES]
 MODELS = [pytest.param(*case, id=name) for name, case in ARCHITECTURES.items()]
 MODELS += [pytest.param(*case, id=name) for name, case in WRONG.items()]
 
@@ -125,7 +139,27 @@ def loss_and_gradients(model) -> tuple:
     }
 
 
-@pytest.mark.parametrize(("kind", "settings"), MODELS)
+@pytest.mark.parametrize(("kind", "settings"), SHARING)
+def test_every_architecture_that_shares_has_the_hidden_states_of_each_row_alone(kind, settings):
+    model = build(kind, settings)
+    assert prefix.can_share(model)
+    packed = pack(ROWS, [(0, 3), (2, 5), (1,), (4,)], pad=0)
+    with torch.no_grad():
+        hidden = prefix.hidden_states(model.base_model, packed, model.device)
+        for row, where in zip(ROWS, packed.where, strict=True):
+            alone = model.base_model(input_ids=torch.tensor([row])).last_hidden_state[0]
+            torch.testing.assert_close(hidden[where], alone, rtol=1e-3, atol=1e-4 * alone.abs().max().item())
+
+
+@pytest.mark.parametrize(("kind", "settings"), SHARING)
+def test_every_architecture_that_shares_answers_together_as_each_prompt_alone(kind, settings, random_tiny_tokenizer):
+    model = build(kind, settings)
+    prompts = [[5, 6, 7, 20, 21, 22], [5, 6, 7, 30], [5, 6, 7, 8, 9]]
+    together = scoring.generate(model, random_tiny_tokenizer, prompts, 6)
+    assert together == [scoring.generate(model, random_tiny_tokenizer, [prompt], 6)[0] for prompt in prompts]
+
+
+@pytest.mark.parametrize(("kind", "settings"), [*MODELS, *SHARING])
 def test_a_dpo_batch_has_the_log_probabilities_and_gradients_of_trls_head(kind, settings):
     model = build(kind, settings)
     add_fused_lm_head(model)

@@ -87,6 +87,11 @@ def test_what_is_not_jinja_is_told_with_its_line():
         chat_templates.parsed("{{ a }}\n{% for x %}", "base b: t")
 
 
+def test_a_template_that_is_nested_too_deeply_is_told():
+    with pytest.raises(UserError, match="base b: t is nested too deeply; write another template"):
+        chat_templates.parsed("{{ " + "(" * 100_000, "base b: t")
+
+
 # The tokens that close an answer, by the published models' templates and generation configurations.
 DEEPSEEK = "<\uff5cend\u2581of\u2581sentence\uff5c>"
 ENDS = {

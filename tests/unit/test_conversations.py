@@ -236,10 +236,35 @@ def test_thoughts_are_trained_where_the_template_prints_them_and_masked_on_reque
     assert ids[0] == ids[1]  # what is not trained is still read
 
 
+SILENT = [
+    ("<think>\nHm.\n</think>\n\nA <think> tag </think>.", "A <think> tag </think>."),
+    ("  <think></think>A", "A"),
+    ("<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant", "<|start|>assistant"),
+    ("[THINK]Hm.[/THINK]A", "A"),
+    ("No thoughts.", "No thoughts."),
+    ("A word, <think>Hm.</think>", "A word, <think>Hm.</think>"),
+    ("<think>never closed", "<think>never closed"),
+]
+
+
+@pytest.mark.parametrize(("answer", "said"), SILENT)
+def test_only_thoughts_before_an_answer_are_masked(answer, said):
+    for before, after in (("Q: ", ""), ("", "<eos>"), ("<think>\nHm.\n</think>\n", "")):
+        text = before + answer + after
+        end = len(before) + len(answer)
+        assert text[conversations.thoughts(text, len(before), end) : end] == said
+    text = f"Q: <think>\nHm.\n</think>\n\n{answer}"
+    at = text.index("Hm.")
+    assert text[conversations.thoughts(text, at, len(text)) :] == said  # what asks has opened it
+
+
 def test_thoughts_inside_the_text_are_those_beside_it(family):
-    _, tokenizer, ends, known = family
+    name, tokenizer, ends, known = family
     if not known.thought or known.thought == REFUSED:
         return
+    if name.startswith("deepseek"):  # an answer as it is generated after `<think>`
+        begun = turns("Q1", "Of A1.\n</think>\n\nA1")
+        assert trained(tokenizer, ends, begun) == trained(tokenizer, ends, turns("Q1", "A1", thoughts=True))
     inside = turns("Q1", "<think>\nOf A1.\n</think>\n\nA1")
     assert trained(tokenizer, ends, inside) == trained(tokenizer, ends, turns("Q1", "A1", thoughts=True))
 

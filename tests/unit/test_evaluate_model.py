@@ -375,7 +375,7 @@ def test_a_judge_reads_the_turn_s_end_once_and_only_after_an_answer_that_ended(
     monkeypatch.setattr(scoring, "rewards", lambda model, rows, size: read.extend(rows) or [0.0] * len(rows))
     answering("so")
     Path("results/judge").mkdir(parents=True)
-    Path("results/judge/model").symlink_to(reward_folder)
+    Path("results/judge/merged").symlink_to(reward_folder)
     evaluate("base", suites={"judged": suite("reward", data={"name": "pairs"}, by={"name": "judge"})})
     tokenizer = models.tokenizer(reward_folder)
     texts = [tokenizer.decode(row) for row in read]

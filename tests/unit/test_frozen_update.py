@@ -94,6 +94,16 @@ def test_a_merge_that_is_no_plain_lora_is_held_with_what_rounding_leaves(merge, 
     torch.testing.assert_close(exact(parent), logits(models.load(MERGED, torch.float32)), atol=1e-4, rtol=1e-3)
 
 
+def test_a_reward_model_starts_on_the_same_parent(merge, bf16_base):
+    merge("sft", parent=bf16_base, rank=4)
+    scorer, parent = models.parent(MERGED, BF16, reward=True), models.parent(MERGED, BF16)
+    assert held(scorer).keys() == held(parent).keys()
+    assert {p.dtype for p in scorer.parameters()} == {torch.bfloat16}
+    with torch.no_grad():
+        hidden = [model.eval().float().model(input_ids=IDS).last_hidden_state for model in (scorer, parent)]
+    torch.testing.assert_close(*hidden)
+
+
 WHOLE = [{"precision": "fp32"}, {"method": "full"}, {"peft_args": {"use_dora": True}}]
 
 

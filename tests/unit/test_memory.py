@@ -187,7 +187,7 @@ def test_a_model_is_read_from_the_headers_of_its_files(random_tiny_folder, rando
     assert model.bytes == sum(p.numel() * p.element_size() for p in random_tiny_model.parameters())
     config = random_tiny_model.config
     sizes = (config.num_hidden_layers, config.hidden_size, config.intermediate_size, config.vocab_size)
-    assert model[3:] == sizes
+    assert model[3:7] == sizes
     assert len(model.matrices) == 7 * config.num_hidden_layers
 
 
@@ -210,7 +210,7 @@ def test_the_text_part_of_a_model_of_several_parts_counts(tmp_path):
     raw = json.dumps(header).encode()
     (tmp_path / "model.safetensors").write_bytes(len(raw).to_bytes(8, "little") + raw)
     (tmp_path / "config.json").write_text(json.dumps({"text_config": {"model_type": "llama"}}))
-    assert memory.read_model(tmp_path)[3:] == (2, 64, 256, 1000)
+    assert memory.read_model(tmp_path)[3:7] == (2, 64, 256, 1000)
     assert memory.read_model(tmp_path).config == {"model_type": "llama"}
 
 
@@ -236,3 +236,21 @@ def test_without_a_gpu_the_machines_memory_is_what_is_there(monkeypatch):
     there = memory.available()
     assert there.device == "cpu"
     assert 0 < there.free <= there.total
+
+
+def test_weights_are_counted_as_they_are_held():
+    """A merged model in float32, of a base in bfloat16 with a low-rank update of 1 GiB on disk; or the base itself."""
+    merged = SMOLLM2._replace(update=GIB)
+    base = SMOLLM2._replace(bytes=2 * SMOLLM2.parameters)
+    fp16 = base._replace(config={"dtype": "float16"})
+
+    def weights(model, bf16=True, **keys) -> float:
+        run = spec(**keys)
+        adapters = 0 if keys.get("method") == "full" else 4 * memory.trained_parameters(run, model)
+        return memory.estimate(run, model, 100, 0.5, "cpu", bf16)["weights"] - adapters
+
+    whole, half = 4 * SMOLLM2.parameters, 2 * SMOLLM2.parameters
+    assert weights(merged) == half + GIB / 2
+    assert weights(base) == half
+    assert weights(SMOLLM2) == weights(merged, False) == weights(base, False) == weights(fp16) == whole
+    assert weights(merged, method="full") == weights(merged, peft_args={"use_dora": True}) == whole

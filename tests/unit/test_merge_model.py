@@ -9,6 +9,7 @@ import pytest
 import torch
 from peft import LoraModel, PeftModel
 from peft.tuners.lora import LoraLayer
+from safetensors.torch import save_file
 
 import merge_model
 from posttrain import merge_proof, models, scoring, stage
@@ -25,20 +26,37 @@ def test_the_differences_are_over_every_logit_and_the_agreement_over_positions()
 
 
 REFERENCE = merge_proof.Reference(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[1.0, 3.0], [3.0, 2.0]]))
-DISTANCES = {  # merged logits -> effect, relative distance, share of the update that is kept
-    "the trained model": ([[1.0, 3.0], [3.0, 2.0]], 0.0, 1.0),
-    "nothing merged": ([[1.0, 2.0], [3.0, 4.0]], 1.0, 0.0),
-    "half of the update": ([[1.0, 2.5], [3.0, 3.0]], 0.5, 0.5),
-    "twice the update": ([[1.0, 4.0], [3.0, 0.0]], 1.0, 2.0),
-    "the update and something else": ([[4.0, 3.0], [3.0, 2.0]], 1.0, 1.0),
+DISTANCES = {  # merged logits -> relative distance
+    "the trained model": ([[1.0, 3.0], [3.0, 2.0]], 0.0),
+    "nothing merged": ([[1.0, 2.0], [3.0, 4.0]], 1.0),
+    "half of the update": ([[1.0, 2.5], [3.0, 3.0]], 0.5),
+    "twice the update": ([[1.0, 4.0], [3.0, 0.0]], 1.0),
+    "the update and something else": ([[4.0, 3.0], [3.0, 2.0]], 1.0),
+    "the same probabilities": ([[6.0, 8.0], [2.0, 1.0]], 0.0),
 }
 
 
 @pytest.mark.parametrize("case", DISTANCES)
 def test_a_distance_is_a_share_of_what_training_changed(case):
-    after, relative, kept = DISTANCES[case]
+    after, relative = DISTANCES[case]
     found = REFERENCE.measure(torch.tensor(after))
-    assert (found["effect"], found["relative"], found["kept"]) == (0.75, relative, pytest.approx(kept))
+    assert (found["effect"], found["relative"]) == (0.75, relative)
+
+
+def test_a_reward_models_scores_count_as_they_are():
+    scores = merge_proof.Reference(torch.tensor([[1.0], [2.0]]), torch.tensor([[2.0], [4.0]]))
+    assert (scores.effect, scores.measure(torch.tensor([[2.0], [5.0]]))["relative"]) == (1.5, pytest.approx(1 / 3))
+
+
+def test_the_share_of_an_update_that_rounding_leaves(tmp_path):
+    base, update = torch.tensor([1.0, 2.0, -1.0, 4.0]), torch.tensor([0.001, 0.25, -0.5, 0.001])
+    for name, weight in (("base", base), ("merged", base + update)):
+        (tmp_path / name).mkdir()
+        save_file({"weight": weight}, tmp_path / name / "model.safetensors")
+    left = torch.tensor([0.0, 0.25, -0.5, 0.0])  # half a step of bfloat16 is 2**-8 at 1, and 2**-6 at 4
+    expected = (left * update).sum() / update.square().sum()
+    assert merge_proof.kept(tmp_path / "base", tmp_path / "merged", torch.bfloat16) == pytest.approx(expected.item())
+    assert merge_proof.kept(tmp_path / "base", tmp_path / "base", torch.bfloat16) == 1
 
 
 def test_a_run_that_learnt_nothing_is_proved_where_only_rounding_differs():
@@ -156,6 +174,22 @@ def test_the_base_of_a_kept_adapter_is_the_parent_file_by_file(merge, random_tin
     assert proof("sft")["files"]["base/model.safetensors"] == stage.sha256(random_tiny_folder / "model.safetensors")
 
 
+@pytest.fixture
+def bf16_folder(random_tiny_folder, tmp_path) -> Path:
+    """The random tiny model in bfloat16, with a generation configuration that stops elsewhere than its tokenizer."""
+    folder = tmp_path / "bf16"
+    shutil.copytree(random_tiny_folder, folder)
+    models.load(random_tiny_folder).to(torch.bfloat16).save_pretrained(folder)
+    said = stage.read_json(folder / "generation_config.json") | {"eos_token_id": [2, 7]}
+    stage.write_json(folder / "generation_config.json", said)
+    return folder
+
+
+@torch.no_grad()
+def fp32_logits(folder: Path) -> torch.Tensor:
+    return logits(models.load(folder, torch.float32))
+
+
 # ---- 4 bits
 
 
@@ -182,28 +216,21 @@ def test_an_adapter_on_4_bits_is_merged_into_the_parent_that_was_asked_for_and_t
 
 
 @pytest.mark.usefixtures("fp32")
+def test_4_bits_of_a_bf16_base_are_merged_as_they_were_held(merge, bf16_folder):
+    trained = logits(merge("sft", "qlora", parent=bf16_folder))
+    told = proof("sft")
+    assert told["drift"]["dequantised"] < 1e-3 < told["drift"]["original"]
+    assert told["relative"] < 1e-3 and told["base_dtype"] == told["shipped"]["dtype"] == "bfloat16"
+    torch.testing.assert_close(fp32_logits(Path("results/sft/merged")), trained, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.usefixtures("fp32")
 def test_a_reward_model_of_4_bits_is_merged_with_its_head(merge):
     trained = logits(merge("reward", "qlora"))
     torch.testing.assert_close(logits(models.load(Path("results/reward/model"))), trained, atol=1e-3, rtol=1e-3)
 
 
 # ---- what ships, and its type
-
-
-@pytest.fixture
-def bf16_folder(random_tiny_folder, tmp_path) -> Path:
-    """The random tiny model in bfloat16, with a generation configuration that stops elsewhere than its tokenizer."""
-    folder = tmp_path / "bf16"
-    shutil.copytree(random_tiny_folder, folder)
-    models.load(random_tiny_folder).to(torch.bfloat16).save_pretrained(folder)
-    said = stage.read_json(folder / "generation_config.json") | {"eos_token_id": [2, 7]}
-    stage.write_json(folder / "generation_config.json", said)
-    return folder
-
-
-@torch.no_grad()
-def fp32_logits(folder: Path) -> torch.Tensor:
-    return logits(models.load(folder, torch.float32))
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -228,6 +255,7 @@ def test_an_update_that_bf16_would_erase_ships_in_float32(merge, bf16_folder, me
     assert (told["shipped"]["dtype"], told["shipped"]["relative"]) == ("float32", told["relative"])
     assert told["relative"] < 1e-2 and 0 < told["effect"] < 1e-3
     assert "model/ is in float32, as in bfloat16 the model would be" in said[-1] and "% of the update" in said[-1]
+    assert merge_proof.kept(bf16_folder, Path("results/sft/merged"), torch.bfloat16) < 0.6
     assert models.load(Path("results/sft/model")).dtype == torch.float32
 
 

@@ -6,10 +6,12 @@ import inspect
 
 import pytest
 import torch
+from transformers import TrainerCallback
 
 from posttrain import critic, memory, models, ppo, rewards, rollout, scoring, tokens, training
 from posttrain.errors import UserError
 from posttrain.project import Project
+from unit.test_head import build
 from unit.test_ppo import (  # noqa: F401  (fixtures)
     ANSWERS,
     QUESTIONS,
@@ -136,6 +138,30 @@ def test_a_rollout_holds_no_more_rows_at_once_than_a_step(spec, trainer):
     assert set(rows_at_once) == {2}
 
 
+class SaveAt(TrainerCallback):
+    """Write a checkpoint after one step, in the middle of a rollout."""
+
+    def on_step_end(self, args, state, control, **_):
+        control.should_save = state.global_step == 5
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_run_in_pieces_goes_on_with_the_same_bits(method, spec, trainer, tmp_path):
+    settings = spec(
+        method, batch_size=4, accumulation=2, ppo_epochs=4, max_steps=3, value_rank=4, value_learning_rate=1e-3
+    )
+    ends = []
+    for checkpoint in (None, str(tmp_path / "checkpoint-5")):
+        made = trainer(settings, lambda answer: float(sum(answer) % 3))
+        made.add_callback(SaveAt())
+        torch.manual_seed(1 if checkpoint else 2)  # what a fresh process has drawn before is of no account
+        made.args.seed = settings["seed"]
+        made.train(resume_from_checkpoint=checkpoint)
+        assert made.state.global_step == 12
+        ends.append([p.detach().clone() for p in made.model.moving])
+    assert all(torch.equal(one, other) for one, other in zip(*ends, strict=True))
+
+
 @pytest.mark.usefixtures("fp32")
 @pytest.mark.parametrize("method", ["full", "lora", "prefix", "p_tuning", "prompt"])
 def test_no_layers_states_but_the_last_are_kept_and_they_are_what_the_model_itself_gives(
@@ -186,6 +212,28 @@ def test_a_model_that_does_more_to_its_logits_has_its_own_log_probabilities(
         hot = net.log_probs("policy", rows(), 2.0)
         logits = net.policy(input_ids=torch.tensor([QUESTIONS[1]["prompt_ids"]])).logits[0, -1]
     assert hot[1, 0].item() == pytest.approx((logits / 2).log_softmax(-1)[ANSWERS[1][0]].item(), abs=1e-5)
+
+
+@pytest.mark.usefixtures("fp32")
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("name", ["gemma2", "gemma3_text", "cohere", "granite", "falcon_h1", "gpt2", "phi", "mixtral"])
+def test_families_that_scale_cap_or_shift_their_logits_have_a_policy_a_reference_and_a_value(
+    name, method, spec, tmp_path
+):
+    model = build(name).eval()
+    model.save_pretrained(tmp_path)
+    keys = {"target_modules": "all-linear"} if method == "lora" else {}
+    net = ppo.ActorCritic(tmp_path, spec(method, **keys)).eval()
+    expected = token_by_token(model)
+    for role in ("policy", "reference"):
+        for ours, theirs in zip(log_probs(net, role), expected, strict=True):
+            assert ours == pytest.approx(theirs, abs=2e-3)
+    moved(net)
+    for ours, theirs in zip(log_probs(net, "policy"), token_by_token(net.policy), strict=True):
+        assert ours == pytest.approx(theirs, abs=2e-3)
+    with net.role("value") as value:
+        net.values(rollout.hidden_states(value, rows()), rows()).sum().backward()
+    assert net.value_head.weight.grad.abs().max() > 0
 
 
 # ---- where a reward is read

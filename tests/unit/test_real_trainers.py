@@ -6,20 +6,25 @@ Only the functions that say what is there are replaced; what they make this proj
 # ruff: noqa: F811  (fixtures of another file's)
 
 import itertools
+import json
+from argparse import Namespace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from conftest import write_rows
 
 import train_dpo
 import train_kto
 import train_orpo
+import train_ppo
 import train_reward
 import train_sft
-from posttrain import training
+from posttrain import stage, training
 from posttrain.errors import UserError
+from posttrain.project import Project
 from unit.test_train import pairs, sample, train  # noqa: F401  (fixtures)
 
 pytestmark = pytest.mark.usefixtures("in_folder", "signals")
@@ -128,3 +133,20 @@ def test_where_all_prompts_differ_kto_borrows_from_the_neighbour_in_the_batch():
 def test_kto_of_one_prompt_alone_is_one_sentence():
     with pytest.raises(UserError, match="all rows have the same one; write objective: dpo"):
         train_kto.mismatched(kto_rows([1, 1, 1]), 2)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_ppo_trains_from_its_script(method, configuration, chats, random_tiny_folder):
+    write_rows(Path("data/train.parquet"), chats)
+    stage.write_json(Path("data/data.json"), {"shape": "messages"})
+    stage.write_json(Path("base.json"), {})
+    table = {"from": "base", "objective": "ppo", "data": "chats", "method": method, "batch_size": 4, "accumulation": 2}
+    table |= {"max_new_tokens": 4, "max_steps": 1, "ppo_epochs": 2, "reward": {"function": "answer_format"}}
+    spec = Path("results/ppo/spec.json")
+    spec.parent.mkdir(parents=True)
+    spec.write_text(Project(configuration({"runs.ppo": table})).spec("ppo"))
+    paths = {"parent": random_tiny_folder, "manifest": Path("base.json"), "data": Path("data")}
+    train_ppo.main(Namespace(spec=spec, **paths))
+    lines = [json.loads(line) for line in Path("results/ppo/train.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2]
+    assert all(line["value_loss"] > 0 for line in lines)

@@ -263,7 +263,7 @@ def test_memory_is_estimated_for_every_family(name, method, member, spec):
 def test_weights_in_4_bits_become_an_architectures_own_layers_again(member):
     ids = torch.arange(20, 50)[None]
     packed = models.load(member("gpt2"), quantised="fp32").eval()(input_ids=ids).logits
-    plain = models.dequantised(member("gpt2"), "fp32", False)
+    plain = models.dequantised(models.load(member("gpt2"), quantised="fp32"))
     torch.testing.assert_close(plain.eval()(input_ids=ids).logits, packed, atol=1e-3, rtol=1e-3)
     original = models.load(member("gpt2"))
     assert {k: v.shape for k, v in plain.state_dict().items()} == {k: v.shape for k, v in original.state_dict().items()}

@@ -1,9 +1,14 @@
 """Where an answer begins after what a model thought, on texts and on tokens."""
 
+from importlib.resources import files
+
 import pytest
 
 from posttrain import text_metrics, thoughts
 from posttrain.thoughts import answer, split
+from posttrain.tokens import render
+
+TEMPLATES = files("trl") / "chat_templates"
 
 GPT_OSS = "<|channel|>analysis<|message|>Half.<|end|><|start|>assistant<|channel|>final<|message|>24"
 
@@ -83,3 +88,25 @@ def test_without_markers_a_text_is_the_tokenizer_s(tokenizer):
 )
 def test_a_prompt_that_opens_the_thoughts_is_known_by_its_end(tokenizer, prompt, opening):
     assert thoughts.opened(tokenizer, ids(tokenizer, prompt)) == opening
+
+
+@pytest.mark.parametrize(
+    ("name", "opening"),
+    [
+        ("deepseek_r1_distill", "<think>\n"),
+        ("qwen3", ""),
+        ("qwen3_5_think", "<think>\n"),
+        ("qwen3_5_nothink", ""),
+        ("gptoss", ""),
+    ],
+)
+def test_a_real_template_s_prompt_and_perfect_answer(tokenizer, name, opening):
+    tokenizer.chat_template = (TEMPLATES / f"{name}.jinja").read_text()
+    asked = [{"role": "user", "content": "What is half of 48?"}]
+    prompt = render(tokenizer, asked, generate=True)
+    whole = render(tokenizer, [*asked, {"role": "assistant", "content": "24"}])
+    assert thoughts.opened(tokenizer, ids(tokenizer, prompt)) == opening
+    written = f"Half.\n</think>\n\n24{tokenizer.eos_token}" if opening else whole.removeprefix(prompt)
+    assert written != whole
+    end = next(mark for mark in (tokenizer.eos_token, "<|im_end|>", "<|return|>") if mark in written)
+    assert answer(opening + written.partition(end)[0]) == "24"

@@ -8,12 +8,17 @@ import pyarrow.parquet as pq
 import pytest
 import tiny_bases
 import torch
+from conftest import write_rows
 from peft import get_peft_model
 from safetensors.torch import load_file
 
 import merge_model
 import tokenize_data
 import train_dpo
+import train_grpo
+import train_kto
+import train_orpo
+import train_reward
 import train_sft
 from posttrain import head, methods, models, scoring, stage, token_rows
 from posttrain.errors import UserError
@@ -40,6 +45,9 @@ def train(script, folder: Path, configuration, objective: str = "sft", **keys) -
     columns = [{"prompt": p, "completion": a} for p, a in SAID]
     if objective != "sft":
         columns = [{"prompt": p, "chosen": a, "rejected": "a <tool>"} for p, a in SAID]
+    if objective == "kto":
+        shape = "unpaired_preference"
+        columns = [{"prompt": p, "completion": a, "label": i > 0} for i, (p, a) in enumerate(SAID)]
     rows = [normalise(row, "prompt_completion" if objective == "sft" else shape, {}, "row") for row in columns]
     encoded, _ = tokenise(models.tokenizer(folder), rows, shape, 64)
     stage.write_json(Path("tokens/report.json"), {"shape": shape})
@@ -51,7 +59,7 @@ def train(script, folder: Path, configuration, objective: str = "sft", **keys) -
     spec.parent.mkdir(parents=True, exist_ok=True)
     spec.write_text(Project(configuration({"runs": {"r": table | keys}, "sweeps": {}})).spec("r"))
     paths = {"spec": spec, "parent": folder, "manifest": Path("results/bases/b/base.json"), "tokens": Path("tokens")}
-    if objective != "sft":
+    if objective == "dpo":
         reference = {name: pa.array([-20.0] * 3, pa.float32()) for name in ("ref_chosen_logps", "ref_rejected_logps")}
         pq.write_table(pa.table(reference), "reference.parquet")
         paths["logprobs"] = Path("reference.parquet")
@@ -131,6 +139,43 @@ def test_qlora_trains_them_too(base, configuration):
     assert (rows - before.get_input_embeddings().weight[before.config.new_tokens]).abs().amax(1).min() > 1e-3
     after = merged(base)
     assert torch.allclose(after["model.embed_tokens.weight"][before.config.new_tokens], rows)
+
+
+@pytest.mark.parametrize(
+    ("base", "objective", "script"),
+    [
+        (("qwen2", True), "kto", train_kto),
+        (("llama", False), "orpo", train_orpo),
+        (("qwen2", True), "orpo", train_orpo),
+        (("qwen2", True), "reward", train_reward),
+        (("llama", False), "reward", train_reward),
+    ],
+    indirect=["base"],
+)
+def test_the_other_objectives_train_them_too(base, configuration, objective, script):
+    train(script, base, configuration, objective)
+    ids, before = models.load(base).config.new_tokens, models.load(base).state_dict()
+    after = merged(base)["model.embed_tokens.weight"]
+    moved = (after != before["model.embed_tokens.weight"]).any(1).nonzero()[:, 0].tolist()
+    assert moved == ids
+    assert stage.read_json(Path("results/r/merge.json"))["max_abs_logit_difference"] < 1e-4
+
+
+def test_grpo_trains_them_too(base, configuration):
+    Path("rules.py").write_text("def rule(answer, reference):\n    return len(answer)\n")
+    rows = [normalise({"prompt": p, "completion": a}, "prompt_completion", {}, "row") for p, a in SAID]
+    write_rows(Path("data/train.parquet"), [row | {"id": str(i), "place": "x"} for i, row in enumerate(rows)])
+    stage.write_json(Path("data/data.json"), {"shape": "messages"})
+    table = {"from": "base", "objective": "grpo", "data": "chats", "batch_size": 8, "generations": 4, "rank": 4}
+    table |= {"max_new_tokens": 4, "reward": {"function": "rules.py:rule"}, "warmup": 0, "max_steps": 3, "beta": 0.1}
+    spec = Path("results/r/spec.json")
+    spec.parent.mkdir(parents=True)
+    spec.write_text(Project(configuration({"runs": {"r": table}, "sweeps": {}})).spec("r"))
+    train_grpo.main(Namespace(spec=spec, parent=base, manifest=Path("results/bases/b/base.json"), data=Path("data")))
+    weights = load_file("results/r/trained/adapter_model.safetensors")
+    [trained] = [weight for name, weight in weights.items() if "trainable_tokens_delta" in name]
+    before = models.load(base)
+    assert (trained - before.get_input_embeddings().weight[before.config.new_tokens]).abs().amax(1).min() > 0
 
 
 def test_lora_plus_trains_them_too(base, configuration):
