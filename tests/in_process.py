@@ -4,7 +4,6 @@ An import of torch and TRL takes longer than a tiny model's whole stage, so a pr
 wait for.
 """
 
-import contextlib
 import os
 import re
 import runpy
@@ -77,5 +76,5 @@ def run(job: Job) -> None:
     def main_of(parser, main) -> None:
         main(parser.parse_args(arguments))
 
-    with patch.object(stage, "run", main_of), patch.dict(os.environ), contextlib.ExitStack():
+    with patch.object(stage, "run", main_of), patch.dict(os.environ):
         runpy.run_path(str(REPOSITORY / "scripts" / found[1]), run_name="__main__")
