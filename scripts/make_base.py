@@ -29,6 +29,8 @@ FILES = (
     *("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "additional_chat_templates/*.jinja"),
     *("*.model", "*.txt", "LICENSE*", "README.md"),
 )
+# The same weights in another layout, as Mistral and Meta ship them beside those that transformers loads.
+OTHER_LAYOUTS = ("consolidated*", "original/*")
 ADAPTER = "adapter_config.json"
 
 
@@ -102,7 +104,8 @@ def from_hub(spec: dict, folder: Path, name: str) -> None:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        snapshot = snapshot_download(spec["model"], revision=spec["revision"], allow_patterns=list(FILES))
+        wanted = {"allow_patterns": list(FILES), "ignore_patterns": list(OTHER_LAYOUTS)}
+        snapshot = snapshot_download(spec["model"], revision=spec["revision"], **wanted)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         print(error, file=sys.stderr)
         raise UserError(
@@ -152,7 +155,7 @@ def take(source: Path, folder: Path) -> None:
     """Link a model's weights and copy its small files, which are edited later; no pipe and no device, which would never end."""
     for file in sorted({file for pattern in FILES for file in source.glob(pattern)}):
         target = folder / file.relative_to(source)
-        if not file.is_file():
+        if not file.is_file() or any(file.relative_to(source).match(pattern) for pattern in OTHER_LAYOUTS):
             continue
         if file.suffix == ".safetensors":
             link(file, target)

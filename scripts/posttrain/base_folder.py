@@ -13,6 +13,7 @@ the file that it reads. After `normalise` they agree, and every later stage, and
 Files are replaced, never written into: the weights of a local base are hard links to the user's own.
 """
 
+import importlib.util
 import re
 import shutil
 import sys
@@ -63,12 +64,27 @@ def load_tokenizer(folder: Path, name: str) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # whatever a broken folder makes transformers raise
+        models = [file.name for file in folder.glob("*.model")]
+        if models and not (folder / "tokenizer.json").exists() and not importlib.util.find_spec("sentencepiece"):
+            raise UserError(
+                f"base {name}: its tokenizer is only in {models[0]}, which needs sentencepiece; `pip install sentencepiece`, or put "
+                "a tokenizer.json beside it"
+            ) from None
         raise UserError(f"base {name}: its tokenizer cannot be loaded: {first_line(error)}") from None
 
 
 def embeddings(folder: Path) -> int:
-    """How many tokens the model has embeddings for."""
-    return _text(read_json(folder / "config.json")).get("vocab_size") or sys.maxsize
+    """How many tokens the model has embeddings for; a nested configuration leaves out what is its class's default."""
+    from transformers import AutoConfig
+
+    written = _text(read_json(folder / "config.json")).get("vocab_size")
+    if written:
+        return written
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False).get_text_config()
+    except Exception:  # whatever a broken configuration makes transformers raise; loading the model will say why
+        return sys.maxsize
+    return getattr(config, "vocab_size", None) or sys.maxsize
 
 
 def optional_json(file: Path) -> dict:

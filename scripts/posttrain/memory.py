@@ -234,7 +234,8 @@ def _rows(spec: dict) -> int:
 def _held(spec: dict, model: Model, bf16: bool) -> float:
     """Bytes of the model that is trained or carries an adapter: see models.parent."""
     if spec["method"] != "qlora":
-        in_float32 = spec["method"] == "full" or not bf16 or model.config.get("dtype") == "float16"
+        dtype = model.config.get("dtype") or model.config.get("torch_dtype")  # the second one in older files
+        in_float32 = spec["method"] == "full" or not bf16 or dtype == "float16"
         if in_float32 or not _is_apart(spec, model):
             return 4 * model.parameters if in_float32 else model.bytes
         return 2 * model.parameters + model.update / 2

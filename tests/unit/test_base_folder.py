@@ -1,5 +1,6 @@
 """A base's folder after `make_base`: its template, special tokens, stops and date, in every file that says them."""
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -195,6 +196,22 @@ def test_a_base_without_a_template_has_its_stops():
     tiny_bases.save(Path("base"), tokens, "gpt2", n_embd=32, n_head=2, n_layer=2, vocab_size=300)
     folder = tiny_bases.build()
     assert ids(folder) == [0, None, [0], None] and not (folder / "chat_template.jinja").exists()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("sentencepiece") is not None, reason="then it can be loaded")
+def test_a_tokenizer_that_needs_sentencepiece_says_so():
+    tiny_bases.save(Path("base"), tiny_bases.chatml())
+    Path("base/tokenizer.json").rename("base/tokenizer.model")
+    config = stage.read_json(Path("base/tokenizer_config.json"))
+    stage.write_json(Path("base/tokenizer_config.json"), config | {"tokenizer_class": "LlamaTokenizer"})
+    said = tiny_bases.refusal()
+    assert said.startswith("base b: its tokenizer is only in tokenizer.model") and "`pip install sentencepiece`" in said
+
+
+def test_a_size_that_a_nested_configuration_leaves_out_is_its_classs():
+    Path("base").mkdir()
+    stage.write_json(Path("base/config.json"), {"model_type": "gemma3", "text_config": {"model_type": "gemma3_text"}})
+    assert base_folder.embeddings(Path("base")) == 262_208
 
 
 def test_a_tokenizer_that_cannot_be_loaded_is_refused():

@@ -31,6 +31,14 @@ def adapter(folder: str) -> None:
     model.save_pretrained(folder)
 
 
+def test_the_same_weights_in_another_layout_are_left_behind():
+    tiny_bases.save(Path("base"), tiny_bases.chatml())
+    shutil.copyfile("base/model.safetensors", "base/consolidated.safetensors")
+    Path("base").rename("original")
+    folder = tiny_bases.build(path="original")
+    assert [file.name for file in folder.glob("*.safetensors")] == ["model.safetensors"]
+
+
 def test_an_adapter_beside_a_model_is_refused():
     tiny_bases.save(Path("base"), tiny_bases.chatml())
     adapter("base")

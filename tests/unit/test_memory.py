@@ -243,6 +243,7 @@ def test_weights_are_counted_as_they_are_held():
     merged = SMOLLM2._replace(update=GIB)
     base = SMOLLM2._replace(bytes=2 * SMOLLM2.parameters)
     fp16 = base._replace(config={"dtype": "float16"})
+    older = base._replace(config={"torch_dtype": "float16"})
 
     def weights(model, bf16=True, **keys) -> float:
         run = spec(**keys)
@@ -252,5 +253,7 @@ def test_weights_are_counted_as_they_are_held():
     whole, half = 4 * SMOLLM2.parameters, 2 * SMOLLM2.parameters
     assert weights(merged) == half + GIB / 2
     assert weights(base) == half
-    assert weights(SMOLLM2) == weights(merged, False) == weights(base, False) == weights(fp16) == whole
+    assert (
+        weights(SMOLLM2) == weights(merged, False) == weights(base, False) == weights(fp16) == weights(older) == whole
+    )
     assert weights(merged, method="full") == weights(merged, peft_args={"use_dora": True}) == whole
