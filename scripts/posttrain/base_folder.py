@@ -288,7 +288,7 @@ def _date(spec: dict, folder: Path, templates: dict[str, str], name: str) -> str
         own = optional_json(folder / "tokenizer_config.json").get("chat_template_date")
         return spec.get("date") or own or DATE
     if "date" in spec:
-        raise UserError(f"base {name}: date: its chat template prints no date of today; take the key out")
+        raise UserError(f"base {name}: date: its chat template does not print today's date; take the key out")
     return None
 
 

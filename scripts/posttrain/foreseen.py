@@ -64,10 +64,10 @@ def warnings(run: "Subject") -> list[str]:
         full = sum(length >= positions for length in lengths)
         cut = sum(length + max(answering) > positions for length in lengths)
         if cut:
-            none = f", and {full} leave no room for any" if full else ""
+            none = f", and {full} leave none" if full else ""
             found.append(
-                f"prompts such as {cut} of the {len(lengths)} sampled have less room for an answer than {max(answering)} "
-                f"tokens in the model's context of {positions}{none}; answers end there"
+                f"{cut} of the {len(lengths)} sampled prompts leave less than {max(answering)} tokens for an answer in the "
+                f"model's context of {positions}{none}; answers end at the context"
             )
     return found
 

@@ -199,7 +199,7 @@ def head(folder: Path) -> torch.Tensor:
             for key in file.keys():  # noqa: SIM118 (a file is no mapping)
                 if key.endswith("score.weight"):
                     return file.get_tensor(key)
-    raise UserError(f"{folder}: it has no score, so it is no reward model")
+    raise UserError(f"{folder}: it has no score, so it is not a reward model")
 
 
 def tokenizer(folder: Path) -> Any:

@@ -273,7 +273,7 @@ class Judges:
             self.score = rewards.judge({"from": {"name": name}}, self.tokenizer, self.stops)
         if self.start == "reward" and not starts:
             raise UserError(
-                f"value_start: the value cannot start as {name}, which is no LoRA on {self.parent} of rank value_rank that "
+                f"value_start: the value cannot start as {name}, which is not a LoRA on {self.parent} of rank value_rank that "
                 "left its weights alone; write value_start: auto, or take value_rank out"
             )
 

@@ -187,7 +187,7 @@ def test_a_date_that_a_template_prints_is_pinned():
 
 def test_a_date_that_no_template_prints_is_refused():
     tiny_bases.save(Path("base"), tiny_bases.chatml())
-    assert "date: its chat template prints no date" in tiny_bases.refusal(date="2026-02-03")
+    assert "date: its chat template does not print today's date" in tiny_bases.refusal(date="2026-02-03")
     assert "chat_template_date" not in stage.read_json(tiny_bases.build() / "tokenizer_config.json")
 
 

@@ -687,4 +687,4 @@ def test_prompts_without_room_for_an_answer_are_told_of(look):
     assert foreseen(run, suites, config={"max_position_embeddings": run.longest + 100}) is None
     found = foreseen(run, suites, config={"max_position_embeddings": longest})
     assert found.severity == "warning"
-    assert f"context of {longest}, and 1 leave no room for any" in found.message
+    assert f"context of {longest}, and 1 leave none" in found.message
