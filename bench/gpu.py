@@ -7,8 +7,8 @@
 Trained are models of real shapes with random weights, without a download, by the workflow's own stages and by TRL's trainers with
 their defaults. Needed are torch, transformers, peft, trl, datasets, accelerate and pydantic; rows that need bitsandbytes,
 flash-attn or liger-kernel say where it is not installed. Rows stand in the order of their importance. Each has a limit of its own and is
-measured in a worker process; after a crash or a lack of memory the next row starts in a new one. What does not fit into the minutes is named
-"no time". Exits with 1 where a row failed. What the columns mean: docs/performance.md.
+measured in a worker process; after a crash or a lack of memory the next row starts in a new one. What does not fit into the
+minutes is named "no time". Exits with 1 where a row failed. What the columns mean: docs/performance.md.
 """
 
 import importlib.util

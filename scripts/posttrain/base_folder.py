@@ -111,7 +111,7 @@ def _set_special_tokens(spec: dict, folder: Path, name: str, rows: int) -> None:
             added = [str(entry) for entry in tokenizer.added_tokens_decoder.values()]
             raise UserError(
                 f"base {name}: {key}: '{token}' is not a token of its tokenizer; {nearest(token, added)} "
-                "A token to be added is listed under new_tokens"
+                "(to add a token, list it under new_tokens)"
             )
         if known[token] >= rows:
             raise UserError(

@@ -51,9 +51,9 @@ def find(template: str, folder: Path, place: str) -> Path:
             f"{place}: there is no file '{template}'; write one that exists, relative to {folder.resolve()}"
         )
     close = difflib.get_close_matches(template, shipped(), n=1, cutoff=0.6)
-    meant = f"did you mean '{close[0]}'?" if close else f"such as '{next(iter(shipped()))}' or 'qwen3'"
+    meant = f"did you mean '{close[0]}'?" if close else "it ships 'qwen3', 'llama3' and others"
     raise UserError(
-        f"{place}: TRL ships no template '{template}'; {meant} A template of your own is a file, NAME.jinja"
+        f"{place}: TRL ships no template '{template}'; {meant} (a template of your own is a file, NAME.jinja)"
     )
 
 

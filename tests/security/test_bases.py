@@ -39,6 +39,12 @@ def refusal(**spec) -> str:
     return str(error.value)
 
 
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer_config.json"])
+def test_a_file_that_is_json_of_another_kind_is_refused(stranger, name):
+    (stranger / name).write_text("[1]")
+    assert f"base b: {name} does not hold a JSON object" in refusal()
+
+
 def spoil(file: Path, **changes) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
