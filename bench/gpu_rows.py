@@ -34,6 +34,7 @@ from trl.trainer.utils import get_peak_flops
 
 import compute_logprobs
 from posttrain import models, rows, scoring, stage, training
+from posttrain.config import reference_form
 from posttrain.project import Project
 
 CUDA = torch.cuda.is_available()
@@ -219,7 +220,8 @@ def ours(
 
 def score_reference(given: Namespace, method: str = "lora") -> float:
     """Write the reference's log-probabilities; the seconds that it takes."""
-    given.logprobs = Path(f"results/base/logprobs/rows{',nf4' if method == 'qlora' else ''}.parquet")
+    form = reference_form(method, "bf16", {}, of_run=False)
+    given.logprobs = Path(f"results/base/logprobs/rows{form}.parquet")
     start = time.perf_counter()
     compute_logprobs.main(Namespace(model=given.parent, tokens=given.tokens, output=given.logprobs))
     return time.perf_counter() - start
@@ -336,7 +338,7 @@ def generated(bench: Bench, shape: str, plain: bool = False) -> dict[str, Any]:
 
 def scored(bench: Bench, shape: str, plain: bool = False, precision: str = "bf16") -> dict[str, Any]:
     """Log-probabilities of answers by `scoring.log_probs`, or of padded batches of 8 with all their logits."""
-    model = models.load(bench.model(shape)).eval()
+    model = models.load(bench.model(shape), torch.float32 if precision == "fp32" else "auto").eval()
     model.arithmetic = precision
     columns = inputs.sft_rows(bench.work, bench.config(shape)["vocab_size"])
     sequences = [tuple(map(tuple, row)) for row in zip(columns["input_ids"], columns["labels"], strict=True)]

@@ -31,7 +31,7 @@ def main(options) -> None:
     source = read_json(options.rows / "data.json")
     if source["shape"] != "preference":
         raise UserError(f"dataset {name}: select needs rows of shape preference, and these are {source['shape']}")
-    model = models.load(options.model).eval()
+    model = models.load(options.model, apart=True).eval()  # bf16 would round away what it has learnt
     report = {key: source[key] for key in ("format", "recognised", "shape", "origin", "licence", "files")}
     report |= {"part": spec["part"], "margin": spec["margin"]}
     lines: list[dict] = []

@@ -29,7 +29,8 @@ class FrozenUpdate(nn.Linear):
     Args:
         linear: the layer that this one takes the place of.
         weight: W (out, in), in bfloat16.
-        update: U as the matrices that are multiplied with x one after the other: A (r, in) and B (out, r), or U alone.
+        update: U as the matrices that are multiplied with x one after the other: A (r, in) and B (out, r), or U alone; none
+            where nothing was learnt.
     """
 
     def __init__(self, linear: nn.Linear, weight: torch.Tensor, *update: torch.Tensor) -> None:
@@ -55,7 +56,7 @@ class FrozenUpdate(nn.Linear):
         out = nn.functional.linear(x, self.weight, bias)
         for matrix in self.update:
             x = nn.functional.linear(x, matrix)
-        return out + x
+        return out + x if self.depth else out
 
 
 def hold_apart(model: Any, folder: Path) -> None:
@@ -68,30 +69,34 @@ def hold_apart(model: Any, folder: Path) -> None:
     """
     heads = {id(model.get_output_embeddings()), id(getattr(model, "score", None))}
     layers = [(n, m) for n, m in model.named_modules() if type(m) is nn.Linear and id(m) not in heads]
-    with safe_open(folder / FILE, "pt") as file:
-        known = {key.rpartition(".")[0] for key in file.keys()}  # noqa: SIM118 (a file is no mapping)
-        for name, layer in layers:
-            factors = (file.get_tensor(f"{name}.A"), file.get_tensor(f"{name}.B")) if name in known else None
-            model.set_submodule(name, _held(layer, factors))
-    own = {id(model.get_submodule(name).weight) for name, _ in layers}
+    own = {id(layer.weight) for _, layer in layers}
     own |= {
         id(parameter) for name, parameter in model.named_parameters() if name == "score.weight"
     }  # of a new reward model
     rest = [parameter for parameter in model.parameters() if id(parameter) not in own]
-    if all(torch.equal(parameter, parameter.bfloat16().float()) for parameter in rest):
+    one_type = all(torch.equal(parameter, parameter.bfloat16().float()) for parameter in rest)
+    with safe_open(folder / FILE, "pt") as file:
+        known = {key.rpartition(".")[0] for key in file.keys()}  # noqa: SIM118 (a file is no mapping)
+        for name, layer in layers:
+            factors = (file.get_tensor(f"{name}.A"), file.get_tensor(f"{name}.B")) if name in known else None
+            model.set_submodule(name, _held(layer, factors, one_type))
+    if one_type:
         for parameter in model.parameters():
             parameter.data = parameter.data.bfloat16()
 
 
-def _held(layer: nn.Linear, factors: Factors | None) -> nn.Linear:
+def _held(layer: nn.Linear, factors: Factors | None, one_type: bool) -> nn.Linear:
+    """Where the rest of the model is float32, also a layer that has learnt nothing takes its input as it comes."""
     merged = layer.weight.data
     if factors:
         return FrozenUpdate(layer, _base(merged, factors), *factors)
     rounded = merged.bfloat16()
-    if torch.equal(rounded.float(), merged):
-        layer.weight.data = rounded
-        return layer
-    return FrozenUpdate(layer, rounded, merged - rounded)
+    if not torch.equal(rounded.float(), merged):
+        return FrozenUpdate(layer, rounded, merged - rounded)
+    if not one_type:
+        return FrozenUpdate(layer, rounded)
+    layer.weight.data = rounded
+    return layer
 
 
 def _base(merged: torch.Tensor, factors: Factors) -> torch.Tensor:
@@ -128,7 +133,8 @@ def save_update(folder: Path, model: Any, parent: Path, new: dict[str, Factors])
     tensors = {}
     with _opened(parent / FILE) as before:
         old = {key.rpartition(".")[0] for key in before.keys()} if before else set()  # noqa: SIM118
-        for name in sorted(old | new.keys()):
+        there = {name for name, _ in model.named_modules()}  # a reward model has no LM head
+        for name in sorted((old | new.keys()) & there):
             parts = [(before.get_tensor(f"{name}.A"), before.get_tensor(f"{name}.B"))] if name in old else []
             parts += [new[name]] if name in new else []
             a, b = torch.cat([a for a, _ in parts]), torch.cat([b for _, b in parts], 1)

@@ -51,7 +51,8 @@ def load(
         reward: make it a reward model, whose answer is one score; by default what the folder holds.
         attention: transformers' name of an implementation; by default the one it chooses.
         arithmetic: of the matrix products when the model scores or answers, auto, fp32 or bf16; see `scoring.autocast`.
-        apart: hold what a merged model of a bfloat16 base has learnt beside the base's weights, see `frozen_update`.
+        apart: in bf16 arithmetic, hold what a merged model of a bfloat16 base has learnt beside the base's weights, see
+            `frozen_update`.
 
     Raises:
         UserError: the folder holds no model that transformers can read.
@@ -83,7 +84,7 @@ def load(
     if reward and not is_reward(folder):  # it looks for the last token that is no padding
         model.config.get_text_config().pad_token_id = tokenizer(folder).pad_token_id
     model.arithmetic = precision(arithmetic)
-    if apart and (folder / frozen_update.FILE).exists():
+    if apart and model.arithmetic == "bf16" and (folder / frozen_update.FILE).exists():
         frozen_update.hold_apart(model, folder)
     return _in_one_form(model) if quantised else model.to(device)
 

@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import Trainer
 
-from posttrain import critic, methods, models, rewards, scoring, training
+from posttrain import critic, methods, models, rewards, scoring, token_rows, training
 from posttrain.config import LORA
 from posttrain.errors import UserError
 from posttrain.rollout import Rows, answer_log_probs, hidden_states, joined, pack
@@ -299,7 +299,10 @@ class Judges:
         ours = "lora" if self.method == "full" else self.method
         if theirs["method"] not in LORA or theirs["method"] != ours or theirs["from"]["name"] != self.parent:
             return False
-        return theirs["peft_args"].keys() <= SHARED_ARGS
+        if not theirs["peft_args"].keys() <= SHARED_ARGS:
+            return False
+        adapter = read_json(Path(f"results/{name}/trained/adapter_config.json"))
+        return not adapter.get(token_rows.KEY)  # rows of the embedding, which a base with new tokens has
 
     def __call__(self, questions: list[dict], answers: list[list[int]], rows: Rows) -> Earnings:
         """The rewards of n answers to n questions; to be called without gradients."""

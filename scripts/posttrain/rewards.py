@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from posttrain import models, scoring, thoughts
 from posttrain.errors import UserError, nearest
 from posttrain.tokens import turn_end
@@ -122,7 +124,9 @@ def load_judge(name: str, tokenizer: Any, quantised: str | None = None, arithmet
     """
     folder = _folder(name)
     same_tokens(name, models.tokenizer(folder), tokenizer)
-    model = models.load(folder, quantised=quantised, arithmetic=arithmetic, apart=quantised is None)
+    whole = quantised is None and models.precision(arithmetic) == "fp32"  # weights in bf16 would be multiplied in bf16
+    dtype = torch.float32 if whole else "auto"
+    model = models.load(folder, dtype, quantised, arithmetic=arithmetic, apart=quantised is None)
     return model.eval().requires_grad_(False)
 
 

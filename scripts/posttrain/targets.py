@@ -17,6 +17,8 @@ GATE_AND_UP = ({"gate_proj", "up_proj"}, {"w1", "w3"})
 EXPERTS = set().union(*GATE_AND_UP, {"down_proj", "w2"})
 CONV1D = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")  # their matrices are (inputs, outputs)
 HEADS = {"lm_head", "embed_out", "embed_tokens", "wte", "embed_in", "word_embeddings"}
+OUTPUTS = {"lm_head", "embed_out"}
+FUSED = ("sft", "dpo", "kto", "grpo", "rloo")  # objectives whose trainers of TRL's have a fused LM head
 # IA3 scales keys, values and what goes into the last matrix of a feed-forward block; a fused projection as a whole.
 KEYS_AND_VALUES = (("k_proj", "v_proj"), ("qkv_proj",), ("query_key_value",), ("c_attn",), ("Wqkv",))
 LAST = ("down_proj", "fc2", "dense_4h_to_h", "w2", "mlp.c_proj")
@@ -90,6 +92,12 @@ def refusal(
         return (
             f"'{target}' matches {head}, and the model's embedding and LM head are one matrix, so that an adapter on one of "
             "them cannot be merged; write peft_args: {modules_to_save: [" + head.rpartition(".")[2] + "]} instead"
+        )
+    output = next((name for name in found if name.rpartition(".")[2] in OUTPUTS), None)
+    if output and spec.get("objective") in FUSED:
+        return (
+            f"'{target}' matches {output}, and TRL multiplies by the LM head's own weight, so that an adapter on it would not be "
+            "trained; write peft_args: {modules_to_save: [" + output.rpartition(".")[2] + "]} instead"
         )
     if is_mixture(config) and spec["method"] in LORA:
         return _expert_refusal(spec, target)

@@ -175,7 +175,8 @@ def _run(project: Project, name: str) -> Finding:
         notes = [UNMERGED] if (folder / "trained").exists() else notes
         return Finding(name, wrong, notes)
     for part in ("trained", "merged", "model"):
-        wrong += _folder(folder, part, record[part])
+        if part in record:  # older code made no `merged`
+            wrong += _folder(folder, part, record[part])
     wrong += _files(folder, record.get("steps", {}) | record.get("merge", {}))
     if (folder / "train.json").exists() and read_json(folder / "train.json") != record["training"]:
         wrong.append("train.json is edited")

@@ -6,9 +6,10 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors import safe_open
+from safetensors.torch import save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from posttrain import models, stage
+from posttrain import models, rewards, stage
 from posttrain.frozen_update import FILE, FrozenUpdate, hold_apart, learnt, save_update
 
 IDS = torch.tensor([[5, 9, 17, 33]])
@@ -163,3 +164,39 @@ def test_a_parent_that_learnt_nothing_is_its_base_in_bf16(bf16_base, tmp_path):
     hold_apart(model, tmp_path / "merged")
     assert not held(model)
     assert torch.equal(logits(model), logits(models.load(bf16_base)))
+
+
+def test_beside_an_embedding_in_float32_layers_that_learnt_nothing_take_their_input_as_it_comes(bf16_base, tmp_path):
+    """Without autocast as well, where GRPO samples."""
+    torch.manual_seed(0)
+    model = models.load(bf16_base, torch.float32)
+    model.model.layers[0].self_attn.q_proj.weight.data += 1e-3 * torch.randn(
+        model.model.layers[0].self_attn.q_proj.weight.shape
+    )
+    model.model.embed_tokens.weight.data += 1e-5
+    model.save_pretrained(tmp_path / "merged")
+    save_update(tmp_path / "merged", model, bf16_base, {})
+    parent = models.parent(tmp_path / "merged", BF16)
+    assert {p.dtype for p in parent.parameters()} == {torch.float32, torch.bfloat16}
+    torch.testing.assert_close(logits(parent), logits(model), atol=0.05, rtol=0.05)
+    torch.testing.assert_close(exact(parent), logits(model), atol=1e-4, rtol=1e-3)
+
+
+def test_an_adapter_on_the_lm_head_is_none_of_a_reward_models(merge, bf16_base):
+    merge("sft", parent=bf16_base, rank=4, target_modules=["q_proj"])
+    with safe_open(MERGED / FILE, "pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    tensors |= {"lm_head.A": torch.zeros(1, 64), "lm_head.B": torch.zeros(64, 1)}
+    save_file(tensors, MERGED / FILE)
+    scorer = models.load(MERGED, torch.float32, reward=True)
+    save_update(Path(), scorer, MERGED, {})
+    with safe_open(Path(FILE), "pt") as file:
+        assert set(file.keys()) == tensors.keys() - {"lm_head.A", "lm_head.B"}
+
+
+@pytest.mark.parametrize("arithmetic", ["fp32", "bf16"])
+def test_a_judge_is_held_in_the_arithmetic_in_which_it_scores(merge, bf16_base, arithmetic):
+    merge("reward", parent=bf16_base, rank=4)
+    judge = rewards.load_judge("reward", models.tokenizer(bf16_base), arithmetic=arithmetic)
+    assert judge.dtype == {"fp32": torch.float32, "bf16": torch.bfloat16}[arithmetic]
+    assert bool(held(judge)) == (arithmetic == "bf16")

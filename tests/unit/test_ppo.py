@@ -411,6 +411,19 @@ def test_a_reward_run_gives_the_scores_of_its_model_alone_whether_it_shares_the_
     assert {id(p) for p in net.parameters() if p.requires_grad} == {id(p) for p in net.moving}
 
 
+def test_a_reward_run_that_trained_rows_of_the_embedding_scores_with_its_own_model(
+    judge, spec, random_tiny_folder, random_tiny_tokenizer
+):
+    """As on a base with new tokens; in one model with the policy, its rows would be the policy's too."""
+    judge("reward")
+    file = Path("results/reward/trained/adapter_config.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"trainable_token_indices": {"embed_tokens": [1, 30]}}))
+    net = ppo.ActorCritic(random_tiny_folder, spec("lora"))
+    judged = judges(net, {"from": {"name": "reward"}}, random_tiny_tokenizer)
+    assert judged.head is None
+    assert judged.score is not None
+
+
 def test_a_reward_run_in_4_bits_shares_a_parent_in_4_bits(judge, spec, random_tiny_folder, random_tiny_tokenizer):
     judge("reward", "qlora")
     net = moved(ppo.ActorCritic(random_tiny_folder, spec("qlora"))).eval()

@@ -110,7 +110,7 @@ NAMED = {
         },
     ),
     "DoRA beside experts": ("mixtral", {"peft_args": {"use_dora": True}}),
-    "the embedding of an untied model": ("llama3", {"target_modules": ["embed_tokens", "lm_head"]}),
+    "the embedding of an untied model": ("llama3", {"target_modules": ["embed_tokens"]}),
     "a whole tied embedding": ("qwen2_5", {"peft_args": {"modules_to_save": ["embed_tokens"]}}),
     "a whole tied head": ("gemma2", {"peft_args": {"modules_to_save": ["lm_head"]}}),
     "transposed matrices": ("gpt2", {}),
@@ -155,6 +155,7 @@ REFUSED = {
         {"peft_args": {"target_parameters": ["mlp.experts.down_proj"]}},
         "peft_args.target_parameters are fused matrices, on which PEFT has no dropout",
     ),
+    "an untied head": ("llama3", {"target_modules": ["lm_head"]}, "TRL multiplies by the LM head's own weight"),
     "a tied head": ("qwen2_5", {"target_modules": ["lm_head"]}, "embedding and LM head are one matrix"),
     "a tied embedding": ("gpt2", {"target_modules": ["wte"]}, "write peft_args: {modules_to_save: [wte]} instead"),
     "out of a Mamba mixer": (

@@ -234,6 +234,14 @@ def test_a_record_without_a_seal_is_of_older_code(built):
     assert str(found(built)["sft/eval"]) == f"sft/eval: {verify.UNSEALED}"
 
 
+def test_a_run_of_older_code_that_made_no_merged_folder_is_checked(built):
+    record = read_json(Path("results/sft/provenance.json"))
+    del record["merged"]
+    write_json(Path("results/sft/provenance.json"), record)
+    write("results/sft/model/model.safetensors", "edited")
+    assert any("model.safetensors" in fault for fault in found(built)["sft"].wrong)
+
+
 def test_a_run_that_left_the_configuration_is_still_checked(built, project):
     write("results/dpo/model/model.safetensors", "edited")
     finding = found(project({"runs.dpo": ...}))["dpo"]
