@@ -163,7 +163,7 @@ rule tokens:
     shell:
         """
         python "$POSTTRAIN"/tokenize_data.py --data {params.data:q} --model {input.model:q} \
-            --max-length {wildcards.max_length} --assistant-turns {params.turns} --train-thoughts {params.thoughts} \
+            --max-length {wildcards.max_length} --assistant-turns {params.turns:q} --train-thoughts {params.thoughts:q} \
             --cores {threads} --output {params.output:q} --log {log:q}
         """
 

@@ -10,7 +10,9 @@ from posttrain import head
 def test_log_probs_and_their_gradients_are_where_the_hidden_states_are(weight_moves):
     hidden = torch.empty(6, 8, device="meta", requires_grad=True)
     weight = torch.empty(32, 8, device="meta", requires_grad=weight_moves)
-    values, is_top1 = head.LogProbs.apply(hidden, weight, torch.zeros(6, dtype=torch.long, device="meta"))
+    values, is_top1 = head.LogProbs.apply(
+        hidden, weight, torch.zeros(6, dtype=torch.long, device="meta"), None, 0.5, 30.0
+    )
     values.sum().backward()
     moving = [hidden, weight] if weight_moves else [hidden]
     assert {tensor.device.type for tensor in (values, is_top1, *(t.grad for t in moving))} == {"meta"}
