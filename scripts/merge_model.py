@@ -24,7 +24,18 @@ from posttrain.config import LEAVES, reference_form
 from posttrain.errors import UserError, printable
 from posttrain.licences import card_fields, forbids, is_known, normalise, with_cards
 from posttrain.records import code_hash, hashes, sealed, versions
-from posttrain.stage import arguments, folder_hashes, link, read_json, run, say, sha256, whole_folder, write_json
+from posttrain.stage import (
+    arguments,
+    folder_hashes,
+    link,
+    read_json,
+    run,
+    say,
+    sha256,
+    visible_files,
+    whole_folder,
+    write_json,
+)
 
 CELL = 300  # characters of a value on the model card
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -159,8 +170,7 @@ def write_merged(model: Any, parent: Path, trained: Path, spec: dict, base_dtype
         return models.dtype_of(folder / "base")
     learnt = frozen_update.learnt(model) if spec["method"] in ("lora", "qlora") else {}
     if spec["method"] == "full":
-        for file in trained.iterdir():
-            link(file, folder / file.name)
+        link_all(trained, folder)
     else:
         model = model.merge_and_unload()
         model.save_pretrained(folder)
@@ -172,16 +182,15 @@ def write_merged(model: Any, parent: Path, trained: Path, spec: dict, base_dtype
 
 def write_leaf(trained: Path, base: Path, folder: Path) -> None:
     """Link an adapter and, in `base/`, what it stands on."""
-    for file in trained.iterdir():
-        link(file, folder / file.name)
+    link_all(trained, folder)
     link_all(base, folder / "base")
     carry(base, folder)
 
 
 def link_all(source: Path, target: Path, without: tuple[str, ...] = ()) -> None:
-    """Link a folder's files, those of its folders too."""
-    for file in source.rglob("*"):
-        if file.is_file() and file.name not in without:
+    """Link a folder's files, those of its folders too; Snakemake's time stamp stays with the folder that it is of."""
+    for file in visible_files(source):
+        if file.name not in without:
             link(file, target / file.relative_to(source))
 
 
@@ -192,8 +201,8 @@ def carry(source: Path, folder: Path) -> None:
     own defaults; both would stop elsewhere than the parent does.
     """
     (folder / "generation_config.json").unlink(missing_ok=True)
-    for file in source.rglob("*"):
-        if file.is_file() and not is_own(file):
+    for file in visible_files(source):
+        if not is_own(file):
             target = folder / file.relative_to(source)
             target.unlink(missing_ok=True)
             link(file, target)
@@ -264,9 +273,8 @@ def write_as(dtype: str, spec: dict, options: Any, merged: Path, shipped: Path) 
 
     source, target = (options.parent, shipped / "base") if spec["method"] in LEAVES else (merged, shipped)
     if spec["method"] in LEAVES:
-        for file in merged.iterdir():
-            if file.is_file():
-                link(file, shipped / file.name)
+        for file in filter(Path.is_file, merged.iterdir()):
+            link(file, shipped / file.name)
         if models.dtype_of(options.shipped) == dtype:
             link_all(options.shipped, target)
             return

@@ -15,7 +15,7 @@ from posttrain.changes import differences, told
 from posttrain.config import ON_POLICY, RESERVED
 from posttrain.errors import UserError, nearest
 from posttrain.project import Project
-from posttrain.stage import read_json, sha256
+from posttrain.stage import read_json, sha256, visible_files
 
 RESULTS = Path("results")
 SCRIPTS = Path(__file__).resolve().parents[1]
@@ -259,8 +259,8 @@ def _settings(spec: Path) -> dict[str, Any] | None:
 
 def _folder(folder: Path, name: str, recorded: dict[str, str]) -> list[str]:
     """What is wrong with a folder that has the recorded files and no others."""
-    files = [path for path in (folder / name).rglob("*") if path.is_file() and not path.name.startswith(".")]
-    more = sorted({str(path.relative_to(folder / name)) for path in files} - recorded.keys())
+    files = {str(path.relative_to(folder / name)) for path in visible_files(folder / name)}
+    more = sorted(files - recorded.keys())
     wrong = _files(folder, {f"{name}/{file}": digest for file, digest in recorded.items()})
     return wrong + [f"{name}/{file} is added" for file in more]
 

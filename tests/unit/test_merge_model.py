@@ -296,6 +296,13 @@ def test_an_adapter_kept_apart_ships_with_the_parent_as_it_ships(merge, bf16_fol
 # ---- the folder
 
 
+@pytest.mark.parametrize("method", ["lora", "full", "prefix"])
+def test_no_folder_has_the_time_stamp_of_another(merge, bf16_folder, method):
+    (bf16_folder / ".snakemake_timestamp").touch()
+    merge("sft", method, parent=bf16_folder)
+    assert not [*Path("results/sft").rglob(".snakemake_timestamp")]
+
+
 def test_the_merged_file_is_the_one_that_is_named_with_the_parents_tokenizer(merge, random_tiny_folder):
     merge("sft")
     assert proof("sft")["files"]["model.safetensors"] == stage.sha256(Path("results/sft/model/model.safetensors"))
