@@ -206,8 +206,16 @@ def weights(name: str) -> dict[str, str]:
     return stage.folder_hashes(Path(f"results/{name}/trained"))
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("objective", SCRIPTS)
+CELLS = [
+    pytest.param(objective, method, id=f"{objective}-{method}", marks=[pytest.mark.slow] if is_slow else [])
+    for objective in SCRIPTS
+    for method in METHODS
+    # Sampling takes most of a cell's time, and what another method changes in it is small.
+    for is_slow in [objective in (*ON_POLICY, "rto") and method not in ("full", "lora", "qlora", "prefix")]
+]
+
+
+@pytest.mark.parametrize(("objective", "method"), CELLS)
 def test_a_cell(objective, method, project, monkeypatch, signals):
     name = f"{objective}_{method}"
     monkeypatch.chdir(project)

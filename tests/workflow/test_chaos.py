@@ -23,6 +23,7 @@ def project(tmp_path_factory) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_after_five_kills_all_bits_are_those_of_a_project_left_in_peace(project):
     tally = chaos.storm(project, ["results/sft/merge.json"], kills=5, seed=4)
     assert sum(tally.kinds.values()) == 5
