@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from posttrain.errors import nearest
+from posttrain.foreseen import learns_positions
 
 if TYPE_CHECKING:
     from posttrain.survey import Answers, Subject
@@ -27,7 +28,6 @@ LEARNING_RATES = {"lora": (1e-4, 5e-4), "qlora": (1e-4, 5e-4)}
 FACTOR = 5
 RANKS = {"lora": (8, 64), "qlora": (8, 64), "adalora": (8, 64), "vera": (64, 1024)}
 GIB = 2**30
-POSITIONS = re.compile(r"(^|\.)(wpe|embed_positions|position_embeddings?)\.weight$")  # learnt ones
 
 
 class Finding(NamedTuple):
@@ -141,7 +141,7 @@ def context_length(run: "Subject") -> Finding | None:
     if longest > context:
         return Finding("error", f"the longest row has {longest} tokens, more than {advice}")
     room = run.spec["max_length"] + run.spec.get("virtual_tokens", 0)
-    if room > context and any(POSITIONS.search(name) for name in run.model.shapes):
+    if room > context and learns_positions(run.model.shapes):
         return Finding(
             "error", f"max_length {run.spec['max_length']} is beyond the positions that the model has learnt, {advice}"
         )

@@ -5,13 +5,14 @@ The questions are about the model, its tokenizer and its template. Nothing here 
 
 import importlib.util
 import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from posttrain.survey import Subject
 
 POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")  # names of the context in configurations
-LEARNT = re.compile(r"(^|\.)(wpe|embed_positions|positions_embed|position_embeddings)\.weight$")
+LEARNT = re.compile(r"(^|\.)(wpe|embed_positions|positions_embed|position_embeddings?)\.weight$")
 SCALED = ("dynamic", "longrope")  # rotary positions that depend on the longest row of a batch
 
 
@@ -20,12 +21,16 @@ def context(config: dict[str, Any]) -> int | None:
     return next((config[name] for name in POSITIONS if config.get(name)), None)
 
 
+def learns_positions(parameters: Iterable[str]) -> bool:
+    """Whether a model of parameters with these names has an embedding for each position, beyond which it cannot go."""
+    return any(LEARNT.search(name) for name in parameters)
+
+
 def errors(run: "Subject") -> list[str]:
     """What would end the evaluation in an error, once the training is paid for."""
     spec, found = run.evaluation, []
     positions = context(run.model.config)
-    learnt = [name for name in run.model.shapes if LEARNT.search(name)]
-    if positions and learnt and spec["max_length"] > positions:
+    if positions and learns_positions(run.model.shapes) and spec["max_length"] > positions:
         found.append(
             f"evaluation.max_length is {spec['max_length']}, and the model has learnt {positions} positions; "
             f"write evaluation.max_length: {positions}"
