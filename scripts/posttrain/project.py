@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, get_args
 
 import yaml
 
-from posttrain import chat_templates, licences, trainer_args
+from posttrain import chat_templates, licences, reward_reference, trainer_args
 from posttrain.config import (
     LEAVES,
     ON_POLICY,
@@ -42,7 +42,7 @@ from posttrain.rows import SHAPE_OF
 # leaves its number alone, and so throws no training away.
 VERSIONS = {
     "base": 2,
-    "data": 3,
+    "data": 4,
     "mix": 1,
     "select": 1,
     "tokens": 3,
@@ -58,7 +58,7 @@ SUITE_SHAPES = {
     "perplexity": ("text", "messages"),
     "preference": ("preference",),
     "generation": ("messages", "preference"),
-    "reward": ("messages", "preference"),
+    "reward": ("messages", "preference", "prompts"),
 }
 
 VALUE = r"[A-Za-z0-9_.+-]+"
@@ -207,6 +207,8 @@ class Project:
         refusal = shape_refusal(run.objective, run.data, shape) if shape else None
         if refusal:
             raise UserError(f"{place}.data: {refusal}")
+        if run.reward and (why := reward_reference.refusal(run.reward.function, run.data, shape or "")):
+            raise UserError(f"{place}.{why}")
 
     def _shape(self, dataset: str) -> str | None:
         """The shape of a dataset's rows, where the configuration tells it."""

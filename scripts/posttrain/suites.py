@@ -126,16 +126,16 @@ def measure(candidate: Candidate, name: str, suite: dict) -> tuple[list[Row], li
 
 
 def likelihood(candidate: Candidate, suite: str, dataset: str, limit: int) -> tuple[list[Row], list[Request]]:
-    """Held-out rows whose answers are to be scored; a row with one labelled answer has nothing to compare it with."""
+    """Held-out rows whose answers are to be scored; a prompt alone has none, one labelled answer nothing to compare it with."""
     import pyarrow.parquet as pq
 
     encoded = pq.read_table(_folder(candidate, dataset) / "validation.parquet").slice(0, limit).to_pylist()
     examples = [{"suite": suite, "dataset": dataset, "id": row["id"]} for row in encoded]
     requests = []
     for row, example in zip(encoded, examples, strict=True):
-        if "completion_ids" in row:
+        if "prompt_ids" in row and "chosen_ids" not in row:
             continue
-        if "prompt_ids" in row:
+        if "chosen_ids" in row:
             requests += [
                 Request(example, side, scoring.answer(row["prompt_ids"], row[f"{side}_ids"])) for side in SIDES
             ]
@@ -329,7 +329,8 @@ def _turns(row: Row) -> list[Row]:
 
 
 def _reference(row: Row) -> str:
-    return thoughts.answer(_turns(row)[-1]["content"])
+    """A row's own answer without thoughts; empty for a prompt alone."""
+    return thoughts.answer(_turns(row)[-1]["content"]) if row.keys() & {"messages", "chosen"} else ""
 
 
 def _rows(dataset: str, split: str = "validation") -> Path:

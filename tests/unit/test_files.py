@@ -201,5 +201,5 @@ def test_blank_lines_are_no_rows(in_folder):
 def test_lines_named_json_are_read_as_lines(in_folder):
     write("rows.json", "".join(json.dumps({"text": text}) + "\n" for text in ("one", "two")))
     assert rows("rows.json") == [(1, {"text": "one"}), (2, {"text": "two"})]
-    write("object.json", json.dumps({"data": [{"text": "one"}]}, indent=1))
-    assert "one list of rows, and this is an object" in fault("object.json")
+    write("object.json", json.dumps({"messages": [{"role": "user", "content": "one"}]}, indent=1))
+    assert "and this is an object" in fault("object.json")

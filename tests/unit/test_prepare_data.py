@@ -291,10 +291,35 @@ FORMATS = {
         [
             {"prompt": "q", "completion": "a", "label": True},
             {"prompt": [user("q")], "completion": [assistant("a")], "label": 0},
+            {"messages": [user("q"), assistant("a"), user("q2"), assistant("a2")], "label": False},
+            {"instruction": "q", "input": "x", "output": "a", "label": True},
         ],
         [
             {"prompt": [user("q")], "completion": [assistant("a")], "label": True},
             {"prompt": [user("q")], "completion": [assistant("a")], "label": False},
+            {"prompt": [user("q"), assistant("a"), user("q2")], "completion": [assistant("a2")], "label": False},
+            {"prompt": [user("q\nx")], "completion": [assistant("a")], "label": True},
+        ],
+    ),
+    "segments": (
+        [
+            {
+                "segments": [
+                    {"label": False, "text": "Q: q\n"},
+                    {"label": True, "text": "A: "},
+                    {"label": True, "text": "a"},
+                ]
+            },
+            {"segments": [{"label": True, "text": "all of it"}]},
+        ],
+        [{"text": "Q: q\nA: a", "trained": [[5, 9]]}, {"text": "all of it"}],
+    ),
+    "prompts": (
+        [{"prompt": "q"}, {"prompt": [system("s"), user("q")], "tools": TOOLS}, {"instruction": "q", "input": "x"}],
+        [
+            {"prompt": [user("q")]},
+            {"prompt": [system("s"), user("q")], "tools": json.dumps(TOOLS)},
+            {"prompt": [user("q\nx")]},
         ],
     ),
     "llava": (
@@ -711,6 +736,7 @@ def test_data_json_and_the_terminal_say_what_became_of_the_rows(in_folder, monke
         "train": 2,
         "validation": 0,
         "dropped": {"fault": 1, "repeated": 1, "near duplicate": 0, "also held out": 0},
+        "unknown": {},
         "origin": "rows.jsonl",
         "licence": None,
         "files": {"rows.jsonl": sha256(Path("rows.jsonl"))},
