@@ -44,6 +44,17 @@ def told(counts: dict[str, int], most: int = 8) -> str:
     return f"{', '.join(f'{name} ({counts[name]:,})' for name in names[:most])}{more}"
 
 
+def advice(data: dict[str, Any]) -> str:
+    """What to write where rows are prompts alone, and one of the keys that are not read may be their answer; or nothing.
+
+    Args:
+        data: data.json.
+    """
+    if data["shape"] != "prompts" or not data.get("unknown"):
+        return ""
+    return f"; not read of its rows: {told(data['unknown'])}; if their answer is there, write `columns: {{completion: NAME}}`"
+
+
 @lru_cache(maxsize=256)
 def _split(
     format: str, columns: tuple[tuple[str, str], ...], names: frozenset[str]
