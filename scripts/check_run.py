@@ -73,7 +73,8 @@ def look_at(options, tokens: Path | None, context: dict, evaluation: dict | None
     spec, data = read_json(options.spec), read_json(options.data / "data.json")
     refusal = shape_refusal(spec["objective"], spec["data"]["name"], data["shape"])
     if refusal:
-        raise UserError(f"dataset {refusal}{unknown_keys.advice(data)}")
+        advice = unknown_keys.advice(data["shape"], data.get("unknown", {}))
+        raise UserError("; ".join(filter(None, [f"dataset {refusal}", advice])))
     reward_reference.check(spec, data["shape"])
     tokenizer = load_tokenizer(options.parent)
     stops = conversations.stops(options.parent, tokenizer)

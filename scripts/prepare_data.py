@@ -63,6 +63,8 @@ def main(options) -> None:
         say(f"{name}: {why}")
     if taken.unknown:
         say(f"{name}: not read, with the rows that have them: {unknown_keys.told(taken.unknown)}")
+    if advice := unknown_keys.advice(read.shape, taken.unknown):
+        say(f"{name}: WARNING: {advice}")
     dropped = ", ".join(f"{count} {kind}" for kind, count in report["dropped"].items() if count)
     if dropped:
         first = f"; the first fault: {taken.first_fault}" if taken.faults else ""

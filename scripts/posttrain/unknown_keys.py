@@ -44,15 +44,21 @@ def told(counts: dict[str, int], most: int = 8) -> str:
     return f"{', '.join(f'{name} ({counts[name]:,})' for name in names[:most])}{more}"
 
 
-def advice(data: dict[str, Any]) -> str:
-    """What to write where rows are prompts alone, and one of the keys that are not read may be their answer; or nothing.
+def advice(shape: str, unknown: dict[str, int]) -> str:
+    """What to write where a key that is not read may be what the rows are about; nothing where none seems to be.
 
     Args:
-        data: data.json.
+        shape: of the rows.
+        unknown: `unknown` of data.json.
     """
-    if data["shape"] != "prompts" or not data.get("unknown"):
-        return ""
-    return f"; not read of its rows: {told(data['unknown'])}; if their answer is there, write `columns: {{completion: NAME}}`"
+    if shape == "prompts" and unknown:
+        keys = told(unknown)
+        return f"the rows are prompts alone, and not read is {keys}; if that is their answer, write `columns: {{completion: NAME}}`"
+    if shape == "messages" and "label" in unknown:
+        return (
+            "the column label is not read; if it says whether an answer is wanted, write `format: unpaired_preference`"
+        )
+    return ""
 
 
 @lru_cache(maxsize=256)
