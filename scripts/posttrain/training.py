@@ -194,10 +194,12 @@ def kernels(spec: dict) -> dict[str, bool]:
     """What makes SFT on a GPU faster with the same results, by what is installed; `trainer_args` has the last word.
 
     Only Flash Attention keeps rows apart that lie in one sequence, so only with it are they laid end to end without padding.
+    Liger replaces the forward pass of the feed-forward block, which `adapter` has wrapped in a layer of its own.
     """
     if not torch.cuda.is_available() or spec["objective"] != "sft":
         return {}
-    return {"padding_free": flash(spec), "use_liger_kernel": is_liger_kernel_available()}
+    liger = is_liger_kernel_available() and spec["method"] != "adapter"
+    return {"padding_free": flash(spec), "use_liger_kernel": liger}
 
 
 def warmup_share(share: float) -> float:
@@ -351,7 +353,7 @@ class Watch(TrainerCallback):
         state.log_history[-1] |= {
             "tokens_per_second": speed and round(speed, 1),
             "memory_gib": memory_gib(),
-            "seconds": round(self.before + now - self.began, 2),
+            "seconds": round(self.before + now - self.began, 4),
             "cpu_percent": psutil.cpu_percent(),
             "gpu_percent": gpu_percent(),
         }

@@ -280,6 +280,7 @@ KERNELS = [  # objective, method, precision, Flash Attention there -> what SFT i
     ("sft", "lora", "fp32", True, {"padding_free": False, "use_liger_kernel": True}),
     ("sft", "lora", "bf16", False, {"padding_free": False, "use_liger_kernel": True}),
     ("sft", "prefix", "bf16", True, {"padding_free": False, "use_liger_kernel": True}),
+    ("sft", "adapter", "bf16", True, {"padding_free": True, "use_liger_kernel": False}),
     ("dpo", "lora", "bf16", True, {}),
 ]
 
