@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from posttrain import checks, text_metrics
+from posttrain import checks, text_metrics, user_code
 from posttrain.errors import PASSWORD, UserError, nearest
 from posttrain.rows import FIELDS, FORMATS
 
@@ -417,7 +417,7 @@ class Reward(Strict):
     def _one_judge(self) -> "Reward":
         if (self.from_ is None) == (self.function is None):
             raise ValueError("a reward has either `from` or `function`")
-        own = re.fullmatch(r"[\w./-]+\.py:\w+", self.function or "")
+        own = user_code.is_own(self.function or "")
         if self.function and not own and self.function not in REWARD_FUNCTIONS:
             raise ValueError(
                 f"there is no function '{self.function}'; {nearest(self.function, REWARD_FUNCTIONS)}, or your own as "

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, get_args
 
 import yaml
 
-from posttrain import chat_templates, licences, trainer_args
+from posttrain import chat_templates, licences, trainer_args, user_code
 from posttrain.config import (
     LEAVES,
     ON_POLICY,
@@ -577,7 +577,7 @@ class Project:
         return _stage("select") | table.select.model_dump() | {"from": self._ref("data", table.from_), "by": by}
 
     def _reward_spec(self, node: Node) -> dict[str, Any]:
-        """The reward with the specs of the runs that it comes from; a function of the user's has its file's hash."""
+        """The reward with the specs of the runs that it comes from; a function of the user's has its files' hashes."""
         reward = node.run.reward
         if reward is None:
             return {}
@@ -702,10 +702,13 @@ class Project:
         return [template] if template and template not in chat_templates.shipped() else []
 
     def reward_file(self, name: str) -> list[str]:
-        """The user's own file with a run's reward function, where there is one."""
-        reward = self.run(name).run.reward
-        file, is_own, _ = (reward.function or "" if reward else "").partition(":")
-        return [file] if is_own else []
+        """The user's own file with a run's reward function, where there is one, and the files that it imports."""
+        function = self._own_reward(self.run(name).run)
+        return [str(file) for file in user_code.files(function, self.folder)] if function else []
+
+    def _own_reward(self, run: Run) -> str | None:
+        function = run.reward.function if run.reward else None
+        return function if function and user_code.is_own(function) else None
 
     # ---- ratings
 
@@ -822,11 +825,10 @@ class Project:
             )
 
     def _check_function(self, node: Node) -> None:
-        for file in self.reward_file(node.name):
-            if not is_file(self.folder / file):
-                raise UserError(
-                    f"{self.file}: runs.{node.name}.reward.function: there is no file '{file}'; write one that exists"
-                )
+        function = self._own_reward(node.run)
+        why = user_code.refusal(function, self.folder) if function else None
+        if why:
+            raise UserError(f"{self.file}: runs.{node.name}.reward.function: {why}")
 
     def _check_reserved(self, target: str, table: str, rest: list[str], models: set[str], datasets: set[str]) -> None:
         name = rest[0] if rest else ""

@@ -85,7 +85,17 @@ def test_a_rule_reads_no_thoughts(in_folder, random_tiny_tokenizer, opening):
     assert judge({"function": "final_number"}, random_tiny_tokenizer)(asked, answers) == [0, 0]
 
 
-@pytest.mark.parametrize(("body", "said"), [("None", "NoneType"), ("'much'", "much"), ("[1, 2]", "list")])
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("None", "None"),
+        ("'much'", "'much'"),
+        ("'1'", "'1'"),
+        ("[1, 2]", r"\[1, 2\]"),
+        ("float('nan')", "nan"),
+        ("-1e999", "-inf"),
+    ],
+)
 def test_a_rule_that_returns_no_number_is_one_sentence(in_folder, random_tiny_tokenizer, body, said):
     Path("rules.py").write_text(f"def own(answer, reference):\n    return {body}\n")
     with pytest.raises(UserError, match=rf"reward\.function: rules\.py:own returns no number: .*{said}"):
