@@ -14,6 +14,7 @@ weights ships, the likelihoods are measured with those as well, and eval.json ha
 
 from pathlib import Path
 
+from posttrain import origins
 from posttrain.cli import as_it_ships
 from posttrain.cli import columns as printed
 from posttrain.examples import TEXTS, Examples, by_origin, columns, comparisons, key, measured, read_examples
@@ -115,19 +116,9 @@ def tell(result: dict) -> None:
         low, high = shown(metric, row["low"]), shown(metric, row["high"])
         verdicts = [rows[metric]["verdict"] if metric in rows else "" for rows in result["against"].values()]
         lines.append([metric, shown(metric, row["value"]), f"{low} to {high}", *verdicts])
-        lines += [
-            [f"  of {name}", shown(metric, value), "", *[""] * len(verdicts)] for name, value in apart(result, metric)
-        ]
+        for name, own in origins.apart(result, metric).items():
+            lines.append([f"  of {name}", shown(metric, own["value"]), *[""] * (1 + len(verdicts))])
     say("\n".join([result["run"], printed(lines), *as_it_ships(result)]))
-
-
-def apart(result: dict, metric: str) -> list[tuple[str, float]]:
-    """A metric's value on every dataset, and every part of a mixture, where it is measured on several."""
-    tables = result["by_dataset"] | {
-        f"{name}, {part}": rows for name, parts in result.get("by_part", {}).items() for part, rows in parts.items()
-    }
-    found = [(name, rows[metric]["value"]) for name, rows in tables.items() if metric in rows]
-    return found if len(found) > 1 else []
 
 
 def add_margins(examples: list[dict], others: dict[str, dict]) -> None:
@@ -146,13 +137,13 @@ def summarise(examples: list[dict], others: dict[str, Examples]) -> dict:
 
     Where a dataset is a mixture there is `by_part` as well, and where a suite asked about groups of people, `groups`.
     """
-    origins = by_origin(examples)
-    parts = {name: {part: summaries(rows) for part, rows in own.items() if part} for name, own in origins.items()}
+    found = by_origin(examples)
+    parts = {name: {part: summaries(rows) for part, rows in own.items() if part} for name, own in found.items()}
     parts = {name: own for name, own in parts.items() if own}
     groups = by_group(examples)
     return (
         {"metrics": summaries(examples)}
-        | {"by_dataset": {name: summaries(own[""]) for name, own in origins.items()}}
+        | {"by_dataset": {name: summaries(own[""]) for name, own in found.items()}}
         | ({"by_part": parts} if parts else {})
         | {"against": {other: comparisons(examples, rows) for other, rows in others.items()}}
         | ({"groups": groups} if groups else {})
