@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from posttrain import checks, text_metrics
+from posttrain import checks, text_metrics, user_code
 from posttrain.errors import PASSWORD, UserError, nearest
 from posttrain.rows import FIELDS, FORMATS
+from posttrain.samples import ANSWERS
 
 NAME = r"^[a-z][a-z0-9_]*$"
 RESERVED = ("bases", "data", "tokens", "sweeps", "ratings", "figures", "logs")
@@ -417,7 +418,7 @@ class Reward(Strict):
     def _one_judge(self) -> "Reward":
         if (self.from_ is None) == (self.function is None):
             raise ValueError("a reward has either `from` or `function`")
-        own = re.fullmatch(r"[\w./-]+\.py:\w+", self.function or "")
+        own = user_code.is_own(self.function or "")
         if self.function and not own and self.function not in REWARD_FUNCTIONS:
             raise ValueError(
                 f"there is no function '{self.function}'; {nearest(self.function, REWARD_FUNCTIONS)}, or your own as "
@@ -431,7 +432,6 @@ class Reward(Strict):
         return self
 
 
-TEXT_METRICS = tuple(text_metrics.METRICS)
 REWARD_FUNCTIONS = ("final_number", "answer_format")
 
 
@@ -706,11 +706,28 @@ class GenerationSuite(Answering):
 
     kind: Literal["generation"]
     data: Name = Field(description="the dataset whose held-out rows are answered")
-    metrics: list[Literal[TEXT_METRICS]] = Field(
-        ["exact_match", "chrf", "rougeL"], min_length=1, description="what an answer is measured by"
+    metrics: list[str] = Field(
+        ["exact_match", "chrf", "rougeL"],
+        min_length=1,
+        description="what an answer is measured by: names of docs/evaluation.md, or your own as `FILE.py:NAME`",
+        json_schema_extra={
+            "items": {"anyOf": [{"enum": [*text_metrics.METRICS]}, {"pattern": f"^{user_code.NAME.pattern}$"}]}
+        },
     )
     pattern: str | None = Field(None, description="the regular expression of the metric `regex`")
     shots: Count = Field(0, ge=0, description="worked examples, from the training rows, before each question")
+
+    @property
+    def own_metrics(self) -> list[str]:
+        """Those of the user's own."""
+        return list(filter(user_code.is_own, self.metrics))
+
+    @field_validator("metrics")
+    @classmethod
+    def _known(cls, metrics: list[str]) -> list[str]:
+        if why := text_metrics.refusal(metrics):
+            raise ValueError(why)
+        return metrics
 
     @model_validator(mode="after")
     def _pattern(self) -> "GenerationSuite":
@@ -760,9 +777,16 @@ class Evaluation(Strict):
     data: list[Name] | None = Field(
         None, description="the datasets whose held-out rows are used; by default every run's training dataset"
     )
-    limit: Count = Field(100, gt=0, description="held-out rows of each dataset")
+    limit: Count = Field(
+        100, gt=0, description="held-out rows of each dataset, by the hash of their id, each origin with its share"
+    )
     max_length: Count = Field(1024, gt=1, description="tokens an example, as in training")
     max_new_tokens: Count = Field(256, gt=0, description="longest generated answer, in tokens")
+    answers: Count = Field(
+        ANSWERS,
+        ge=0,
+        description="answers generated to held-out rows of each dataset of conversations, to be read side by side; 0 is none",
+    )
     batch_tokens: Count = Field(4096, gt=0, description="tokens scored at once; bounds the memory")
     precision: Literal["fp32", "bf16"] = Field(
         "fp32",
