@@ -16,11 +16,11 @@ from pathlib import Path
 
 from posttrain.cli import as_it_ships
 from posttrain.cli import columns as printed
-from posttrain.examples import TEXTS, Examples, columns, comparisons, key, measured, read_examples
+from posttrain.examples import TEXTS, Examples, clusters, columns, comparisons, key, measured, read_examples
 from posttrain.records import hashes, sealed
 from posttrain.safety import by_group
 from posttrain.stage import Clock, arguments, read_json, run, say, sha256, whole_file, write_json
-from posttrain.statistics import shown, summary
+from posttrain.statistics import basis, preference, shown, summary
 
 
 def main(options) -> None:
@@ -126,12 +126,12 @@ def add_margins(examples: list[dict], others: dict[str, dict]) -> None:
         if reference and "chosen_log_prob" in example:
             chosen = example["chosen_log_prob"] - reference["chosen_log_prob"]
             rejected = example["rejected_log_prob"] - reference["rejected_log_prob"]
-            example |= {"margin": chosen - rejected, "margin_prefers_chosen": float(chosen > rejected)}
+            example |= {"margin": chosen - rejected, "margin_prefers_chosen": preference(chosen, rejected)}
 
 
 def summarise(examples: list[dict], others: dict[str, Examples]) -> dict:
     """The `metrics` and `against` of eval.json, and where a suite asked about groups of people, `groups`."""
-    metrics = {name: summary(metric, columns(metric, ours)) for name, metric, ours in measured(examples)}
+    metrics = {name: summary(metric, columns(metric, ours), clusters(ours)) for name, metric, ours in measured(examples)}
     against = {other: comparisons(examples, rows) for other, rows in others.items()}
     groups = by_group(examples)
     return {"metrics": metrics, "against": against} | ({"groups": groups} if groups else {})

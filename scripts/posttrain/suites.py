@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from posttrain import answers, decoding, rewards, rows, scoring, text_metrics, thoughts, tokens
+from posttrain import answers, decoding, rewards, rows, scoring, statistics, text_metrics, thoughts, tokens
 from posttrain.errors import UserError
 from posttrain.rewards import MARKED
 from posttrain.stage import read_json, say
@@ -156,7 +156,7 @@ def score(candidate: Candidate, requests: list[Request]) -> None:
         example |= {f"{side}_log_prob": total} if side else {"log_prob": total, "tokens": float(count)}
     for example, *_ in requests:
         if "chosen_log_prob" in example:
-            example["prefers_chosen"] = float(example["chosen_log_prob"] > example["rejected_log_prob"])
+            example["prefers_chosen"] = statistics.preference(example["chosen_log_prob"], example["rejected_log_prob"])
 
 
 def score_pairs(candidate: Candidate) -> list[Row]:
@@ -177,7 +177,7 @@ def score_pairs(candidate: Candidate) -> list[Row]:
                 "id": row["id"],
                 "chosen_score": chosen,
                 "rejected_score": rejected,
-                "scores_chosen": float(chosen > rejected),
+                "scores_chosen": statistics.preference(chosen, rejected),
             }
             for row, (chosen, rejected) in zip(pairs, scores, strict=True)
         ]

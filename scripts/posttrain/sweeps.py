@@ -1,26 +1,20 @@
 """The settings of a sweep, compared with each other, and what a person would say of them.
 
-Points that differ in the seed alone are trainings of one setting, whose value is their mean. A difference between two
-settings is uncertain twice: other examples would give another one, and so would other seeds. The first is measured by
-resampling the examples, the same ones on both sides (Efron 1979), the second by the spread between the trainings of the
-two (Student's two-sample variance). They are added as two independent t variables (Behrens 1929, Fisher 1935), which
-raises no more false alarms than it says (Robinson 1976, Annals of Statistics 4, 963). One variance with Satterthwaite's
-degrees of freedom does not keep its word far out, where corrected p are: two or three seeds agree by luck.
+Points that differ in the seed alone are trainings of one setting, whose value is their mean. Settings are compared by
+`paired`, as the models of an eval.json are; here p is corrected for the number of comparisons.
 """
 
 import json
 from collections.abc import Iterable
-from functools import lru_cache
 from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import optimize, special, stats
 
 from posttrain import stage
-from posttrain.statistics import FEWEST, LEVEL, POWER, Metric, detectable_share, holm, mcnemar, resampled
+from posttrain.paired import Measured, compare, spread, verdicts
+from posttrain.statistics import Metric, basis
 
-ALARM = 1 - LEVEL
 SAME_TIME = 1.1  # times whose ratio is smaller are equal: a machine is never that steady
 AMOUNTS = (
     "rank",
@@ -110,143 +104,31 @@ def front(costs: list[float], values: list[float], higher_is_better: bool) -> li
 # ---- comparisons
 
 
-class Error(NamedTuple):
-    """The standard error of a mean over trainings: by the examples and by the trainings, with their degrees of freedom.
-
-    `trainings_df` 0 is a single training: its spread is not known, and only the examples count.
-    """
-
-    examples: float
-    examples_df: int
-    trainings: float = 0.0
-    trainings_df: int = 0
-
-    def beyond(self, difference: float) -> float:
-        """Two-sided p of a difference: how likely chance alone is as far from zero."""
-        difference = abs(difference)
-        if difference == 0:
-            return 1.0
-        if not self.trainings:
-            return float(2 * special.stdtr(self.examples_df, -difference / self.examples)) if self.examples else 0.0
-        points, weights = _t_grid(self.examples_df)
-        tails = special.stdtr(self.trainings_df, -(difference - self.examples * points) / self.trainings)
-        return float(2 * weights @ tails)
-
-    def width(self, p: float = ALARM) -> float:
-        """The difference whose two-sided p this is: half the width of an interval."""
-        most = [error * stats.t.isf(p / 4, df) for error, df in (self[:2], self[2:]) if error]
-        return float(optimize.brentq(lambda half: self.beyond(half) - p, 0, sum(most), rtol=1e-6)) if most else 0.0
-
-    def detectable(self, level: float) -> float:
-        """The true difference that p < `level` finds with a power of 80 %."""
-        return self.width(level) + self.width(2 * (1 - POWER))
-
-
-@lru_cache(maxsize=8)
-def _t_grid(df: int) -> tuple[np.ndarray, np.ndarray]:
-    """Points and weights for the mean of a function of a t variable; dense in the middle, far in the tails."""
-    steps = np.linspace(-6, 6, 2001)
-    points = np.sinh(steps)
-    weights = stats.t.pdf(points, df) * np.cosh(steps)
-    return points, weights / weights.sum()
-
-
-class Trainings(NamedTuple):
-    """A metric of one setting: its values (one a training), its mean's resamples, its mean columns (columns, n)."""
-
-    values: np.ndarray
-    resamples: np.ndarray
-    columns: np.ndarray
-
-
-def measure(metric: Metric, columns: list[np.ndarray]) -> Trainings:
-    """A metric of the trainings of one setting, each with its columns (columns, n) of the same n examples."""
-    values = np.array([metric.value(own) for own in columns])
-    resamples = np.mean([resampled(metric, own) for own in columns], axis=0)
-    return Trainings(values, resamples, np.mean(columns, axis=0))
-
-
-def summary(metric: Metric, trainings: Trainings, first: dict[str, float]) -> dict[str, Any]:
+def summary(metric: Metric, measured: Measured, first: dict[str, float]) -> dict[str, Any]:
     """Value, interval, n and the spread between trainings; `first` is the metric in the first training's eval.json."""
-    values = trainings.values
-    row = {"value": float(values.mean()), "low": first["low"], "high": first["high"], "n": first["n"]}
-    row |= {"trainings": values.tolist(), "sd": None}
+    values = measured.values
+    row = first | {"value": float(values.mean()), "trainings": values.tolist(), "sd": None}
     if len(values) == 1:
         return row
     row["sd"] = float(values.std(ddof=1))
     if metric.share and row["value"] in (0.0, 1.0):
         return row
-    half = error(trainings.resamples, first["n"], values).width()
+    half = spread(measured).width()
     low, high = row["value"] - half, row["value"] + half
     return row | ({"low": max(low, 0.0), "high": min(high, 1.0)} if metric.share else {"low": low, "high": high})
 
 
-def error(resamples: np.ndarray, n: int, *trainings: np.ndarray) -> Error:
-    """The error of a mean over trainings, or of the difference of two such means, on n examples."""
-    examples = float(resamples.std() * np.sqrt(n / max(n - 1, 1)))
-    df = sum(len(values) - 1 for values in trainings)
-    if not df:
-        return Error(examples, max(n - 1, 1))
-    variance = sum(((values - values.mean()) ** 2).sum() for values in trainings) / df
-    return Error(examples, max(n - 1, 1), float(np.sqrt(variance * sum(1 / len(values) for values in trainings))), df)
+def compare_all(metrics: dict[str, Metric], measured: dict[str, list[Measured]]) -> dict[tuple, dict[str, Any]]:
+    """Verdicts of every later setting against every earlier one in every metric, corrected for their number.
 
-
-class Comparison(NamedTuple):
-    """One setting against another, before the correction for the number of comparisons."""
-
-    difference: float
-    error: Error
-    p: float
-    n: int
-    differing: int
-    """examples on which the two are not the same"""
-
-
-def compare(metric: Metric, ours: Trainings, theirs: Trainings) -> Comparison:
-    """The difference ours - theirs on the same examples.
-
-    Right and wrong of two single trainings are tested by McNemar's exact test (1947). Else p is not below what the
-    signs of the examples that differ could give.
+    All pairs, as which of them a sentence is about is seen only afterwards.
     """
-    n = ours.columns.shape[1]
-    differing = int((ours.columns != theirs.columns).any(axis=0).sum())
-    difference = float(ours.values.mean() - theirs.values.mean())
-    found = error(ours.resamples - theirs.resamples, n, ours.values, theirs.values)
-    if metric.share and not found.trainings_df:
-        p = mcnemar(ours.columns[0], theirs.columns[0])
-    else:
-        p = max(found.beyond(difference), 0.5 ** max(differing - 1, 0))
-    return Comparison(difference, found, p, n, differing)
-
-
-def verdicts(metrics: dict[str, Metric], found: dict[tuple[str, int, int], Comparison]) -> dict[tuple, dict[str, Any]]:
-    """Difference, 95% interval, corrected p and verdict of every comparison, by metric and the two settings.
-
-    The p-values are corrected by Holm (1979) for all the comparisons. `detectable` is the true difference that this
-    sweep shows with a power of 80 %, its correction counted; null where there is none.
-    """
-    corrected = holm([comparison.p for comparison in found.values()])
-    level = ALARM / max(1, sum(p >= ALARM for p in corrected))  # that the next one would have had to meet
-    rows = {}
-    for (name, *pair), p in zip(found, corrected, strict=True):
-        one, metric = found[name, *pair], metrics[name]
-        half = one.error.width()
-        row = {"difference": one.difference, "low": one.difference - half, "high": one.difference + half, "p": p}
-        if p < ALARM:
-            row["verdict"] = "better" if (one.difference > 0) == metric.higher_is_better else "worse"
-        else:
-            row |= {"verdict": "no evidence", "detectable": _detectable(metric, one, level)}
-        rows[name, *pair] = row
-    return rows
-
-
-def _detectable(metric: Metric, one: Comparison, level: float) -> float | None:
-    if 0.5 ** (one.n - 1) >= level or one.n < FEWEST:
-        return None
-    difference = one.error.detectable(level)
-    if metric.share:  # at least as many examples must differ as the exact test needs
-        difference = max(difference, detectable_share(one.n, 0 if one.error.trainings_df else one.differing, level))
-    return difference if difference <= 1 or not metric.share else None
+    found = {
+        (name, first, second): compare(metrics[name], own[second], own[first])
+        for name, own in measured.items()
+        for first, second in combinations(range(len(own)), 2)
+    }
+    return verdicts(metrics, found)
 
 
 # ---- sentences
@@ -309,19 +191,6 @@ class Sweep(NamedTuple):
         """A setting's name in a sentence: `rank 4`, `rank=4,beta=0.1`."""
         own = len(self.keys) == 1 and self.keys[0] in self.settings[index].overrides
         return f"{self.keys[0]} {self.short(index)}" if own else self.label(index)
-
-
-def compare_all(metrics: dict[str, Metric], measured: dict[str, list[Trainings]]) -> dict[tuple, dict[str, Any]]:
-    """Verdicts of every later setting against every earlier one in every metric, corrected for their number.
-
-    All pairs, as which of them a sentence is about is seen only afterwards.
-    """
-    found = {
-        (name, first, second): compare(metrics[name], trainings[second], trainings[first])
-        for name, trainings in measured.items()
-        for first, second in combinations(range(len(trainings)), 2)
-    }
-    return verdicts(metrics, found)
 
 
 def answer(sweep: Sweep) -> list[str]:
