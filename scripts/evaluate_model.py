@@ -14,6 +14,7 @@ weights ships, the likelihoods are measured with those as well, and eval.json ha
 
 from pathlib import Path
 
+from posttrain import overruled
 from posttrain.cli import as_it_ships
 from posttrain.cli import columns as printed
 from posttrain.examples import TEXTS, Examples, clusters, columns, comparisons, key, measured, read_examples
@@ -110,12 +111,21 @@ def say_overruled(candidate) -> None:
 
 def tell(result: dict) -> None:
     """Say what was found, a line a metric."""
-    lines = [["", "value", "95% interval", *(f"against {other}" for other in result["against"])]]
+    lines = [["", "value", "95% interval", "of", *(f"against {other}" for other in result["against"])]]
     for metric, row in result["metrics"].items():
         low, high = shown(metric, row["low"]), shown(metric, row["high"])
-        verdicts = [rows[metric]["verdict"] if metric in rows else "" for rows in result["against"].values()]
-        lines.append([metric, shown(metric, row["value"]), f"{low} to {high}", *verdicts])
-    say("\n".join([result["run"], printed(lines), *as_it_ships(result)]))
+        verdicts = [_word(rows.get(metric)) for rows in result["against"].values()]
+        lines.append([metric, shown(metric, row["value"]), f"{low} to {high}", basis(row), *verdicts])
+    touching = overruled.sentences(overruled.of(result["run"], *result["against"]))
+    say("\n".join([result["run"], printed(lines), *touching, *as_it_ships(result)]))
+
+
+def _word(row: dict | None) -> str:
+    """A verdict in words."""
+    if row is None:
+        return ""
+    few = row["verdict"] == "no evidence" and row["detectable"] is None
+    return "too few examples" if few else row["verdict"]
 
 
 def add_margins(examples: list[dict], others: dict[str, dict]) -> None:
@@ -131,7 +141,9 @@ def add_margins(examples: list[dict], others: dict[str, dict]) -> None:
 
 def summarise(examples: list[dict], others: dict[str, Examples]) -> dict:
     """The `metrics` and `against` of eval.json, and where a suite asked about groups of people, `groups`."""
-    metrics = {name: summary(metric, columns(metric, ours), clusters(ours)) for name, metric, ours in measured(examples)}
+    metrics = {
+        name: summary(metric, columns(metric, ours), clusters(ours)) for name, metric, ours in measured(examples)
+    }
     against = {other: comparisons(examples, rows) for other, rows in others.items()}
     groups = by_group(examples)
     return {"metrics": metrics, "against": against} | ({"groups": groups} if groups else {})

@@ -17,6 +17,7 @@ from posttrain import text_metrics
 
 RESAMPLES, BLOCKS = 2000, 20  # all at once, a large n would need gigabytes
 LEVEL = 0.95
+SAME = "the same in every example"  # where there is no difference that could have been shown
 POWER = 0.8  # with which the `detectable` difference is found
 # Clusters of examples below which there is no verdict, on any page: six of six could be chance once in 32 times, and among a
 # sweep's comparisons say nothing, while ten of ten (1 in 512) stand the correction of 25.
@@ -98,6 +99,15 @@ def shown(name: str, value: float) -> str:
     if is_share(name):
         return f"{value:.0%}"
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.2f}" if abs(value) >= 1 else f"{value:.2g}"
+
+
+def size(metric: Metric, difference: float) -> str:
+    """A difference as people say it: `12 points` of a share, else `0.41`."""
+    difference = abs(difference)
+    if metric.share:
+        points = f"{100 * difference:.0f}" if difference >= 0.1 else f"{100 * difference:.2g}"
+        return f"{points} point{'' if points == '1' else 's'}"
+    return f"{difference:.2g}"
 
 
 def preference(ours: float, theirs: float) -> float:

@@ -6,16 +6,17 @@ Points that differ in the seed alone are trainings of one setting, whose value i
 
 import json
 from collections.abc import Iterable
-from itertools import combinations
+from itertools import chain, combinations
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from posttrain import stage
+from posttrain import overruled, stage, work
+from posttrain.overruled import Overruled
 from posttrain.paired import Measured, compare, spread, verdicts
-from posttrain.statistics import Metric, basis
+from posttrain.statistics import FEWEST, SAME, Metric, basis, size
 
-SAME_TIME = 1.1  # times whose ratio is smaller are equal: a machine is never that steady
+SAME_WORK = 1.1  # amounts of work whose ratio is smaller count as equal: nobody chooses by less
 AMOUNTS = (
     "rank",
     "epochs",
@@ -74,19 +75,19 @@ def number(value: Any) -> float | None:
         return None
 
 
-def by_cost(settings: list[Setting], seconds: list[float]) -> list[int]:
-    """The settings' positions, cheapest first: by seconds of training; of about the same time by value, then by order."""
-    times: dict[int, float] = {}
+def by_cost(settings: list[Setting], work: list[float]) -> list[int]:
+    """The settings' positions, cheapest first: by the work of training; of about the same work by value, then by order."""
+    amounts: dict[int, float] = {}
     start = -np.inf
-    for index in np.argsort(seconds, kind="stable"):
-        if seconds[index] > SAME_TIME * start:
-            start = seconds[index]
-        times[int(index)] = start
+    for index in np.argsort(work, kind="stable"):
+        if work[index] > SAME_WORK * start:
+            start = work[index]
+        amounts[int(index)] = start
     keys = swept(settings)
 
     def place(index: int) -> tuple:
         values = [number(settings[index].overrides.get(key)) for key in keys]
-        return times[index], [np.inf if value is None else value for value in values], index
+        return amounts[index], [np.inf if value is None else value for value in values], index
 
     return sorted(range(len(settings)), key=place)
 
@@ -142,8 +143,13 @@ class Sweep(NamedTuple):
     metrics: dict[str, Metric]
     values: dict[str, list[dict[str, Any]]]
     rows: dict[tuple[str, int, int], dict[str, Any]]
+    work: list[float]
+    """of a training, in `unit`: FLOP, or rows"""
     seconds: list[float]
     memory: list[float]
+    unit: str = "FLOP"
+    overruled: tuple[tuple[Overruled, ...], ...] = ()
+    """of each setting, the checks that were overruled for it"""
 
     @property
     def keys(self) -> list[str]:
@@ -154,6 +160,12 @@ class Sweep(NamedTuple):
     def compared(self) -> list[str]:
         """The metrics in which the settings are compared."""
         return list(dict.fromkeys(name for name, *_ in self.rows))
+
+    @property
+    def mute(self) -> list[str]:
+        """The metrics that can show nothing: no comparison has a verdict, nor a difference that it could have shown."""
+        telling = {name for (name, *_), row in self.rows.items() if row.get("detectable", 0.0) is not None}
+        return [name for name in self.compared if name not in telling]
 
     def row(self, name: str, ours: int, theirs: int) -> dict[str, Any]:
         """One setting against another, whichever comes first."""
@@ -167,10 +179,14 @@ class Sweep(NamedTuple):
         """Whether there is evidence that a setting is better than another."""
         return ours != theirs and self.row(name, ours, theirs)["verdict"] == "better"
 
+    def touched(self, *indices: int) -> str:
+        """The checks that were overruled for these settings, in words; empty where there is none."""
+        return overruled.named(chain(*(self.overruled[index] for index in indices if self.overruled)))
+
     def unbeaten(self, names: Iterable[str]) -> int | None:
         """The cheapest setting from which no other is better in any of the metrics."""
         every = range(len(self.settings))
-        for index in by_cost(self.settings, self.seconds):
+        for index in by_cost(self.settings, self.work):
             if not any(self.better(name, other, index) for name in names for other in every):
                 return index
         return None
@@ -194,15 +210,21 @@ class Sweep(NamedTuple):
 
 
 def answer(sweep: Sweep) -> list[str]:
-    """What the sweep says as a whole: the setting to take, then what the reader must know of times and seeds."""
+    """What the sweep says as a whole: the setting to take, then what the reader must know of checks, work and seeds."""
     sentences = []
     if len(sweep.settings) > 1 and sweep.compared:
-        sentences += [_choice(sweep), *_times(sweep)]
+        sentences += [_choice(sweep), *overruled.sentences(chain(*sweep.overruled)), *_same_work(sweep)]
     return [*sentences, *_spread(sweep)]
 
 
 def _choice(sweep: Sweep) -> str:
-    names = sweep.compared
+    names = [name for name in sweep.compared if name not in sweep.mute]
+    if not names:
+        return f"No setting is recommended: {_too_few(sweep, sweep.compared)}. Hold out more rows."
+    metrics = {1: names[0], 2: " or ".join(names)}.get(len(names), f"any of {len(names)} metrics")
+    if all(row["verdict"] == "no evidence" for row in sweep.rows.values()):
+        index = by_cost(sweep.settings, sweep.work)[0]
+        return f"No setting is shown to be better than another in {metrics}; the cheapest is {sweep.full(index)} ({_cost(sweep, index)})."
     index = sweep.unbeaten(names)
     if index is None:
         best: dict[int, list[str]] = {}
@@ -210,18 +232,31 @@ def _choice(sweep: Sweep) -> str:
             best.setdefault(sweep.unbeaten([name]), []).append(name)
         parts = [f"{sweep.full(index)} in {listed(found)}" for index, found in best.items()]
         return f"No setting will do for every metric: take {'; '.join(parts)}."
-    cost = f"{duration(sweep.seconds[index])} of training, {sweep.memory[index]:.2g} GiB"
-    metrics = {1: names[0], 2: "either metric"}.get(len(names), f"any of the {len(names)} metrics")
-    return (
-        f"Take {sweep.full(index)} ({cost}): the cheapest of the settings that no other is shown to beat in {metrics}."
-    )
+    return f"Take {sweep.full(index)} ({_cost(sweep, index)}): the cheapest of the settings that no other is shown to beat in {metrics}."
 
 
-def _times(sweep: Sweep) -> list[str]:
-    least, most = min(sweep.seconds), max(sweep.seconds)
-    if most > SAME_TIME * least:
+def _cost(sweep: Sweep, index: int) -> str:
+    return f"{work.amount(sweep.work[index], sweep.unit)} of training, {sweep.memory[index]:.2g} GiB"
+
+
+def _too_few(sweep: Sweep, names: list[str]) -> str:
+    """That no difference of these metrics can be shown, by how many examples each has."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(basis(sweep.values[name][0]), []).append(name)
+    among = " in so many comparisons" if any(_clusters(sweep, name) >= FEWEST for name in names) else ""
+    return "; ".join(f"{what} are too few to show a difference in {listed(of)}" for what, of in found.items()) + among
+
+
+def _clusters(sweep: Sweep, name: str) -> int:
+    row = sweep.values[name][0]
+    return row.get("clusters", row["n"])
+
+
+def _same_work(sweep: Sweep) -> list[str]:
+    if max(sweep.work) > SAME_WORK * min(sweep.work) or len(sweep.mute) == len(sweep.compared):
         return []
-    return ["Every setting takes about as long to train, so the smaller value counts as cheaper."]
+    return ["Every setting takes about as much work to train, so the smaller value counts as cheaper."]
 
 
 def _spread(sweep: Sweep) -> list[str]:
@@ -245,16 +280,19 @@ def sentences(sweep: Sweep) -> list[str]:
     """What the sweep says of its metrics: a sentence for each, and one for all those without any evidence."""
     groups: dict[tuple, list[str]] = {}
     for name in sweep.compared:
+        if name in sweep.mute:
+            continue
         chosen, level, worse, cheaper = _order(sweep, name)
         same = (chosen, *level) if not worse and not cheaper else (name,)
         groups.setdefault(same, []).append(name)
-    return [_sentence(sweep, names) for names in groups.values()]
+    said = [_sentence(sweep, names) for names in groups.values()]
+    return [*said, *([f"{_too_few(sweep, sweep.mute)}."] if said and sweep.mute else [])]
 
 
 def _order(sweep: Sweep, name: str) -> tuple[int, list[int], list[int], list[int]]:
     """The cheapest setting that no other beats; what costs more and is not shown to be worse; what it beats; what is
     cheaper, which another one beats."""
-    every = by_cost(sweep.settings, sweep.seconds)
+    every = by_cost(sweep.settings, sweep.work)
     chosen = sweep.unbeaten([name])
     worse = [index for index in every if sweep.better(name, chosen, index)]
     place = every.index(chosen)
@@ -276,7 +314,7 @@ def _sentence(sweep: Sweep, names: list[str]) -> str:
         who, where = ("it", "") if level else (sweep.full(chosen), f" in {name}")
         parts.append(f"{who} is better than {others}{where} ({by})")
     for index in cheaper[:MANY]:
-        rival = next(other for other in by_cost(sweep.settings, sweep.seconds) if sweep.better(name, other, index))
+        rival = next(other for other in by_cost(sweep.settings, sweep.work) if sweep.better(name, other, index))
         parts.append(f"{sweep.short(index)} is worse than {sweep.short(rival)} ({_by(sweep, name, rival, [index])})")
     if more := len(cheaper[MANY:]):
         parts.append(
@@ -320,7 +358,7 @@ def could_have_shown(sweep: Sweep, names: list[str], ours: int, others: list[int
             said.append(f"{name} ({basis} are too few to show any)")
             continue
         if not max(differences):
-            said.append(f"{name} (the same in every example)")
+            said.append(f"{name} ({SAME})")
             continue
         shown = size(sweep.metrics[name], max(differences))
         said.append(f"{name} ({shown})" if basis == before else f"{name} ({basis} could have shown {shown})")
@@ -329,19 +367,9 @@ def could_have_shown(sweep: Sweep, names: list[str], ours: int, others: list[int
 
 
 def _basis(sweep: Sweep, name: str, settings: list[int]) -> str:
-    n = sweep.values[name][settings[0]]["n"]
     counts = sorted({len(sweep.settings[index].runs) for index in settings})
     trainings = "" if counts[-1] == 1 else f" and {' or '.join(map(str, counts))} trainings of each"
-    return f"{n:,} example{'' if n == 1 else 's'}{trainings}"
-
-
-def size(metric: Metric, difference: float) -> str:
-    """A difference as people say it: `12 points` of a share, else `0.41`."""
-    difference = abs(difference)
-    if metric.share:
-        points = f"{100 * difference:.0f}" if difference >= 0.1 else f"{100 * difference:.2g}"
-        return f"{points} point{'' if points == '1' else 's'}"
-    return f"{difference:.2g}"
+    return f"{basis(sweep.values[name][settings[0]])}{trainings}"
 
 
 def duration(seconds: float) -> str:

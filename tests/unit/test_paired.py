@@ -211,7 +211,9 @@ def test_the_order_of_rows_and_the_names_of_clusters_change_nothing():
     clusters, order = np.repeat(np.arange(20), 3), np.random.default_rng(0).permutation(60)
     row = comparison(PERPLEXITY, ours, theirs, clusters)
     other = comparison(PERPLEXITY, ours[:, order], theirs[:, order], 100 - clusters[order])
-    assert {key: other[key] for key in ("low", "high", "p")} == pytest.approx({key: row[key] for key in ("low", "high", "p")})
+    assert {key: other[key] for key in ("low", "high", "p")} == pytest.approx(
+        {key: row[key] for key in ("low", "high", "p")}
+    )
 
 
 def correlated(random: np.random.Generator, prompts: int, rows: int) -> np.ndarray:
@@ -226,6 +228,8 @@ def test_rows_of_one_prompt_raise_no_more_false_alarms(metric):
     clusters = np.repeat(np.arange(10), 10)
     for _ in range(200):
         one, other = (correlated(random, 10, 10) for _ in range(2))
-        sides = [np.array([side, np.ones(100)]) if metric is PERPLEXITY else (side > 0)[None] * 1.0 for side in (one, other)]
+        sides = [
+            np.array([side, np.ones(100)]) if metric is PERPLEXITY else (side > 0)[None] * 1.0 for side in (one, other)
+        ]
         alarms += comparison(metric, *sides, clusters)["p"] < 0.05
     assert alarms <= 19  # 200 times 5 % is 10; more than 19 by chance 0.3 %

@@ -171,7 +171,12 @@ def test_the_interval_of_a_value_resamples_whole_clusters():
 
 
 def test_the_number_of_prompts_is_said_where_it_is_another_than_that_of_the_examples():
-    said = [basis({"n": 48}), basis({"n": 1, "clusters": 1}), basis({"n": 1200, "clusters": 1}), basis({"n": 99, "clusters": 33})]
+    said = [
+        basis({"n": 48}),
+        basis({"n": 1, "clusters": 1}),
+        basis({"n": 1200, "clusters": 1}),
+        basis({"n": 99, "clusters": 33}),
+    ]
     assert said == ["48 examples", "1 example", "1,200 examples of 1 prompt", "99 examples of 33 prompts"]
 
 
