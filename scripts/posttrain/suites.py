@@ -9,7 +9,18 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from posttrain import answers, decoding, final_numbers, rewards, rows, scoring, text_metrics, thoughts, tokens
+from posttrain import (
+    answers,
+    decoding,
+    final_numbers,
+    rewards,
+    rows,
+    scoring,
+    statistics,
+    text_metrics,
+    thoughts,
+    tokens,
+)
 from posttrain.errors import UserError
 from posttrain.samples import ANSWERS, HeldOut, chosen, conversation
 from posttrain.stage import read_json, say
@@ -161,7 +172,7 @@ def score(candidate: Candidate, requests: list[Request]) -> None:
         example |= {f"{side}_log_prob": total} if side else {"log_prob": total, "tokens": float(count)}
     for example, *_ in requests:
         if "chosen_log_prob" in example:
-            example["prefers_chosen"] = float(example["chosen_log_prob"] > example["rejected_log_prob"])
+            example["prefers_chosen"] = statistics.preference(example["chosen_log_prob"], example["rejected_log_prob"])
 
 
 def score_pairs(candidate: Candidate) -> list[Row]:
@@ -173,7 +184,7 @@ def score_pairs(candidate: Candidate) -> list[Row]:
         pairs, examples = _sample(candidate, "", data["name"], candidate.spec["limit"])
         scores = scoring.pair_rewards(candidate.model, pairs, candidate.spec["batch_tokens"])
         found += [
-            example | {"chosen_score": good, "rejected_score": bad, "scores_chosen": float(good > bad)}
+            example | {"chosen_score": good, "rejected_score": bad, "scores_chosen": statistics.preference(good, bad)}
             for example, (good, bad) in zip(examples, scores, strict=True)
         ]
     return found
