@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from posttrain import checks, text_metrics
+from posttrain import checks, losses, text_metrics
 from posttrain.errors import PASSWORD, UserError, nearest
 from posttrain.rows import FIELDS, FORMATS
 
@@ -252,7 +252,7 @@ def is_default(table: Strict, key: str) -> bool:
     return getattr(table, key) == type(table).model_fields[key].default
 
 
-Objective = Literal["sft", "dpo", "kto", "orpo", "reward", "grpo", "rloo", "ppo"]
+Objective = Literal["sft", "dpo", "kto", "orpo", "cpo", "reward", "grpo", "rloo", "ppo"]
 Method = Literal[
     "full", "lora", "qlora", "adalora", "adapter", "prefix", "p_tuning", "prompt", "ia3", "oft", "vera"
 ]  # fmt: skip
@@ -260,7 +260,7 @@ Method = Literal[
 LORA = ("lora", "qlora")
 PROMPT_LEARNING = ("prefix", "p_tuning", "prompt")
 LEAVES = ("adapter", *PROMPT_LEARNING)  # nothing to merge into: what they add is no change of a weight
-PREFERENCE = ("dpo", "orpo", "kto")
+PREFERENCE = ("dpo", "orpo", "cpo", "kto")
 ON_POLICY = ("grpo", "rloo", "ppo")  # they train on the model's own answers
 
 # Fields of PEFT's configuration under which an adapter computes beside its layer and asks nothing of the layer's weight.
@@ -302,8 +302,10 @@ METHODS_OF = {
 OBJECTIVES_OF = {
     "assistant_turns": ("sft",),
     "train_thoughts": ("sft",),
-    "loss_type": ("sft", "dpo", "kto", "grpo"),
+    "loss_type": ("sft", "dpo", "kto", "cpo", "grpo"),
     "loss_weights": ("dpo",),
+    "cpo_alpha": ("cpo",),
+    "simpo_gamma": ("cpo",),
     "beta": (*PREFERENCE, "grpo", "rloo"),
     "reward": ON_POLICY,
     "max_new_tokens": ON_POLICY,
@@ -332,6 +334,7 @@ SHAPES = {
     "sft": ("text", "messages"),
     "dpo": PAIRS,
     "orpo": PAIRS,
+    "cpo": PAIRS,
     "reward": PAIRS,
     "kto": (*PAIRS, "unpaired_preference"),
     **dict.fromkeys(ON_POLICY, ("messages", *PAIRS)),
@@ -344,6 +347,7 @@ LOSS_TYPES = {
         "sigmoid_norm".split()
     ),
     "kto": ("kto", "apo_zero_unpaired"),
+    "cpo": ("sigmoid", "hinge", "ipo", "simpo"),
     "grpo": ("dapo", "grpo", "dr_grpo", "bnpo"),
 }
 # Learning from given answers (sft, reward), and moving away from a reference (the others).
@@ -360,7 +364,7 @@ LEARNING_RATE = {
     "p_tuning": (5e-3, 1e-3),
     "prompt": (3e-2, 5e-3),
 }
-BETA = {"dpo": 0.1, "kto": 0.1, "orpo": 0.1, "grpo": 0.0, "rloo": 0.05}
+BETA = {"dpo": 0.1, "kto": 0.1, "orpo": 0.1, "cpo": 0.1, "grpo": 0.0, "rloo": 0.05}
 VALUE_RANK = 16  # of the LoRA that is the value of a fully trained policy
 RANK = {"vera": 256}  # its matrices are random and shared, only vectors are trained; otherwise 16
 
@@ -374,7 +378,7 @@ OWN_FIELDS = frozenset(
         "lr_scheduler_type max_grad_norm per_device_train_batch_size gradient_accumulation_steps bf16 fp16 "
         "gradient_checkpointing activation_checkpointing train_sampling_strategy beta disable_dropout "
         "precompute_ref_log_probs save_strategy save_steps save_total_limit logging_steps logging_strategy "
-        "report_to resume_from_checkpoint save_only_model ignore_data_skip loss_type loss_weights num_generations "
+        "report_to resume_from_checkpoint save_only_model ignore_data_skip loss_type loss_weights cpo_alpha simpo_gamma num_generations "
         "max_completion_length temperature shuffle_dataset steps_per_generation generation_batch_size num_iterations"
     ).split()
 )
@@ -501,13 +505,25 @@ class Run(Strict):
     )
     peft_args: dict[str, Any] = Field({}, description="more fields of PEFT's configuration, under its own names")
     loss_type: str | list[str] | None = Field(
-        None, description="sft: nll, dft; dpo: one or several of TRL's loss types; kto, grpo: one of TRL's"
+        None,
+        description="sft: nll, dft; dpo: one or several of TRL's loss types; kto, grpo: one of TRL's; cpo: sigmoid, hinge, ipo, or "
+        "simpo, which is SimPO",
     )
     loss_weights: list[Number] | None = Field(None, description="dpo: weights of several loss types")
     beta: Number | None = Field(
         None,
         ge=0,
-        description="strength of the pull towards the reference (dpo, kto, grpo, rloo); orpo: of the odds ratio",
+        description="strength of the pull towards the reference (dpo, kto, grpo, rloo); orpo: of the odds ratio; cpo: of the "
+        "difference between the two answers, by default 0.1 (simpo: 2)",
+    )
+    cpo_alpha: Number | None = Field(
+        None, ge=0, description="cpo: weight of the likelihood of the chosen answer; by default 1 (simpo: 0)"
+    )
+    simpo_gamma: Number | None = Field(
+        None,
+        ge=0,
+        description="cpo with `loss_type: simpo`: margin by which beta x the chosen answer's mean log-probability is to be above the "
+        "rejected one's; by default beta / 2",
     )
     reward: Reward | None = Field(None, description="grpo, rloo, ppo: `{from: RUN}` or `{function: NAME}`")
     max_new_tokens: Count = Field(128, gt=0, description="grpo, rloo, ppo: longest sampled answer, in tokens")
@@ -556,7 +572,7 @@ class Run(Strict):
             raise ValueError(f"accumulation {self.accumulation} does not divide batch_size {self.batch_size}")
         if {"epochs", "max_steps"} <= self.model_fields_set and self.max_steps is not None:
             raise ValueError("epochs and max_steps are both set; write one of them")
-        for refusal in refusals(self):
+        for refusal in itertools.chain(refusals(self), losses.refusals(self)):
             raise ValueError(refusal)
         return self
 
@@ -582,7 +598,10 @@ class Run(Strict):
             "loss_type": LOSS_TYPES.get(self.objective, (None,))[0],
             "beta": BETA.get(self.objective),
         }
-        return values | {key: default for key, default in defaults.items() if key in values and values[key] is None}
+        defaults |= losses.defaults(self)
+        return losses.without_idle(
+            values | {key: default for key, default in defaults.items() if key in values and values[key] is None}
+        )
 
 
 def refusals(run: Run) -> Iterator[str]:
@@ -598,7 +617,7 @@ def refusals(run: Run) -> Iterator[str]:
         yield ("loss_type: only dpo takes several, as a list of names")
     if run.loss_weights is not None and len(run.loss_weights) != len(given):
         yield (f"loss_weights has {len(run.loss_weights)} numbers for {len(given)} loss types; write one for each")
-    if run.objective in ("dpo", "kto", "orpo") and run.beta == 0:
+    if run.objective in PREFERENCE and run.beta == 0:
         yield ("beta is 0; write a number above 0")
     if run.objective in ON_POLICY and run.reward is None:
         yield (f"reward is missing; {run.objective} needs `reward: {{from: RUN}}` or `reward: {{function: NAME}}`")
@@ -629,9 +648,9 @@ def refusals(run: Run) -> Iterator[str]:
             f"{run.method} hands the model embeddings instead of tokens, from which a reward model cannot tell where an "
             "answer ends; write method: lora, or prefix"
         )
-    if run.objective == "orpo" and run.method in ("p_tuning", "prompt"):
+    if run.objective in ("orpo", "cpo") and run.method in ("p_tuning", "prompt"):
         yield (
-            f"{run.method} puts virtual tokens before the prompt, which TRL's ORPO does not leave out of the loss; write "
+            f"{run.method} puts virtual tokens before the prompt, which TRL's {run.objective.upper()} does not leave out of the loss; write "
             "method: lora, or objective: dpo"
         )
     if run.method == "prefix" and run.gradient_checkpointing:
@@ -1015,7 +1034,7 @@ def trainer_fields(objective: str) -> frozenset[str]:
     """The fields of TRL's configuration, read from the installed source: importing TRL takes ten seconds."""
     trl = Path(importlib.util.find_spec("trl").submodule_search_locations[0])
     transformers = Path(importlib.util.find_spec("transformers").submodule_search_locations[0])
-    folder = "experimental/orpo" if objective == "orpo" else "trainer"
+    folder = f"experimental/{objective}" if objective in ("orpo", "cpo") else "trainer"
     files = (trl / folder / f"{objective}_config.py", trl / "trainer/base_config.py", transformers / "training_args.py")
     return frozenset(_annotated_names(files))
 

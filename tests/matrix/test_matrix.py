@@ -20,6 +20,7 @@ from conftest import REPOSITORY, write_rows
 import merge_model
 import posttrain.rows
 import tokenize_data
+import train_cpo
 import train_dpo
 import train_grpo
 import train_kto
@@ -41,12 +42,15 @@ SCRIPTS = {
     "dpo": train_dpo,
     "kto": train_kto,
     "orpo": train_orpo,
+    "cpo": train_cpo,
+    "simpo": train_cpo,
     "reward": train_reward,
     "grpo": train_grpo,
     "rloo": train_grpo,
     "ppo": train_ppo,
     "rto": train_ppo,
 }
+OBJECTIVES = {"rto": "ppo", "simpo": "cpo"}  # of what is no objective of its own
 ON_POLICY = ("grpo", "rloo", "ppo", "rto")
 # Large enough that a model of random weights learns something in a few steps.
 RATE = {
@@ -124,7 +128,7 @@ def write_data(name: str, data: list[dict]) -> None:
 
 def settings(objective: str, method: str, steps: int) -> dict:
     """The run's table in the configuration."""
-    own = {"objective": "ppo" if objective == "rto" else objective, "method": method, "from": "tiny"}
+    own = {"objective": OBJECTIVES.get(objective, objective), "method": method, "from": "tiny"}
     shared = {"learning_rate": RATE.get(method, 0.01), "schedule": "constant", "warmup": 0, "max_length": 128}
     table = own | shared | {"batch_size": 8, "epochs": steps, "data": "pairs"}
     if objective == "sft":
@@ -135,6 +139,8 @@ def settings(objective: str, method: str, steps: int) -> dict:
         table |= {"dropout": 0}
     if method in ("prefix", "p_tuning", "prompt"):
         table |= {"virtual_tokens": 4}
+    if objective == "simpo":
+        table |= {"loss_type": "simpo"}
     if objective == "kto":
         table |= {"batch_size": 16}
     if objective in ON_POLICY:
@@ -259,7 +265,7 @@ def die(self, args, state, *_, **__):
     raise Killed
 
 
-TITLES = {"ppo": "ppo (RLHF, or a rule)", "rto": "ppo with an implicit reward (RTO)"}
+TITLES = {"simpo": "cpo with loss_type: simpo (SimPO)", "ppo": "ppo (RLHF, or a rule)", "rto": "ppo with an implicit reward (RTO)"}
 
 
 def page() -> str:
