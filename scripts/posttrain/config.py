@@ -311,7 +311,8 @@ OBJECTIVES_OF = {
     "max_new_tokens": ON_POLICY,
     "temperature": ON_POLICY,
     "generations": ("grpo", "rloo"),
-    "minibatches": ("ppo",),
+    "minibatches": ("ppo", "grpo", "rloo"),
+    "variant": ("grpo",),
     "ppo_epochs": ("ppo",),
     "kl_coefficient": ("ppo",),
     "kl_target": ("ppo",),
@@ -369,7 +370,7 @@ VALUE_RANK = 16  # of the LoRA that is the value of a fully trained policy
 RANK = {"vera": 256}  # its matrices are random and shared, only vectors are trained; otherwise 16
 
 # Keys that are in a spec only where they are not at their default, so that older specs keep their hash.
-SINCE = (*TRAINED, "save_precision", "value_learning_rate", "value_rank", "value_start")
+SINCE = (*TRAINED, "variant", "save_precision", "value_learning_rate", "value_rank", "value_start")
 
 # Fields of TRL's configurations that a run's own keys set, or that resuming depends on.
 OWN_FIELDS = frozenset(
@@ -455,7 +456,9 @@ class Run(Strict):
         None, gt=0, description="stop after so many optimiser steps (ppo: rollouts), instead of `epochs`"
     )
     batch_size: Count = Field(
-        8, gt=0, description="examples an optimiser step (4 to 16); grpo, rloo: answers; ppo: prompts a rollout"
+        8,
+        gt=0,
+        description="examples an optimiser step (4 to 16); grpo, rloo: answers that are sampled together; ppo: prompts a rollout",
     )
     accumulation: Count = Field(1, gt=0, description="forward passes the batch is split into; saves memory")
     max_length: Count = Field(1024, gt=1, description="tokens an example; what is longer is cut at the end")
@@ -529,7 +532,17 @@ class Run(Strict):
     max_new_tokens: Count = Field(128, gt=0, description="grpo, rloo, ppo: longest sampled answer, in tokens")
     temperature: Number = Field(1.0, gt=0, description="grpo, rloo, ppo: temperature of sampling")
     generations: Count = Field(4, gt=1, description="grpo, rloo: answers to each prompt")
-    minibatches: Count = Field(1, gt=0, description="ppo: optimiser steps in a pass over a rollout")
+    variant: Literal[tuple(losses.VARIANTS)] | None = Field(
+        None,
+        description="grpo: the loss and the settings of a paper, as far as no other key says otherwise, see "
+        "docs/objectives-and-methods.md",
+    )
+    minibatches: Count | None = Field(
+        None,
+        gt=0,
+        description="ppo, grpo, rloo: optimiser steps in a pass over the answers that were sampled together; by default 1 (variants "
+        "gspo, dapo, cispo: 4)",
+    )
     ppo_epochs: Count = Field(4, gt=0, description="ppo: passes over a rollout")
     kl_coefficient: Number = Field(0.05, ge=0, description="ppo: weight of the KL divergence from the parent")
     kl_target: Number | None = Field(None, gt=0, description="ppo: adapt the weight to this KL (nats an answer)")
@@ -572,7 +585,7 @@ class Run(Strict):
             raise ValueError(f"accumulation {self.accumulation} does not divide batch_size {self.batch_size}")
         if {"epochs", "max_steps"} <= self.model_fields_set and self.max_steps is not None:
             raise ValueError("epochs and max_steps are both set; write one of them")
-        for refusal in itertools.chain(refusals(self), losses.refusals(self)):
+        for refusal in itertools.chain(losses.refusals(self), refusals(self)):
             raise ValueError(refusal)
         return self
 
@@ -625,10 +638,6 @@ def refusals(run: Run) -> Iterator[str]:
         yield (f"reward.kind: implicit rewards tokens, which {run.objective} cannot use; it needs objective: ppo")
     if run.objective in ("grpo", "rloo") and run.batch_size % run.generations:
         yield (f"generations {run.generations} does not divide batch_size {run.batch_size}")
-    if run.objective == "ppo" and run.batch_size % (run.minibatches * run.accumulation):
-        yield (
-            f"minibatches {run.minibatches} x accumulation {run.accumulation} does not divide batch_size {run.batch_size}"
-        )
     if (
         run.value_start == "reward"
         and run.reward
@@ -650,8 +659,8 @@ def refusals(run: Run) -> Iterator[str]:
         )
     if run.objective in ("orpo", "cpo") and run.method in ("p_tuning", "prompt"):
         yield (
-            f"{run.method} puts virtual tokens before the prompt, which TRL's {run.objective.upper()} does not leave out of the loss; write "
-            "method: lora, or objective: dpo"
+            f"{run.method} puts virtual tokens before the prompt, which TRL's {run.objective.upper()} does not leave out of the "
+            "loss; write method: lora, or objective: dpo"
         )
     if run.method == "prefix" and run.gradient_checkpointing:
         yield ("gradient_checkpointing drops the cache that prefix tuning is made of; take it out")
@@ -997,6 +1006,8 @@ def _sentence(model: type[BaseModel], problem: dict[str, Any]) -> str:
         key, choices = ("source", BASES) if location[0] == "bases" else ("kind", SUITES)
         value = given.get(key) if isinstance(given, dict) else given
         return f"{where}.{key}: '{value}' is no {key}; {nearest(str(value), choices)}"
+    if kind == "literal_error" and location[-1:] == ["objective"] and given in losses.NAMES:
+        return f"{prefix}{losses.NAMES[given]}"
     if kind == "literal_error":
         choices = [choice.strip("'") for choice in problem["ctx"]["expected"].replace(" or ", ", ").split(", ")]
         return f"{prefix}'{given}' is not allowed; {nearest(str(given), choices)}"
