@@ -79,6 +79,7 @@ def main(options) -> None:
             return trainer
 
         training.fit(build, options, folder, spec)
+    sampled.say_what_was_left_out(options.spec.parent.name, folder / "finished/train.jsonl", spec)
     training.publish(options, folder)
 
 

@@ -4,11 +4,17 @@ With several minibatches a checkpoint may lie in the middle of a rollout. TRL wo
 already learnt from its first part.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import TrainerCallback
+
+from posttrain.losses import trainer_fields
+from posttrain.stage import say
+
+CUT = "completions/clipped_ratio"  # TRL's name for the share of answers that did not end
 
 
 class KeepAnswers(TrainerCallback):
@@ -33,6 +39,23 @@ class KeepAnswers(TrainerCallback):
         """After the checkpoint was written; at the end of a rollout nothing is left."""
         if self.trainer._step % args.steps_per_generation:
             torch.save(self.trainer._buffered_inputs, _checkpoint(args, state) / self.FILE)
+
+
+def say_what_was_left_out(name: str, steps: Path, spec: dict[str, Any]) -> None:
+    """Tell the person at the terminal where half of the answers or more were cut and therefore not trained.
+
+    Args:
+        steps: the run's train.jsonl.
+    """
+    fields = trainer_fields(spec) | spec.get("trainer_args", {})
+    lines = [json.loads(line) for line in steps.read_text().splitlines()]
+    cut = [line[CUT] for line in lines if CUT in line]
+    if fields.get("mask_truncated_completions") and cut and (share := sum(cut) / len(cut)) >= 0.5:
+        who = spec.get("variant") or "mask_truncated_completions"
+        say(
+            f"{name}: {share:.0%} of the answers were cut at max_new_tokens: {spec['max_new_tokens']}, and {who} leaves them out of "
+            "the loss; write a larger max_new_tokens, or trainer_args: {mask_truncated_completions: false}"
+        )
 
 
 def _checkpoint(args: Any, state: Any) -> Path:
