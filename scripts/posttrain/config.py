@@ -688,8 +688,8 @@ def refusals(run: Run) -> Iterator[str]:
             "peft_args.init_lora_weights: a fast PiSSA draws at random, so that what is loaded again is not what was "
             "trained; write pissa"
         )
-    if first.startswith(("corda", "eva", "loftq", "lora_ga")):
-        yield (f"peft_args.init_lora_weights: {first} needs a preparation that is not done here; write pissa")
+    if first.startswith(("corda", "lora_ga")):
+        yield (f"peft_args.init_lora_weights: {first} needs a preparation that is not done here; write eva, or pissa")
 
 
 class Sweep(Strict):

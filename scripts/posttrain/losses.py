@@ -67,6 +67,30 @@ def refusals(run: Any) -> Iterator[str]:
         yield f"loss_type and variant are both set, and {run.variant} has its own loss; write one of them"
     if run.objective in ("ppo", "grpo", "rloo"):
         yield from _minibatches(run)
+    yield from _first_weights(run)
+
+
+def _first_weights(run: Any) -> Iterator[str]:
+    """Why EVA or LoftQ cannot be had, and settings of theirs that would do nothing."""
+    first, place = run.peft_args.get("init_lora_weights"), "peft_args.init_lora_weights"
+    for name in ("eva", "loftq"):
+        if f"{name}_config" in run.peft_args and first != name:
+            yield f"peft_args.{name}_config has no effect here; it needs init_lora_weights: {name}"
+    if first == "eva" and (run.objective == "ppo" or run.method not in ("lora", "qlora")):
+        yield f"{place}: eva is the start of a LoRA that is the only adapter; it needs method: lora or qlora, and not objective: ppo"
+    if first != "loftq":
+        return
+    if run.method != "qlora":
+        yield f"{place}: loftq makes up for what 4 bits lose; it needs method: qlora"
+    if run.objective not in ("sft", "orpo", "cpo", "reward"):
+        yield (
+            f"{place}: loftq starts at the parent before 4 bits, and the parent in 4 bits is the reference of {run.objective}; take "
+            "it out"
+        )
+    if run.merge_into == "original":
+        yield "merge_into: original would make up twice for what 4 bits lose, beside loftq; take it out"
+    if run.peft_args.get("loftq_config", {"loftq_iter": 1}) != {"loftq_iter": 1}:
+        yield "peft_args.loftq_config: one iteration in 4 bits is done, which leaves the 4-bit parent as it is; take it out"
 
 
 def _minibatches(run: Any) -> Iterator[str]:

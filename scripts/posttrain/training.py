@@ -26,7 +26,7 @@ import torch
 from transformers import TrainerCallback, set_seed
 from transformers.utils import is_flash_attn_2_available, is_liger_kernel_available
 
-from posttrain import attempts, checkpoints, methods, models, positions, tracking
+from posttrain import attempts, checkpoints, first_weights, methods, models, positions, tracking
 from posttrain.config import PROMPT_LEARNING, shape_refusal
 from posttrain.errors import UserError
 from posttrain.head import add_compact_head
@@ -507,6 +507,7 @@ def _train(build: Callable[[dict], Any], options: Namespace, folder: Path, spec:
     with refusals(name):
         trainer = build(spec)
     model = trainer.model.policy if spec["objective"] == "ppo" else trainer.model  # what is saved
+    first_weights.put(trainer, options.parent, folder, spec)
     if can_be_compact(spec):
         add_compact_head(model.get_base_model() if spec["method"] != "full" else model)
     for parameter in trainer.model.parameters():

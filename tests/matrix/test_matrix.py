@@ -76,6 +76,9 @@ EXTRAS = {
     "DAPO": ("grpo", "lora", {"variant": "dapo", "max_new_tokens": 24}),
     "CISPO": ("grpo", "lora", {"variant": "cispo"}),
     "Dr. GRPO": ("grpo", "lora", {"variant": "dr_grpo"}),
+    "EVA": ("sft", "lora", {"rank": 4, "peft_args": {"init_lora_weights": "eva"}}),
+    "EVA in 4 bits": ("dpo", "qlora", {"rank": 4, "peft_args": {"init_lora_weights": "eva"}}),
+    "LoftQ": ("sft", "qlora", {"peft_args": {"init_lora_weights": "loftq"}}),
 }
 extras: set[str] = set()
 

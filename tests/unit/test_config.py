@@ -314,7 +314,7 @@ RUNS_REFUSED = [
         {"peft_args": {"init_lora_weights": "pissa_niter_4"}},
         "a fast PiSSA draws at random, so that what is loaded again is not what was trained; write pissa",
     ),
-    ({"peft_args": {"init_lora_weights": "eva"}}, "eva needs a preparation that is not done here; write pissa"),
+    ({"peft_args": {"init_lora_weights": "corda"}}, "corda needs a preparation that is not done here; write eva, or pissa"),
     ({"peft_args": {"init_lora_weights": "loftq"}}, "loftq needs a preparation that is not done here"),
 ]
 RUNS_REFUSED_IDS = [f"{values}: {sentence}" for values, sentence in RUNS_REFUSED]
