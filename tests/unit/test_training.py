@@ -17,6 +17,7 @@ import torch
 from conftest import write_rows
 from transformers import TrainerControl, TrainerState
 from trl import DPOConfig, GRPOConfig, KTOConfig, RewardConfig, RLOOConfig, SFTConfig
+from trl.experimental.cpo import CPOConfig
 from trl.experimental.orpo import ORPOConfig
 
 from posttrain import config, methods, models, stage, training
@@ -122,6 +123,7 @@ TRL = {
     "dpo": DPOConfig,
     "kto": KTOConfig,
     "orpo": ORPOConfig,
+    "cpo": CPOConfig,
     "reward": RewardConfig,
     "grpo": GRPOConfig,
     "rloo": RLOOConfig,
