@@ -25,7 +25,8 @@ sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
 from posttrain.config import ON_POLICY, check_file
 from posttrain.errors import UserError
-from posttrain.project import OVERRIDES, VERSIONS, Project
+from posttrain.overrides import OVERRIDES
+from posttrain.project import VERSIONS, Project
 from posttrain.stage import packed
 
 # A file given with --configfile replaces the default one. Snakemake itself would merge the two.

@@ -168,8 +168,11 @@ REFUSED = [
     ({"evaluation.data": ["chatz"]}, "my.yaml: evaluation.data: there is no dataset 'chatz'; did you mean 'chats'?"),
     ({"sweeps.rank.run": "dop"}, "there is no run 'dop'; did you mean 'dpo'?"),
     ({"sweeps.rank.over": {"rnak": [4]}}, "a run has no key 'rnak'; did you mean 'rank'?"),
-    ({"sweeps.rank.over": {"rank": [4, "many"]}}, "results/dpo,rank=many: rank: input should be a valid integer"),
-    ({"sweeps.rank.over": {"rank": ["4/5"]}}, "'rank=4/5' is no override"),
+    ({"sweeps.rank.over": {"rank": [4, "many"]}}, "sweeps.rank: dpo,rank=many: rank: input should be a valid integer"),
+    (
+        {"sweeps.rank.over": {"rank": ["4/5"]}},
+        "my.yaml: sweeps.rank.over.rank: '4/5' cannot stand in the name of a run's folder",
+    ),
     ({"runs.sft.trainer_args": {"learning_rate": 1}}, "trainer_args: 'learning_rate' is set by the run's own keys"),
     (
         {"runs.sft.trainer_args": {"save_steps": 1}},
