@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from posttrain.config import Run
+from posttrain.config import Run, keys_of, meant
 from posttrain.errors import UserError, nearest
 
 VALUE = r"[A-Za-z0-9_.+-]+"
@@ -79,17 +79,18 @@ def _number(written: str) -> float | None:
 # ---- a target's overrides
 
 
-def read(written: list[str], place: str, file: str) -> dict[str, Any]:
+def read(written: list[str], run: dict[str, Any], place: str, file: str) -> dict[str, Any]:
     """The overrides of a name, `KEY=VALUE` each.
 
     Args:
+        run: the run's table of the file.
         place: what an error's sentence opens with.
         file: the configuration's name, for the sentence.
 
     Raises:
         UserError: one has another form, or a key that a run does not have or that makes another run.
     """
-    fields = {field.alias or key: field for key, field in Run.model_fields.items()}
+    fields = keys_of(Run)
     changed: dict[str, Any] = {}
     for override in written:
         key, equals, value = override.partition("=")
@@ -99,7 +100,9 @@ def read(written: list[str], place: str, file: str) -> dict[str, Any]:
             )
         first = key.partition(".")[0]
         if first not in fields:
-            raise UserError(f"{place}: a run has no key '{first}'; {nearest(first, fields)}")
+            raise UserError(
+                f"{place}: a run has no key '{first}'; {meant('runs', first, run) or nearest(first, fields)}"
+            )
         if first in ("objective", "from"):
             raise UserError(f"{place}: '{first}' makes another run; write one under runs: in {file}")
         if first == "allow":
@@ -111,11 +114,9 @@ def read(written: list[str], place: str, file: str) -> dict[str, Any]:
         if key in changed:
             raise UserError(f"{place}: '{key}' is given twice; write it once")
         try:
-            found = parsed(value)
+            changed[key] = parsed(value)
         except ValueError:
             raise UserError(f"{place}: '{value}' is no value for '{key}'; write a number or a word") from None
-        in_table = _number(value) if key != first else None  # which no type of the key's own makes a number
-        changed[key] = found if in_table is None else in_table
     return changed
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, get_args
 
 from pydantic import BaseModel
 
-from posttrain import chat_templates, licences, overrides, trainer_args
+from posttrain import chat_templates, foreign_names, licences, overrides, trainer_args
 from posttrain.config import (
     LEAVES,
     ON_POLICY,
@@ -28,6 +28,8 @@ from posttrain.config import (
     Run,
     Sweep,
     is_default,
+    keys_of,
+    of_libraries,
     peft_fields,
     read,
     reference_form,
@@ -147,7 +149,7 @@ class Project:
             raise UserError(
                 f"{self.file}: runs.{name}: more than {DEEPEST} runs are built on each other; build on fewer"
             )
-        changed = overrides.read(written, place, self.file)
+        changed = overrides.read(written, self._raw_runs[name], place, self.file)
         run = validate(Run, overrides.applied(self._raw_runs[name], changed), place)
         self._check_data(run, place)
         self._check_arguments(run, place)
@@ -201,17 +203,24 @@ class Project:
                 raise UserError(f"{place}.trainer_args: {why}")
             if key in own or key not in fields:
                 if key in own:
-                    raise UserError(f"{place}.trainer_args: '{key}' is set by the run's own keys; take it out")
+                    instead = foreign_names.of_library(key, keys_of(Run))
+                    raise UserError(f"{place}.trainer_args: '{key}' is not set here; {instead}")
                 acting = fields - own - trainer_args.IGNORED.keys()
-                raise UserError(f"{place}.trainer_args: the trainer has no field '{key}'; {nearest(key, acting)}")
+                known = key in foreign_names.RUN or key in keys_of(Run)
+                instead = foreign_names.of_library(key, keys_of(Run)) if known else nearest(key, acting)
+                raise UserError(f"{place}.trainer_args: the trainer has no field '{key}'; {instead}")
         for key in run.peft_args:
             fields = peft_fields(run.method)
             if key in OWN_PEFT_FIELDS:
-                raise UserError(f"{place}.peft_args: '{key}' is set by the run's own keys; take it out")
+                instead = foreign_names.of_library(key, keys_of(Run))
+                raise UserError(f"{place}.peft_args: '{key}' is not set here; {instead}")
             if key not in fields:
                 raise UserError(
                     f"{place}.peft_args: {run.method} has no '{key}' in PEFT; {nearest(key, fields - OWN_PEFT_FIELDS)}"
                 )
+
+        for why in of_libraries(run):
+            raise UserError(f"{place}.{why}")
 
     def _parent(self, run: Run, place: str, seen: tuple[str, ...]) -> str:
         values = {field.alias or key: getattr(run, key) for key, field in Run.model_fields.items()}
@@ -461,7 +470,7 @@ class Project:
         name = ",".join([table.run, *(f"{key}={value}" for key, value in written.items())])
         said = overrides.flat(point, raw)
         values = {key: _text(value) if isinstance(value, list) else value for key, value in said.items()}
-        return self._resolve(name, (), f"{place}: {name}").name, values
+        return self._resolve(name, (), f"{place} ({name})").name, values
 
     def sweep_runs(self, sweep: str) -> list[str]:
         """Canonical names of a sweep's runs."""

@@ -61,7 +61,7 @@ def test_a_sweep_varies_lists_and_tables(project):
         "sft,target_modules=q_proj+", "sft,target_modules=q_proj+v_proj", "sft",
     ]  # fmt: skip
     tables = {"peft_args": [{}, {"use_dora": True}, {"use_dora": True, "layers_to_transform": [0, 1]}]}
-    found = project({"sweeps.own": {"run": "sft", "over": tables}})
+    found = project({"runs.sft.target_modules": ["q_proj"], "sweeps.own": {"run": "sft", "over": tables}})
     assert found.sweep_points("own") == [
         ("sft", {}),
         ("sft,peft_args.use_dora=true", {"peft_args.use_dora": True}),
@@ -109,11 +109,11 @@ def test_a_grid_of_a_tables_keys(project):
             "sweeps.own.over.peft_args.rank pattern: 'peft_args.rank pattern' cannot stand",
         ),
         ("allow", ["overlap"], "'allow' changes no result"),
-        ("rank", {"x": 3}, "sweeps.own: sft,rank.x=3: rank: input should be a valid integer"),
+        ("rank", {"x": 3}, "sweeps.own (sft,rank.x=3): rank: input should be a valid integer"),
         (
             "peft_args",
             {"use_dorra": True},
-            "sft,peft_args.use_dorra=true.peft_args: lora has no 'use_dorra' in PEFT; did you mean",
+            "(sft,peft_args.use_dorra=true).peft_args: lora has no 'use_dorra' in PEFT; did you mean",
         ),
     ],
 )
