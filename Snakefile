@@ -33,6 +33,7 @@ rule all:
 
 onstart:
     wait_for_turn()
+    remember_configuration()
 
 
 onsuccess:

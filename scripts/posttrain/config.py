@@ -862,6 +862,20 @@ def check_file(file: Path | str) -> None:
         raise UserError(f"{file}: not UTF-8 at byte {error.start + 1}; save the file as UTF-8") from None
 
 
+def check_is_no_target(file: Path | str) -> None:
+    """Refuse a result as a configuration: Snakemake takes all names behind `--configfile` for configurations.
+
+    Raises:
+        UserError: the file is under results/.
+    """
+    name = os.path.relpath(file)
+    if name.startswith(f"results{os.sep}"):
+        raise UserError(
+            f"'{name}' stands behind --configfile, so snakemake reads it as a second configuration; write another option "
+            f"between the two: --configfile FILE --cores N {name}"
+        )
+
+
 def check_text(text: str, file: str) -> None:
     """The same of a file's text."""
     with contextlib.suppress(ValueError, RecursionError):

@@ -551,3 +551,12 @@ def test_the_fields_of_a_method_are_read_from_the_installed_peft():
 def test_the_shipped_configurations_are_valid(file):
     repository = Path(__file__).resolve().parents[2]
     assert read(yaml.safe_load((repository / file).read_text()), file).runs
+
+
+def test_a_target_behind_configfile_is_no_configuration(in_folder):
+    with pytest.raises(
+        UserError, match=r"'results/sft/eval\.json' stands behind --configfile, so snakemake reads it as a second"
+    ):
+        config.check_is_no_target(Path("results/sft/eval.json"))
+    config.check_is_no_target(Path("config/results.yaml"))
+    config.check_is_no_target(Path("../other/results/x.yaml"))
