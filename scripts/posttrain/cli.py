@@ -59,8 +59,8 @@ def _table(options: argparse.Namespace) -> None:
     """Print the table; a name without results is looked up in the configuration, which may have it under another name."""
     names = [name.removeprefix("results/").split("/")[0] for name in options.names]
     if not all(map(_is_evaluated, names)):
-        project, file = _project(options)
-        names = [name if _is_evaluated(name) else _evaluated(project, file, name) for name in names]
+        project, _ = _project(options)
+        names = [name if _is_evaluated(name) else _evaluated(project, name) for name in names]
     print(table(names))
 
 
@@ -68,7 +68,7 @@ def _is_evaluated(name: str) -> bool:
     return Path(f"results/{name}/eval.json").exists()
 
 
-def _evaluated(project: "Project", file: Path, name: str) -> str:
+def _evaluated(project: "Project", name: str) -> str:
     """The canonical name of a model that is evaluated.
 
     Raises:
@@ -79,8 +79,7 @@ def _evaluated(project: "Project", file: Path, name: str) -> str:
         raise UserError(f"{project.file}: there is no base or run '{name}'; {nearest(name, models)}")
     canonical = name if name in project.config.bases else project.run(name).name
     if not _is_evaluated(canonical):
-        where = "" if file in (LOCAL, CONFIG / LOCAL.name) else f"--configfile {file} "
-        raise UserError(f"{name} is not evaluated yet; run: snakemake {where}--cores 1 results/{canonical}/eval.json")
+        raise UserError(f"{name} is not evaluated yet; run: {project.command(f'results/{canonical}/eval.json')}")
     return canonical
 
 
@@ -231,7 +230,7 @@ def _project(options: argparse.Namespace) -> "tuple[Project, Path]":
 
     from posttrain.project import Project
 
-    file = options.configfile or _remembered() or (LOCAL if LOCAL.exists() else CONFIG / LOCAL.name)
+    file = options.configfile or _found()
     try:
         values = yaml.safe_load(file.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -241,15 +240,16 @@ def _project(options: argparse.Namespace) -> "tuple[Project, Path]":
     return Project(values, os.path.relpath(file)), file
 
 
-def _remembered() -> Path | None:
-    """The configuration of the last Snakemake command in this folder, where it is another than the usual one and still there."""
-    file = Path(READ_LAST.read_text().strip()) if READ_LAST.exists() else LOCAL
-    if file == LOCAL or not file.is_file():
-        return None
-    print(
-        f"posttrain: reads {file}, as the last snakemake command here did; --configfile FILE names another",
-        file=sys.stderr,
-    )
+def _found() -> Path:
+    """The configuration of the last Snakemake command in this folder, or the one that Snakemake would find; an unusual one is told."""
+    last = Path(READ_LAST.read_text().strip()) if READ_LAST.exists() else LOCAL
+    if last != LOCAL and last.is_file():
+        file, why = last, "as the last snakemake command here did"
+    elif LOCAL.exists():
+        return LOCAL
+    else:
+        file, why = CONFIG / LOCAL.name, f"as there is no {LOCAL} here"
+    print(f"posttrain: reads {file}, {why}; --configfile FILE names another", file=sys.stderr)
     return file
 
 

@@ -763,6 +763,11 @@ class Project:
 
     # ---- targets
 
+    def command(self, target: str) -> str:
+        """The command that builds a file under results/."""
+        where = "" if self.file == "config/config.yaml" else f"--configfile {self.file} "
+        return f"snakemake {where}--cores 1 {target}"
+
     def check_targets(self, arguments: list[str]) -> list[str]:
         """Look at a command line before anything is built; returns the run names in it that are not canonical.
 

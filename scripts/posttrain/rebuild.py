@@ -45,12 +45,12 @@ def rebuild_check(project: Project, configfile: Path, name: str) -> list[str]:
 
 def _record(project: Project, node: Node, folder: Path) -> dict[str, Any]:
     if not (folder / "provenance.json").exists() or not (folder / "trained").exists():
-        raise UserError(f"{node.name} is not built yet; run: snakemake --cores 1 {folder}/merge.json")
+        raise UserError(f"{node.name} is not built yet; run: {project.command(f'{folder}/merge.json')}")
     said = told(differences(read_json(folder / "spec.json"), json.loads(project.spec(node.name))))
     if said:
         raise UserError(
             f"{node.name} was built with other settings than the configuration's now: {', '.join(said)}; "
-            f"give --configfile the one that built it, or build it again: snakemake --cores 1 {folder}/merge.json"
+            f"give --configfile the one that built it, or build it again: {project.command(f'{folder}/merge.json')}"
         )
     return read_json(folder / "provenance.json")
 

@@ -102,7 +102,7 @@ def gone(project: Project, target: str) -> list[str]:
         built = (folder / ("base.json" if base else "provenance.json")).exists()
         lost += [folder / part for part in (["model"] if base else MODELS) if built and not (folder / part).exists()]
     return [
-        f"{folder} is gone, and nothing here reads it; to build it again: snakemake --cores 1 {folder}"
+        f"{folder} is gone, and nothing here reads it; to build it again: {project.command(str(folder))}"
         for folder in lost
     ]
 

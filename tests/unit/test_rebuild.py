@@ -111,7 +111,9 @@ def project(configuration) -> Project:
 
 
 def test_a_run_that_is_not_built_is_refused(in_folder, project):
-    with pytest.raises(UserError, match="sft is not built yet; run: snakemake --cores 1 results/sft/merge"):
+    with pytest.raises(
+        UserError, match=r"sft is not built yet; run: snakemake --configfile project\.yaml --cores 1 results/sft/merge"
+    ):
         rebuild.rebuild_check(project, Path("project.yaml"), "sft")
 
 
