@@ -3,7 +3,6 @@
 Regenerate both files after a change with `posttrain schema`; a test fails while they differ.
 """
 
-import ast
 import contextlib
 import datetime
 import importlib.util
@@ -19,12 +18,13 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from posttrain import checks, losses, text_metrics, user_code
+from posttrain import checks, foreign_names, library_refusals, losses, text_metrics, trainer_args, user_code
 from posttrain.errors import PASSWORD, UserError, nearest
 from posttrain.rows import FIELDS, FORMATS
 from posttrain.samples import ANSWERS
 
 NAME = r"^[a-z][a-z0-9_]*$"
+EXPONENT = r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+"
 RESERVED = ("bases", "data", "tokens", "sweeps", "ratings", "figures", "logs")
 
 DATE = "2025-01-01"  # what a chat template prints as today's date, so that a row has the same tokens tomorrow
@@ -51,6 +51,15 @@ def _as_float(value: Any) -> Any:
     return value
 
 
+def _numbers(values: Any) -> Any:
+    """Read a library's arguments, in which YAML 1.1 takes `1e-8` for text, as the numbers they are."""
+    if not isinstance(values, dict):
+        return values
+    texts = {key: value for key, value in values.items() if isinstance(value, str)}
+    return values | {key: float(value) for key, value in texts.items() if re.fullmatch(EXPONENT, value)}
+
+
+Arguments = Annotated[dict[str, Any], BeforeValidator(_numbers)]
 Number = Annotated[float, BeforeValidator(_as_float, json_schema_input_type=float | str)]
 Count = Annotated[int, BeforeValidator(_no_boolean)]
 
@@ -506,7 +515,7 @@ class Run(Strict):
         description="type of the weights in `model/`, which is what ships; auto is the base's where that keeps what was "
         "learnt, else fp32",
     )
-    peft_args: dict[str, Any] = Field({}, description="more fields of PEFT's configuration, under its own names")
+    peft_args: Arguments = Field({}, description="more fields of PEFT's configuration, under its own names")
     loss_type: str | list[str] | None = Field(
         None,
         description="sft: nll, dft; dpo: one or several of TRL's loss types; kto, grpo: one of TRL's; cpo: sigmoid, hinge, ipo, or "
@@ -573,7 +582,7 @@ class Run(Strict):
         1.0, ge=0, description="ppo: taken from the reward of an answer that does not end"
     )
     allow: list[str] = Field([], description="checks of the preflight that may fail, by name, such as `[truncation]`")
-    trainer_args: dict[str, Any] = Field({}, description="more fields of TRL's configuration (not ppo, which is ours)")
+    trainer_args: Arguments = Field({}, description="more fields of TRL's configuration (not ppo, which is ours)")
 
     @model_validator(mode="after")
     def _keys_that_act(self) -> "Run":
@@ -636,6 +645,11 @@ def refusals(run: Run) -> Iterator[str]:
         yield (f"reward is missing; {run.objective} needs `reward: {{from: RUN}}` or `reward: {{function: NAME}}`")
     if run.reward and run.reward.kind == "implicit" and run.objective != "ppo":
         yield (f"reward.kind: implicit rewards tokens, which {run.objective} cannot use; it needs objective: ppo")
+    if run.objective in ON_POLICY and run.max_length <= run.max_new_tokens:
+        yield (
+            f"max_length {run.max_length} counts a prompt and its answer, and max_new_tokens {run.max_new_tokens} leaves no room "
+            f"for a prompt; write a larger max_length, such as {2 * run.max_new_tokens}"
+        )
     if run.objective in ("grpo", "rloo") and run.batch_size % run.generations:
         yield (f"generations {run.generations} does not divide batch_size {run.batch_size}")
     if (
@@ -692,13 +706,22 @@ def refusals(run: Run) -> Iterator[str]:
         yield (f"peft_args.init_lora_weights: {first} needs a preparation that is not done here; write eva, or pissa")
 
 
+def of_libraries(run: Run) -> Iterator[str]:
+    """What the libraries would refuse of a run's `trainer_args` and `peft_args`."""
+    if run.trainer_args:
+        yield from library_refusals.trainer(run.trainer_args, trainer_files(run.objective))
+    if run.peft_args:
+        yield from library_refusals.peft(run.method, run.peft_args, run.target_modules, peft_files(run.method))
+
+
 class Sweep(Strict):
     """Overrides over a run: a grid, a list, or every point of the list at every point of the grid."""
 
     run: Name = Field(description="the run to vary")
     over: dict[str, list[Any]] = Field(
         {},
-        description="key: the values to try; several keys make a grid; `seed: [1, 2, 3]` shows the spread of trainings",
+        description="key: the values to try, lists and tables among them, or `peft_args.use_dora: [false, true]` for a key of a table; "
+        "several keys make a grid; `seed: [1, 2, 3]` shows the spread of trainings",
     )
     points: list[dict[str, Any]] = Field(
         [], description="overrides to try together, such as `[{rank: 4, learning_rate: 2e-4}, {rank: 16}]`"
@@ -891,6 +914,20 @@ def check_file(file: Path | str) -> None:
         raise UserError(f"{file}: not UTF-8 at byte {error.start + 1}; save the file as UTF-8") from None
 
 
+def check_is_no_target(file: Path | str) -> None:
+    """Refuse a result as a configuration: Snakemake takes all names behind `--configfile` for configurations.
+
+    Raises:
+        UserError: the file is under results/.
+    """
+    name = os.path.relpath(file)
+    if name.startswith(f"results{os.sep}"):
+        raise UserError(
+            f"'{name}' stands behind --configfile, so snakemake reads it as a second configuration; write another option "
+            f"between the two: --configfile FILE --cores N {name}"
+        )
+
+
 def check_text(text: str, file: str) -> None:
     """The same of a file's text."""
     with contextlib.suppress(ValueError, RecursionError):
@@ -995,10 +1032,10 @@ def validate(model: type[BaseModel], values: dict[str, Any], place: str) -> Any:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{place}: {_sentence(model, error.errors()[0])}") from None
+        raise UserError(f"{place}: {_sentence(model, error.errors()[0], values)}") from None
 
 
-def _sentence(model: type[BaseModel], problem: dict[str, Any]) -> str:
+def _sentence(model: type[BaseModel], problem: dict[str, Any], values: dict[str, Any]) -> str:
     location = list(problem["loc"])
     if location[:1] == ["bases"] and len(location) > 2:
         del location[2]  # pydantic names the member of the union here, which is not in the file
@@ -1019,7 +1056,8 @@ def _sentence(model: type[BaseModel], problem: dict[str, Any]) -> str:
     kind = problem["type"]
     if kind == "extra_forbidden":
         *_, key = location
-        return f"{where}: unknown key '{key}'; {nearest(str(key), _known_keys(model, problem['loc']))}"
+        instead = _instead(location, values) if model is Config else None
+        return f"{where}: unknown key '{key}'; {instead or nearest(str(key), _known_keys(model, problem['loc']))}"
     if kind == "missing":
         return f"{where}: this key is missing"
     if kind == "value_error":
@@ -1040,6 +1078,36 @@ def _sentence(model: type[BaseModel], problem: dict[str, Any]) -> str:
     return f"{prefix}{message}, but it is {given!r:.500}"
 
 
+def _instead(location: list, values: dict[str, Any]) -> str | None:
+    """What an unknown key of one of the file's tables means, where it is known."""
+    table = str(location[0]) if len(location) > 1 else ""
+    if len(location) != {"": 1, "evaluation": 2, "tracking": 2}.get(table, 3):
+        return None
+    return meant(table, str(location[-1]), values["runs"][location[1]] if table == "runs" else {})
+
+
+def meant(table: str, key: str, run: dict[str, Any]) -> str | None:
+    """What an unknown key means that other tools, another table or a library's configuration has; `run` is the run's table."""
+    models = {name: [model] for name, model in TABLES.items()} | {"bases": list(BASES.values())}
+    keys = {name: [key for model in models[name] for key in keys_of(model)] for name in models}
+    return foreign_names.meant(table, key, keys, lambda field: _of_library(field, run))
+
+
+def _of_library(field: str, run: dict[str, Any]) -> str | None:
+    """Where a run has a field of TRL's or PEFT's configuration."""
+    objective, method = run.get("objective"), run.get("method", "lora")
+    if objective in OBJECTIVES_OF["trainer_args"] and field in trainer_fields(objective) - OWN_FIELDS:
+        return trainer_args.refusal(objective, field) or f"write trainer_args: {{{field}: ...}}"
+    if method in METHODS_OF["peft_args"] and field in peft_fields(method) - OWN_PEFT_FIELDS:
+        return f"write peft_args: {{{field}: ...}}"
+    return None
+
+
+def keys_of(model: type[BaseModel]) -> list[str]:
+    """A table's keys, in the order of its model."""
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
 def _known_keys(model: type[BaseModel], location: tuple) -> list[str]:
     """The valid keys of the table in which an unknown one was found."""
     if model is Config and len(location) > 1:
@@ -1047,7 +1115,7 @@ def _known_keys(model: type[BaseModel], location: tuple) -> list[str]:
         model = BASES[location[2]] if table == "bases" else TABLES[table]
         model = NESTED.get(location[2], model) if len(location) > 3 else model
         model = SUITES[location[3]] if location[1] == "suites" and len(location) > 4 else model
-    return [field.alias or name for name, field in model.model_fields.items()]
+    return keys_of(model)
 
 
 SUITES = {
@@ -1067,23 +1135,27 @@ NESTED = {"reward": Reward, "select": Select, "mix": Part}
 @cache
 def trainer_fields(objective: str) -> frozenset[str]:
     """The fields of TRL's configuration, read from the installed source: importing TRL takes ten seconds."""
+    return frozenset(library_refusals.annotations(trainer_files(objective)))
+
+
+@cache
+def trainer_files(objective: str) -> tuple[Path, ...]:
+    """The sources of TRL's configuration of an objective, transformers' own last."""
     trl = Path(importlib.util.find_spec("trl").submodule_search_locations[0])
     transformers = Path(importlib.util.find_spec("transformers").submodule_search_locations[0])
     folder = f"experimental/{objective}" if objective in ("orpo", "cpo") else "trainer"
-    files = (trl / folder / f"{objective}_config.py", trl / "trainer/base_config.py", transformers / "training_args.py")
-    return frozenset(_annotated_names(files))
+    return trl / folder / f"{objective}_config.py", trl / "trainer/base_config.py", transformers / "training_args.py"
 
 
 @cache
 def peft_fields(method: str) -> frozenset[str]:
     """The fields of PEFT's configuration of a method, read from the installed source."""
+    return frozenset(library_refusals.annotations(peft_files(method)))
+
+
+@cache
+def peft_files(method: str) -> tuple[Path, ...]:
+    """The sources of PEFT's configuration of a method."""
     peft = Path(importlib.util.find_spec("peft").submodule_search_locations[0])
     parents = {"adalora": ("lora",)}.get(method, ())
-    files = [peft / f"tuners/{name}/config.py" for name in (PEFT_FILES[method], *parents)]
-    return frozenset(_annotated_names((*files, peft / "config.py")))
-
-
-def _annotated_names(files: tuple[Path, ...]) -> list[str]:
-    classes = [node for file in files for node in ast.parse(file.read_text()).body if isinstance(node, ast.ClassDef)]
-    fields = [node.target for item in classes for node in item.body if isinstance(node, ast.AnnAssign)]
-    return [target.id for target in fields]
+    return (*(peft / f"tuners/{name}/config.py" for name in (PEFT_FILES[method], *parents)), peft / "config.py")
