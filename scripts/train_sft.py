@@ -16,6 +16,7 @@ def main(options) -> None:
     from trl import SFTConfig, SFTTrainer
 
     from posttrain import methods, models, training
+    from posttrain.row_order import trained_tokens
 
     spec = read_json(options.spec)
     training.check_shape(options.tokens / "report.json", spec)
@@ -23,6 +24,7 @@ def main(options) -> None:
     folder = training.work_folder(options, [options.manifest, train])
     if not (folder / "finished").exists():
         rows = training.read_tokens(train, ("id", "input_ids", "labels", "length"))
+        rows = rows.add_column("trained", trained_tokens(rows.data["labels"]))
         rows = training.ordered(rows, spec, rows["length"]).remove_columns("length")
         held_out = training.read_tokens(validation, ("input_ids", "labels"))
 

@@ -52,9 +52,9 @@ VERSIONS = {
     "select": 1,
     "tokens": 3,
     "logprobs": 2,
-    **dict.fromkeys(get_args(Objective), 2),
-    "kto": 3,
-    "ppo": 3,
+    **dict.fromkeys(get_args(Objective), 3),
+    "kto": 4,
+    "ppo": 4,
     "eval": 5,
 }
 

@@ -20,18 +20,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import torch
 from transformers import TrainerCallback, set_seed
 from transformers.utils import is_flash_attn_2_available, is_liger_kernel_available
 
 from posttrain import attempts, checkpoints, first_weights, methods, models, positions, tracking
-from posttrain.config import PROMPT_LEARNING, shape_refusal
+from posttrain.config import ON_POLICY, PROMPT_LEARNING, shape_refusal
 from posttrain.errors import UserError
 from posttrain.head import add_compact_head
 from posttrain.inspection import first_line
 from posttrain.low_rank import add_low_rank
+from posttrain.row_order import EvenWeights, row_order
 from posttrain.rows import read
 from posttrain.stage import (
     end_at_once,
@@ -46,6 +46,7 @@ from posttrain.stage import (
     write_json,
 )
 from posttrain.tokens import questions
+from posttrain.warm_up import WarmUp
 
 # Reported for each step, under TRL's names.
 REPORTED = (
@@ -58,29 +59,6 @@ REPORTED = (
 
 
 # ---- from the spec to TRL
-
-
-def row_order(lengths: list[int], batch_size: int, epochs: float, max_steps: int | None, seed: int) -> list[int]:
-    """The rows in the order in which they are trained on, all epochs in one list.
-
-    Each epoch is a permutation of its own. Its neighbours are sorted by length and cut into batches, which saves padding,
-    and the batches are shuffled; neighbours are a quarter of the rows, but no fewer than 8 batches and no more than 50.
-    Nothing here depends on the state of a random generator, so a resumed run sees the same rows.
-    """
-    n = len(lengths)
-    total = max_steps * batch_size if max_steps else max(1, round(n * epochs))
-    passes = math.ceil(total / n)
-    size = batch_size * min(max(8, n // (4 * batch_size)), 50)
-    order = []
-    for epoch in range(passes):
-        chance = np.random.default_rng([seed, epoch])
-        rows = chance.permutation(n)[: total - len(order)].tolist()
-        for start in range(0, len(rows), size):
-            window = sorted(rows[start : start + size], key=lambda row: lengths[row])
-            batches = [window[i : i + batch_size] for i in range(0, len(window), batch_size)]
-            tail = batches.pop() if len(batches[-1]) < batch_size else []
-            order += [row for i in chance.permutation(len(batches)) for row in batches[i]] + tail
-    return order
 
 
 def read_columns(file: Path, columns: tuple[str, ...]) -> list[list]:
@@ -527,6 +505,11 @@ def _train(build: Callable[[dict], Any], options: Namespace, folder: Path, spec:
         trainer.add_callback(methods.KEEPERS[spec["method"]](model, checkpoint))
     if spec.get("lora_plus"):
         trainer.optimizer = lora_plus(trainer, spec["lora_plus"])
+    trainer.add_callback(WarmUp())
+    if spec["objective"] not in ON_POLICY:  # whose losses are means over answers that are not sorted by length
+        rows = trainer.train_dataset
+        amounts = rows["trained"][:] if "trained" in rows.column_names else [1] * len(rows)
+        trainer.add_callback(EvenWeights(amounts, spec["batch_size"]))
     watch = Watch(name, folder, partial(rows_of_step, trainer, spec["data"]["name"]))
     trainer.add_callback(watch)
     if checkpoint:
