@@ -14,7 +14,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from posttrain import files, intake, licences, rows
+from posttrain import files, intake, licences, rows, saved, unknown_keys
 from posttrain.errors import UserError
 from posttrain.records import write_data
 from posttrain.stage import arguments, read_json, run, say, sha256
@@ -29,8 +29,7 @@ def main(options) -> None:
     spec, name = read_json(options.spec), options.output.name
     origin, sources = find(spec, name)
     held_out = expand(spec["validation"], f"{name}, validation") if isinstance(spec["validation"], str) else []
-    format, why = intake.recognise(sources, spec["columns"]) if spec["format"] is None else (spec["format"], None)
-    read = intake.Format(format, spec["columns"], Path(spec["image_folder"]) if spec["image_folder"] else None)
+    read, why = how(spec, sources)
     options.output.mkdir(parents=True, exist_ok=True)
     for stale in options.output.glob(f"{SCRATCH}*"):  # left by a process that was killed; the job's lock is ours
         shutil.rmtree(stale)
@@ -44,13 +43,14 @@ def main(options) -> None:
             files_of = ", ".join(map(str, sources[:3]))
             raise UserError(f"{files_of}: no row is left to train on; write more rows or a smaller `validation`")
         report = {
-            "format": format,
+            "format": read.name,
             "recognised": why,
             "shape": read.shape,
             "rows": taken.rows,
             "train": counts["train"],
             "validation": counts["validation"],
             "dropped": {kind: counts[kind] for kind in KINDS},
+            "unknown": dict(taken.unknown.most_common()),
             "origin": spec["hub"] or spec["path"],
             "licence": licences.of_card(origin),
             "files": {str(file): sha256(file) for file in (*sources, *held_out)},
@@ -58,11 +58,28 @@ def main(options) -> None:
         for file in (*SPLITS.values(), DROPPED):
             (taken.folder / file).replace(options.output / file)
     write_data(options.output, report)
-    say(f"{name}: {counts['train']} rows to train on, {counts['validation']} held out, {read.shape} from {format}")
+    say(f"{name}: {counts['train']} rows to train on, {counts['validation']} held out, {read.shape} from {read.name}")
+    if " is read as " in (why or ""):
+        say(f"{name}: {why}")
+    if taken.unknown:
+        say(f"{name}: not read, with the rows that have them: {unknown_keys.told(taken.unknown)}")
     dropped = ", ".join(f"{count} {kind}" for kind, count in report["dropped"].items() if count)
     if dropped:
         first = f"; the first fault: {taken.first_fault}" if taken.faults else ""
         say(f"{name}: left out: {dropped}, see {options.output}/{DROPPED}{first}")
+
+
+def how(spec: dict, sources: list[Path]) -> tuple[intake.Format, str | None]:
+    """How the rows are read, and the sentence that says why, where the configuration does not say it."""
+    images = Path(spec["image_folder"]) if spec["image_folder"] else None
+    try:
+        format, columns, why = intake.recognise(sources, spec["columns"], spec["format"])
+    except UserError:
+        if spec["format"] is None:
+            raise
+        return intake.Format(spec["format"], spec["columns"], images), None  # each row says what is wrong with it
+    told = spec["format"] is None or columns != spec["columns"]
+    return intake.Format(format, columns, images), why if told else None
 
 
 def find(spec: dict, name: str) -> tuple[Path, list[Path]]:
@@ -72,6 +89,12 @@ def find(spec: dict, name: str) -> tuple[Path, list[Path]]:
         UserError: there is none.
     """
     origin = from_hub(spec, name) if spec["hub"] else Path(spec["path"])
+    if not spec["hub"] and (splits := saved.splits(origin)):
+        if spec["split"] not in splits:
+            raise UserError(
+                f"dataset {name}: {origin} has no split '{spec['split']}'; its splits are {', '.join(splits)}"
+            )
+        return origin, expand(str(origin / spec["split"]), name)
     if spec["hub"] or (origin.is_dir() and (origin / "README.md").is_file()):
         return origin, in_layout(origin, spec, name)
     return origin, expand(spec["path"], name)
@@ -83,6 +106,10 @@ def expand(path: str, name: str) -> list[Path]:
     Raises:
         UserError: there is none.
     """
+    if splits := saved.splits(Path(path)):
+        raise UserError(
+            f"dataset {name}: {path} has several splits, {', '.join(splits)}; name the folder of one, such as {path}/{splits[0]}"
+        )
     found = files.expand(path)
     if not found:
         raise UserError(f"dataset {name}: {path} has no file of rows; write a path with {', '.join(files.SUFFIXES)}")

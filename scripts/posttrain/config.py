@@ -199,8 +199,8 @@ class Dataset(Licensed):
 
     path: str | None = Field(
         None,
-        description="a .jsonl, .json, .csv, .parquet or .arrow file (.gz and .zst of them too), a glob, or a folder of such "
-        "files, also one laid out as on the hub",
+        description="a .jsonl, .json, .csv, .tsv, .parquet or .arrow file (.gz and .zst of them too), a glob, or a folder of such "
+        "files, also one laid out as on the hub, or written by `save_to_disk`",
     )
     hub: str | None = Field(
         None,
@@ -208,7 +208,7 @@ class Dataset(Licensed):
     )
     revision: str = Field("main", description="branch, tag or commit of a hub dataset; a commit is reproducible")
     subset: str | None = Field(None, description="the configuration of a hub dataset that has several, such as `main`")
-    split: str = Field("train", description="the split of a dataset in the hub's layout")
+    split: str = Field("train", description="the split of a dataset that has several")
     format: Format | None = Field(None, description="how the rows are written; recognised from the first when left out")
     columns: dict[Column, str] = Field({}, description="our column: the file's column, such as `{prompt: question}`")
     validation: Annotated[float | str, BeforeValidator(_as_float)] = Field(
@@ -348,7 +348,7 @@ SHAPES = {
     "cpo": PAIRS,
     "reward": PAIRS,
     "kto": (*PAIRS, "unpaired_preference"),
-    **dict.fromkeys(ON_POLICY, ("messages", *PAIRS)),
+    **dict.fromkeys(ON_POLICY, ("messages", *PAIRS, "prompts")),
 }
 # The first is the default.
 LOSS_TYPES = {

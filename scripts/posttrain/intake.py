@@ -4,6 +4,7 @@ What is kept in memory for a row is its hash, its group's hash and the hashes of
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from itertools import chain, groupby
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from posttrain import duplicates, files, rows, trees
+from posttrain import duplicates, files, recognition, rows, trees, unknown_keys
 from posttrain.errors import UserError
 from posttrain.stage import ordered_map
 
@@ -44,6 +45,8 @@ class Part(NamedTuple):
     """(n,) uint64, of which a share below the held-out one is held out"""
     signatures: np.ndarray
     dropped: list[dict[str, str]]
+    unknown: Counter[str]
+    """how many rows have a key that is not read, see `unknown_keys.count`"""
 
 
 class Intake:
@@ -57,6 +60,7 @@ class Intake:
         self.writer = pa.ipc.new_file(str(folder / "rows.arrow"), rows.schema(shape))
         self.rows = self.faults = 0
         self.first_fault = ""
+        self.unknown: Counter[str] = Counter()
         self._ids: list[np.ndarray] = []
         self._groups: list[np.ndarray] = []
         self._bands: list[np.ndarray] = []
@@ -73,6 +77,7 @@ class Intake:
                 self._bands.append(duplicates.bands(part.signatures))
                 part.signatures.tofile(signatures)
                 dropped.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in part.dropped)
+                unknown_keys.add(self.unknown, part.unknown)
                 self.rows += len(part.ids) + len(part.dropped)
                 self.faults += len(part.dropped)
                 if part.dropped and not self.first_fault:
@@ -106,8 +111,11 @@ class Intake:
                 start += len(table)
 
 
-def recognise(paths: list[Path], columns: dict[str, str]) -> tuple[str, str]:
-    """The format of the first row that has one, and the sentence that says why; each file's first block is looked at.
+def recognise(paths: list[Path], columns: dict[str, str], format: str | None = None) -> recognition.Recognised:
+    """The format and the columns of the first row that has one, and the sentence that says why; each file's first block is looked at.
+
+    Args:
+        format: what the configuration says it is; then only its columns are looked for.
 
     Raises:
         UserError: there is no row, or none fits a format; the sentence is the first row's.
@@ -119,7 +127,7 @@ def recognise(paths: list[Path], columns: dict[str, str]) -> tuple[str, str]:
             fault = row if isinstance(row, UserError) else UserError(f"{place}: a row is an object with named fields")
             if isinstance(row, dict):
                 try:
-                    return rows.recognise(row, columns)
+                    return recognition.complete(row, format, columns) if format else recognition.recognise(row, columns)
                 except UserError as error:
                     fault = UserError(f"{place}: {error}")
             first = first or fault
@@ -142,10 +150,14 @@ def parts(paths: list[Path], format: Format, limit: int | None, cores: int) -> I
     if first is None:
         raise _no_rows(paths)
     blocks = chain([first], blocks)
+    unknown: Counter[str] = Counter()
     if format.name in rows.TREES:
-        blocks = _of_trees(list(blocks), format)
+        blocks = _of_trees(list(blocks), format, unknown)
         format = format._replace(name=rows.TREES[format.name], columns={})
-    return ordered_map(partial(normalised, format=format), blocks, cores)
+    for part in ordered_map(partial(normalised, format=format), blocks, cores):
+        part.unknown.update(unknown)
+        unknown.clear()
+        yield part
 
 
 def _first(blocks: Iterator[files.Block], limit: int | None) -> Iterator[files.Block]:
@@ -157,9 +169,12 @@ def _first(blocks: Iterator[files.Block], limit: int | None) -> Iterator[files.B
         limit = limit and limit - len(block)
 
 
-def _of_trees(blocks: list[files.Block], format: Format) -> Iterator[files.Block]:
-    """A table of messages as blocks of conversations, or of pairs."""
+def _of_trees(blocks: list[files.Block], format: Format, unknown: Counter[str]) -> Iterator[files.Block]:
+    """A table of messages as blocks of conversations, or of pairs; counts the messages' keys that are not read."""
     placed = [message for block in blocks for message in block.parse()]
+    for _, message in placed:
+        if isinstance(message, dict):
+            unknown_keys.count(message, format.name, format.columns, unknown)
     found = [(*place.rsplit(" line ", 1), row) for place, row in trees.rows(placed, format.name, format.columns)]
     for file, some in groupby(found, key=lambda item: item[0]):
         some = list(some)
@@ -173,12 +188,14 @@ def normalised(block: files.Block, format: Format) -> Part:
     import pyarrow as pa
 
     kept, dropped = [], []
+    unknown: Counter[str] = Counter()
     images = format.images or Path(block.file).parent
     for i, (place, row) in enumerate(block.parse()):
         try:
             if isinstance(row, UserError):
                 raise row
             kept.append(rows.normalise(row, format.name, format.columns, place, images))
+            unknown_keys.count(row, format.name, format.columns, unknown)
         except UserError as error:
             raw = row if isinstance(row, dict | list) else block.rows[i]
             reason = " ".join(str(error).removeprefix(f"{place}: ").split())[:SENTENCE]
@@ -186,7 +203,7 @@ def normalised(block: files.Block, format: Format) -> Part:
     ids = np.frombuffer(bytes.fromhex("".join(row["id"][:32] for row in kept)), "V16")
     groups = np.frombuffer(bytes.fromhex("".join(rows.group(row)[:16] for row in kept)), ">u8").astype(np.uint64)
     signatures = duplicates.signatures(kept) if kept else np.empty((0, duplicates.WIDTH), np.uint16)
-    return Part(pa.Table.from_pylist(kept, schema=rows.schema(format.shape)), ids, groups, signatures, dropped)
+    return Part(pa.Table.from_pylist(kept, schema=rows.schema(format.shape)), ids, groups, signatures, dropped, unknown)
 
 
 def _shown(row: Any) -> str:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, get_args
 
 from pydantic import BaseModel
 
-from posttrain import chat_templates, foreign_names, licences, overrides, trainer_args, user_code
+from posttrain import chat_templates, foreign_names, licences, overrides, reward_reference, trainer_args, user_code
 from posttrain.config import (
     LEAVES,
     ON_POLICY,
@@ -47,7 +47,7 @@ from posttrain.rows import SHAPE_OF
 # leaves its number alone, and so throws no training away.
 VERSIONS = {
     "base": 2,
-    "data": 3,
+    "data": 4,
     "mix": 1,
     "select": 1,
     "tokens": 3,
@@ -63,7 +63,7 @@ SUITE_SHAPES = {
     "perplexity": ("text", "messages"),
     "preference": ("preference",),
     "generation": ("messages", "preference"),
-    "reward": ("messages", "preference"),
+    "reward": ("messages", "preference", "prompts"),
 }
 
 # Every file of a run that a target may name.
@@ -186,6 +186,8 @@ class Project:
         refusal = shape_refusal(run.objective, run.data, shape) if shape else None
         if refusal:
             raise UserError(f"{place}.data: {refusal}")
+        if run.reward and (why := reward_reference.refusal(run.reward.function, run.data, shape or "")):
+            raise UserError(f"{place}.{why}")
 
     def _shape(self, dataset: str) -> str | None:
         """The shape of a dataset's rows, where the configuration tells it."""

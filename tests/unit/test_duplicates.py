@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from posttrain import duplicates
-from posttrain.rows import normalise, recognise
+from posttrain.recognition import recognise
+from posttrain.rows import normalise
 from unit.test_prepare_data import assistant, contents, dropped, image, lines, prepare, read, system, texts, user, write
 
 VOCABULARY = [
