@@ -74,7 +74,7 @@ def tell(name: str, report: dict, first_fault: str, file: Path) -> None:
         file: dropped.jsonl.
     """
     held_out, near = report["validation"], report["near"]
-    shows = f" ({splits.shown(held_out)})" if held_out else ""
+    shows = f" ({splits.shown(report['detectable'])})" if held_out else ""
     kinds = f"{report['shape']} from {report['format']}"
     say(f"{name}: {report['train']} rows to train on, {held_out} held out{shows}, {kinds}")
     dropped = ", ".join(f"{count} {kind}" for kind, count in report["dropped"].items() if count)

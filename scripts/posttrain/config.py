@@ -216,7 +216,6 @@ class Dataset(Licensed):
     )
     system: str | None = Field(
         None,
-        pattern=r"\S",
         description="the system prompt of the rows that have none, in training, evaluation and the preflight alike",
     )
     max_dropped: Number = Field(
@@ -249,6 +248,8 @@ class Dataset(Licensed):
         idle = self.model_fields_set - {"from_", "select", "mix"}
         if made and idle:
             raise ValueError(f"{min(idle)} has no effect beside `{made}`; set it where the rows come from")
+        if self.system is not None and not self.system.strip():
+            raise ValueError("system is empty; write its text or take it out")
         if isinstance(self.validation, int | float) and not 0 <= self.validation <= 0.9:
             raise ValueError(f"validation is {self.validation}; write a share from 0 to 0.9, or a file")
         return self

@@ -38,6 +38,7 @@ SHARE = 0.7  # of the counted words; of rows with an edit in each twenty words 9
 PIECE = 3  # words: what is in common is measured in runs of this length, so that an edit costs little beside itself
 LOOK = 1 / 40  # of a held-out row's runs: with fewer in common a pair is not looked at; edited rows keep 1 / 4 and more
 EXAMPLES = 5
+PLACES = 1000  # of held-out rows that are named
 
 BATCH = 500  # rows
 BATCH_BYTES = 2**20  # of text: takes some 60 MB at work
@@ -49,13 +50,13 @@ def overlap(train: Path, held_out: Path) -> dict[str, Any]:
     Returns:
         `rows`: held-out rows; `exact`: those whose compared words stand in one training row as they are; `shared`: those
         of which at least SHARE stands in one training row, the exact ones included; `train_rows`: training rows that
-        have one of them; `examples`: up to five, the highest share first, each with `id`, `place`, `train_id`,
-        `train_place`, `share` and the first 200 characters as `text`.
+        have one of them; `places`: where the first 1000 shared ones stand; `examples`: up to five, the highest share first,
+        each with `id`, `place`, `train_id`, `train_place`, `share` and the first 200 characters as `text`.
     """
     import pyarrow.parquet as pq
 
     if not pq.read_metadata(held_out).num_rows:
-        return {"rows": 0, "exact": 0, "shared": 0, "train_rows": 0, "examples": []}
+        return {"rows": 0, "exact": 0, "shared": 0, "train_rows": 0, "places": [], "examples": []}
     ours = _held_out(_batches(held_out))
     found = _found(ours, _batches(train))
     best: dict[int, Near] = {}
@@ -68,6 +69,7 @@ def overlap(train: Path, held_out: Path) -> dict[str, Any]:
         "exact": len({near.number for near in found if near.exact}),
         "shared": len(best),
         "train_rows": len({near.row for near in found}),
+        "places": [ours.labels[number]["place"] for number in sorted(best)[:PLACES]],
         "examples": [ours.labels[near.number] | near.place | {"share": round(near.share, 3)} for near in shown],
     }
 

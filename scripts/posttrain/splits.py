@@ -2,6 +2,8 @@
 
 import numpy as np
 
+CHANGED = 0.2  # share of examples that two models of one family answer differently
+ENOUGH = 10_000  # rows; more show more, and it takes long to say how much
 SHARE = 0.1  # held out where a dataset sets no share,
 LEAST = 20  # but so many rows at least,
 MOST = 5  # of a file that has MOST times as many, and else one of MOST
@@ -63,18 +65,18 @@ def held_out(clusters: np.ndarray, hashes: np.ndarray, kept: np.ndarray, count: 
 
 
 def detectable(rows: int) -> float | None:
-    """The smallest difference of a share, such as an accuracy, that so many held-out rows can show; None where they show none.
+    """The smallest difference of a share, such as an accuracy, that so many held-out rows show; None where they show none.
 
-    With a power of 80 %, and where no other example changes, so that it is the best case.
+    With a power of 80 %, where CHANGED of the examples come out otherwise in one model than in the other.
     """
     from posttrain.statistics import FEWEST, detectable_share
 
-    return detectable_share(rows, 0) if rows >= FEWEST else None
+    rows = min(rows, ENOUGH)
+    return round(detectable_share(rows, _rounded(rows * CHANGED)), 3) if rows >= FEWEST else None
 
 
-def shown(rows: int) -> str:
-    """What so many held-out rows can show, in words."""
-    least = detectable(rows)
+def shown(least: float | None) -> str:
+    """What held-out rows show, by their `detectable`, in words."""
     if least is None:
         return "too few to show any difference between two models"
-    return f"which can show that two models differ where a share, such as an accuracy, differs by {100 * least:.0f} points or more"
+    return f"which show a difference in accuracy of {100 * least:.3g} points or more between two models"

@@ -318,8 +318,9 @@ def test_the_result_does_not_depend_on_the_batches(found, monkeypatch):
 def test_an_empty_held_out_file(tmp_path):
     train = write(tmp_path / "train.parquet", lines("train"))
     empty = write(tmp_path / "held_out.parquet", [], like=lines("train")[0])
-    assert overlap(train, empty) == {"rows": 0, "exact": 0, "shared": 0, "train_rows": 0, "examples": []}
-    assert overlap(empty, train) == {"rows": 48, "exact": 0, "shared": 0, "train_rows": 0, "examples": []}
+    nothing = {"exact": 0, "shared": 0, "train_rows": 0, "places": [], "examples": []}
+    assert overlap(train, empty) == nothing | {"rows": 0}
+    assert overlap(empty, train) == nothing | {"rows": 48}
 
 
 def test_examples_say_where(found):
@@ -330,6 +331,7 @@ def test_examples_say_where(found):
         train, [chat(OTHER, "?"), chat(QUESTION.replace("twelve loaves", "ten rolls"), "?" * 300), *test[14:19]]
     )
     assert result["rows"] == 7
+    assert result["places"] == [f"held_out.jsonl line {i}" for i in range(2, 8)]
     assert counts(result) == (5, 6, 8)
     assert [example["place"] for example in result["examples"]] == [f"held_out.jsonl line {i}" for i in range(3, 8)]
     assert result["examples"][0]["id"] == "held_out3"
