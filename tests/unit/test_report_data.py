@@ -277,7 +277,10 @@ def test_near_rows_and_what_held_out_rows_show_are_on_the_page(in_folder):
         "2 of 12 rows are 80% like an earlier one and have its answer; near_duplicates: 0.8 under the dataset leaves them out."
     ]
     text = " ".join(page_of(folder).text.split())
-    assert "6 held out for validation, which show a difference in accuracy of 96.4 points or more between two models." in text
+    assert (
+        "6 held out for validation, which show a difference in accuracy of 96.4 points or more between two models."
+        in text
+    )
     assert "3 rows, 80% and more like an earlier one by what few other rows say; 2 of them have its answer" in text
     assert "91% rows.jsonl line 9" in text
     assert "like rows.jsonl line 2" in text
