@@ -196,6 +196,10 @@ def preflight_judges(wildcards):
     return [PROJECT.manifest(base) for base in dict.fromkeys(bases)]
 
 
+def measured_rows(wildcards):
+    return [f"results/data/{name}/{file}" for name in PROJECT.held_out_data for file in ("train.parquet", "data.json")]
+
+
 def run_rows(wildcards):
     return [f"{run_rows_folder(wildcards)}/{file}" for file in ("train.parquet", "data.json")]
 

@@ -211,16 +211,22 @@ class Dataset(Licensed):
     split: str = Field("train", description="the split of a dataset that has several")
     format: Format | None = Field(None, description="how the rows are written; recognised from the first when left out")
     columns: dict[Column, str] = Field({}, description="our column: the file's column, such as `{prompt: question}`")
-    validation: Annotated[float | str, BeforeValidator(_as_float)] = Field(
-        0.1, description="the held-out share (0 to 0.9), split by content hash, or a file of held-out rows"
+    validation: Annotated[float | str | None, BeforeValidator(_as_float)] = Field(
+        None,
+        description="the held-out share (0 to 0.9), exact and chosen by content hash, or a file of held-out rows; by default a tenth, "
+        "but 20 rows at least, or a fifth of fewer than 100",
     )
     limit: Count | None = Field(None, gt=0, description="use only the first rows")
     near_duplicates: Number | None = Field(
-        0.8,
-        ge=0.75,
+        None,
+        ge=0.5,
         le=1,
-        description="similarity (Jaccard, of the sets of three words in a row) from which a row counts as the same as an earlier one "
-        "and is left out; `null` leaves out equal rows only",
+        description="similarity (Jaccard, of the sets of three words in a row, without those that many rows share) from which a row "
+        "counts as the same as an earlier one with the same answer and is left out; by default only equal rows are",
+    )
+    system: str | None = Field(
+        None,
+        description="the system prompt of the rows that have none, in training, evaluation and the preflight alike",
     )
     max_dropped: Number = Field(
         0.01, ge=0, le=1, description="the share of faulty rows that may be left out; more stop the build"
@@ -252,7 +258,9 @@ class Dataset(Licensed):
         idle = self.model_fields_set - {"from_", "select", "mix"}
         if made and idle:
             raise ValueError(f"{min(idle)} has no effect beside `{made}`; set it where the rows come from")
-        if isinstance(self.validation, float) and not 0 <= self.validation <= 0.9:
+        if self.system is not None and not self.system.strip():
+            raise ValueError("system is empty; write its text or take it out")
+        if isinstance(self.validation, int | float) and not 0 <= self.validation <= 0.9:
             raise ValueError(f"validation is {self.validation}; write a share from 0 to 0.9, or a file")
         return self
 

@@ -578,7 +578,8 @@ class Project:
         if table.ratings:
             table = table.model_copy(update={"path": self._preferences(table.ratings), "format": "preference"})
         if not table.select:
-            return _stage("data") | table.model_dump(exclude={"licence", "from_", "select", "mix", "ratings"})
+            unset = {"system"} if is_default(table, "system") else set()
+            return _stage("data") | table.model_dump(exclude={"licence", "from_", "select", "mix", "ratings"} | unset)
         by = self._model_ref(self._selector(name, ()))
         return _stage("select") | table.select.model_dump() | {"from": self._ref("data", table.from_), "by": by}
 
