@@ -155,7 +155,7 @@ def _question(names: list[str]) -> str:
     parts = [("question", first["prompt"]), ("reference", first["reference"])]
     parts += [(name, thoughts.answer(rows[0]["output"])) for name, rows in zip(names, asked, strict=True)]
     margin = max(len(label) for label, _ in parts) + 2
-    return "\n".join(_paragraph(label, text, margin, width) for label, text in parts)
+    return "\n".join(_paragraph(label, text, margin, width) for label, text in parts if text is not None)
 
 
 def _paragraph(label: str, text: str, margin: int, width: int) -> str:

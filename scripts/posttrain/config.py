@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from posttrain import checks, early_stopping, text_metrics, user_code
 from posttrain.errors import PASSWORD, UserError, nearest
 from posttrain.rows import FIELDS, FORMATS
+from posttrain.samples import ANSWERS
 
 NAME = r"^[a-z][a-z0-9_]*$"
 RESERVED = ("bases", "data", "tokens", "sweeps", "ratings", "figures", "logs")
@@ -453,7 +454,6 @@ class EarlyStopping(Strict):
     )
 
 
-TEXT_METRICS = tuple(text_metrics.METRICS)
 REWARD_FUNCTIONS = ("final_number", "answer_format")
 
 
@@ -749,11 +749,28 @@ class GenerationSuite(Answering):
 
     kind: Literal["generation"]
     data: Name = Field(description="the dataset whose held-out rows are answered")
-    metrics: list[Literal[TEXT_METRICS]] = Field(
-        ["exact_match", "chrf", "rougeL"], min_length=1, description="what an answer is measured by"
+    metrics: list[str] = Field(
+        ["exact_match", "chrf", "rougeL"],
+        min_length=1,
+        description="what an answer is measured by: names of docs/evaluation.md, or your own as `FILE.py:NAME`",
+        json_schema_extra={
+            "items": {"anyOf": [{"enum": [*text_metrics.METRICS]}, {"pattern": f"^{user_code.NAME.pattern}$"}]}
+        },
     )
     pattern: str | None = Field(None, description="the regular expression of the metric `regex`")
     shots: Count = Field(0, ge=0, description="worked examples, from the training rows, before each question")
+
+    @property
+    def own_metrics(self) -> list[str]:
+        """Those of the user's own."""
+        return list(filter(user_code.is_own, self.metrics))
+
+    @field_validator("metrics")
+    @classmethod
+    def _known(cls, metrics: list[str]) -> list[str]:
+        if why := text_metrics.refusal(metrics):
+            raise ValueError(why)
+        return metrics
 
     @model_validator(mode="after")
     def _pattern(self) -> "GenerationSuite":
@@ -803,9 +820,16 @@ class Evaluation(Strict):
     data: list[Name] | None = Field(
         None, description="the datasets whose held-out rows are used; by default every run's training dataset"
     )
-    limit: Count = Field(100, gt=0, description="held-out rows of each dataset")
+    limit: Count = Field(
+        100, gt=0, description="held-out rows of each dataset, by the hash of their id, each origin with its share"
+    )
     max_length: Count = Field(1024, gt=1, description="tokens an example, as in training")
     max_new_tokens: Count = Field(256, gt=0, description="longest generated answer, in tokens")
+    answers: Count = Field(
+        ANSWERS,
+        ge=0,
+        description="answers generated to held-out rows of each dataset of conversations, to be read side by side; 0 is none",
+    )
     batch_tokens: Count = Field(4096, gt=0, description="tokens scored at once; bounds the memory")
     precision: Literal["fp32", "bf16"] = Field(
         "fp32",

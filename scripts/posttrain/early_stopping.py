@@ -213,6 +213,48 @@ def own_metric(run: Any) -> str | None:
     return metric if metric and user_code.is_own(metric) else None
 
 
+def steps(spec: dict[str, Any], rows: int, are_pairs: bool) -> int:
+    """Optimiser steps (ppo: rollouts) of a training on `rows`."""
+    if spec["max_steps"]:
+        return spec["max_steps"]
+    answers = rows * (2 if spec["objective"] == "kto" and are_pairs else 1) * spec["epochs"]
+    if "reward" in METRICS[spec["objective"]]:
+        return max(1, round(answers * spec.get("generations", 1) / spec["batch_size"]))
+    return -(-max(1, round(answers)) // spec["batch_size"])
+
+
+def faults(spec: dict[str, Any], count: int, held_out: int, evaluated: int) -> Iterator[tuple[str, str]]:
+    """What is wrong with the plan of a run for its rows: "error" or "warning", and a sentence.
+
+    Args:
+        count: optimiser steps (ppo: rollouts) of the training.
+        held_out: rows of its dataset that are held out.
+        evaluated: how many of these it is evaluated on.
+    """
+    planned, name = plan(spec), spec["data"]["name"]
+    measured_rows = min(planned.rows, held_out)
+    if not held_out:
+        yield "error", f"{name} holds no row out to measure; write a larger validation under datasets.{name}"
+        return
+    for sentence in too_short(planned, count, "max_steps, epochs or dataset"):
+        yield "error", sentence
+    if not (planned.keep_best or planned.patience):
+        return
+    if measured_rows < FEW:
+        yield (
+            "warning",
+            f"{planned.metric} is measured on {measured_rows} held-out rows, so that chance may choose the step; hold out more "
+            f"(validation under datasets.{name})",
+        )
+    shared = max(0, measured_rows + min(evaluated, held_out) - held_out)
+    if shared:
+        yield (
+            "warning",
+            f"{shared} of the {measured_rows} held-out rows by which the step is chosen are evaluated as well, which flatters this "
+            f"run there; hold out more (validation under datasets.{name}), or measure fewer (measure_rows, evaluation.limit)",
+        )
+
+
 # ---- the measurements
 
 

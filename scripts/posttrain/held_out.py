@@ -7,7 +7,6 @@ steps with it as without.
 """
 
 import contextlib
-import hashlib
 import math
 import random
 from argparse import Namespace
@@ -21,7 +20,7 @@ import numpy as np
 import torch
 from transformers import Trainer, TrainerCallback
 
-from posttrain import early_stopping, keeping, rollout, scoring, text_metrics, thoughts, user_code
+from posttrain import early_stopping, keeping, rollout, samples, scoring, text_metrics, thoughts, user_code
 from posttrain.early_stopping import EVALUATED, METRICS, Decision, Plan
 from posttrain.errors import UserError
 from posttrain.rows import read
@@ -32,13 +31,11 @@ from posttrain.tokens import IGNORED, questions, turn_end
 
 
 def sample(ids: list[str], count: int) -> list[int]:
-    """The places of at most `count` rows, in their order, chosen by a hash of their ids; rows of one id stay together.
+    """The places of at most `count` rows, chosen by a hash of their ids.
 
-    It is the end of the order of whose beginning an evaluation of few rows would take, so that the two share as few as can be.
+    They are the end of the order of which an evaluation takes the beginning, so that the two share as few rows as can be.
     """
-    names = sorted(set(ids), key=lambda name: hashlib.sha256(name.encode()).hexdigest(), reverse=True)
-    chosen = set(names[:count])
-    return [place for place, name in enumerate(ids) if name in chosen]
+    return sorted(samples.chosen(ids, [None] * len(ids))[-count:])
 
 
 def rows(file: Path, spec: dict, read: Callable[[Path], Any]) -> Any:

@@ -50,7 +50,7 @@ VERSIONS = {
     **dict.fromkeys(get_args(Objective), 2),
     "kto": 3,
     "ppo": 3,
-    "eval": 4,
+    "eval": 5,
 }
 
 # The shapes of rows that a suite can measure on.
@@ -363,6 +363,9 @@ class Project:
                     raise UserError(
                         f"{place}.data: {suite.kind} needs rows of shape {' or '.join(wanted)}, and {suite.data} is {shape}"
                     )
+            for metric in suite.own_metrics if suite.kind == "generation" else []:
+                if why := user_code.refusal(metric, self.folder):
+                    raise UserError(f"{place}.metrics: {why}")
             if suite.kind == "tasks" and suite.include and not is_folder(self.folder / suite.include):
                 raise UserError(
                     f"{place}.include: there is no folder '{suite.include}'; write the one with the task files"
@@ -535,9 +538,11 @@ class Project:
 
     @property
     def suite_files(self) -> list[str]:
-        """The files of the user's own that suites read: prompts, task files."""
+        """The files of the user's own that suites read: prompts, task files, metrics."""
         files = []
         for suite in self.config.evaluation.suites.values():
+            own = suite.own_metrics if suite.kind == "generation" else []
+            files += [str(file) for metric in own for file in user_code.files(metric, self.folder)]
             files += (suite.files or []) if suite.kind == "safety" else []
             folder = self.folder / suite.include if suite.kind == "tasks" and suite.include else None
             files += [str(file) for file in sorted(folder.rglob("*")) if file.is_file()] if folder else []
@@ -597,9 +602,8 @@ class Project:
         if reward is None:
             return {}
         if reward.function:
-            files = [self.folder / file for file in self.reward_file(node.name)]
-            hashes = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files if is_file(file)]
-            return {"reward": {"function": reward.function, "sha256": hashes}}
+            own = self._own_reward(node.run)
+            return {"reward": {"function": reward.function, "sha256": self._hashes(own) if own else []}}
         judges = dict(zip(("from", "sequence"), map(self._model_ref, node.judges), strict=False))
         if reward.kind == "implicit":
             judged = self.run(node.judges[0])
@@ -608,12 +612,18 @@ class Project:
 
     def _metric_spec(self, node: Node) -> dict[str, Any]:
         """The hashes of the files of a metric of the user's own that is measured while a run trains."""
-        files = [self.folder / file for file in self.metric_files(node.name)]
-        hashes = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files if is_file(file)]
-        return {"metric_sha256": hashes} if files else {}
+        function = early_stopping.own_metric(node.run)
+        return {"metric_sha256": self._hashes(function)} if function else {}
+
+    def _hashes(self, function: str) -> list[str]:
+        """SHA-256 of the file of a function of the user's, and of those that it imports."""
+        files = [self.folder / file for file in user_code.files(function, self.folder)]
+        return [hashlib.sha256(file.read_bytes()).hexdigest() for file in files if is_file(file)]
 
     def _eval_spec(self, name: str) -> dict[str, Any]:
-        idle = {key for key in ("precision", "repetition_penalty") if is_default(self.config.evaluation, key)}
+        idle = {
+            key for key in ("precision", "repetition_penalty", "answers") if is_default(self.config.evaluation, key)
+        }
         settings = self.config.evaluation.model_dump(exclude={"data", "suites"} | idle)
         data = [self._ref("data", dataset) for dataset in self.evaluation_data]
         against = [self._model_ref(other) for other in self.others(name)]
@@ -633,6 +643,8 @@ class Project:
                 values["data"] = self._ref("data", suite.data)
             if suite.kind == "reward":
                 values["by"] = self._model_ref(self.run(suite.by).name)
+            if suite.kind == "generation" and (own := suite.own_metrics):
+                values["sha256"] = {metric: self._hashes(metric) for metric in own}
             suites[name] = values
         return suites
 

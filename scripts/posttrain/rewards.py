@@ -4,7 +4,6 @@ A rule is a function of (answer, reference), both texts without their thoughts, 
 the user's own.
 """
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,29 +12,10 @@ import torch
 
 from posttrain import models, scoring, thoughts, user_code
 from posttrain.errors import UserError
+from posttrain.final_numbers import answer_format, final_number
 from posttrain.tokens import turn_end
 
-NUMBER = r"(?:(?<!\d)-)?\$?[\d,]*\.?\d+"  # 10-15 is a range
-MARKED = re.compile(rf"####\s*({NUMBER})")  # GSM8K's way to mark the result
-
 BATCH_TOKENS = 8192
-
-
-def read_number(text: str) -> float | None:
-    """The number after `####`, or else the last number of the text."""
-    marked = MARKED.findall(text) or re.findall(NUMBER, text)
-    return float(marked[-1].replace(",", "").replace("$", "")) if marked else None
-
-
-def final_number(answer: str, reference: str) -> float:
-    """1 where the answer's number is the reference's (GSM8K; Cobbe et al. 2021), else 0."""
-    number = read_number(reference)
-    return float(number is not None and read_number(answer) == number)
-
-
-def answer_format(answer: str, reference: str) -> float:
-    """1 where the answer marks its result as GSM8K does, with `#### number`, else 0."""
-    return float(MARKED.search(answer) is not None)
 
 
 FUNCTIONS = {"final_number": final_number, "answer_format": answer_format}

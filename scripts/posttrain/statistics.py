@@ -53,6 +53,7 @@ METRICS = {
     "preference_margin": _metric("margin", share=False),
     "reward_accuracy": _metric("scores_chosen"),
     "exact_match": _metric("exact_match"),
+    "exact_match_lenient": _metric("exact_match_lenient"),
     "format_followed": _metric("format_followed"),
     "final_number": _metric("final_number"),
     "answer_format": _metric("answer_format"),

@@ -74,7 +74,15 @@ REFUSED = [
     ),
     (
         {"evaluation.suites": {"x": {"kind": "generation", "data": "chats", "metrics": ["blue"]}}},
-        "evaluation.suites.x.metrics.0: 'blue' is not allowed; did you mean 'bleu'?",
+        "evaluation.suites.x.metrics: there is no metric 'blue', and your own has the form FILE.py:NAME; did you mean 'bleu'?",
+    ),
+    (
+        {"evaluation.suites": {"x": {"kind": "generation", "data": "chats", "metrics": ["a.py:bleu"]}}},
+        "evaluation.suites.x.metrics: a.py:bleu: 'bleu' is the name of something else in the results; rename the function",
+    ),
+    (
+        {"evaluation.suites": {"x": {"kind": "generation", "data": "chats", "metrics": ["a.py:own", "b.py:own"]}}},
+        "evaluation.suites.x.metrics: a.py:own and b.py:own have one name; rename a function",
     ),
     (
         {"evaluation.suites": {"x": {"kind": "generation", "data": "chats", "metrics": ["regex"]}}},

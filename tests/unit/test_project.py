@@ -485,6 +485,31 @@ def test_a_users_reward_function_counts_by_the_bytes_of_its_files(configuration,
     assert Project(configuration(JUDGED), "my.yaml", in_folder).reward_file("ppo") == []
 
 
+def suite_of(*metrics: str) -> dict:
+    return {"evaluation.suites": {"say": {"kind": "generation", "data": "chats", "metrics": list(metrics)}}}
+
+
+def test_a_users_metric_counts_by_the_bytes_of_its_files(configuration, in_folder):
+    Path("helper.py").write_text("LIMIT = 1\n")
+    Path("mine.py").write_text("import helper\ndef polite(answer, reference):\n    return 1\n")
+
+    def made(*metrics: str) -> Project:
+        return Project(configuration(suite_of(*metrics)), "my.yaml", in_folder)
+
+    before, spec = made("chrf", "mine.py:polite").spec("sft/eval"), made("chrf").spec("sft/eval")
+    assert made("chrf", "mine.py:polite").suite_files == ["mine.py", "helper.py"]
+    Path("helper.py").write_text("LIMIT = 2\n")
+    assert made("chrf", "mine.py:polite").spec("sft/eval") != before
+    assert made("chrf").spec("sft/eval") == spec
+    assert "sha256" not in json.loads(spec)["suites"]["say"]
+    with pytest.raises(
+        UserError, match=r"my.yaml: evaluation.suites.say.metrics: mine.py has no function 'polit'; did you"
+    ):
+        made("mine.py:polit")
+    with pytest.raises(UserError, match=r"evaluation.suites.say.metrics: there is no file 'other.py'"):
+        made("other.py:polite")
+
+
 def test_the_spec_of_an_implicit_reward_names_the_run_its_beta_and_its_parent(project):
     graph = project(JUDGED | {"runs.dpo.beta": 0.3})
     assert json.loads(graph.spec("rto"))["reward"] == {

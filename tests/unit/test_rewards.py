@@ -21,6 +21,7 @@ from posttrain.rewards import answer_format, final_number, function, judge
         ("It is 72.", "#### 72", 1),  # the last number, where none is marked
         ("#### 71", "#### 72", 0),
         ("#### 72 or 71", "#### 72", 1),
+        ("#### 72\nQuestion: ...\n#### 5", "#### 72", 1),
         ("no number", "#### 72", 0),
         ("", "#### 72", 0),
         ("#### 72", "no number", 0),
