@@ -220,6 +220,14 @@ def reward_function(wildcards):
     return PROJECT.reward_file(wildcards.run)
 
 
+def run_held_out(wildcards):
+    return PROJECT.held_out_file(wildcards.run)
+
+
+def run_metric(wildcards):
+    return PROJECT.metric_files(wildcards.run)
+
+
 def selector(wildcards):
     return PROJECT.selector(wildcards.dataset)
 

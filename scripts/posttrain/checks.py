@@ -597,6 +597,24 @@ def held_out(run: "Subject") -> Finding | None:
     return Finding("warning", "; ".join(told)) if told else None
 
 
+def measuring(run: "Subject") -> Finding | None:
+    """What a run is measured on while it trains is there, is enough, and is not what it is evaluated on."""
+    from posttrain import early_stopping
+
+    if early_stopping.plan(run.spec) is None:
+        return Finding("skipped", "nothing is measured while the run trains")
+    rows, unseen = run.data["train"], run.data["validation"]
+    if run.report is not None:
+        rows, unseen = (run.report[split]["rows"] for split in ("train", "validation"))
+    steps = early_stopping.steps(run.spec, rows, run.data["shape"] == "preference")
+    names = [data["name"] for data in run.evaluation.get("data", [])]
+    evaluated = run.evaluation["limit"] if run.spec["data"]["name"] in names else 0
+    found = list(early_stopping.faults(run.spec, steps, unseen, evaluated))
+    errors = [text for severity, text in found if severity == "error"]
+    told = errors or [text for _, text in found]
+    return Finding("error" if errors else "warning", "; ".join(told)) if told else None
+
+
 # ---- what findings have in common
 
 
@@ -654,6 +672,7 @@ CHECKS = (
     licence,
     held_out,
     evaluation,
+    measuring,
 )
 NAMES = tuple(check.__name__ for check in CHECKS)
 

@@ -18,7 +18,16 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from posttrain import checks, foreign_names, library_refusals, losses, text_metrics, trainer_args, user_code
+from posttrain import (
+    checks,
+    early_stopping,
+    foreign_names,
+    library_refusals,
+    losses,
+    text_metrics,
+    trainer_args,
+    user_code,
+)
 from posttrain.errors import PASSWORD, UserError, nearest
 from posttrain.rows import FIELDS, FORMATS
 from posttrain.samples import ANSWERS
@@ -454,6 +463,28 @@ class Reward(Strict):
         return self
 
 
+class EarlyStopping(Strict):
+    """When a training ends before its last step: once a number of held-out rows has not become better for a while."""
+
+    metric: str | None = Field(
+        None,
+        min_length=1,
+        description="what is measured: sft `loss`, `token_accuracy`; dpo, orpo, reward `loss`, `accuracy`, `margin`; kto `loss`, "
+        "`margin`; grpo, rloo, ppo `reward`; or of generated answers (not reward) "
+        + ", ".join(f"`{name}`" for name in early_stopping.OF_ANSWERS)
+        + ", or your own as `FILE.py:NAME`, where higher is better; by default the objective's first",
+    )
+    patience: Count | None = Field(
+        3,
+        gt=0,
+        description="end after so many measurements in a row without an improvement; `null` never ends before the last step",
+    )
+    min_change: Number = Field(0.0, ge=0, description="how much better a value must be to count as an improvement")
+    max_new_tokens: Count | None = Field(
+        None, gt=0, description="longest generated answer, in tokens, by default 128 (grpo, rloo, ppo: the run's own)"
+    )
+
+
 REWARD_FUNCTIONS = ("final_number", "answer_format")
 
 
@@ -589,6 +620,25 @@ class Run(Strict):
     missing_eos_penalty: Number = Field(
         1.0, ge=0, description="ppo: taken from the reward of an answer that does not end"
     )
+    early_stopping: EarlyStopping | None = Field(
+        None,
+        description="end when held-out rows show no improvement, such as `{metric: loss, patience: 3}`; see below and "
+        "docs/early-stopping.md",
+    )
+    keep: Literal["best", "last"] | None = Field(
+        None,
+        description="the step that is kept: the best by `early_stopping.metric`, or the last; by default best beside early_stopping, "
+        "else last",
+    )
+    measure_every: Count | None = Field(
+        None,
+        gt=0,
+        description="measure held-out rows after every so many steps (ppo: rollouts), and after the last; by default ten times in all, "
+        "where early_stopping or keep: best is set",
+    )
+    measure_rows: Count | None = Field(
+        None, gt=0, description="how many held-out rows are measured on the way; by default 100"
+    )
     allow: list[str] = Field([], description="checks of the preflight that may fail, by name, such as `[truncation]`")
     trainer_args: Arguments = Field({}, description="more fields of TRL's configuration (not ppo, which is ours)")
 
@@ -616,7 +666,7 @@ class Run(Strict):
         drop = {"from_", "data", "reward", "allow"}
         drop |= {key for key, methods in METHODS_OF.items() if self.method not in methods}
         drop |= {key for key, objectives in OBJECTIVES_OF.items() if self.objective not in objectives}
-        drop |= {key for key in SINCE if is_default(self, key)}
+        drop |= {key for key in SINCE if is_default(self, key)} | early_stopping.KEYS
         values = self.model_dump(exclude=drop)
         rank = self.rank or RANK.get(self.method, 16)
         defaults = {
@@ -629,9 +679,8 @@ class Run(Strict):
             "beta": BETA.get(self.objective),
         }
         defaults |= losses.defaults(self)
-        return losses.without_idle(
-            values | {key: default for key, default in defaults.items() if key in values and values[key] is None}
-        )
+        values |= {key: default for key, default in defaults.items() if key in values and values[key] is None}
+        return losses.without_idle(values) | early_stopping.settings(self)
 
 
 def refusals(run: Run) -> Iterator[str]:
@@ -647,6 +696,7 @@ def refusals(run: Run) -> Iterator[str]:
         yield ("loss_type: only dpo takes several, as a list of names")
     if run.loss_weights is not None and len(run.loss_weights) != len(given):
         yield (f"loss_weights has {len(run.loss_weights)} numbers for {len(given)} loss types; write one for each")
+    yield from early_stopping.refusals(run)
     if run.objective in PREFERENCE and run.beta == 0:
         yield ("beta is 0; write a number above 0")
     if run.objective in ON_POLICY and run.reward is None:
@@ -1137,7 +1187,7 @@ BASES = {"wheel": WheelBase, "hub": HubBase, "path": PathBase, "random": RandomB
 TABLES = {
     "datasets": Dataset, "runs": Run, "sweeps": Sweep, "evaluation": Evaluation, "tracking": Tracking, "cost": Cost,
 }  # fmt: skip
-NESTED = {"reward": Reward, "select": Select, "mix": Part}
+NESTED = {"early_stopping": EarlyStopping, "reward": Reward, "select": Select, "mix": Part}
 
 
 @cache
