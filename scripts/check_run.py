@@ -67,7 +67,16 @@ def look_at(options, tokens: Path | None, context: dict, evaluation: dict | None
     Raises:
         UserError: the rows are of a shape that the objective, or its reward function, cannot use.
     """
-    from posttrain import conversations, licences, memory, profiling, reward_reference, survey, unknown_keys
+    from posttrain import (
+        conversations,
+        licences,
+        measured_rows,
+        memory,
+        profiling,
+        reward_reference,
+        survey,
+        unknown_keys,
+    )
     from posttrain.config import shape_refusal
 
     spec, data = read_json(options.spec), read_json(options.data / "data.json")
@@ -109,6 +118,7 @@ def look_at(options, tokens: Path | None, context: dict, evaluation: dict | None
         example=example,
         leaks=leaks,
         evaluation=evaluation or {},
+        measured=measured_rows.read(options.data.parent, evaluation or {}),
         judges={
             suite: load_tokenizer(Path(f"results/bases/{base}/model"))
             for suite, base in context.get("judges", {}).items()

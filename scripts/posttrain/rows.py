@@ -447,6 +447,22 @@ def _digest(content: Any) -> str:
     return hashlib.sha256(_canonical(content).encode()).hexdigest()
 
 
+def with_system(row: Row, prompt: str) -> Row:
+    """A row of turns that opens with a system prompt: its own, or else this one.
+
+    Raises:
+        UserError: the row is a text.
+    """
+    if "text" in row:
+        raise UserError(f"{row['place']}: a text has no turns, and so no system prompt; take `system:` out")
+    key = "prompt" if "prompt" in row else "messages"
+    if row[key] and row[key][0]["role"] == "system":
+        return row
+    content = {name: value for name, value in row.items() if name not in ("id", "place")}
+    content[key] = [{"role": "system", "content": prompt}, *row[key]]
+    return {"id": _digest(content), "place": row["place"], **content}
+
+
 def group(row: Row) -> str:
     """What keeps rows together when a dataset is split: rows that share their first prompt stay on one side."""
     turns = row.get("prompt") or row.get("messages") or []
