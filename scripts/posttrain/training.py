@@ -25,7 +25,7 @@ import torch
 from transformers import TrainerCallback, set_seed
 from transformers.utils import is_flash_attn_2_available, is_liger_kernel_available
 
-from posttrain import attempts, checkpoints, methods, models, positions, tracking
+from posttrain import attempts, checkpoints, methods, models, neftune, parameter_patterns, positions, tracking
 from posttrain.config import ON_POLICY, PROMPT_LEARNING, shape_refusal
 from posttrain.errors import UserError
 from posttrain.head import add_compact_head
@@ -350,12 +350,13 @@ def is_finite(model: Any) -> bool:
 
 
 def rows_of_step(trainer: Any, dataset: str, step: int) -> list[str]:
-    """Where the rows of an optimiser step come from, file and line; nothing where the trainer has packed them."""
+    """Where the rows of an optimiser step come from, file and line; nothing where nobody knows."""
     rows, args = trainer.train_dataset, trainer.args
     if "id" not in rows.column_names:
         return []
     size = args.per_device_train_batch_size * args.gradient_accumulation_steps // getattr(args, "num_generations", 1)
     ids = rows[(step - 1) * size : step * size]["id"]
+    ids = [name for one in ids for name in ([one] if isinstance(one, str) else one)]  # several where they are packed
     file = Path(f"results/data/{dataset}/train.parquet")
     places = dict(zip(*read_columns(file, ("id", "place")), strict=True)) if file.exists() else {}
     return [places.get(name, name) for name in ids]
@@ -479,14 +480,21 @@ def _train(build: Callable[[dict], Any], options: Namespace, folder: Path, spec:
     with refusals(name):
         trainer = build(spec)
     model = trainer.model.policy if spec["objective"] == "ppo" else trainer.model  # what is saved
+    causal = model.get_base_model() if spec["method"] != "full" else model
     if can_be_compact(spec):
-        add_compact_head(model.get_base_model() if spec["method"] != "full" else model)
+        add_compact_head(causal)
+    if spec.get("neftune"):
+        neftune.add(causal, spec["neftune"])
     for parameter in trainer.model.parameters():
         if parameter.requires_grad:  # TRL makes an adapter on 4 bits bf16, which a resumed training would not be
             parameter.data = parameter.data.float()
     if spec["method"] == "lora":
         multiplied_in = torch.bfloat16 if models.precision(spec["precision"]) == "bf16" else None
         add_low_rank(model, multiplied_in if can_be_compact(spec) else None)
+    try:
+        parameter_patterns.control(trainer, spec)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
     trained, total = trainable(model)
     say(
         f"{name}: {spec['objective']}, {spec['method']}: {trained:,} of {total:,} parameters are trained ({trained / total:.2%})"
