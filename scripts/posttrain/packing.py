@@ -5,8 +5,6 @@ no attention mask: transformers finds the examples by their positions and masks 
 sequences of their own. A model that takes no notice of positions is found by `check`, before training.
 """
 
-import bisect
-from collections import defaultdict
 from typing import Any
 
 import numpy as np
@@ -14,37 +12,11 @@ import pyarrow as pa
 import pyarrow.compute
 import torch
 
+from posttrain.bins import bins
 from posttrain.errors import UserError
 from posttrain.tokens import IGNORED
 
 LEAK = 0.01  # of what an example would get from the one before it if they were one text; what is above is no rounding
-
-
-def bins(lengths: list[int], size: int) -> list[list[int]]:
-    """Best fit decreasing: numbers of examples that together have at most `size` tokens, each example once.
-
-    >>> bins([3, 5, 2, 8, 6], 8)
-    [[3], [4, 2], [1, 0]]
-    """
-    found: list[list[int]] = []
-    with_room: dict[int, list[int]] = defaultdict(list)  # tokens that are left, to the bins that have so many
-    rooms: list[int] = []  # those numbers, sorted
-    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-        place = bisect.bisect_left(rooms, lengths[row])
-        if place < len(rooms):
-            room = rooms[place]
-            chosen = with_room[room].pop()
-            if not with_room[room]:
-                del rooms[place]
-        else:
-            room, chosen = size, len(found)
-            found.append([])
-        found[chosen].append(row)
-        left = room - lengths[row]
-        if not with_room[left]:
-            bisect.insort(rooms, left)
-        with_room[left].append(chosen)
-    return found
 
 
 def packed(rows: Any, size: int) -> Any:
