@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from posttrain import checks, losses, text_metrics
+from posttrain import checks, installed, losses, text_metrics
 from posttrain.errors import PASSWORD, UserError, nearest
 from posttrain.rows import FIELDS, FORMATS
 
@@ -806,9 +806,20 @@ class Tracking(Strict):
     """How training is watched and saved. Nothing here changes a result, so nothing here causes a rerun."""
 
     mlflow: bool = Field(True, description="log to MLflow: `MLFLOW_TRACKING_URI`, or results/mlflow.db")
-    experiment: str = Field("posttrain", description="name of the MLflow experiment")
+    also: list[Literal[tuple(installed.TRACKERS)]] = Field(
+        [], description="trackers beside MLflow, such as `[tensorboard, wandb]`, see docs/tracking.md"
+    )
+    experiment: str = Field(
+        "posttrain", description="name of the MLflow experiment, and of a project in the other trackers"
+    )
     system_metrics: bool = Field(True, description="log the use of processor, memory and GPU as well")
     checkpoint_seconds: Number = Field(60.0, ge=0, description="least time between two checkpoints; 0 saves every step")
+
+    @model_validator(mode="after")
+    def _installed(self) -> "Tracking":
+        if why := installed.missing_tracker(self.also):
+            raise ValueError(why)
+        return self
 
 
 class Cost(Strict):

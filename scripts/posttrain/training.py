@@ -26,7 +26,7 @@ import torch
 from transformers import TrainerCallback, set_seed
 from transformers.utils import is_flash_attn_2_available, is_liger_kernel_available
 
-from posttrain import attempts, checkpoints, first_weights, methods, models, positions, tracking
+from posttrain import attempts, checkpoints, first_weights, methods, models, positions, trackers, tracking
 from posttrain.config import PROMPT_LEARNING, shape_refusal
 from posttrain.errors import UserError
 from posttrain.head import add_compact_head
@@ -530,6 +530,7 @@ def _train(build: Callable[[dict], Any], options: Namespace, folder: Path, spec:
     if checkpoint:
         say(f"{name}: goes on from {checkpoint.name}")
         _count_on(trainer, checkpoint)
+    trackers.add(trainer, name, folder)
     start = time.monotonic()
     with _tracked(trainer, name, options, folder) as mlflow_run_id:
         try:

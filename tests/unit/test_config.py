@@ -314,8 +314,11 @@ RUNS_REFUSED = [
         {"peft_args": {"init_lora_weights": "pissa_niter_4"}},
         "a fast PiSSA draws at random, so that what is loaded again is not what was trained; write pissa",
     ),
-    ({"peft_args": {"init_lora_weights": "corda"}}, "corda needs a preparation that is not done here; write eva, or pissa"),
-    ({"peft_args": {"init_lora_weights": "loftq"}}, "loftq needs a preparation that is not done here"),
+    (
+        {"peft_args": {"init_lora_weights": "corda"}},
+        "corda needs a preparation that is not done here; write eva, or pissa",
+    ),
+    ({"peft_args": {"init_lora_weights": "loftq"}}, "loftq makes up for what 4 bits lose; it needs method: qlora"),
 ]
 RUNS_REFUSED_IDS = [f"{values}: {sentence}" for values, sentence in RUNS_REFUSED]
 
