@@ -34,6 +34,7 @@ rule all:
 
 onstart:
     wait_for_turn()
+    remember_configuration()
 
 
 onsuccess:
