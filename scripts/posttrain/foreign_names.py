@@ -81,7 +81,7 @@ RUN = {
         QUANTISED, "load_in_4bit load_in_8bit quantization_bit quantization bnb_4bit_quant_type quantize use_4bit qlora"
     ),
     **_names("peft_args: {init_lora_weights: pissa}", "pissa_init pissa use_pissa"),
-    **_names("peft_args: {init_lora_weights: loftq}, with method: qlora", "loftq use_loftq loftq_config loftq_bits"),
+    **_names("peft_args: {init_lora_weights: loftq}", "loftq use_loftq loftq_config loftq_bits"),
     **_names("peft_args: {init_lora_weights: eva}", "eva use_eva eva_config"),
     **_names("peft_args: {modules_to_save: [NAME]}", "additional_target lora_modules_to_save"),
     **_names("peft_args: {use_dora: true}", "dora"),
