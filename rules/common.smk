@@ -274,10 +274,10 @@ def eval_tokens_folder(wildcards):
 
 
 def eval_rows(wildcards):
-    suites = [] if PROJECT.is_reward(wildcards.run) else PROJECT.suite_data("generation", "reward")
-    datasets = dict.fromkeys([*PROJECT.evaluation_data, *suites])
-    return expand("results/data/{dataset}/validation.parquet", dataset=datasets) + expand(
-        "results/data/{dataset}/train.parquet", dataset=PROJECT.shots_data if suites else []
+    reward = PROJECT.is_reward(wildcards.run)
+    datasets = PROJECT.evaluation_data if reward else PROJECT.held_out_data
+    return expand("results/data/{dataset}/{file}", dataset=datasets, file=("validation.parquet", "data.json")) + expand(
+        "results/data/{dataset}/train.parquet", dataset=[] if reward else PROJECT.shots_data
     )
 
 

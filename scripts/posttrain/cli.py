@@ -20,9 +20,10 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from posttrain import overruled
 from posttrain.errors import UserError, nearest
 from posttrain.stage import READ_LAST, read_json
-from posttrain.statistics import is_share, shown
+from posttrain.statistics import SAME, basis, metric, shown, size
 
 if TYPE_CHECKING:
     from posttrain.project import Project
@@ -100,7 +101,7 @@ def table(names: list[str]) -> str:
     verdicts = [
         textwrap.fill(line, _width(), subsequent_indent="  ", break_on_hyphens=False, break_long_words=False)
         for result in results
-        for line in [*_verdicts(result), *as_it_ships(result)]
+        for line in [*verdict_lines(result), *as_it_ships(result)]
     ]
     parts = [text, "\n".join(verdicts), _question(names)]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -140,33 +141,52 @@ def as_it_ships(result: dict) -> list[str]:
     return [f"{result['run']} as it ships, in {found['dtype']}: {', '.join(values)}"]
 
 
-def _verdicts(result: dict) -> list[str]:
+def verdict_lines(result: dict) -> list[str]:
+    """A line for each model that a result is compared with: verdicts, overruled checks, and what no evidence could have shown."""
     lines = []
     for other, metrics in result["against"].items():
         groups: dict[str, list[str]] = {"better": [], "worse": []}
-        for metric, row in metrics.items():
-            groups.setdefault(row["verdict"], []).append(metric)
+        for name, row in metrics.items():
+            groups.setdefault(row["verdict"], []).append(name)
         unclear = groups.pop("no evidence", [])
-        if len(unclear) > MANY:
-            groups["no evidence of a difference"] = [f"the other {len(unclear)} metrics"]
-        elif unclear:
-            groups["no evidence of a difference"] = _detectable(result, other, unclear)
+        few = [name for name in unclear if metrics[name]["detectable"] is None]
+        rest = [name for name in unclear if name not in few]
+        if len(rest) > MANY:
+            groups["no evidence of a difference"] = [f"the other {len(rest)} metrics"]
+        elif rest:
+            groups["no evidence of a difference"] = _detectable(result, other, rest)
+        if few:
+            groups["too few examples to compare"] = _by_basis(result, few)
         said = [f"{verdict}: {', '.join(found)}" for verdict, found in groups.items() if found]
-        lines.append(f"{result['run']} against {other}: {'; '.join(said)}")
+        touched = overruled.named(overruled.of(result["run"], other))
+        beside = f" (overruled: {touched})" if touched else ""
+        lines.append(f"{result['run']} against {other}{beside}: {'; '.join(said)}")
     return lines
 
 
-def _detectable(result: dict, other: str, metrics: list[str]) -> list[str]:
+def _by_basis(result: dict, names: list[str]) -> list[str]:
+    """The metrics, each with its number of examples where that changes; many are counted."""
+    if len(names) > MANY:
+        return [f"{len(names)} metrics"]
+    said, before = [], None
+    for name in names:
+        own = basis(result["metrics"][name])
+        said.append(name if own == before else f"{name} ({own})")
+        before = own
+    return said
+
+
+def _detectable(result: dict, other: str, names: list[str]) -> list[str]:
     """The metrics, each with the difference that its examples could have shown; said in full where their number changes."""
     said, before = [], None
-    for metric in metrics:
-        n, difference = result["metrics"][metric]["n"], result["against"][other][metric]["detectable"]
-        if difference is None:
-            said.append(f"{metric} (n = {n} is too few)")
+    for name in names:
+        own, difference = basis(result["metrics"][name]), result["against"][other][name]["detectable"]
+        if not difference:
+            said.append(f"{name} ({SAME})")
             continue
-        size = f"{100 * difference:.0f} points" if is_share(metric) else f"{difference:.2g}"
-        said.append(f"{metric} ({size})" if n == before else f"{metric} (n = {n} could have shown {size})")
-        before = n
+        could = size(metric(name.split("/")[-1]), difference)
+        said.append(f"{name} ({could})" if own == before else f"{name} ({own} could have shown {could})")
+        before = own
     return said
 
 
@@ -185,7 +205,7 @@ def _question(names: list[str]) -> str:
     parts = [("question", first["prompt"]), ("reference", first["reference"])]
     parts += [(name, thoughts.answer(rows[0]["output"])) for name, rows in zip(names, asked, strict=True)]
     margin = max(len(label) for label, _ in parts) + 2
-    return "\n".join(_paragraph(label, text, margin, width) for label, text in parts)
+    return "\n".join(_paragraph(label, text, margin, width) for label, text in parts if text is not None)
 
 
 def _paragraph(label: str, text: str, margin: int, width: int) -> str:

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from posttrain import checks, foreign_names, library_refusals, text_metrics, trainer_args
+from posttrain import checks, foreign_names, library_refusals, losses, text_metrics, trainer_args, user_code
 from posttrain.errors import PASSWORD, UserError, nearest
 from posttrain.rows import FIELDS, FORMATS
+from posttrain.samples import ANSWERS
 
 NAME = r"^[a-z][a-z0-9_]*$"
 EXPONENT = r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+"
@@ -261,7 +262,7 @@ def is_default(table: Strict, key: str) -> bool:
     return getattr(table, key) == type(table).model_fields[key].default
 
 
-Objective = Literal["sft", "dpo", "kto", "orpo", "reward", "grpo", "rloo", "ppo"]
+Objective = Literal["sft", "dpo", "kto", "orpo", "cpo", "reward", "grpo", "rloo", "ppo"]
 Method = Literal[
     "full", "lora", "qlora", "adalora", "adapter", "prefix", "p_tuning", "prompt", "ia3", "oft", "vera"
 ]  # fmt: skip
@@ -269,7 +270,7 @@ Method = Literal[
 LORA = ("lora", "qlora")
 PROMPT_LEARNING = ("prefix", "p_tuning", "prompt")
 LEAVES = ("adapter", *PROMPT_LEARNING)  # nothing to merge into: what they add is no change of a weight
-PREFERENCE = ("dpo", "orpo", "kto")
+PREFERENCE = ("dpo", "orpo", "cpo", "kto")
 ON_POLICY = ("grpo", "rloo", "ppo")  # they train on the model's own answers
 
 # Fields of PEFT's configuration under which an adapter computes beside its layer and asks nothing of the layer's weight.
@@ -311,14 +312,17 @@ METHODS_OF = {
 OBJECTIVES_OF = {
     "assistant_turns": ("sft",),
     "train_thoughts": ("sft",),
-    "loss_type": ("sft", "dpo", "kto", "grpo"),
+    "loss_type": ("sft", "dpo", "kto", "cpo", "grpo"),
     "loss_weights": ("dpo",),
+    "cpo_alpha": ("cpo",),
+    "simpo_gamma": ("cpo",),
     "beta": (*PREFERENCE, "grpo", "rloo"),
     "reward": ON_POLICY,
     "max_new_tokens": ON_POLICY,
     "temperature": ON_POLICY,
     "generations": ("grpo", "rloo"),
-    "minibatches": ("ppo",),
+    "minibatches": ("ppo", "grpo", "rloo"),
+    "variant": ("grpo",),
     "ppo_epochs": ("ppo",),
     "kl_coefficient": ("ppo",),
     "kl_target": ("ppo",),
@@ -341,6 +345,7 @@ SHAPES = {
     "sft": ("text", "messages"),
     "dpo": PAIRS,
     "orpo": PAIRS,
+    "cpo": PAIRS,
     "reward": PAIRS,
     "kto": (*PAIRS, "unpaired_preference"),
     **dict.fromkeys(ON_POLICY, ("messages", *PAIRS)),
@@ -353,6 +358,7 @@ LOSS_TYPES = {
         "sigmoid_norm".split()
     ),
     "kto": ("kto", "apo_zero_unpaired"),
+    "cpo": ("sigmoid", "hinge", "ipo", "simpo"),
     "grpo": ("dapo", "grpo", "dr_grpo", "bnpo"),
 }
 # Learning from given answers (sft, reward), and moving away from a reference (the others).
@@ -369,12 +375,12 @@ LEARNING_RATE = {
     "p_tuning": (5e-3, 1e-3),
     "prompt": (3e-2, 5e-3),
 }
-BETA = {"dpo": 0.1, "kto": 0.1, "orpo": 0.1, "grpo": 0.0, "rloo": 0.05}
+BETA = {"dpo": 0.1, "kto": 0.1, "orpo": 0.1, "cpo": 0.1, "grpo": 0.0, "rloo": 0.05}
 VALUE_RANK = 16  # of the LoRA that is the value of a fully trained policy
 RANK = {"vera": 256}  # its matrices are random and shared, only vectors are trained; otherwise 16
 
 # Keys that are in a spec only where they are not at their default, so that older specs keep their hash.
-SINCE = (*TRAINED, "save_precision", "value_learning_rate", "value_rank", "value_start")
+SINCE = (*TRAINED, "variant", "save_precision", "value_learning_rate", "value_rank", "value_start")
 
 # Fields of TRL's configurations that a run's own keys set, or that resuming depends on.
 OWN_FIELDS = frozenset(
@@ -383,7 +389,7 @@ OWN_FIELDS = frozenset(
         "lr_scheduler_type max_grad_norm per_device_train_batch_size gradient_accumulation_steps bf16 fp16 "
         "gradient_checkpointing activation_checkpointing train_sampling_strategy beta disable_dropout "
         "precompute_ref_log_probs save_strategy save_steps save_total_limit logging_steps logging_strategy "
-        "report_to resume_from_checkpoint save_only_model ignore_data_skip loss_type loss_weights num_generations "
+        "report_to resume_from_checkpoint save_only_model ignore_data_skip loss_type loss_weights cpo_alpha simpo_gamma num_generations "
         "max_completion_length temperature shuffle_dataset steps_per_generation generation_batch_size num_iterations"
     ).split()
 )
@@ -426,7 +432,7 @@ class Reward(Strict):
     def _one_judge(self) -> "Reward":
         if (self.from_ is None) == (self.function is None):
             raise ValueError("a reward has either `from` or `function`")
-        own = re.fullmatch(r"[\w./-]+\.py:\w+", self.function or "")
+        own = user_code.is_own(self.function or "")
         if self.function and not own and self.function not in REWARD_FUNCTIONS:
             raise ValueError(
                 f"there is no function '{self.function}'; {nearest(self.function, REWARD_FUNCTIONS)}, or your own as "
@@ -440,7 +446,6 @@ class Reward(Strict):
         return self
 
 
-TEXT_METRICS = tuple(text_metrics.METRICS)
 REWARD_FUNCTIONS = ("final_number", "answer_format")
 
 
@@ -460,7 +465,9 @@ class Run(Strict):
         None, gt=0, description="stop after so many optimiser steps (ppo: rollouts), instead of `epochs`"
     )
     batch_size: Count = Field(
-        8, gt=0, description="examples an optimiser step (4 to 16); grpo, rloo: answers; ppo: prompts a rollout"
+        8,
+        gt=0,
+        description="examples an optimiser step (4 to 16); grpo, rloo: answers that are sampled together; ppo: prompts a rollout",
     )
     accumulation: Count = Field(1, gt=0, description="forward passes the batch is split into; saves memory")
     max_length: Count = Field(1024, gt=1, description="tokens an example; what is longer is cut at the end")
@@ -510,19 +517,41 @@ class Run(Strict):
     )
     peft_args: Arguments = Field({}, description="more fields of PEFT's configuration, under its own names")
     loss_type: str | list[str] | None = Field(
-        None, description="sft: nll, dft; dpo: one or several of TRL's loss types; kto, grpo: one of TRL's"
+        None,
+        description="sft: nll, dft; dpo: one or several of TRL's loss types; kto, grpo: one of TRL's; cpo: sigmoid, hinge, ipo, or "
+        "simpo, which is SimPO",
     )
     loss_weights: list[Number] | None = Field(None, description="dpo: weights of several loss types")
     beta: Number | None = Field(
         None,
         ge=0,
-        description="strength of the pull towards the reference (dpo, kto, grpo, rloo); orpo: of the odds ratio",
+        description="strength of the pull towards the reference (dpo, kto, grpo, rloo); orpo: of the odds ratio; cpo: of the "
+        "difference between the two answers, by default 0.1 (simpo: 2)",
+    )
+    cpo_alpha: Number | None = Field(
+        None, ge=0, description="cpo: weight of the likelihood of the chosen answer; by default 1 (simpo: 0)"
+    )
+    simpo_gamma: Number | None = Field(
+        None,
+        ge=0,
+        description="cpo with `loss_type: simpo`: margin by which beta x the chosen answer's mean log-probability is to be above the "
+        "rejected one's; by default beta / 2",
     )
     reward: Reward | None = Field(None, description="grpo, rloo, ppo: `{from: RUN}` or `{function: NAME}`")
     max_new_tokens: Count = Field(128, gt=0, description="grpo, rloo, ppo: longest sampled answer, in tokens")
     temperature: Number = Field(1.0, gt=0, description="grpo, rloo, ppo: temperature of sampling")
     generations: Count = Field(4, gt=1, description="grpo, rloo: answers to each prompt")
-    minibatches: Count = Field(1, gt=0, description="ppo: optimiser steps in a pass over a rollout")
+    variant: Literal[tuple(losses.VARIANTS)] | None = Field(
+        None,
+        description="grpo: the loss and the settings of a paper, as far as no other key says otherwise, see "
+        "docs/objectives-and-methods.md",
+    )
+    minibatches: Count | None = Field(
+        None,
+        gt=0,
+        description="ppo, grpo, rloo: optimiser steps in a pass over the answers that were sampled together; by default 1 (variants "
+        "gspo, dapo, cispo: 4)",
+    )
     ppo_epochs: Count = Field(4, gt=0, description="ppo: passes over a rollout")
     kl_coefficient: Number = Field(0.05, ge=0, description="ppo: weight of the KL divergence from the parent")
     kl_target: Number | None = Field(None, gt=0, description="ppo: adapt the weight to this KL (nats an answer)")
@@ -565,7 +594,7 @@ class Run(Strict):
             raise ValueError(f"accumulation {self.accumulation} does not divide batch_size {self.batch_size}")
         if {"epochs", "max_steps"} <= self.model_fields_set and self.max_steps is not None:
             raise ValueError("epochs and max_steps are both set; write one of them")
-        for refusal in refusals(self):
+        for refusal in itertools.chain(losses.refusals(self), refusals(self)):
             raise ValueError(refusal)
         return self
 
@@ -591,7 +620,10 @@ class Run(Strict):
             "loss_type": LOSS_TYPES.get(self.objective, (None,))[0],
             "beta": BETA.get(self.objective),
         }
-        return values | {key: default for key, default in defaults.items() if key in values and values[key] is None}
+        defaults |= losses.defaults(self)
+        return losses.without_idle(
+            values | {key: default for key, default in defaults.items() if key in values and values[key] is None}
+        )
 
 
 def refusals(run: Run) -> Iterator[str]:
@@ -607,7 +639,7 @@ def refusals(run: Run) -> Iterator[str]:
         yield ("loss_type: only dpo takes several, as a list of names")
     if run.loss_weights is not None and len(run.loss_weights) != len(given):
         yield (f"loss_weights has {len(run.loss_weights)} numbers for {len(given)} loss types; write one for each")
-    if run.objective in ("dpo", "kto", "orpo") and run.beta == 0:
+    if run.objective in PREFERENCE and run.beta == 0:
         yield ("beta is 0; write a number above 0")
     if run.objective in ON_POLICY and run.reward is None:
         yield (f"reward is missing; {run.objective} needs `reward: {{from: RUN}}` or `reward: {{function: NAME}}`")
@@ -620,10 +652,6 @@ def refusals(run: Run) -> Iterator[str]:
         )
     if run.objective in ("grpo", "rloo") and run.batch_size % run.generations:
         yield (f"generations {run.generations} does not divide batch_size {run.batch_size}")
-    if run.objective == "ppo" and run.batch_size % (run.minibatches * run.accumulation):
-        yield (
-            f"minibatches {run.minibatches} x accumulation {run.accumulation} does not divide batch_size {run.batch_size}"
-        )
     if (
         run.value_start == "reward"
         and run.reward
@@ -643,10 +671,10 @@ def refusals(run: Run) -> Iterator[str]:
             f"{run.method} hands the model embeddings instead of tokens, from which a reward model cannot tell where an "
             "answer ends; write method: lora, or prefix"
         )
-    if run.objective == "orpo" and run.method in ("p_tuning", "prompt"):
+    if run.objective in ("orpo", "cpo") and run.method in ("p_tuning", "prompt"):
         yield (
-            f"{run.method} puts virtual tokens before the prompt, which TRL's ORPO does not leave out of the loss; write "
-            "method: lora, or objective: dpo"
+            f"{run.method} puts virtual tokens before the prompt, which TRL's {run.objective.upper()} does not leave out of the "
+            "loss; write method: lora, or objective: dpo"
         )
     if run.method == "prefix" and run.gradient_checkpointing:
         yield ("gradient_checkpointing drops the cache that prefix tuning is made of; take it out")
@@ -674,8 +702,8 @@ def refusals(run: Run) -> Iterator[str]:
             "peft_args.init_lora_weights: a fast PiSSA draws at random, so that what is loaded again is not what was "
             "trained; write pissa"
         )
-    if first.startswith(("corda", "eva", "loftq", "lora_ga")):
-        yield (f"peft_args.init_lora_weights: {first} needs a preparation that is not done here; write pissa")
+    if first.startswith(("corda", "lora_ga")):
+        yield (f"peft_args.init_lora_weights: {first} needs a preparation that is not done here; write eva, or pissa")
 
 
 def of_libraries(run: Run) -> Iterator[str]:
@@ -729,11 +757,28 @@ class GenerationSuite(Answering):
 
     kind: Literal["generation"]
     data: Name = Field(description="the dataset whose held-out rows are answered")
-    metrics: list[Literal[TEXT_METRICS]] = Field(
-        ["exact_match", "chrf", "rougeL"], min_length=1, description="what an answer is measured by"
+    metrics: list[str] = Field(
+        ["exact_match", "chrf", "rougeL"],
+        min_length=1,
+        description="what an answer is measured by: names of docs/evaluation.md, or your own as `FILE.py:NAME`",
+        json_schema_extra={
+            "items": {"anyOf": [{"enum": [*text_metrics.METRICS]}, {"pattern": f"^{user_code.NAME.pattern}$"}]}
+        },
     )
     pattern: str | None = Field(None, description="the regular expression of the metric `regex`")
     shots: Count = Field(0, ge=0, description="worked examples, from the training rows, before each question")
+
+    @property
+    def own_metrics(self) -> list[str]:
+        """Those of the user's own."""
+        return list(filter(user_code.is_own, self.metrics))
+
+    @field_validator("metrics")
+    @classmethod
+    def _known(cls, metrics: list[str]) -> list[str]:
+        if why := text_metrics.refusal(metrics):
+            raise ValueError(why)
+        return metrics
 
     @model_validator(mode="after")
     def _pattern(self) -> "GenerationSuite":
@@ -783,9 +828,16 @@ class Evaluation(Strict):
     data: list[Name] | None = Field(
         None, description="the datasets whose held-out rows are used; by default every run's training dataset"
     )
-    limit: Count = Field(100, gt=0, description="held-out rows of each dataset")
+    limit: Count = Field(
+        100, gt=0, description="held-out rows of each dataset, by the hash of their id, each origin with its share"
+    )
     max_length: Count = Field(1024, gt=1, description="tokens an example, as in training")
     max_new_tokens: Count = Field(256, gt=0, description="longest generated answer, in tokens")
+    answers: Count = Field(
+        ANSWERS,
+        ge=0,
+        description="answers generated to held-out rows of each dataset of conversations, to be read side by side; 0 is none",
+    )
     batch_tokens: Count = Field(4096, gt=0, description="tokens scored at once; bounds the memory")
     precision: Literal["fp32", "bf16"] = Field(
         "fp32",
@@ -1016,6 +1068,8 @@ def _sentence(model: type[BaseModel], problem: dict[str, Any], values: dict[str,
         key, choices = ("source", BASES) if location[0] == "bases" else ("kind", SUITES)
         value = given.get(key) if isinstance(given, dict) else given
         return f"{where}.{key}: '{value}' is no {key}; {nearest(str(value), choices)}"
+    if kind == "literal_error" and location[-1:] == ["objective"] and given in losses.NAMES:
+        return f"{prefix}{losses.NAMES[given]}"
     if kind == "literal_error":
         choices = [choice.strip("'") for choice in problem["ctx"]["expected"].replace(" or ", ", ").split(", ")]
         return f"{prefix}'{given}' is not allowed; {nearest(str(given), choices)}"
@@ -1089,7 +1143,7 @@ def trainer_files(objective: str) -> tuple[Path, ...]:
     """The sources of TRL's configuration of an objective, transformers' own last."""
     trl = Path(importlib.util.find_spec("trl").submodule_search_locations[0])
     transformers = Path(importlib.util.find_spec("transformers").submodule_search_locations[0])
-    folder = "experimental/orpo" if objective == "orpo" else "trainer"
+    folder = f"experimental/{objective}" if objective in ("orpo", "cpo") else "trainer"
     return trl / folder / f"{objective}_config.py", trl / "trainer/base_config.py", transformers / "training_args.py"
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, get_args
 
 from pydantic import BaseModel
 
-from posttrain import chat_templates, foreign_names, licences, overrides, trainer_args
+from posttrain import chat_templates, foreign_names, licences, overrides, trainer_args, user_code
 from posttrain.config import (
     LEAVES,
     ON_POLICY,
@@ -55,7 +55,7 @@ VERSIONS = {
     **dict.fromkeys(get_args(Objective), 2),
     "kto": 3,
     "ppo": 3,
-    "eval": 4,
+    "eval": 5,
 }
 
 # The shapes of rows that a suite can measure on.
@@ -338,6 +338,9 @@ class Project:
                     raise UserError(
                         f"{place}.data: {suite.kind} needs rows of shape {' or '.join(wanted)}, and {suite.data} is {shape}"
                     )
+            for metric in suite.own_metrics if suite.kind == "generation" else []:
+                if why := user_code.refusal(metric, self.folder):
+                    raise UserError(f"{place}.metrics: {why}")
             if suite.kind == "tasks" and suite.include and not is_folder(self.folder / suite.include):
                 raise UserError(
                     f"{place}.include: there is no folder '{suite.include}'; write the one with the task files"
@@ -520,9 +523,11 @@ class Project:
 
     @property
     def suite_files(self) -> list[str]:
-        """The files of the user's own that suites read: prompts, task files."""
+        """The files of the user's own that suites read: prompts, task files, metrics."""
         files = []
         for suite in self.config.evaluation.suites.values():
+            own = suite.own_metrics if suite.kind == "generation" else []
+            files += [str(file) for metric in own for file in user_code.files(metric, self.folder)]
             files += (suite.files or []) if suite.kind == "safety" else []
             folder = self.folder / suite.include if suite.kind == "tasks" and suite.include else None
             files += [str(file) for file in sorted(folder.rglob("*")) if file.is_file()] if folder else []
@@ -576,22 +581,28 @@ class Project:
         return _stage("select") | table.select.model_dump() | {"from": self._ref("data", table.from_), "by": by}
 
     def _reward_spec(self, node: Node) -> dict[str, Any]:
-        """The reward with the specs of the runs that it comes from; a function of the user's has its file's hash."""
+        """The reward with the specs of the runs that it comes from; a function of the user's has its files' hashes."""
         reward = node.run.reward
         if reward is None:
             return {}
         if reward.function:
-            files = [self.folder / file for file in self.reward_file(node.name)]
-            hashes = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files if is_file(file)]
-            return {"reward": {"function": reward.function, "sha256": hashes}}
+            own = self._own_reward(node.run)
+            return {"reward": {"function": reward.function, "sha256": self._hashes(own) if own else []}}
         judges = dict(zip(("from", "sequence"), map(self._model_ref, node.judges), strict=False))
         if reward.kind == "implicit":
             judged = self.run(node.judges[0])
             judges |= {"beta": judged.run.settings()["beta"], "reference": self._model_ref(judged.parent)}
         return {"reward": {"kind": reward.kind} | judges}
 
+    def _hashes(self, function: str) -> list[str]:
+        """SHA-256 of the file of a function of the user's, and of those that it imports."""
+        files = [self.folder / file for file in user_code.files(function, self.folder)]
+        return [hashlib.sha256(file.read_bytes()).hexdigest() for file in files if is_file(file)]
+
     def _eval_spec(self, name: str) -> dict[str, Any]:
-        idle = {key for key in ("precision", "repetition_penalty") if is_default(self.config.evaluation, key)}
+        idle = {
+            key for key in ("precision", "repetition_penalty", "answers") if is_default(self.config.evaluation, key)
+        }
         settings = self.config.evaluation.model_dump(exclude={"data", "suites"} | idle)
         data = [self._ref("data", dataset) for dataset in self.evaluation_data]
         against = [self._model_ref(other) for other in self.others(name)]
@@ -611,6 +622,8 @@ class Project:
                 values["data"] = self._ref("data", suite.data)
             if suite.kind == "reward":
                 values["by"] = self._model_ref(self.run(suite.by).name)
+            if suite.kind == "generation" and (own := suite.own_metrics):
+                values["sha256"] = {metric: self._hashes(metric) for metric in own}
             suites[name] = values
         return suites
 
@@ -701,10 +714,13 @@ class Project:
         return [template] if template and template not in chat_templates.shipped() else []
 
     def reward_file(self, name: str) -> list[str]:
-        """The user's own file with a run's reward function, where there is one."""
-        reward = self.run(name).run.reward
-        file, is_own, _ = (reward.function or "" if reward else "").partition(":")
-        return [file] if is_own else []
+        """The user's own file with a run's reward function, where there is one, and the files that it imports."""
+        function = self._own_reward(self.run(name).run)
+        return [str(file) for file in user_code.files(function, self.folder)] if function else []
+
+    def _own_reward(self, run: Run) -> str | None:
+        function = run.reward.function if run.reward else None
+        return function if function and user_code.is_own(function) else None
 
     # ---- ratings
 
@@ -826,11 +842,10 @@ class Project:
             )
 
     def _check_function(self, node: Node) -> None:
-        for file in self.reward_file(node.name):
-            if not is_file(self.folder / file):
-                raise UserError(
-                    f"{self.file}: runs.{node.name}.reward.function: there is no file '{file}'; write one that exists"
-                )
+        function = self._own_reward(node.run)
+        why = user_code.refusal(function, self.folder) if function else None
+        if why:
+            raise UserError(f"{self.file}: runs.{node.name}.reward.function: {why}")
 
     def _check_reserved(self, target: str, table: str, rest: list[str], models: set[str], datasets: set[str]) -> None:
         name = rest[0] if rest else ""

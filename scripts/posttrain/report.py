@@ -10,7 +10,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from posttrain import curves, generations, graph, licences
+from posttrain import curves, generations, graph, licences, origins
 from posttrain.page import percent
 from posttrain.stage import duration, read_json
 from posttrain.statistics import LEVEL, METRICS, is_share, metric
@@ -46,6 +46,7 @@ def collect(context: dict[str, Any]) -> dict[str, Any]:
         "by_chance": 1 - LEVEL,
         "graph": graph.layout(context["models"]),
         "metrics": metrics(models),
+        "origins": origins.compared(models, [metric["name"] for metric in metrics(models)]),
         "curves": [training(run, len(runs)) for run in runs],
         "generations": answers(runs),
         "datasets": datasets(context["datasets"]),

@@ -26,7 +26,7 @@ import torch
 from transformers import TrainerCallback, set_seed
 from transformers.utils import is_flash_attn_2_available, is_liger_kernel_available
 
-from posttrain import attempts, checkpoints, methods, models, positions, tracking
+from posttrain import attempts, checkpoints, first_weights, methods, models, positions, tracking
 from posttrain.config import PROMPT_LEARNING, shape_refusal
 from posttrain.errors import UserError
 from posttrain.head import add_compact_head
@@ -52,7 +52,8 @@ REPORTED = (
     "loss learning_rate grad_norm mean_token_accuracy num_tokens rewards/accuracies rewards/margins "
     "rewards/chosen rewards/rejected logps/chosen logps/rejected accuracy margin nll_loss log_odds_chosen "
     "reward reward_std score kl kl_coefficient entropy policy_loss value_loss clip_fraction answer_length "
-    "completions/mean_length eval_loss eval_mean_token_accuracy eval_accuracy eval_margin"
+    "completions/mean_length completions/clipped_ratio clip_ratio/region_mean cispo_clip_ratio "
+    "eval_loss eval_mean_token_accuracy eval_accuracy eval_margin"
 ).split()
 
 
@@ -194,10 +195,12 @@ def kernels(spec: dict) -> dict[str, bool]:
     """What makes SFT on a GPU faster with the same results, by what is installed; `trainer_args` has the last word.
 
     Only Flash Attention keeps rows apart that lie in one sequence, so only with it are they laid end to end without padding.
+    Liger replaces the forward pass of the feed-forward block, which `adapter` has wrapped in a layer of its own.
     """
     if not torch.cuda.is_available() or spec["objective"] != "sft":
         return {}
-    return {"padding_free": flash(spec), "use_liger_kernel": is_liger_kernel_available()}
+    liger = is_liger_kernel_available() and spec["method"] != "adapter"
+    return {"padding_free": flash(spec), "use_liger_kernel": liger}
 
 
 def warmup_share(share: float) -> float:
@@ -346,12 +349,14 @@ class Watch(TrainerCallback):
             return
         self._check(state, logs, model, control.should_save or self.ended)
         now = time.monotonic()
-        speed = (logs.get("num_tokens", 0) - self.tokens) / (now - self.stepped) if self.tokens else None
-        self.tokens, self.stepped = logs.get("num_tokens", 0), now
+        speed = None
+        if "num_tokens" in logs:  # of several steps on the same answers, only the first has it
+            speed = (logs["num_tokens"] - self.tokens) / (now - self.stepped) if self.tokens else None
+            self.tokens, self.stepped = logs["num_tokens"], now
         state.log_history[-1] |= {
             "tokens_per_second": speed and round(speed, 1),
             "memory_gib": memory_gib(),
-            "seconds": round(self.before + now - self.began, 2),
+            "seconds": round(self.before + now - self.began, 4),
             "cpu_percent": psutil.cpu_percent(),
             "gpu_percent": gpu_percent(),
         }
@@ -376,7 +381,10 @@ def rows_of_step(trainer: Any, dataset: str, step: int) -> list[str]:
     rows, args = trainer.train_dataset, trainer.args
     if "id" not in rows.column_names:
         return []
-    size = args.per_device_train_batch_size * args.gradient_accumulation_steps // getattr(args, "num_generations", 1)
+    size = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    if hasattr(args, "steps_per_generation"):  # several steps may share a rollout, and several answers a prompt
+        step = -(-step * args.gradient_accumulation_steps // args.steps_per_generation)
+        size = args.generation_batch_size // args.num_generations
     ids = rows[(step - 1) * size : step * size]["id"]
     file = Path(f"results/data/{dataset}/train.parquet")
     places = dict(zip(*read_columns(file, ("id", "place")), strict=True)) if file.exists() else {}
@@ -501,6 +509,7 @@ def _train(build: Callable[[dict], Any], options: Namespace, folder: Path, spec:
     with refusals(name):
         trainer = build(spec)
     model = trainer.model.policy if spec["objective"] == "ppo" else trainer.model  # what is saved
+    first_weights.put(trainer, options.parent, folder, spec)
     if can_be_compact(spec):
         add_compact_head(model.get_base_model() if spec["method"] != "full" else model)
     for parameter in trainer.model.parameters():

@@ -66,7 +66,7 @@ exact_match                 25% [12%, 40%]        25% [10%, 40%]
 preference_margin_accuracy  -                     100% [90%, 100%]
 
 sft against tiny: better: perplexity; no evidence of a difference: exact_match
-  (n = 48 could have shown 25 points)
+  (48 examples could have shown 25 points)
 
 question   What is 1 + 1?
 reference  It is two.
@@ -94,14 +94,38 @@ def test_models_are_the_rows_where_they_are_more_than_the_metrics(evaluated):
 def test_no_evidence_says_what_could_have_been_shown_and_n_where_it_changes(evaluated):
     few = {"value": 0.5, "low": 0.0, "high": 1.0, "n": 4}
     metrics = {"perplexity": metric(10, 9, 11), "preference_accuracy": metric(0.5, 0, 1)}
-    metrics |= {"exact_match": metric(0, 0, 0) | {"n": 9}, "format_followed": few}
+    metrics |= {"exact_match": metric(0, 0, 0) | {"n": 90, "clusters": 12}, "format_followed": few}
     against = {"perplexity": unclear(0.0137), "preference_accuracy": unclear(0.366)}
     write("dpo", metrics, {"sft": against | {"exact_match": unclear(0.7), "format_followed": unclear(None)}}, None)
     said = cli.table(["dpo"]).split("\n\n")[1].split()
     assert " ".join(said) == (
-        "dpo against sft: no evidence of a difference: perplexity (n = 48 could have shown 0.014), "
-        "preference_accuracy (37 points), exact_match (n = 9 could have shown 70 points), format_followed (n = 4 is too few)"
+        "dpo against sft: no evidence of a difference: perplexity (48 examples could have shown 0.014), "
+        "preference_accuracy (37 points), exact_match (90 examples of 12 prompts could have shown 70 points); too few examples to "
+        "compare: format_followed (4 examples)"
     )
+
+
+def test_a_metric_that_is_the_same_in_every_example_could_not_have_shown_a_difference_of_nothing(evaluated):
+    write("dpo", {"x/rougeL": metric(0, 0, 0)}, {"sft": {"x/rougeL": unclear(0.0)}}, None)
+    assert "x/rougeL (the same in every example)" in " ".join(cli.table(["dpo"]).split())
+
+
+@pytest.mark.parametrize(("severity", "result", "check", "touches"), [
+    ("error", "allowed", "overlap", True), ("warning", "allowed", "overlap", False), ("error", "allowed", "licence", False),
+    ("warning", "warning", "overlap", False),
+])  # fmt: skip
+def test_a_check_that_was_overruled_stands_beside_the_verdicts_of_the_run_and_of_its_children(
+    evaluated, severity, result, check, touches
+):
+    found = {"name": check, "severity": severity, "result": result, "message": "50 % of the held-out rows"}
+    write_json(Path("results/sft/preflight.json"), {"checks": [found]})
+    write_json(Path("results/sft/spec.json"), {"from": {"name": "tiny"}})
+    write_json(Path("results/dpo/spec.json"), {"from": {"name": "sft"}})
+    write("dpo", {"perplexity": metric(9, 8, 10)}, {"tiny": {"perplexity": unclear(0.1)}}, None)
+    text = " ".join(cli.table(["tiny", "sft", "dpo"]).split())
+    beside = " (overruled: overlap)" if touches else ""
+    assert f"sft against tiny{beside}: better: perplexity" in text
+    assert f"dpo against tiny{beside}: no evidence" in text
 
 
 def test_many_metrics_without_evidence_are_counted(evaluated):

@@ -74,7 +74,15 @@ REFUSED = [
     ),
     (
         {"evaluation.suites": {"x": {"kind": "generation", "data": "chats", "metrics": ["blue"]}}},
-        "evaluation.suites.x.metrics.0: 'blue' is not allowed; did you mean 'bleu'?",
+        "evaluation.suites.x.metrics: there is no metric 'blue', and your own has the form FILE.py:NAME; did you mean 'bleu'?",
+    ),
+    (
+        {"evaluation.suites": {"x": {"kind": "generation", "data": "chats", "metrics": ["a.py:bleu"]}}},
+        "evaluation.suites.x.metrics: a.py:bleu: 'bleu' is the name of something else in the results; rename the function",
+    ),
+    (
+        {"evaluation.suites": {"x": {"kind": "generation", "data": "chats", "metrics": ["a.py:own", "b.py:own"]}}},
+        "evaluation.suites.x.metrics: a.py:own and b.py:own have one name; rename a function",
     ),
     (
         {"evaluation.suites": {"x": {"kind": "generation", "data": "chats", "metrics": ["regex"]}}},
@@ -162,13 +170,13 @@ RUNS_REFUSED = [
     # keys that have no effect
     (
         {"objective": "sft", "beta": 0.1},
-        "beta has no effect here; it needs objective: dpo or orpo or kto or grpo or rloo",
+        "beta has no effect here; it needs objective: dpo or orpo or cpo or kto or grpo or rloo",
     ),
     ({"objective": "reward", "beta": 0.1}, "beta has no effect here"),
     ({"objective": "ppo", "reward": RULE, "beta": 0.1}, "beta has no effect here"),
     (
         {"objective": "orpo", "loss_type": "sigmoid"},
-        "loss_type has no effect here; it needs objective: sft or dpo or kto or grpo",
+        "loss_type has no effect here; it needs objective: sft or dpo or kto or cpo or grpo",
     ),
     ({"objective": "kto", "loss_weights": [1]}, "loss_weights has no effect here; it needs objective: dpo"),
     ({"objective": "dpo", "reward": RULE}, "reward has no effect here; it needs objective: grpo or rloo or ppo"),
@@ -314,8 +322,11 @@ RUNS_REFUSED = [
         {"peft_args": {"init_lora_weights": "pissa_niter_4"}},
         "a fast PiSSA draws at random, so that what is loaded again is not what was trained; write pissa",
     ),
-    ({"peft_args": {"init_lora_weights": "eva"}}, "eva needs a preparation that is not done here; write pissa"),
-    ({"peft_args": {"init_lora_weights": "loftq"}}, "loftq needs a preparation that is not done here"),
+    (
+        {"peft_args": {"init_lora_weights": "corda"}},
+        "corda needs a preparation that is not done here; write eva, or pissa",
+    ),
+    ({"peft_args": {"init_lora_weights": "lora_ga"}}, "lora_ga needs a preparation that is not done here"),
 ]
 RUNS_REFUSED_IDS = [f"{values}: {sentence}" for values, sentence in RUNS_REFUSED]
 
@@ -361,6 +372,7 @@ FITS = {
     "sft": "text messages",
     "dpo": "preference",
     "orpo": "preference",
+    "cpo": "preference",
     "reward": "preference",
     "kto": "preference unpaired_preference",
     "grpo": "messages preference",
@@ -459,11 +471,11 @@ def test_every_objective_and_method_has_its_defaults(objective):
             continue  # refused, as its row above says
         learns, moves = config.LEARNING_RATE[method]
         assert settings["learning_rate"] == (learns if objective in ("sft", "reward") else moves)
-        assert settings.get("beta") == {"dpo": 0.1, "kto": 0.1, "orpo": 0.1, "grpo": 0.0, "rloo": 0.05}.get(objective)
+        beta = {"dpo": 0.1, "kto": 0.1, "orpo": 0.1, "cpo": 0.1, "grpo": 0.0, "rloo": 0.05}
+        assert settings.get("beta") == beta.get(objective)
         assert settings.get("rank", 16) == (256 if method == "vera" else 16)
-        assert settings.get("loss_type") == {"sft": "nll", "dpo": "sigmoid", "kto": "kto", "grpo": "dapo"}.get(
-            objective
-        )
+        loss_types = {"sft": "nll", "dpo": "sigmoid", "kto": "kto", "cpo": "sigmoid", "grpo": "dapo"}
+        assert settings.get("loss_type") == loss_types.get(objective)
         assert settings.get("dropout", 0) == (0.05 if objective == "sft" and "dropout" in settings else 0)
         assert settings.get("target_modules", "all-linear") == (None if method == "ia3" else "all-linear")
 

@@ -73,6 +73,7 @@ def test_the_page_says_what_a_reader_needs(four):
         "▲ Better than base in perplexity (5.17 → 4.67).",
         "▼ Worse than base in format_followed (75% → 50%).",
         "compared with nothing; reward_accuracy 75%.",
+        "chats sums sums, easy base 5 4 to 6, n 10 6 4 to 6, n 10 7",
         "20 comparisons are made here, each at 5%: where no two models differed, about 1 of them",
         "Overfits from step 20 on",
         "1 passed, 1 do not apply",

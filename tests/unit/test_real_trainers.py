@@ -16,6 +16,7 @@ import pytest
 import torch
 from conftest import write_rows
 
+import train_cpo
 import train_dpo
 import train_kto
 import train_orpo
@@ -29,7 +30,7 @@ from unit.test_train import pairs, sample, train  # noqa: F401  (fixtures)
 
 pytestmark = pytest.mark.usefixtures("in_folder", "signals")
 
-ON_GIVEN_ANSWERS = {"dpo": train_dpo, "kto": train_kto, "orpo": train_orpo, "reward": train_reward}
+ON_GIVEN_ANSWERS = {"dpo": train_dpo, "kto": train_kto, "orpo": train_orpo, "cpo": train_cpo, "reward": train_reward}
 
 
 @pytest.fixture

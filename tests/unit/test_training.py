@@ -17,6 +17,7 @@ import torch
 from conftest import write_rows
 from transformers import TrainerControl, TrainerState
 from trl import DPOConfig, GRPOConfig, KTOConfig, RewardConfig, RLOOConfig, SFTConfig
+from trl.experimental.cpo import CPOConfig
 from trl.experimental.orpo import ORPOConfig
 
 from posttrain import config, methods, models, stage, training
@@ -122,6 +123,7 @@ TRL = {
     "dpo": DPOConfig,
     "kto": KTOConfig,
     "orpo": ORPOConfig,
+    "cpo": CPOConfig,
     "reward": RewardConfig,
     "grpo": GRPOConfig,
     "rloo": RLOOConfig,
@@ -280,6 +282,7 @@ KERNELS = [  # objective, method, precision, Flash Attention there -> what SFT i
     ("sft", "lora", "fp32", True, {"padding_free": False, "use_liger_kernel": True}),
     ("sft", "lora", "bf16", False, {"padding_free": False, "use_liger_kernel": True}),
     ("sft", "prefix", "bf16", True, {"padding_free": False, "use_liger_kernel": True}),
+    ("sft", "adapter", "bf16", True, {"padding_free": True, "use_liger_kernel": False}),
     ("dpo", "lora", "bf16", True, {}),
 ]
 
