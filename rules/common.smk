@@ -196,6 +196,10 @@ def preflight_judges(wildcards):
     return [PROJECT.manifest(base) for base in dict.fromkeys(bases)]
 
 
+def measured_rows(wildcards):
+    return [f"results/data/{name}/{file}" for name in PROJECT.held_out_data for file in ("train.parquet", "data.json")]
+
+
 def run_rows(wildcards):
     return [f"{run_rows_folder(wildcards)}/{file}" for file in ("train.parquet", "data.json")]
 
@@ -214,6 +218,14 @@ def judge_models(wildcards):
 
 def reward_function(wildcards):
     return PROJECT.reward_file(wildcards.run)
+
+
+def run_held_out(wildcards):
+    return PROJECT.held_out_file(wildcards.run)
+
+
+def run_metric(wildcards):
+    return PROJECT.metric_files(wildcards.run)
 
 
 def selector(wildcards):

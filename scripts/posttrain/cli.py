@@ -347,7 +347,11 @@ def _tables() -> str:
 
     sections = {f"`bases`, `source: {name}`": model for name, model in config.BASES.items()}
     sections |= {f"`{name}`": model for name, model in config.TABLES.items()}
-    sections |= {"`reward` of a run": config.Reward, "`select` of a dataset": config.Select}
+    sections |= {
+        "`early_stopping` of a run": config.EarlyStopping,
+        "`reward` of a run": config.Reward,
+        "`select` of a dataset": config.Select,
+    }
     sections |= {"a dataset of a `mix`": config.Part}
     kinds = {
         model: [kind for kind, other in config.SUITES.items() if other is model] for model in config.SUITES.values()

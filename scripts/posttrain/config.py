@@ -18,7 +18,16 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from posttrain import checks, foreign_names, library_refusals, losses, text_metrics, trainer_args, user_code
+from posttrain import (
+    checks,
+    early_stopping,
+    foreign_names,
+    library_refusals,
+    losses,
+    text_metrics,
+    trainer_args,
+    user_code,
+)
 from posttrain.errors import PASSWORD, UserError, nearest
 from posttrain.rows import FIELDS, FORMATS
 from posttrain.samples import ANSWERS
@@ -199,8 +208,8 @@ class Dataset(Licensed):
 
     path: str | None = Field(
         None,
-        description="a .jsonl, .json, .csv, .parquet or .arrow file (.gz and .zst of them too), a glob, or a folder of such "
-        "files, also one laid out as on the hub",
+        description="a .jsonl, .json, .csv, .tsv, .parquet or .arrow file (.gz and .zst of them too), a glob, or a folder of such "
+        "files, also one laid out as on the hub, or written by `save_to_disk`",
     )
     hub: str | None = Field(
         None,
@@ -208,19 +217,25 @@ class Dataset(Licensed):
     )
     revision: str = Field("main", description="branch, tag or commit of a hub dataset; a commit is reproducible")
     subset: str | None = Field(None, description="the configuration of a hub dataset that has several, such as `main`")
-    split: str = Field("train", description="the split of a dataset in the hub's layout")
+    split: str = Field("train", description="the split of a dataset that has several")
     format: Format | None = Field(None, description="how the rows are written; recognised from the first when left out")
     columns: dict[Column, str] = Field({}, description="our column: the file's column, such as `{prompt: question}`")
-    validation: Annotated[float | str, BeforeValidator(_as_float)] = Field(
-        0.1, description="the held-out share (0 to 0.9), split by content hash, or a file of held-out rows"
+    validation: Annotated[float | str | None, BeforeValidator(_as_float)] = Field(
+        None,
+        description="the held-out share (0 to 0.9), exact and chosen by content hash, or a file of held-out rows; by default a tenth, "
+        "but 20 rows at least, or a fifth of fewer than 100",
     )
     limit: Count | None = Field(None, gt=0, description="use only the first rows")
     near_duplicates: Number | None = Field(
-        0.8,
-        ge=0.75,
+        None,
+        ge=0.5,
         le=1,
-        description="similarity (Jaccard, of the sets of three words in a row) from which a row counts as the same as an earlier one "
-        "and is left out; `null` leaves out equal rows only",
+        description="similarity (Jaccard, of the sets of three words in a row, without those that many rows share) from which a row "
+        "counts as the same as an earlier one with the same answer and is left out; by default only equal rows are",
+    )
+    system: str | None = Field(
+        None,
+        description="the system prompt of the rows that have none, in training, evaluation and the preflight alike",
     )
     max_dropped: Number = Field(
         0.01, ge=0, le=1, description="the share of faulty rows that may be left out; more stop the build"
@@ -252,7 +267,9 @@ class Dataset(Licensed):
         idle = self.model_fields_set - {"from_", "select", "mix"}
         if made and idle:
             raise ValueError(f"{min(idle)} has no effect beside `{made}`; set it where the rows come from")
-        if isinstance(self.validation, float) and not 0 <= self.validation <= 0.9:
+        if self.system is not None and not self.system.strip():
+            raise ValueError("system is empty; write its text or take it out")
+        if isinstance(self.validation, int | float) and not 0 <= self.validation <= 0.9:
             raise ValueError(f"validation is {self.validation}; write a share from 0 to 0.9, or a file")
         return self
 
@@ -348,7 +365,7 @@ SHAPES = {
     "cpo": PAIRS,
     "reward": PAIRS,
     "kto": (*PAIRS, "unpaired_preference"),
-    **dict.fromkeys(ON_POLICY, ("messages", *PAIRS)),
+    **dict.fromkeys(ON_POLICY, ("messages", *PAIRS, "prompts")),
 }
 # The first is the default.
 LOSS_TYPES = {
@@ -444,6 +461,28 @@ class Reward(Strict):
                     f"{key} has no effect here; it needs " + ("from" if self.function else "kind: implicit")
                 )
         return self
+
+
+class EarlyStopping(Strict):
+    """When a training ends before its last step: once a number of held-out rows has not become better for a while."""
+
+    metric: str | None = Field(
+        None,
+        min_length=1,
+        description="what is measured: sft `loss`, `token_accuracy`; dpo, orpo, reward `loss`, `accuracy`, `margin`; kto `loss`, "
+        "`margin`; grpo, rloo, ppo `reward`; or of generated answers (not reward) "
+        + ", ".join(f"`{name}`" for name in early_stopping.OF_ANSWERS)
+        + ", or your own as `FILE.py:NAME`, where higher is better; by default the objective's first",
+    )
+    patience: Count | None = Field(
+        3,
+        gt=0,
+        description="end after so many measurements in a row without an improvement; `null` never ends before the last step",
+    )
+    min_change: Number = Field(0.0, ge=0, description="how much better a value must be to count as an improvement")
+    max_new_tokens: Count | None = Field(
+        None, gt=0, description="longest generated answer, in tokens, by default 128 (grpo, rloo, ppo: the run's own)"
+    )
 
 
 REWARD_FUNCTIONS = ("final_number", "answer_format")
@@ -581,6 +620,25 @@ class Run(Strict):
     missing_eos_penalty: Number = Field(
         1.0, ge=0, description="ppo: taken from the reward of an answer that does not end"
     )
+    early_stopping: EarlyStopping | None = Field(
+        None,
+        description="end when held-out rows show no improvement, such as `{metric: loss, patience: 3}`; see below and "
+        "docs/early-stopping.md",
+    )
+    keep: Literal["best", "last"] | None = Field(
+        None,
+        description="the step that is kept: the best by `early_stopping.metric`, or the last; by default best beside early_stopping, "
+        "else last",
+    )
+    measure_every: Count | None = Field(
+        None,
+        gt=0,
+        description="measure held-out rows after every so many steps (ppo: rollouts), and after the last; by default ten times in all, "
+        "where early_stopping or keep: best is set",
+    )
+    measure_rows: Count | None = Field(
+        None, gt=0, description="how many held-out rows are measured on the way; by default 100"
+    )
     allow: list[str] = Field([], description="checks of the preflight that may fail, by name, such as `[truncation]`")
     trainer_args: Arguments = Field({}, description="more fields of TRL's configuration (not ppo, which is ours)")
 
@@ -608,7 +666,7 @@ class Run(Strict):
         drop = {"from_", "data", "reward", "allow"}
         drop |= {key for key, methods in METHODS_OF.items() if self.method not in methods}
         drop |= {key for key, objectives in OBJECTIVES_OF.items() if self.objective not in objectives}
-        drop |= {key for key in SINCE if is_default(self, key)}
+        drop |= {key for key in SINCE if is_default(self, key)} | early_stopping.KEYS
         values = self.model_dump(exclude=drop)
         rank = self.rank or RANK.get(self.method, 16)
         defaults = {
@@ -621,9 +679,8 @@ class Run(Strict):
             "beta": BETA.get(self.objective),
         }
         defaults |= losses.defaults(self)
-        return losses.without_idle(
-            values | {key: default for key, default in defaults.items() if key in values and values[key] is None}
-        )
+        values |= {key: default for key, default in defaults.items() if key in values and values[key] is None}
+        return losses.without_idle(values) | early_stopping.settings(self)
 
 
 def refusals(run: Run) -> Iterator[str]:
@@ -639,6 +696,7 @@ def refusals(run: Run) -> Iterator[str]:
         yield ("loss_type: only dpo takes several, as a list of names")
     if run.loss_weights is not None and len(run.loss_weights) != len(given):
         yield (f"loss_weights has {len(run.loss_weights)} numbers for {len(given)} loss types; write one for each")
+    yield from early_stopping.refusals(run)
     if run.objective in PREFERENCE and run.beta == 0:
         yield ("beta is 0; write a number above 0")
     if run.objective in ON_POLICY and run.reward is None:
@@ -1129,7 +1187,7 @@ BASES = {"wheel": WheelBase, "hub": HubBase, "path": PathBase, "random": RandomB
 TABLES = {
     "datasets": Dataset, "runs": Run, "sweeps": Sweep, "evaluation": Evaluation, "tracking": Tracking, "cost": Cost,
 }  # fmt: skip
-NESTED = {"reward": Reward, "select": Select, "mix": Part}
+NESTED = {"early_stopping": EarlyStopping, "reward": Reward, "select": Select, "mix": Part}
 
 
 @cache

@@ -15,7 +15,16 @@ from typing import Any, NamedTuple, get_args
 
 from pydantic import BaseModel
 
-from posttrain import chat_templates, foreign_names, licences, overrides, trainer_args, user_code
+from posttrain import (
+    chat_templates,
+    early_stopping,
+    foreign_names,
+    licences,
+    overrides,
+    reward_reference,
+    trainer_args,
+    user_code,
+)
 from posttrain.config import (
     LEAVES,
     ON_POLICY,
@@ -47,14 +56,14 @@ from posttrain.rows import SHAPE_OF
 # leaves its number alone, and so throws no training away.
 VERSIONS = {
     "base": 2,
-    "data": 3,
+    "data": 4,
     "mix": 1,
     "select": 1,
     "tokens": 3,
     "logprobs": 2,
-    **dict.fromkeys(get_args(Objective), 2),
-    "kto": 3,
-    "ppo": 3,
+    **dict.fromkeys(get_args(Objective), 3),
+    "kto": 4,
+    "ppo": 4,
     "eval": 5,
 }
 
@@ -63,7 +72,7 @@ SUITE_SHAPES = {
     "perplexity": ("text", "messages"),
     "preference": ("preference",),
     "generation": ("messages", "preference"),
-    "reward": ("messages", "preference"),
+    "reward": ("messages", "preference", "prompts"),
 }
 
 # Every file of a run that a target may name.
@@ -186,6 +195,22 @@ class Project:
         refusal = shape_refusal(run.objective, run.data, shape) if shape else None
         if refusal:
             raise UserError(f"{place}.data: {refusal}")
+        if run.reward and (why := reward_reference.refusal(run.reward.function, run.data, shape or "")):
+            raise UserError(f"{place}.{why}")
+        self._check_held_out(run, place, shape)
+
+    def _check_held_out(self, run: Run, place: str, shape: str | None) -> None:
+        """Refuse to measure, while a run trains, rows that are not there or not of the kind that its metric reads."""
+        if not early_stopping.is_measured(run):
+            return
+        if why := early_stopping.no_answers(run, shape):
+            raise UserError(f"{place}.{why}")
+        origins = self._origins(run.data)
+        if early_stopping.nothing_held_out([self.config.datasets[name].validation for name in origins]):
+            key = next(key for key in ("early_stopping", "keep", "measure_every") if getattr(run, key) is not None)
+            raise UserError(
+                f"{place}.{key}: {origins[0]} holds no rows out to measure; write validation: 0.1 under datasets.{origins[0]}"
+            )
 
     def _shape(self, dataset: str) -> str | None:
         """The shape of a dataset's rows, where the configuration tells it."""
@@ -566,6 +591,7 @@ class Project:
             | {"tokens": VERSIONS["tokens"]}
             | {"from": self._model_ref(node.parent), "data": self._ref("data", node.run.data)}
             | self._reward_spec(node)
+            | self._metric_spec(node)
         )
 
     def _data_spec(self, name: str) -> dict[str, Any]:
@@ -576,7 +602,8 @@ class Project:
         if table.ratings:
             table = table.model_copy(update={"path": self._preferences(table.ratings), "format": "preference"})
         if not table.select:
-            return _stage("data") | table.model_dump(exclude={"licence", "from_", "select", "mix", "ratings"})
+            unset = {"system"} if is_default(table, "system") else set()
+            return _stage("data") | table.model_dump(exclude={"licence", "from_", "select", "mix", "ratings"} | unset)
         by = self._model_ref(self._selector(name, ()))
         return _stage("select") | table.select.model_dump() | {"from": self._ref("data", table.from_), "by": by}
 
@@ -593,6 +620,11 @@ class Project:
             judged = self.run(node.judges[0])
             judges |= {"beta": judged.run.settings()["beta"], "reference": self._model_ref(judged.parent)}
         return {"reward": {"kind": reward.kind} | judges}
+
+    def _metric_spec(self, node: Node) -> dict[str, Any]:
+        """The hashes of the files of a metric of the user's own that is measured while a run trains."""
+        function = early_stopping.own_metric(node.run)
+        return {"metric_sha256": self._hashes(function)} if function else {}
 
     def _hashes(self, function: str) -> list[str]:
         """SHA-256 of the file of a function of the user's, and of those that it imports."""
@@ -718,6 +750,17 @@ class Project:
         function = self._own_reward(self.run(name).run)
         return [str(file) for file in user_code.files(function, self.folder)] if function else []
 
+    def metric_files(self, name: str) -> list[str]:
+        """The user's own file with a metric that is measured while a run trains, where there is one, and what it imports."""
+        function = early_stopping.own_metric(self.run(name).run)
+        return [str(file) for file in user_code.files(function, self.folder)] if function else []
+
+    def held_out_file(self, name: str) -> list[str]:
+        """The file of a dataset's held-out rows, where a run answers their prompts while it trains."""
+        node = self.run(name)
+        planned = early_stopping.plan(json.loads(self.spec(name)))
+        return [f"results/data/{node.run.data}/validation.parquet"] if planned and planned.of_answers else []
+
     def _own_reward(self, run: Run) -> str | None:
         function = run.reward.function if run.reward else None
         return function if function and user_code.is_own(function) else None
@@ -842,10 +885,14 @@ class Project:
             )
 
     def _check_function(self, node: Node) -> None:
-        function = self._own_reward(node.run)
-        why = user_code.refusal(function, self.folder) if function else None
-        if why:
-            raise UserError(f"{self.file}: runs.{node.name}.reward.function: {why}")
+        functions = {
+            "reward.function": self._own_reward(node.run),
+            "early_stopping.metric": early_stopping.own_metric(node.run),
+        }
+        for key, function in functions.items():
+            why = user_code.refusal(function, self.folder) if function else None
+            if why:
+                raise UserError(f"{self.file}: runs.{node.name}.{key}: {why}")
 
     def _check_reserved(self, target: str, table: str, rest: list[str], models: set[str], datasets: set[str]) -> None:
         name = rest[0] if rest else ""

@@ -59,6 +59,14 @@ def arguments(doc: str, **options: type) -> argparse.ArgumentParser:
     return parser
 
 
+def held_out_rows(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add the option `--held-out` of a training stage: held-out rows whose prompts are answered on the way, or nothing."""
+    parser.add_argument(
+        "--held-out", type=Path, nargs="*", default=[], help="rows whose prompts are answered while the model trains"
+    )
+    return parser
+
+
 def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], None]) -> None:
     """Run a script's `main` with its log and its lock.
 

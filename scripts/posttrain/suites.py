@@ -145,13 +145,13 @@ def measure(candidate: Candidate, name: str, suite: dict) -> tuple[list[Row], li
 
 
 def likelihood(candidate: Candidate, suite: str, dataset: str, limit: int) -> tuple[list[Row], list[Request]]:
-    """Held-out rows whose answers are to be scored; a row with one labelled answer has nothing to compare it with."""
+    """Held-out rows whose answers are to be scored; a prompt alone has none, one labelled answer nothing to compare it with."""
     encoded, examples = _sample(candidate, suite, dataset, limit)
     requests = []
     for row, example in zip(encoded, examples, strict=True):
-        if "completion_ids" in row:
+        if "prompt_ids" in row and "chosen_ids" not in row:
             continue
-        if "prompt_ids" in row:
+        if "chosen_ids" in row:
             requests += [
                 Request(example, side, scoring.answer(row["prompt_ids"], row[f"{side}_ids"])) for side in SIDES
             ]

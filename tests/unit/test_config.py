@@ -375,9 +375,9 @@ FITS = {
     "cpo": "preference",
     "reward": "preference",
     "kto": "preference unpaired_preference",
-    "grpo": "messages preference",
-    "rloo": "messages preference",
-    "ppo": "messages preference",
+    "grpo": "messages preference prompts",
+    "rloo": "messages preference prompts",
+    "ppo": "messages preference prompts",
 }
 
 

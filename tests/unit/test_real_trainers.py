@@ -151,3 +151,4 @@ def test_ppo_trains_from_its_script(method, configuration, chats, random_tiny_fo
     lines = [json.loads(line) for line in Path("results/ppo/train.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2]
     assert all(line["value_loss"] > 0 for line in lines)
+    assert lines[0]["learning_rate"] == lines[1]["learning_rate"] / 2  # one step of warm-up, which is not at 0
