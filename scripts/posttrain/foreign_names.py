@@ -122,7 +122,7 @@ RUN = {
     **_names(BEST, "load_best_model_at_end metric_for_best_model greater_is_better save_best save_only_best"),
     **_names(MEASURED, "eval_steps eval_strategy evaluation_strategy evals_per_epoch do_eval eval_on_start eval_delay"),
     **_names("measure_rows, how many held-out rows are measured while it trains", "max_eval_samples eval_samples"),
-    **_names("early_stopping: {metric: NAME}, also one of your own as FILE.py:NAME", "compute_metrics eval_metrics"),
+    **_names("early_stopping: {metric: FILE.py:NAME}", "compute_metrics eval_metrics"),
     **_names(TRACKERS, "report_to wandb use_wandb wandb_project wandb_entity wandb_run_id use_tensorboard logging_dir"),
     **_names("tracking: {experiment: NAME} at the top of the file", "run_name mlflow_experiment_name project_name"),
     **_names(LOGGED, "logging_steps logging_strategy log_every_n_steps logging_first_step"),
