@@ -9,7 +9,18 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from posttrain import answers, decoding, final_numbers, rewards, rows, scoring, text_metrics, thoughts, tokens
+from posttrain import (
+    answers,
+    decoding,
+    final_numbers,
+    rewards,
+    rows,
+    scoring,
+    statistics,
+    text_metrics,
+    thoughts,
+    tokens,
+)
 from posttrain.errors import UserError
 from posttrain.samples import ANSWERS, HeldOut, chosen, conversation
 from posttrain.stage import read_json, say
@@ -134,13 +145,13 @@ def measure(candidate: Candidate, name: str, suite: dict) -> tuple[list[Row], li
 
 
 def likelihood(candidate: Candidate, suite: str, dataset: str, limit: int) -> tuple[list[Row], list[Request]]:
-    """Held-out rows whose answers are to be scored; a row with one labelled answer has nothing to compare it with."""
+    """Held-out rows whose answers are to be scored; a prompt alone has none, one labelled answer nothing to compare it with."""
     encoded, examples = _sample(candidate, suite, dataset, limit)
     requests = []
     for row, example in zip(encoded, examples, strict=True):
-        if "completion_ids" in row:
+        if "prompt_ids" in row and "chosen_ids" not in row:
             continue
-        if "prompt_ids" in row:
+        if "chosen_ids" in row:
             requests += [
                 Request(example, side, scoring.answer(row["prompt_ids"], row[f"{side}_ids"])) for side in SIDES
             ]
@@ -161,7 +172,7 @@ def score(candidate: Candidate, requests: list[Request]) -> None:
         example |= {f"{side}_log_prob": total} if side else {"log_prob": total, "tokens": float(count)}
     for example, *_ in requests:
         if "chosen_log_prob" in example:
-            example["prefers_chosen"] = float(example["chosen_log_prob"] > example["rejected_log_prob"])
+            example["prefers_chosen"] = statistics.preference(example["chosen_log_prob"], example["rejected_log_prob"])
 
 
 def score_pairs(candidate: Candidate) -> list[Row]:
@@ -173,7 +184,7 @@ def score_pairs(candidate: Candidate) -> list[Row]:
         pairs, examples = _sample(candidate, "", data["name"], candidate.spec["limit"])
         scores = scoring.pair_rewards(candidate.model, pairs, candidate.spec["batch_tokens"])
         found += [
-            example | {"chosen_score": good, "rejected_score": bad, "scores_chosen": float(good > bad)}
+            example | {"chosen_score": good, "rejected_score": bad, "scores_chosen": statistics.preference(good, bad)}
             for example, (good, bad) in zip(examples, scores, strict=True)
         ]
     return found

@@ -16,7 +16,7 @@ import tokenize_data
 from evaluate_model import add_margins, read_examples, summarise, write_examples
 from posttrain import models, scoring, stage
 from posttrain.errors import UserError
-from posttrain.examples import key
+from posttrain.examples import clusters, key
 from posttrain.rows import normalise
 from posttrain.tokens import tokenise
 
@@ -37,7 +37,7 @@ def test_a_margin_is_against_the_parent_which_comes_first():
     parent = [preference("a", -8, -4), preference("b", -5, -9), preference("c", -5, -4)]
     base = [preference("a", 0, -100), preference("b", 0, -100)]
     add_margins(ours, {"sft": by_id(parent), "base": by_id(base)})
-    assert [row["margin_prefers_chosen"] for row in ours] == [1, 0, 0]
+    assert [row["margin_prefers_chosen"] for row in ours] == [1, 0, 0.5]
     assert [row["margin"] for row in ours] == [3, -5, 0]
     assert all(row["prefers_chosen"] == 0 for row in ours)
 
@@ -74,6 +74,26 @@ def test_verdicts_are_on_the_same_examples_whatever_their_order():
     assert against["same"]["perplexity"] == {
         "difference": 0, "low": 0, "high": 0, "p": 1, "verdict": "no evidence", "detectable": 0,
     }  # fmt: skip
+
+
+def test_rows_of_one_prompt_are_one_cluster_and_the_number_is_said():
+    ours = [chat(str(i), -10.0 - i % 3) | {"prompt_group": str(i // 3)} for i in range(36)]
+    worse = [row | {"log_prob": row["log_prob"] - 1} for row in ours]
+    result = summarise(ours, {"worse": by_id(worse)})
+    assert (result["metrics"]["perplexity"]["n"], result["metrics"]["perplexity"]["clusters"]) == (36, 12)
+    assert result["against"]["worse"]["perplexity"]["verdict"] == "better"
+    few = summarise(ours[:27], {"worse": by_id(worse)})["against"]["worse"]["perplexity"]  # 9 prompts
+    assert (few["verdict"], few["detectable"]) == ("no evidence", None)
+
+
+def test_a_prompt_that_stands_in_two_datasets_is_one():
+    rows = [
+        chat("a", -1) | {"prompt_group": "p"},
+        chat("b", -1) | {"dataset": "other", "prompt_group": "p"},
+        chat("c", -1),
+    ]
+    assert clusters(rows).tolist() == [0, 0, 1]
+    assert clusters([chat("a", -1), chat("b", -1)]) is None
 
 
 def test_the_margin_accuracy_is_measured_and_never_compared():
@@ -246,7 +266,7 @@ def test_the_same_model_is_no_evidence_against_itself(evaluate):
         "no evidence",
     )
     assert all(row["difference"] == 0 for row in result["against"]["base"].values())
-    assert result["metrics"]["preference_margin_accuracy"]["value"] == 0  # nothing rose
+    assert result["metrics"]["preference_margin_accuracy"]["value"] == 0.5  # nothing rose, and a tie counts half
 
 
 def test_answers_with_a_label_have_nothing_to_be_compared_with_and_are_left_out(evaluate):
