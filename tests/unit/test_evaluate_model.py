@@ -16,7 +16,7 @@ import tokenize_data
 from evaluate_model import add_margins, read_examples, summarise, write_examples
 from posttrain import models, scoring, stage
 from posttrain.errors import UserError
-from posttrain.examples import clusters, key
+from posttrain.examples import clusters, key, measured
 from posttrain.rows import normalise
 from posttrain.tokens import tokenise
 
@@ -63,6 +63,16 @@ def test_a_metric_is_measured_on_the_examples_that_have_it():
     }  # fmt: skip
     assert metrics["perplexity"]["value"] == pytest.approx(math.exp(60 / 30))
     assert (metrics["exact_match"]["value"], metrics["preference_accuracy"]["value"]) == (0.5, 1.0)
+
+
+def test_a_users_metric_is_a_share_only_where_each_is_right_or_wrong():
+    def kind(*values: float) -> tuple[bool, bool]:
+        rows = [chat(str(i), -1.0) | {"accuracy": value, "prefers_chosen": value} for i, value in enumerate(values)]
+        found = {name: metric for name, metric, _ in measured(rows)}
+        return found["accuracy"].share, found["preference_accuracy"].share
+
+    assert kind(0.0, 1.0) == (True, True)
+    assert kind(0.0, 0.5) == (False, True)  # a tie of a preference
 
 
 def test_verdicts_are_on_the_same_examples_whatever_their_order():
