@@ -128,7 +128,7 @@ def printed(sweep: Sweep, width: int) -> str:
             value = shown(sweep, name, sweep.values[name][index]["value"])
             told = f" {verdict}" if verdict in ("better", "worse") else ""
             touched = sweep.touched(0, index)
-            cells.append(value + told + (f" [{touched} overruled]" if told and touched else ""))
+            cells.append(value + told + (f" (overruled: {touched})" if told and touched else ""))
         lines.append([sweep.label(index), *cells])
     said = [*sweeps.answer(sweep), *sweeps.sentences(sweep)]
     wrapped = [textwrap.fill(sentence, width, subsequent_indent="  ") for sentence in said]
