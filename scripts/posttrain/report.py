@@ -393,8 +393,8 @@ def breakable(name: str) -> Markup:
 
 
 FILTERS = {
-    "breakable": breakable,
-    "basis": basis, "verdict": verdict, "short": short, "value": value, "signed": signed, "either": either, "energy": energy, "chance": chance, "duration": duration,
+    "breakable": breakable, "basis": basis, "verdict": verdict, "short": short, "value": value, "signed": signed,
+    "either": either, "energy": energy, "chance": chance, "duration": duration,
 }  # fmt: skip
 
 
