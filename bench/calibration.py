@@ -48,9 +48,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a tenth of the comparisons")
     fewer = QUICK if parser.parse_args().quick else 1
-    print(
-        f"{'metric':<12} {'prompts x rows':<14} {'false alarms':<22} {'as single rows':<14} {'covered':<7} {'planted':>9} found ({POWER:.0%})"
-    )
+    titles = {
+        "metric": 12,
+        "prompts x rows": 14,
+        "false alarms": 22,
+        "as single rows": 14,
+        "covered": 7,
+        "  planted": 9,
+    }
+    print(*(f"{title:<{width}}" for title, width in titles.items()), f"found ({POWER:.0%})")
     ps, bad = [], []
     for name, pair in (("exact_match", answers), ("perplexity", losses)):
         for design in DESIGNS:

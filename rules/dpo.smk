@@ -39,6 +39,8 @@ rule dpo:
         spec="results/{run}/spec.json",
         preflight=ancient("results/{run}/preflight.json"),
         tokens=run_tokens_files,
+        held_out=run_held_out,
+        metric=run_metric,
         logprobs=parent_logprobs,
         model=ancient(parent_model),
         manifest=parent_manifest,
@@ -62,5 +64,6 @@ rule dpo:
     shell:
         """
         exec python "$POSTTRAIN"/train_dpo.py --spec {input.spec:q} --parent {input.model:q} \
-            --manifest {input.manifest:q} --tokens {params.tokens:q} --logprobs {input.logprobs:q} --log {log:q}
+            --manifest {input.manifest:q} --tokens {params.tokens:q} --logprobs {input.logprobs:q} \
+            --held-out {input.held_out:q} --log {log:q}
         """

@@ -12,6 +12,8 @@ rule ppo:
         spec="results/{run}/spec.json",
         preflight=ancient("results/{run}/preflight.json"),
         rows=run_rows,
+        held_out=run_held_out,
+        metric=run_metric,
         judges=judge_manifests,
         judge_models=ancient(judge_models),
         function=reward_function,
@@ -38,5 +40,5 @@ rule ppo:
     shell:
         """
         exec python "$POSTTRAIN"/{params.script} --spec {input.spec:q} --parent {input.model:q} \
-            --manifest {input.manifest:q} --data {params.data:q} --log {log:q}
+            --manifest {input.manifest:q} --data {params.data:q} --held-out {input.held_out:q} --log {log:q}
         """

@@ -12,6 +12,8 @@ rule sft:
         spec="results/{run}/spec.json",
         preflight=ancient("results/{run}/preflight.json"),
         tokens=run_tokens_files,
+        held_out=run_held_out,
+        metric=run_metric,
         model=ancient(parent_model),
         manifest=parent_manifest,
     output:
@@ -35,5 +37,5 @@ rule sft:
     shell:
         """
         exec python "$POSTTRAIN"/{params.script} --spec {input.spec:q} --parent {input.model:q} \
-            --manifest {input.manifest:q} --tokens {params.tokens:q} --log {log:q}
+            --manifest {input.manifest:q} --tokens {params.tokens:q} --held-out {input.held_out:q} --log {log:q}
         """

@@ -15,8 +15,6 @@ from posttrain.config import shape_refusal
 from posttrain.errors import UserError
 from posttrain.stage import Clock, arguments, read_json, run, say, whole_file
 
-BATCH_TOKENS = 4096
-
 
 def main(options) -> None:
     import pyarrow as pa
@@ -32,10 +30,8 @@ def main(options) -> None:
     clock = Clock()
     model = models.parent(options.model, form(options.output)).eval()
     rows = pq.read_table(options.tokens / "train.parquet").to_pylist()
-    sides = ("chosen", "rejected")
-    sequences = [scoring.answer(row["prompt_ids"], row[f"{side}_ids"]) for side in sides for row in rows]
-    scores = pa.array([score for score, _ in scoring.log_probs(model, sequences, BATCH_TOKENS)], pa.float32())
-    columns = {"ref_chosen_logps": scores[: len(rows)], "ref_rejected_logps": scores[len(rows) :]}
+    chosen, rejected = (pa.array(scores, pa.float32()) for scores in scoring.reference(model, rows))
+    columns = {"ref_chosen_logps": chosen, "ref_rejected_logps": rejected}
     with whole_file(options.output) as file:
         pq.write_table(pa.table(columns), file)
     name = options.output.parent.parent.name

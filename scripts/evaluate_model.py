@@ -14,14 +14,14 @@ weights ships, the likelihoods are measured with those as well, and eval.json ha
 
 from pathlib import Path
 
-from posttrain import overruled
+from posttrain import origins, overruled
 from posttrain.cli import as_it_ships
 from posttrain.cli import columns as printed
-from posttrain.examples import TEXTS, Examples, clusters, columns, comparisons, key, measured, read_examples
+from posttrain.examples import TEXTS, Examples, by_origin, clusters, columns, comparisons, key, measured, read_examples
 from posttrain.records import hashes, sealed
 from posttrain.safety import by_group
 from posttrain.stage import Clock, arguments, read_json, run, say, sha256, whole_file, write_json
-from posttrain.statistics import basis, preference, shown, summary
+from posttrain.statistics import basis, preference, shown, summary, verdict
 
 
 def main(options) -> None:
@@ -114,18 +114,12 @@ def tell(result: dict) -> None:
     lines = [["", "value", "95% interval", "of", *(f"against {other}" for other in result["against"])]]
     for metric, row in result["metrics"].items():
         low, high = shown(metric, row["low"]), shown(metric, row["high"])
-        verdicts = [_word(rows.get(metric)) for rows in result["against"].values()]
+        verdicts = [verdict(rows[metric]) if metric in rows else "" for rows in result["against"].values()]
         lines.append([metric, shown(metric, row["value"]), f"{low} to {high}", basis(row), *verdicts])
+        for name, own in origins.apart(result, metric).items():
+            lines.append([f"  of {name}", shown(metric, own["value"]), *[""] * (2 + len(verdicts))])
     touching = overruled.sentences(overruled.of(result["run"], *result["against"]))
     say("\n".join([result["run"], printed(lines), *touching, *as_it_ships(result)]))
-
-
-def _word(row: dict | None) -> str:
-    """A verdict in words."""
-    if row is None:
-        return ""
-    few = row["verdict"] == "no evidence" and row["detectable"] is None
-    return "too few examples" if few else row["verdict"]
 
 
 def add_margins(examples: list[dict], others: dict[str, dict]) -> None:
@@ -140,13 +134,26 @@ def add_margins(examples: list[dict], others: dict[str, dict]) -> None:
 
 
 def summarise(examples: list[dict], others: dict[str, Examples]) -> dict:
-    """The `metrics` and `against` of eval.json, and where a suite asked about groups of people, `groups`."""
-    metrics = {
-        name: summary(metric, columns(metric, ours), clusters(ours)) for name, metric, ours in measured(examples)
-    }
-    against = {other: comparisons(examples, rows) for other, rows in others.items()}
+    """The `metrics`, `by_dataset` and `against` of eval.json.
+
+    Where a dataset is a mixture there is `by_part` as well, and where a suite asked about groups of people, `groups`.
+    """
+    found = by_origin(examples)
+    parts = {name: {part: summaries(rows) for part, rows in own.items() if part} for name, own in found.items()}
+    parts = {name: own for name, own in parts.items() if own}
     groups = by_group(examples)
-    return {"metrics": metrics, "against": against} | ({"groups": groups} if groups else {})
+    return (
+        {"metrics": summaries(examples)}
+        | {"by_dataset": {name: summaries(own[""]) for name, own in found.items()}}
+        | ({"by_part": parts} if parts else {})
+        | {"against": {other: comparisons(examples, rows) for other, rows in others.items()}}
+        | ({"groups": groups} if groups else {})
+    )
+
+
+def summaries(examples: list[dict]) -> dict[str, dict]:
+    """Value, interval and n of every metric that the examples hold."""
+    return {name: summary(metric, columns(metric, ours), clusters(ours)) for name, metric, ours in measured(examples)}
 
 
 def write_examples(path: Path, examples: list[dict]) -> None:

@@ -8,9 +8,10 @@ the parent. Reads the run's spec, the parent's model, tokens and log-probabiliti
         --logprobs results/sft_lora/logprobs/gsm8k_pairs,max_length=1024.parquet
 """
 
+from functools import partial
 from pathlib import Path
 
-from posttrain.stage import arguments, read_json, run
+from posttrain.stage import arguments, held_out_rows, read_json, run
 
 TOKENS = ("id", "prompt_ids", "chosen_ids", "rejected_ids")
 REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")
@@ -18,10 +19,10 @@ REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")
 
 def main(options) -> None:
     import pyarrow.parquet as pq
-    from datasets import concatenate_datasets
+    from datasets import Dataset, concatenate_datasets
     from trl import DPOConfig, DPOTrainer
 
-    from posttrain import methods, models, training
+    from posttrain import held_out, methods, models, scoring, training
 
     class PreparedDPOTrainer(DPOTrainer):
         """TRL's trainer, given the tokens and reference log-probabilities that it would compute itself."""
@@ -34,15 +35,25 @@ def main(options) -> None:
 
     spec = read_json(options.spec)
     training.check_shape(options.tokens / "report.json", spec)
-    train = options.tokens / "train.parquet"
+    train, validation = options.tokens / "train.parquet", options.tokens / "validation.parquet"
     folder = training.work_folder(options, [options.manifest, train, options.logprobs])
     if not (folder / "finished").exists():
-        tokens, reference = training.read_tokens(train, TOKENS), training.read_tokens(options.logprobs, REFERENCE)
+        read = partial(training.read_tokens, columns=TOKENS)
+        tokens, reference = read(train), training.read_tokens(options.logprobs, REFERENCE)
         lengths = pq.read_table(train, columns=["length"])["length"].to_pylist()
         rows = training.ordered(concatenate_datasets([tokens, reference], axis=1), spec, lengths)
+        measured = held_out.rows(validation, spec, read)
 
         def build(spec):
             model = training.load_parent(options.parent, spec)
+
+            def with_reference(rows):
+                """Held-out rows beside what the parent thinks of them."""
+                scores = scoring.reference(model.eval(), rows.to_list())
+                return concatenate_datasets(
+                    [rows, Dataset.from_dict(dict(zip(REFERENCE, scores, strict=True)))], axis=1
+                )
+
             return PreparedDPOTrainer(
                 model=model,
                 args=DPOConfig(
@@ -55,6 +66,7 @@ def main(options) -> None:
                     precompute_ref_log_probs=True,
                 ),
                 train_dataset=rows,
+                eval_dataset=measured and with_reference(measured),
                 processing_class=models.tokenizer(options.parent),
                 peft_config=methods.adapter(spec, model, training.steps(len(rows), spec["batch_size"])),
             )
@@ -64,4 +76,4 @@ def main(options) -> None:
 
 
 if __name__ == "__main__":
-    run(arguments(__doc__, spec=Path, parent=Path, manifest=Path, tokens=Path, logprobs=Path), main)
+    run(held_out_rows(arguments(__doc__, spec=Path, parent=Path, manifest=Path, tokens=Path, logprobs=Path)), main)

@@ -11,13 +11,13 @@ from itertools import chain
 from pathlib import Path
 
 from posttrain.errors import UserError
-from posttrain.stage import arguments, read_json, run
+from posttrain.stage import arguments, held_out_rows, read_json, run
 
 
 def main(options) -> None:
     from trl import KTOConfig, KTOTrainer
 
-    from posttrain import attempts, methods, models, training
+    from posttrain import attempts, held_out, methods, models, training
 
     class PreparedKTOTrainer(KTOTrainer):
         """TRL's trainer, given the tokens that it would compute itself."""
@@ -27,12 +27,13 @@ def main(options) -> None:
 
     spec = read_json(options.spec)
     training.check_shape(options.tokens / "report.json", spec)
-    train = options.tokens / "train.parquet"
+    train, validation = options.tokens / "train.parquet", options.tokens / "validation.parquet"
     folder = training.work_folder(options, [options.manifest, train])
     if not (folder / "finished").exists():
         rows = labelled(train)
         lengths = [len(row["prompt_ids"]) + len(row["completion_ids"]) for row in rows]
         rows = training.ordered(rows, spec, lengths)
+        measured = held_out.rows(validation, spec, labelled)
 
         def build(spec):
             model = training.load_parent(options.parent, spec)
@@ -47,6 +48,7 @@ def main(options) -> None:
                     precompute_ref_log_probs=True,  # so that full fine-tuning needs no second model
                 ),
                 train_dataset=mismatched(rows, attempts.micro_batch(spec)),
+                eval_dataset=measured and mismatched(measured, attempts.micro_batch(spec)),
                 processing_class=models.tokenizer(options.parent),
                 peft_config=methods.adapter(spec, model, training.steps(len(rows), spec["batch_size"])),
             )
@@ -97,4 +99,4 @@ def mismatched(rows, batch_size: int):
 
 
 if __name__ == "__main__":
-    run(arguments(__doc__, spec=Path, parent=Path, manifest=Path, tokens=Path), main)
+    run(held_out_rows(arguments(__doc__, spec=Path, parent=Path, manifest=Path, tokens=Path)), main)

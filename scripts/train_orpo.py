@@ -7,22 +7,23 @@ There is no reference: the loss is that of supervised fine-tuning on the chosen 
         --manifest results/bases/smollm2/base.json --tokens results/tokens/smollm2/gsm8k_pairs,max_length=1024
 """
 
+from functools import partial
 from pathlib import Path
 
-from posttrain.stage import arguments, read_json, run
+from posttrain.stage import arguments, held_out_rows, read_json, run
 from posttrain.tokens import IGNORED
 
 
 def main(options) -> None:
     from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
-    from posttrain import methods, models, training
+    from posttrain import held_out, methods, models, pairs, training
 
     class PreparedORPOTrainer(ORPOTrainer):
         """TRL's trainer, given the tokens that it would compute itself."""
 
         def tokenize_row(self, feature, model=None):
-            return prepared(feature)
+            return pairs.columns(feature)
 
         def concatenated_forward(self, model, batch):
             """TRL's loss of the chosen answer is its prompt's as well, which is not to be learnt."""
@@ -33,11 +34,13 @@ def main(options) -> None:
 
     spec = read_json(options.spec)
     training.check_shape(options.tokens / "report.json", spec)
-    train = options.tokens / "train.parquet"
+    train, validation = options.tokens / "train.parquet", options.tokens / "validation.parquet"
     folder = training.work_folder(options, [options.manifest, train])
     if not (folder / "finished").exists():
-        rows = training.read_tokens(train, ("id", "prompt_ids", "chosen_ids", "rejected_ids", "length"))
+        read = partial(training.read_tokens, columns=("id", "prompt_ids", "chosen_ids", "rejected_ids", "length"))
+        rows = read(train)
         rows = training.ordered(rows, spec, rows["length"])
+        measured = held_out.rows(validation, spec, read)
 
         def build(spec):
             model = training.load_parent(options.parent, spec)
@@ -50,6 +53,7 @@ def main(options) -> None:
                     disable_dropout=not spec.get("dropout"),
                 ),
                 train_dataset=rows,
+                eval_dataset=measured,
                 processing_class=models.tokenizer(options.parent),
                 peft_config=methods.adapter(spec, model, training.steps(len(rows), spec["batch_size"])),
             )
@@ -58,19 +62,5 @@ def main(options) -> None:
     training.publish(options, folder)
 
 
-def prepared(row: dict) -> dict:
-    """A pair under the names of ORPOTrainer, which pads them."""
-    prompt = row["prompt_ids"]
-    columns = {"prompt_input_ids": prompt, "prompt_attention_mask": [1] * len(prompt)}
-    for side in ("chosen", "rejected"):
-        ids = prompt + row[f"{side}_ids"]
-        columns |= {
-            f"{side}_input_ids": ids,
-            f"{side}_attention_mask": [1] * len(ids),
-            f"{side}_labels": [IGNORED] * len(prompt) + row[f"{side}_ids"],
-        }
-    return columns
-
-
 if __name__ == "__main__":
-    run(arguments(__doc__, spec=Path, parent=Path, manifest=Path, tokens=Path), main)
+    run(held_out_rows(arguments(__doc__, spec=Path, parent=Path, manifest=Path, tokens=Path)), main)

@@ -9,7 +9,7 @@ writes. The algorithm is posttrain/ppo.py.
 
 from pathlib import Path
 
-from posttrain.stage import arguments, read_json, run
+from posttrain.stage import arguments, held_out_rows, read_json, run
 
 
 def main(options) -> None:
@@ -49,4 +49,4 @@ def main(options) -> None:
 
 
 if __name__ == "__main__":
-    run(arguments(__doc__, spec=Path, parent=Path, manifest=Path, data=Path), main)
+    run(held_out_rows(arguments(__doc__, spec=Path, parent=Path, manifest=Path, data=Path)), main)

@@ -9,20 +9,20 @@ writes what train_sft.py does; the model gets a score in place of its LM head.
 
 from pathlib import Path
 
-from posttrain.stage import arguments, read_json, run
+from posttrain.stage import arguments, held_out_rows, read_json, run
 
 
 def main(options) -> None:
     from trl import RewardConfig, RewardTrainer
 
-    from posttrain import methods, models, training
+    from posttrain import held_out, methods, models, training
 
     spec = read_json(options.spec)
     training.check_shape(options.tokens / "report.json", spec)
     train, validation = options.tokens / "train.parquet", options.tokens / "validation.parquet"
     folder = training.work_folder(options, [options.manifest, train])
     if not (folder / "finished").exists():
-        rows, held_out = answers(train), answers(validation)
+        rows, measured = answers(train), held_out.rows(validation, spec, answers) or answers(validation)
         lengths = [len(row["chosen_ids"]) + len(row["rejected_ids"]) for row in rows]
         rows = training.ordered(rows, spec, lengths)
 
@@ -36,7 +36,7 @@ def main(options) -> None:
                     disable_dropout=not spec.get("dropout"),
                 ),
                 train_dataset=rows,
-                eval_dataset=held_out if len(held_out) else None,
+                eval_dataset=measured if len(measured) else None,
                 processing_class=models.tokenizer(options.parent),
                 peft_config=methods.adapter(spec, model, training.steps(len(rows), spec["batch_size"])),
             )
@@ -60,4 +60,4 @@ def answers(tokens: Path):
 
 
 if __name__ == "__main__":
-    run(arguments(__doc__, spec=Path, parent=Path, manifest=Path, tokens=Path), main)
+    run(held_out_rows(arguments(__doc__, spec=Path, parent=Path, manifest=Path, tokens=Path)), main)

@@ -7,15 +7,17 @@ beside the spec.
         --manifest results/bases/smollm2/base.json --tokens results/tokens/smollm2/gsm8k,max_length=1024
 """
 
+from functools import partial
 from pathlib import Path
 
-from posttrain.stage import arguments, read_json, run
+from posttrain.stage import arguments, held_out_rows, read_json, run
 
 
 def main(options) -> None:
     from trl import SFTConfig, SFTTrainer
 
-    from posttrain import methods, models, training
+    from posttrain import held_out, methods, models, training
+    from posttrain.row_order import trained_tokens
 
     spec = read_json(options.spec)
     training.check_shape(options.tokens / "report.json", spec)
@@ -23,8 +25,10 @@ def main(options) -> None:
     folder = training.work_folder(options, [options.manifest, train])
     if not (folder / "finished").exists():
         rows = training.read_tokens(train, ("id", "input_ids", "labels", "length"))
+        rows = rows.add_column("trained", trained_tokens(rows.data["labels"]))
         rows = training.ordered(rows, spec, rows["length"]).remove_columns("length")
-        held_out = training.read_tokens(validation, ("input_ids", "labels"))
+        read = partial(training.read_tokens, columns=("id", "input_ids", "labels"))
+        measured = held_out.rows(validation, spec, read) or read(validation)
 
         def build(spec):
             model, given = training.load_parent(options.parent, spec), training.trainer_arguments(spec, folder)
@@ -37,7 +41,7 @@ def main(options) -> None:
                     loss_type=spec["loss_type"],
                 ),
                 train_dataset=rows,
-                eval_dataset=held_out if len(held_out) else None,
+                eval_dataset=measured if len(measured) else None,
                 processing_class=models.tokenizer(options.parent),
                 peft_config=methods.adapter(spec, model, training.steps(len(rows), spec["batch_size"])),
             )
@@ -47,4 +51,4 @@ def main(options) -> None:
 
 
 if __name__ == "__main__":
-    run(arguments(__doc__, spec=Path, parent=Path, manifest=Path, tokens=Path), main)
+    run(held_out_rows(arguments(__doc__, spec=Path, parent=Path, manifest=Path, tokens=Path)), main)

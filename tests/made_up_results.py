@@ -75,8 +75,14 @@ def evaluation(model: dict, index: int) -> dict:
         "safety/refusal": {"difference": 0.02, "low": -0.03, "high": 0.07, "p": 0.6, "verdict": "no evidence",
                            "detectable": None},
     }  # fmt: skip
+    by_dataset = {
+        name: {"perplexity": metrics["perplexity"] | {"value": value + i, "n": 10}}
+        for i, name in enumerate(("chats", "sums"))
+    }
     others = dict.fromkeys(name for name in (model["parent"], "base" if model["parent"] else None) if name)
-    return {"run": model["name"], "spec": HASH, "metrics": metrics, "against": dict.fromkeys(others, rows),
+    return {"run": model["name"], "spec": HASH, "metrics": metrics, "by_dataset": by_dataset,
+            "by_part": {"sums": {"easy": {"perplexity": metrics["perplexity"] | {"value": value + 2}}}},
+            "against": dict.fromkeys(others, rows),
             "seconds": 90.0}  # fmt: skip
 
 

@@ -28,6 +28,7 @@ def answers(
     file: Path,
     key: str,
     penalty: float = 1.0,
+    by_batch: bool = False,
 ) -> list[Answer]:
     """The greedy answer to each prompt (token ids), from `file` where it is there; equal prompts are answered once.
 
@@ -39,16 +40,21 @@ def answers(
         file: the answers given so far; it is made, and grows, as answers come.
         key: what the model is and how it computes, such as a hash of its files, its stop tokens and its arithmetic.
         penalty: on tokens that have occurred; 1 is none.
+        by_batch: whether an answer counts for the batch that it was given in only, as in bf16, where other prompts beside it
+            change it; so none is taken over from a smaller sample.
     """
     settings = [VERSION, key, penalty, max_new_tokens, stop]
-    names = [_name(prompt, settings) for prompt in prompts]
-    asked = dict(zip(names, prompts, strict=True))
+    unique = [list(prompt) for prompt in dict.fromkeys(map(tuple, prompts))]
+    batches = list(scoring.prompt_batches(unique, max_new_tokens))
+    beside = {i: [[unique[j] for j in batch]] for batch in batches for i in batch} if by_batch else {}
+    order = [_name(prompt, [*settings, *beside.get(i, [])]) for i, prompt in enumerate(unique)]
+    asked = dict(zip(order, unique, strict=True))
     known = read(file)
     missing = asked.keys() - known.keys()
     if missing:
         file.parent.mkdir(parents=True, exist_ok=True)
-        begun, order, done = time.monotonic(), list(asked), 0
-        for batch in scoring.prompt_batches(list(asked.values()), max_new_tokens):
+        begun, done = time.monotonic(), 0
+        for batch in batches:
             some = [order[i] for i in batch if order[i] in missing]
             if not some:
                 continue
@@ -59,7 +65,8 @@ def answers(
             done += len(some)
             left = (time.monotonic() - begun) / done * (len(missing) - done)
             progress(f"answers {done}/{len(missing)}", left)
-    return [known[name] for name in names]
+    names = {tuple(prompt): name for name, prompt in asked.items()}
+    return [known[names[tuple(prompt)]] for prompt in prompts]
 
 
 def read(file: Path) -> dict[str, Answer]:

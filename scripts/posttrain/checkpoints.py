@@ -18,7 +18,14 @@ BROKEN = "broken-"
 
 
 def seal(checkpoint: Path) -> None:
-    """Write the list of a finished checkpoint, and then remove those that are no longer needed.
+    """Write the list of a finished checkpoint, and then remove those that are no longer needed."""
+    write_list(checkpoint)
+    for old in _checkpoints(checkpoint.parent)[KEPT:]:
+        _remove(old)
+
+
+def write_list(checkpoint: Path) -> None:
+    """Write the list of a folder's files, once each of them is on the disk.
 
     `sha256sum -c checkpoint-8/SHA256SUMS` beside the checkpoint verifies it by hand.
     """
@@ -32,8 +39,6 @@ def seal(checkpoint: Path) -> None:
     beside.rename(checkpoint / SEAL)
     for path in (checkpoint, checkpoint.parent):
         _sync(path)
-    for old in _checkpoints(checkpoint.parent)[KEPT:]:
-        _remove(old)
 
 
 def last(folder: Path) -> Path | None:
@@ -43,13 +48,18 @@ def last(folder: Path) -> Path | None:
     for checkpoint in _checkpoints(folder):
         if is_whole(checkpoint):
             return checkpoint
-        aside = checkpoint.with_name(BROKEN + checkpoint.name)
-        shutil.rmtree(aside, ignore_errors=True)
-        checkpoint.rename(aside)
-        say(f"{checkpoint}: not as it was written, or not to its end; set aside as {aside.name}")
-        for old in _checkpoints(folder, BROKEN)[KEPT:]:
-            shutil.rmtree(old)
+        set_aside(checkpoint, "not as it was written, or not to its end")
     return None
+
+
+def set_aside(checkpoint: Path, why: str) -> None:
+    """Give a checkpoint that is of no use a name under which it is not found, for people to look at."""
+    aside = checkpoint.with_name(BROKEN + checkpoint.name)
+    shutil.rmtree(aside, ignore_errors=True)
+    checkpoint.rename(aside)
+    say(f"{checkpoint}: {why}; set aside as {aside.name}")
+    for old in _checkpoints(checkpoint.parent, BROKEN)[KEPT:]:
+        shutil.rmtree(old)
 
 
 def is_whole(checkpoint: Path) -> bool:

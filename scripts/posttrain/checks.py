@@ -110,6 +110,13 @@ def repeated_rows(run: "Subject") -> Finding | None:
             f"{_share(alike, run.data['rows'])} of the data's rows repeated others and were left out; see dropped.jsonl"
         )
         return Finding("warning", text)
+    near = run.data.get("near")
+    if near and not near["left_out"] and near["same_answer"] > REPEATED * run.data["rows"]:
+        text = (
+            f"{_share(near['same_answer'], run.data['rows'])} of the data's rows are {near['similarity']:.0%} like an earlier one and "
+            f"have its answer; write near_duplicates: {near['similarity']:g} under the dataset to leave them out"
+        )
+        return Finding("warning", text)
     return None
 
 
@@ -286,7 +293,8 @@ def overlap(run: "Subject") -> Finding | None:
     first = next(iter(found.values()))["examples"][0]
     return Finding(
         "error" if error else "warning",
-        f"the training rows contain {' and '.join(counts)}, so that what is measured there is memory; take them out of one side",
+        f"the training rows contain {' and '.join(counts)}, so that what is measured there is memory; take them out of "
+        "one side, overlap.json of the dataset names them",
         f"{first['place']} stands in {first['train_place']}:\n{first['text']}",
     )
 
@@ -374,6 +382,25 @@ def _stands_in(flat: str, said: str) -> bool:
 def _lost_tools(tools: str | None, text: str) -> list[str]:
     names = [tool.get("function", tool).get("name") for tool in json.loads(tools)] if tools else []
     return ["the functions that may be called (tools)"] if any(name and name not in text for name in names) else []
+
+
+def system_prompt(run: "Subject") -> Finding | None:
+    """No system prompt that the template writes by itself is trained into the model."""
+    from posttrain import system_prompts
+    from posttrain.survey import elided
+
+    if run.data["shape"] == "text":
+        return Finding("skipped", "a text has no system prompt")
+    own = system_prompts.of_template(run.tokenizer)
+    without = [row for row, turns in run.asked if turns[0]["role"] != "system"]
+    if own is None or not without:
+        return None
+    where = "each dataset of the mixture" if run.data.get("format") == "mix" else "the dataset"
+    return Finding(
+        "warning",
+        f"{_share(len(without), len(run.asked))} of the sampled rows have no system prompt, and the base's chat template writes one of "
+        f"its own: {' '.join(elided(own).split())!r}; write `system:` under {where}, with your own words or with these",
+    )
 
 
 def dropped_thoughts(run: "Subject") -> Finding | None:
@@ -551,12 +578,40 @@ def licence(run: "Subject") -> Finding | None:
 
 def evaluation(run: "Subject") -> Finding | None:
     """What the run's evaluation will need is there, before the training is paid for."""
-    from posttrain import foreseen
+    from posttrain import foreseen, measured_rows
 
     if not run.evaluation:
         return Finding("skipped", "nothing is known of an evaluation")
-    errors = foreseen.errors(run)
+    errors = foreseen.errors(run) + measured_rows.errors(run)
     told = errors or foreseen.warnings(run)
+    return Finding("error" if errors else "warning", "; ".join(told)) if told else None
+
+
+def held_out(run: "Subject") -> Finding | None:
+    """The held-out rows are enough to tell two models apart."""
+    from posttrain import measured_rows
+
+    if not run.evaluation:
+        return Finding("skipped", "nothing is known of an evaluation")
+    told = measured_rows.unmeasured(run)
+    return Finding("warning", "; ".join(told)) if told else None
+
+
+def measuring(run: "Subject") -> Finding | None:
+    """What a run is measured on while it trains is there, is enough, and is not what it is evaluated on."""
+    from posttrain import early_stopping
+
+    if early_stopping.plan(run.spec) is None:
+        return Finding("skipped", "nothing is measured while the run trains")
+    rows, unseen = run.data["train"], run.data["validation"]
+    if run.report is not None:
+        rows, unseen = (run.report[split]["rows"] for split in ("train", "validation"))
+    steps = early_stopping.steps(run.spec, rows, run.data["shape"] == "preference")
+    names = [data["name"] for data in run.evaluation.get("data", [])]
+    evaluated = run.evaluation["limit"] if run.spec["data"]["name"] in names else 0
+    found = list(early_stopping.faults(run.spec, steps, unseen, evaluated))
+    errors = [text for severity, text in found if severity == "error"]
+    told = errors or [text for _, text in found]
     return Finding("error" if errors else "warning", "; ".join(told)) if told else None
 
 
@@ -606,6 +661,7 @@ CHECKS = (
     missing_bos,
     chat_template,
     template_drops,
+    system_prompt,
     dropped_thoughts,
     packing,
     architecture,
@@ -614,7 +670,9 @@ CHECKS = (
     rank,
     memory,
     licence,
+    held_out,
     evaluation,
+    measuring,
 )
 NAMES = tuple(check.__name__ for check in CHECKS)
 

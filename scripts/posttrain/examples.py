@@ -8,7 +8,7 @@ from posttrain.paired import comparison
 from posttrain.statistics import METRICS, Metric, metric
 
 Examples = dict[tuple[str, str, str], dict]
-TEXTS = ("suite", "dataset", "id", "group", "prompt_group", "part", "prompt", "reference", "output")
+TEXTS = ("suite", "dataset", "part", "id", "group", "prompt_group", "prompt", "reference", "output")
 PARENTS = ("preference_margin_accuracy", "preference_margin")  # comparable only where the parent is the same
 # What no metric of its own is computed from.
 PARTS = {column for found in METRICS.values() for column in found.columns} - METRICS.keys() | {
@@ -44,7 +44,19 @@ def measured(examples: list[dict]) -> Iterator[tuple[str, Metric, list[dict]]]:
         for name in [*known, *own]:
             found = metric(name)
             having = [row for row in rows if row.get(found.columns[0]) is not None]
+            if found.share and name not in METRICS and any(row[found.columns[0]] not in (0, 1) for row in having):
+                found = found._replace(share=False)  # a metric of the user's, called as lm-eval calls shares
             yield f"{suite}/{name}" if suite else name, found, having
+
+
+def by_origin(examples: list[dict]) -> dict[str, dict[str, list[dict]]]:
+    """The examples of every dataset, and, of a mixture, of every part: by dataset, then by part, `` for all of them."""
+    found: dict[str, dict[str, list[dict]]] = {}
+    for example in examples:
+        parts = found.setdefault(example["dataset"], {})
+        for part in dict.fromkeys(("", example.get("part") or "")):
+            parts.setdefault(part, []).append(example)
+    return found
 
 
 def columns(metric: Metric, examples: list[dict]) -> np.ndarray:

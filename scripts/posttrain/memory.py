@@ -228,7 +228,7 @@ def estimate(spec: dict, model: Model, longest: int, trained_share: float, devic
 def _rows(spec: dict) -> int:
     """Rows in one forward pass; a pair is two."""
     step = spec["batch_size"] // spec.get("minibatches", 1)
-    return step // spec["accumulation"] * (2 if spec["objective"] in ("dpo", "orpo", "reward") else 1)
+    return step // spec["accumulation"] * (2 if spec["objective"] in ("dpo", "orpo", "cpo", "reward") else 1)
 
 
 def _held(spec: dict, model: Model, bf16: bool) -> float:
@@ -294,7 +294,7 @@ def _logits(spec: dict, model: Model, tokens: int, trained_share: float, device:
     objective = spec["objective"]
     if objective == "reward":
         return 0
-    if objective == "orpo":  # all of them, their log-softmax, its gradient
+    if objective in ("orpo", "cpo"):  # all of them, their log-softmax, its gradient
         return 12 * tokens * model.vocabulary
     if device == "cpu" and objective in ("sft", "dpo", "kto", "ppo") and spec["method"] not in PROMPT_LEARNING:
         return 6 * min(tokens * trained_share * model.vocabulary, LARGEST_LOGITS)

@@ -10,18 +10,16 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from posttrain import curves, generations, graph, licences, overruled
+from posttrain import curves, generations, graph, licences, origins, overruled
 from posttrain.page import percent
 from posttrain.stage import duration, read_json
-from posttrain.statistics import LEVEL, METRICS, SAME, basis, is_share, metric
+from posttrain.statistics import LEVEL, METRICS, SAME, TOO_FEW, VERDICTS, basis, is_share, metric, verdict
 
 MOST_POINTS = 400  # of a curve on the page; fewer on a page of many runs, as all curves together get
 CURVES_BYTES = 1_800_000
 DRAWN_POINTS = 100  # of a curve's still picture, for print and for browsers without scripts
 EXAMPLES = 8  # of a run's answers; fewer on a page of many runs
 ALL_EXAMPLES = 400
-TOO_FEW = "too few examples"
-WORDS = ("better", "worse", "no evidence", TOO_FEW)
 WATTS_PER_THREAD = 10  # a desktop's or server's processor of 65 to 350 W, by its threads
 WATTS_OF_GPU = {
     "H200": 700, "H100": 700, "A100": 400, "V100": 300, "L40": 350, "A40": 300, "A10": 150, "L4": 72, "T4": 70,
@@ -53,6 +51,7 @@ def collect(context: dict[str, Any]) -> dict[str, Any]:
         "by_chance": 1 - LEVEL,
         "graph": graph.layout(context["models"]),
         "metrics": metrics(models),
+        "origins": origins.compared(models, [metric["name"] for metric in metrics(models)]),
         "curves": [training(run, len(runs)) for run in runs],
         "generations": answers(runs),
         "datasets": datasets(context["datasets"]),
@@ -99,7 +98,7 @@ def said(run: Model) -> list[tuple[str, list[dict[str, Any]]]]:
     are named.
     """
     sentences: dict[str, list[dict[str, Any]]] = {}
-    for word, (other, rows) in itertools.product(WORDS, run["eval"]["against"].items()):
+    for word, (other, rows) in itertools.product(VERDICTS, run["eval"]["against"].items()):
         names = [name for name, row in rows.items() if verdict(row) == word]
         if word in ("better", "worse"):
             ours = {name: run["eval"]["metrics"][name]["value"] for name in names}
@@ -111,12 +110,6 @@ def said(run: Model) -> list[tuple[str, list[dict[str, Any]]]]:
         if names:
             sentences.setdefault(word, []).append({"other": other, "metrics": told, "more": more})
     return list(sentences.items())
-
-
-def verdict(row: dict[str, Any]) -> str:
-    """The verdict of a comparison in an eval.json, and of no evidence whether the examples were too few to show any."""
-    few = row["verdict"] == "no evidence" and row.get("detectable", 0) is None
-    return TOO_FEW if few else row["verdict"]
 
 
 def alone(run: Model) -> list[str]:

@@ -4,39 +4,18 @@ A rule is a function of (answer, reference), both texts without their thoughts, 
 the user's own.
 """
 
-import importlib.util
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from posttrain import models, scoring, thoughts
-from posttrain.errors import UserError, nearest
+from posttrain import models, scoring, thoughts, user_code
+from posttrain.errors import UserError
+from posttrain.final_numbers import answer_format, final_number
 from posttrain.tokens import turn_end
 
-NUMBER = r"(?:(?<!\d)-)?\$?[\d,]*\.?\d+"  # 10-15 is a range
-MARKED = re.compile(rf"####\s*({NUMBER})")  # GSM8K's way to mark the result
-
 BATCH_TOKENS = 8192
-
-
-def read_number(text: str) -> float | None:
-    """The number after `####`, or else the last number of the text."""
-    marked = MARKED.findall(text) or re.findall(NUMBER, text)
-    return float(marked[-1].replace(",", "").replace("$", "")) if marked else None
-
-
-def final_number(answer: str, reference: str) -> float:
-    """1 where the answer's number is the reference's (GSM8K; Cobbe et al. 2021), else 0."""
-    number = read_number(reference)
-    return float(number is not None and read_number(answer) == number)
-
-
-def answer_format(answer: str, reference: str) -> float:
-    """1 where the answer marks its result as GSM8K does, with `#### number`, else 0."""
-    return float(MARKED.search(answer) is not None)
 
 
 FUNCTIONS = {"final_number": final_number, "answer_format": answer_format}
@@ -46,18 +25,11 @@ def function(name: str) -> Callable[[str, str], float]:
     """The rule of that name, or the function NAME in FILE.py for `FILE.py:NAME`.
 
     Raises:
-        UserError: the file has no such function.
+        UserError: the file cannot be run, or has no such function.
     """
     if name in FUNCTIONS:
         return FUNCTIONS[name]
-    file, _, wanted = name.partition(":")
-    module_spec = importlib.util.spec_from_file_location(Path(file).stem, file)
-    module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
-    if not callable(getattr(module, wanted, None)):
-        known = [key for key, value in vars(module).items() if callable(value)]
-        raise UserError(f"reward.function: {file} has no function '{wanted}'; {nearest(wanted, known)}")
-    return getattr(module, wanted)
+    return user_code.load(name, "reward.function")
 
 
 def judge(
@@ -75,14 +47,10 @@ def judge(
         rule = function(spec["function"])
 
         def by_rule(questions: list[dict], answers: list[list[int]]) -> list[float]:
-            values = [
-                rule(_said(tokenizer, row["prompt_ids"], ids), thoughts.answer(row["reference"]))
+            return [
+                rule(_said(tokenizer, row["prompt_ids"], ids), _reference(row))
                 for row, ids in zip(questions, answers, strict=True)
             ]
-            try:
-                return [float(value) for value in values]
-            except (TypeError, ValueError) as error:
-                raise UserError(f"reward.function: {spec['function']} returns no number: {error}") from None
 
         return by_rule
     name = spec["from"]["name"]
@@ -96,6 +64,11 @@ def judge(
         return scoring.rewards(model, rows, BATCH_TOKENS)
 
     return by_model
+
+
+def _reference(row: dict) -> str | None:
+    """A row's own answer without thoughts; None for a prompt alone."""
+    return None if row["reference"] is None else thoughts.answer(row["reference"])
 
 
 def _said(tokenizer: Any, prompt: list[int], answer: list[int]) -> str:

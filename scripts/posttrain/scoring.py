@@ -122,6 +122,14 @@ def rewards(model: Any, rows: list[tuple[int, ...]], batch_tokens: int) -> list[
     return scores
 
 
+def reference(model: Any, rows: list[dict], batch_tokens: int = 4096) -> tuple[list[float], list[float]]:
+    """Log-probabilities of the chosen and of the rejected answer of each row of preference tokens."""
+    sides = ("chosen", "rejected")
+    sequences = [answer(row["prompt_ids"], row[f"{side}_ids"]) for side in sides for row in rows]
+    scores = [score for score, _ in log_probs(model, sequences, batch_tokens)]
+    return scores[: len(rows)], scores[len(rows) :]
+
+
 def pair_rewards(model: Any, rows: list[dict], batch_tokens: int) -> list[tuple[float, float]]:
     """A reward model's scores of the chosen and of the rejected answer of each row of preference tokens."""
     sides = [[(*row["prompt_ids"], *row[f"{side}_ids"]) for row in rows] for side in ("chosen", "rejected")]

@@ -32,6 +32,7 @@ from typing import Any
 from posttrain.errors import UserError, printable
 
 # What asks a stage to stop: Ctrl-C, a scheduler that ends or warns a job, a terminal that is closed.
+READ_LAST = Path("results/.configuration")  # names the file that the last Snakemake command here read
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 # What a disk or a mount does to a stage, and what to do about it.
 FAULTS = {
@@ -55,6 +56,14 @@ def arguments(doc: str, **options: type) -> argparse.ArgumentParser:
     for name, kind in options.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, required=True)
     parser.add_argument("--log", type=Path, default=None, help="file for everything the libraries print")
+    return parser
+
+
+def held_out_rows(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add the option `--held-out` of a training stage: held-out rows whose prompts are answered on the way, or nothing."""
+    parser.add_argument(
+        "--held-out", type=Path, nargs="*", default=[], help="rows whose prompts are answered while the model trains"
+    )
     return parser
 
 

@@ -9,9 +9,20 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from posttrain import answers, decoding, rewards, rows, scoring, statistics, text_metrics, thoughts, tokens
+from posttrain import (
+    answers,
+    decoding,
+    final_numbers,
+    rewards,
+    rows,
+    scoring,
+    statistics,
+    text_metrics,
+    thoughts,
+    tokens,
+)
 from posttrain.errors import UserError
-from posttrain.rewards import MARKED
+from posttrain.samples import ANSWERS, HeldOut, chosen, conversation
 from posttrain.stage import read_json, say
 
 SIDES = ("chosen", "rejected")
@@ -59,10 +70,18 @@ class Candidate(NamedTuple):
                 f"{self.name}: {full} of {len(prompts)} prompts have as many tokens as the model's context of {longest}, or "
                 "more, and no answer; take them out of what is held out, or write fewer `shots`"
             )
-        key = json.dumps([self.key, self.spec.get("precision", "fp32"), self.stops, longest])
-        penalty = self.spec.get("repetition_penalty", 1.0)
+        precision = self.spec.get("precision", "fp32")
+        key = json.dumps([self.key, precision, self.stops, longest])
         return answers.answers(
-            self.model, self.tokenizer, prompts, max_new_tokens, stop, self.answers, key, penalty=penalty
+            self.model,
+            self.tokenizer,
+            prompts,
+            max_new_tokens,
+            stop,
+            self.answers,
+            key,
+            penalty=self.spec.get("repetition_penalty", 1.0),
+            by_batch=precision != "fp32",
         )
 
 
@@ -88,8 +107,8 @@ def standard(candidate: Candidate) -> tuple[list[Row], list[Request]]:
     found: tuple[list[Row], list[Request]] = [], []
     for data in spec["data"]:
         examples, requests = likelihood(candidate, "", data["name"], spec["limit"])
-        if examples and _shape(candidate, data["name"]) == "messages":
-            answer_marked(candidate, examples, data["name"])
+        if examples and _shape(candidate, data["name"]) != "text":
+            answer(candidate, examples, data["name"])
         found[0].extend(examples)
         found[1].extend(requests)
     return found
@@ -126,16 +145,13 @@ def measure(candidate: Candidate, name: str, suite: dict) -> tuple[list[Row], li
 
 
 def likelihood(candidate: Candidate, suite: str, dataset: str, limit: int) -> tuple[list[Row], list[Request]]:
-    """Held-out rows whose answers are to be scored; a row with one labelled answer has nothing to compare it with."""
-    import pyarrow.parquet as pq
-
-    encoded = pq.read_table(_folder(candidate, dataset) / "validation.parquet").slice(0, limit).to_pylist()
-    examples = [{"suite": suite, "dataset": dataset, "id": row["id"]} for row in encoded]
+    """Held-out rows whose answers are to be scored; a prompt alone has none, one labelled answer nothing to compare it with."""
+    encoded, examples = _sample(candidate, suite, dataset, limit)
     requests = []
     for row, example in zip(encoded, examples, strict=True):
-        if "completion_ids" in row:
+        if "prompt_ids" in row and "chosen_ids" not in row:
             continue
-        if "prompt_ids" in row:
+        if "chosen_ids" in row:
             requests += [
                 Request(example, side, scoring.answer(row["prompt_ids"], row[f"{side}_ids"])) for side in SIDES
             ]
@@ -161,27 +177,29 @@ def score(candidate: Candidate, requests: list[Request]) -> None:
 
 def score_pairs(candidate: Candidate) -> list[Row]:
     """What a reward model gives both answers of every held-out pair."""
-    import pyarrow.parquet as pq
-
-    examples = []
+    found = []
     for data in candidate.spec["data"]:
         if _shape(candidate, data["name"]) != "preference":
             continue
-        file = _folder(candidate, data["name"]) / "validation.parquet"
-        pairs = pq.read_table(file).slice(0, candidate.spec["limit"]).to_pylist()
+        pairs, examples = _sample(candidate, "", data["name"], candidate.spec["limit"])
         scores = scoring.pair_rewards(candidate.model, pairs, candidate.spec["batch_tokens"])
-        examples += [
-            {
-                "suite": "",
-                "dataset": data["name"],
-                "id": row["id"],
-                "chosen_score": chosen,
-                "rejected_score": rejected,
-                "scores_chosen": statistics.preference(chosen, rejected),
-            }
-            for row, (chosen, rejected) in zip(pairs, scores, strict=True)
+        found += [
+            example | {"chosen_score": good, "rejected_score": bad, "scores_chosen": statistics.preference(good, bad)}
+            for example, (good, bad) in zip(examples, scores, strict=True)
         ]
-    return examples
+    return found
+
+
+def _sample(candidate: Candidate, suite: str, dataset: str, limit: int) -> tuple[list[Row], list[Row]]:
+    """The tokens of at most `limit` held-out rows, and what an example says of each."""
+    import pyarrow.parquet as pq
+
+    file, held_out = _folder(candidate, dataset) / "validation.parquet", HeldOut(dataset)
+    names = pq.read_table(file, columns=["id"])["id"].to_pylist()
+    encoded = pq.read_table(file).take(held_out.sample(names, limit)).to_pylist()
+    found = held_out.read(row["id"] for row in encoded)
+    where = {"suite": suite, "dataset": dataset}
+    return encoded, [where | held_out.example(row["id"], found[conversation(row["id"])]) for row in encoded]
 
 
 def _folder(candidate: Candidate, dataset: str) -> Path:
@@ -195,24 +213,26 @@ def _shape(candidate: Candidate, dataset: str) -> str:
 # ---- answers
 
 
-def answer_marked(candidate: Candidate, examples: list[Row], dataset: str) -> None:
-    """Generate where every reference ends in GSM8K's `#### number`, and compare the final numbers."""
-    wanted = {example["id"].split(".")[0] for example in examples}
-    found = {row["id"]: row for row in rows.read(_rows(dataset)) if row["id"] in wanted}
-    asked = [tokens.up_to(found[example["id"].split(".")[0]], example["id"]) for example in examples]
-    references = [_reference(row) for row in asked]
-    if not all(MARKED.search(reference) for reference in references):
-        return
-    outputs = ask(candidate, [(tokens.prompt_turns(row), row.get("tools")) for row in asked], candidate.spec)
-    for example, row, reference, output in zip(examples, asked, references, outputs, strict=True):
-        said = thoughts.answer(output)
-        example |= {
-            "prompt": tokens.prompt_turns(row)[-1]["content"],
-            "reference": reference,
-            "output": output,
-            "exact_match": rewards.final_number(said, reference),
-            "format_followed": rewards.answer_format(said, reference),
-        }
+def answer(candidate: Candidate, examples: list[Row], dataset: str) -> None:
+    """Generate answers to the examples: to all where every reference has GSM8K's `#### number`, else to a few, to be read.
+
+    Where all are answered, the final numbers are compared.
+    """
+    found = HeldOut(dataset).read(example["id"] for example in examples)
+    asked = [tokens.up_to(found[conversation(example["id"])], example["id"]) for example in examples]
+    pairs = [(row, example) for row, example in zip(asked, examples, strict=True) if tokens.prompt_turns(row)]
+    marked = all("messages" in row and final_numbers.MARKED.search(_reference(row)) for row, _ in pairs)
+    pairs = pairs if marked else pairs[: candidate.spec.get("answers", ANSWERS)]
+    outputs = ask(candidate, [(tokens.prompt_turns(row), row.get("tools")) for row, _ in pairs], candidate.spec)
+    for (row, example), output in zip(pairs, outputs, strict=True):
+        example |= _texts(row) | {"output": output}
+        if marked:
+            said, reference = thoughts.answer(output), example["reference"]
+            example |= {
+                "exact_match": final_numbers.strict_match(said, reference),
+                "exact_match_lenient": final_numbers.final_number(said, reference),
+                "format_followed": final_numbers.answer_format(said, reference),
+            }
 
 
 def generation(candidate: Candidate, suite: dict) -> list[Row]:
@@ -275,11 +295,13 @@ def safety(candidate: Candidate, suite: dict) -> list[Row]:
 
     examples = []
     for file in [Path(file) for file in suite["files"] or measured.FILES]:
-        asked = measured.read(file)[: suite["limit"]]
+        asked = measured.read(file)
+        names = [row.get("pair", row["id"]) for row in asked]
+        asked = [asked[i] for i in chosen(names, [row["kind"] for row in asked], suite["limit"])]
         turns = [[{"role": "user", "content": row["prompt"]}] for row in asked]
         outputs = ask(candidate, [(turn, None) for turn in turns], suite)
         said = list(map(thoughts.answer, outputs))
-        named = [{"group": row["group"]} if "group" in row else {} for row in asked]
+        named = [{"group": row["group"], "prompt_group": row["pair"]} if "pair" in row else {} for row in asked]
         examples += [
             {"dataset": file.stem, "id": row["id"], "prompt": row["prompt"], "output": output} | group | score
             for row, group, output, score in zip(asked, named, outputs, measured.score(asked, said), strict=True)
@@ -296,16 +318,18 @@ def ask(candidate: Candidate, prompts: list[tuple[list[Row], str | None]], setti
 def _asked(suite: dict) -> tuple[list[Row], list[Row]]:
     """The held-out rows that a suite asks, and what an example says of each."""
     dataset = suite["data"]["name"]
-    found = [row for row in rows.read(_rows(dataset)) if tokens.prompt_turns(row)][: suite["limit"]]
-    return found, [
-        {
-            "dataset": dataset,
-            "id": row["id"],
-            "prompt": tokens.prompt_turns(row)[-1]["content"],
-            "reference": _reference(row),
-        }
-        for row in found
-    ]
+    held_out = HeldOut(dataset)
+    names = [held_out.ids[i] for i in held_out.sample(held_out.ids)]
+    found = held_out.read(names[: suite["limit"]])
+    if not all(map(tokens.prompt_turns, found.values())):  # some open with the assistant, and ask nothing
+        found = {name: row for name, row in held_out.read(names).items() if tokens.prompt_turns(row)}
+    asked = [found[name] for name in names if name in found][: suite["limit"]]
+    return asked, [{"dataset": dataset} | held_out.example(row["id"], row) | _texts(row) for row in asked]
+
+
+def _texts(row: Row) -> Row:
+    """What an example shows of a row: the last turn that asks, and the answer that there is."""
+    return {"prompt": tokens.prompt_turns(row)[-1]["content"], "reference": _reference(row)}
 
 
 def _shots(suite: dict) -> list[Row]:
@@ -328,8 +352,10 @@ def _turns(row: Row) -> list[Row]:
     return row["messages"] if "messages" in row else [*row["prompt"], *row["chosen"]]
 
 
-def _reference(row: Row) -> str:
-    return thoughts.answer(_turns(row)[-1]["content"])
+def _reference(row: Row) -> str | None:
+    """The wanted answer of a row; None where it has none."""
+    turns = row.get("messages") or row.get("chosen") or (row.get("completion") if row.get("label") else None)
+    return thoughts.answer(turns[-1]["content"]) if turns else None
 
 
 def _rows(dataset: str, split: str = "validation") -> Path:

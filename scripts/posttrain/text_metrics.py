@@ -12,21 +12,51 @@ from typing import Any
 
 import numpy as np
 
+from posttrain import user_code
+from posttrain.errors import nearest
+from posttrain.final_numbers import answer_format, final_number
 from posttrain.words import words
 
 WORD_ORDER = 4  # BLEU's longest n-gram, in tokens
 CHARACTER_ORDER = 6  # chrF's, in characters
 BETA = 2  # how many times as much recall counts as precision, in chrF
+# Names in eval.json and examples.parquet that no function of the user's may have.
+TAKEN = frozenset(
+    (
+        "suite dataset part id group prompt_group prompt reference output log_prob tokens bytes words chosen_log_prob rejected_log_prob "
+        "prefers_chosen margin margin_prefers_chosen chosen_score rejected_score scores_chosen format_followed exact_match_lenient "
+        "perplexity byte_perplexity word_perplexity preference_accuracy preference_margin preference_margin_accuracy reward "
+        "reward_accuracy refusal over_refusal toxicity unequal_treatment"
+    ).split()
+)
 FENCED = re.compile(r"```(?:json)?[ \t]*\n(.*?)```", re.DOTALL | re.IGNORECASE)
 
 
 def score(
     names: list[str], outputs: list[str], references: list[str], pattern: str | None
 ) -> list[dict[str, float | list[float]]]:
-    """For each of n outputs its value of each metric in `names`, by name; `pattern` is what `regex` looks for."""
+    """For each of n outputs its value of each metric in `names`, by name; `pattern` is what `regex` looks for.
+
+    A function of the user's own, `FILE.py:NAME`, is called NAME.
+    """
     against = {"regex": [pattern] * len(outputs)}
-    columns = {name: map(METRICS[name], outputs, against.get(name, references)) for name in names}
+    functions = {name: METRICS.get(name) or user_code.load(name, "evaluation.suites, metrics") for name in names}
+    columns = {user_code.label(name): map(functions[name], outputs, against.get(name, references)) for name in names}
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def refusal(names: list[str]) -> str | None:
+    """Why these metrics cannot be had together; None where they can."""
+    labels: dict[str, str] = {}
+    for name in names:
+        label = user_code.label(name)
+        if not user_code.is_own(name) and name not in METRICS:
+            return f"there is no metric '{name}', and your own has the form FILE.py:NAME; {nearest(name, METRICS)}"
+        if user_code.is_own(name) and (label in METRICS or label in TAKEN):
+            return f"{name}: '{label}' is the name of something else in the results; rename the function"
+        if labels.setdefault(label, name) != name:
+            return f"{labels[label]} and {name} have one name; rename a function"
+    return None
 
 
 def is_pattern(text: str) -> str | None:
@@ -104,20 +134,6 @@ def rouge_l(output: str, reference: str) -> float:
 def exact_match(output: str, reference: str) -> float:
     """1 where the whole output is the reference, but for blanks and line ends, else 0."""
     return float(output.split() == reference.split())
-
-
-def final_number(output: str, reference: str) -> float:
-    """1 where the output's number is the reference's: after `####`, or else the last one (GSM8K; Cobbe et al. 2021)."""
-    from posttrain import rewards
-
-    return rewards.final_number(output, reference)
-
-
-def answer_format(output: str, reference: str) -> float:
-    """1 where the output marks its result as GSM8K does, with `#### number`, else 0."""
-    from posttrain import rewards
-
-    return rewards.answer_format(output, reference)
 
 
 def regex(output: str, pattern: str) -> float:

@@ -20,18 +20,29 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import torch
 from transformers import TrainerCallback, set_seed
 from transformers.utils import is_flash_attn_2_available, is_liger_kernel_available
 
-from posttrain import attempts, checkpoints, methods, models, positions, tracking
-from posttrain.config import PROMPT_LEARNING, shape_refusal
+from posttrain import (
+    attempts,
+    checkpoints,
+    early_stopping,
+    first_weights,
+    held_out,
+    keeping,
+    methods,
+    models,
+    positions,
+    tracking,
+)
+from posttrain.config import ON_POLICY, PROMPT_LEARNING, shape_refusal
 from posttrain.errors import UserError
 from posttrain.head import add_compact_head
 from posttrain.inspection import first_line
 from posttrain.low_rank import add_low_rank
+from posttrain.row_order import EvenWeights, row_order
 from posttrain.rows import read
 from posttrain.stage import (
     end_at_once,
@@ -46,40 +57,20 @@ from posttrain.stage import (
     write_json,
 )
 from posttrain.tokens import questions
+from posttrain.warm_up import WarmUp
 
 # Reported for each step, under TRL's names.
 REPORTED = (
     "loss learning_rate grad_norm mean_token_accuracy num_tokens rewards/accuracies rewards/margins "
     "rewards/chosen rewards/rejected logps/chosen logps/rejected accuracy margin nll_loss log_odds_chosen "
     "reward reward_std score kl kl_coefficient entropy policy_loss value_loss clip_fraction answer_length "
-    "completions/mean_length eval_loss eval_mean_token_accuracy eval_accuracy eval_margin"
+    "completions/mean_length completions/clipped_ratio clip_ratio/region_mean cispo_clip_ratio"
 ).split()
+# What transformers measures of its own measurement.
+OF_MEASURING = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "eval_model_preparation_time")
 
 
 # ---- from the spec to TRL
-
-
-def row_order(lengths: list[int], batch_size: int, epochs: float, max_steps: int | None, seed: int) -> list[int]:
-    """The rows in the order in which they are trained on, all epochs in one list.
-
-    Each epoch is a permutation of its own. Its neighbours are sorted by length and cut into batches, which saves padding,
-    and the batches are shuffled; neighbours are a quarter of the rows, but no fewer than 8 batches and no more than 50.
-    Nothing here depends on the state of a random generator, so a resumed run sees the same rows.
-    """
-    n = len(lengths)
-    total = max_steps * batch_size if max_steps else max(1, round(n * epochs))
-    passes = math.ceil(total / n)
-    size = batch_size * min(max(8, n // (4 * batch_size)), 50)
-    order = []
-    for epoch in range(passes):
-        chance = np.random.default_rng([seed, epoch])
-        rows = chance.permutation(n)[: total - len(order)].tolist()
-        for start in range(0, len(rows), size):
-            window = sorted(rows[start : start + size], key=lambda row: lengths[row])
-            batches = [window[i : i + batch_size] for i in range(0, len(window), batch_size)]
-            tail = batches.pop() if len(batches[-1]) < batch_size else []
-            order += [row for i in chance.permutation(len(batches)) for row in batches[i]] + tail
-    return order
 
 
 def read_columns(file: Path, columns: tuple[str, ...]) -> list[list]:
@@ -162,6 +153,7 @@ def trainer_arguments(spec: dict, folder: Path) -> dict[str, Any]:
         "train_sampling_strategy": "sequential",
         "per_device_train_batch_size": spec["batch_size"] // spec["accumulation"],
         "gradient_accumulation_steps": spec["accumulation"],
+        **({"per_device_eval_batch_size": attempts.micro_batch(spec)} if early_stopping.plan(spec) else {}),
         "warmup_steps": warmup_share(spec["warmup"]),
         "lr_scheduler_type": "constant_with_warmup" if spec["schedule"] == "constant" else spec["schedule"],
         "weight_decay": spec["weight_decay"],
@@ -194,10 +186,12 @@ def kernels(spec: dict) -> dict[str, bool]:
     """What makes SFT on a GPU faster with the same results, by what is installed; `trainer_args` has the last word.
 
     Only Flash Attention keeps rows apart that lie in one sequence, so only with it are they laid end to end without padding.
+    Liger replaces the forward pass of the feed-forward block, which `adapter` has wrapped in a layer of its own.
     """
     if not torch.cuda.is_available() or spec["objective"] != "sft":
         return {}
-    return {"padding_free": flash(spec), "use_liger_kernel": is_liger_kernel_available()}
+    liger = is_liger_kernel_available() and spec["method"] != "adapter"
+    return {"padding_free": flash(spec), "use_liger_kernel": liger}
 
 
 def warmup_share(share: float) -> float:
@@ -247,6 +241,7 @@ def work_folder(options: Namespace, inputs: list[Path]) -> Path:
     for key in ("merge_into", "save_precision"):  # they say what is done with the result
         spec.pop(key, None)
     chosen = [models.precision(spec["precision"]), *kernels(spec).items()]
+    inputs = [*inputs, *held_out.inputs(options, spec)]
     parts = [json.dumps(spec, sort_keys=True), *map(str, chosen), *map(sha256, inputs)]
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
     folder = options.spec.parent / "checkpoints" / key
@@ -308,6 +303,15 @@ class Watch(TrainerCallback):
             self.save_began = time.monotonic()
         control.should_training_stop |= self.stopped_by is not None
 
+    def end(self, control: Any) -> None:
+        """Let this step be the last: it ends in the result itself, and so is not saved."""
+        self.ended = True
+        control.should_save, control.should_training_stop = False, True
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """What measuring takes is no part of the next step's time."""
+        self.stepped = time.monotonic()
+
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Make the checkpoint count, and remember how long that took, so that it stays below a twentieth of the time."""
         checkpoints.seal(self.folder / f"checkpoint-{state.global_step}")
@@ -346,12 +350,14 @@ class Watch(TrainerCallback):
             return
         self._check(state, logs, model, control.should_save or self.ended)
         now = time.monotonic()
-        speed = (logs.get("num_tokens", 0) - self.tokens) / (now - self.stepped) if self.tokens else None
-        self.tokens, self.stepped = logs.get("num_tokens", 0), now
+        speed = None
+        if "num_tokens" in logs:  # of several steps on the same answers, only the first has it
+            speed = (logs["num_tokens"] - self.tokens) / (now - self.stepped) if self.tokens else None
+            self.tokens, self.stepped = logs["num_tokens"], now
         state.log_history[-1] |= {
             "tokens_per_second": speed and round(speed, 1),
             "memory_gib": memory_gib(),
-            "seconds": round(self.before + now - self.began, 2),
+            "seconds": round(self.before + now - self.began, 4),
             "cpu_percent": psutil.cpu_percent(),
             "gpu_percent": gpu_percent(),
         }
@@ -376,7 +382,10 @@ def rows_of_step(trainer: Any, dataset: str, step: int) -> list[str]:
     rows, args = trainer.train_dataset, trainer.args
     if "id" not in rows.column_names:
         return []
-    size = args.per_device_train_batch_size * args.gradient_accumulation_steps // getattr(args, "num_generations", 1)
+    size = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    if hasattr(args, "steps_per_generation"):  # several steps may share a rollout, and several answers a prompt
+        step = -(-step * args.gradient_accumulation_steps // args.steps_per_generation)
+        size = args.generation_batch_size // args.num_generations
     ids = rows[(step - 1) * size : step * size]["id"]
     file = Path(f"results/data/{dataset}/train.parquet")
     places = dict(zip(*read_columns(file, ("id", "place")), strict=True)) if file.exists() else {}
@@ -406,11 +415,13 @@ def history(log: list[dict]) -> list[dict]:
     An entropy of 0 is one that `add_compact_head` did not compute.
     """
     keep = ("step", *REPORTED, "tokens_per_second", "memory_gib", "seconds", "cpu_percent", "gpu_percent")
-    return [
-        {key: line[key] for key in keep if line.get(key) is not None and (key != "entropy" or line[key])}
-        for line in log
-        if "loss" in line or "eval_loss" in line
-    ]
+    lines = []
+    for line in log:
+        held_out = [key for key in line if key.startswith(early_stopping.EVALUATED) and key not in OF_MEASURING]
+        if "loss" in line or held_out:
+            shown = [key for key in (*keep, *held_out) if line.get(key) is not None]
+            lines.append({key: line[key] for key in shown if key != "entropy" or line[key]})
+    return lines
 
 
 # ---- the run itself
@@ -439,6 +450,7 @@ def fit(build: Callable[[dict], Any], options: Namespace, folder: Path, spec: di
             if torch.cuda.is_available():
                 torch.cuda.reset_peak_memory_stats()  # the peak that is told is that of the attempt which succeeds
     checkpoints.clear(folder)
+    keeping.clear(folder)
 
 
 def _as_it_fits(name: str, folder: Path, spec: dict) -> dict:
@@ -501,6 +513,7 @@ def _train(build: Callable[[dict], Any], options: Namespace, folder: Path, spec:
     with refusals(name):
         trainer = build(spec)
     model = trainer.model.policy if spec["objective"] == "ppo" else trainer.model  # what is saved
+    first_weights.put(trainer, options.parent, folder, spec)
     if can_be_compact(spec):
         add_compact_head(model.get_base_model() if spec["method"] != "full" else model)
     for parameter in trainer.model.parameters():
@@ -513,13 +526,19 @@ def _train(build: Callable[[dict], Any], options: Namespace, folder: Path, spec:
     say(
         f"{name}: {spec['objective']}, {spec['method']}: {trained:,} of {total:,} parameters are trained ({trained / total:.2%})"
     )
-    checkpoint = checkpoints.last(folder)
+    checkpoint = keeping.last(folder, early_stopping.plan(spec))
     if spec["method"] in methods.KEEPERS and spec["objective"] != "ppo":  # ppo saves everything that moves
         trainer.add_callback(methods.KEEPERS[spec["method"]](model, checkpoint))
     if spec.get("lora_plus"):
         trainer.optimizer = lora_plus(trainer, spec["lora_plus"])
+    trainer.add_callback(WarmUp())
+    if spec["objective"] not in ON_POLICY:  # whose losses are means over answers that are not sorted by length
+        rows = trainer.train_dataset
+        amounts = rows["trained"][:] if "trained" in rows.column_names else [1] * len(rows)
+        trainer.add_callback(EvenWeights(amounts, spec["batch_size"]))
     watch = Watch(name, folder, partial(rows_of_step, trainer, spec["data"]["name"]))
     trainer.add_callback(watch)
+    measuring = held_out.begin(spec, options, trainer, folder, partial(save_trained, model, spec), watch.end)
     if checkpoint:
         say(f"{name}: goes on from {checkpoint.name}")
         _count_on(trainer, checkpoint)
@@ -539,7 +558,9 @@ def _train(build: Callable[[dict], Any], options: Namespace, folder: Path, spec:
             "resumed_from": checkpoint.name if checkpoint else None,
             "mlflow_run_id": mlflow_run_id,
         }
-        _keep(trainer, model, options, folder, spec, outcome)
+        if measuring:
+            outcome["held_out"] = measuring.summary()
+        _keep(trainer, model, folder, spec, outcome, measuring.kept() if measuring else None)
 
 
 def _count_on(trainer: Any, checkpoint: Path) -> None:
@@ -587,8 +608,14 @@ def lora_plus(trainer: Any, ratio: float) -> torch.optim.Optimizer:
     return create_loraplus_optimizer(model=trainer.model, optimizer_cls=kind, **arguments)
 
 
-def _keep(trainer: Any, model: Any, options: Namespace, folder: Path, spec: dict, outcome: dict[str, Any]) -> None:
-    """Write what training produced to `folder`/finished, whole or not at all; in float32, whatever the base's type."""
+def _keep(
+    trainer: Any, model: Any, folder: Path, spec: dict, outcome: dict[str, Any], best: Path | None = None
+) -> None:
+    """Write what training produced to `folder`/finished, whole or not at all; in float32, whatever the base's type.
+
+    Args:
+        best: the result of an earlier step, which is kept in place of the last one's.
+    """
     lines = history(trainer.state.log_history)
     summary = {
         "steps": trainer.state.global_step,
@@ -601,12 +628,21 @@ def _keep(trainer: Any, model: Any, options: Namespace, folder: Path, spec: dict
         "memory_of": "gpu" if torch.cuda.is_available() else "process",
     }
     with whole_folder(folder / "finished") as finished:
-        only = {} if spec["method"] == "full" else {"selected_adapters": ["default"]}
-        for config in getattr(model, "peft_config", {}).values():
-            put_in_order(config)
-        model.save_pretrained(finished / "trained", **only)
+        if best:
+            for file in keeping.files(best):
+                link(file, finished / "trained" / file.name)
+        else:
+            save_trained(model, spec, finished / "trained")
         (finished / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         write_json(finished / "train.json", summary | outcome)
+
+
+def save_trained(model: Any, spec: dict, folder: Path) -> None:
+    """Write what is trained of a model: the adapter as PEFT saves it, or all weights."""
+    only = {} if spec["method"] == "full" else {"selected_adapters": ["default"]}
+    for config in getattr(model, "peft_config", {}).values():
+        put_in_order(config)
+    model.save_pretrained(folder, **only)
 
 
 def put_in_order(config: Any) -> None:

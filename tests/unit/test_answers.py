@@ -31,13 +31,15 @@ class Asked:
 def ask(in_folder, monkeypatch):
     """Ask for answers with settings that a test changes; returns them and the batches that were generated."""
 
-    def asked(prompts=PROMPTS, at_once=2, dies_after=100, max_new_tokens=8, stop=(), key="model", penalty=1.0):
+    def asked(
+        prompts=PROMPTS, at_once=2, dies_after=100, max_new_tokens=8, stop=(), key="model", penalty=1.0, by_batch=False
+    ):
         generator = Asked(dies_after)
         monkeypatch.setattr(scoring, "PROMPTS", at_once)
         monkeypatch.setattr(scoring, "generate_batch", generator.generate_batch)
         file = in_folder / "eval/answers.jsonl"
         try:
-            given = answers.answers(None, None, prompts, max_new_tokens, stop, file, key, penalty)
+            given = answers.answers(None, None, prompts, max_new_tokens, stop, file, key, penalty, by_batch)
             return given, generator.batches
         except KeyboardInterrupt:
             return None, generator.batches
@@ -71,6 +73,16 @@ def test_another_model_and_other_settings_find_nothing(ask, change):
     assert sum(map(len, ask(**change)[1])) == 4
     assert ask()[1] == []
     assert ask(**change)[1] == []
+
+
+def test_where_a_batch_changes_answers_only_those_of_the_same_batch_are_taken(ask):
+    _, first = ask(by_batch=True)
+    assert first == [[[50, 51, 52, 53], [20, 21, 22]], [[40, 41], [30]]]
+    given, second = ask(prompts=[*PROMPTS, [60]], by_batch=True)
+    assert second == [[[60]]]  # the two batches are as before
+    _, third = ask(prompts=[*PROMPTS, [42, 43, 44]], by_batch=True)
+    assert third == [[[42, 43, 44], [40, 41]], [[30]]]
+    assert ask(by_batch=True) == (given[:-1], [])
 
 
 def test_a_prompt_that_comes_later_is_all_that_is_generated(ask):

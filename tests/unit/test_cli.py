@@ -13,7 +13,7 @@ import yaml
 from evaluate_model import write_examples
 from posttrain import cli
 from posttrain.errors import UserError
-from posttrain.stage import write_json
+from posttrain.stage import READ_LAST, write_json
 
 SCRIPTS = Path(cli.__file__).resolve().parents[1]
 
@@ -190,10 +190,31 @@ def test_the_command_prints_the_table(evaluated):
     assert done.stdout.strip() == TABLE.strip()
 
 
-def test_a_mistake_at_the_command_is_one_line_and_exit_status_1(in_folder):
+def test_a_mistake_at_the_command_is_one_line_and_exit_status_1(project_file):
     done = command("table", "dpo")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "posttrain: dpo is not evaluated yet; run: snakemake --cores 1 results/dpo/eval.json\n"
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["nope"], "config/config.yaml: there is no base or run 'nope'; valid are base, dpo, follow, full, sft"),
+        (["dop"], "there is no base or run 'dop'; did you mean 'dpo'?"),
+        (["sft", "dpo,rnak=3"], "results/dpo,rnak=3: a run has no key 'rnak'; did you mean 'rank'?"),
+        (["dpo,seed=42"], "dpo,seed=42 is not evaluated yet; run: snakemake --cores 1 results/dpo/eval.json"),
+    ],
+)
+def test_a_name_without_results_is_looked_up_in_the_configuration(evaluated, project_file, monkeypatch, names, said):
+    monkeypatch.setattr(sys, "argv", ["posttrain", "table", *names])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert said in str(end.value)
+
+
+def test_another_name_of_a_model_shows_its_results(evaluated, project_file, monkeypatch, capsys):
+    assert run(monkeypatch, "table", "results/sft,seed=42/eval.json") == 0
+    assert "10.00 [9.00, 11.00]" in capsys.readouterr().out
 
 
 # ---- the subcommands that read the configuration
@@ -238,6 +259,27 @@ def test_another_configuration_is_named(project_file, monkeypatch, capsys):
     assert run(monkeypatch, "verify", "smollm2") == 0  # the repository's own, where the folder has none
 
 
+def test_the_configuration_of_the_last_command_is_read(project_file, monkeypatch, capsys, configuration):
+    Path("shop.yaml").write_text(
+        yaml.safe_dump(configuration({"runs.own": {"from": "base", "objective": "sft", "data": "chats"}}))
+    )
+    READ_LAST.parent.mkdir()
+    READ_LAST.write_text("shop.yaml\n")
+    assert run(monkeypatch, "verify", "own") == 0
+    said = capsys.readouterr()
+    assert (
+        said.err
+        == "posttrain: reads shop.yaml, as the last snakemake command here did; --configfile FILE names another\n"
+    )
+    assert run(monkeypatch, "verify", "own", "--configfile", "config/config.yaml") == 1
+    Path("shop.yaml").unlink()
+    assert run(monkeypatch, "verify", "sft") == 0
+    READ_LAST.write_text("config/config.yaml\n")
+    capsys.readouterr()
+    assert run(monkeypatch, "verify", "sft") == 0
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [("a: [", "it cannot be read"), ("- a", "it has no keys"), (None, "it cannot be read"), ("runs: {x: 1}", "runs.x")],
@@ -258,6 +300,14 @@ def test_why_says_nothing_or_the_causes(project_file, monkeypatch, capsys):
     monkeypatch.setattr(why, "planned", lambda *_: [])
     assert run(monkeypatch, "why", "sft") == 0
     assert capsys.readouterr().out == "nothing: sft is up to date\n"
+    write_json(Path("results/sft/provenance.json"), {})
+    for name in ("trained", "merged"):
+        Path(f"results/sft/{name}").mkdir()
+    assert run(monkeypatch, "why", "sft") == 0
+    assert capsys.readouterr().out == (
+        "nothing: sft is up to date\n"
+        "results/sft/model is gone, and nothing here reads it; to build it again: snakemake --cores 1 results/sft/model\n"
+    )
 
 
 def test_rebuild_check_and_send_mlflow_refuse_what_is_not_built(project_file, monkeypatch):

@@ -1,4 +1,4 @@
-"""Final numbers, margins, and the metrics and verdicts of eval.json; the whole script on a random tiny model."""
+"""Margins, samples, and the metrics and verdicts of eval.json; the whole script on a random tiny model."""
 
 import json
 import math
@@ -17,50 +17,8 @@ from evaluate_model import add_margins, read_examples, summarise, write_examples
 from posttrain import models, scoring, stage
 from posttrain.errors import UserError
 from posttrain.examples import clusters, key
-from posttrain.rewards import MARKED, final_number, read_number
 from posttrain.rows import normalise
 from posttrain.tokens import tokenise
-
-NUMBERS = [
-    ("48 + 24 = 72\n#### 72", 72),
-    ("#### -3", -3),
-    ("####5", 5),
-    ("#### $1,234.50", 1234.5),
-    ("#### 1,000,000", 1_000_000),
-    ("#### 10\nSo it is 12.", 10),  # the marked number wins over a later one
-    ("#### 10 or #### 11", 11),
-    ("The answer is 7.", 7),
-    ("First 3, then 4, so 7 in all", 7),
-    ("It costs $5", 5),
-    ("0.5", 0.5),
-    (".5", 0.5),
-    ("-$3", -3),
-    ("no number at all", None),
-    ("", None),
-    ("#### none, but 4", 4),
-]
-
-
-@pytest.mark.parametrize(("text", "number"), NUMBERS)
-def test_the_final_number_is_the_marked_one_or_else_the_last(text, number):
-    assert read_number(text) == number
-
-
-def test_numbers_are_equal_however_they_are_written():
-    assert read_number("#### 1,000") == read_number("#### $1000.00")
-    assert final_number("#### 1,000", "#### $1000.00") == 1
-
-
-@pytest.mark.parametrize(
-    ("text", "followed"), [("#### 72", True), ("####72", True), ("72", False), ("### 72", False), ("#### x", False)]
-)
-def test_the_format_is_the_mark_before_a_number(text, followed):
-    assert (MARKED.search(text) is not None) == followed
-
-
-def test_the_end_of_a_range_is_not_negative():
-    assert read_number("It takes 10-15 minutes") == 15
-
 
 # ---- margins, metrics, verdicts
 
@@ -179,6 +137,7 @@ def evaluate(in_folder, chats, random_tiny_folder, random_tiny_tokenizer, fp32):
     }
     for name, (shape, rows) in datasets.items():
         write_rows(Path(f"results/data/{name}/validation.parquet"), rows, shape)
+        stage.write_json(Path(f"results/data/{name}/data.json"), {"shape": shape})
         folder = Path(f"tokens/{name},max_length=256")
         encoded, _ = tokenise(random_tiny_tokenizer, rows, shape, 256)
         stage.write_json(folder / "report.json", {"shape": shape})
@@ -218,7 +177,8 @@ def evaluate(in_folder, chats, random_tiny_folder, random_tiny_tokenizer, fp32):
 def test_a_base_gets_every_metric_that_needs_no_parent(evaluate):
     result = evaluate("base")
     assert {name: row["n"] for name, row in result["metrics"].items()} == {
-        "perplexity": 4, "byte_perplexity": 4, "preference_accuracy": 3, "exact_match": 2, "format_followed": 2,
+        "perplexity": 4, "byte_perplexity": 4, "preference_accuracy": 3,
+        "exact_match": 2, "exact_match_lenient": 2, "format_followed": 2,
     }  # fmt: skip
     assert (result["run"], result["against"]) == ("base", {})
     assert result["spec"] == stage.sha256(Path("results/base/eval/spec.json"))
@@ -226,14 +186,79 @@ def test_a_base_gets_every_metric_that_needs_no_parent(evaluate):
     rows = read_examples("base")
     asked = [row for (_, data, _), row in rows.items() if data == "sums"]
     assert all(row["prompt"] and row["reference"] and row["output"] is not None for row in asked)
-    assert all(row["output"] is None for (_, data, _), row in rows.items() if data != "sums")
+
+
+def test_some_answers_of_every_dataset_of_conversations_are_there_to_be_read(evaluate):
+    evaluate("base", answers=1)
+    rows = read_examples("base")
+    answered = [(data, row) for (_, data, _), row in rows.items() if row["output"] is not None]
+    assert sorted(data for data, _ in answered) == ["chats", "pairs", "rated", "sums", "sums"]  # sums: all are measured
+    assert {row["reference"] for data, row in answered if data == "pairs"} == {"good"}
+    assert all(row["prompt"] for _, row in answered)
+    assert all(row["exact_match"] is None for data, row in answered if data != "sums")
+    evaluate("without", answers=0)
+    assert {data for (_, data, _), row in read_examples("without").items() if row["output"] is not None} == {"sums"}
+
+
+def test_every_metric_is_there_by_dataset(evaluate):
+    result = evaluate("base")
+    found = {name: {metric: row["n"] for metric, row in rows.items()} for name, rows in result["by_dataset"].items()}
+    likelihood = {"perplexity": 2, "byte_perplexity": 2}
+    assert found == {
+        "sums": likelihood | {"exact_match": 2, "exact_match_lenient": 2, "format_followed": 2},
+        "chats": likelihood,
+        "pairs": {"preference_accuracy": 3},
+        "rated": {},
+    }
+    rows = [row for (_, data, _), row in read_examples("base").items() if data == "chats"]
+    log_prob, tokens = (sum(row[name] for row in rows) for name in ("log_prob", "tokens"))
+    assert result["by_dataset"]["chats"]["perplexity"]["value"] == pytest.approx(math.exp(-log_prob / tokens))
+    assert "by_part" not in result
+
+
+def test_a_mixture_is_measured_by_part_as_well(evaluate):
+    stage.write_json(
+        Path("results/data/pairs/data.json"),
+        {"parts": {"one": {"train": 0, "validation": 2}, "two": {"train": 5, "validation": 1}}},
+    )
+    result = evaluate("base")
+    parts = {part: rows["preference_accuracy"]["n"] for part, rows in result["by_part"]["pairs"].items()}
+    assert parts == {"one": 2, "two": 1}
+    rows = read_examples("base")
+    ids = pq.read_table("results/data/pairs/validation.parquet")["id"].to_pylist()
+    assert [rows["", "pairs", name]["part"] for name in ids] == ["one", "one", "two"]
+    assert {row["part"] for (_, data, _), row in rows.items() if data != "pairs"} == {None}
+    small = evaluate("small", limit=2)  # each part is in it
+    assert {name: rows["preference_accuracy"]["n"] for name, rows in small["by_part"]["pairs"].items()} == {
+        "one": 1,
+        "two": 1,
+    }
+
+
+def test_examples_of_one_prompt_have_one_group(evaluate, chats, random_tiny_tokenizer):
+    suites = {"pairs": suite("preference", data={"name": "pairs"}), "say": generated(metrics=["chrf"])["say"]}
+    evaluate("base", suites=suites)
+    rows = read_examples("base")
+    groups = {(data, name): row["prompt_group"] for (_, data, name), row in rows.items()}
+    assert all(
+        (data, name) in groups and row["prompt_group"] == groups[data, name] for (_, data, name), row in rows.items()
+    )
+    assert len(set(groups.values())) == 4 + 3  # both rated answers are to prompts of pairs
 
 
 def test_the_same_model_is_no_evidence_against_itself(evaluate):
     evaluate("base")
     result = evaluate("sft", ("base",))
     assert {name: row["verdict"] for name, row in result["against"]["base"].items()} == dict.fromkeys(
-        ("perplexity", "byte_perplexity", "preference_accuracy", "exact_match", "format_followed"), "no evidence"
+        (
+            "perplexity",
+            "byte_perplexity",
+            "preference_accuracy",
+            "exact_match",
+            "exact_match_lenient",
+            "format_followed",
+        ),
+        "no evidence",
     )
     assert all(row["difference"] == 0 for row in result["against"]["base"].values())
     assert result["metrics"]["preference_margin_accuracy"]["value"] == 0.5  # nothing rose, and a tie counts half
@@ -243,7 +268,9 @@ def test_answers_with_a_label_have_nothing_to_be_compared_with_and_are_left_out(
     evaluate("base")
     rated = [row for (_, data, _), row in read_examples("base").items() if data == "rated"]
     assert len(rated) == 2
-    assert all(value is None for row in rated for key, value in row.items() if key not in ("suite", "dataset", "id"))
+    texts = ("suite", "dataset", "id", "prompt_group", "prompt", "reference", "output")
+    assert all(value is None for row in rated for key, value in row.items() if key not in texts)
+    assert {row["reference"] for row in rated} == {"so", None}  # of the answer that is wanted
 
 
 @pytest.fixture
@@ -328,6 +355,21 @@ def test_generated_answers_are_measured_by_every_text_metric(evaluate):
     assert all(against[f"say/{name}"]["verdict"] == "no evidence" for name in wanted)
 
 
+def test_a_metric_of_the_users_own_is_measured_and_compared(evaluate):
+    Path("mine.py").write_text("def accuracy(answer, reference):\n    return len(reference) / 10\n")
+    suites = generated(metrics=["chrf", "mine.py:accuracy"])
+    result = evaluate("base", suites=suites)
+    rows = [row for (name, _, _), row in read_examples("base").items() if name == "say"]
+    assert result["metrics"]["say/accuracy"]["value"] == pytest.approx(
+        sum(len(row["reference"]) / 10 for row in rows) / 2
+    )
+    row = evaluate("sft", ("base",), suites=suites)["against"]["base"]["say/accuracy"]
+    assert (row["difference"], row["verdict"]) == (0, "no evidence")
+    Path("none.py").write_text("def accuracy(answer, reference):\n    return None\n")
+    with pytest.raises(UserError, match=r"none\.py:accuracy returns no number: None"):
+        evaluate("base", suites=generated(metrics=["none.py:accuracy"]))
+
+
 def test_one_more_metric_generates_nothing_again(evaluate, monkeypatch):
     evaluate("base", suites=generated(metrics=["chrf"]))
     monkeypatch.setattr(scoring, "generate_batch", None)
@@ -345,8 +387,8 @@ def test_another_models_answers_are_not_taken_for_ones_own(evaluate, reward_fold
 
 def test_worked_examples_come_before_the_question(evaluate, chats, random_tiny_tokenizer):
     write_rows(Path("results/data/sums/train.parquet"), chats[2:], "messages")
-    evaluate("base", suites=generated(metrics=["chrf"], shots=1))
-    evaluate("none", suites=generated(metrics=["chrf"]))
+    evaluate("base", suites=generated(metrics=["chrf"], shots=1), answers=0)
+    evaluate("none", suites=generated(metrics=["chrf"]), answers=0)
     with_shots, without = (Path(f"results/{name}/eval/answers.jsonl").read_text() for name in ("base", "none"))
     assert set(without.splitlines()) < set(with_shots.splitlines())  # the standard ones, and two more of the suite
     assert len(with_shots.splitlines()) == 4

@@ -168,14 +168,20 @@ REFUSED = [
     ({"evaluation.data": ["chatz"]}, "my.yaml: evaluation.data: there is no dataset 'chatz'; did you mean 'chats'?"),
     ({"sweeps.rank.run": "dop"}, "there is no run 'dop'; did you mean 'dpo'?"),
     ({"sweeps.rank.over": {"rnak": [4]}}, "a run has no key 'rnak'; did you mean 'rank'?"),
-    ({"sweeps.rank.over": {"rank": [4, "many"]}}, "results/dpo,rank=many: rank: input should be a valid integer"),
-    ({"sweeps.rank.over": {"rank": ["4/5"]}}, "'rank=4/5' is no override"),
-    ({"runs.sft.trainer_args": {"learning_rate": 1}}, "trainer_args: 'learning_rate' is set by the run's own keys"),
+    (
+        {"sweeps.rank.over": {"rank": [4, "many"]}},
+        "my.yaml: sweeps.rank (dpo,rank=many): rank: input should be a valid integer",
+    ),
+    (
+        {"sweeps.rank.over": {"rank": ["4/5"]}},
+        "my.yaml: sweeps.rank.over.rank: '4/5' cannot stand in the name of a run's folder",
+    ),
+    ({"runs.sft.trainer_args": {"learning_rate": 1}}, "trainer_args: 'learning_rate' is not set here; "),
     (
         {"runs.sft.trainer_args": {"save_steps": 1}},
-        "trainer_args: 'save_steps' is set by the run's own keys; take it out",
+        "trainer_args: 'save_steps' is not set here; ",
     ),
-    ({"runs.dpo.trainer_args": {"loss_type": "ipo"}}, "trainer_args: 'loss_type' is set by the run's own keys"),
+    ({"runs.dpo.trainer_args": {"loss_type": "ipo"}}, "trainer_args: 'loss_type' is not set here; "),
     (
         {"runs.sft.trainer_args": {"packin": True}},
         "runs.sft.trainer_args: the trainer has no field 'packin'; did you mean 'packing'?",
@@ -462,7 +468,7 @@ def test_what_a_judge_or_a_selector_is_made_of_determines_what_is_made_with_it(p
     assert {name for name in NAMES_OF if before.spec_hash(name) != after.spec_hash(name)} == expected
 
 
-def test_a_users_reward_function_counts_by_the_bytes_of_its_file(configuration, in_folder):
+def test_a_users_reward_function_counts_by_the_bytes_of_its_files(configuration, in_folder):
     values = configuration({"runs.ppo": PPO | {"reward": {"function": "rules.py:short"}}})
 
     def spec() -> str:
@@ -473,10 +479,41 @@ def test_a_users_reward_function_counts_by_the_bytes_of_its_file(configuration, 
     one = spec()
     Path("rules.py").write_text("def short(answer, reference): return -len(answer) - 1\n")
     two = spec()
-    assert len({without, one, two}) == 3
+    Path("helper.py").write_text("LIMIT = 1\n")
+    Path("rules.py").write_text("import helper\ndef short(answer, reference): return -len(answer) - 1\n")
+    helped = spec()
+    Path("helper.py").write_text("LIMIT = 2\n")
+    assert len({without, one, two, helped, spec()}) == 5
+    assert Project(values, "my.yaml", in_folder).reward_file("ppo") == ["rules.py", "helper.py"]
+    Path("rules.py").write_text("def short(answer, reference): return -len(answer)\n")
     assert json.loads(one)["reward"]["function"] == "rules.py:short"
     assert Project(values, "my.yaml", in_folder).reward_file("ppo") == ["rules.py"]
     assert Project(configuration(JUDGED), "my.yaml", in_folder).reward_file("ppo") == []
+
+
+def suite_of(*metrics: str) -> dict:
+    return {"evaluation.suites": {"say": {"kind": "generation", "data": "chats", "metrics": list(metrics)}}}
+
+
+def test_a_users_metric_counts_by_the_bytes_of_its_files(configuration, in_folder):
+    Path("helper.py").write_text("LIMIT = 1\n")
+    Path("mine.py").write_text("import helper\ndef polite(answer, reference):\n    return 1\n")
+
+    def made(*metrics: str) -> Project:
+        return Project(configuration(suite_of(*metrics)), "my.yaml", in_folder)
+
+    before, spec = made("chrf", "mine.py:polite").spec("sft/eval"), made("chrf").spec("sft/eval")
+    assert made("chrf", "mine.py:polite").suite_files == ["mine.py", "helper.py"]
+    Path("helper.py").write_text("LIMIT = 2\n")
+    assert made("chrf", "mine.py:polite").spec("sft/eval") != before
+    assert made("chrf").spec("sft/eval") == spec
+    assert "sha256" not in json.loads(spec)["suites"]["say"]
+    with pytest.raises(
+        UserError, match=r"my.yaml: evaluation.suites.say.metrics: mine.py has no function 'polit'; did you"
+    ):
+        made("mine.py:polit")
+    with pytest.raises(UserError, match=r"evaluation.suites.say.metrics: there is no file 'other.py'"):
+        made("other.py:polite")
 
 
 def test_the_spec_of_an_implicit_reward_names_the_run_its_beta_and_its_parent(project):
@@ -706,7 +743,12 @@ def test_a_reward_functions_file_is_looked_for(project, files):
     with pytest.raises(UserError, match=sentence):
         project(changes).check_targets(["results/ppo/trained"])
     assert project(changes).check_targets(["results/sft/trained"]) == []
-    (files / "rules.py").touch()
+    (files / "rules.py").write_text("def shrt(answer, reference):\n    return 1\n")
+    with pytest.raises(
+        UserError, match=r"runs\.ppo\.reward\.function: rules\.py has no function 'short'; did you mean 'shrt'"
+    ):
+        project(changes).check_targets(["results/ppo/trained"])
+    (files / "rules.py").write_text("from helpers import short\n")
     assert project(changes).check_targets(["results/ppo/trained"]) == []
 
 

@@ -16,6 +16,7 @@ import pytest
 import torch
 from conftest import write_rows
 
+import train_cpo
 import train_dpo
 import train_kto
 import train_orpo
@@ -29,7 +30,7 @@ from unit.test_train import pairs, sample, train  # noqa: F401  (fixtures)
 
 pytestmark = pytest.mark.usefixtures("in_folder", "signals")
 
-ON_GIVEN_ANSWERS = {"dpo": train_dpo, "kto": train_kto, "orpo": train_orpo, "reward": train_reward}
+ON_GIVEN_ANSWERS = {"dpo": train_dpo, "kto": train_kto, "orpo": train_orpo, "cpo": train_cpo, "reward": train_reward}
 
 
 @pytest.fixture
@@ -150,3 +151,4 @@ def test_ppo_trains_from_its_script(method, configuration, chats, random_tiny_fo
     lines = [json.loads(line) for line in Path("results/ppo/train.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2]
     assert all(line["value_loss"] > 0 for line in lines)
+    assert lines[0]["learning_rate"] == lines[1]["learning_rate"] / 2  # one step of warm-up, which is not at 0

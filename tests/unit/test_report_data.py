@@ -264,3 +264,25 @@ def test_a_mixture_has_the_licences_of_all_its_datasets(in_folder):
     found = report(folder, licences={"datasets.one": "mit", "datasets.two": "apache-2.0"})
     assert found["licence"] == "apache-2.0 AND mit"
     assert report(folder, licences={"datasets.one": "mit", "datasets.two": None})["licence"] is None
+
+
+def test_near_rows_and_what_held_out_rows_show_are_on_the_page(in_folder):
+    examples = [{"place": "rows.jsonl line 9", "like": "rows.jsonl line 2", "similarity": 0.91}]
+    near = {"similarity": 0.8, "rows": 3, "same_answer": 2, "left_out": False, "examples": examples}
+    rows_ = [chat(f"What is {i} and {i}?", f"It is {2 * i}.") for i in range(12)]
+    folder = write("rows", rows_[:6], rows_[6:], near=near, detectable=0.964)
+    found = report(folder)
+    assert found["near"] == near
+    assert [warning for warning in found["warnings"] if "near_duplicates: 0.8" in warning] == [
+        "2 of 12 rows are 80% like an earlier one and have its answer; near_duplicates: 0.8 under the dataset leaves them out."
+    ]
+    text = " ".join(page_of(folder).text.split())
+    assert (
+        "6 held out for validation, which show a difference in accuracy of 96.4 points or more between two models."
+        in text
+    )
+    assert "3 rows, 80% and more like an earlier one by what few other rows say; 2 of them have its answer" in text
+    assert "91% rows.jsonl line 9" in text
+    assert "like rows.jsonl line 2" in text
+    few = write("few", rows_[:6], rows_[6:8], detectable=None)
+    assert "Held out: 2 rows, too few to show any difference between two models." in report(few)["warnings"]

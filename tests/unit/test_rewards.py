@@ -21,6 +21,7 @@ from posttrain.rewards import answer_format, final_number, function, judge
         ("It is 72.", "#### 72", 1),  # the last number, where none is marked
         ("#### 71", "#### 72", 0),
         ("#### 72 or 71", "#### 72", 1),
+        ("#### 72\nQuestion: ...\n#### 5", "#### 72", 1),
         ("no number", "#### 72", 0),
         ("", "#### 72", 0),
         ("#### 72", "no number", 0),
@@ -85,7 +86,17 @@ def test_a_rule_reads_no_thoughts(in_folder, random_tiny_tokenizer, opening):
     assert judge({"function": "final_number"}, random_tiny_tokenizer)(asked, answers) == [0, 0]
 
 
-@pytest.mark.parametrize(("body", "said"), [("None", "NoneType"), ("'much'", "much"), ("[1, 2]", "list")])
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("None", "None"),
+        ("'much'", "'much'"),
+        ("'1'", "'1'"),
+        ("[1, 2]", r"\[1, 2\]"),
+        ("float('nan')", "nan"),
+        ("-1e999", "-inf"),
+    ],
+)
 def test_a_rule_that_returns_no_number_is_one_sentence(in_folder, random_tiny_tokenizer, body, said):
     Path("rules.py").write_text(f"def own(answer, reference):\n    return {body}\n")
     with pytest.raises(UserError, match=rf"reward\.function: rules\.py:own returns no number: .*{said}"):

@@ -171,3 +171,10 @@ def test_what_is_no_pattern_says_why(pattern, why):
 
 def test_a_pattern_says_nothing():
     assert is_pattern(r"####\s*\d+") is None
+
+
+def test_no_name_in_the_results_can_be_taken_by_a_function():
+    from posttrain import examples, statistics, text_metrics
+
+    names = {*examples.TEXTS, *examples.PARTS, *statistics.METRICS}
+    assert names <= {*text_metrics.TAKEN, *text_metrics.METRICS}

@@ -45,7 +45,8 @@ ACT = set(
     "learning_rate router_aux_loss_coef max_length shuffle_dataset packing packing_strategy padding_free pad_to_multiple_of "
     "eval_packing loss_type activation_offloading disable_dropout precompute_ref_log_probs precompute_ref_batch_size loss_weights "
     "ld_alpha f_divergence_type f_alpha_divergence_coef label_smoothing beta use_weighting discopop_tau sync_ref_model "
-    "train_sampling_strategy desirable_weight undesirable_weight max_completion_length center_rewards_coefficient".split()
+    "train_sampling_strategy desirable_weight undesirable_weight max_completion_length center_rewards_coefficient alpha "
+    "cpo_alpha simpo_gamma".split()
 )
 
 

@@ -18,7 +18,14 @@ TARGETS = (
     "results/ratings/tiny~sft_lora/rate.html",
     "results/report.html",
 )
-STANDARD = {"perplexity", "byte_perplexity", "preference_accuracy", "exact_match", "format_followed"}
+STANDARD = {
+    "perplexity",
+    "byte_perplexity",
+    "preference_accuracy",
+    "exact_match",
+    "exact_match_lenient",
+    "format_followed",
+}
 
 
 @pytest.fixture(scope="module")

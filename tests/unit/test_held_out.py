@@ -1,0 +1,387 @@
+"""Held-out rows that are measured while a real stage trains: what is measured, what is kept, where it ends, after a kill too."""
+
+import json
+import shutil
+from argparse import Namespace
+from pathlib import Path
+
+import peft
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from conftest import write_rows
+from safetensors.torch import load_file
+from torch.nn.functional import logsigmoid
+
+import compute_logprobs
+import tokenize_data
+import train_dpo
+import train_grpo
+import train_kto
+import train_orpo
+import train_ppo
+import train_reward
+import train_sft
+from posttrain import checkpoints, held_out, keeping, models, scoring, stage, training
+from posttrain.project import Project
+from posttrain.rows import normalise
+from posttrain.tokens import tokenise
+
+pytestmark = pytest.mark.usefixtures("in_folder", "signals", "fp32")
+
+SCRIPTS = {
+    "sft": train_sft,
+    "dpo": train_dpo,
+    "kto": train_kto,
+    "orpo": train_orpo,
+    "reward": train_reward,
+    "grpo": train_grpo,
+    "rloo": train_grpo,
+    "ppo": train_ppo,
+}
+WORDS = "apple pear plum fig quince".split()
+CLOCKS = ("tokens_per_second", "memory_gib", "seconds", "cpu_percent", "gpu_percent")
+RULE = "def worth(answer, reference):\n    return sum(map(ord, answer)) % 97 / 97\n"
+
+
+class Killed(BaseException):
+    """What `kill -9` is to a training, as far as one process can play it."""
+
+
+def pairs(words: list[str]) -> list[dict]:
+    rows = [{"prompt": f"Say {word}.", "chosen": f"{word}, {word}", "rejected": f"no {word[::-1]}"} for word in words]
+    return [normalise(row, "preference", {}, "row") | {"id": f"{i} {words[0]}"} for i, row in enumerate(rows)]
+
+
+def chats(words: list[str]) -> list[dict]:
+    rows = [{"prompt": f"Say {word}.", "completion": f"{word}, {word}"} for word in words]
+    return [normalise(row, "prompt_completion", {}, "row") | {"id": f"{i} {words[0]}"} for i, row in enumerate(rows)]
+
+
+UNSEEN = ["cherry", "olive", "lemon"]
+SETTINGS = {"from": "base", "batch_size": 4, "max_length": 64, "warmup": 0, "schedule": "constant", "seed": 3}
+
+
+@pytest.fixture
+def train(configuration, random_tiny_folder, random_tiny_tokenizer):
+    """Train a run by its script, as the same command does each time; returns its lines, clocks left out, and its train.json."""
+
+    def command(objective: str, **keys) -> tuple[list[dict], dict]:
+        shape, make = ("messages", chats) if objective in ("sft", "grpo", "rloo", "ppo") else ("preference", pairs)
+        name = {"messages": "chats", "preference": "pairs"}[shape]
+        Path("rules.py").write_text(RULE)
+        stage.write_json(Path("base.json"), {})
+        for place in ("tokens/report.json", "data/data.json"):
+            stage.write_json(Path(place), {"shape": shape})
+        for split, words in (("train", WORDS), ("validation", UNSEEN)):
+            encoded, _ = tokenise(random_tiny_tokenizer, make(words), shape, 64)
+            table = pa.Table.from_pylist(encoded, schema=tokenize_data.schema(shape))
+            pq.write_table(table, f"tokens/{split}.parquet")
+            write_rows(Path(f"data/{split}.parquet"), make(words), shape)
+        own = {"objective": objective, "data": name}
+        if objective in ("grpo", "rloo", "ppo"):
+            own |= {"reward": {"function": "rules.py:worth"}, "max_new_tokens": 6, "batch_size": 8}
+        spec = Path("results/run/spec.json")
+        spec.parent.mkdir(parents=True, exist_ok=True)
+        spec.write_text(Project(configuration({"runs": {"run": SETTINGS | own | keys}, "sweeps": {}})).spec("run"))
+        paths = {"parent": random_tiny_folder, "manifest": Path("base.json"), "tokens": Path("tokens")}
+        if objective == "dpo":
+            paths["logprobs"] = Path("logprobs.parquet")
+            compute_logprobs.main(Namespace(model=random_tiny_folder, tokens=Path("tokens"), output=paths["logprobs"]))
+        options = Namespace(spec=spec, **paths, data=Path("data"), held_out=[Path("data/validation.parquet")])
+        SCRIPTS[objective].main(options)
+        return lines(), stage.read_json(Path("results/run/train.json"))
+
+    return command
+
+
+def lines() -> list[dict]:
+    found = [json.loads(line) for line in Path("results/run/train.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in CLOCKS} for line in found]
+
+
+def hashes() -> dict[str, str]:
+    return stage.folder_hashes(Path("results/run/trained"))
+
+
+# ---- what is measured
+
+
+def kept_model(parent: Path) -> torch.nn.Module:
+    """The model that the run leaves, put together anew."""
+    base = training.load_parent(parent, stage.read_json(Path("results/run/spec.json")))
+    return peft.PeftModel.from_pretrained(base, "results/run/trained").eval()
+
+
+def unseen() -> list[dict]:
+    return pq.read_table("tokens/validation.parquet").to_pylist()
+
+
+def sides(model: torch.nn.Module) -> list[torch.Tensor]:
+    """Log-probabilities of the chosen and of the rejected held-out answers."""
+    return [torch.tensor(side) for side in scoring.reference(model, unseen())]
+
+
+def log_ratios(model: torch.nn.Module, parent: Path) -> list[torch.Tensor]:
+    """The same, to the parent's."""
+    return [ours - theirs for ours, theirs in zip(sides(model), sides(models.load(parent).eval()), strict=True)]
+
+
+def of_sft(model, parent):
+    found = scoring.log_probs(model, [(tuple(row["input_ids"]), tuple(row["labels"])) for row in unseen()], 4096)
+    return {"eval_loss": -sum(total for total, _ in found) / sum(n for _, n in found)}
+
+
+def of_dpo(model, parent):
+    chosen, rejected = log_ratios(model, parent)
+    margins = BETA * (chosen - rejected)
+    accuracy = (margins > 0).float().mean().item()
+    loss = -logsigmoid(margins).mean().item()
+    return {"eval_loss": loss, "eval_rewards/margins": margins.mean().item(), "eval_rewards/accuracies": accuracy}
+
+
+def of_kto(model, parent):
+    chosen, rejected = log_ratios(model, parent)
+    return {"eval_rewards/margins": BETA * (chosen.mean() - rejected.mean()).item()}
+
+
+def of_orpo(model, parent):
+    sizes = [torch.tensor([len(row[f"{side}_ids"]) for row in unseen()]) for side in ("chosen", "rejected")]
+    chosen, rejected = (total / size for total, size in zip(sides(model), sizes, strict=True))
+    return {
+        "eval_rewards/accuracies": (chosen > rejected).float().mean().item(),
+        "eval_rewards/margins": BETA * (chosen - rejected).mean().item(),
+    }
+
+
+def of_reward(model, parent):
+    scores = torch.tensor(scoring.pair_rewards(model, unseen(), 4096))
+    margins = scores[:, 0] - scores[:, 1]
+    return {"eval_loss": -logsigmoid(margins).mean().item(), "eval_margin": margins.mean().item()}
+
+
+BETA = 0.5
+OWN = {"sft": of_sft, "dpo": of_dpo, "kto": of_kto, "orpo": of_orpo, "reward": of_reward}
+
+
+@pytest.mark.parametrize("objective", OWN)
+def test_the_measurement_of_the_kept_step_is_that_of_the_kept_model(train, objective, random_tiny_folder):
+    keys = {"beta": BETA} if objective in ("dpo", "kto", "orpo") else {"dropout": 0.1} if objective == "sft" else {}
+    found, summary = train(objective, keep="best", learning_rate=0.02, max_steps=6, batch_size=2, **keys)
+    losses, kept = evaluated(found, "eval_loss"), summary["held_out"]["kept_step"]
+    assert len(set(losses.values())) == 6  # three rows in batches of two and one
+    assert summary["held_out"]["best"] == {"step": kept, "value": min(losses.values())}
+    (line,) = [line for line in found if line["step"] == kept and "eval_loss" in line]
+    own = OWN[objective](kept_model(random_tiny_folder), random_tiny_folder)
+    assert {name: line[name] for name in own} == pytest.approx(own, rel=2e-4, abs=1e-5)
+
+
+def evaluated(found: list[dict], name: str) -> dict[int, float]:
+    """Values by step."""
+    return {line["step"]: line[name] for line in found if name in line}
+
+
+def worth(text: str) -> float:
+    """What RULE gives."""
+    return sum(map(ord, text)) % 97 / 97
+
+
+def said(parent: Path, tokenizer, longest: int) -> list[str]:
+    """The kept model's greedy answers to the held-out prompts."""
+    prompts = [
+        row["prompt_ids"] for row in held_out.questions(tokenizer, held_out.read(Path("data/validation.parquet")))
+    ]
+    return scoring.generate(kept_model(parent), tokenizer, prompts, longest)
+
+
+@pytest.mark.parametrize("objective", ["grpo", "rloo", "ppo"])
+def test_on_its_own_answers_a_model_is_measured_by_what_its_greedy_ones_earn(
+    train, objective, random_tiny_folder, random_tiny_tokenizer
+):
+    keys = {"ppo_epochs": 2} if objective == "ppo" else {}
+    found, summary = train(objective, keep="best", learning_rate=0.05, max_steps=4, measure_every=1, **keys)
+    rewards = evaluated(found, "eval_reward")
+    steps = {"grpo": [1, 2, 3, 4], "rloo": [1, 2, 3, 4], "ppo": [2, 4, 6, 8]}[objective]  # a rollout is two steps
+    assert [*rewards] == steps and len(set(rewards.values())) > 1
+    best = summary["held_out"]["best"]
+    assert best["value"] == max(rewards.values()) == rewards[best["step"]]
+    answers = said(random_tiny_folder, random_tiny_tokenizer, 6)
+    assert best["value"] == pytest.approx(sum(map(worth, answers)) / len(answers), abs=1e-6)
+
+
+@pytest.mark.parametrize("objective", ["sft", "dpo"])
+def test_a_metric_of_the_users_own_is_measured_on_generated_answers(
+    train, objective, random_tiny_folder, random_tiny_tokenizer
+):
+    table = {"metric": "rules.py:worth", "patience": None, "max_new_tokens": 5}
+    found, summary = train(objective, early_stopping=table, learning_rate=0.05, max_steps=4)
+    values = evaluated(found, "eval_worth")
+    assert len(values) == 4 and summary["held_out"]["best"]["value"] == max(values.values())
+    answers = said(random_tiny_folder, random_tiny_tokenizer, 5)
+    assert max(values.values()) == pytest.approx(sum(map(worth, answers)) / len(answers), abs=1e-6)
+
+
+# ---- what follows
+
+# Its held-out loss is best in the middle.
+OVERFITS = {"learning_rate": 0.1, "max_steps": 11, "measure_every": 1, "dropout": 0.1, "rank": 4}
+
+
+@pytest.fixture
+def saving(monkeypatch):
+    """Save after these steps, whatever the clock says, and then do something."""
+    decide, save = training.Watch.on_step_end, training.Watch.on_save
+
+    def at(*steps: int, then=lambda step, folder: None) -> None:
+        def on_step_end(self, args, state, control, **options):
+            decide(self, args, state, control, **options)
+            self.save_began = 0.0
+            control.should_save = state.global_step in steps
+
+        def on_save(self, args, state, control, **options):
+            save(self, args, state, control, **options)
+            then(state.global_step, self.folder)
+
+        monkeypatch.setattr(training.Watch, "on_step_end", on_step_end)
+        monkeypatch.setattr(training.Watch, "on_save", on_save)
+
+    return at
+
+
+ADAPTER = "adapter_model.safetensors"
+
+
+def test_measuring_takes_no_other_step_and_the_best_one_is_kept(train, saving):
+    plain, summary = train("sft", **OVERFITS | {"measure_every": None})
+    assert "held_out" not in summary
+    saved = {}
+    saving(
+        *range(1, 11),
+        then=lambda step, folder: saved.update({step: load_file(folder / f"checkpoint-{step}/{ADAPTER}")}),
+    )
+    found, summary = train("sft", keep="best", **OVERFITS)
+    assert [line for line in found if "loss" in line] == plain
+    losses, best = evaluated(found, "eval_loss"), summary["held_out"]["kept_step"]
+    assert losses[best] == min(losses.values()) and 1 < best < 11
+    assert (summary["steps"], summary["held_out"]["stopped_at"]) == (11, None)
+    kept = load_file(f"results/run/trained/{ADAPTER}")
+    assert kept.keys() == saved[best].keys() and all(torch.equal(kept[name], saved[best][name]) for name in kept)
+    assert not list(Path("results/run/checkpoints").glob("*/*-*"))
+
+
+STOPS = OVERFITS | {"early_stopping": {"patience": 3}}
+
+
+@pytest.fixture(scope="module")
+def once() -> dict:
+    """What is trained once for all tests."""
+    return {}
+
+
+@pytest.fixture
+def straight(train, once) -> tuple:
+    """What a training leaves that nothing interrupts and that stops early: lines, what was measured, files."""
+    if "straight" not in once:
+        once["straight"] = outcome(train)
+        shutil.rmtree("results")
+    return once["straight"]
+
+
+def outcome(train) -> tuple:
+    found, summary = train("sft", **STOPS)
+    return found, summary["held_out"], hashes()
+
+
+def test_it_ends_where_as_many_measurements_in_a_row_are_no_better(straight):
+    found, summary, _ = straight
+    losses = evaluated(found, "eval_loss")
+    best, last = summary["best"]["step"], summary["stopped_at"]
+    assert last == best + 3 < 11 and [*losses] == [*range(1, last + 1)] and found[-1]["step"] == last
+    assert (summary["kept_step"], summary["planned_steps"], summary["measurements"]) == (best, 11, last)
+    assert losses[best] == min(losses.values())
+
+
+def die(*_, **__) -> None:
+    raise Killed
+
+
+def at(number: int, function):
+    """Die in the n-th call of a function, before it."""
+    calls = []
+
+    def called(*arguments, **options):
+        calls.append(None)
+        return die() if len(calls) == number else function(*arguments, **options)
+
+    return called
+
+
+def after(number: int, function):
+    """Die in the n-th call of a function, after it."""
+    calls = []
+
+    def called(*arguments, **options):
+        calls.append(None)
+        function(*arguments, **options)
+        if len(calls) == number:
+            die()
+
+    return called
+
+
+# Where it dies (the result of the best step, 4, is the fourth that is kept), and the checkpoint that it then goes on from.
+MOMENTS = {
+    "before the first checkpoint": ((2,), lambda patch: patch.setattr(keeping, "save", at(2, keeping.save)), None),
+    "while the best is written": (
+        (2, 6),
+        lambda patch: patch.setattr(checkpoints, "write_list", at(5, checkpoints.write_list)),
+        2,
+    ),
+    "after the best, before a checkpoint": (
+        (2, 6),
+        lambda patch: patch.setattr(keeping, "save", after(4, keeping.save)),
+        2,
+    ),
+    "after a checkpoint that counts on it": (
+        (2, 5),
+        lambda patch: patch.setattr(held_out.Measuring, "on_save", after(2, held_out.Measuring.on_save)),
+        5,
+    ),
+    "once it has stopped": ((2, 6), lambda patch: patch.setattr(training, "_keep", die), 6),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_at_any_moment_it_stops_at_the_same_step_and_keeps_the_same_bits(train, straight, saving, moment):
+    steps, kill, left = MOMENTS[moment]
+    saving(*steps)
+    with pytest.MonkeyPatch.context() as patch:
+        kill(patch)
+        with pytest.raises(Killed):
+            train("sft", **STOPS)
+    assert outcome(train) == straight
+    resumed = stage.read_json(Path("results/run/train.json"))["resumed_from"]
+    assert resumed == (f"checkpoint-{left}" if left else None)
+
+
+@pytest.fixture
+def killed(train, saving) -> Path:
+    """The folder of a training that was killed after its second checkpoint, which counts on step 4."""
+    saving(2, 5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(held_out.Measuring, "on_save", after(2, held_out.Measuring.on_save))
+        with pytest.raises(Killed):
+            train("sft", **STOPS)
+    (folder,) = Path("results/run/checkpoints").iterdir()
+    return folder
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda folder: (folder / ADAPTER).write_bytes(b""), shutil.rmtree], ids=["cut", "gone"]
+)
+def test_a_checkpoint_whose_best_step_is_spoilt_is_not_gone_on_from(train, straight, killed, spoil):
+    assert {path.name for path in killed.glob("best-*")} == {"best-2", "best-4"}  # each the best of a checkpoint
+    spoil(killed / "best-4")
+    assert outcome(train) == straight
+    assert stage.read_json(Path("results/run/train.json"))["resumed_from"] == "checkpoint-2"
