@@ -159,13 +159,14 @@ def metrics(models: list[Model]) -> list[dict[str, Any]]:
 
 def training(run: Model, runs: int) -> dict[str, Any]:
     """A run's curves as its page has them, its overfitting in words, and how many points a curve may have."""
-    panels = curves.panels(run["steps"])
+    held_out = run["train"].get("held_out")
+    panels = curves.panels(run["steps"], held_out)
     count = sum(len(panel.series) for panel in panels)
     most = min(MOST_POINTS, max(40, CURVES_BYTES // (14 * count * runs)))
     longest = max(len(series.x) for panel in panels for series in panel.series)
     return {
         "name": run["name"],
-        "overfits": curves.in_words(run["steps"]),
+        "overfits": curves.in_words(run["steps"], held_out),
         "turned": (curves.lowest(run["steps"]) or {"turned": False})["turned"],
         "panels": [_panel(panel, most) for panel in panels],
         "thinned": most if longest > most else None,
