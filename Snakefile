@@ -14,6 +14,7 @@ include: "rules/sft.smk"
 include: "rules/dpo.smk"
 include: "rules/kto.smk"
 include: "rules/orpo.smk"
+include: "rules/cpo.smk"
 include: "rules/reward.smk"
 include: "rules/ppo.smk"
 include: "rules/grpo.smk"
@@ -33,6 +34,7 @@ rule all:
 
 onstart:
     wait_for_turn()
+    remember_configuration()
 
 
 onsuccess:

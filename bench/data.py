@@ -23,7 +23,7 @@ from common import BASE, CORES, REPOSITORY, parser, project, timed
 
 SPEC = {
     "path": "rows.jsonl", "hub": None, "revision": "main", "subset": None, "split": "train", "format": None, "columns": {},
-    "validation": 0.1, "limit": None, "near_duplicates": 0.8, "max_dropped": 0.01, "image_folder": None,
+    "validation": 0.1, "limit": None, "near_duplicates": None, "max_dropped": 0.01, "image_folder": None,
 }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ minutes is named "no time". Exits with 1 where a row failed. What the columns me
 import importlib.util
 import json
 import os
+import re
 import select
 import shutil
 import subprocess
@@ -79,6 +80,7 @@ def table(shapes: list[str], dry: bool) -> Iterator[Row]:
     yield Row("evaluation, plain loop", main, "scored", {"plain": True})
     yield from kernels(main)
     always = {"trainer_args": {"full_determinism": True}}
+    yield Row("SFT lora, gradient checkpointing", main, "ours", {"gradient_checkpointing": True})
     yield Row("SFT lora, deterministic", main, "ours", always, apart=True)
     again = Row("kill -9 and resume, deterministic", small, "resumed", always, limit=120, apart=True)
     yield again._replace(only_on_gpu=True)
@@ -100,7 +102,7 @@ def kernels(shape: str) -> Iterator[Row]:
     yield Row("SFT lora, SDPA alone", shape, "ours", {"kernels": none})
     yield Row("… Flash Attention, padding_free", shape, "ours", {"kernels": none | {"flash": True}}, GIVEN["flash"])
     yield Row("… SDPA, padding_free", shape, "ours", {"kernels": none, "trainer_args": {"padding_free": True}})
-    yield Row("… SDPA, packing", shape, "ours", {"kernels": none, "trainer_args": {"packing": True}})
+    yield Row("… SDPA, packing", shape, "ours", {"kernels": none, "packing": True})
     yield Row("… SDPA, Liger", shape, "ours", {"kernels": none | {"liger": True}}, GIVEN["liger"], apart=True)
     row = Row("… SDPA, torch.compile", shape, "ours", compiled, limit=120, apart=True)
     yield row._replace(only_on_gpu=True)  # the tracing alone takes minutes of a CPU
@@ -265,6 +267,9 @@ def arguments() -> Any:
     options = parser(__doc__)
     options.add_argument("--dry-run", action="store_true", help="on a CPU, with tiny models of the same architectures")
     options.add_argument("--shapes", default=",".join(SIZES), help="of 0.6b,1b,8b")
+    options.add_argument(
+        "--rows", default="", help="a regular expression; only the rows whose names it finds are measured"
+    )
     options.add_argument("--minutes", type=float, default=8)
     options.add_argument("--json", type=Path, help="a file for the figures")
     options.add_argument("--wheels", action="store_true", help="print what an offline machine needs, and end")
@@ -293,7 +298,9 @@ def main() -> None:
         sys.exit(f"--shapes: {options.shapes} names none of {', '.join(SIZES)}")
     end = time.monotonic() + 60 * options.minutes - (0 if options.dry_run else 3)
     folder = Path(tempfile.mkdtemp(prefix="posttrain-gpu-"))
-    found = measure(list(table(shapes, options.dry_run)), end, options.dry_run, folder)
+    first, *others = table(shapes, options.dry_run)
+    chosen = [first, *(row for row in others if re.search(options.rows, f"{row.name} {row.shape}"))]
+    found = measure(chosen, end, options.dry_run, folder)
     failed = any("failed" in row for row in found)
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")

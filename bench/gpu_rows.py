@@ -7,9 +7,11 @@ writes them, and read the train.json and train.jsonl that they leave. TRL's side
 import contextlib
 import gc
 import importlib
+import itertools
 import json
 import os
 import shutil
+import statistics
 import sys
 import time
 from argparse import Namespace
@@ -203,28 +205,49 @@ def ours(
     reference = score_reference(given, method) if objective == "dpo" else 0.0
     with only(**kernels or {}):
         lines = train(objective, given)
-    skipped = 4 if objective == "ppo" else bench.work.skipped  # a rollout's steps
-    first, last = lines[skipped - 1], lines[-1]
-    tokens = last["num_tokens"] - first["num_tokens"]
-    seconds = max(last["seconds"] - first["seconds"], 0.01)
+    every = 4 if objective == "ppo" else 1  # a rollout's steps
+    marks = [(line["seconds"], line["num_tokens"]) for line in lines[every - 1 :: every]]
+    speed = rate(marks[0 if objective == "ppo" else bench.work.skipped - 1 :])
     made = stage.read_json(given.spec.parent / "train.json")
     notes = [made["attention"], *(name for name in ("padding_free", "use_liger_kernel") if made.get(name))]
     if made["attempts"]:
         notes.append(f"out of memory at first, then {made['micro_batch']} rows at once")
     if reference:
-        share = (len(lines) - skipped) * bench.work.batch / bench.work.rows
-        seconds += reference * share
-        notes.append(f"the reference takes {reference * share / seconds:.0%} of the time")
-    return figures(bench, shape, objective, method == "full", tokens / seconds, ", ".join(notes))
+        trained = lines[-1]["num_tokens"] / (len(lines) * bench.work.batch) * bench.work.rows / speed
+        notes.append(f"the reference takes {reference / (reference + trained):.0%} of the time")
+        speed *= trained / (reference + trained)
+    return figures(bench, shape, objective, method == "full", speed, ", ".join(notes))
+
+
+def rate(marks: list[tuple[float, float]]) -> float:
+    """Tokens a second: the median of the steps, since kernels are compiled in some of them.
+
+    Args:
+        marks: seconds and tokens since the start, after each step.
+    """
+    steps = [(after - before) / max(end - begin, 1e-4) for (begin, before), (end, after) in itertools.pairwise(marks)]
+    return statistics.median(steps)
 
 
 def score_reference(given: Namespace, method: str = "lora") -> float:
-    """Write the reference's log-probabilities; the seconds that it takes."""
+    """Write the reference's log-probabilities; the seconds that it takes, the loading of the model left out."""
     form = reference_form(method, "bf16", {}, of_run=False)
     given.logprobs = Path(f"results/base/logprobs/rows{form}.parquet")
-    start = time.perf_counter()
-    compute_logprobs.main(Namespace(model=given.parent, tokens=given.tokens, output=given.logprobs))
-    return time.perf_counter() - start
+    plain, taken = scoring.log_probs, []
+
+    def clocked(*asked: Any) -> list[tuple[float, int]]:
+        start = time.perf_counter()
+        found = plain(*asked)
+        wait()
+        taken.append(time.perf_counter() - start)
+        return found
+
+    scoring.log_probs = clocked
+    try:
+        compute_logprobs.main(Namespace(model=given.parent, tokens=given.tokens, output=given.logprobs))
+    finally:
+        scoring.log_probs = plain
+    return sum(taken)
 
 
 @contextlib.contextmanager
@@ -266,18 +289,13 @@ class Speed(TrainerCallback):
 
     def __init__(self, skipped: int) -> None:
         self.skipped, self.trainer = skipped, None
+        self.marks: list[tuple[float, float]] = []
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Look at the clock twice."""
-        if state.global_step in (self.skipped, state.max_steps):
+        """Look at the clock."""
+        if state.global_step >= self.skipped:
             wait()
-            self.now = time.perf_counter(), self.trainer._total_train_tokens
-            if state.global_step == self.skipped:
-                self.began = self.now
-
-    def tokens_per_second(self) -> float:
-        """After training."""
-        return (self.now[1] - self.began[1]) / max(self.now[0] - self.began[0], 1e-3)
+            self.marks.append((time.perf_counter(), self.trainer._total_train_tokens))
 
 
 def trl(bench: Bench, shape: str, objective: str = "sft", dtype: str = "float32") -> dict[str, Any]:
@@ -301,7 +319,7 @@ def trl(bench: Bench, shape: str, objective: str = "sft", dtype: str = "float32"
     trainer.train()
     attention = model.config._attn_implementation
     note = f"{attention}, weights in {dtype}, gradient checkpointing"
-    return figures(bench, shape, objective, False, speed.tokens_per_second(), note)
+    return figures(bench, shape, objective, False, rate(speed.marks), note)
 
 
 # ---- answers and scores

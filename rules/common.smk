@@ -23,16 +23,18 @@ if hasattr(getattr(persistence, "PersistenceBase", None), "_serialize_param_buil
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
-from posttrain.config import ON_POLICY, check_file
+from posttrain.config import ON_POLICY, check_file, check_is_no_target
 from posttrain.errors import UserError
-from posttrain.project import OVERRIDES, VERSIONS, Project
-from posttrain.stage import packed
+from posttrain.overrides import OVERRIDES
+from posttrain.project import VERSIONS, Project
+from posttrain.stage import READ_LAST, packed
 
 # A file given with --configfile replaces the default one. Snakemake itself would merge the two.
 local = Path("config/config.yaml")
 local = local if local.exists() else Path(workflow.basedir) / local
 try:
     for file in workflow.overwrite_configfiles or [local]:
+        check_is_no_target(file)
         check_file(file)
 except UserError as error:
     sys.exit(f"posttrain: {error}")
@@ -194,6 +196,10 @@ def preflight_judges(wildcards):
     return [PROJECT.manifest(base) for base in dict.fromkeys(bases)]
 
 
+def measured_rows(wildcards):
+    return [f"results/data/{name}/{file}" for name in PROJECT.held_out_data for file in ("train.parquet", "data.json")]
+
+
 def run_rows(wildcards):
     return [f"{run_rows_folder(wildcards)}/{file}" for file in ("train.parquet", "data.json")]
 
@@ -349,6 +355,12 @@ def wait_for_turn():
 
     if turns.take([str(file) for job in workflow.dag.needrun_jobs() for file in job.output]):
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def remember_configuration():
+    """Write down which file was read, so that `posttrain verify` and its like read the same."""
+    READ_LAST.parent.mkdir(exist_ok=True)
+    READ_LAST.write_text(f"{CONFIG_FILE}\n")
 
 
 def show_results():

@@ -1,6 +1,6 @@
 """Preflight.
 
-Needs: the run's spec and its evaluation's, its rows and tokens, what overlaps, its parent's configuration and tokenizer.
+Needs: the run's spec and its evaluation's, its rows and tokens, what overlaps, the rows that it is measured on, its parent's configuration and tokenizer.
 Makes: results/{run}/preflight.json and preflight.txt, what was checked before any compute is spent.
 Steps: check the real tokens, the settings, the memory and the licences -> refuse the run, or let it train.
 """
@@ -17,6 +17,7 @@ rule preflight:
         manifest=parent_manifest,
         evaluation=ancient("results/{run}/eval/spec.json"),  # another evaluation is no reason to check again
         judges=preflight_judges,
+        measured=ancient(measured_rows),
     output:
         report="results/{run}/preflight.json",
         text=report("results/{run}/preflight.txt", caption="captions/preflight.rst", category="Preflight"),

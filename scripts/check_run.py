@@ -65,15 +65,26 @@ def look_at(options, tokens: Path | None, context: dict, evaluation: dict | None
     """Read what the checks look at: a survey.Subject; `evaluation` is the spec of the run's.
 
     Raises:
-        UserError: the rows are of a shape that the objective cannot use.
+        UserError: the rows are of a shape that the objective, or its reward function, cannot use.
     """
-    from posttrain import conversations, licences, memory, profiling, survey
+    from posttrain import (
+        conversations,
+        licences,
+        measured_rows,
+        memory,
+        profiling,
+        reward_reference,
+        survey,
+        unknown_keys,
+    )
     from posttrain.config import shape_refusal
 
     spec, data = read_json(options.spec), read_json(options.data / "data.json")
     refusal = shape_refusal(spec["objective"], spec["data"]["name"], data["shape"])
     if refusal:
-        raise UserError(f"dataset {refusal}")
+        advice = unknown_keys.advice(data["shape"], data.get("unknown", {}))
+        raise UserError("; ".join(filter(None, [f"dataset {refusal}", advice])))
+    reward_reference.check(spec, data["shape"])
     tokenizer = load_tokenizer(options.parent)
     stops = conversations.stops(options.parent, tokenizer)
     train = options.data / "train.parquet"
@@ -107,6 +118,7 @@ def look_at(options, tokens: Path | None, context: dict, evaluation: dict | None
         example=example,
         leaks=leaks,
         evaluation=evaluation or {},
+        measured=measured_rows.read(options.data.parent, evaluation or {}),
         judges={
             suite: load_tokenizer(Path(f"results/bases/{base}/model"))
             for suite, base in context.get("judges", {}).items()

@@ -14,14 +14,14 @@ weights ships, the likelihoods are measured with those as well, and eval.json ha
 
 from pathlib import Path
 
-from posttrain import origins
+from posttrain import origins, overruled
 from posttrain.cli import as_it_ships
 from posttrain.cli import columns as printed
-from posttrain.examples import TEXTS, Examples, by_origin, columns, comparisons, key, measured, read_examples
+from posttrain.examples import TEXTS, Examples, by_origin, clusters, columns, comparisons, key, measured, read_examples
 from posttrain.records import hashes, sealed
 from posttrain.safety import by_group
 from posttrain.stage import Clock, arguments, read_json, run, say, sha256, whole_file, write_json
-from posttrain.statistics import shown, summary
+from posttrain.statistics import basis, preference, shown, summary, verdict
 
 
 def main(options) -> None:
@@ -111,14 +111,15 @@ def say_overruled(candidate) -> None:
 
 def tell(result: dict) -> None:
     """Say what was found, a line a metric."""
-    lines = [["", "value", "95% interval", *(f"against {other}" for other in result["against"])]]
+    lines = [["", "value", "95% interval", "of", *(f"against {other}" for other in result["against"])]]
     for metric, row in result["metrics"].items():
         low, high = shown(metric, row["low"]), shown(metric, row["high"])
-        verdicts = [rows[metric]["verdict"] if metric in rows else "" for rows in result["against"].values()]
-        lines.append([metric, shown(metric, row["value"]), f"{low} to {high}", *verdicts])
+        verdicts = [verdict(rows[metric]) if metric in rows else "" for rows in result["against"].values()]
+        lines.append([metric, shown(metric, row["value"]), f"{low} to {high}", basis(row), *verdicts])
         for name, own in origins.apart(result, metric).items():
-            lines.append([f"  of {name}", shown(metric, own["value"]), *[""] * (1 + len(verdicts))])
-    say("\n".join([result["run"], printed(lines), *as_it_ships(result)]))
+            lines.append([f"  of {name}", shown(metric, own["value"]), *[""] * (2 + len(verdicts))])
+    touching = overruled.sentences(overruled.of(result["run"], *result["against"]))
+    say("\n".join([result["run"], printed(lines), *touching, *as_it_ships(result)]))
 
 
 def add_margins(examples: list[dict], others: dict[str, dict]) -> None:
@@ -129,7 +130,7 @@ def add_margins(examples: list[dict], others: dict[str, dict]) -> None:
         if reference and "chosen_log_prob" in example:
             chosen = example["chosen_log_prob"] - reference["chosen_log_prob"]
             rejected = example["rejected_log_prob"] - reference["rejected_log_prob"]
-            example |= {"margin": chosen - rejected, "margin_prefers_chosen": float(chosen > rejected)}
+            example |= {"margin": chosen - rejected, "margin_prefers_chosen": preference(chosen, rejected)}
 
 
 def summarise(examples: list[dict], others: dict[str, Examples]) -> dict:
@@ -152,7 +153,7 @@ def summarise(examples: list[dict], others: dict[str, Examples]) -> dict:
 
 def summaries(examples: list[dict]) -> dict[str, dict]:
     """Value, interval and n of every metric that the examples hold."""
-    return {name: summary(metric, columns(metric, ours)) for name, metric, ours in measured(examples)}
+    return {name: summary(metric, columns(metric, ours), clusters(ours)) for name, metric, ours in measured(examples)}
 
 
 def write_examples(path: Path, examples: list[dict]) -> None:

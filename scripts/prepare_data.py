@@ -14,7 +14,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from posttrain import files, intake, licences, rows
+from posttrain import duplicates, files, intake, licences, rows, saved, splits, unknown_keys
 from posttrain.errors import UserError
 from posttrain.records import write_data
 from posttrain.stage import arguments, read_json, run, say, sha256
@@ -23,14 +23,15 @@ SPLITS = {"train": "train.parquet", "validation": "validation.parquet"}
 DROPPED = "dropped.jsonl"
 SCRATCH = ".rows."
 KINDS = ("fault", "repeated", "near duplicate", "also held out")
+EXAMPLES = 5  # of near rows
 
 
 def main(options) -> None:
     spec, name = read_json(options.spec), options.output.name
     origin, sources = find(spec, name)
     held_out = expand(spec["validation"], f"{name}, validation") if isinstance(spec["validation"], str) else []
-    format, why = intake.recognise(sources, spec["columns"]) if spec["format"] is None else (spec["format"], None)
-    read = intake.Format(format, spec["columns"], Path(spec["image_folder"]) if spec["image_folder"] else None)
+    read, why = how(spec, sources)
+    read = read._replace(system=spec.get("system"))
     options.output.mkdir(parents=True, exist_ok=True)
     for stale in options.output.glob(f"{SCRATCH}*"):  # left by a process that was killed; the job's lock is ours
         shutil.rmtree(stale)
@@ -39,18 +40,23 @@ def main(options) -> None:
         apart = taken.add(intake.parts(held_out, read, None, options.cores)) if held_out else 0
         taken.add(intake.parts(sources, read, spec["limit"], options.cores))
         check_faults(taken, name)
-        counts = write(taken, apart, spec) if taken.rows > taken.faults else Counter()
+        counts, near = Counter(), None
+        if taken.rows > taken.faults:
+            counts, near = write(taken, apart, spec, options.cores)
         if not counts["train"]:
             files_of = ", ".join(map(str, sources[:3]))
             raise UserError(f"{files_of}: no row is left to train on; write more rows or a smaller `validation`")
         report = {
-            "format": format,
+            "format": read.name,
             "recognised": why,
             "shape": read.shape,
             "rows": taken.rows,
             "train": counts["train"],
             "validation": counts["validation"],
             "dropped": {kind: counts[kind] for kind in KINDS},
+            "unknown": dict(taken.unknown.most_common()),
+            "near": near,
+            "detectable": splits.detectable(counts["validation"]),
             "origin": spec["hub"] or spec["path"],
             "licence": licences.of_card(origin),
             "files": {str(file): sha256(file) for file in (*sources, *held_out)},
@@ -58,11 +64,52 @@ def main(options) -> None:
         for file in (*SPLITS.values(), DROPPED):
             (taken.folder / file).replace(options.output / file)
     write_data(options.output, report)
-    say(f"{name}: {counts['train']} rows to train on, {counts['validation']} held out, {read.shape} from {format}")
+    tell(name, report, taken.first_fault, options.output / DROPPED)
+    tell_what_is_read(name, report)
+
+
+def tell(name: str, report: dict, first_fault: str, file: Path) -> None:
+    """Say what became of the rows.
+
+    Args:
+        file: dropped.jsonl.
+    """
+    held_out, near = report["validation"], report["near"]
+    shows = f" ({splits.shown(report['detectable'])})" if held_out else ""
+    kinds = f"{report['shape']} from {report['format']}"
+    say(f"{name}: {report['train']} rows to train on, {held_out} held out{shows}, {kinds}")
     dropped = ", ".join(f"{count} {kind}" for kind, count in report["dropped"].items() if count)
     if dropped:
-        first = f"; the first fault: {taken.first_fault}" if taken.faults else ""
-        say(f"{name}: left out: {dropped}, see {options.output}/{DROPPED}{first}")
+        first = f"; the first fault: {first_fault}" if first_fault else ""
+        say(f"{name}: left out: {dropped}, see {file}{first}")
+    if near["same_answer"] and not near["left_out"]:
+        say(
+            f"{name}: {near['same_answer']} rows are {near['similarity']:.0%} like an earlier one and have its answer; they are "
+            f"kept, `near_duplicates: {near['similarity']:g}` under the dataset would leave them out"
+        )
+
+
+def tell_what_is_read(name: str, report: dict) -> None:
+    """Say which columns are read under another name, and what is not read."""
+    if " is read as " in (report["recognised"] or ""):
+        say(f"{name}: {report['recognised']}")
+    if report["unknown"]:
+        say(f"{name}: not read, with the rows that have them: {unknown_keys.told(report['unknown'])}")
+    if advice := unknown_keys.advice(report["shape"], report["unknown"]):
+        say(f"{name}: WARNING: {advice}")
+
+
+def how(spec: dict, sources: list[Path]) -> tuple[intake.Format, str | None]:
+    """How the rows are read, and the sentence that says why, where the configuration does not say it."""
+    images = Path(spec["image_folder"]) if spec["image_folder"] else None
+    try:
+        format, columns, why = intake.recognise(sources, spec["columns"], spec["format"])
+    except UserError:
+        if spec["format"] is None:
+            raise
+        return intake.Format(spec["format"], spec["columns"], images), None  # each row says what is wrong with it
+    told = spec["format"] is None or columns != spec["columns"]
+    return intake.Format(format, columns, images), why if told else None
 
 
 def find(spec: dict, name: str) -> tuple[Path, list[Path]]:
@@ -72,6 +119,12 @@ def find(spec: dict, name: str) -> tuple[Path, list[Path]]:
         UserError: there is none.
     """
     origin = from_hub(spec, name) if spec["hub"] else Path(spec["path"])
+    if not spec["hub"] and (splits := saved.splits(origin)):
+        if spec["split"] not in splits:
+            raise UserError(
+                f"dataset {name}: {origin} has no split '{spec['split']}'; its splits are {', '.join(splits)}"
+            )
+        return origin, expand(str(origin / spec["split"]), name)
     if spec["hub"] or (origin.is_dir() and (origin / "README.md").is_file()):
         return origin, in_layout(origin, spec, name)
     return origin, expand(spec["path"], name)
@@ -83,6 +136,10 @@ def expand(path: str, name: str) -> list[Path]:
     Raises:
         UserError: there is none.
     """
+    if splits := saved.splits(Path(path)):
+        raise UserError(
+            f"dataset {name}: {path} has several splits, {', '.join(splits)}; name the folder of one, such as {path}/{splits[0]}"
+        )
     found = files.expand(path)
     if not found:
         raise UserError(f"dataset {name}: {path} has no file of rows; write a path with {', '.join(files.SUFFIXES)}")
@@ -138,19 +195,29 @@ def check_faults(taken: intake.Intake, name: str) -> None:
         )
 
 
-def write(taken: intake.Intake, apart: int, spec: dict) -> Counter:
-    """Write the rows that are kept to their split's file and the others to dropped.jsonl; returns the counts of all.
+def write(taken: intake.Intake, apart: int, spec: dict, cores: int) -> tuple[Counter, dict]:
+    """Write the rows that are kept to their split's file and the others to dropped.jsonl.
 
     Args:
         apart: how many of the first rows come from a file of held-out rows; without one, a share is held out.
+
+    Returns:
+        the counts of all, and what data.json says of near rows.
     """
     import numpy as np
     import pyarrow.parquet as pq
 
-    original, similarity = taken.originals(spec["near_duplicates"])
-    share = spec["validation"]
-    held_out = np.arange(len(original)) < apart if isinstance(share, str) else taken.below(share)
-    places = dict.fromkeys(original[original >= 0].tolist())
+    threshold = spec["near_duplicates"]
+    alike = taken.alike(threshold or duplicates.NEAR, cores)
+    repeats = duplicates.repeats(alike.links, alike.answers)
+    original, similarity = alike.first.copy(), np.ones(len(alike.first), np.float32)
+    if threshold is not None:
+        original[repeats.rows], similarity[repeats.rows] = repeats.earlier, repeats.similarity
+    by_file = isinstance(spec["validation"], str)
+    first_held_out = np.arange(len(original)) < apart
+    held_out = first_held_out if by_file else taken.split(alike, original < 0, spec["validation"])
+    shown = examples(alike.links)
+    places = dict.fromkeys([*original[original >= 0].tolist(), *shown.rows.tolist(), *shown.earlier.tolist()])
     counts = Counter(fault=taken.faults)
     with contextlib.ExitStack() as stack:
         schema = rows.schema(taken.shape)
@@ -169,7 +236,25 @@ def write(taken: intake.Intake, apart: int, spec: dict) -> Counter:
                 line = repeat(row, places[original[i]], similarity[i], bool(apart and original[i] < apart <= i))
                 counts[line["kind"]] += 1
                 dropped.write(json.dumps(line, ensure_ascii=False) + "\n")
-    return counts
+    return counts, {
+        "similarity": threshold or duplicates.NEAR,
+        "rows": len(np.unique(alike.links.rows)),
+        "same_answer": len(repeats.rows),
+        "left_out": threshold is not None,
+        "examples": [
+            {"place": places[row], "like": places[earlier], "similarity": round(float(share), 2)}
+            for row, earlier, share in zip(*(column.tolist() for column in shown), strict=True)
+        ],
+    }
+
+
+def examples(links: duplicates.Links) -> duplicates.Links:
+    """The first near rows, each with the earlier row that it is most like."""
+    import numpy as np
+
+    order = np.lexsort((-links.similarity, links.rows))
+    _, first = np.unique(links.rows[order], return_index=True)
+    return links.where(order[first[:EXAMPLES]])
 
 
 def repeat(row: dict, original: str, similarity: float, leak: bool) -> dict[str, str]:

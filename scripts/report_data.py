@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from posttrain import licences, page, profiling
+from posttrain import licences, page, profiling, splits, unknown_keys
 from posttrain.stage import arguments, read_json, run, say, whole_file, write_json
 from posttrain.words import TURNS, text
 
@@ -134,12 +134,22 @@ def _row_warnings(report: dict[str, Any]) -> list[str]:
     if dropped >= MANY_DROPPED * report["rows"] > 0:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in report["dropped"].items() if count)
         warnings.append(f"Left out: {dropped:,} of {page.rows(report['rows'])} ({kinds}), see dropped.jsonl.")
+    near = report.get("near")
+    if near and not near["left_out"] and near["same_answer"] >= MANY_DROPPED * report["rows"] > 0:
+        warnings.append(
+            f"{near['same_answer']:,} of {page.rows(report['rows'])} are {page.percent(near['similarity'])} like an earlier one and have "
+            f"its answer; near_duplicates: {near['similarity']:g} under the dataset leaves them out."
+        )
+    if report["validation"] and report.get("detectable", 0) is None:
+        warnings.append(f"Held out: {page.rows(report['validation'])}, {splits.shown(None)}.")
     if not report["validation"]:
         warnings.append(
             "No rows are held out, so nothing tells when the model learns by heart: set validation for the dataset."
         )
     if report["shape"] != "text" and "user" not in report["lengths"]["characters"]:
         warnings.append("No turn is a user's: check that columns names the prompt.")
+    if advice := unknown_keys.advice(report["shape"], report.get("unknown", {})):
+        warnings.append(f"{advice[0].upper()}{advice[1:]}.")
     labels = report["labels"]
     if labels and not all(labels.values()):
         kind = "wanted" if labels["true"] else "unwanted"
@@ -181,7 +191,13 @@ def html(name: str, report: dict[str, Any]) -> str:
     kept = [("to train on", report["train"]), ("held out", report["validation"])]
     rows = [*kept, *((f"left out: {kind}", count) for kind, count in report["dropped"].items())]
     return page.render(
-        "data_report.html", name=name, report=report, rows=rows, extremes=EXTREMES, limit=profiling.BEGINNING
+        "data_report.html",
+        name=name,
+        report=report,
+        rows=rows,
+        shown=splits.shown(report["detectable"]) if report.get("detectable") else "",
+        extremes=EXTREMES,
+        limit=profiling.BEGINNING,
     )
 
 

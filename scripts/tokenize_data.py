@@ -134,6 +134,7 @@ def schema(shape: str):
     ids = {
         "preference": ("prompt_ids", "chosen_ids", "rejected_ids"),
         "unpaired_preference": ("prompt_ids", "completion_ids"),
+        "prompts": ("prompt_ids",),
     }.get(shape, ("input_ids", "labels"))
     label = [("label", pa.bool_())] if shape == "unpaired_preference" else []
     lists = [(name, pa.list_(pa.int32())) for name in ids]

@@ -1,4 +1,4 @@
-"""GRPO (Shao et al. 2024) and RLOO (Ahmadian et al. 2024): several answers to a prompt, each measured against the others.
+"""GRPO (Shao et al. 2024), its variants and RLOO (Ahmadian et al. 2024): several answers to a prompt, each against the others.
 
 Reads the run's spec, the parent's model, the dataset's rows, and the reward run's model where there is one; writes what
 train_sft.py writes. TRL samples, with the model itself, and trains.
@@ -16,7 +16,7 @@ def main(options) -> None:
     import trl
     from datasets import Dataset
 
-    from posttrain import methods, models, positions, rewards, tokens, training
+    from posttrain import losses, methods, models, positions, rewards, sampled, tokens, training
 
     spec = read_json(options.spec)
     training.check_shape(options.data / "data.json", spec)
@@ -25,10 +25,13 @@ def main(options) -> None:
         tokenizer = models.tokenizer(options.parent)
         asked = training.read_questions(options, spec, tokenizer)
         prompts = spec["batch_size"] // spec["generations"]
-        steps = spec["max_steps"] or max(1, round(len(asked) * spec["epochs"] / prompts))  # TRL drops a part of one
+        passes = spec.get("minibatches", 1)  # optimiser steps over the answers to those prompts
+        steps = spec["max_steps"] or passes * max(
+            1, round(len(asked) * spec["epochs"] / prompts)
+        )  # TRL drops a part of one
         columns = {"id": "id", "prompt": "prompt_ids", "reference": "reference"}
         table = Dataset.from_list([{name: row[key] for name, key in columns.items()} for row in asked])
-        rows = training.ordered(table, spec | {"max_steps": steps}, [1] * len(asked), prompts)
+        rows = training.ordered(table, spec | {"max_steps": -(-steps // passes)}, [1] * len(asked), prompts)
         judge = rewards.judge(spec["reward"], tokenizer, tokens.stops(options.parent, tokenizer))
 
         def reward(prompts, completion_ids, reference, **_):
@@ -37,6 +40,7 @@ def main(options) -> None:
 
         name = spec["objective"].upper()
         loss = {"loss_type": spec["loss_type"]} if name == "GRPO" else {}
+        reused = {"max_steps": steps} if passes > 1 else {}  # the last rollout may not be used up
 
         class PreparedTrainer(getattr(trl, f"{name}Trainer")):
             """TRL's trainer, given the tokens that it would compute itself."""
@@ -51,8 +55,11 @@ def main(options) -> None:
             trainer = PreparedTrainer(
                 model=model,
                 args=getattr(trl, f"{name}Config")(
-                    **training.trainer_arguments(spec, folder),
+                    **losses.trainer_fields(spec)
+                    | training.trainer_arguments(spec | {"batch_size": spec["batch_size"] // passes}, folder),
                     **loss,
+                    **reused,
+                    steps_per_generation=passes * spec["accumulation"],
                     beta=spec["beta"],
                     num_generations=spec["generations"],
                     max_completion_length=spec["max_new_tokens"],
@@ -67,9 +74,12 @@ def main(options) -> None:
             )
             if trainer.ref_model is not None:
                 positions.from_mask(trainer.ref_model)
+            if passes > 1:
+                trainer.add_callback(sampled.KeepAnswers(trainer))
             return trainer
 
         training.fit(build, options, folder, spec)
+    sampled.say_what_was_left_out(options.spec.parent.name, folder / "finished/train.jsonl", spec)
     training.publish(options, folder)
 
 

@@ -17,13 +17,13 @@ from posttrain.tokens import IGNORED
 def main(options) -> None:
     from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
-    from posttrain import held_out, methods, models, training
+    from posttrain import held_out, methods, models, pairs, training
 
     class PreparedORPOTrainer(ORPOTrainer):
         """TRL's trainer, given the tokens that it would compute itself."""
 
         def tokenize_row(self, feature, model=None):
-            return prepared(feature)
+            return pairs.columns(feature)
 
         def concatenated_forward(self, model, batch):
             """TRL's loss of the chosen answer is its prompt's as well, which is not to be learnt."""
@@ -60,20 +60,6 @@ def main(options) -> None:
 
         training.fit(build, options, folder, spec)
     training.publish(options, folder)
-
-
-def prepared(row: dict) -> dict:
-    """A pair under the names of ORPOTrainer, which pads them."""
-    prompt = row["prompt_ids"]
-    columns = {"prompt_input_ids": prompt, "prompt_attention_mask": [1] * len(prompt)}
-    for side in ("chosen", "rejected"):
-        ids = prompt + row[f"{side}_ids"]
-        columns |= {
-            f"{side}_input_ids": ids,
-            f"{side}_attention_mask": [1] * len(ids),
-            f"{side}_labels": [IGNORED] * len(prompt) + row[f"{side}_ids"],
-        }
-    return columns
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from posttrain.bins import bins
 from posttrain.errors import nearest
 from posttrain.foreseen import learns_positions
 
@@ -108,6 +109,13 @@ def repeated_rows(run: "Subject") -> Finding | None:
     if alike > REPEATED * run.data["rows"]:
         text = (
             f"{_share(alike, run.data['rows'])} of the data's rows repeated others and were left out; see dropped.jsonl"
+        )
+        return Finding("warning", text)
+    near = run.data.get("near")
+    if near and not near["left_out"] and near["same_answer"] > REPEATED * run.data["rows"]:
+        text = (
+            f"{_share(near['same_answer'], run.data['rows'])} of the data's rows are {near['similarity']:.0%} like an earlier one and "
+            f"have its answer; write near_duplicates: {near['similarity']:g} under the dataset to leave them out"
         )
         return Finding("warning", text)
     return None
@@ -286,7 +294,8 @@ def overlap(run: "Subject") -> Finding | None:
     first = next(iter(found.values()))["examples"][0]
     return Finding(
         "error" if error else "warning",
-        f"the training rows contain {' and '.join(counts)}, so that what is measured there is memory; take them out of one side",
+        f"the training rows contain {' and '.join(counts)}, so that what is measured there is memory; take them out of "
+        "one side, overlap.json of the dataset names them",
         f"{first['place']} stands in {first['train_place']}:\n{first['text']}",
     )
 
@@ -376,6 +385,25 @@ def _lost_tools(tools: str | None, text: str) -> list[str]:
     return ["the functions that may be called (tools)"] if any(name and name not in text for name in names) else []
 
 
+def system_prompt(run: "Subject") -> Finding | None:
+    """No system prompt that the template writes by itself is trained into the model."""
+    from posttrain import system_prompts
+    from posttrain.survey import elided
+
+    if run.data["shape"] == "text":
+        return Finding("skipped", "a text has no system prompt")
+    own = system_prompts.of_template(run.tokenizer)
+    without = [row for row, turns in run.asked if turns[0]["role"] != "system"]
+    if own is None or not without:
+        return None
+    where = "each dataset of the mixture" if run.data.get("format") == "mix" else "the dataset"
+    return Finding(
+        "warning",
+        f"{_share(len(without), len(run.asked))} of the sampled rows have no system prompt, and the base's chat template writes one of "
+        f"its own: {' '.join(elided(own).split())!r}; write `system:` under {where}, with your own words or with these",
+    )
+
+
 def dropped_thoughts(run: "Subject") -> Finding | None:
     """What the assistant thought (`reasoning_content`) is in the text that is trained."""
     thinks = [(row, turns[-1], text) for row, turns, text in run.texts if turns[-1].get("reasoning_content")]
@@ -395,30 +423,36 @@ def dropped_thoughts(run: "Subject") -> Finding | None:
 def packing(run: "Subject") -> Finding | None:
     """Packed rows do not see each other.
 
-    TRL packs by best fit without an attention mask, and transformers tells the rows apart by their position ids, whatever the
-    attention; models that have no such masks cannot. "wrapped" knows no rows.
+    Transformers tells the rows apart by their position ids, whatever the attention; models that have no such masks cannot. What is
+    read off the source here is measured on the model itself when training begins, see `packing.check`.
     """
-    arguments = run.spec.get("trainer_args", {})
-    if not arguments.get("packing"):
+    if not run.spec.get("packing"):
         return Finding("skipped", "no rows are packed")
-    if arguments.get("packing_strategy") == "wrapped":
-        text = "trainer_args.packing_strategy: wrapped lets neighbouring rows see each other and cuts them; write bfd"
-        return Finding("error", text)
     kind = run.model.config.get("model_type", "")
-    if not _masks_packed_rows(kind):
+    if not masks_packed_rows(kind):
         text = (
             f"models of the type {kind} have no attention for packed rows, which would see each other; take packing out"
         )
-        return Finding("error", f"trainer_args.packing: {text}")
+        return Finding("error", text)
     return None
 
 
-def _masks_packed_rows(model_type: str) -> bool:
-    """Whether transformers makes the model's attention mask, and so finds packed rows; read from its source, as imports cost."""
+def masks_packed_rows(model_type: str) -> bool:
+    """Whether a model of a type keeps packed rows apart; read from transformers' source, as imports cost.
+
+    Its mask is made of the positions, and nothing else goes from a token to the next: no convolution, no state.
+    """
     import importlib.util
 
-    folder = Path(importlib.util.find_spec("transformers").submodule_search_locations[0]) / "models" / model_type
-    return any("masking_utils" in file.read_text() for file in folder.glob("modeling_*.py"))
+    models = Path(importlib.util.find_spec("transformers").submodule_search_locations[0]) / "models"
+    files = [
+        file
+        for name in {model_type, model_type.removesuffix("_text")}
+        for file in (models / name).glob("modeling_*.py")
+    ]
+    text = "".join(file.read_text() for file in files)
+    calls = re.findall(r"(?:mask_kwargs = \{|create_causal_mask\(|mask_function\()[^})]*", text)
+    return any("position_ids" in call for call in calls) and not re.search("conv_state|ssm_state", text)
 
 
 def target_modules(run: "Subject") -> Finding | None:
@@ -478,6 +512,16 @@ def learning_rate(run: "Subject") -> Finding | None:
     return Finding("warning", f"learning_rate {given:.3g} is {what}; {usual}")
 
 
+def patterns(run: "Subject") -> Finding | None:
+    """The patterns of `freeze`, `train` and `learning_rates` match parameters, and leave some to train."""
+    from posttrain import parameter_patterns
+
+    if not any(run.spec.get(key) for key in parameter_patterns.KEYS):
+        return Finding("skipped", "no parameter is named")
+    why = parameter_patterns.refusal(run.spec, parameter_patterns.foreseen(run.spec, run.model))
+    return Finding("error", why) if why else None
+
+
 def rank(run: "Subject") -> Finding | None:
     """The rank is one that the method usually has."""
     low, high = RANKS.get(run.spec["method"], (0, 0))
@@ -510,9 +554,7 @@ def needed(run: "Subject", spec: dict) -> dict[str, float]:
 
     bf16 = run.memory.bf16 if spec["precision"] == "auto" else spec["precision"] == "bf16"
     share = run.spec["max_new_tokens"] / run.longest if run.report is None else _trained_share(run.report["train"])
-    longest = (
-        spec["max_length"] if spec.get("trainer_args", {}).get("packing") else min(run.longest, spec["max_length"])
-    )
+    longest = spec["max_length"] if spec.get("packing") else min(run.longest, spec["max_length"])
     return estimate(spec, run.model, longest, share, run.memory.device, bf16)
 
 
@@ -551,16 +593,26 @@ def licence(run: "Subject") -> Finding | None:
 
 def evaluation(run: "Subject") -> Finding | None:
     """What the run's evaluation will need is there, before the training is paid for."""
-    from posttrain import foreseen
+    from posttrain import foreseen, measured_rows
 
     if not run.evaluation:
         return Finding("skipped", "nothing is known of an evaluation")
-    errors = foreseen.errors(run)
+    errors = foreseen.errors(run) + measured_rows.errors(run)
     told = errors or foreseen.warnings(run)
     return Finding("error" if errors else "warning", "; ".join(told)) if told else None
 
 
 def held_out(run: "Subject") -> Finding | None:
+    """The held-out rows are enough to tell two models apart."""
+    from posttrain import measured_rows
+
+    if not run.evaluation:
+        return Finding("skipped", "nothing is known of an evaluation")
+    told = measured_rows.unmeasured(run)
+    return Finding("warning", "; ".join(told)) if told else None
+
+
+def measuring(run: "Subject") -> Finding | None:
     """What a run is measured on while it trains is there, is enough, and is not what it is evaluated on."""
     from posttrain import early_stopping
 
@@ -569,6 +621,8 @@ def held_out(run: "Subject") -> Finding | None:
     rows, unseen = run.data["train"], run.data["validation"]
     if run.report is not None:
         rows, unseen = (run.report[split]["rows"] for split in ("train", "validation"))
+    if run.spec.get("packing"):
+        rows = len(bins(run.tokens.lengths.tolist(), run.spec["max_length"]))
     steps = early_stopping.steps(run.spec, rows, run.data["shape"] == "preference")
     names = [data["name"] for data in run.evaluation.get("data", [])]
     evaluated = run.evaluation["limit"] if run.spec["data"]["name"] in names else 0
@@ -624,16 +678,19 @@ CHECKS = (
     missing_bos,
     chat_template,
     template_drops,
+    system_prompt,
     dropped_thoughts,
     packing,
     architecture,
     target_modules,
+    patterns,
     learning_rate,
     rank,
     memory,
     licence,
-    evaluation,
     held_out,
+    evaluation,
+    measuring,
 )
 NAMES = tuple(check.__name__ for check in CHECKS)
 

@@ -3,7 +3,6 @@
 Regenerate both files after a change with `posttrain schema`; a test fails while they differ.
 """
 
-import ast
 import contextlib
 import datetime
 import importlib.util
@@ -14,17 +13,29 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from posttrain import checks, early_stopping, text_metrics, user_code
+from posttrain import (
+    checks,
+    early_stopping,
+    foreign_names,
+    installed,
+    library_refusals,
+    losses,
+    parameter_patterns,
+    text_metrics,
+    trainer_args,
+    user_code,
+)
 from posttrain.errors import PASSWORD, UserError, nearest
 from posttrain.rows import FIELDS, FORMATS
 from posttrain.samples import ANSWERS
 
 NAME = r"^[a-z][a-z0-9_]*$"
+EXPONENT = r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+"
 RESERVED = ("bases", "data", "tokens", "sweeps", "ratings", "figures", "logs")
 
 DATE = "2025-01-01"  # what a chat template prints as today's date, so that a row has the same tokens tomorrow
@@ -51,6 +62,15 @@ def _as_float(value: Any) -> Any:
     return value
 
 
+def _numbers(values: Any) -> Any:
+    """Read a library's arguments, in which YAML 1.1 takes `1e-8` for text, as the numbers they are."""
+    if not isinstance(values, dict):
+        return values
+    texts = {key: value for key, value in values.items() if isinstance(value, str)}
+    return values | {key: float(value) for key, value in texts.items() if re.fullmatch(EXPONENT, value)}
+
+
+Arguments = Annotated[dict[str, Any], BeforeValidator(_numbers)]
 Number = Annotated[float, BeforeValidator(_as_float, json_schema_input_type=float | str)]
 Count = Annotated[int, BeforeValidator(_no_boolean)]
 
@@ -190,8 +210,8 @@ class Dataset(Licensed):
 
     path: str | None = Field(
         None,
-        description="a .jsonl, .json, .csv, .parquet or .arrow file (.gz and .zst of them too), a glob, or a folder of such "
-        "files, also one laid out as on the hub",
+        description="a .jsonl, .json, .csv, .tsv, .parquet or .arrow file (.gz and .zst of them too), a glob, or a folder of such "
+        "files, also one laid out as on the hub, or written by `save_to_disk`",
     )
     hub: str | None = Field(
         None,
@@ -199,19 +219,25 @@ class Dataset(Licensed):
     )
     revision: str = Field("main", description="branch, tag or commit of a hub dataset; a commit is reproducible")
     subset: str | None = Field(None, description="the configuration of a hub dataset that has several, such as `main`")
-    split: str = Field("train", description="the split of a dataset in the hub's layout")
+    split: str = Field("train", description="the split of a dataset that has several")
     format: Format | None = Field(None, description="how the rows are written; recognised from the first when left out")
     columns: dict[Column, str] = Field({}, description="our column: the file's column, such as `{prompt: question}`")
-    validation: Annotated[float | str, BeforeValidator(_as_float)] = Field(
-        0.1, description="the held-out share (0 to 0.9), split by content hash, or a file of held-out rows"
+    validation: Annotated[float | str | None, BeforeValidator(_as_float)] = Field(
+        None,
+        description="the held-out share (0 to 0.9), exact and chosen by content hash, or a file of held-out rows; by default a tenth, "
+        "but 20 rows at least, or a fifth of fewer than 100",
     )
     limit: Count | None = Field(None, gt=0, description="use only the first rows")
     near_duplicates: Number | None = Field(
-        0.8,
-        ge=0.75,
+        None,
+        ge=0.5,
         le=1,
-        description="similarity (Jaccard, of the sets of three words in a row) from which a row counts as the same as an earlier one "
-        "and is left out; `null` leaves out equal rows only",
+        description="similarity (Jaccard, of the sets of three words in a row, without those that many rows share) from which a row "
+        "counts as the same as an earlier one with the same answer and is left out; by default only equal rows are",
+    )
+    system: str | None = Field(
+        None,
+        description="the system prompt of the rows that have none, in training, evaluation and the preflight alike",
     )
     max_dropped: Number = Field(
         0.01, ge=0, le=1, description="the share of faulty rows that may be left out; more stop the build"
@@ -243,7 +269,9 @@ class Dataset(Licensed):
         idle = self.model_fields_set - {"from_", "select", "mix"}
         if made and idle:
             raise ValueError(f"{min(idle)} has no effect beside `{made}`; set it where the rows come from")
-        if isinstance(self.validation, float) and not 0 <= self.validation <= 0.9:
+        if self.system is not None and not self.system.strip():
+            raise ValueError("system is empty; write its text or take it out")
+        if isinstance(self.validation, int | float) and not 0 <= self.validation <= 0.9:
             raise ValueError(f"validation is {self.validation}; write a share from 0 to 0.9, or a file")
         return self
 
@@ -253,7 +281,7 @@ def is_default(table: Strict, key: str) -> bool:
     return getattr(table, key) == type(table).model_fields[key].default
 
 
-Objective = Literal["sft", "dpo", "kto", "orpo", "reward", "grpo", "rloo", "ppo"]
+Objective = Literal["sft", "dpo", "kto", "orpo", "cpo", "reward", "grpo", "rloo", "ppo"]
 Method = Literal[
     "full", "lora", "qlora", "adalora", "adapter", "prefix", "p_tuning", "prompt", "ia3", "oft", "vera"
 ]  # fmt: skip
@@ -261,7 +289,10 @@ Method = Literal[
 LORA = ("lora", "qlora")
 PROMPT_LEARNING = ("prefix", "p_tuning", "prompt")
 LEAVES = ("adapter", *PROMPT_LEARNING)  # nothing to merge into: what they add is no change of a weight
-PREFERENCE = ("dpo", "orpo", "kto")
+WHOLE_ROWS = tuple(
+    method for method in get_args(Method) if method not in PROMPT_LEARNING
+)  # no virtual tokens in the rows
+PREFERENCE = ("dpo", "orpo", "cpo", "kto")
 ON_POLICY = ("grpo", "rloo", "ppo")  # they train on the model's own answers
 
 # Fields of PEFT's configuration under which an adapter computes beside its layer and asks nothing of the layer's weight.
@@ -299,18 +330,25 @@ METHODS_OF = {
     "merge_into": ("qlora",),
     "value_rank": ("full", *LORA),
     "peft_args": (*LORA, "adalora", "oft", "vera", "ia3", *PROMPT_LEARNING),
+    **dict.fromkeys(parameter_patterns.KEYS, ("full", *LORA)),
+    **dict.fromkeys(("neftune", "packing"), WHOLE_ROWS),
 }
 OBJECTIVES_OF = {
     "assistant_turns": ("sft",),
     "train_thoughts": ("sft",),
-    "loss_type": ("sft", "dpo", "kto", "grpo"),
+    "neftune": ("sft",),
+    "packing": ("sft",),
+    "loss_type": ("sft", "dpo", "kto", "cpo", "grpo"),
     "loss_weights": ("dpo",),
+    "cpo_alpha": ("cpo",),
+    "simpo_gamma": ("cpo",),
     "beta": (*PREFERENCE, "grpo", "rloo"),
     "reward": ON_POLICY,
     "max_new_tokens": ON_POLICY,
     "temperature": ON_POLICY,
     "generations": ("grpo", "rloo"),
-    "minibatches": ("ppo",),
+    "minibatches": ("ppo", "grpo", "rloo"),
+    "variant": ("grpo",),
     "ppo_epochs": ("ppo",),
     "kl_coefficient": ("ppo",),
     "kl_target": ("ppo",),
@@ -333,9 +371,10 @@ SHAPES = {
     "sft": ("text", "messages"),
     "dpo": PAIRS,
     "orpo": PAIRS,
+    "cpo": PAIRS,
     "reward": PAIRS,
     "kto": (*PAIRS, "unpaired_preference"),
-    **dict.fromkeys(ON_POLICY, ("messages", *PAIRS)),
+    **dict.fromkeys(ON_POLICY, ("messages", *PAIRS, "prompts")),
 }
 # The first is the default.
 LOSS_TYPES = {
@@ -345,6 +384,7 @@ LOSS_TYPES = {
         "sigmoid_norm".split()
     ),
     "kto": ("kto", "apo_zero_unpaired"),
+    "cpo": ("sigmoid", "hinge", "ipo", "simpo"),
     "grpo": ("dapo", "grpo", "dr_grpo", "bnpo"),
 }
 # Learning from given answers (sft, reward), and moving away from a reference (the others).
@@ -361,12 +401,22 @@ LEARNING_RATE = {
     "p_tuning": (5e-3, 1e-3),
     "prompt": (3e-2, 5e-3),
 }
-BETA = {"dpo": 0.1, "kto": 0.1, "orpo": 0.1, "grpo": 0.0, "rloo": 0.05}
+BETA = {"dpo": 0.1, "kto": 0.1, "orpo": 0.1, "cpo": 0.1, "grpo": 0.0, "rloo": 0.05}
 VALUE_RANK = 16  # of the LoRA that is the value of a fully trained policy
 RANK = {"vera": 256}  # its matrices are random and shared, only vectors are trained; otherwise 16
 
 # Keys that are in a spec only where they are not at their default, so that older specs keep their hash.
-SINCE = (*TRAINED, "save_precision", "value_learning_rate", "value_rank", "value_start")
+SINCE = (
+    *TRAINED,
+    *parameter_patterns.KEYS,
+    "neftune",
+    "packing",
+    "variant",
+    "save_precision",
+    "value_learning_rate",
+    "value_rank",
+    "value_start",
+)
 
 # Fields of TRL's configurations that a run's own keys set, or that resuming depends on.
 OWN_FIELDS = frozenset(
@@ -375,7 +425,7 @@ OWN_FIELDS = frozenset(
         "lr_scheduler_type max_grad_norm per_device_train_batch_size gradient_accumulation_steps bf16 fp16 "
         "gradient_checkpointing activation_checkpointing train_sampling_strategy beta disable_dropout "
         "precompute_ref_log_probs save_strategy save_steps save_total_limit logging_steps logging_strategy "
-        "report_to resume_from_checkpoint save_only_model ignore_data_skip loss_type loss_weights num_generations "
+        "report_to resume_from_checkpoint save_only_model ignore_data_skip loss_type loss_weights cpo_alpha simpo_gamma num_generations "
         "max_completion_length temperature shuffle_dataset steps_per_generation generation_batch_size num_iterations"
     ).split()
 )
@@ -438,7 +488,7 @@ class EarlyStopping(Strict):
     metric: str | None = Field(
         None,
         min_length=1,
-        description="what is measured: sft `loss`, `token_accuracy`; dpo, orpo, reward `loss`, `accuracy`, `margin`; kto `loss`, "
+        description="what is measured: sft `loss`, `token_accuracy`; dpo, orpo, cpo, reward `loss`, `accuracy`, `margin`; kto `loss`, "
         "`margin`; grpo, rloo, ppo `reward`; or of generated answers (not reward) "
         + ", ".join(f"`{name}`" for name in early_stopping.OF_ANSWERS)
         + ", or your own as `FILE.py:NAME`, where higher is better; by default the objective's first",
@@ -473,7 +523,9 @@ class Run(Strict):
         None, gt=0, description="stop after so many optimiser steps (ppo: rollouts), instead of `epochs`"
     )
     batch_size: Count = Field(
-        8, gt=0, description="examples an optimiser step (4 to 16); grpo, rloo: answers; ppo: prompts a rollout"
+        8,
+        gt=0,
+        description="examples an optimiser step (4 to 16); grpo, rloo: answers that are sampled together; ppo: prompts a rollout",
     )
     accumulation: Count = Field(1, gt=0, description="forward passes the batch is split into; saves memory")
     max_length: Count = Field(1024, gt=1, description="tokens an example; what is longer is cut at the end")
@@ -521,21 +573,67 @@ class Run(Strict):
         description="type of the weights in `model/`, which is what ships; auto is the base's where that keeps what was "
         "learnt, else fp32",
     )
-    peft_args: dict[str, Any] = Field({}, description="more fields of PEFT's configuration, under its own names")
+    freeze: str | list[str] = Field(
+        [],
+        description="full, lora, qlora: patterns of the names of parameters that do not move, such as `[embed_tokens, layers.[0-3]]`: "
+        "regular expressions for whole parts of a name between its dots",
+    )
+    train: str | list[str] = Field(
+        [],
+        description="full, lora, qlora: patterns of the names of the only parameters that move, written as in `freeze`",
+    )
+    learning_rates: dict[str, Annotated[Number, Field(gt=0)]] = Field(
+        {},
+        description="full, lora, qlora: peak learning rates of the parameters that a pattern names, such as `{lora_B: 1e-3}`; "
+        "those of the others is `learning_rate`",
+    )
+    neftune: Number | None = Field(
+        None,
+        gt=0,
+        description="sft: strength of uniform noise on the embeddings in training (NEFTune; 5 to 15 is usual)",
+    )
+    packing: bool = Field(
+        False,
+        description="sft: fill rows up to `max_length` with several examples, which do not see each other; `batch_size` then counts "
+        "such rows",
+    )
+    peft_args: Arguments = Field({}, description="more fields of PEFT's configuration, under its own names")
     loss_type: str | list[str] | None = Field(
-        None, description="sft: nll, dft; dpo: one or several of TRL's loss types; kto, grpo: one of TRL's"
+        None,
+        description="sft: nll, dft; dpo: one or several of TRL's loss types; kto, grpo: one of TRL's; cpo: sigmoid, hinge, ipo, or "
+        "simpo, which is SimPO",
     )
     loss_weights: list[Number] | None = Field(None, description="dpo: weights of several loss types")
     beta: Number | None = Field(
         None,
         ge=0,
-        description="strength of the pull towards the reference (dpo, kto, grpo, rloo); orpo: of the odds ratio",
+        description="strength of the pull towards the reference (dpo, kto, grpo, rloo); orpo: of the odds ratio; cpo: of the "
+        "difference between the two answers, by default 0.1 (simpo: 2)",
+    )
+    cpo_alpha: Number | None = Field(
+        None, ge=0, description="cpo: weight of the likelihood of the chosen answer; by default 1 (simpo: 0)"
+    )
+    simpo_gamma: Number | None = Field(
+        None,
+        ge=0,
+        description="cpo with `loss_type: simpo`: margin by which beta x the chosen answer's mean log-probability is to be above the "
+        "rejected one's; by default beta / 2",
     )
     reward: Reward | None = Field(None, description="grpo, rloo, ppo: `{from: RUN}` or `{function: NAME}`")
     max_new_tokens: Count = Field(128, gt=0, description="grpo, rloo, ppo: longest sampled answer, in tokens")
     temperature: Number = Field(1.0, gt=0, description="grpo, rloo, ppo: temperature of sampling")
     generations: Count = Field(4, gt=1, description="grpo, rloo: answers to each prompt")
-    minibatches: Count = Field(1, gt=0, description="ppo: optimiser steps in a pass over a rollout")
+    variant: Literal[tuple(losses.VARIANTS)] | None = Field(
+        None,
+        description="grpo: the loss and the settings of a paper, as far as no other key says otherwise, see "
+        "docs/objectives-and-methods.md",
+    )
+    minibatches: Count | None = Field(
+        None,
+        gt=0,
+        description="ppo, grpo, rloo: optimiser steps in a pass over the answers that were sampled together; by default 1 (variants "
+        "gspo, dapo, cispo: 4)",
+    )
     ppo_epochs: Count = Field(4, gt=0, description="ppo: passes over a rollout")
     kl_coefficient: Number = Field(0.05, ge=0, description="ppo: weight of the KL divergence from the parent")
     kl_target: Number | None = Field(None, gt=0, description="ppo: adapt the weight to this KL (nats an answer)")
@@ -585,7 +683,7 @@ class Run(Strict):
         None, gt=0, description="how many held-out rows are measured on the way; by default 100"
     )
     allow: list[str] = Field([], description="checks of the preflight that may fail, by name, such as `[truncation]`")
-    trainer_args: dict[str, Any] = Field({}, description="more fields of TRL's configuration (not ppo, which is ours)")
+    trainer_args: Arguments = Field({}, description="more fields of TRL's configuration (not ppo, which is ours)")
 
     @model_validator(mode="after")
     def _keys_that_act(self) -> "Run":
@@ -597,7 +695,7 @@ class Run(Strict):
             raise ValueError(f"accumulation {self.accumulation} does not divide batch_size {self.batch_size}")
         if {"epochs", "max_steps"} <= self.model_fields_set and self.max_steps is not None:
             raise ValueError("epochs and max_steps are both set; write one of them")
-        for refusal in refusals(self):
+        for refusal in itertools.chain(losses.refusals(self), refusals(self)):
             raise ValueError(refusal)
         return self
 
@@ -623,8 +721,9 @@ class Run(Strict):
             "loss_type": LOSS_TYPES.get(self.objective, (None,))[0],
             "beta": BETA.get(self.objective),
         }
+        defaults |= losses.defaults(self)
         values |= {key: default for key, default in defaults.items() if key in values and values[key] is None}
-        return values | early_stopping.settings(self)
+        return losses.without_idle(values) | early_stopping.settings(self)
 
 
 def refusals(run: Run) -> Iterator[str]:
@@ -641,18 +740,19 @@ def refusals(run: Run) -> Iterator[str]:
     if run.loss_weights is not None and len(run.loss_weights) != len(given):
         yield (f"loss_weights has {len(run.loss_weights)} numbers for {len(given)} loss types; write one for each")
     yield from early_stopping.refusals(run)
-    if run.objective in ("dpo", "kto", "orpo") and run.beta == 0:
+    if run.objective in PREFERENCE and run.beta == 0:
         yield ("beta is 0; write a number above 0")
     if run.objective in ON_POLICY and run.reward is None:
         yield (f"reward is missing; {run.objective} needs `reward: {{from: RUN}}` or `reward: {{function: NAME}}`")
     if run.reward and run.reward.kind == "implicit" and run.objective != "ppo":
         yield (f"reward.kind: implicit rewards tokens, which {run.objective} cannot use; it needs objective: ppo")
+    if run.objective in ON_POLICY and run.max_length <= run.max_new_tokens:
+        yield (
+            f"max_length {run.max_length} counts a prompt and its answer, and max_new_tokens {run.max_new_tokens} leaves no room "
+            f"for a prompt; write a larger max_length, such as {2 * run.max_new_tokens}"
+        )
     if run.objective in ("grpo", "rloo") and run.batch_size % run.generations:
         yield (f"generations {run.generations} does not divide batch_size {run.batch_size}")
-    if run.objective == "ppo" and run.batch_size % (run.minibatches * run.accumulation):
-        yield (
-            f"minibatches {run.minibatches} x accumulation {run.accumulation} does not divide batch_size {run.batch_size}"
-        )
     if (
         run.value_start == "reward"
         and run.reward
@@ -672,10 +772,10 @@ def refusals(run: Run) -> Iterator[str]:
             f"{run.method} hands the model embeddings instead of tokens, from which a reward model cannot tell where an "
             "answer ends; write method: lora, or prefix"
         )
-    if run.objective == "orpo" and run.method in ("p_tuning", "prompt"):
+    if run.objective in ("orpo", "cpo") and run.method in ("p_tuning", "prompt"):
         yield (
-            f"{run.method} puts virtual tokens before the prompt, which TRL's ORPO does not leave out of the loss; write "
-            "method: lora, or objective: dpo"
+            f"{run.method} puts virtual tokens before the prompt, which TRL's {run.objective.upper()} does not leave out of the "
+            "loss; write method: lora, or objective: dpo"
         )
     if run.method == "prefix" and run.gradient_checkpointing:
         yield ("gradient_checkpointing drops the cache that prefix tuning is made of; take it out")
@@ -692,8 +792,7 @@ def refusals(run: Run) -> Iterator[str]:
             "peft_args.prefix_projection: PEFT keeps only what the projection gives, from which no training goes on; take it "
             "out, or write method: p_tuning"
         )
-    if run.method in PROMPT_LEARNING and run.trainer_args.get("packing"):
-        yield (f"trainer_args.packing: packed rows see each other under {run.method}; take it out")
+    yield from parameter_patterns.refusals(run.model_dump(include=set(parameter_patterns.KEYS)))
     first = str(run.peft_args.get("init_lora_weights"))
     if first in ("pissa", "olora") and (run.quantised or run.objective in ("kto", *ON_POLICY)):
         why = "the 4-bit weights cannot be changed" if run.quantised else "the parent is needed as the reference"
@@ -703,8 +802,16 @@ def refusals(run: Run) -> Iterator[str]:
             "peft_args.init_lora_weights: a fast PiSSA draws at random, so that what is loaded again is not what was "
             "trained; write pissa"
         )
-    if first.startswith(("corda", "eva", "loftq", "lora_ga")):
-        yield (f"peft_args.init_lora_weights: {first} needs a preparation that is not done here; write pissa")
+    if first.startswith(("corda", "lora_ga")):
+        yield (f"peft_args.init_lora_weights: {first} needs a preparation that is not done here; write eva, or pissa")
+
+
+def of_libraries(run: Run) -> Iterator[str]:
+    """What the libraries would refuse of a run's `trainer_args` and `peft_args`."""
+    if run.trainer_args:
+        yield from library_refusals.trainer(run.trainer_args, trainer_files(run.objective))
+    if run.peft_args:
+        yield from library_refusals.peft(run.method, run.peft_args, run.target_modules, peft_files(run.method))
 
 
 class Sweep(Strict):
@@ -713,7 +820,8 @@ class Sweep(Strict):
     run: Name = Field(description="the run to vary")
     over: dict[str, list[Any]] = Field(
         {},
-        description="key: the values to try; several keys make a grid; `seed: [1, 2, 3]` shows the spread of trainings",
+        description="key: the values to try, lists and tables among them, or `peft_args.use_dora: [false, true]` for a key of a table; "
+        "several keys make a grid; `seed: [1, 2, 3]` shows the spread of trainings",
     )
     points: list[dict[str, Any]] = Field(
         [], description="overrides to try together, such as `[{rank: 4, learning_rate: 2e-4}, {rank: 16}]`"
@@ -845,9 +953,20 @@ class Tracking(Strict):
     """How training is watched and saved. Nothing here changes a result, so nothing here causes a rerun."""
 
     mlflow: bool = Field(True, description="log to MLflow: `MLFLOW_TRACKING_URI`, or results/mlflow.db")
-    experiment: str = Field("posttrain", description="name of the MLflow experiment")
+    also: list[Literal[tuple(installed.TRACKERS)]] = Field(
+        [], description="trackers beside MLflow, such as `[tensorboard, wandb]`, see docs/tracking.md"
+    )
+    experiment: str = Field(
+        "posttrain", description="name of the MLflow experiment, and of a project in the other trackers"
+    )
     system_metrics: bool = Field(True, description="log the use of processor, memory and GPU as well")
     checkpoint_seconds: Number = Field(60.0, ge=0, description="least time between two checkpoints; 0 saves every step")
+
+    @model_validator(mode="after")
+    def _installed(self) -> "Tracking":
+        if why := installed.missing_tracker(self.also):
+            raise ValueError(why)
+        return self
 
 
 class Cost(Strict):
@@ -904,6 +1023,20 @@ def check_file(file: Path | str) -> None:
         check_text(Path(file).read_text(encoding="utf-8"), os.path.relpath(file))
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: not UTF-8 at byte {error.start + 1}; save the file as UTF-8") from None
+
+
+def check_is_no_target(file: Path | str) -> None:
+    """Refuse a result as a configuration: Snakemake takes all names behind `--configfile` for configurations.
+
+    Raises:
+        UserError: the file is under results/.
+    """
+    name = os.path.relpath(file)
+    if name.startswith(f"results{os.sep}"):
+        raise UserError(
+            f"'{name}' stands behind --configfile, so snakemake reads it as a second configuration; write another option "
+            f"between the two: --configfile FILE --cores N {name}"
+        )
 
 
 def check_text(text: str, file: str) -> None:
@@ -1010,10 +1143,10 @@ def validate(model: type[BaseModel], values: dict[str, Any], place: str) -> Any:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{place}: {_sentence(model, error.errors()[0])}") from None
+        raise UserError(f"{place}: {_sentence(model, error.errors()[0], values)}") from None
 
 
-def _sentence(model: type[BaseModel], problem: dict[str, Any]) -> str:
+def _sentence(model: type[BaseModel], problem: dict[str, Any], values: dict[str, Any]) -> str:
     location = list(problem["loc"])
     if location[:1] == ["bases"] and len(location) > 2:
         del location[2]  # pydantic names the member of the union here, which is not in the file
@@ -1034,7 +1167,8 @@ def _sentence(model: type[BaseModel], problem: dict[str, Any]) -> str:
     kind = problem["type"]
     if kind == "extra_forbidden":
         *_, key = location
-        return f"{where}: unknown key '{key}'; {nearest(str(key), _known_keys(model, problem['loc']))}"
+        instead = _instead(location, values) if model is Config else None
+        return f"{where}: unknown key '{key}'; {instead or nearest(str(key), _known_keys(model, problem['loc']))}"
     if kind == "missing":
         return f"{where}: this key is missing"
     if kind == "value_error":
@@ -1045,12 +1179,44 @@ def _sentence(model: type[BaseModel], problem: dict[str, Any]) -> str:
         key, choices = ("source", BASES) if location[0] == "bases" else ("kind", SUITES)
         value = given.get(key) if isinstance(given, dict) else given
         return f"{where}.{key}: '{value}' is no {key}; {nearest(str(value), choices)}"
+    if kind == "literal_error" and location[-1:] == ["objective"] and given in losses.NAMES:
+        return f"{prefix}{losses.NAMES[given]}"
     if kind == "literal_error":
         choices = [choice.strip("'") for choice in problem["ctx"]["expected"].replace(" or ", ", ").split(", ")]
         return f"{prefix}'{given}' is not allowed; {nearest(str(given), choices)}"
     if kind == "string_pattern_mismatch":
         return f"{prefix}'{given}' does not have the form {problem['ctx']['pattern']}"
     return f"{prefix}{message}, but it is {given!r:.500}"
+
+
+def _instead(location: list, values: dict[str, Any]) -> str | None:
+    """What an unknown key of one of the file's tables means, where it is known."""
+    table = str(location[0]) if len(location) > 1 else ""
+    if len(location) != {"": 1, "evaluation": 2, "tracking": 2}.get(table, 3):
+        return None
+    return meant(table, str(location[-1]), values["runs"][location[1]] if table == "runs" else {})
+
+
+def meant(table: str, key: str, run: dict[str, Any]) -> str | None:
+    """What an unknown key means that other tools, another table or a library's configuration has; `run` is the run's table."""
+    models = {name: [model] for name, model in TABLES.items()} | {"bases": list(BASES.values())}
+    keys = {name: [key for model in models[name] for key in keys_of(model)] for name in models}
+    return foreign_names.meant(table, key, keys, lambda field: _of_library(field, run))
+
+
+def _of_library(field: str, run: dict[str, Any]) -> str | None:
+    """Where a run has a field of TRL's or PEFT's configuration."""
+    objective, method = run.get("objective"), run.get("method", "lora")
+    if objective in OBJECTIVES_OF["trainer_args"] and field in trainer_fields(objective) - OWN_FIELDS:
+        return trainer_args.refusal(objective, field) or f"write trainer_args: {{{field}: ...}}"
+    if method in METHODS_OF["peft_args"] and field in peft_fields(method) - OWN_PEFT_FIELDS:
+        return f"write peft_args: {{{field}: ...}}"
+    return None
+
+
+def keys_of(model: type[BaseModel]) -> list[str]:
+    """A table's keys, in the order of its model."""
+    return [field.alias or name for name, field in model.model_fields.items()]
 
 
 def _known_keys(model: type[BaseModel], location: tuple) -> list[str]:
@@ -1060,7 +1226,7 @@ def _known_keys(model: type[BaseModel], location: tuple) -> list[str]:
         model = BASES[location[2]] if table == "bases" else TABLES[table]
         model = NESTED.get(location[2], model) if len(location) > 3 else model
         model = SUITES[location[3]] if location[1] == "suites" and len(location) > 4 else model
-    return [field.alias or name for name, field in model.model_fields.items()]
+    return keys_of(model)
 
 
 SUITES = {
@@ -1080,23 +1246,27 @@ NESTED = {"early_stopping": EarlyStopping, "reward": Reward, "select": Select, "
 @cache
 def trainer_fields(objective: str) -> frozenset[str]:
     """The fields of TRL's configuration, read from the installed source: importing TRL takes ten seconds."""
+    return frozenset(library_refusals.annotations(trainer_files(objective)))
+
+
+@cache
+def trainer_files(objective: str) -> tuple[Path, ...]:
+    """The sources of TRL's configuration of an objective, transformers' own last."""
     trl = Path(importlib.util.find_spec("trl").submodule_search_locations[0])
     transformers = Path(importlib.util.find_spec("transformers").submodule_search_locations[0])
-    folder = "experimental/orpo" if objective == "orpo" else "trainer"
-    files = (trl / folder / f"{objective}_config.py", trl / "trainer/base_config.py", transformers / "training_args.py")
-    return frozenset(_annotated_names(files))
+    folder = f"experimental/{objective}" if objective in ("orpo", "cpo") else "trainer"
+    return trl / folder / f"{objective}_config.py", trl / "trainer/base_config.py", transformers / "training_args.py"
 
 
 @cache
 def peft_fields(method: str) -> frozenset[str]:
     """The fields of PEFT's configuration of a method, read from the installed source."""
+    return frozenset(library_refusals.annotations(peft_files(method)))
+
+
+@cache
+def peft_files(method: str) -> tuple[Path, ...]:
+    """The sources of PEFT's configuration of a method."""
     peft = Path(importlib.util.find_spec("peft").submodule_search_locations[0])
     parents = {"adalora": ("lora",)}.get(method, ())
-    files = [peft / f"tuners/{name}/config.py" for name in (PEFT_FILES[method], *parents)]
-    return frozenset(_annotated_names((*files, peft / "config.py")))
-
-
-def _annotated_names(files: tuple[Path, ...]) -> list[str]:
-    classes = [node for file in files for node in ast.parse(file.read_text()).body if isinstance(node, ast.ClassDef)]
-    fields = [node.target for item in classes for node in item.body if isinstance(node, ast.AnnAssign)]
-    return [target.id for target in fields]
+    return (*(peft / f"tuners/{name}/config.py" for name in (PEFT_FILES[method], *parents)), peft / "config.py")

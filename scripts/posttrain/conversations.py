@@ -73,8 +73,10 @@ def render(tokenizer: Any, turns: Turns, tools: str | None = None, generate: boo
 
 
 def _for_template(tokenizer: Any, turn: dict[str, Any]) -> dict[str, Any]:
-    """An assistant's turn with its calls and thoughts where the template looks for them."""
+    """An assistant's turn with its calls and thoughts where the template looks for them, and without what is ours."""
     template = str(tokenizer.chat_template)
+    if "train" in turn:
+        turn = {key: value for key, value in turn.items() if key != "train"}
     if "tool_calls" in turn:
         turn = turn | {"tool_calls": calls(turn["tool_calls"], _takes_text(tokenizer, template))}
     inside = None if "reasoning_content" in turn else _INSIDE.match(turn["content"])
@@ -229,13 +231,15 @@ def _ending(tokenizer: Any, template: str, stops: frozenset[int]) -> Ending:
 def passages(tokenizer: Any, turns: Turns, tools: str | None = None, assistant_turns: str = "all") -> list[Passage]:
     """The texts in which a conversation's answers are trained: one, or where the template rewrites turns one for each answer.
 
+    Turns with `train: false` are part of the text, and not trained.
+
     Args:
         assistant_turns: whether `all` that the assistant says is trained, or its `last` turn.
 
     Raises:
         UserError: an answer cannot be told from what asks for it.
     """
-    said = [i for i, turn in enumerate(turns) if turn["role"] == "assistant"]
+    said = _trained(turns)
     said = said[-1:] if assistant_turns == "last" else said
     text = render(tokenizer, turns, tools)
     spans = []
@@ -246,6 +250,11 @@ def passages(tokenizer: Any, turns: Turns, tools: str | None = None, assistant_t
             return [Passage(*answered(tokenizer, turns[:i], turns[i : i + 1], tools)) for i in said]
         spans.append((len(before), len(through)))
     return [Passage(text, spans)]
+
+
+def _trained(turns: Turns) -> list[int]:
+    """The numbers of the assistant's turns that are trained."""
+    return [i for i, turn in enumerate(turns) if turn["role"] == "assistant" and turn.get("train", True)]
 
 
 def answered(
@@ -337,7 +346,7 @@ def up_to(row: Row, id: str) -> Row:
     _, _, answer = id.partition(".")
     if not answer:
         return row
-    said = [i for i, turn in enumerate(row["messages"]) if turn["role"] == "assistant"]
+    said = _trained(row["messages"])
     return row | {"messages": row["messages"][: said[int(answer)] + 1]}
 
 

@@ -20,7 +20,8 @@ TITLES = {
     "tokens_per_second": "tokens per second",
     "memory_gib": "memory",
 }
-UNITS = {"use of the machine": "%", "memory": "GiB"}
+SHARES = ("accuracy", "mean_token_accuracy", "rewards/accuracies", "clip_fraction")  # shown in percent
+UNITS = {"use of the machine": "%", "memory": "GiB"} | {TITLES.get(key, key.replace("_", " ")): "%" for key in SHARES}
 FIRST = ("loss", "learning rate", "gradient norm", "tokens per second", "use of the machine", "memory")
 RISE = 0.01  # a validation loss that ends less than this above its minimum has not turned: it is level
 
@@ -67,7 +68,9 @@ def panels(lines: list[dict[str, Any]], held_out: dict[str, Any] | None = None) 
     for key in keys:
         title, label = _names(key, VALIDATION + key in keys)
         across = "minutes" if timed and key in OF_TIME else "step"
-        series = Series(label, *points(lines, key, across))
+        x, y = points(lines, key, across)
+        percent = key.removeprefix(VALIDATION) in SHARES
+        series = Series(label, x, [100 * value for value in y] if percent else y)
         if series.x:
             panel = Panel(title, UNITS.get(title, ""), across, [], *marks.get(title, (None,)))
             found.setdefault(title, panel).series.append(series)

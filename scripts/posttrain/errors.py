@@ -29,8 +29,8 @@ def printable(text: str) -> str:
 
 
 def nearest(word: str, valid: Iterable[str]) -> str:
-    """Say which of the `valid` names was probably meant, or list them: the end of an error's sentence."""
-    names = sorted(valid)
+    """Say which of the `valid` names was probably meant, or list them, a list in its order: the end of an error's sentence."""
+    names = list(valid) if isinstance(valid, list) else sorted(valid)
     close = get_close_matches(word[:100], names, n=1, cutoff=0.6)
     if close:
         return f"did you mean '{close[0]}'?"

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from posttrain.statistics import METRICS, Metric, comparison, metric
+from posttrain.paired import comparison
+from posttrain.statistics import METRICS, Metric, metric
 
 Examples = dict[tuple[str, str, str], dict]
 TEXTS = ("suite", "dataset", "part", "id", "group", "prompt_group", "prompt", "reference", "output")
@@ -43,7 +44,7 @@ def measured(examples: list[dict]) -> Iterator[tuple[str, Metric, list[dict]]]:
         for name in [*known, *own]:
             found = metric(name)
             having = [row for row in rows if row.get(found.columns[0]) is not None]
-            if found.share and any(row[found.columns[0]] not in (0, 1) for row in having):
+            if name not in METRICS and found.share and any(row[name] not in (0, 1) for row in having):
                 found = found._replace(share=False)  # a metric of the user's, called as lm-eval calls shares
             yield f"{suite}/{name}" if suite else name, found, having
 
@@ -64,11 +65,18 @@ def columns(metric: Metric, examples: list[dict]) -> np.ndarray:
     return np.concatenate([np.atleast_2d(column.T) for column in values])
 
 
+def clusters(examples: list[dict]) -> np.ndarray | None:
+    """Which of the examples share a prompt (n,), by `prompt_group`; None where no two do. One without is on its own."""
+    names = [example.get("prompt_group") or key(example) for example in examples]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return np.array([numbers[name] for name in names]) if len(numbers) < len(names) else None
+
+
 def comparisons(examples: list[dict], other: Examples, same_parent: bool = False) -> dict[str, dict]:
     """Every metric of a model compared with another's, on the same examples."""
     result = {}
     for name, found, ours in measured(examples):
         if same_parent or name.split("/")[-1] not in PARENTS:
             theirs = [other[key(example)] for example in ours]
-            result[name] = comparison(found, columns(found, ours), columns(found, theirs))
+            result[name] = comparison(found, columns(found, ours), columns(found, theirs), clusters(ours))
     return result

@@ -17,6 +17,7 @@ from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from posttrain import delimiters, json_lists, saved
 from posttrain.errors import UserError, nearest
 
 BLOCK_BYTES = 1 << 20
@@ -25,7 +26,7 @@ MANY_FILES = 100_000
 LONGEST_LINE = 16 * BLOCK_BYTES
 PACKED, SMALL = 100, 1 << 28  # what unpacks to more bytes than SMALL is at most PACKED times its packed size
 COMPRESSED = (".gz", ".zst")
-SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".arrow")
+SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 ARROW_FILE, ARROW_END = b"ARROW1\0\0", b"\xff\xff\xff\xff\0\0\0\0"  # a file's begin, a stream's end
 
 
@@ -36,7 +37,7 @@ class Block(NamedTuple):
     numbers: list[int]
     """the line of each row, or its number in a table, from 1"""
     rows: Any
-    """rows as JSON in bytes, parsed rows, or a pyarrow.RecordBatch"""
+    """rows as JSON in bytes, parsed rows, or a pyarrow.RecordBatch, whose nulls inside of objects are no fields"""
 
     def __len__(self) -> int:
         """How many rows it has."""
@@ -76,6 +77,9 @@ def expand(pattern: str, folder: Path = Path()) -> list[Path]:
     if is_file(path):
         return [Path(pattern)]
     if is_folder(path):
+        names = saved.files(path)
+        if names is not None:
+            return [Path(pattern, name) for name in names if is_file(path / name)]
         return sorted(file for file in _found(Path(pattern), ["**"], folder) if is_data(file))
     parts = Path(pattern).parts
     start = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts))
@@ -135,7 +139,7 @@ def _entries(folder: Path) -> list[os.DirEntry]:
 
 def is_data(path: Path) -> bool:
     """Whether a file's name says that it holds rows: a folder has its card, its licence and its description as well."""
-    return _unpacked(path) in SUFFIXES and path.name not in ("dataset_info.json", "dataset_infos.json", "state.json")
+    return _unpacked(path) in SUFFIXES and path.name not in saved.DESCRIPTIONS
 
 
 def blocks(path: Path) -> Iterator[Block]:
@@ -147,7 +151,8 @@ def blocks(path: Path) -> Iterator[Block]:
     name = str(path)
     if "\n" in name or name.encode("utf-8", "replace").decode() != name:  # it is in each row's place
         raise UserError(f"{name!r}: the file's name is not one line of UTF-8; rename it")
-    read = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet, ".arrow": _arrow}[suffix(path)]
+    tables = {".csv": _csv, ".tsv": _csv, ".parquet": _parquet, ".arrow": _arrow}
+    read = ({".jsonl": _jsonl, ".json": _json} | tables)[suffix(path)]
     if not is_file(path):  # reading a pipe or a device would never end
         raise UserError(f"{path}: there is no such file; check the path")
     if path.stat().st_size == 0:
@@ -248,15 +253,16 @@ def _items(path: Path) -> Iterator[tuple[int, Any]]:
     with _open(path) as file:
         text = _text(path, file)
         buffer = next(text, "")
-        _check_list(path, buffer)
-        position = buffer.index("[") + 1
+        position = _begin(path, buffer)
+        inside = buffer.lstrip().startswith("{")
         line, column = 1 + buffer.count("\n", 0, position), 0  # of `position`; of the buffer's begin
         while True:
             blank = _BLANK.match(buffer, position).end()
             line += buffer.count("\n", position, blank)
             position = blank
             if buffer.startswith("]", position):
-                _check_end(path, line, chain([buffer[position + 1 :]], text))
+                rest = chain([buffer[position + 1 :]], text)
+                (_check_object_end if inside else _check_end)(path, line, rest)
                 return
             try:
                 end = decoder.raw_decode(buffer, position)[1]
@@ -285,15 +291,37 @@ def _column(column: int, buffer: str, position: int) -> int:
     return position - newline - 1 if newline >= 0 else column + position
 
 
-def _check_list(path: Path, text: str) -> None:
+# Fields of a row that hold a list of objects: an object with one of them is a row itself.
+_TURNS = frozenset({"messages", "conversations", "prompt", "completion", "chosen", "rejected", "segments", "tools"})
+
+
+def _begin(path: Path, text: str) -> int:
+    """Where the first row of a JSON file stands in its beginning."""
     start = text.lstrip()
     if not start:
         raise UserError(f"{path}: the file is empty; write at least one row")
-    if not start.startswith("["):
+    found = json_lists.begin(text, _TURNS)
+    if found is None:
         if not start.startswith("{"):
             _check_json(path, 1, text)
         kind = "an object" if start.startswith("{") else "a single value"
-        raise UserError(f"{path}: a .json file is one list of rows, and this is {kind}; or name it .jsonl")
+        raise UserError(
+            f"{path}: a .json file is one list of rows, or an object with the list under one key, and this is {kind}; write a list, "
+            "or a row a line in a file that is named .jsonl"
+        )
+    return found
+
+
+def _check_object_end(path: Path, line: int, rest: Iterable[str]) -> None:
+    """Refuse an object that has more rows, or no end, behind its list of rows."""
+    text = "".join(islice(rest, 4))
+    others = json_lists.several(text)
+    if others is None:
+        raise UserError(
+            f"{path} line {line}: invalid JSON: the object does not end behind its list of rows; is it cut?"
+        )
+    if others:
+        raise UserError(f"{path}: rows stand under more than one key, such as '{others[0]}'; write a file for each")
 
 
 def _check_end(path: Path, line: int, rest: Iterable[str]) -> None:
@@ -336,8 +364,13 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, Any]]:
             _decode(f"{path} line {number}", number, raw + b"\n")
             for number, raw in enumerate(chain.from_iterable(_lines(path, file)), 1)
         )
-        reader = csv.reader(lines, strict=True)
-        header, begin = None, 1
+        first = list(islice(lines, delimiters.SAMPLE))
+        named = delimiters.declared(first[0]) if first else None
+        first = first[1:] if named else first
+        separator = named or delimiters.delimiter(first, suffix(path))
+        reader = csv.reader(chain(first, lines), strict=True, delimiter=separator)
+        skipped = 1 if named else 0
+        header, begin = None, 1 + skipped
         try:
             for cells in reader:
                 if header is None:
@@ -345,7 +378,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, Any]]:
                     _check_names(path, cells)
                 elif cells:
                     yield begin, _csv_row(header, cells)
-                begin = reader.line_num + 1
+                begin = reader.line_num + 1 + skipped
         except csv.Error as error:
             raise UserError(f"{path} line {begin}: invalid CSV: {error}") from None
 
@@ -419,11 +452,25 @@ def _tables(path: Path, batches: Any, kind: str) -> Iterator[Block]:
 
 def _table_rows(batch: Any) -> list[dict[str, Any]]:
     """A table's rows; a value is null where Python has none for it, such as for a date in the year 20000."""
+    import pyarrow as pa
+
     try:
-        return batch.to_pylist()
+        rows = batch.to_pylist()
     except (ValueError, OverflowError):
         columns = map(_values, batch)
-        return [dict(zip(batch.schema.names, values, strict=True)) for values in zip(*columns, strict=True)]
+        rows = [dict(zip(batch.schema.names, values, strict=True)) for values in zip(*columns, strict=True)]
+    nested = [field.name for field in batch.schema if pa.types.is_nested(field.type)]
+    for row in rows:
+        for name in nested:
+            row[name] = _without_nulls(row[name])
+    return rows
+
+
+def _without_nulls(value: Any) -> Any:
+    """A value without the fields that are null: a table's schema gives every object the fields of all of them."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+    return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _values(column: Any) -> list[Any]:

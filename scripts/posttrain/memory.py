@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from posttrain import targets
+from posttrain import parameter_patterns, targets
 from posttrain.config import LORA, PROMPT_LEARNING, VALUE_RANK, reads_weights
 from posttrain.errors import UserError
 from posttrain.stage import read_json
@@ -167,7 +167,7 @@ def trained_parameters(spec: dict, model: Model) -> float:
     """How many parameters move; of the methods that train less than a hundredth of a model, about so many."""
     method, rank, layers, hidden = spec["method"], spec.get("rank", 0), model.layers, model.hidden
     if method == "full":
-        return model.parameters
+        return sum(math.prod(shape) for name, shape in model.shapes.items() if parameter_patterns.moves(spec, (name,)))
     shapes = [model.matrices[name] for name in adapted(spec, model)]
     sides = sum(map(sum, shapes))
     own = {
@@ -228,7 +228,7 @@ def estimate(spec: dict, model: Model, longest: int, trained_share: float, devic
 def _rows(spec: dict) -> int:
     """Rows in one forward pass; a pair is two."""
     step = spec["batch_size"] // spec.get("minibatches", 1)
-    return step // spec["accumulation"] * (2 if spec["objective"] in ("dpo", "orpo", "reward") else 1)
+    return step // spec["accumulation"] * (2 if spec["objective"] in ("dpo", "orpo", "cpo", "reward") else 1)
 
 
 def _held(spec: dict, model: Model, bf16: bool) -> float:
@@ -294,7 +294,7 @@ def _logits(spec: dict, model: Model, tokens: int, trained_share: float, device:
     objective = spec["objective"]
     if objective == "reward":
         return 0
-    if objective == "orpo":  # all of them, their log-softmax, its gradient
+    if objective in ("orpo", "cpo"):  # all of them, their log-softmax, its gradient
         return 12 * tokens * model.vocabulary
     if device == "cpu" and objective in ("sft", "dpo", "kto", "ppo") and spec["method"] not in PROMPT_LEARNING:
         return 6 * min(tokens * trained_share * model.vocabulary, LARGEST_LOGITS)

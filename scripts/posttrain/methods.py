@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 from transformers.pytorch_utils import Conv1D
 
-from posttrain import targets, token_rows
+from posttrain import first_weights, targets, token_rows
 from posttrain.adapters import BottleneckConfig
 from posttrain.config import LORA
 from posttrain.errors import UserError, nearest
@@ -35,7 +35,7 @@ def adapter(spec: dict, model: Any, steps: int) -> Any:
         return None
     spec = _named_targets(spec, model) if "target_modules" in spec else spec
     reward = spec["objective"] == "reward"
-    shared = {"task_type": "SEQ_CLS" if reward else "CAUSAL_LM"} | spec.get("peft_args", {})
+    shared = {"task_type": "SEQ_CLS" if reward else "CAUSAL_LM"} | first_weights.arguments(spec.get("peft_args", {}))
     shared |= token_rows.arguments(spec, model)
     if shared.get(token_rows.KEY):
         token_rows.check(model, shared[token_rows.KEY])

@@ -15,15 +15,20 @@ What is compared of a held-out row:
 
 Runs of words that many held-out rows have are boilerplate, such as a prompt's template, and their words do not count.
 Of a training row all turns are read, the system's too, so that examples in a system prompt are found.
+
+Rows made from one short template ("How do I return my {product}?") have no eight words in a row in common, and are alike by
+their template all the same. They are told by what differs: training rows that are like a held-out row and all lack the same
+part of it share its template, and count only where they have that part (posttrain.template_rows).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from posttrain.rows import batches
+from posttrain.template_rows import Near, Templates
 from posttrain.words import TURNS, Runs, bounds, word_hashes
 
 GRAM = 8
@@ -33,6 +38,7 @@ SHARE = 0.7  # of the counted words; of rows with an edit in each twenty words 9
 PIECE = 3  # words: what is in common is measured in runs of this length, so that an edit costs little beside itself
 LOOK = 1 / 40  # of a held-out row's runs: with fewer in common a pair is not looked at; edited rows keep 1 / 4 and more
 EXAMPLES = 5
+PLACES = 1000  # of held-out rows that are named
 
 BATCH = 500  # rows
 BATCH_BYTES = 2**20  # of text: takes some 60 MB at work
@@ -44,34 +50,52 @@ def overlap(train: Path, held_out: Path) -> dict[str, Any]:
     Returns:
         `rows`: held-out rows; `exact`: those whose compared words stand in one training row as they are; `shared`: those
         of which at least SHARE stands in one training row, the exact ones included; `train_rows`: training rows that
-        have one of them; `examples`: up to five, the highest share first, each with `id`, `place`, `train_id`,
-        `train_place`, `share` and the first 200 characters as `text`.
+        have one of them; `places`: where the first 1000 shared ones stand; `examples`: up to five, the highest share first,
+        each with `id`, `place`, `train_id`, `train_place`, `share` and the first 200 characters as `text`.
     """
     import pyarrow.parquet as pq
 
     if not pq.read_metadata(held_out).num_rows:
-        return {"rows": 0, "exact": 0, "shared": 0, "train_rows": 0, "examples": []}
-    ours = _held_out(held_out)
-    count = len(ours.labels)
-    share, exact, places = np.zeros(count), np.zeros(count, bool), {}
-    train_rows = 0
-    for batch in _batches(train):
-        theirs = _Words(*_turns(batch)[:2], batch.num_rows)
-        pairs = _equal(ours, theirs) + _alike(ours, theirs)
-        train_rows += len({pair.row for pair in pairs})
-        for pair in sorted(pairs):  # the first of equals stays, whatever the batch
-            exact[pair.number] |= pair.exact
-            if pair.share > share[pair.number]:
-                share[pair.number] = pair.share
-                places[pair.number] = {f"train_{name}": batch[name][pair.row].as_py() for name in ("id", "place")}
-    best = sorted(places, key=lambda number: (-share[number], number))[:EXAMPLES]
+        return {"rows": 0, "exact": 0, "shared": 0, "train_rows": 0, "places": [], "examples": []}
+    ours = _held_out(_batches(held_out))
+    found = _found(ours, _batches(train))
+    best: dict[int, Near] = {}
+    for near in found:  # the first of equals stays
+        if near.number not in best or near.share > best[near.number].share:
+            best[near.number] = near
+    shown = sorted(best.values(), key=lambda near: (-near.share, near.number))[:EXAMPLES]
     return {
-        "rows": count,
-        "exact": int(exact.sum()),
-        "shared": len(places),
-        "train_rows": train_rows,
-        "examples": [ours.labels[i] | places[i] | {"share": round(float(share[i]), 3)} for i in best],
+        "rows": len(ours.labels),
+        "exact": len({near.number for near in found if near.exact}),
+        "shared": len(best),
+        "train_rows": len({near.row for near in found}),
+        "places": [ours.labels[number]["place"] for number in sorted(best)[:PLACES]],
+        "examples": [ours.labels[near.number] | near.place | {"share": round(near.share, 3)} for near in shown],
     }
+
+
+def pairs(train: Iterable[Any], held_out: Iterable[Any]) -> np.ndarray:
+    """Which rows of some Arrow batches stand in rows of others, (pairs, 2): the number of the held-out row, and of the other."""
+    found = _found(_held_out(_sliced(held_out)), _sliced(train))
+    return np.array([(near.number, near.row) for near in found], np.int64).reshape(-1, 2)
+
+
+def _found(ours: "_HeldOut", train: Iterable[Any]) -> list[Near]:
+    """The pairs of training rows and held-out rows that stand in them, in the training rows' order."""
+    templates, start = Templates(), 0
+    for batch in train:
+        texts, rows, roles = _turns(batch)
+        theirs = _Words(texts, rows, batch.num_rows)
+        asked = np.zeros(batch.num_rows, np.uint64)
+        said = np.isin(roles, ("user", "text"))
+        np.add.at(asked, rows[said], theirs.runs.between(theirs.turns[:-1][said], theirs.turns[1:][said]))
+        for pair in sorted(_equal(ours, theirs) + _alike(ours, theirs), key=lambda pair: pair[:4]):
+            place = {f"train_{name}": batch[name][pair.row].as_py() for name in ("id", "place")}
+            templates.add(
+                Near(pair.number, start + pair.row, pair.share, pair.exact, place), pair.lacks, int(asked[pair.row])
+            )
+        start += batch.num_rows
+    return templates.found()
 
 
 class _Pair(NamedTuple):
@@ -81,6 +105,8 @@ class _Pair(NamedTuple):
     number: int
     share: float
     exact: bool
+    lacks: np.ndarray | None = None
+    """(words) of the held-out row, where the training row lacks the PIECE words from there on; None where it equals it"""
 
 
 # ---- an index of hashes
@@ -137,9 +163,14 @@ class _Words:
 
 def _batches(path: Path) -> Iterator[Any]:
     """A Parquet file's rows, some at a time."""
-    for batch in batches(path, BATCH, ("id", "place", "images", "text", *TURNS)):
+    return _sliced(batches(path, BATCH, ("id", "place", "images", "text", *TURNS)))
+
+
+def _sliced(batches: Iterable[Any]) -> Iterator[Any]:
+    """Batches in slices of at most BATCH_BYTES, as long as a row is no longer."""
+    for batch in batches:
         rows = -(-batch.num_rows // (1 + batch.nbytes // BATCH_BYTES))
-        yield from (batch.slice(first, rows) for first in range(0, batch.num_rows, rows))
+        yield from (batch.slice(first, rows) for first in range(0, batch.num_rows, max(1, rows)))
 
 
 def _turns(batch: Any, names: tuple[str, ...] = TURNS) -> tuple[list[str], np.ndarray, np.ndarray]:
@@ -197,9 +228,9 @@ class _Read(NamedTuple):
     """(words)"""
 
 
-def _held_out(path: Path) -> _HeldOut:
+def _held_out(batches: Iterable[Any]) -> _HeldOut:
     labels, parts = [], []
-    for batch in _batches(path):
+    for batch in batches:
         contents, rows, roles = _turns(batch, tuple(name for name in TURNS if name != "rejected"))
         contents = ["" if role == "system" else content for content, role in zip(contents, roles, strict=True)]
         read = _Words(contents, rows, batch.num_rows)
@@ -307,24 +338,31 @@ def _alike(ours: _HeldOut, theirs: _Words) -> list[_Pair]:
     for row in np.unique(rows).tolist():
         candidates = numbers[rows == row]
         pieces = theirs.pieces[theirs.rows[row] : theirs.rows[row + 1]]
-        for number, share in zip(candidates.tolist(), _shares(ours, candidates, pieces).tolist(), strict=True):
+        for number, (share, lacks) in zip(candidates.tolist(), _shares(ours, candidates, pieces), strict=True):
             if share >= SHARE:
                 exact = share == 1 and _stands_in(ours.pieces[ours.bounds[number] : ours.bounds[number + 1]], pieces)
-                pairs.append(_Pair(row, number, share, exact))
+                pairs.append(_Pair(row, number, share, exact, lacks))
     return pairs
 
 
-def _shares(ours: _HeldOut, numbers: np.ndarray, pieces: np.ndarray) -> np.ndarray:
-    """Share of each held-out row's counted words that stand in a training row, (numbers); `pieces` is the latter's."""
+def _shares(ours: _HeldOut, numbers: np.ndarray, pieces: np.ndarray) -> Iterator[tuple[float, np.ndarray]]:
+    """Of each held-out row the share of its counted words that stand in a training row, and which pieces do not.
+
+    Args:
+        pieces: the training row's.
+    """
     start, end = ours.bounds[numbers], ours.bounds[numbers + 1]
     chosen = _ranges(start, end)
     counted = ours.counted[chosen]
     pieces = np.sort(pieces[pieces != 0])
     at = np.minimum(np.searchsorted(pieces, ours.pieces[chosen]), len(pieces) - 1)
-    covered = _widened(pieces[at] == ours.pieces[chosen], PIECE)
-    both = np.stack([covered & counted, counted])
-    common, all_words = np.add.reduceat(both, bounds(end - start)[:-1], axis=1, dtype=np.int64)
-    return common / all_words
+    there = pieces[at] == ours.pieces[chosen]
+    both = np.stack([_widened(there, PIECE) & counted, counted])
+    edges = bounds(end - start)
+    common, all_words = np.add.reduceat(both, edges[:-1], axis=1, dtype=np.int64)
+    lacks = counted & ~there & (ours.pieces[chosen] != 0)
+    for i, share in enumerate((common / all_words).tolist()):
+        yield share, lacks[edges[i] : edges[i + 1]]
 
 
 def _stands_in(ours: np.ndarray, theirs: np.ndarray) -> bool:

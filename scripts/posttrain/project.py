@@ -13,9 +13,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-import yaml
+from pydantic import BaseModel
 
-from posttrain import chat_templates, early_stopping, licences, trainer_args, user_code
+from posttrain import (
+    chat_templates,
+    early_stopping,
+    foreign_names,
+    licences,
+    overrides,
+    reward_reference,
+    trainer_args,
+    user_code,
+)
 from posttrain.config import (
     LEAVES,
     ON_POLICY,
@@ -26,7 +35,10 @@ from posttrain.config import (
     Config,
     Objective,
     Run,
+    Sweep,
     is_default,
+    keys_of,
+    of_libraries,
     peft_fields,
     read,
     reference_form,
@@ -36,20 +48,22 @@ from posttrain.config import (
 )
 from posttrain.errors import UserError, nearest, printable
 from posttrain.files import expand, is_file, is_folder
+from posttrain.overrides import OVERRIDES
+from posttrain.overrides import text as _text
 from posttrain.rows import SHAPE_OF
 
 # Raised by hand when a stage's results change their meaning: results of older versions are built anew. A refactoring
 # leaves its number alone, and so throws no training away.
 VERSIONS = {
     "base": 2,
-    "data": 3,
+    "data": 4,
     "mix": 1,
     "select": 1,
     "tokens": 3,
     "logprobs": 2,
-    **dict.fromkeys(get_args(Objective), 2),
-    "kto": 3,
-    "ppo": 3,
+    **dict.fromkeys(get_args(Objective), 3),
+    "kto": 4,
+    "ppo": 4,
     "eval": 5,
 }
 
@@ -58,11 +72,8 @@ SUITE_SHAPES = {
     "perplexity": ("text", "messages"),
     "preference": ("preference",),
     "generation": ("messages", "preference"),
-    "reward": ("messages", "preference"),
+    "reward": ("messages", "preference", "prompts"),
 }
-
-VALUE = r"[A-Za-z0-9_.+-]+"
-OVERRIDES = rf"(?:,[a-z_]+={VALUE})*"
 
 # Every file of a run that a target may name.
 RUN_FILES = (
@@ -124,14 +135,16 @@ class Project:
             self._nodes[target] = self._resolve(target, ())
         return self._nodes[target]
 
-    def _resolve(self, target: str, seen: tuple[str, ...]) -> Node:
+    def _resolve(self, target: str, seen: tuple[str, ...], place: str | None = None) -> Node:
+        """The run of a target; `place` is where it stands in the file, where nobody has typed it."""
         if target in self._nodes:
             return self._nodes[target]
-        name, *overrides = target.split(",")
+        name, *written = target.split(",")
         _require(self.file, "run", name, self.config.runs)
+        place = place or (f"results/{target}" if written else f"{self.file}: runs.{name}")
         if len(target) > LONGEST_NAME:
             raise UserError(
-                f"results/{target}: a name of {len(target)} characters, more than the {LONGEST_NAME} that fit into a folder's; "
+                f"{place}: a name of {len(target)} characters, more than the {LONGEST_NAME} that fit into a folder's; "
                 f"write the run under runs: in {self.file}"
             )
         names = [earlier.split(",")[0] for earlier in seen]
@@ -145,16 +158,15 @@ class Project:
             raise UserError(
                 f"{self.file}: runs.{name}: more than {DEEPEST} runs are built on each other; build on fewer"
             )
-        changed = self._overrides(target, name, overrides)
-        place = f"{self.file}: runs.{name}" if not overrides else f"results/{target}"
-        run = validate(Run, self._raw_runs[name] | changed, place)
+        changed = overrides.read(written, self._raw_runs[name], place, self.file)
+        run = validate(Run, overrides.applied(self._raw_runs[name], changed), place)
         self._check_data(run, place)
         self._check_arguments(run, place)
         parent = self._parent(run, place, (*seen, target))
         judges = self._judges(run, place, (*seen, target))
         selector = self._selector(run.data, (*seen, target))
         kept = self._needed(name, changed, run)
-        canonical = ",".join([name, *(f"{key}={_text(_value(run, key))}" for key in kept)])
+        canonical = ",".join([name, *(f"{key}={_text(overrides.of(run, key, changed[key]))}" for key in kept)])
         node = Node(canonical, run, parent, judges, selector)
         self._depths[canonical] = 1 + max((self._depths[other] for other in self._built_on(node)), default=0)
         if self._depths[canonical] > DEEPEST:
@@ -170,36 +182,12 @@ class Project:
         for key in sorted(changed):
             rest = {other: value for other, value in kept.items() if other != key}
             try:
-                without = validate(Run, self._raw_runs[name] | rest, "")
+                without = validate(Run, overrides.applied(self._raw_runs[name], rest), "")
             except UserError:
                 continue
-            if (without.settings(), without.data) == (run.settings(), run.data):
+            if (without.settings(), without.data, without.reward) == (run.settings(), run.data, run.reward):
                 kept = rest
         return sorted(kept)
-
-    def _overrides(self, target: str, name: str, overrides: list[str]) -> dict[str, Any]:
-        fields = {field.alias or key: field for key, field in Run.model_fields.items()}
-        changed: dict[str, Any] = {}
-        for override in overrides:
-            key, equals, value = override.partition("=")
-            if not equals or not re.fullmatch(VALUE, value) or ".." in value:
-                raise UserError(
-                    f"results/{target}: '{override}' is no override; "
-                    "write KEY=VALUE, with letters, digits and . _ + - in the value"
-                )
-            if key not in fields:
-                raise UserError(f"results/{target}: a run has no key '{key}'; {nearest(key, fields)}")
-            if key in ("objective", "from"):
-                raise UserError(f"results/{target}: '{key}' makes another run; write one under runs: in {self.file}")
-            if key in changed:
-                raise UserError(f"results/{target}: '{key}' is given twice; write it once")
-            try:
-                changed[key] = yaml.safe_load(value)
-            except (yaml.YAMLError, ValueError):  # such as a date that is none
-                raise UserError(
-                    f"results/{target}: '{value}' is no value for '{key}'; write a number or a word"
-                ) from None
-        return changed
 
     def _check_data(self, run: Run, place: str) -> None:
         _require(f"{place}.data", "dataset", run.data, self.config.datasets)
@@ -207,6 +195,8 @@ class Project:
         refusal = shape_refusal(run.objective, run.data, shape) if shape else None
         if refusal:
             raise UserError(f"{place}.data: {refusal}")
+        if run.reward and (why := reward_reference.refusal(run.reward.function, run.data, shape or "")):
+            raise UserError(f"{place}.{why}")
         self._check_held_out(run, place, shape)
 
     def _check_held_out(self, run: Run, place: str, shape: str | None) -> None:
@@ -238,17 +228,24 @@ class Project:
                 raise UserError(f"{place}.trainer_args: {why}")
             if key in own or key not in fields:
                 if key in own:
-                    raise UserError(f"{place}.trainer_args: '{key}' is set by the run's own keys; take it out")
+                    instead = foreign_names.of_library(key, keys_of(Run))
+                    raise UserError(f"{place}.trainer_args: '{key}' is not set here; {instead}")
                 acting = fields - own - trainer_args.IGNORED.keys()
-                raise UserError(f"{place}.trainer_args: the trainer has no field '{key}'; {nearest(key, acting)}")
+                known = key in foreign_names.RUN or key in keys_of(Run)
+                instead = foreign_names.of_library(key, keys_of(Run)) if known else nearest(key, acting)
+                raise UserError(f"{place}.trainer_args: the trainer has no field '{key}'; {instead}")
         for key in run.peft_args:
             fields = peft_fields(run.method)
             if key in OWN_PEFT_FIELDS:
-                raise UserError(f"{place}.peft_args: '{key}' is set by the run's own keys; take it out")
+                instead = foreign_names.of_library(key, keys_of(Run))
+                raise UserError(f"{place}.peft_args: '{key}' is not set here; {instead}")
             if key not in fields:
                 raise UserError(
                     f"{place}.peft_args: {run.method} has no '{key}' in PEFT; {nearest(key, fields - OWN_PEFT_FIELDS)}"
                 )
+
+        for why in of_libraries(run):
+            raise UserError(f"{place}.{why}")
 
     def _parent(self, run: Run, place: str, seen: tuple[str, ...]) -> str:
         values = {field.alias or key: getattr(run, key) for key, field in Run.model_fields.items()}
@@ -256,6 +253,9 @@ class Project:
         unknown = [key for key in re.findall(r"{([^}]*)}", run.from_) if key not in values]
         if unknown:
             raise UserError(f"{place}.from: a run has no key '{unknown[0]}'; {nearest(unknown[0], values)}")
+        tables = [key for key in re.findall(r"{([^}]*)}", run.from_) if isinstance(values[key], dict | BaseModel)]
+        if tables:
+            raise UserError(f"{place}.from: {tables[0]} is a table, which no name can have; write two runs for it")
         parent = re.sub(r"{([^}]*)}", lambda match: _text(values[match[1]]), run.from_)
         if parent in self.config.bases:
             return parent
@@ -478,7 +478,7 @@ class Project:
         return list(dict.fromkeys([*line[-2:-1], *line[:1]])) if len(line) > 1 else []
 
     def sweep_points(self, sweep: str) -> list[tuple[str, dict[str, Any]]]:
-        """Canonical name and overrides of a sweep's runs, in the grid's order.
+        """Canonical name and overrides of a sweep's runs, in the grid's order; lists as they are written in names.
 
         Raises:
             UserError: unknown sweep, run, key or value.
@@ -487,8 +487,19 @@ class Project:
         table = self.config.sweeps[sweep]
         grid = itertools.product(*([(key, value) for value in values] for key, values in table.over.items()))
         points = [point | dict(cell) for point, cell in itertools.product(table.points or [{}], grid)]
-        names = [",".join([table.run, *(f"{key}={_text(value)}" for key, value in point.items())]) for point in points]
-        return [(self.run(name).name, point) for name, point in zip(names, points, strict=True)]
+        return [self._point(f"{self.file}: sweeps.{sweep}", table, point) for point in points]
+
+    def _point(self, place: str, table: Sweep, point: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        """The same of one point; `place` is the sweep's."""
+        own = {key: value for key, value in point.items() if key in table.over}
+        raw = self._raw_runs.get(table.run) or {}
+        written = overrides.of_point(own, raw, f"{place}.over")
+        written |= overrides.of_point({key: point[key] for key in point if key not in own}, raw, f"{place}.points")
+        name = ",".join([table.run, *(f"{key}={value}" for key, value in written.items())])
+        said = overrides.flat(point, raw)
+        plain = (str, bool, int, float, type(None))
+        values = {key: value if isinstance(value, plain) else _text(value) for key, value in said.items()}
+        return self._resolve(name, (), f"{place} ({name})").name, values
 
     def sweep_runs(self, sweep: str) -> list[str]:
         """Canonical names of a sweep's runs."""
@@ -592,7 +603,8 @@ class Project:
         if table.ratings:
             table = table.model_copy(update={"path": self._preferences(table.ratings), "format": "preference"})
         if not table.select:
-            return _stage("data") | table.model_dump(exclude={"licence", "from_", "select", "mix", "ratings"})
+            unset = {"system"} if is_default(table, "system") else set()
+            return _stage("data") | table.model_dump(exclude={"licence", "from_", "select", "mix", "ratings"} | unset)
         by = self._model_ref(self._selector(name, ()))
         return _stage("select") | table.select.model_dump() | {"from": self._ref("data", table.from_), "by": by}
 
@@ -811,6 +823,11 @@ class Project:
 
     # ---- targets
 
+    def command(self, target: str) -> str:
+        """The command that builds a file under results/."""
+        where = "" if self.file == "config/config.yaml" else f"--configfile {self.file} "
+        return f"snakemake {where}--cores 1 {target}"
+
     def check_targets(self, arguments: list[str]) -> list[str]:
         """Look at a command line before anything is built; returns the run names in it that are not canonical.
 
@@ -937,18 +954,3 @@ def _require(place: str, kind: str, name: str, table: Collection[str]) -> None:
 
 def _stage(stage: str) -> dict[str, Any]:
     return {"stage": stage, "version": VERSIONS[stage]}
-
-
-def _value(run: Run, key: str) -> Any:
-    return run.settings().get(key, getattr(run, "from_" if key == "from" else key))
-
-
-def _text(value: Any) -> str:
-    """The one way to write a value in a name; YAML reads it back as the same value."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        return repr(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
-    return str(value)

@@ -150,10 +150,10 @@ def _counts(answers: list[str]) -> dict[str, Any]:
 
 def _verdict(row: dict[str, Any], p: float) -> dict[str, Any]:
     """The verdict of b; without evidence, the lead (wins less losses, as a share of the items) that so many would show."""
-    if p < 1 - LEVEL:
-        return {"verdict": "better" if row["b"] > row["a"] else "worse"}
     wins = row["a"] + row["b"]
     items = wins + row["ties"]
+    if p < 1 - LEVEL and items >= FEWEST:
+        return {"verdict": "better" if row["b"] > row["a"] else "worse"}
     return {"verdict": "no evidence", "detectable": detectable_share(items, wins) if items >= FEWEST else None}
 
 

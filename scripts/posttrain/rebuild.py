@@ -6,6 +6,7 @@ under results/ changes, and nothing is sent to MLflow.
 
 import itertools
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -35,7 +36,7 @@ def rebuild_check(project: Project, configfile: Path, name: str) -> list[str]:
     folder = RESULTS / node.name
     record = _record(project, node, folder)
     with tempfile.TemporaryDirectory(prefix=".rebuild.", dir=RESULTS) as scratch:
-        elsewhere = Path(scratch).resolve()
+        elsewhere = folder_in(Path(scratch).resolve(), levels_above(project.config.model_dump()))
         link_project(elsewhere, node.name)
         _train(elsewhere, node, configfile, record["training"]["threads"])
         found = compare(folder, elsewhere / folder)
@@ -44,19 +45,44 @@ def rebuild_check(project: Project, configfile: Path, name: str) -> list[str]:
 
 def _record(project: Project, node: Node, folder: Path) -> dict[str, Any]:
     if not (folder / "provenance.json").exists() or not (folder / "trained").exists():
-        raise UserError(f"{node.name} is not built yet; run: snakemake --cores 1 {folder}/merge.json")
+        raise UserError(f"{node.name} is not built yet; run: {project.command(f'{folder}/merge.json')}")
     said = told(differences(read_json(folder / "spec.json"), json.loads(project.spec(node.name))))
     if said:
         raise UserError(
             f"{node.name} was built with other settings than the configuration's now: {', '.join(said)}; "
-            f"give --configfile the one that built it, or build it again: snakemake --cores 1 {folder}/merge.json"
+            f"give --configfile the one that built it, or build it again: {project.command(f'{folder}/merge.json')}"
         )
     return read_json(folder / "provenance.json")
 
 
+def levels_above(values: Any) -> int:
+    """How many folders above the project's a configuration's values lead at most: 2 for `../../data/qa.jsonl`."""
+    if isinstance(values, dict | list):
+        inner = values.values() if isinstance(values, dict) else values
+        return max(map(levels_above, inner), default=0)
+    parts = Path(os.path.normpath(values)).parts if isinstance(values, str) else ()
+    return sum(1 for _ in itertools.takewhile(lambda part: part == "..", parts))
+
+
+def folder_in(scratch: Path, levels: int) -> Path:
+    """The folder for another project, `levels` below `scratch`; beside it and its parents are links to what is beside ours.
+
+    So a path that begins with `../` leads to the same file from there.
+    """
+    above = [Path.cwd(), *Path.cwd().parents][: levels + 1]
+    elsewhere = scratch.joinpath(*(folder.name for folder in reversed(above[:-1])))
+    elsewhere.mkdir(parents=True, exist_ok=True)
+    copies = [elsewhere, *elsewhere.parents]
+    for copy, folder, inner in zip(copies[1:], above[1:], above, strict=False):
+        for entry in folder.iterdir():
+            if entry.name != inner.name:
+                (copy / entry.name).symlink_to(entry.resolve())
+    return elsewhere
+
+
 def link_project(elsewhere: Path, name: str) -> None:
     """Make another project folder of links, in which only the run's own training is missing."""
-    (elsewhere / folder_of(name)).mkdir(parents=True)
+    (elsewhere / folder_of(name)).mkdir(parents=True, exist_ok=True)
     links = [(Path(), entry.name) for entry in Path().iterdir() if entry.name not in (RESULTS.name, ".snakemake")]
     hidden = [entry.name for entry in RESULTS.iterdir() if entry.name.startswith(".")]
     links += [(RESULTS, entry.name) for entry in RESULTS.iterdir() if entry.name not in (name, "logs", *hidden)]
@@ -75,7 +101,7 @@ def _train(elsewhere: Path, node: Node, configfile: Path, threads: int) -> None:
     say(f"{node.name}: trained again in {elsewhere}, with {threads} threads")
     program = [str(Path(sys.executable).parent / "snakemake"), "--snakefile", str(REPOSITORY / "Snakefile")]
     where = ["--directory", str(elsewhere), "--configfile", str(configfile.resolve()), "--cores", str(threads)]
-    alone = ["--allowed-rules", node.run.objective, "--config", "tracking={mlflow: false}", "--quiet", "all"]
+    alone = ["--allowed-rules", node.run.objective, "--config", "tracking={mlflow: false, also: []}", "--quiet", "all"]
     run = subprocess.run([*program, *where, *alone, "--", f"{folder_of(node.name)}/trained"], stdout=subprocess.DEVNULL)
     if run.returncode:
         raise UserError(f"{node.name} could not be trained again; snakemake says why above")

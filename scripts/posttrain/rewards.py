@@ -48,7 +48,7 @@ def judge(
 
         def by_rule(questions: list[dict], answers: list[list[int]]) -> list[float]:
             return [
-                rule(_said(tokenizer, row["prompt_ids"], ids), thoughts.answer(row["reference"]))
+                rule(_said(tokenizer, row["prompt_ids"], ids), _reference(row))
                 for row, ids in zip(questions, answers, strict=True)
             ]
 
@@ -64,6 +64,11 @@ def judge(
         return scoring.rewards(model, rows, BATCH_TOKENS)
 
     return by_model
+
+
+def _reference(row: dict) -> str | None:
+    """A row's own answer without thoughts; None for a prompt alone."""
+    return None if row["reference"] is None else thoughts.answer(row["reference"])
 
 
 def _said(tokenizer: Any, prompt: list[int], answer: list[int]) -> str:

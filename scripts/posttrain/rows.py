@@ -1,63 +1,61 @@
 """Normalise a dataset's rows, whatever format they have.
 
 A *format* is how rows are written (FORMATS); a *shape* is what they are (SHAPE_OF). A normalised row has `id` (hash of the
-content), `place` (file and line), and by shape: text: `text`; messages: `messages`, turns that end with the
-assistant; preference: `prompt`, `chosen` and `rejected`, each a list of turns; unpaired_preference: `prompt`, `completion`
-and the boolean `label`; image_messages: `messages` and `images`, paths. A turn has `role` and `content`; the assistant's may have
-`tool_calls`, as JSON, and `reasoning_content`, what it thought; a row `tools`, the functions that may be called, as JSON.
+content), `place` (file and line), and by shape: text: `text`, and `trained`, the first and last character of each part that is
+trained, where that is not all; messages: `messages`, turns that end with the assistant; preference: `prompt`, `chosen` and
+`rejected`, each a list of turns; unpaired_preference: `prompt`, `completion` and the boolean `label`; prompts: `prompt`;
+image_messages: `messages` and `images`, paths. For turns see `messages`; a row may have `tools`, the functions that may be
+called, as JSON.
 """
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from posttrain import words
+from posttrain import messages, words
 from posttrain.errors import UserError, nearest
 from posttrain.files import is_file
+from posttrain.messages import ROLES, Row, Turns, kind, short
+
+__all__ = ["FIELDS", "FORMATS", "ROLES", "SHAPE_OF", "Row", "Turns", "group", "normalise", "read", "schema"]
 
 # Fields that a row of the format must have (one of several, where they stand beside each other), in the order in which
 # formats are tried, and those it may have.
+_PROMPT = ("input", "history", "system", "tools")
 FORMATS = {
     "oasst": (("message_id", "parent_id", "text", "role"), ("rank", "deleted")),
     "oasst_pairs": (("message_id", "parent_id", "text", "role"), ("rank", "deleted")),
     "llava": (("images|image", "messages|conversations"), ()),
     "hh_rlhf": (("chosen", "rejected"), ()),
-    "preference": (("chosen", "rejected"), ("prompt", "conversations", "system", "tools")),
-    "messages": (("messages",), ("tools",)),
+    "preference": (("chosen", "rejected"), ("prompt|conversations|instruction|messages", *_PROMPT)),
+    "unpaired_preference": (("messages|conversations|prompt|instruction", "label"), ("completion|output", *_PROMPT)),
+    "messages": (("messages",), ("system", "tools")),
     "sharegpt": (("conversations",), ("system", "tools")),
-    "alpaca": (("instruction", "output"), ("input", "history", "system")),
-    "unpaired_preference": (("prompt", "completion", "label"), ("system", "tools")),
+    "alpaca": (("instruction", "output"), _PROMPT),
     "prompt_completion": (("prompt", "completion"), ("system", "tools")),
+    "segments": (("segments",), ()),
     "ultrachat": (("data",), ()),
     "text": (("text",), ()),
+    "prompts": (("prompt|messages|conversations|instruction",), _PROMPT),
 }
 FIELDS = tuple(dict.fromkeys("|".join("|".join((*must, *may)) for must, may in FORMATS.values()).split("|")))
+# The field of the answer to what is asked in these, where a label says whether it is wanted.
+ANSWER_OF = {"prompt": "completion", "instruction": "output"}
 TREES = {"oasst": "messages", "oasst_pairs": "preference"}
 SHAPE_OF = {
     **dict.fromkeys(FORMATS, "messages"),
     "llava": "image_messages",
     **dict.fromkeys(("preference", "hh_rlhf", "oasst_pairs"), "preference"),
     "unpaired_preference": "unpaired_preference",
-    "text": "text",
+    **dict.fromkeys(("text", "segments"), "text"),
+    "prompts": "prompts",
 }
-ROLES = ("system", "user", "assistant", "tool")
-# The words that other formats have for them.
-ALIASES = {
-    **dict.fromkeys(("human", "prompter"), "user"),
-    **dict.fromkeys(("gpt", "chatgpt", "bing", "bard", "model", "function_call"), "assistant"),
-    **dict.fromkeys(("observation", "function", "function_response"), "tool"),
-    **{role: role for role in ROLES},
-}
-THOUGHTS = ("reasoning_content", "thinking", "reasoning")  # fields of a turn; transformers knows the same
 MAX_CHARACTERS = 1_000_000
 IMAGES = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # for EPS, pillow would start Ghostscript
-
-Row = dict[str, Any]
-Turns = list[dict[str, str]]
 
 
 def read(path: Path) -> list[Row]:
@@ -100,72 +98,18 @@ def schema(shape: str) -> Any:
     """The Parquet schema of a shape's normalised rows."""
     import pyarrow as pa
 
-    turns = pa.list_(
-        pa.struct(
-            [
-                (name, pa.string())
-                for name in ("role", "content", "reasoning_content", "tool_calls", "tool_call_id", "name")
-            ]
-        )
-    )
+    texts = ("role", "content", "reasoning_content", "tool_calls", "tool_call_id", "name")
+    turns = pa.list_(pa.struct([*((name, pa.string()) for name in texts), ("train", pa.bool_())]))
     columns = {
-        "text": [("text", pa.string())],
+        "text": [("text", pa.string()), ("trained", pa.list_(pa.list_(pa.int32())))],
         "messages": [("messages", turns)],
         "image_messages": [("messages", turns), ("images", pa.list_(pa.string()))],
         "preference": [("prompt", turns), ("chosen", turns), ("rejected", turns)],
         "unpaired_preference": [("prompt", turns), ("completion", turns), ("label", pa.bool_())],
+        "prompts": [("prompt", turns)],
     }[shape]
     tools = [] if shape == "text" else [("tools", pa.string())]
     return pa.schema([("id", pa.string()), ("place", pa.string()), *columns, *tools])
-
-
-# ---- recognise
-
-
-def recognise(row: Row, columns: dict[str, str]) -> tuple[str, str]:
-    """The format that a row has, and the sentence that says why.
-
-    Args:
-        columns: our field to the file's field.
-
-    Raises:
-        UserError: it has none; the sentence has no place yet.
-    """
-    for format, (must, _) in FORMATS.items():
-        names = [name for field in must if (name := _present(row, field, columns))]
-        if len(names) == len(must) and _looks_like(format, row, columns):
-            return format, f"its first row has the fields {', '.join(names)}{_LOOKS.get(format, '')}"
-    names = [_short(name) for name in row if name is not None]
-    more = f" and {len(names) - 12} more" if len(names) > 12 else ""
-    raise UserError(
-        f"its columns {', '.join(names[:12])}{more} fit no known format; "
-        f"say which is which with `columns:`, such as {{prompt: {next(iter(names), 'question')}}}, or write `format:`"
-    )
-
-
-_LOOKS = {
-    "hh_rlhf": ", two transcripts of Human and Assistant",
-    "ultrachat": ", a list of what user and assistant say in turn",
-}
-
-
-def _present(row: Row, field: str, columns: dict[str, str]) -> str | None:
-    """The name that the row has for a field, or for one of several."""
-    return next((name for ours in field.split("|") if (name := columns.get(ours, ours)) in row), None)
-
-
-def _looks_like(format: str, row: Row, columns: dict[str, str]) -> bool:
-    """Whether the fields hold what only this format has in them, where their names do not tell."""
-    values = {field: row.get(columns.get(field, field)) for field in FIELDS}
-    chosen = values["chosen"]
-    if format == "hh_rlhf":
-        return isinstance(chosen, str) and _SPEAKER.match(chosen.lstrip()) is not None
-    if format == "preference":
-        explicit = _present(row, "prompt|conversations", columns)
-        return explicit is not None or (isinstance(chosen, list) and len(chosen) > 1)
-    if format == "ultrachat":
-        return isinstance(values["data"], list) and all(isinstance(text, str) for text in values["data"])
-    return format != "oasst_pairs"
 
 
 # ---- normalise
@@ -184,77 +128,141 @@ def normalise(row: Any, format: str, columns: dict[str, str], place: str, images
         UserError: a field is missing, null, empty or of the wrong type.
     """
     if not isinstance(row, dict):
-        raise UserError(f"{place}: a row is an object with named fields, and this is {_kind(row)}")
+        raise UserError(f"{place}: a row is an object with named fields, and this is {kind(row)}")
     if None in row:
         raise UserError(f"{place}: more fields than the header has; quote the commas")
-    must, may = FORMATS[format]
-    values = dict(_field(row, field, columns, place) for field in must)
-    values |= {ours: row[name] for ours in may if row.get(name := columns.get(ours, ours)) not in (None, "", [])}
+    values = {}
+    for ours, name, needed in fields(format, tuple(columns.items()), given(row)):
+        value = row.get(name)
+        if needed and value is None:
+            raise UserError(f"{place}: {_missing(row, format, columns, ours)}")
+        if needed or value not in ("", []):
+            values[ours] = value
     content = _CONTENT[format](values, place)
     if "tools" in values:
-        content["tools"] = json.dumps(_objects(values["tools"], "field 'tools'", place), ensure_ascii=False)
+        content["tools"] = json.dumps(messages.objects(values["tools"], "field 'tools'", place), ensure_ascii=False)
     if "images" in content:
         _check_images(content, images, place)
     _check_size(content, place)
     return {"id": _digest(content), "place": place, **content}
 
 
+def given(row: Row) -> frozenset[str]:
+    """The names of a row's fields that have a value: a table's schema gives every row all of them."""
+    return frozenset([name for name, value in row.items() if value is not None])
+
+
+@lru_cache(maxsize=256)
+def fields(
+    format: str, columns: tuple[tuple[str, str], ...], names: frozenset[str]
+) -> tuple[tuple[str, str, bool], ...]:
+    """The fields that are read from a row in which these have values: ours, the file's, and whether it must be there.
+
+    Of several alternatives the first that the row has is read.
+    """
+    renamed = dict(columns)
+
+    def found(field: str) -> tuple[str, str] | None:
+        both = ((ours, renamed.get(ours, ours)) for ours in field.split("|"))
+        return next(((ours, name) for ours, name in both if name in names), None)
+
+    must, may = FORMATS[format]
+    needed = []
+    for field in must:
+        ours, name = found(field) or (field.split("|")[0], renamed.get(field.split("|")[0], field.split("|")[0]))
+        needed.append((ours, name, True))
+    if format == "unpaired_preference" and (answer := ANSWER_OF.get(needed[0][0])):
+        needed.append((answer, renamed.get(answer, answer), True))
+        may = tuple(field for field in may if field != "completion|output")
+    elif format == "unpaired_preference":  # the answer is the last message
+        may = ("system", "tools")
+    read = [*needed, *((*pair, False) for field in may if (pair := found(field)))]
+    instructed = any(ours == "instruction" for ours, *_ in read)
+    return tuple(one for one in read if instructed or one[0] not in ("input", "history"))
+
+
+def _missing(row: Row, format: str, columns: dict[str, str], ours: str) -> str:
+    """What is wrong with a field that must be there, and is not."""
+    alternatives = next((field for field in FORMATS[format][0] if ours in field.split("|")), ours).split("|")
+    names = [columns.get(field, field) for field in alternatives]
+    null = next((name for name in names if name in row), None)
+    if null is not None:
+        return f"the field '{null}' is null; give it a value or take the row out"
+    name = next((columns[field] for field in alternatives if field in columns), columns.get(ours, ours))
+    return f"there is no field '{name}' for the {ours}; {nearest(name, map(short, row))}"
+
+
 def _text_row(values: Row, place: str) -> Row:
-    return {"text": _text(values["text"], "text", place)}
+    return {"text": messages.text(values["text"], "text", place)}
+
+
+def _segments(values: Row, place: str) -> Row:
+    """Axolotl's text in segments, each trained or not."""
+    segments = messages.from_json(values["segments"])
+    if not isinstance(segments, list) or not segments:
+        raise UserError(f"{place}: the segments are a list of {{label, text}}, and this is {kind(segments)}")
+    text, trained = "", []
+    for number, segment in enumerate(segments, 1):
+        label = messages.boolean(segment.get("label")) if isinstance(segment, dict) else None
+        if not isinstance(label, bool):
+            raise UserError(f"{place}: segment {number} needs a text and a label, true where it is trained, or false")
+        messages.check_text(segment.get("text"), f"text of segment {number}", place)
+        end = len(text) + len(segment["text"])
+        if label and segment["text"]:
+            start = trained.pop()[0] if trained and trained[-1][1] == len(text) else len(text)
+            trained.append([start, end])
+        text += segment["text"]
+    if not trained:
+        raise UserError(f"{place}: no segment is trained; give one `label: true`, or take the row out")
+    return {"text": messages.text(text, "text of all segments", place)} | (
+        {} if trained == [[0, len(text)]] else {"trained": trained}
+    )
 
 
 def _messages_row(values: Row, place: str) -> Row:
-    return {"messages": _whole([*_system(values, place), *_messages(values["messages"], "messages", place)], place)}
+    return {"messages": _whole(_conversation(values, "messages", place), place)}
 
 
 def _sharegpt(values: Row, place: str) -> Row:
-    turns = _messages(values["conversations"], "conversations", place)
-    return {"messages": _whole([*_system(values, place), *turns], place)}
+    return {"messages": _whole(_conversation(values, "conversations", place), place)}
 
 
 def _prompt_completion(values: Row, place: str) -> Row:
-    return {"messages": _whole([*_prompt(values, place), *_answer(values["completion"], "completion", place)], place)}
+    answer = messages.answer(values["completion"], "completion", place)
+    return {"messages": _whole([*_prompt(values, place), *answer], place)}
 
 
 def _alpaca(values: Row, place: str) -> Row:
-    turns = _system(values, place)
-    history = values.get("history", [])
-    if not isinstance(history, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
-        raise UserError(f"{place}: the history is a list of [question, answer], and this is {_kind(history)}")
-    for question, answer in history:
-        turns += [_turn("user", question, "history", place), _turn("assistant", answer, "history", place)]
-    asked = [_text(values[key], key, place) for key in ("instruction", "input") if key in values]
-    turns.append(_turn("user", "\n".join(asked), "instruction", place))
-    return {"messages": _whole([*turns, *_answer(values["output"], "output", place)], place)}
+    answer = messages.answer(values["output"], "output", place)
+    return {"messages": _whole([*_prompt(values, place), *answer], place)}
 
 
 def _ultrachat(values: Row, place: str) -> Row:
     texts = values["data"]
     if not isinstance(texts, list) or len(texts) < 2:
         raise UserError(
-            f"{place}: the data is a list of what user and assistant say in turn, and this is {_kind(texts)}"
+            f"{place}: the data is a list of what user and assistant say in turn, and this is {kind(texts)}"
         )
     roles = ("user", "assistant")
-    turns = [_turn(roles[i % 2], text, f"text {i + 1} of the data", place) for i, text in enumerate(texts)]
+    said = enumerate(texts)
+    turns = [messages.turn(roles[i % 2], text, f"text {i + 1} of the data", place) for i, text in said]
     return {"messages": _whole(turns, place)}
 
 
 def _preference(values: Row, place: str) -> Row:
-    chosen, rejected = (_answers(values[side], side, place) for side in ("chosen", "rejected"))
+    chosen, rejected = (messages.answers(values[side], side, place) for side in ("chosen", "rejected"))
     shared = _shared(chosen, rejected) if len(chosen) > 1 and len(rejected) > 1 else []
-    if "prompt" in values or "conversations" in values:
-        prompt = _prompt(values, place)
-        if shared and chosen[0]["role"] != "assistant":  # the answers repeat their prompt
-            prompt = [*_system(values, place), *shared]
-        else:
-            shared = []
+    if shared and chosen[0]["role"] != "assistant":  # the answers repeat their prompt
+        prompt = _with_system(values, shared, place)
+    elif any(name in values for name in _ASKING):
+        shared, prompt = [], _prompt(values, place)
     else:
-        prompt = [*_system(values, place), *shared]
+        prompt = _with_system(values, shared, place)
     return _pair(prompt, chosen[len(shared) :], rejected[len(shared) :], place)
 
 
 def _hh_rlhf(values: Row, place: str) -> Row:
-    chosen, rejected = (_transcript(values[side], side, place) for side in ("chosen", "rejected"))
+    chosen, rejected = (messages.transcript(values[side], side, place) for side in ("chosen", "rejected"))
     shared = _shared(chosen[:-1], rejected[:-1])
     return _pair(shared, chosen[len(shared) :], rejected[len(shared) :], place)
 
@@ -269,20 +277,35 @@ def _shared(chosen: Turns, rejected: Turns) -> Turns:
 
 
 def _unpaired(values: Row, place: str) -> Row:
-    prompt, completion = _prompt(values, place), _answer(values["completion"], "completion", place)
-    _check_order([*prompt, *completion], place)
-    return {"prompt": prompt, "completion": completion, "label": _label(values["label"], place)}
+    name = next((name for name in ("messages", "conversations") if name in values), None)
+    if name:
+        turns = _conversation(values, name, place)
+        messages.ends_with(turns, "assistant", name, place)
+        prompt, completion = turns[:-1], turns[-1:]
+        if not prompt:
+            raise UserError(f"{place}: '{name}' has an answer and no prompt; write what it answers before it")
+        messages.ends_with(prompt, "user", f"{name} before the answer", place)
+    else:
+        name = "completion" if "completion" in values else "output"
+        prompt, completion = _prompt(values, place), messages.answer(values[name], name, place)
+    messages.check_order([*prompt, *completion], place)
+    answer = messages.whole(completion, name, place)
+    return {"prompt": messages.asked(prompt), "completion": answer, "label": _label(values["label"], place)}
+
+
+def _prompts(values: Row, place: str) -> Row:
+    return {"prompt": messages.asked(_prompt(values, place))}
 
 
 def _llava(values: Row, place: str) -> Row:
     images = values.get("images", values.get("image"))
     images = [images] if isinstance(images, str) else images
     if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
-        raise UserError(f"{place}: the images are a list of paths, and this is {_kind(images)}")
+        raise UserError(f"{place}: the images are a list of paths, and this is {kind(images)}")
     for image in images:
-        _check_text(image, "path of an image", place)
+        messages.check_text(image, "path of an image", place)
     name = "messages" if "messages" in values else "conversations"
-    return {"messages": _whole(_messages(values[name], name, place), place), "images": list(images)}
+    return {"messages": _whole(messages.turns(values[name], name, place), place), "images": list(images)}
 
 
 _CONTENT = {
@@ -294,12 +317,14 @@ _CONTENT = {
     "alpaca": _alpaca,
     "unpaired_preference": _unpaired,
     "prompt_completion": _prompt_completion,
+    "segments": _segments,
     "ultrachat": _ultrachat,
     "text": _text_row,
+    "prompts": _prompts,
 }
 
 
-# ---- turns
+# ---- parts of rows
 
 
 def _pair(prompt: Turns, chosen: Turns, rejected: Turns, place: str) -> Row:
@@ -312,198 +337,69 @@ def _pair(prompt: Turns, chosen: Turns, rejected: Turns, place: str) -> Row:
     for side, answer in (("chosen", chosen), ("rejected", rejected)):
         if not answer:
             raise UserError(f"{place}: the {side} is only the prompt; write the answer after it")
-        _check_order([*prompt, *answer], place)
-        _ends_with(answer, "assistant", side, place)
-    return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+        messages.check_order([*prompt, *answer], place)
+        messages.ends_with(answer, "assistant", side, place)
+        messages.whole(answer, side, place)
+    return {"prompt": messages.asked(prompt), "chosen": chosen, "rejected": rejected}
+
+
+_ASKING = ("prompt", "conversations", "instruction", "messages")
 
 
 def _prompt(values: Row, place: str) -> Turns:
-    name = "prompt" if "prompt" in values else "conversations"
-    value = values[name]
-    turns = _messages(value, name, place) if isinstance(value, list) else [_turn("user", value, name, place)]
-    turns = [*_system(values, place), *turns]
-    _ends_with(turns, "user", name, place)
-    _check_order(turns, place)
+    """What asks for the answer: text, turns, or an instruction with its input and what was said before."""
+    name = next(name for name in _ASKING if name in values)
+    turns = (
+        _instruction(values, place) if name == "instruction" else messages.said_by("user", values[name], name, place)
+    )
+    turns = _with_system(values, turns, place)
+    messages.ends_with(turns, "user", name, place)
+    messages.check_order(turns, place)
     return turns
 
 
-def _answer(value: Any, name: str, place: str) -> Turns:
-    turns = _answers(value, name, place)
-    _ends_with(turns, "assistant", name, place)
-    return turns
+def _instruction(values: Row, place: str) -> Turns:
+    history = messages.from_json(values.get("history", []))
+    if not isinstance(history, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
+        raise UserError(f"{place}: the history is a list of [question, answer], and this is {kind(history)}")
+    turns = []
+    for pair in history:
+        roles = zip(("user", "assistant"), pair, strict=True)
+        turns += [messages.turn(role, said, "history", place) for role, said in roles]
+    asked = [messages.text(values[key], key, place) for key in ("instruction", "input") if key in values]
+    return [*turns, messages.turn("user", "\n".join(asked), "instruction", place)]
 
 
-def _answers(value: Any, name: str, place: str) -> Turns:
-    """An answer as text, as one turn, or as turns."""
-    if isinstance(value, list):
-        return _messages(value, name, place)
-    if isinstance(value, dict):
-        return _messages([value], name, place)
-    return [_turn("assistant", value, name, place)]
+def _conversation(values: Row, name: str, place: str) -> Turns:
+    return _with_system(values, messages.turns(values[name], name, place), place)
+
+
+def _with_system(values: Row, turns: Turns, place: str) -> Turns:
+    """The turns after the row's own system prompt, which may stand before them already."""
+    if "system" not in values:
+        return turns
+    system = messages.turn("system", values["system"], "system", place)
+    if turns and turns[0]["role"] == "system":
+        if turns[0] != system:
+            raise UserError(f"{place}: the field 'system' and the first message are two system prompts; take one out")
+        return turns
+    return [system, *turns]
 
 
 def _whole(turns: Turns, place: str) -> Turns:
-    """A conversation: it ends with the assistant, and nobody speaks twice."""
-    _ends_with(turns, "assistant", "messages", place)
-    _check_order(turns, place)
-    return turns
-
-
-def _ends_with(turns: Turns, role: str, name: str, place: str) -> None:
-    last = turns[-1]["role"]
-    if last != role and not (role == "user" and last == "tool"):
-        raise UserError(f"{place}: '{name}' ends with the {last}; the last message must be the {role}'s")
-
-
-def _check_order(turns: Turns, place: str) -> None:
-    """User and assistant take turns, a tool answers the assistant, and a system message comes first."""
-    for number, (before, turn) in enumerate(zip([None, *turns], turns, strict=False), 1):
-        role = turn["role"]
-        if role == "system" and before:
-            raise UserError(f"{place}: message {number} is the system's; write it first, or as the user's")
-        if role == "tool" and (not before or before["role"] not in ("assistant", "tool")):
-            raise UserError(f"{place}: message {number} is a tool's, and no assistant asked for it")
-        if before and role == before["role"] and role in ("user", "assistant"):
-            raise UserError(
-                f"{place}: messages {number - 1} and {number} are both the {role}'s; join them, or write what came between"
-            )
-
-
-def _system(values: Row, place: str) -> Turns:
-    return [_turn("system", values["system"], "system", place)] if "system" in values else []
-
-
-def _messages(value: Any, name: str, place: str) -> Turns:
-    if not isinstance(value, list) or not value:
-        raise UserError(f"{place}: '{name}' is a list of messages, and this is {_kind(value)}")
-    return [_message(turn, number, name, place) for number, turn in enumerate(value, 1)]
-
-
-def _message(turn: Any, number: int, name: str, place: str) -> dict[str, str]:
-    here = f"message {number} of '{name}'"
-    if isinstance(turn, dict) and "from" in turn and "role" not in turn:
-        turn = {"role": turn["from"], "content": turn.get("value")}
-    if not isinstance(turn, dict) or "role" not in turn or not ("content" in turn or turn.get("tool_calls")):
-        raise UserError(f"{place}: {here} needs the fields role and content")
-    said, calls = turn["role"], turn.get("tool_calls")
-    if not isinstance(said, str):
-        raise UserError(f"{place}: the role of {here} is {_kind(said)}; {nearest('', ROLES)}")
-    role = ALIASES.get(said.lower())
-    if role is None:
-        raise UserError(f"{place}: {here} has the role '{_short(said)}'; {nearest(_short(said), ROLES)}")
-    if said.lower() == "function_call":
-        calls = [
-            {"type": "function", "function": call}
-            for call in _objects(turn["content"], f"function_call in {here}", place)
-        ]
-        return {"role": role, "content": "", "tool_calls": _calls(calls, here, place)}
-    if calls:
-        if role != "assistant":
-            raise UserError(f"{place}: {here} has tool_calls, and only the assistant calls tools")
-        content = turn.get("content") or ""
-        _check_text(content, f"content of {here}", place)
-        called = {"tool_calls": _calls(calls, f"tool_calls of {here}", place)}
-        return {"role": role, "content": content} | _thoughts(turn, here, place) | called
-    result = _turn(role, turn["content"], f"content of message {number}", place)
-    result |= _thoughts(turn, here, place) if role == "assistant" else {}
-    for key in ("tool_call_id", "name") if role == "tool" else ():
-        if turn.get(key):
-            result[key] = _text(turn[key], key, place)
-    return result
-
-
-def _thoughts(turn: Row, here: str, place: str) -> Row:
-    """What the assistant thought, under one of the names that it has in people's files."""
-    name = next((name for name in THOUGHTS if turn.get(name) not in (None, "")), None)
-    if name is None:
-        return {}
-    _check_text(turn[name], f"{name} of {here}", place)
-    return {"reasoning_content": turn[name]} if turn[name].strip() else {}
-
-
-def _calls(value: Any, name: str, place: str) -> str:
-    """Calls as JSON, of functions with their arguments, as OpenAI's messages have them."""
-    calls = _objects(value, name, place)
-    functions = [call.get("function", call) for call in calls]
-    if not all(isinstance(function, dict) and isinstance(function.get("name"), str) for function in functions):
-        raise UserError(f"{place}: a call in {name} needs the function's name and arguments")
-    return json.dumps(calls, ensure_ascii=False)
-
-
-def _objects(value: Any, name: str, place: str) -> list[dict]:
-    """One object or a list of them; a string is that as JSON."""
-    try:
-        value = json.loads(value) if isinstance(value, str) else value
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
-    except (ValueError, RecursionError, TypeError):
-        raise UserError(f"{place}: the {name} is no JSON; write a list of objects") from None
-    objects = value if isinstance(value, list) else [value]
-    if not all(isinstance(item, dict) for item in objects):
-        raise UserError(f"{place}: the {name} is {_kind(value)}; write a list of objects")
-    return objects
-
-
-def _transcript(value: Any, name: str, place: str) -> Turns:
-    """The turns of a text of `Human:` and `Assistant:` (Bai et al. 2022)."""
-    text = _text(value, name, place).lstrip()
-    if not _SPEAKER.match(text):
-        raise UserError(f"{place}: the {name} does not begin with 'Human:' or 'Assistant:' on a line of its own")
-    pieces = _SPEAKER.split(text)[1:]
-    roles = {"Human": "user", "Assistant": "assistant"}
-    said = zip(pieces[::2], pieces[1::2], strict=True)
-    turns = [_turn(roles[who], what.strip(), f"{name}, what the {who} says", place) for who, what in said]
-    _ends_with(turns, "assistant", name, place)
-    return turns
-
-
-_SPEAKER = re.compile(r"(?:^|\n)[ \t]*(Human|Assistant): ?")
-
-
-# ---- values
-
-
-def _field(row: Row, field: str, columns: dict[str, str], place: str) -> tuple[str, Any]:
-    """Our name of a field, the first of several that the row has, and its value."""
-    ours = next((ours for ours in field.split("|") if columns.get(ours, ours) in row), field.split("|")[0])
-    name = columns.get(ours, ours)
-    if name not in row:
-        raise UserError(f"{place}: there is no field '{name}' for the {ours}; {nearest(name, map(_short, row))}")
-    if row[name] is None:
-        raise UserError(f"{place}: the field '{name}' is null; give it a value or take the row out")
-    return ours, row[name]
-
-
-def _turn(role: str, value: Any, name: str, place: str) -> dict[str, str]:
-    return {"role": role, "content": _text(value, name, place)}
-
-
-def _text(value: Any, name: str, place: str) -> str:
-    _check_text(value, name, place)
-    if not value.strip():
-        raise UserError(f"{place}: the {name} is empty; give it text or take the row out")
-    return value
-
-
-def _check_text(value: Any, name: str, place: str) -> None:
-    if not isinstance(value, str):
-        raise UserError(f"{place}: the {name} is {_kind(value)}; write a string")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise UserError(f"{place}: the {name} holds half of a surrogate pair; write the whole character") from None
+    """A conversation: it ends with the assistant, nobody speaks twice, and something of it is trained."""
+    messages.ends_with(turns, "assistant", "messages", place)
+    messages.check_order(turns, place)
+    return messages.trained(turns, place)
 
 
 def _label(value: Any, place: str) -> bool:
-    written = {"true": True, "false": False, "1": True, "0": False}  # as CSV has them
-    if isinstance(value, str):
-        value = written.get(value.lower(), value)
-    elif not isinstance(value, list | dict) and value in (0, 1):
-        value = bool(value)
-    if not isinstance(value, bool):
+    label = messages.boolean(value)
+    if not isinstance(label, bool):
         raise UserError(
-            f"{place}: the label is {_kind(value)}; write true for a wanted answer, false for an unwanted one"
+            f"{place}: the label is {kind(value)}; write true for a wanted answer, false for an unwanted one"
         )
-    return value
+    return label
 
 
 def _check_images(content: Row, folder: Path, place: str) -> None:
@@ -541,19 +437,6 @@ def _check_size(content: Row, place: str) -> None:
         )
 
 
-def _short(name: Any) -> str:
-    """A name out of the file, for a sentence of one line."""
-    text = " ".join(str(name).split())
-    return text if len(text) <= 40 else f"{text[:39]}…"
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", int: "a number", float: "a number"}
-    if value is None or value == []:
-        return "null" if value is None else "an empty list"
-    return names.get(type(value), f"of the type {type(value).__name__}")
-
-
 # ---- identity
 
 
@@ -562,6 +445,22 @@ _canonical = json.JSONEncoder(sort_keys=True).encode
 
 def _digest(content: Any) -> str:
     return hashlib.sha256(_canonical(content).encode()).hexdigest()
+
+
+def with_system(row: Row, prompt: str) -> Row:
+    """A row of turns that opens with a system prompt: its own, or else this one.
+
+    Raises:
+        UserError: the row is a text.
+    """
+    if "text" in row:
+        raise UserError(f"{row['place']}: a text has no turns, and so no system prompt; take `system:` out")
+    key = "prompt" if "prompt" in row else "messages"
+    if row[key] and row[key][0]["role"] == "system":
+        return row
+    content = {name: value for name, value in row.items() if name not in ("id", "place")}
+    content[key] = [{"role": "system", "content": prompt}, *row[key]]
+    return {"id": _digest(content), "place": row["place"], **content}
 
 
 def group(row: Row) -> str:

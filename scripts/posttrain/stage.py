@@ -32,6 +32,7 @@ from typing import Any
 from posttrain.errors import UserError, printable
 
 # What asks a stage to stop: Ctrl-C, a scheduler that ends or warns a job, a terminal that is closed.
+READ_LAST = Path("results/.configuration")  # names the file that the last Snakemake command here read
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 # What a disk or a mount does to a stage, and what to do about it.
 FAULTS = {

@@ -1,9 +1,9 @@
-"""The metrics, their 95% intervals, and the verdict where two models are compared on the same examples.
+"""The metrics, their 95% intervals, and what so many examples can show; two models are compared in `paired`.
 
-An interval is the 2.5th to the 97.5th percentile of the metric over resamples of the examples (Efron 1979). A difference
-is resampled with the same examples on both sides. It is called better or worse when a test gives p < 5 %: McNemar's exact
-one (1947) for right and wrong, else the resamples themselves. Where neither is said, the difference is given that so many
-examples would have found. Several comparisons are corrected by Holm (1979).
+An interval is the 2.5th to the 97.5th percentile of the metric over resamples of the examples (Efron 1979), and of a share
+the exact binomial one (Clopper and Pearson 1934). Examples that share a prompt are not independent: they are resampled
+together, and a share counts for as many examples as its clusters are worth (Korn and Graubard 1998). Several comparisons are
+corrected by Holm (1979).
 """
 
 from collections.abc import Callable
@@ -15,29 +15,44 @@ from scipy import stats
 
 from posttrain import text_metrics
 
-RESAMPLES = 2000
+RESAMPLES, BLOCKS = 2000, 20  # all at once, a large n would need gigabytes
 LEVEL = 0.95
+SAME = "the same in every example"  # where there is no difference that could have been shown
+TOO_FEW = "too few examples"
+VERDICTS = ("better", "worse", "no evidence", TOO_FEW)  # as pages and tables say them
 POWER = 0.8  # with which the `detectable` difference is found
-FEWEST = 6  # below it no paired outcome is rarer than 5 % by chance (2 / 2^5), whatever the resamples say
+# Clusters of examples below which there is no verdict, on any page: six of six could be chance once in 32 times, and among a
+# sweep's comparisons say nothing, while ten of ten (1 in 512) stand the correction of 25.
+FEWEST = 10
 
 
 class Metric(NamedTuple):
-    """How a metric is computed from per-example columns (columns, ..., n), and which way is better."""
+    """How a metric is computed from sums of per-example columns, and which way is better."""
 
     columns: tuple[str, ...]
-    value: Callable[[np.ndarray], np.ndarray]
+    value: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    """of sums over examples (columns, ...) and the numbers of examples (...)"""
     higher_is_better: bool
     share: bool
-    """whether it is a mean of zeros and ones"""
+    """whether it is a mean of zeros and ones, and of halves where a tie counts half"""
+
+    def of(self, columns: np.ndarray) -> float:
+        """Its value over the examples whose columns (columns, n) these are."""
+        return float(self.value(columns.sum(axis=-1), np.array(columns.shape[-1])))
 
 
-def _mean(columns: np.ndarray) -> np.ndarray:
-    return columns[0].mean(axis=-1)
+def _mean(sums: np.ndarray, n: np.ndarray) -> np.ndarray:
+    return sums[0] / n
 
 
-def _perplexity(columns: np.ndarray) -> np.ndarray:
-    log_prob, tokens = columns
-    return np.exp(-log_prob.sum(axis=-1) / tokens.sum(axis=-1))
+def _perplexity(sums: np.ndarray, n: np.ndarray) -> np.ndarray:
+    log_prob, count = sums
+    return np.exp(-log_prob / count)
+
+
+def _of_counts(score: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """A corpus metric, which adds up its examples' counts itself."""
+    return lambda sums, n: score(sums[..., None])
 
 
 def _metric(column: str, higher: bool = True, share: bool = True) -> Metric:
@@ -59,8 +74,8 @@ METRICS = {
     "answer_format": _metric("answer_format"),
     "regex": _metric("regex"),
     "json": _metric("json"),
-    "bleu": Metric(("bleu",), text_metrics.corpus_bleu, higher_is_better=True, share=False),
-    "chrf": Metric(("chrf",), text_metrics.corpus_chrf, higher_is_better=True, share=False),
+    "bleu": Metric(("bleu",), _of_counts(text_metrics.corpus_bleu), higher_is_better=True, share=False),
+    "chrf": Metric(("chrf",), _of_counts(text_metrics.corpus_chrf), higher_is_better=True, share=False),
     "rouge1": _metric("rouge1", share=False),
     "rouge2": _metric("rouge2", share=False),
     "rougeL": _metric("rougeL", share=False),
@@ -89,68 +104,126 @@ def shown(name: str, value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.2f}" if abs(value) >= 1 else f"{value:.2g}"
 
 
-def summary(metric: Metric, columns: np.ndarray) -> dict[str, float]:
-    """Value, 95% interval and n of a metric over examples, `columns` being (columns, n).
+def size(metric: Metric, difference: float) -> str:
+    """A difference as people say it: `12 points` of a share, else `0.41`."""
+    difference = abs(difference)
+    if metric.share:
+        points = f"{100 * difference:.0f}" if difference >= 0.1 else f"{100 * difference:.2g}"
+        return f"{points} point{'' if points == '1' else 's'}"
+    return f"{difference:.2g}"
 
-    A share of 0 or 1 has no bootstrap interval; it gets the exact binomial one (Clopper and Pearson 1934), as the
-    resamples would claim certainty.
+
+def preference(ours: float, theirs: float) -> float:
+    """1 where the first is larger, 0 where it is smaller; a tie counts half."""
+    return 0.5 if ours == theirs else float(ours > theirs)
+
+
+def basis(row: dict) -> str:
+    """What a metric was measured on: `48 examples`, `99 examples of 33 prompts`; `row` is the metric's in an eval.json."""
+    n, clusters = row["n"], row.get("clusters", row["n"])
+    text = f"{n:,} example{'' if n == 1 else 's'}"
+    return text if clusters == n else f"{text} of {clusters:,} prompt{'' if clusters == 1 else 's'}"
+
+
+def verdict(row: dict) -> str:
+    """The verdict of a comparison in an eval.json in words: of no evidence, whether the examples were too few to show any."""
+    few = row["verdict"] == "no evidence" and row.get("detectable", 0) is None
+    return TOO_FEW if few else row["verdict"]
+
+
+# ---- one model
+
+
+def summary(metric: Metric, columns: np.ndarray, clusters: np.ndarray | None = None) -> dict[str, float]:
+    """Value, 95% interval, n and number of clusters of a metric over examples.
+
+    Args:
+        columns: (columns, n).
+        clusters: the cluster of each example (n,), any numbers or names; None where each is its own.
     """
-    n = columns.shape[1]
-    value = float(metric.value(columns))
-    if metric.share and value in (0.0, 1.0):
-        edge = ((1 - LEVEL) / 2) ** (1 / n)
-        low, high = (0.0, 1 - edge) if value == 0.0 else (edge, 1.0)
+    n, value = columns.shape[1], metric.of(columns)
+    sums, sizes = cluster_sums(columns, clusters)
+    if metric.share:
+        by_cluster, by_example = left_out(metric, sums, sizes), left_out(metric, *cluster_sums(columns, None))
+        low, high = binomial_interval(value, worth(by_cluster, by_example, sizes).examples)
     else:
-        low, high = _percentiles(resampled(metric, columns), (1 - LEVEL) / 2)
-    return {"value": value, "low": low, "high": high, "n": n}
+        tail = _tail(len(sizes))
+        low, high = np.quantile(resampled(metric, sums, sizes), [tail, 1 - tail]).tolist()
+    return {"value": value, "low": low, "high": high, "n": n, "clusters": len(sizes)}
 
 
-def comparison(metric: Metric, ours: np.ndarray, theirs: np.ndarray) -> dict[str, float | str | None]:
-    """Difference ours - theirs on the same n examples (both (columns, n)): its interval, p, the verdict.
+def binomial_interval(share: float, n: float) -> tuple[float, float]:
+    """The exact 95% interval of a share of n independent examples (Clopper and Pearson 1934); n need not be whole."""
+    tail = (1 - LEVEL) / 2
+    ones = share * n
+    low = stats.beta.ppf(tail, ones, n - ones + 1) if ones > 0 else 0.0
+    high = stats.beta.ppf(1 - tail, ones + 1, n - ones) if n - ones > 0 else 1.0
+    return float(low), float(high)
 
-    Without evidence there is `detectable`, the smallest true difference, either way, that n such examples show with a
-    power of 80 %; null where they are too few to show any.
+
+# ---- clusters
+
+
+def cluster_sums(columns: np.ndarray, clusters: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Sums (columns, G) of columns (columns, n), and numbers (G,) of examples, of each cluster."""
+    if clusters is None:
+        return columns, np.ones(columns.shape[1])
+    _, place, sizes = np.unique(clusters, return_inverse=True, return_counts=True)
+    return np.array([np.bincount(place, column, len(sizes)) for column in columns]), sizes.astype(float)
+
+
+def left_out(metric: Metric, sums: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """The metric's values (G,) without one of the clusters each; of one cluster alone, its value."""
+    if len(sizes) == 1:
+        return metric.value(sums, sizes)
+    return metric.value(sums.sum(axis=1, keepdims=True) - sums, sizes.sum() - sizes)
+
+
+def standard_error(without: np.ndarray) -> float:
+    """The jackknife's standard error of a value from those without one of the clusters (G,) (Tukey 1958)."""
+    return float(np.sqrt((len(without) - 1) * without.var()))
+
+
+class Worth(NamedTuple):
+    """What examples in clusters are worth, of which some say the same as others of their cluster."""
+
+    examples: float
+    """how many independent ones say as much: 1 to n"""
+    df: float
+    """degrees of freedom of the standard error: G - 1 of clusters of one size"""
+
+
+def worth(by_cluster: np.ndarray, by_example: np.ndarray, sizes: np.ndarray) -> Worth:
+    """What n examples in G clusters are worth, from a value without one cluster (G,) and without one example (n,) each.
+
+    The design effect is the ratio of the two variances (Kish 1965), and the correlation within clusters what makes it so large.
+    From the latter come Satterthwaite's (1946) degrees of freedom, since few large clusters among many small ones decide the
+    error alone. Examples are n over the design effect, times the ratio of squared t quantiles, as the error of few clusters is
+    known less well (Korn and Graubard 1998).
     """
-    n = ours.shape[1]
-    difference = float(metric.value(ours) - metric.value(theirs))
-    resamples = resampled(metric, ours) - resampled(metric, theirs)
-    low, high = _percentiles(resamples, _tail(n))
-    p = mcnemar(ours[0], theirs[0]) if metric.share else bootstrap(resamples, n)
-    row = {"difference": difference, "low": low, "high": high, "p": p}
-    if p < 1 - LEVEL:
-        return row | {"verdict": "better" if (difference > 0) == metric.higher_is_better else "worse"}
-    if n < FEWEST:
-        detectable = None
-    elif metric.share:
-        detectable = detectable_share(n, int((ours[0] != theirs[0]).sum()))
-    else:
-        detectable = detectable_mean(n, float(resamples.std()))
-    return row | {"verdict": "no evidence", "detectable": detectable}
+    n, clusters = len(by_example), len(sizes)
+    if clusters == n or n == 1:
+        return Worth(float(n), float(max(n - 1, 1)))
+    alone, together = standard_error(by_example), standard_error(by_cluster)
+    most = (sizes**2).sum() / n  # the design effect where the examples of a cluster say all the same
+    effect = float(np.clip((together / alone) ** 2, 1, most)) if alone and together else most
+    correlation = (effect - 1) / (most - 1)
+    spread = sizes + correlation * (sizes**2 - sizes)
+    df = float(np.clip(spread.sum() ** 2 / (spread**2).sum() - 1, 1, n - 1))
+    t_examples, t_clusters = (stats.t.ppf(LEVEL / 2 + 0.5, count) for count in (n - 1, df))
+    return Worth(float(max(n / effect * (t_examples / t_clusters) ** 2, 1)), df)
 
 
-def mcnemar(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Two-sided p of McNemar's exact test (1947): of the examples that one alone got right, half should be ours."""
-    wins, losses = int((ours > theirs).sum()), int((ours < theirs).sum())
-    return float(stats.binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
+# ---- what could have been found
 
 
-def bootstrap(resamples: np.ndarray, n: int) -> float:
-    """Two-sided p of a difference of n examples from its resamples: twice the smaller share that is beyond zero.
-
-    Below half a resample nothing is known, and below 2 / 2^n no outcome of n pairs is that rare. The share is widened
-    as the interval is (`_tail`), so that p < 5 % where the interval leaves out zero.
-    """
-    share = min((resamples <= 0).mean(), (resamples >= 0).mean())
-    z = stats.norm.ppf(min(max(share, 0.5 / RESAMPLES), 0.5))
-    p = 2 * stats.t.cdf(z * np.sqrt((n - 1) / n), max(n - 1, 1))
-    return float(max(p, 0.5 ** (n - 1)))
-
-
-def detectable_share(n: int, discordant: int, level: float = 1 - LEVEL) -> float:
+def detectable_share(n: float, discordant: float, level: float = 1 - LEVEL) -> float:
     """The difference of two shares that McNemar's test finds (p < `level`) on n examples with a power of 80 %.
 
-    As many pairs are discordant as were seen, but one at least, and no fewer than the difference itself needs.
+    As many pairs are discordant as were seen, but one at least, and no fewer than the difference itself needs. Of examples in
+    clusters, n and `discordant` are those of as many independent ones as they are worth.
     """
+    n, discordant = int(n), discordant * int(n) / n
     pairs = np.arange(n + 1)
     needed = stats.binom.isf(level / 2, pairs, 0.5) + 1  # wins of so many discordant pairs that make p < level
 
@@ -166,9 +239,7 @@ def detectable_share(n: int, discordant: int, level: float = 1 - LEVEL) -> float
     return high
 
 
-def detectable_mean(n: int, error: float) -> float:
-    """The difference that the bootstrap finds on n examples with a power of 80 %, from its standard error."""
-    return float((stats.t.ppf((1 + LEVEL) / 2, n - 1) + stats.t.ppf(POWER, n - 1)) * error * np.sqrt(n / (n - 1)))
+# ---- several comparisons
 
 
 def holm(ps: list[float]) -> list[float]:
@@ -180,25 +251,36 @@ def holm(ps: list[float]) -> list[float]:
     return corrected.tolist()
 
 
+# ---- resamples
+
+
+def resampled(metric: Metric, sums: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """The metric's value in each of RESAMPLES resamples of the clusters, always the same ones for the same number of them.
+
+    Args:
+        sums: (columns, G), each cluster's.
+        sizes: (G,), how many examples it has.
+    """
+    blocks = (times.astype(float) for times in _resamples(len(sizes)))
+    return np.concatenate([metric.value(sums @ times, sizes @ times) for times in blocks])
+
+
 @lru_cache(maxsize=2)
-def _resamples(n: int) -> np.ndarray:
-    return np.random.default_rng(0).integers(n, size=(RESAMPLES, n))
-
-
-def resampled(metric: Metric, columns: np.ndarray) -> np.ndarray:
-    """The metric's value in each of RESAMPLES resamples of the examples, always the same ones for the same n."""
-    blocks = np.split(_resamples(columns.shape[1]), 20)  # all at once, a large n would need gigabytes
-    return np.concatenate([metric.value(columns.take(rows, axis=1)) for rows in blocks])
+def _resamples(clusters: int) -> list[np.ndarray]:
+    """How often each cluster is drawn, in blocks (G, RESAMPLES / BLOCKS)."""
+    random = np.random.default_rng(0)
+    blocks = []
+    for _ in range(BLOCKS):
+        drawn = random.integers(clusters, size=(RESAMPLES // BLOCKS, clusters))
+        drawn += clusters * np.arange(len(drawn))[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)
+        blocks.append(np.ascontiguousarray(counts.T, dtype=np.uint16))
+    return blocks
 
 
 def _tail(n: int) -> float:
-    """The percentile at which a difference's interval begins: below 2.5, as percentiles of few examples are too narrow.
+    """The percentile at which an interval begins: below 2.5, as percentiles of few examples are too narrow.
 
     Without it, 20 examples raise 8 % false alarms (Hesterberg 2015, What teachers should know about the bootstrap).
     """
     return float(stats.norm.cdf(stats.t.ppf((1 - LEVEL) / 2, max(n - 1, 1)) * np.sqrt(n / max(n - 1, 1))))
-
-
-def _percentiles(values: np.ndarray, tail: float) -> tuple[float, float]:
-    low, high = np.quantile(values, [tail, 1 - tail])
-    return float(low), float(high)

@@ -9,7 +9,18 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from posttrain import answers, decoding, final_numbers, rewards, rows, scoring, text_metrics, thoughts, tokens
+from posttrain import (
+    answers,
+    decoding,
+    final_numbers,
+    rewards,
+    rows,
+    scoring,
+    statistics,
+    text_metrics,
+    thoughts,
+    tokens,
+)
 from posttrain.errors import UserError
 from posttrain.samples import ANSWERS, HeldOut, chosen, conversation
 from posttrain.stage import read_json, say
@@ -134,13 +145,13 @@ def measure(candidate: Candidate, name: str, suite: dict) -> tuple[list[Row], li
 
 
 def likelihood(candidate: Candidate, suite: str, dataset: str, limit: int) -> tuple[list[Row], list[Request]]:
-    """Held-out rows whose answers are to be scored; a row with one labelled answer has nothing to compare it with."""
+    """Held-out rows whose answers are to be scored; a prompt alone has none, one labelled answer nothing to compare it with."""
     encoded, examples = _sample(candidate, suite, dataset, limit)
     requests = []
     for row, example in zip(encoded, examples, strict=True):
-        if "completion_ids" in row:
+        if "prompt_ids" in row and "chosen_ids" not in row:
             continue
-        if "prompt_ids" in row:
+        if "chosen_ids" in row:
             requests += [
                 Request(example, side, scoring.answer(row["prompt_ids"], row[f"{side}_ids"])) for side in SIDES
             ]
@@ -161,7 +172,7 @@ def score(candidate: Candidate, requests: list[Request]) -> None:
         example |= {f"{side}_log_prob": total} if side else {"log_prob": total, "tokens": float(count)}
     for example, *_ in requests:
         if "chosen_log_prob" in example:
-            example["prefers_chosen"] = float(example["chosen_log_prob"] > example["rejected_log_prob"])
+            example["prefers_chosen"] = statistics.preference(example["chosen_log_prob"], example["rejected_log_prob"])
 
 
 def score_pairs(candidate: Candidate) -> list[Row]:
@@ -173,7 +184,7 @@ def score_pairs(candidate: Candidate) -> list[Row]:
         pairs, examples = _sample(candidate, "", data["name"], candidate.spec["limit"])
         scores = scoring.pair_rewards(candidate.model, pairs, candidate.spec["batch_tokens"])
         found += [
-            example | {"chosen_score": good, "rejected_score": bad, "scores_chosen": float(good > bad)}
+            example | {"chosen_score": good, "rejected_score": bad, "scores_chosen": statistics.preference(good, bad)}
             for example, (good, bad) in zip(examples, scores, strict=True)
         ]
     return found
@@ -205,13 +216,13 @@ def _shape(candidate: Candidate, dataset: str) -> str:
 def answer(candidate: Candidate, examples: list[Row], dataset: str) -> None:
     """Generate answers to the examples: to all where every reference has GSM8K's `#### number`, else to a few, to be read.
 
-    Where all are answered, the final numbers are compared.
+    Where all are answered, the final numbers are compared. Where a suite answers the same prompts, those are there to be read.
     """
     found = HeldOut(dataset).read(example["id"] for example in examples)
     asked = [tokens.up_to(found[conversation(example["id"])], example["id"]) for example in examples]
     pairs = [(row, example) for row, example in zip(asked, examples, strict=True) if tokens.prompt_turns(row)]
     marked = all("messages" in row and final_numbers.MARKED.search(_reference(row)) for row, _ in pairs)
-    pairs = pairs if marked else pairs[: candidate.spec.get("answers", ANSWERS)]
+    pairs = pairs if marked else pairs[: 0 if _is_asked(candidate, dataset) else candidate.spec.get("answers", ANSWERS)]
     outputs = ask(candidate, [(tokens.prompt_turns(row), row.get("tools")) for row, _ in pairs], candidate.spec)
     for (row, example), output in zip(pairs, outputs, strict=True):
         example |= _texts(row) | {"output": output}
@@ -222,6 +233,12 @@ def answer(candidate: Candidate, examples: list[Row], dataset: str) -> None:
                 "exact_match_lenient": final_numbers.final_number(said, reference),
                 "format_followed": final_numbers.answer_format(said, reference),
             }
+
+
+def _is_asked(candidate: Candidate, dataset: str) -> bool:
+    """Whether a suite has answers to the same prompts."""
+    suites = [suite for suite in candidate.spec["suites"].values() if suite["kind"] in ("generation", "reward")]
+    return any(suite["data"]["name"] == dataset and not suite.get("shots") for suite in suites)
 
 
 def generation(candidate: Candidate, suite: dict) -> list[Row]:

@@ -90,6 +90,8 @@ class Subject:
     """the spec of the run's evaluation"""
     judges: dict[str, Any] = field(default_factory=dict)
     """of each reward suite whose judge has another base: that base's tokenizer"""
+    measured: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """data.json of each dataset that is measured on, see measured_rows.read"""
 
     @cached_property
     def asked(self) -> list[tuple[Row, Turns]]:

@@ -1,27 +1,22 @@
 """The settings of a sweep, compared with each other, and what a person would say of them.
 
-Points that differ in the seed alone are trainings of one setting, whose value is their mean. A difference between two
-settings is uncertain twice: other examples would give another one, and so would other seeds. The first is measured by
-resampling the examples, the same ones on both sides (Efron 1979), the second by the spread between the trainings of the
-two (Student's two-sample variance). They are added as two independent t variables (Behrens 1929, Fisher 1935), which
-raises no more false alarms than it says (Robinson 1976, Annals of Statistics 4, 963). One variance with Satterthwaite's
-degrees of freedom does not keep its word far out, where corrected p are: two or three seeds agree by luck.
+Points that differ in the seed alone are trainings of one setting, whose value is their mean. Settings are compared by
+`paired`, as the models of an eval.json are; here p is corrected for the number of comparisons.
 """
 
 import json
 from collections.abc import Iterable
-from functools import lru_cache
-from itertools import combinations
+from itertools import chain, combinations
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import optimize, special, stats
 
-from posttrain import stage
-from posttrain.statistics import FEWEST, LEVEL, POWER, Metric, detectable_share, holm, mcnemar, resampled
+from posttrain import overruled, stage, work
+from posttrain.overruled import Overruled
+from posttrain.paired import Measured, compare, spread, verdicts
+from posttrain.statistics import FEWEST, SAME, Metric, basis, size
 
-ALARM = 1 - LEVEL
-SAME_TIME = 1.1  # times whose ratio is smaller are equal: a machine is never that steady
+SAME_WORK = 1.1  # amounts of work whose ratio is smaller count as equal: nobody chooses by less
 AMOUNTS = (
     "rank",
     "epochs",
@@ -80,19 +75,19 @@ def number(value: Any) -> float | None:
         return None
 
 
-def by_cost(settings: list[Setting], seconds: list[float]) -> list[int]:
-    """The settings' positions, cheapest first: by seconds of training; of about the same time by value, then by order."""
-    times: dict[int, float] = {}
+def by_cost(settings: list[Setting], work: list[float]) -> list[int]:
+    """The settings' positions, cheapest first: by the work of training; of about the same work by value, then by order."""
+    amounts: dict[int, float] = {}
     start = -np.inf
-    for index in np.argsort(seconds, kind="stable"):
-        if seconds[index] > SAME_TIME * start:
-            start = seconds[index]
-        times[int(index)] = start
+    for index in np.argsort(work, kind="stable"):
+        if work[index] > SAME_WORK * start:
+            start = work[index]
+        amounts[int(index)] = start
     keys = swept(settings)
 
     def place(index: int) -> tuple:
         values = [number(settings[index].overrides.get(key)) for key in keys]
-        return times[index], [np.inf if value is None else value for value in values], index
+        return amounts[index], [np.inf if value is None else value for value in values], index
 
     return sorted(range(len(settings)), key=place)
 
@@ -110,143 +105,31 @@ def front(costs: list[float], values: list[float], higher_is_better: bool) -> li
 # ---- comparisons
 
 
-class Error(NamedTuple):
-    """The standard error of a mean over trainings: by the examples and by the trainings, with their degrees of freedom.
-
-    `trainings_df` 0 is a single training: its spread is not known, and only the examples count.
-    """
-
-    examples: float
-    examples_df: int
-    trainings: float = 0.0
-    trainings_df: int = 0
-
-    def beyond(self, difference: float) -> float:
-        """Two-sided p of a difference: how likely chance alone is as far from zero."""
-        difference = abs(difference)
-        if difference == 0:
-            return 1.0
-        if not self.trainings:
-            return float(2 * special.stdtr(self.examples_df, -difference / self.examples)) if self.examples else 0.0
-        points, weights = _t_grid(self.examples_df)
-        tails = special.stdtr(self.trainings_df, -(difference - self.examples * points) / self.trainings)
-        return float(2 * weights @ tails)
-
-    def width(self, p: float = ALARM) -> float:
-        """The difference whose two-sided p this is: half the width of an interval."""
-        most = [error * stats.t.isf(p / 4, df) for error, df in (self[:2], self[2:]) if error]
-        return float(optimize.brentq(lambda half: self.beyond(half) - p, 0, sum(most), rtol=1e-6)) if most else 0.0
-
-    def detectable(self, level: float) -> float:
-        """The true difference that p < `level` finds with a power of 80 %."""
-        return self.width(level) + self.width(2 * (1 - POWER))
-
-
-@lru_cache(maxsize=8)
-def _t_grid(df: int) -> tuple[np.ndarray, np.ndarray]:
-    """Points and weights for the mean of a function of a t variable; dense in the middle, far in the tails."""
-    steps = np.linspace(-6, 6, 2001)
-    points = np.sinh(steps)
-    weights = stats.t.pdf(points, df) * np.cosh(steps)
-    return points, weights / weights.sum()
-
-
-class Trainings(NamedTuple):
-    """A metric of one setting: its values (one a training), its mean's resamples, its mean columns (columns, n)."""
-
-    values: np.ndarray
-    resamples: np.ndarray
-    columns: np.ndarray
-
-
-def measure(metric: Metric, columns: list[np.ndarray]) -> Trainings:
-    """A metric of the trainings of one setting, each with its columns (columns, n) of the same n examples."""
-    values = np.array([metric.value(own) for own in columns])
-    resamples = np.mean([resampled(metric, own) for own in columns], axis=0)
-    return Trainings(values, resamples, np.mean(columns, axis=0))
-
-
-def summary(metric: Metric, trainings: Trainings, first: dict[str, float]) -> dict[str, Any]:
+def summary(metric: Metric, measured: Measured, first: dict[str, float]) -> dict[str, Any]:
     """Value, interval, n and the spread between trainings; `first` is the metric in the first training's eval.json."""
-    values = trainings.values
-    row = {"value": float(values.mean()), "low": first["low"], "high": first["high"], "n": first["n"]}
-    row |= {"trainings": values.tolist(), "sd": None}
+    values = measured.values
+    row = first | {"value": float(values.mean()), "trainings": values.tolist(), "sd": None}
     if len(values) == 1:
         return row
     row["sd"] = float(values.std(ddof=1))
     if metric.share and row["value"] in (0.0, 1.0):
         return row
-    half = error(trainings.resamples, first["n"], values).width()
+    half = spread(measured).width()
     low, high = row["value"] - half, row["value"] + half
     return row | ({"low": max(low, 0.0), "high": min(high, 1.0)} if metric.share else {"low": low, "high": high})
 
 
-def error(resamples: np.ndarray, n: int, *trainings: np.ndarray) -> Error:
-    """The error of a mean over trainings, or of the difference of two such means, on n examples."""
-    examples = float(resamples.std() * np.sqrt(n / max(n - 1, 1)))
-    df = sum(len(values) - 1 for values in trainings)
-    if not df:
-        return Error(examples, max(n - 1, 1))
-    variance = sum(((values - values.mean()) ** 2).sum() for values in trainings) / df
-    return Error(examples, max(n - 1, 1), float(np.sqrt(variance * sum(1 / len(values) for values in trainings))), df)
+def compare_all(metrics: dict[str, Metric], measured: dict[str, list[Measured]]) -> dict[tuple, dict[str, Any]]:
+    """Verdicts of every later setting against every earlier one in every metric, corrected for their number.
 
-
-class Comparison(NamedTuple):
-    """One setting against another, before the correction for the number of comparisons."""
-
-    difference: float
-    error: Error
-    p: float
-    n: int
-    differing: int
-    """examples on which the two are not the same"""
-
-
-def compare(metric: Metric, ours: Trainings, theirs: Trainings) -> Comparison:
-    """The difference ours - theirs on the same examples.
-
-    Right and wrong of two single trainings are tested by McNemar's exact test (1947). Else p is not below what the
-    signs of the examples that differ could give.
+    All pairs, as which of them a sentence is about is seen only afterwards.
     """
-    n = ours.columns.shape[1]
-    differing = int((ours.columns != theirs.columns).any(axis=0).sum())
-    difference = float(ours.values.mean() - theirs.values.mean())
-    found = error(ours.resamples - theirs.resamples, n, ours.values, theirs.values)
-    if metric.share and not found.trainings_df:
-        p = mcnemar(ours.columns[0], theirs.columns[0])
-    else:
-        p = max(found.beyond(difference), 0.5 ** max(differing - 1, 0))
-    return Comparison(difference, found, p, n, differing)
-
-
-def verdicts(metrics: dict[str, Metric], found: dict[tuple[str, int, int], Comparison]) -> dict[tuple, dict[str, Any]]:
-    """Difference, 95% interval, corrected p and verdict of every comparison, by metric and the two settings.
-
-    The p-values are corrected by Holm (1979) for all the comparisons. `detectable` is the true difference that this
-    sweep shows with a power of 80 %, its correction counted; null where there is none.
-    """
-    corrected = holm([comparison.p for comparison in found.values()])
-    level = ALARM / max(1, sum(p >= ALARM for p in corrected))  # that the next one would have had to meet
-    rows = {}
-    for (name, *pair), p in zip(found, corrected, strict=True):
-        one, metric = found[name, *pair], metrics[name]
-        half = one.error.width()
-        row = {"difference": one.difference, "low": one.difference - half, "high": one.difference + half, "p": p}
-        if p < ALARM:
-            row["verdict"] = "better" if (one.difference > 0) == metric.higher_is_better else "worse"
-        else:
-            row |= {"verdict": "no evidence", "detectable": _detectable(metric, one, level)}
-        rows[name, *pair] = row
-    return rows
-
-
-def _detectable(metric: Metric, one: Comparison, level: float) -> float | None:
-    if 0.5 ** (one.n - 1) >= level or one.n < FEWEST:
-        return None
-    difference = one.error.detectable(level)
-    if metric.share:  # at least as many examples must differ as the exact test needs
-        difference = max(difference, detectable_share(one.n, 0 if one.error.trainings_df else one.differing, level))
-    return difference if difference <= 1 or not metric.share else None
+    found = {
+        (name, first, second): compare(metrics[name], own[second], own[first])
+        for name, own in measured.items()
+        for first, second in combinations(range(len(own)), 2)
+    }
+    return verdicts(metrics, found)
 
 
 # ---- sentences
@@ -260,8 +143,13 @@ class Sweep(NamedTuple):
     metrics: dict[str, Metric]
     values: dict[str, list[dict[str, Any]]]
     rows: dict[tuple[str, int, int], dict[str, Any]]
+    work: list[float]
+    """of a training, in `unit`: FLOP, or rows"""
     seconds: list[float]
     memory: list[float]
+    unit: str = "FLOP"
+    overruled: tuple[tuple[Overruled, ...], ...] = ()
+    """of each setting, the checks that were overruled for it"""
 
     @property
     def keys(self) -> list[str]:
@@ -272,6 +160,12 @@ class Sweep(NamedTuple):
     def compared(self) -> list[str]:
         """The metrics in which the settings are compared."""
         return list(dict.fromkeys(name for name, *_ in self.rows))
+
+    @property
+    def mute(self) -> list[str]:
+        """The metrics that can show nothing: no comparison has a verdict, nor a difference that it could have shown."""
+        telling = {name for (name, *_), row in self.rows.items() if row.get("detectable", 0.0) is not None}
+        return [name for name in self.compared if name not in telling]
 
     def row(self, name: str, ours: int, theirs: int) -> dict[str, Any]:
         """One setting against another, whichever comes first."""
@@ -285,10 +179,14 @@ class Sweep(NamedTuple):
         """Whether there is evidence that a setting is better than another."""
         return ours != theirs and self.row(name, ours, theirs)["verdict"] == "better"
 
+    def touched(self, *indices: int) -> str:
+        """The checks that were overruled for these settings, in words; empty where there is none."""
+        return overruled.named(chain(*(self.overruled[index] for index in indices if self.overruled)))
+
     def unbeaten(self, names: Iterable[str]) -> int | None:
         """The cheapest setting from which no other is better in any of the metrics."""
         every = range(len(self.settings))
-        for index in by_cost(self.settings, self.seconds):
+        for index in by_cost(self.settings, self.work):
             if not any(self.better(name, other, index) for name in names for other in every):
                 return index
         return None
@@ -311,29 +209,22 @@ class Sweep(NamedTuple):
         return f"{self.keys[0]} {self.short(index)}" if own else self.label(index)
 
 
-def compare_all(metrics: dict[str, Metric], measured: dict[str, list[Trainings]]) -> dict[tuple, dict[str, Any]]:
-    """Verdicts of every later setting against every earlier one in every metric, corrected for their number.
-
-    All pairs, as which of them a sentence is about is seen only afterwards.
-    """
-    found = {
-        (name, first, second): compare(metrics[name], trainings[second], trainings[first])
-        for name, trainings in measured.items()
-        for first, second in combinations(range(len(trainings)), 2)
-    }
-    return verdicts(metrics, found)
-
-
 def answer(sweep: Sweep) -> list[str]:
-    """What the sweep says as a whole: the setting to take, then what the reader must know of times and seeds."""
+    """What the sweep says as a whole: the setting to take, then what the reader must know of checks, work and seeds."""
     sentences = []
     if len(sweep.settings) > 1 and sweep.compared:
-        sentences += [_choice(sweep), *_times(sweep)]
+        sentences += [_choice(sweep), *overruled.sentences(chain(*sweep.overruled)), *_same_work(sweep)]
     return [*sentences, *_spread(sweep)]
 
 
 def _choice(sweep: Sweep) -> str:
-    names = sweep.compared
+    names = [name for name in sweep.compared if name not in sweep.mute]
+    if not names:
+        return f"No setting is recommended: {_too_few(sweep, sweep.compared)}. Hold out more rows."
+    metrics = {1: names[0], 2: " or ".join(names)}.get(len(names), f"any of {len(names)} metrics")
+    if all(row["verdict"] == "no evidence" for row in sweep.rows.values()):
+        index = by_cost(sweep.settings, sweep.work)[0]
+        return f"No setting is shown to be better than another in {metrics}; the cheapest is {sweep.full(index)} ({_cost(sweep, index)})."
     index = sweep.unbeaten(names)
     if index is None:
         best: dict[int, list[str]] = {}
@@ -341,18 +232,31 @@ def _choice(sweep: Sweep) -> str:
             best.setdefault(sweep.unbeaten([name]), []).append(name)
         parts = [f"{sweep.full(index)} in {listed(found)}" for index, found in best.items()]
         return f"No setting will do for every metric: take {'; '.join(parts)}."
-    cost = f"{duration(sweep.seconds[index])} of training, {sweep.memory[index]:.2g} GiB"
-    metrics = {1: names[0], 2: "either metric"}.get(len(names), f"any of the {len(names)} metrics")
-    return (
-        f"Take {sweep.full(index)} ({cost}): the cheapest of the settings that no other is shown to beat in {metrics}."
-    )
+    return f"Take {sweep.full(index)} ({_cost(sweep, index)}): the cheapest of the settings that no other is shown to beat in {metrics}."
 
 
-def _times(sweep: Sweep) -> list[str]:
-    least, most = min(sweep.seconds), max(sweep.seconds)
-    if most > SAME_TIME * least:
+def _cost(sweep: Sweep, index: int) -> str:
+    return f"{work.amount(sweep.work[index], sweep.unit)} of training, {sweep.memory[index]:.2g} GiB"
+
+
+def _too_few(sweep: Sweep, names: list[str]) -> str:
+    """That no difference of these metrics can be shown, by how many examples each has."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(basis(sweep.values[name][0]), []).append(name)
+    among = " in so many comparisons" if any(_clusters(sweep, name) >= FEWEST for name in names) else ""
+    return "; ".join(f"{what} are too few to show a difference in {listed(of)}" for what, of in found.items()) + among
+
+
+def _clusters(sweep: Sweep, name: str) -> int:
+    row = sweep.values[name][0]
+    return row.get("clusters", row["n"])
+
+
+def _same_work(sweep: Sweep) -> list[str]:
+    if max(sweep.work) > SAME_WORK * min(sweep.work) or len(sweep.mute) == len(sweep.compared):
         return []
-    return ["Every setting takes about as long to train, so the smaller value counts as cheaper."]
+    return ["Every setting takes about as much work to train, so the smaller value counts as cheaper."]
 
 
 def _spread(sweep: Sweep) -> list[str]:
@@ -376,16 +280,19 @@ def sentences(sweep: Sweep) -> list[str]:
     """What the sweep says of its metrics: a sentence for each, and one for all those without any evidence."""
     groups: dict[tuple, list[str]] = {}
     for name in sweep.compared:
+        if name in sweep.mute:
+            continue
         chosen, level, worse, cheaper = _order(sweep, name)
         same = (chosen, *level) if not worse and not cheaper else (name,)
         groups.setdefault(same, []).append(name)
-    return [_sentence(sweep, names) for names in groups.values()]
+    said = [_sentence(sweep, names) for names in groups.values()]
+    return [*said, *([f"{_too_few(sweep, sweep.mute)}."] if said and sweep.mute else [])]
 
 
 def _order(sweep: Sweep, name: str) -> tuple[int, list[int], list[int], list[int]]:
     """The cheapest setting that no other beats; what costs more and is not shown to be worse; what it beats; what is
     cheaper, which another one beats."""
-    every = by_cost(sweep.settings, sweep.seconds)
+    every = by_cost(sweep.settings, sweep.work)
     chosen = sweep.unbeaten([name])
     worse = [index for index in every if sweep.better(name, chosen, index)]
     place = every.index(chosen)
@@ -407,7 +314,7 @@ def _sentence(sweep: Sweep, names: list[str]) -> str:
         who, where = ("it", "") if level else (sweep.full(chosen), f" in {name}")
         parts.append(f"{who} is better than {others}{where} ({by})")
     for index in cheaper[:MANY]:
-        rival = next(other for other in by_cost(sweep.settings, sweep.seconds) if sweep.better(name, other, index))
+        rival = next(other for other in by_cost(sweep.settings, sweep.work) if sweep.better(name, other, index))
         parts.append(f"{sweep.short(index)} is worse than {sweep.short(rival)} ({_by(sweep, name, rival, [index])})")
     if more := len(cheaper[MANY:]):
         parts.append(
@@ -451,7 +358,7 @@ def could_have_shown(sweep: Sweep, names: list[str], ours: int, others: list[int
             said.append(f"{name} ({basis} are too few to show any)")
             continue
         if not max(differences):
-            said.append(f"{name} (the same in every example)")
+            said.append(f"{name} ({SAME})")
             continue
         shown = size(sweep.metrics[name], max(differences))
         said.append(f"{name} ({shown})" if basis == before else f"{name} ({basis} could have shown {shown})")
@@ -460,19 +367,9 @@ def could_have_shown(sweep: Sweep, names: list[str], ours: int, others: list[int
 
 
 def _basis(sweep: Sweep, name: str, settings: list[int]) -> str:
-    n = sweep.values[name][settings[0]]["n"]
     counts = sorted({len(sweep.settings[index].runs) for index in settings})
     trainings = "" if counts[-1] == 1 else f" and {' or '.join(map(str, counts))} trainings of each"
-    return f"{n:,} example{'' if n == 1 else 's'}{trainings}"
-
-
-def size(metric: Metric, difference: float) -> str:
-    """A difference as people say it: `12 points` of a share, else `0.41`."""
-    difference = abs(difference)
-    if metric.share:
-        points = f"{100 * difference:.0f}" if difference >= 0.1 else f"{100 * difference:.2g}"
-        return f"{points} point{'' if points == '1' else 's'}"
-    return f"{difference:.2g}"
+    return f"{basis(sweep.values[name][settings[0]])}{trainings}"
 
 
 def duration(seconds: float) -> str:

@@ -58,6 +58,8 @@ class Piece(NamedTuple):
     text: str
     spans: list[tuple[int, int]] | None
     """first and last character of each answer in it; None where all of it is trained"""
+    raw: bool = False
+    """whether it is plain text, which no chat template made"""
 
 
 class Endings:
@@ -114,10 +116,10 @@ def _training_rows(
     endings = Endings(tokenizer, stops)
     for piece, encoding in _encoded(tokenizer, _pieces(tokenizer, rows, assistant_turns)):
         ids = encoding.ids
-        opening = _opening(tokenizer, ids, raw=piece.spans is None)
-        if piece.spans is None:
-            ids = ids if ids and ids[-1] in endings.stops else [*ids, tokenizer.eos_token_id]
-            yield piece.id, opening + ids, opening + ids
+        opening = _opening(tokenizer, ids, raw=piece.raw)
+        if piece.raw:
+            ids, labels = _raw(tokenizer, piece, encoding, endings)
+            yield piece.id, opening + ids, (opening if piece.spans is None else [IGNORED] * len(opening)) + labels
             continue
         labels = [IGNORED] * len(ids)
         for span in piece.spans:
@@ -133,11 +135,25 @@ def _pieces(tokenizer: Any, rows: list[Row], assistant_turns: str) -> Iterator[P
     for row in rows:
         name = row.get("id")
         if "text" in row:
-            yield Piece(name, row["text"], None)
+            spans = row.get("trained")
+            yield Piece(name, row["text"], spans and list(map(tuple, spans)), raw=True)
             continue
         found = passages(tokenizer, row["messages"], row.get("tools"), assistant_turns)
         for k, passage in enumerate(found):
             yield Piece(name if len(found) == 1 else f"{name}.{k}", *passage)
+
+
+def _raw(tokenizer: Any, piece: Piece, encoding: Any, endings: Endings) -> tuple[list[int], list[int]]:
+    """Token ids and labels of plain text, which EOS closes; it is trained where the text's end is."""
+    ids = encoding.ids
+    labels = ids if piece.spans is None else [IGNORED] * len(ids)
+    for start, end in piece.spans or ():
+        said = _said(encoding, start, end)
+        labels[said] = ids[said]
+    if ids and ids[-1] in endings.stops:
+        return ids, labels
+    closed = piece.spans is None or piece.spans[-1][1] == len(piece.text)
+    return [*ids, tokenizer.eos_token_id], [*labels, tokenizer.eos_token_id if closed else IGNORED]
 
 
 def _mask(labels: list[int], offsets: list[tuple[int, int]], start: int, end: int) -> None:
@@ -249,14 +265,17 @@ def tokenise(
         stops, assistant_turns, train_thoughts: as in `sft_tokens`; pairs and labelled answers are always trained whole.
 
     Returns:
-        The rows (`input_ids`, `labels`, or `prompt_ids` with `chosen_ids` and `rejected_ids`, or with `completion_ids`
-        and `label`; always `id` and `length`), and the counts of rows, of trained and all tokens, of cut and of dropped rows, of
-        unknown tokens and of those that hold less than a character, with the `lengths` of all rows before they were cut.
+        The rows (`input_ids`, `labels`, or `prompt_ids` with `chosen_ids` and `rejected_ids`, with `completion_ids` and `label`, or
+        alone, of which nothing is trained; always `id` and `length`), and the counts of rows, of trained and all tokens, of cut and
+        of dropped rows, of unknown tokens and of those that hold less than a character, with the `lengths` of all rows before they
+        were cut.
     """
     if shape == "preference":
         encode = _preference(tokenizer, rows, max_length, stops)
     elif shape == "unpaired_preference":
         encode = _unpaired(tokenizer, rows, max_length, stops)
+    elif shape == "prompts":
+        encode = _prompts(tokenizer, rows, max_length)
     else:
         encode = _sft(_training_rows(tokenizer, rows, stops, assistant_turns, train_thoughts), max_length)
     counts = {"rows": 0, "tokens": 0, "trained_tokens": 0, "cut": 0, "dropped": 0, "unknown": 0, "fallback": 0}
@@ -271,7 +290,7 @@ def tokenise(
             continue
         counts["rows"] += 1
         counts["tokens"] += encoded["length"]
-        counts["trained_tokens"] += trained
+        counts["trained_tokens"] += trained if shape != "prompts" else 0
         kept.append(encoded)
     ids = np.fromiter(chain.from_iterable(row[key] for row in kept for key in row if key.endswith("_ids")), np.int32)
     counts["unknown"] = int((ids == tokenizer.unk_token_id).sum()) if tokenizer.unk_token_id is not None else 0
@@ -329,12 +348,20 @@ def _unpaired(tokenizer: Any, rows: list[Row], limit: int, stops: Sequence[int])
         yield {"id": row["id"], "length": len(prompt) + len(kept), **encoded}, len(kept), len(prompt) + len(completion)
 
 
+def _prompts(tokenizer: Any, rows: list[Row], limit: int) -> Iterator[tuple[Row, int, int]]:
+    """A prompt is never cut; one that leaves no room for an answer is left out."""
+    for row in rows:
+        ids = prompt_tokens(tokenizer, row["prompt"], row.get("tools"))
+        yield {"id": row["id"], "length": len(ids), "prompt_ids": ids}, max(0, limit - len(ids)), len(ids)
+
+
 def questions(tokenizer: Any, rows: list[Row]) -> list[Row]:
-    """What a model is asked, from rows that end in an answer: `id`, `prompt_ids` and `reference` (text)."""
+    """What a model is asked: `id`, `prompt_ids` and `reference`, the row's answer as text; None where it has none."""
     asked = []
     for row in rows:
         turns = prompt_turns(row)
-        reference = (row["messages"] if "messages" in row else row["chosen"])[-1]["content"]
+        answer = row["messages"] if "messages" in row else row.get("chosen")
+        reference = answer[-1]["content"] if answer else None
         if turns:  # a conversation may open with the assistant
             ids = prompt_tokens(tokenizer, turns, row.get("tools"))
             asked.append({"id": row.get("id"), "prompt_ids": ids, "reference": reference})

@@ -20,18 +20,32 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import torch
 from transformers import TrainerCallback, set_seed
 from transformers.utils import is_flash_attn_2_available, is_liger_kernel_available
 
-from posttrain import attempts, checkpoints, early_stopping, held_out, keeping, methods, models, positions, tracking
-from posttrain.config import PROMPT_LEARNING, shape_refusal
+from posttrain import (
+    attempts,
+    checkpoints,
+    early_stopping,
+    first_weights,
+    held_out,
+    keeping,
+    methods,
+    models,
+    neftune,
+    parameter_patterns,
+    positions,
+    trackers,
+    tracking,
+)
+from posttrain.config import ON_POLICY, PROMPT_LEARNING, shape_refusal
 from posttrain.errors import UserError
 from posttrain.head import add_compact_head
 from posttrain.inspection import first_line
 from posttrain.low_rank import add_low_rank
+from posttrain.row_order import EvenWeights, row_order
 from posttrain.rows import read
 from posttrain.stage import (
     end_at_once,
@@ -46,42 +60,20 @@ from posttrain.stage import (
     write_json,
 )
 from posttrain.tokens import questions
+from posttrain.warm_up import WarmUp
 
 # Reported for each step, under TRL's names.
 REPORTED = (
     "loss learning_rate grad_norm mean_token_accuracy num_tokens rewards/accuracies rewards/margins "
     "rewards/chosen rewards/rejected logps/chosen logps/rejected accuracy margin nll_loss log_odds_chosen "
     "reward reward_std score kl kl_coefficient entropy policy_loss value_loss clip_fraction answer_length "
-    "completions/mean_length"
+    "completions/mean_length completions/clipped_ratio clip_ratio/region_mean cispo_clip_ratio"
 ).split()
 # What transformers measures of its own measurement.
 OF_MEASURING = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "eval_model_preparation_time")
 
 
 # ---- from the spec to TRL
-
-
-def row_order(lengths: list[int], batch_size: int, epochs: float, max_steps: int | None, seed: int) -> list[int]:
-    """The rows in the order in which they are trained on, all epochs in one list.
-
-    Each epoch is a permutation of its own. Its neighbours are sorted by length and cut into batches, which saves padding,
-    and the batches are shuffled; neighbours are a quarter of the rows, but no fewer than 8 batches and no more than 50.
-    Nothing here depends on the state of a random generator, so a resumed run sees the same rows.
-    """
-    n = len(lengths)
-    total = max_steps * batch_size if max_steps else max(1, round(n * epochs))
-    passes = math.ceil(total / n)
-    size = batch_size * min(max(8, n // (4 * batch_size)), 50)
-    order = []
-    for epoch in range(passes):
-        chance = np.random.default_rng([seed, epoch])
-        rows = chance.permutation(n)[: total - len(order)].tolist()
-        for start in range(0, len(rows), size):
-            window = sorted(rows[start : start + size], key=lambda row: lengths[row])
-            batches = [window[i : i + batch_size] for i in range(0, len(window), batch_size)]
-            tail = batches.pop() if len(batches[-1]) < batch_size else []
-            order += [row for i in chance.permutation(len(batches)) for row in batches[i]] + tail
-    return order
 
 
 def read_columns(file: Path, columns: tuple[str, ...]) -> list[list]:
@@ -197,10 +189,12 @@ def kernels(spec: dict) -> dict[str, bool]:
     """What makes SFT on a GPU faster with the same results, by what is installed; `trainer_args` has the last word.
 
     Only Flash Attention keeps rows apart that lie in one sequence, so only with it are they laid end to end without padding.
+    Liger replaces the forward pass of the feed-forward block, which `adapter` has wrapped in a layer of its own.
     """
     if not torch.cuda.is_available() or spec["objective"] != "sft":
         return {}
-    return {"padding_free": flash(spec), "use_liger_kernel": is_liger_kernel_available()}
+    liger = is_liger_kernel_available() and spec["method"] != "adapter"
+    return {"padding_free": flash(spec), "use_liger_kernel": liger}
 
 
 def warmup_share(share: float) -> float:
@@ -359,12 +353,14 @@ class Watch(TrainerCallback):
             return
         self._check(state, logs, model, control.should_save or self.ended)
         now = time.monotonic()
-        speed = (logs.get("num_tokens", 0) - self.tokens) / (now - self.stepped) if self.tokens else None
-        self.tokens, self.stepped = logs.get("num_tokens", 0), now
+        speed = None
+        if "num_tokens" in logs:  # of several steps on the same answers, only the first has it
+            speed = (logs["num_tokens"] - self.tokens) / (now - self.stepped) if self.tokens else None
+            self.tokens, self.stepped = logs["num_tokens"], now
         state.log_history[-1] |= {
             "tokens_per_second": speed and round(speed, 1),
             "memory_gib": memory_gib(),
-            "seconds": round(self.before + now - self.began, 2),
+            "seconds": round(self.before + now - self.began, 4),
             "cpu_percent": psutil.cpu_percent(),
             "gpu_percent": gpu_percent(),
         }
@@ -385,12 +381,16 @@ def is_finite(model: Any) -> bool:
 
 
 def rows_of_step(trainer: Any, dataset: str, step: int) -> list[str]:
-    """Where the rows of an optimiser step come from, file and line; nothing where the trainer has packed them."""
+    """Where the rows of an optimiser step come from, file and line; nothing where nobody knows."""
     rows, args = trainer.train_dataset, trainer.args
     if "id" not in rows.column_names:
         return []
-    size = args.per_device_train_batch_size * args.gradient_accumulation_steps // getattr(args, "num_generations", 1)
+    size = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    if hasattr(args, "steps_per_generation"):  # several steps may share a rollout, and several answers a prompt
+        step = -(-step * args.gradient_accumulation_steps // args.steps_per_generation)
+        size = args.generation_batch_size // args.num_generations
     ids = rows[(step - 1) * size : step * size]["id"]
+    ids = [name for one in ids for name in ([one] if isinstance(one, str) else one)]  # several where they are packed
     file = Path(f"results/data/{dataset}/train.parquet")
     places = dict(zip(*read_columns(file, ("id", "place")), strict=True)) if file.exists() else {}
     return [places.get(name, name) for name in ids]
@@ -517,14 +517,22 @@ def _train(build: Callable[[dict], Any], options: Namespace, folder: Path, spec:
     with refusals(name):
         trainer = build(spec)
     model = trainer.model.policy if spec["objective"] == "ppo" else trainer.model  # what is saved
+    first_weights.put(trainer, options.parent, folder, spec)
+    causal = model.get_base_model() if spec["method"] != "full" else model
     if can_be_compact(spec):
-        add_compact_head(model.get_base_model() if spec["method"] != "full" else model)
+        add_compact_head(causal)
+    if spec.get("neftune"):
+        neftune.add(causal, spec["neftune"])
     for parameter in trainer.model.parameters():
         if parameter.requires_grad:  # TRL makes an adapter on 4 bits bf16, which a resumed training would not be
             parameter.data = parameter.data.float()
     if spec["method"] == "lora":
         multiplied_in = torch.bfloat16 if models.precision(spec["precision"]) == "bf16" else None
         add_low_rank(model, multiplied_in if can_be_compact(spec) else None)
+    try:
+        parameter_patterns.control(trainer, spec)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
     trained, total = trainable(model)
     say(
         f"{name}: {spec['objective']}, {spec['method']}: {trained:,} of {total:,} parameters are trained ({trained / total:.2%})"
@@ -534,12 +542,18 @@ def _train(build: Callable[[dict], Any], options: Namespace, folder: Path, spec:
         trainer.add_callback(methods.KEEPERS[spec["method"]](model, checkpoint))
     if spec.get("lora_plus"):
         trainer.optimizer = lora_plus(trainer, spec["lora_plus"])
+    trainer.add_callback(WarmUp())
+    if spec["objective"] not in ON_POLICY:  # whose losses are means over answers that are not sorted by length
+        rows = trainer.train_dataset
+        amounts = rows["trained"][:] if "trained" in rows.column_names else [1] * len(rows)
+        trainer.add_callback(EvenWeights(amounts, spec["batch_size"]))
     watch = Watch(name, folder, partial(rows_of_step, trainer, spec["data"]["name"]))
     trainer.add_callback(watch)
     measuring = held_out.begin(spec, options, trainer, folder, partial(save_trained, model, spec), watch.end)
     if checkpoint:
         say(f"{name}: goes on from {checkpoint.name}")
         _count_on(trainer, checkpoint)
+    trackers.add(trainer, name, folder)
     start = time.monotonic()
     with _tracked(trainer, name, options, folder) as mlflow_run_id:
         try:

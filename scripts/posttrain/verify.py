@@ -259,6 +259,8 @@ def _settings(spec: Path) -> dict[str, Any] | None:
 
 def _folder(folder: Path, name: str, recorded: dict[str, str]) -> list[str]:
     """What is wrong with a folder that has the recorded files and no others."""
+    if recorded and not (folder / name).exists():
+        return [f"{name}/ is gone"]
     files = {str(path.relative_to(folder / name)) for path in visible_files(folder / name)}
     more = sorted(files - recorded.keys())
     wrong = _files(folder, {f"{name}/{file}": digest for file, digest in recorded.items()})

@@ -45,6 +45,9 @@ REASONS = {
 }
 
 
+MODELS = ("trained", "merged", "model")  # folders of a run
+
+
 class Job(NamedTuple):
     """A job that Snakemake would run."""
 
@@ -82,6 +85,26 @@ def why(project: Project, target: str, configfile: Path | None) -> list[Change]:
     """
     file = target if target.startswith("results/") else f"results/{target}/eval.json"
     return explain(project, planned(file, configfile))
+
+
+def gone(project: Project, target: str) -> list[str]:
+    """Folders that were built and are not there any more, of a target and all that it is made from.
+
+    Snakemake does not miss them, as long as nothing that it is asked for reads them.
+    """
+    name = target.removeprefix("results/").split("/")[0]
+    if name in RESERVED:
+        return []
+    lost = []
+    for model in project.parents_first([name]):
+        base = model in project.config.bases
+        folder = Path("results/bases") / model if base else Path("results") / model
+        built = (folder / ("base.json" if base else "provenance.json")).exists()
+        lost += [folder / part for part in (["model"] if base else MODELS) if built and not (folder / part).exists()]
+    return [
+        f"{folder} is gone, and nothing here reads it; to build it again: {project.command(str(folder))}"
+        for folder in lost
+    ]
 
 
 def planned(target: str, configfile: Path | None) -> list[Job]:

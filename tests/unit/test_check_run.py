@@ -73,7 +73,7 @@ def check(options: dict, **context) -> None:
 def test_an_evaluation_that_cannot_be_is_refused_before_training(prepared):
     options = prepared()
     suites = {"quiz": {"kind": "tasks", "chat": None}, "liked": {"kind": "reward", "by": {"name": "judge"}}}
-    stage.write_json(Path("evaluation.json"), {"max_length": 64, "suites": suites})
+    stage.write_json(Path("evaluation.json"), {"max_length": 64, "limit": 100, "data": [], "suites": suites})
     check(options | {"--evaluation": "evaluation.json"})
     Path("results/bases/other").mkdir(parents=True)
     shutil.copytree(options["--parent"], "results/bases/other/model")

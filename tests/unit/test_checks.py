@@ -522,12 +522,11 @@ def test_thoughts_of_earlier_turns_may_be_dropped(look, own_tokenizer):
     "arguments, model_type, message",
     [
         ({"packing": True}, "llama", None),
-        ({"packing": True, "packing_strategy": "wrapped"}, "llama", "wrapped lets neighbouring rows see each other"),
         ({"packing": True}, "mamba", "models of the type mamba have no attention for packed rows"),
     ],
 )
 def test_packing_needs_attention_that_knows_the_rows(look, arguments, model_type, message):
-    run = look(run={"trainer_args": arguments})
+    run = look(run=arguments)
     found = checks.packing(replace(run, model=run.model._replace(config={"model_type": model_type})))
     assert message in found.message if message else found is None
 
@@ -622,7 +621,7 @@ def test_licences_are_read_of_every_part(look):
 
 # ---- what the evaluation will need
 
-EVALUATION = {"max_length": 1024, "max_new_tokens": 20, "suites": {}}
+EVALUATION = {"max_length": 1024, "max_new_tokens": 20, "limit": 100, "data": [], "suites": {}}
 LEARNT = {"transformer.wpe.weight": (128, 32)}
 
 
@@ -688,3 +687,99 @@ def test_prompts_without_room_for_an_answer_are_told_of(look):
     found = foreseen(run, suites, config={"max_position_embeddings": longest})
     assert found.severity == "warning"
     assert f"context of {longest}, and 1 leave none" in found.message
+
+
+# ---- the rows that it measures
+
+
+def told(run, measured: dict, suites: dict | None = None, limit: int = 100):
+    """What is said of an evaluation on datasets with these data.json."""
+    data = [{"name": name} for name in measured]
+    evaluation = EVALUATION | {"data": data, "limit": limit, "suites": suites or {}}
+    run = replace(run, evaluation=evaluation, measured=measured)
+    return checks.held_out(run), checks.evaluation(run)
+
+
+def holding(rows: int, shape: str = "messages") -> dict:
+    return {"shape": shape, "validation": rows}
+
+
+def test_what_few_held_out_rows_show_is_said_before_training(look):
+    run = look()
+    assert checks.held_out(run).severity == "skipped"
+    assert told(run, {"chats": holding(100)}) == (None, None)
+    few, _ = told(run, {"chats": holding(12)})
+    assert few.severity == "warning"
+    assert few.message == (
+        "chats holds 12 rows out, which show a difference in accuracy of 57.8 points or more between two models; write a larger "
+        "`validation:` under it, or more rows"
+    )
+    assert "chats holds 5 rows out, too few to show any difference" in told(run, {"chats": holding(5)})[0].message
+    cut, _ = told(run, {"chats": holding(500)}, limit=12)
+    assert "evaluation.limit measures 12 of the 500 held-out rows of chats, which show" in cut.message
+
+
+def test_datasets_of_which_nothing_is_measured_are_told_of(look):
+    found, _ = told(look(), {"none": holding(0), "labelled": holding(50, "unpaired_preference"), "chats": holding(100)})
+    first, second = found.message.split("; write a `validation:` above 0 under it; ")
+    assert first == "none holds no rows out, so nothing is measured on it"
+    assert second.startswith(
+        "nothing is measured on labelled, whose rows are unpaired_preference; name a dataset of text or"
+    )
+    judge = look([PAIR], "preference", run={"objective": "reward"})
+    assert "whose rows are messages; name a dataset of preference" in told(judge, {"chats": holding(50)})[0].message
+
+
+def test_suites_that_their_rows_cannot_answer_are_errors(look):
+    def suite(kind, **keys):
+        return {"s": {"kind": kind, "data": {"name": "d"}, "limit": 9} | keys}
+
+    for kind, shape, rows, sentence in (
+        (
+            "preference",
+            "messages",
+            50,
+            "evaluation.suites.s.data: preference needs rows of shape preference, and d is messages",
+        ),
+        ("perplexity", "preference", 50, "needs rows of shape text or messages, and d is preference"),
+        ("generation", "text", 50, "generation needs rows of shape messages or preference, and d is text"),
+        ("generation", "messages", 0, "evaluation.suites.s.data: d holds no rows out"),
+    ):
+        found = told(look(), {"d": holding(rows, shape)}, suite(kind))[1]
+        assert found.severity == "error"
+        assert sentence in found.message
+    shots = suite("generation", shots=3, max_new_tokens=9)
+    assert told(look(), {"d": holding(50) | {"shots": 3}}, shots)[1] is None
+    found = told(look(), {"d": holding(50) | {"shots": 2}}, shots)[1]
+    assert "shots is 3, and d has 2 training rows of one question and one answer" in found.message
+
+
+# ---- the system prompt
+
+DEFAULT = "{% if messages[0].role != 'system' %}<|im_start|>system\nI am Tiny, made by Nobody.<|im_end|>\n{% endif %}"
+
+
+def test_a_system_prompt_of_the_templates_own_is_told_of(look, own_tokenizer):
+    run = replace(look(), tokenizer=own_tokenizer)
+    assert checks.system_prompt(run) is None
+    own_tokenizer.chat_template = DEFAULT + own_tokenizer.chat_template
+    found = checks.system_prompt(run)
+    assert found.severity == "warning"
+    assert found.message.startswith(
+        "4 (100 %) of the sampled rows have no system prompt, and the base's chat template writes"
+    )
+    assert "'I am Tiny, made by Nobody.'; write `system:` under the dataset" in found.message
+    mixed = replace(run, data=run.data | {"format": "mix"})
+    assert "under each dataset of the mixture" in checks.system_prompt(mixed).message
+    given = [row | {"messages": [{"role": "system", "content": "Be kind."}, *row["messages"]]} for row in run.sample]
+    assert checks.system_prompt(replace(run, sample=given)) is None
+
+
+def test_near_rows_that_are_kept_are_told_of_where_they_are_many(look):
+    run = look()
+    near = {"similarity": 0.8, "rows": 2, "same_answer": 1, "left_out": False, "examples": []}
+    found = checks.repeated_rows(replace(run, data=run.data | {"near": near}))
+    assert found.severity == "warning"
+    assert "1 (25 %) of the data's rows are 80% like an earlier one" in found.message
+    assert "write near_duplicates: 0.8 under the dataset" in found.message
+    assert checks.repeated_rows(replace(run, data=run.data | {"near": near | {"same_answer": 0}})) is None

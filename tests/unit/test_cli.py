@@ -13,7 +13,7 @@ import yaml
 from evaluate_model import write_examples
 from posttrain import cli
 from posttrain.errors import UserError
-from posttrain.stage import write_json
+from posttrain.stage import READ_LAST, write_json
 
 SCRIPTS = Path(cli.__file__).resolve().parents[1]
 
@@ -66,7 +66,7 @@ exact_match                 25% [12%, 40%]        25% [10%, 40%]
 preference_margin_accuracy  -                     100% [90%, 100%]
 
 sft against tiny: better: perplexity; no evidence of a difference: exact_match
-  (n = 48 could have shown 25 points)
+  (48 examples could have shown 25 points)
 
 question   What is 1 + 1?
 reference  It is two.
@@ -94,14 +94,38 @@ def test_models_are_the_rows_where_they_are_more_than_the_metrics(evaluated):
 def test_no_evidence_says_what_could_have_been_shown_and_n_where_it_changes(evaluated):
     few = {"value": 0.5, "low": 0.0, "high": 1.0, "n": 4}
     metrics = {"perplexity": metric(10, 9, 11), "preference_accuracy": metric(0.5, 0, 1)}
-    metrics |= {"exact_match": metric(0, 0, 0) | {"n": 9}, "format_followed": few}
+    metrics |= {"exact_match": metric(0, 0, 0) | {"n": 90, "clusters": 12}, "format_followed": few}
     against = {"perplexity": unclear(0.0137), "preference_accuracy": unclear(0.366)}
     write("dpo", metrics, {"sft": against | {"exact_match": unclear(0.7), "format_followed": unclear(None)}}, None)
     said = cli.table(["dpo"]).split("\n\n")[1].split()
     assert " ".join(said) == (
-        "dpo against sft: no evidence of a difference: perplexity (n = 48 could have shown 0.014), "
-        "preference_accuracy (37 points), exact_match (n = 9 could have shown 70 points), format_followed (n = 4 is too few)"
+        "dpo against sft: no evidence of a difference: perplexity (48 examples could have shown 0.014), "
+        "preference_accuracy (37 points), exact_match (90 examples of 12 prompts could have shown 70 points); too few examples to "
+        "compare: format_followed (4 examples)"
     )
+
+
+def test_a_metric_that_is_the_same_in_every_example_could_not_have_shown_a_difference_of_nothing(evaluated):
+    write("dpo", {"x/rougeL": metric(0, 0, 0)}, {"sft": {"x/rougeL": unclear(0.0)}}, None)
+    assert "x/rougeL (the same in every example)" in " ".join(cli.table(["dpo"]).split())
+
+
+@pytest.mark.parametrize(("severity", "result", "check", "touches"), [
+    ("error", "allowed", "overlap", True), ("warning", "allowed", "overlap", False), ("error", "allowed", "licence", False),
+    ("warning", "warning", "overlap", False),
+])  # fmt: skip
+def test_a_check_that_was_overruled_stands_beside_the_verdicts_of_the_run_and_of_its_children(
+    evaluated, severity, result, check, touches
+):
+    found = {"name": check, "severity": severity, "result": result, "message": "50 % of the held-out rows"}
+    write_json(Path("results/sft/preflight.json"), {"checks": [found]})
+    write_json(Path("results/sft/spec.json"), {"from": {"name": "tiny"}})
+    write_json(Path("results/dpo/spec.json"), {"from": {"name": "sft"}})
+    write("dpo", {"perplexity": metric(9, 8, 10)}, {"tiny": {"perplexity": unclear(0.1)}}, None)
+    text = " ".join(cli.table(["tiny", "sft", "dpo"]).split())
+    beside = " (overruled: overlap)" if touches else ""
+    assert f"sft against tiny{beside}: better: perplexity" in text
+    assert f"dpo against tiny{beside}: no evidence" in text
 
 
 def test_many_metrics_without_evidence_are_counted(evaluated):
@@ -166,10 +190,31 @@ def test_the_command_prints_the_table(evaluated):
     assert done.stdout.strip() == TABLE.strip()
 
 
-def test_a_mistake_at_the_command_is_one_line_and_exit_status_1(in_folder):
+def test_a_mistake_at_the_command_is_one_line_and_exit_status_1(project_file):
     done = command("table", "dpo")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "posttrain: dpo is not evaluated yet; run: snakemake --cores 1 results/dpo/eval.json\n"
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["nope"], "config/config.yaml: there is no base or run 'nope'; valid are base, dpo, follow, full, sft"),
+        (["dop"], "there is no base or run 'dop'; did you mean 'dpo'?"),
+        (["sft", "dpo,rnak=3"], "results/dpo,rnak=3: a run has no key 'rnak'; did you mean 'rank'?"),
+        (["dpo,seed=42"], "dpo,seed=42 is not evaluated yet; run: snakemake --cores 1 results/dpo/eval.json"),
+    ],
+)
+def test_a_name_without_results_is_looked_up_in_the_configuration(evaluated, project_file, monkeypatch, names, said):
+    monkeypatch.setattr(sys, "argv", ["posttrain", "table", *names])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert said in str(end.value)
+
+
+def test_another_name_of_a_model_shows_its_results(evaluated, project_file, monkeypatch, capsys):
+    assert run(monkeypatch, "table", "results/sft,seed=42/eval.json") == 0
+    assert "10.00 [9.00, 11.00]" in capsys.readouterr().out
 
 
 # ---- the subcommands that read the configuration
@@ -214,6 +259,27 @@ def test_another_configuration_is_named(project_file, monkeypatch, capsys):
     assert run(monkeypatch, "verify", "smollm2") == 0  # the repository's own, where the folder has none
 
 
+def test_the_configuration_of_the_last_command_is_read(project_file, monkeypatch, capsys, configuration):
+    Path("shop.yaml").write_text(
+        yaml.safe_dump(configuration({"runs.own": {"from": "base", "objective": "sft", "data": "chats"}}))
+    )
+    READ_LAST.parent.mkdir()
+    READ_LAST.write_text("shop.yaml\n")
+    assert run(monkeypatch, "verify", "own") == 0
+    said = capsys.readouterr()
+    assert (
+        said.err
+        == "posttrain: reads shop.yaml, as the last snakemake command here did; --configfile FILE names another\n"
+    )
+    assert run(monkeypatch, "verify", "own", "--configfile", "config/config.yaml") == 1
+    Path("shop.yaml").unlink()
+    assert run(monkeypatch, "verify", "sft") == 0
+    READ_LAST.write_text("config/config.yaml\n")
+    capsys.readouterr()
+    assert run(monkeypatch, "verify", "sft") == 0
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [("a: [", "it cannot be read"), ("- a", "it has no keys"), (None, "it cannot be read"), ("runs: {x: 1}", "runs.x")],
@@ -234,6 +300,14 @@ def test_why_says_nothing_or_the_causes(project_file, monkeypatch, capsys):
     monkeypatch.setattr(why, "planned", lambda *_: [])
     assert run(monkeypatch, "why", "sft") == 0
     assert capsys.readouterr().out == "nothing: sft is up to date\n"
+    write_json(Path("results/sft/provenance.json"), {})
+    for name in ("trained", "merged"):
+        Path(f"results/sft/{name}").mkdir()
+    assert run(monkeypatch, "why", "sft") == 0
+    assert capsys.readouterr().out == (
+        "nothing: sft is up to date\n"
+        "results/sft/model is gone, and nothing here reads it; to build it again: snakemake --cores 1 results/sft/model\n"
+    )
 
 
 def test_rebuild_check_and_send_mlflow_refuse_what_is_not_built(project_file, monkeypatch):

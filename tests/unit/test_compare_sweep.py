@@ -5,11 +5,14 @@ from argparse import Namespace
 from collections import defaultdict
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import compare_sweep
 import plot_loss
-from posttrain.examples import columns, measured
+from posttrain import sweep_figures, work
+from posttrain.examples import clusters, columns, measured
 from posttrain.stage import write_json
 from posttrain.statistics import METRICS, summary
 from posttrain.sweeps import Sweep, settings
@@ -17,12 +20,11 @@ from posttrain.sweeps import Sweep, settings
 PNG = b"\x89PNG"
 
 
-def write(name: str, right: int, loss: float = 2.0, seconds: float = 60.0, parent: str = "sft", **more) -> None:
-    """A point that got the first so many of 20 questions right, with more columns."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    log_prob = [-(loss + i % 4 / 10) * 10 for i in range(20)]
+def write(
+    name: str, right: int, loss: float = 2.0, tokens: float = 60.0, parent: str = "sft", n: int = 20, **more
+) -> None:
+    """A point that got the first so many of n questions right, with more columns, trained on so many million tokens."""
+    log_prob = [-(loss + i % 4 / 10) * 10 for i in range(n)]
     rows = [
         {
             "suite": "",
@@ -32,16 +34,19 @@ def write(name: str, right: int, loss: float = 2.0, seconds: float = 60.0, paren
             "tokens": 10.0,
             "exact_match": i < right,
         }
-        for i in range(20)
+        for i in range(n)
     ]
     rows = [row | {"exact_match": float(row["exact_match"])} | more for row in rows]
     folder = Path(f"results/{name}")
     (folder / "eval").mkdir(parents=True)
     pq.write_table(pa.Table.from_pylist(rows), folder / "eval/examples.parquet")
-    found = {metric: summary(how, columns(how, having)) for metric, how, having in measured(rows)}
+    found = {metric: summary(how, columns(how, having), clusters(having)) for metric, how, having in measured(rows)}
     write_json(folder / "eval.json", {"metrics": found})
-    write_json(folder / "train.json", {"seconds": seconds, "memory_gib": 1.5})
-    write_json(folder / "spec.json", {"from": {"name": parent}})
+    train = {"seconds": 60.0, "memory_gib": 1.5, "steps": 10, "parameters": 1000, "trainable_parameters": 500}
+    write_json(folder / "train.json", train)
+    lines = [{"step": 1, "loss": 1.0, "num_tokens": 1e6}, {"step": 2, "loss": 1.0, "num_tokens": tokens * 1e6}]
+    (folder / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_json(folder / "spec.json", {"from": {"name": parent}, "batch_size": 8})
 
 
 def compare(points: list) -> Path:
@@ -49,6 +54,11 @@ def compare(points: list) -> Path:
     folder = Path("results/sweeps/s")
     compare_sweep.main(Namespace(points=json.dumps(points), output=folder))
     return folder
+
+
+def html(points: list) -> str:
+    """The page, without its figures."""
+    return compare_sweep.html(compare_sweep.read("s", points), defaultdict(str), [])
 
 
 def table(points: list) -> list[dict[str, str]]:
@@ -62,13 +72,34 @@ RANKS = [["dpo,rank=4", {"rank": 4}], ["dpo", {"rank": 16}]]
 
 
 def test_a_sweep_is_one_line_a_setting_with_its_overrides_costs_and_verdicts(in_folder):
-    write("dpo,rank=4", right=2, seconds=50)
-    write("dpo", right=18, seconds=80)
+    write("dpo,rank=4", right=2, tokens=50)
+    write("dpo", right=18, tokens=80)
     first, second = table(RANKS)
-    parts = ("", "_low", "_high", "_sd", "_difference", "_difference_low", "_difference_high", "_p", "_verdict")
+    parts = (
+        "",
+        "_low",
+        "_high",
+        "_n",
+        "_clusters",
+        "_sd",
+        "_difference",
+        "_difference_low",
+        "_difference_high",
+        "_p",
+        "_verdict",
+    )
     metrics = ("perplexity", "exact_match")
-    assert list(first) == ["runs", "rank", "seconds", "memory_gib", *(f"{m}{part}" for m in metrics for part in parts)]
-    assert list(first.values())[:4] == ["dpo,rank=4", "4", "50", "1.5"]
+    costs = ["work", "work_unit", "seconds", "memory_gib", "overruled"]
+    assert list(first) == ["runs", "rank", *costs, *(f"{m}{part}" for m in metrics for part in parts)]
+    assert list(first.values())[:7] == [
+        "dpo,rank=4",
+        "4",
+        "2.5e+11",
+        "FLOP",
+        "60",
+        "1.5",
+        "",
+    ]  # 50e6 x (4 x 1000 + 2 x 500)
     assert [first[f"exact_match{part}"] for part in ("", "_sd", "_p", "_verdict")] == ["0.1", "", "", ""]
     assert [second[f"exact_match{part}"] for part in ("", "_difference", "_verdict")] == ["0.9", "0.8", "better"]
     assert float(second["exact_match_p"]) == pytest.approx(2 * 2 / 2**16, rel=1e-4)  # the smaller of two
@@ -78,10 +109,10 @@ def test_a_sweep_is_one_line_a_setting_with_its_overrides_costs_and_verdicts(in_
 def test_trainings_of_one_setting_are_one_line_with_their_spread(in_folder):
     points = [[f"dpo,rank={r},seed={s}", {"rank": r, "seed": s}] for r in (4, 8) for s in (1, 2)]
     for name, overrides in points:
-        write(name, right=10, loss=1.5 + 0.01 * overrides["seed"], seconds=50 + 2 * overrides["seed"])
+        write(name, right=10, loss=1.5 + 0.01 * overrides["seed"], tokens=50 + 2 * overrides["seed"])
     first, _ = table(points)
     assert first["runs"] == "dpo,rank=4,seed=1 dpo,rank=4,seed=2"
-    assert (first["seconds"], "seed" in first) == ("53", False)
+    assert (first["work"], "seed" in first) == ("2.65e+11", False)
     assert float(first["perplexity_sd"]) > 0 and first["exact_match_sd"] == "0"
 
 
@@ -103,7 +134,7 @@ def test_the_margin_is_compared_only_where_the_parent_is_the_same(in_folder):
     _, line = table(RANKS)
     assert (line["preference_margin_accuracy"], line["preference_margin_accuracy_verdict"]) == ("1", "")
     assert line["exact_match_verdict"] == "better"
-    page = compare_sweep.html(compare_sweep.read("s", RANKS), defaultdict(str), [])
+    page = html(RANKS)
     assert page.count("the parents differ, so it is not compared") == 1
 
 
@@ -161,12 +192,64 @@ def test_the_terminal_shows_a_short_table_and_what_it_says(in_folder):
         "",
         "better, worse: than rank=4, corrected for all 2 comparisons (Holm).",
         "",
-        "Take rank 16 (60 s of training, 1.5 GiB): the cheapest of the settings that no other is shown to beat in either metric.",
-        "Every setting takes about as long to train, so the smaller value counts as cheaper.",
+        "Take rank 16 (300 GFLOP of training, 1.5 GiB): the cheapest of the settings that no other is shown to beat in perplexity",
+        "  or exact_match.",
+        "Every setting takes about as much work to train, so the smaller value counts as cheaper.",
         "Each setting was trained once, so the spread between trainings is unknown: add seed: [1, 2, 3] to the sweep.",
         "rank 4 is enough: no evidence that 16 is better in perplexity (the same in every example).",
         "rank 16 is better than 4 in exact_match (by 80 points).",
     ]
+
+
+def test_a_check_that_was_overruled_stands_beside_every_verdict(in_folder):
+    check = {"name": "overlap", "severity": "error", "result": "allowed", "message": "3 rows are in both"}
+    for name, right in (("dpo,rank=4", 2), ("dpo", 18)):
+        write(name, right)
+        write_json(Path(f"results/{name}/preflight.json"), {"checks": [check]})
+    text = compare_sweep.printed(compare_sweep.read("rank", RANKS), 140)
+    assert "90% better (overruled: overlap)" in text
+    assert "The check overlap was overruled for dpo,rank=4, dpo: 3 rows are in both." in text
+    page = html(RANKS)
+    assert page.count("overruled: overlap") == 2  # of both metrics
+    assert page.count("The check overlap was overruled for") == 1
+    assert table(RANKS)[1]["overruled"] == "overlap"
+
+
+def test_rows_of_one_prompt_are_compared_together_and_counted(in_folder):
+    for name, right in (("dpo,rank=4", 0), ("dpo", 20)):
+        write(name, right)
+        file = Path(f"results/{name}/eval/examples.parquet")
+        rows = [row | {"prompt_group": str(i // 2)} for i, row in enumerate(pq.read_table(file).to_pylist())]
+        pq.write_table(pa.Table.from_pylist(rows), file)
+        found = {m: summary(how, columns(how, having), clusters(having)) for m, how, having in measured(rows)}
+        write_json(Path(f"results/{name}/eval.json"), {"metrics": found})
+    _, line = table(RANKS)
+    assert (line["exact_match_n"], line["exact_match_clusters"], line["exact_match_verdict"]) == ("20", "10", "better")
+    assert float(line["exact_match_p"]) == pytest.approx(2 * 2 / 2**10, rel=1e-4)
+    page = html(RANKS)
+    assert "20 examples of 10 prompts" in page
+
+
+def test_too_few_examples_say_so_everywhere(in_folder):
+    for name, right in (("dpo,rank=4", 0), ("dpo", 6)):
+        write(name, right, n=6)
+    page = html(RANKS)
+    assert (
+        "No setting is recommended: 6 examples are too few to show a difference in perplexity and exact_match." in page
+    )
+    assert page.count("<span>too few examples</span>") == 2
+    assert table(RANKS)[1]["exact_match_verdict"] == "no evidence"
+
+
+def test_work_is_in_rows_where_a_run_has_not_counted_its_tokens(in_folder):
+    write("a", 1)
+    write("b", 1)
+    Path("results/b/train.jsonl").write_text('{"step": 1, "loss": 1.0}\n')
+    assert work.of_each(["a"]) == ({"a": 60e6 * 5000}, "FLOP")
+    assert work.of_each(["a", "b"]) == ({"a": 80, "b": 80}, "rows")
+    assert [work.amount(3.1234e12, "FLOP"), work.amount(120.4, "FLOP"), work.amount(1200, "rows")] == [
+        "3.12 TFLOP", "120 FLOP", "1,200 rows",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("width", [24, 40, 80])
@@ -191,7 +274,7 @@ def test_the_terminals_table_is_folded_where_it_is_too_wide(in_folder, width):
     ],
 )
 def test_an_axis_is_log_where_ratios_are_even_over_a_decade(numbers, scale):
-    assert compare_sweep.axis_scale(numbers) == scale
+    assert sweep_figures.axis_scale(numbers) == scale
 
 
 LAYOUTS = [
@@ -211,9 +294,9 @@ LAYOUTS = [
 
 @pytest.mark.parametrize(("overrides", "keys", "places"), LAYOUTS)
 def test_numbers_are_an_axis_and_a_second_key_makes_lines(overrides, keys, places):
-    sweep = Sweep("s", settings([(f"run{i}", own) for i, own in enumerate(overrides)]), {}, {}, {}, [], [])
-    assert compare_sweep.layout(sweep) == keys
-    assert compare_sweep.positions(sweep, keys[0]) == places
+    sweep = Sweep("s", settings([(f"run{i}", own) for i, own in enumerate(overrides)]), {}, {}, {}, [], [], [])
+    assert sweep_figures.layout(sweep) == keys
+    assert sweep_figures.positions(sweep, keys[0]) == places
 
 
 def test_grids_and_lists_can_be_drawn(in_folder):
@@ -228,13 +311,13 @@ def test_grids_and_lists_can_be_drawn(in_folder):
 def test_a_value_has_the_digits_that_the_comparisons_can_tell_apart():
     name, values = "perplexity", [{"value": 506.5371}, {"value": 506.5349}]
     row = {"low": -0.003, "high": -0.001}
-    sweep = Sweep("s", [], {name: METRICS[name]}, {name: values}, {(name, 0, 1): row}, [], [])
-    assert compare_sweep.shown(sweep, name, 506.5371) == "506.537"
-    assert compare_sweep.shown(sweep._replace(rows={}), name, 506.5371) == "507"
-    assert compare_sweep.shown(sweep._replace(rows={}), name, -0.4, "+") == "0"
+    sweep = Sweep("s", [], {name: METRICS[name]}, {name: values}, {(name, 0, 1): row}, [], [], [])
+    assert sweep_figures.shown(sweep, name, 506.5371) == "506.537"
+    assert sweep_figures.shown(sweep._replace(rows={}), name, 506.5371) == "507"
+    assert sweep_figures.shown(sweep._replace(rows={}), name, -0.4, "+") == "0"
     tiny = sweep._replace(rows={}, values={name: [{"value": 2.253e-5}]})
-    assert compare_sweep.shown(tiny, name, 2.253e-5) == "2.25e-05"
-    assert compare_sweep.shown(sweep, "exact_match", 0.125) == "12.5%"
+    assert sweep_figures.shown(tiny, name, 2.253e-5) == "2.25e-05"
+    assert sweep_figures.shown(sweep, "exact_match", 0.125) == "12.5%"
 
 
 def test_the_loss_of_a_lineage_is_drawn_with_what_was_held_out(in_folder):

@@ -50,7 +50,7 @@ REFUSED = [
     ({"runs.sft.method": "qlra"}, "runs.sft.method: 'qlra' is not allowed; did you mean 'qlora'?"),
     ({"runs.sft.schedule": "cosin"}, "runs.sft.schedule: 'cosin' is not allowed; did you mean 'cosine'?"),
     ({"runs.sft.data": "a/b"}, "runs.sft.data: 'a/b' does not have the form"),
-    ({"use": "fun"}, "use: 'fun' is not allowed; valid are commercial, research"),
+    ({"use": "fun"}, "use: 'fun' is not allowed; valid are research, commercial"),
     ({"evaluation": {"limit": 0}}, "evaluation.limit: input should be greater than 0, but it is 0"),
     (
         {"tracking": {"checkpoint_seconds": -1}},
@@ -170,13 +170,13 @@ RUNS_REFUSED = [
     # keys that have no effect
     (
         {"objective": "sft", "beta": 0.1},
-        "beta has no effect here; it needs objective: dpo or orpo or kto or grpo or rloo",
+        "beta has no effect here; it needs objective: dpo or orpo or cpo or kto or grpo or rloo",
     ),
     ({"objective": "reward", "beta": 0.1}, "beta has no effect here"),
     ({"objective": "ppo", "reward": RULE, "beta": 0.1}, "beta has no effect here"),
     (
         {"objective": "orpo", "loss_type": "sigmoid"},
-        "loss_type has no effect here; it needs objective: sft or dpo or kto or grpo",
+        "loss_type has no effect here; it needs objective: sft or dpo or kto or cpo or grpo",
     ),
     ({"objective": "kto", "loss_weights": [1]}, "loss_weights has no effect here; it needs objective: dpo"),
     ({"objective": "dpo", "reward": RULE}, "reward has no effect here; it needs objective: grpo or rloo or ppo"),
@@ -302,8 +302,8 @@ RUNS_REFUSED = [
         "peft_args.prefix_projection: PEFT keeps only what the projection gives",
     ),
     (
-        {"method": "prompt", "trainer_args": {"packing": True}},
-        "trainer_args.packing: packed rows see each other under prompt; take it out",
+        {"method": "prompt", "packing": True},
+        "packing has no effect here; it needs method: full or lora or qlora or adalora or adapter or ia3 or oft or vera",
     ),
     (
         {"method": "qlora", "peft_args": {"init_lora_weights": "pissa"}},
@@ -322,8 +322,12 @@ RUNS_REFUSED = [
         {"peft_args": {"init_lora_weights": "pissa_niter_4"}},
         "a fast PiSSA draws at random, so that what is loaded again is not what was trained; write pissa",
     ),
-    ({"peft_args": {"init_lora_weights": "eva"}}, "eva needs a preparation that is not done here; write pissa"),
-    ({"peft_args": {"init_lora_weights": "loftq"}}, "loftq needs a preparation that is not done here"),
+    (
+        {"peft_args": {"init_lora_weights": "corda"}},
+        "corda needs a preparation that is not done here; write eva, or pissa",
+    ),
+    ({"peft_args": {"init_lora_weights": "lora_ga"}}, "lora_ga needs a preparation that is not done here"),
+    ({"peft_args": {"init_lora_weights": "loftq"}}, "loftq makes up for what 4 bits lose; it needs method: qlora"),
 ]
 RUNS_REFUSED_IDS = [f"{values}: {sentence}" for values, sentence in RUNS_REFUSED]
 
@@ -369,11 +373,12 @@ FITS = {
     "sft": "text messages",
     "dpo": "preference",
     "orpo": "preference",
+    "cpo": "preference",
     "reward": "preference",
     "kto": "preference unpaired_preference",
-    "grpo": "messages preference",
-    "rloo": "messages preference",
-    "ppo": "messages preference",
+    "grpo": "messages preference prompts",
+    "rloo": "messages preference prompts",
+    "ppo": "messages preference prompts",
 }
 
 
@@ -467,11 +472,11 @@ def test_every_objective_and_method_has_its_defaults(objective):
             continue  # refused, as its row above says
         learns, moves = config.LEARNING_RATE[method]
         assert settings["learning_rate"] == (learns if objective in ("sft", "reward") else moves)
-        assert settings.get("beta") == {"dpo": 0.1, "kto": 0.1, "orpo": 0.1, "grpo": 0.0, "rloo": 0.05}.get(objective)
+        beta = {"dpo": 0.1, "kto": 0.1, "orpo": 0.1, "cpo": 0.1, "grpo": 0.0, "rloo": 0.05}
+        assert settings.get("beta") == beta.get(objective)
         assert settings.get("rank", 16) == (256 if method == "vera" else 16)
-        assert settings.get("loss_type") == {"sft": "nll", "dpo": "sigmoid", "kto": "kto", "grpo": "dapo"}.get(
-            objective
-        )
+        loss_types = {"sft": "nll", "dpo": "sigmoid", "kto": "kto", "cpo": "sigmoid", "grpo": "dapo"}
+        assert settings.get("loss_type") == loss_types.get(objective)
         assert settings.get("dropout", 0) == (0.05 if objective == "sft" and "dropout" in settings else 0)
         assert settings.get("target_modules", "all-linear") == (None if method == "ia3" else "all-linear")
 
@@ -490,9 +495,7 @@ def test_what_a_runs_own_keys_say_of_pefts_configuration_cannot_be_said_twice(co
     own = config.OWN_PEFT_FIELDS & config.peft_fields(method)
     assert {"task_type", "peft_type"} <= own
     for field in own:
-        with pytest.raises(
-            UserError, match=rf"runs\.own\.peft_args: '{field}' is set by the run's own keys; take it out"
-        ):
+        with pytest.raises(UserError, match=rf"runs\.own\.peft_args: '{field}' is not set here; "):
             Project(configuration({"runs.own": TABLE | {"method": method, "peft_args": {field: 1}}}))
 
 
@@ -503,7 +506,7 @@ def test_what_a_runs_own_keys_say_to_the_trainer_cannot_be_said_twice(configurat
     table = TABLE | {"objective": objective, "data": data} | rewarded
     own = (config.OWN_FIELDS & config.trainer_fields(objective)) - {"loss_type"}
     for field in own | ({"eval_strategy"} if objective not in ("sft", "reward") else set()):
-        with pytest.raises(UserError, match=f"trainer_args: '{field}' is set by the run's own keys; take it out"):
+        with pytest.raises(UserError, match=f"trainer_args: '{field}' is not set here; "):
             Project(configuration({"runs.own": table | {"trainer_args": {field: 1}}}))
     with pytest.raises(
         UserError, match="trainer_args: the trainer has no field 'padding_fred'; did you mean 'padding_free'"
@@ -561,3 +564,12 @@ def test_the_fields_of_a_method_are_read_from_the_installed_peft():
 def test_the_shipped_configurations_are_valid(file):
     repository = Path(__file__).resolve().parents[2]
     assert read(yaml.safe_load((repository / file).read_text()), file).runs
+
+
+def test_a_target_behind_configfile_is_no_configuration(in_folder):
+    with pytest.raises(
+        UserError, match=r"'results/sft/eval\.json' stands behind --configfile, so snakemake reads it as a second"
+    ):
+        config.check_is_no_target(Path("results/sft/eval.json"))
+    config.check_is_no_target(Path("config/results.yaml"))
+    config.check_is_no_target(Path("../other/results/x.yaml"))

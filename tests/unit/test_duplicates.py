@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from posttrain import duplicates
-from posttrain.rows import normalise, recognise
+from posttrain.recognition import recognise
+from posttrain.rows import normalise
 from unit.test_prepare_data import assistant, contents, dropped, image, lines, prepare, read, system, texts, user, write
 
 VOCABULARY = [
@@ -37,6 +38,12 @@ def row(fields: dict) -> dict:
     return normalise(fields, recognise(fields, {})[0], {}, "row")
 
 
+def signatures(rows: list[dict], shared: tuple = ()) -> np.ndarray:
+    """The signatures of normalised rows."""
+    said = duplicates.said(rows)
+    return duplicates.minima(*said[:3], np.array(shared, np.uint32))
+
+
 def kept(*fields: dict, threshold: float | None = 0.8, validation: float = 0.0) -> list[int]:
     """Which of the rows are kept, from 0."""
     write("rows.jsonl", lines(*fields))
@@ -59,9 +66,7 @@ def test_rows_are_equal_by_what_they_say_and_not_by_how_it_is_written(in_folder)
 
 def test_a_repeat_is_of_the_first_of_all_equal_rows():
     ids = np.array([b"a", b"b", b"a", b"c", b"b", b"a"], "V16")
-    original, similarity = duplicates.originals(ids, None, None, None)
-    assert original.tolist() == [-1, -1, 0, -1, 1, 0]
-    assert similarity.tolist() == [1] * 6
+    assert duplicates.equal(ids).tolist() == [-1, -1, 0, -1, 1, 0]
 
 
 # ---- nearly equal rows
@@ -89,7 +94,7 @@ def test_rows_that_are_half_alike_are_kept(in_folder):
 
 
 @pytest.mark.parametrize("kind", ["messages", "preference", "unpaired", "alpaca"])
-def test_an_edited_row_of_any_shape_is_found(in_folder, kind):
+def test_an_edited_row_of_any_shape_is_found_and_one_with_another_answer_is_kept(in_folder, kind):
     def fields(question: str, answer: str) -> dict:
         return {
             "messages": {"messages": [system("Be brief."), user(question), assistant(answer)]},
@@ -101,7 +106,7 @@ def test_an_edited_row_of_any_shape_is_found(in_folder, kind):
     question, answer = words(60, 1), words(60, 2)
     assert kept(
         fields(question, answer), fields(edited(question, 1, 3), answer), fields(question, edited(answer, 1, 4))
-    ) == [0]
+    ) == [0, 2]
 
 
 def test_case_and_signs_make_no_difference(in_folder):
@@ -174,21 +179,91 @@ def test_the_estimate_is_the_jaccard_similarity():
     text = words(400, 1)
     for changes in (2, 10, 30):
         other = edited(text, changes, changes)
-        one, two = duplicates.signatures([row({"text": text}), row({"text": other})])[:, : duplicates.PERMUTATIONS]
+        one, two = signatures([row({"text": text}), row({"text": other})])
         assert (one == two).mean() == pytest.approx(jaccard(text, other), abs=0.13)  # three standard errors
 
 
 def test_a_signature_depends_on_nothing_but_its_row():
     some = [row({"text": words(n, n)}) for n in range(1, 50)] + [row({"text": "?"})]
-    together = duplicates.signatures(some)
-    assert together.shape == (50, duplicates.WIDTH)
-    alone = np.concatenate([duplicates.signatures([one]) for one in some])
+    together = signatures(some)
+    assert together.shape == (50, duplicates.PERMUTATIONS)
+    alone = np.concatenate([signatures([one]) for one in some])
     assert (together == alone).all()
-    assert (together == duplicates.signatures(some[::-1])[::-1]).all()
+    assert (together == signatures(some[::-1])[::-1]).all()
+
+
+def test_what_many_rows_say_does_not_count(tmp_path):
+    """Rows of 100 shared words, system prompt included, and 12 of their own: nothing of the former is left to compare."""
+    rows = [row({"messages": [system(LONG), user(words(12, n)), assistant("Yes.")]}) for n in range(30)]
+    said = duplicates.said(rows)
+    said.triples.tofile(tmp_path / "triples")
+    shared = duplicates.shared_triples(tmp_path / "triples", said.counts, said.words)
+    assert len(shared) == 298 + 1  # the prompt's, and that of the answer's one word with nothing after it
+    one, two = signatures(rows[:2])
+    assert (one == two).mean() > 0.8
+    one, two = signatures(rows[:2], tuple(shared))
+    assert (one == two).mean() < 0.1
+    assert len(duplicates.shared_triples(tmp_path / "triples", said.counts[:10], said.words[:10])) == 0
 
 
 def test_no_rows_have_no_bands():
-    assert duplicates.bands(np.empty((0, duplicates.WIDTH), np.uint16)).shape == (0, duplicates.BANDS)
+    assert duplicates.bands(np.empty((0, duplicates.PERMUTATIONS), np.uint16)).shape == (0, duplicates.BANDS)
+
+
+# ---- rows of one template: reviews, questions, classes under one instruction
+
+INSTRUCTION = words(153, 11)
+CLASSES = ("positive", "negative", "neutral")
+
+
+def reviews(count: int, own: int) -> list[dict]:
+    """Distinct reviews under one system prompt and instruction, in three equal classes."""
+    return [
+        {
+            "messages": [
+                system(LONG),
+                user(f"{INSTRUCTION} Review: {words(own, n)} {n}."),
+                assistant(CLASSES[n % 3]),
+            ]
+        }
+        for n in range(count)
+    ]
+
+
+@pytest.mark.parametrize("threshold", [None, 0.5, 0.8])
+def test_1200_reviews_under_one_instruction_stay_1200(in_folder, threshold):
+    assert kept(*reviews(1200, own=15), threshold=threshold, validation=0.1) == list(range(1200))
+    said = [row["messages"][-1]["content"] for split in ("train", "validation") for row in read(split)]
+    assert [said.count(name) for name in CLASSES] == [400] * 3
+    assert len(read("validation")) == 120
+    assert dropped() == []
+
+
+def test_near_rows_are_counted_and_kept_where_nothing_is_asked(in_folder):
+    question = words(60, 1)
+    rows = [
+        {"prompt": question, "completion": "yes"},
+        {"prompt": edited(question, 1, 2), "completion": "yes"},
+        {"prompt": edited(question, 1, 3), "completion": "no"},
+    ]
+    write("rows.jsonl", lines(*rows, {"prompt": words(60, 4), "completion": "yes"}))
+    data = prepare()
+    assert data["train"] == 4
+    near = data["near"]
+    assert (near["rows"], near["same_answer"], near["left_out"], near["similarity"]) == (2, 1, False, 0.8)
+    assert [example["place"] for example in near["examples"]] == ["rows.jsonl line 2", "rows.jsonl line 3"]
+    assert {example["like"] for example in near["examples"]} == {"rows.jsonl line 1"}
+    data = prepare(near_duplicates=0.8)
+    assert (data["train"], data["dropped"]["near duplicate"], data["near"]["left_out"]) == (3, 1, True)
+
+
+def test_a_row_is_left_out_for_one_that_is_kept():
+    """Each of three rows is near the one before, and the last is not near the first: it goes only where the second stays."""
+    some = [duplicates.Links(np.array(a), np.array(b), np.array(c)) for a, b, c in [([1, 2], [0, 1], [0.9, 0.9])]]
+    found = duplicates.repeats(some[0], np.zeros(3))
+    assert (found.rows.tolist(), found.earlier.tolist()) == ([1], [0])
+    found = duplicates.repeats(some[0], np.array([1, 0, 0]))
+    assert (found.rows.tolist(), found.earlier.tolist()) == ([2], [1])
 
 
 # ---- what is held out

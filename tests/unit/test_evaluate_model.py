@@ -16,7 +16,7 @@ import tokenize_data
 from evaluate_model import add_margins, read_examples, summarise, write_examples
 from posttrain import models, scoring, stage
 from posttrain.errors import UserError
-from posttrain.examples import key
+from posttrain.examples import clusters, key, measured
 from posttrain.rows import normalise
 from posttrain.tokens import tokenise
 
@@ -37,7 +37,7 @@ def test_a_margin_is_against_the_parent_which_comes_first():
     parent = [preference("a", -8, -4), preference("b", -5, -9), preference("c", -5, -4)]
     base = [preference("a", 0, -100), preference("b", 0, -100)]
     add_margins(ours, {"sft": by_id(parent), "base": by_id(base)})
-    assert [row["margin_prefers_chosen"] for row in ours] == [1, 0, 0]
+    assert [row["margin_prefers_chosen"] for row in ours] == [1, 0, 0.5]
     assert [row["margin"] for row in ours] == [3, -5, 0]
     assert all(row["prefers_chosen"] == 0 for row in ours)
 
@@ -65,6 +65,16 @@ def test_a_metric_is_measured_on_the_examples_that_have_it():
     assert (metrics["exact_match"]["value"], metrics["preference_accuracy"]["value"]) == (0.5, 1.0)
 
 
+def test_a_users_metric_is_a_share_only_where_each_is_right_or_wrong():
+    def kind(*values: float) -> tuple[bool, bool]:
+        rows = [chat(str(i), -1.0) | {"accuracy": value, "prefers_chosen": value} for i, value in enumerate(values)]
+        found = {name: metric for name, metric, _ in measured(rows)}
+        return found["accuracy"].share, found["preference_accuracy"].share
+
+    assert kind(0.0, 1.0) == (True, True)
+    assert kind(0.0, 0.5) == (False, True)  # a tie of a preference
+
+
 def test_verdicts_are_on_the_same_examples_whatever_their_order():
     ours = [chat(str(i), -10.0 - i) for i in range(30)]
     worse = [chat(str(i), -11.0 - i) for i in reversed(range(30))]
@@ -74,6 +84,26 @@ def test_verdicts_are_on_the_same_examples_whatever_their_order():
     assert against["same"]["perplexity"] == {
         "difference": 0, "low": 0, "high": 0, "p": 1, "verdict": "no evidence", "detectable": 0,
     }  # fmt: skip
+
+
+def test_rows_of_one_prompt_are_one_cluster_and_the_number_is_said():
+    ours = [chat(str(i), -10.0 - i % 3) | {"prompt_group": str(i // 3)} for i in range(36)]
+    worse = [row | {"log_prob": row["log_prob"] - 1} for row in ours]
+    result = summarise(ours, {"worse": by_id(worse)})
+    assert (result["metrics"]["perplexity"]["n"], result["metrics"]["perplexity"]["clusters"]) == (36, 12)
+    assert result["against"]["worse"]["perplexity"]["verdict"] == "better"
+    few = summarise(ours[:27], {"worse": by_id(worse)})["against"]["worse"]["perplexity"]  # 9 prompts
+    assert (few["verdict"], few["detectable"]) == ("no evidence", None)
+
+
+def test_a_prompt_that_stands_in_two_datasets_is_one():
+    rows = [
+        chat("a", -1) | {"prompt_group": "p"},
+        chat("b", -1) | {"dataset": "other", "prompt_group": "p"},
+        chat("c", -1),
+    ]
+    assert clusters(rows).tolist() == [0, 0, 1]
+    assert clusters([chat("a", -1), chat("b", -1)]) is None
 
 
 def test_the_margin_accuracy_is_measured_and_never_compared():
@@ -176,6 +206,11 @@ def test_some_answers_of_every_dataset_of_conversations_are_there_to_be_read(eva
     assert {row["reference"] for data, row in answered if data == "pairs"} == {"good"}
     assert all(row["prompt"] for _, row in answered)
     assert all(row["exact_match"] is None for data, row in answered if data != "sums")
+    evaluate(
+        "asked", suites={"say": suite("generation", data={"name": "pairs"}, metrics=["chrf"], shots=0, pattern=None)}
+    )
+    answered = [key[:2] for key, row in read_examples("asked").items() if row["output"] is not None]
+    assert ("", "pairs") not in answered and ("say", "pairs") in answered and ("", "chats") in answered
     evaluate("without", answers=0)
     assert {data for (_, data, _), row in read_examples("without").items() if row["output"] is not None} == {"sums"}
 
@@ -241,7 +276,7 @@ def test_the_same_model_is_no_evidence_against_itself(evaluate):
         "no evidence",
     )
     assert all(row["difference"] == 0 for row in result["against"]["base"].values())
-    assert result["metrics"]["preference_margin_accuracy"]["value"] == 0  # nothing rose
+    assert result["metrics"]["preference_margin_accuracy"]["value"] == 0.5  # nothing rose, and a tie counts half
 
 
 def test_answers_with_a_label_have_nothing_to_be_compared_with_and_are_left_out(evaluate):
@@ -418,10 +453,10 @@ def test_a_judge_reads_the_turn_s_end_once_and_only_after_an_answer_that_ended(
     answering("so")
     Path("results/judge").mkdir(parents=True)
     Path("results/judge/merged").symlink_to(reward_folder)
-    evaluate("base", suites={"judged": suite("reward", data={"name": "pairs"}, by={"name": "judge"})})
+    evaluate("base", suites={"judged": suite("reward", data={"name": "pairs"}, by={"name": "judge"})}, answers=0)
     tokenizer = models.tokenizer(reward_folder)
     texts = [tokenizer.decode(row) for row in read]
-    assert [text.rpartition("assistant\n")[2] for text in texts] == ["so", "so<|im_end|>", "so<|im_end|>"]
+    assert sorted(text.rpartition("assistant\n")[2] for text in texts) == ["so", "so<|im_end|>", "so<|im_end|>"]
 
 
 def test_a_penalty_of_the_base_is_named_and_off_or_on_by_a_key(evaluate, random_tiny_folder, monkeypatch, tmp_path):

@@ -201,5 +201,52 @@ def test_blank_lines_are_no_rows(in_folder):
 def test_lines_named_json_are_read_as_lines(in_folder):
     write("rows.json", "".join(json.dumps({"text": text}) + "\n" for text in ("one", "two")))
     assert rows("rows.json") == [(1, {"text": "one"}), (2, {"text": "two"})]
-    write("object.json", json.dumps({"data": [{"text": "one"}]}, indent=1))
-    assert "one list of rows, and this is an object" in fault("object.json")
+    write("object.json", json.dumps({"messages": [{"role": "user", "content": "one"}]}, indent=1))
+    assert "and this is an object" in fault("object.json")
+
+
+# ---- what Excel, `datasets` and exports write
+
+TWO = [{"question": "How, then?", "answer": "a;b"}, {"question": "Why?", "answer": "x"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "lines"),
+    [
+        ("rows.csv", 'question,answer\n"How, then?",a;b\nWhy?,x\n', [2, 3]),
+        ("excel.csv", 'question;answer\nHow, then?;"a;b"\nWhy?;x\n', [2, 3]),
+        ("declared.csv", 'sep=;\nquestion;answer\nHow, then?;"a;b"\nWhy?;x\n', [3, 4]),
+        ("tabs.csv", "question\tanswer\nHow, then?\ta;b\nWhy?\tx\n", [2, 3]),
+        ("rows.tsv", "question\tanswer\nHow, then?\ta;b\nWhy?\tx\n", [2, 3]),
+        ("object.json", json.dumps({"version": "1.0", "rows": TWO, "info": {"a": 1}}, indent=1), [4, 8]),
+        ("first.json", json.dumps({"examples": TWO}), [1, 1]),
+    ],
+)
+def test_tables_of_other_delimiters_and_rows_under_a_key_are_read(in_folder, name, content, lines):
+    write(name, content)
+    assert rows(name) == list(zip(lines, TWO, strict=True))
+
+
+def test_a_file_of_one_column_is_not_taken_apart(in_folder):
+    write("rows.csv", "text\none; two\nthree; four\n")
+    assert [row for _, row in rows("rows.csv")] == [{"text": "one; two"}, {"text": "three; four"}]
+
+
+@pytest.mark.parametrize("size", [40, 1 << 20])
+def test_rows_under_a_key_may_be_many_blocks(in_folder, monkeypatch, size):
+    monkeypatch.setattr(files, "BLOCK_BYTES", size)
+    some = [{"text": f"row {i}"} for i in range(50)]
+    write("rows.json", json.dumps({"data": some, "n": 50}, indent=1))
+    assert [row for _, row in rows("rows.json")] == some
+
+
+def test_a_saved_dataset_has_the_files_that_its_state_names(in_folder):
+    from datasets import Dataset, DatasetDict
+
+    splits = {"train": Dataset.from_list([{"text": "one"}]), "test": Dataset.from_list([{"text": "two"}])}
+    DatasetDict(splits).save_to_disk("both")
+    write("both/train/cache-1234.arrow", b"what map has left")
+    found = files.expand("both/train")
+    assert [path.name for path in found] == ["data-00000-of-00001.arrow"]
+    assert rows(str(found[0])) == [(1, {"text": "one"})]
+    assert all(path.suffix == ".arrow" for path in files.expand("both"))

@@ -149,8 +149,9 @@ ROWS = [
      "the role of message 1 of 'messages' is a list; valid are assistant, system, tool, user"),
     ("messages", said(user("q"), assistant("")), "the content of message 2 is empty; give it text or take the row out"),
     ("messages", said(user("q"), assistant(None)), "the content of message 2 is null; write a string"),
-    ("messages", said(user([{"type": "text", "text": "q"}]), assistant("a")),
-     "the content of message 1 is a list; write a string"),
+    ("messages", said(user([{"type": "image_url", "image_url": "x"}]), assistant("a")),
+     "part 1 of the content of message 1 of the type image_url has no text; write parts {type: text, text: ...}"),
+    ("messages", said(user([]), assistant("a")), "the content of message 1 is an empty list; write a string"),
     ("messages", said(user("q"), assistant("a"), user("q")),
      "'messages' ends with the user; the last message must be the assistant's"),
     ("messages", said(user("q"), user("q"), assistant("a")),
@@ -389,15 +390,15 @@ FILES = [
     ("none.jsonl.gz", gzip.compress(b"", mtime=0), "none.jsonl.gz: the file has no rows; write at least one"),
     ("none.json.gz", gzip.compress(b"", mtime=0), "none.json.gz: the file is empty; write at least one row"),
     ("kind.txt", b"x",
-     "kind.txt: unknown kind of file '.txt'; valid are .arrow, .csv, .json, .jsonl, .parquet, and .gz or .zst of these"),
+     "kind.txt: unknown kind of file '.txt'; valid are .arrow, .csv, .json, .jsonl, .parquet, .tsv, and .gz or .zst of these"),
     ("kind.jsnl", b"x", "unknown kind of file '.jsnl'; did you mean '.jsonl'?"),
     ("kind.tar.gz", b"x", "unknown kind of file '.tar'"),
     ("kind", b"x", "unknown kind of file ''"),
     # JSON
-    ("object.json", b'{"data": []}',
-     "object.json: a .json file is one list of rows, and this is an object; or name it .jsonl"),
+    ("object.json", b'{"data": []}', "object.json: the file has no rows; write at least one"),
     ("value.json", b'"text"',
-     "value.json: a .json file is one list of rows, and this is a single value; or name it .jsonl"),
+     "value.json: a .json file is one list of rows, or an object with the list under one key, and this is a single value; write a "
+     "list, or a row a line in a file that is named .jsonl"),
     ("no.json", b"\n text", "no.json line 2: invalid JSON at column 1: Expecting value"),
     ("cut.json", b'[{"text": "a"},\n', "cut.json line 2: invalid JSON: the list does not end; is it cut?"),
     ("cut.json", b'[{"text": "a"},\n{"text": "b',
@@ -465,9 +466,9 @@ FILES = [
     ("cut.parquet.zst", zstd(PARQUET[:-9]), "cut.parquet.zst: not a Parquet file; check that it is whole"),
     ("cut.arrow.gz", gzip.compress(STREAM, mtime=0)[:-9], "cut.arrow.gz: "),
     # what no format has
-    ("format.jsonl", lines({"question": "q", "answer": "a"}).encode(),
-     "format.jsonl line 1: its columns question, answer fit no known format; say which is which with `columns:`, "
-     "such as {prompt: question}, or write `format:`"),
+    ("format.jsonl", lines({"ask": "q", "say": "a"}).encode(),
+     "format.jsonl line 1: its columns ask, say fit no known format; say which is which with `columns:`, such as {prompt: ask, "
+     "completion: say}, {text: ask} for plain text, or {prompt: ask} with `format: prompts`"),
     ("format.csv", b"chosen,rejected\na,b\n", "format.csv line 2: its columns chosen, rejected fit no known format"),
     ("format.jsonl", lines({f"c{i}": 1 for i in range(5000)}).encode(), "c10, c11 and 4988 more fit no known format"),
     ("format.jsonl", b"{}\n", "format.jsonl line 1: its columns  fit no known format"),
@@ -495,7 +496,7 @@ def test_a_faulty_file_is_one_sentence_where_the_format_is_given_and_all_may_be_
 @pytest.mark.parametrize("path", ["none.jsonl", "none/*.jsonl", "none", "empty"])
 def test_a_path_without_rows_is_one_sentence(earlier, path):
     write("empty/LICENSE", "MIT")
-    told = f"dataset rows: {path} has no file of rows; write a path with .jsonl, .json, .csv, .parquet, .arrow"
+    told = f"dataset rows: {path} has no file of rows; write a path with .jsonl, .json, .csv, .tsv, .parquet, .arrow"
     assert refusal(path) == told
 
 

@@ -116,13 +116,70 @@ def test_boilerplate_does_not_count(found):
     template = " ".join([TEMPLATE] * 5)
     train = [chat(f"{template} {task}", ANSWER) for task in tasks[30:]]
     once = [chat(f"{template} {tasks[0]}", "6"), *lines("test")]
-    assert counts(found(train, once)) == (0, 1, 18)  # who could know
+    assert counts(found(train, once)) == (0, 0, 0)
+    assert counts(found(train[:1], once)) == (0, 1, 1)  # who could know
+    copy = chat(f"{template} {tasks[0]}".replace(" a ", " one "), "6")
+    assert counts(found([*train, copy], once)) == (0, 1, 1)
     eleven = [chat(f"{template} {task}", "6") for task in tasks[:11]] + lines("test")
     assert counts(found(train, eleven)) == (0, 0, 0)
     assert counts(found([*train, chat(tasks[5], "6")], eleven)) == (0, 1, 1)
     three = [chat(f"{template} {task}", "6") for task in tasks[:3]]  # more than half of a few rows
     assert counts(found(train, three)) == (0, 0, 0)
     assert counts(found([*train, chat(f"{template} {tasks[1]}", "6")], three)) == (1, 1, 1)
+
+
+PRODUCTS = [
+    "desk lamp",
+    "espresso machine",
+    "bread knife",
+    "garden hose",
+    "rain coat",
+    "tent",
+    "wall clock",
+    "red kettle",
+]
+
+
+def faq(product: str) -> dict:
+    """A question and an answer from one template, less than eight words between two gaps."""
+    return chat(
+        f"How can I return {product}?",
+        f"You can send the {product} back within 30 days. Put the {product} into its box, print the label, and take both there.",
+    )
+
+
+def test_rows_of_one_template_are_told_apart_by_what_fills_it(found):
+    rows = [faq(product) for product in PRODUCTS]
+    assert counts(found(rows[2:], rows[:2])) == (0, 0, 0)
+    assert counts(found(rows[1:], rows[:2])) == (1, 1, 1)
+    edited = json.loads(json.dumps(rows[0]).replace("within 30 days", "in a month"))
+    assert counts(found([*rows[2:], edited], rows[:2])) == (0, 1, 1)
+    assert counts(found([edited, *rows[2:]], rows[:2])) == (0, 1, 1)
+
+
+def test_edited_copies_of_a_row_are_no_template(found):
+    """Four copies with an edit here and there, and one copy that is asked with several answers."""
+    question = " ".join([QUESTION, OTHER])
+    places = [(2, 20), (7, 27), (12, 33), (17, 3)]
+    copies = []
+    for some in places:
+        said = question.split()
+        for place in some:
+            said[place] = "sometimes"
+        copies.append(chat(" ".join(said), "?"))
+    assert counts(found(copies, [chat(question, "?")])) == (0, 1, 4)
+    same = [chat(copies[0]["messages"][0]["content"], answer) for answer in ("One.", "Two.", "Three.")]
+    assert counts(found(same, [chat(question, "?")])) == (0, 1, 3)
+
+
+def test_a_template_of_many_rows_is_decided_in_their_order(found, monkeypatch):
+    from posttrain import template_rows
+
+    rows = [faq(f"{first} {second}") for first in ("blue", "old", "small", "big") for second in PRODUCTS]
+    edited = json.loads(json.dumps(rows[0]).replace("within 30 days", "in a month"))
+    for known in (3, 5, 32):
+        monkeypatch.setattr(template_rows, "KNOWN", known)
+        assert counts(found([*rows[8:], edited], rows[:8])) == (0, 1, 1), known
 
 
 def test_a_question_that_many_rows_ask_is_told_by_its_answer(found):
@@ -261,8 +318,9 @@ def test_the_result_does_not_depend_on_the_batches(found, monkeypatch):
 def test_an_empty_held_out_file(tmp_path):
     train = write(tmp_path / "train.parquet", lines("train"))
     empty = write(tmp_path / "held_out.parquet", [], like=lines("train")[0])
-    assert overlap(train, empty) == {"rows": 0, "exact": 0, "shared": 0, "train_rows": 0, "examples": []}
-    assert overlap(empty, train) == {"rows": 48, "exact": 0, "shared": 0, "train_rows": 0, "examples": []}
+    nothing = {"exact": 0, "shared": 0, "train_rows": 0, "places": [], "examples": []}
+    assert overlap(train, empty) == nothing | {"rows": 0}
+    assert overlap(empty, train) == nothing | {"rows": 48}
 
 
 def test_examples_say_where(found):
@@ -273,6 +331,7 @@ def test_examples_say_where(found):
         train, [chat(OTHER, "?"), chat(QUESTION.replace("twelve loaves", "ten rolls"), "?" * 300), *test[14:19]]
     )
     assert result["rows"] == 7
+    assert result["places"] == [f"held_out.jsonl line {i}" for i in range(2, 8)]
     assert counts(result) == (5, 6, 8)
     assert [example["place"] for example in result["examples"]] == [f"held_out.jsonl line {i}" for i in range(3, 8)]
     assert result["examples"][0]["id"] == "held_out3"

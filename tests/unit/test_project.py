@@ -168,14 +168,20 @@ REFUSED = [
     ({"evaluation.data": ["chatz"]}, "my.yaml: evaluation.data: there is no dataset 'chatz'; did you mean 'chats'?"),
     ({"sweeps.rank.run": "dop"}, "there is no run 'dop'; did you mean 'dpo'?"),
     ({"sweeps.rank.over": {"rnak": [4]}}, "a run has no key 'rnak'; did you mean 'rank'?"),
-    ({"sweeps.rank.over": {"rank": [4, "many"]}}, "results/dpo,rank=many: rank: input should be a valid integer"),
-    ({"sweeps.rank.over": {"rank": ["4/5"]}}, "'rank=4/5' is no override"),
-    ({"runs.sft.trainer_args": {"learning_rate": 1}}, "trainer_args: 'learning_rate' is set by the run's own keys"),
+    (
+        {"sweeps.rank.over": {"rank": [4, "many"]}},
+        "my.yaml: sweeps.rank (dpo,rank=many): rank: input should be a valid integer",
+    ),
+    (
+        {"sweeps.rank.over": {"rank": ["4/5"]}},
+        "my.yaml: sweeps.rank.over.rank: '4/5' cannot stand in the name of a run's folder",
+    ),
+    ({"runs.sft.trainer_args": {"learning_rate": 1}}, "trainer_args: 'learning_rate' is not set here; "),
     (
         {"runs.sft.trainer_args": {"save_steps": 1}},
-        "trainer_args: 'save_steps' is set by the run's own keys; take it out",
+        "trainer_args: 'save_steps' is not set here; ",
     ),
-    ({"runs.dpo.trainer_args": {"loss_type": "ipo"}}, "trainer_args: 'loss_type' is set by the run's own keys"),
+    ({"runs.dpo.trainer_args": {"loss_type": "ipo"}}, "trainer_args: 'loss_type' is not set here; "),
     (
         {"runs.sft.trainer_args": {"packin": True}},
         "runs.sft.trainer_args: the trainer has no field 'packin'; did you mean 'packing'?",

@@ -140,7 +140,7 @@ def test_the_summary_counts_tests_and_corrects():
 
 def test_the_verdict_is_of_b_against_a():
     assert (
-        summary([rating(n, said="aaa") for n in range(9)], "sft", "dpo")["questions"]["honesty"]["verdict"] == "worse"
+        summary([rating(n, said="aaa") for n in range(10)], "sft", "dpo")["questions"]["honesty"]["verdict"] == "worse"
     )
 
 

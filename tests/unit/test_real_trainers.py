@@ -16,6 +16,7 @@ import pytest
 import torch
 from conftest import write_rows
 
+import train_cpo
 import train_dpo
 import train_kto
 import train_orpo
@@ -25,11 +26,11 @@ import train_sft
 from posttrain import stage, training
 from posttrain.errors import UserError
 from posttrain.project import Project
-from unit.test_train import pairs, sample, train  # noqa: F401  (fixtures)
+from unit.test_train import pairs, prompt_of, sample, train  # noqa: F401  (fixtures)
 
 pytestmark = pytest.mark.usefixtures("in_folder", "signals")
 
-ON_GIVEN_ANSWERS = {"dpo": train_dpo, "kto": train_kto, "orpo": train_orpo, "reward": train_reward}
+ON_GIVEN_ANSWERS = {"dpo": train_dpo, "kto": train_kto, "orpo": train_orpo, "cpo": train_cpo, "reward": train_reward}
 
 
 @pytest.fixture
@@ -56,8 +57,8 @@ def test_sft_trains_with_whatever_is_chosen(train, chosen, chats, method, flash,
     table = {"from": "base", "objective": "sft", "data": "chats", "method": method, "batch_size": 4, "warmup": 0}
     losses = []
     for arguments in ({}, given):
-        own = arguments | ({"packing": True} if packing else {})
-        changes = {"runs.own": table | {"precision": "fp32", "dropout": 0, "trainer_args": own}}
+        own = {"packing": packing, "max_length": 64, "precision": "fp32", "dropout": 0, "trainer_args": arguments}
+        changes = {"runs.own": table | own}
         if method == "full":
             del changes["runs.own"]["dropout"]
         line, _, _ = train(train_sft, "own", chats, "messages", changes)
@@ -71,9 +72,9 @@ def test_sft_is_built_with_ligers_kernels(train, chosen, chats, flash, packing, 
     built = []
     real = training.trainable
     monkeypatch.setattr(training, "add_compact_head", lambda model: built.append(model))
-    given = chosen("sft", "lora", flash, liger=True) | ({"packing": True} if packing else {})
+    given = chosen("sft", "lora", flash, liger=True)
     assert given["use_liger_kernel"] is True
-    changes = {"runs.sft.trainer_args": given}
+    changes = {"runs.sft.trainer_args": given, "runs.sft.packing": packing}
     if training.is_liger_kernel_available():
         assert train(train_sft, "sft", chats, "messages", changes)[0]["loss"] > 0
     else:
@@ -135,10 +136,10 @@ def test_kto_of_one_prompt_alone_is_one_sentence():
         train_kto.mismatched(kto_rows([1, 1, 1]), 2)
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
-def test_ppo_trains_from_its_script(method, configuration, chats, random_tiny_folder):
-    write_rows(Path("data/train.parquet"), chats)
-    stage.write_json(Path("data/data.json"), {"shape": "messages"})
+@pytest.mark.parametrize(("method", "shape"), [("lora", "messages"), ("full", "messages"), ("lora", "prompts")])
+def test_ppo_trains_from_its_script(method, shape, configuration, chats, random_tiny_folder):
+    write_rows(Path("data/train.parquet"), list(map(prompt_of, chats)) if shape == "prompts" else chats, shape)
+    stage.write_json(Path("data/data.json"), {"shape": shape})
     stage.write_json(Path("base.json"), {})
     table = {"from": "base", "objective": "ppo", "data": "chats", "method": method, "batch_size": 4, "accumulation": 2}
     table |= {"max_new_tokens": 4, "max_steps": 1, "ppo_epochs": 2, "reward": {"function": "answer_format"}}
@@ -150,3 +151,4 @@ def test_ppo_trains_from_its_script(method, configuration, chats, random_tiny_fo
     lines = [json.loads(line) for line in Path("results/ppo/train.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2]
     assert all(line["value_loss"] > 0 for line in lines)
+    assert lines[0]["learning_rate"] == lines[1]["learning_rate"] / 2  # one step of warm-up, which is not at 0

@@ -77,6 +77,33 @@ def test_the_other_folder_has_all_but_the_runs_own_training(in_folder):
     )
 
 
+@pytest.mark.parametrize(
+    ("values", "levels"),
+    [
+        ({"datasets": {"a": {"path": "a.jsonl"}}}, 0),
+        ({"datasets": {"a": {"path": "../a.jsonl"}, "b": {"validation": "x/../../../b*.jsonl"}}}, 2),
+        ({"suites": {"own": {"files": ["../a/b.jsonl"], "limit": 3}}, "licence": None}, 1),
+        ({"note": "..."}, 0),
+    ],
+)
+def test_how_far_out_of_the_project_a_configuration_reads(values, levels):
+    assert rebuild.levels_above(values) == levels
+
+
+@pytest.mark.parametrize("path", ["../qa.jsonl", "../../models/m/config.json", "own.jsonl"])
+def test_a_path_out_of_the_project_leads_to_the_same_file_from_the_other(tmp_path, monkeypatch, path):
+    project = tmp_path / "work/project"
+    (project / "results/r").mkdir(parents=True)
+    monkeypatch.chdir(project)
+    Path(path).resolve().parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(path)
+    (project / "results/.rebuild.x").mkdir()
+    elsewhere = rebuild.folder_in(project / "results/.rebuild.x", rebuild.levels_above(path))
+    rebuild.link_project(elsewhere, "r")
+    assert (elsewhere / path).read_text() == path
+    assert not (elsewhere / "results/r").is_symlink()
+
+
 @pytest.fixture
 def project(configuration) -> Project:
     """The small configuration."""
@@ -84,7 +111,9 @@ def project(configuration) -> Project:
 
 
 def test_a_run_that_is_not_built_is_refused(in_folder, project):
-    with pytest.raises(UserError, match="sft is not built yet; run: snakemake --cores 1 results/sft/merge"):
+    with pytest.raises(
+        UserError, match=r"sft is not built yet; run: snakemake --configfile project\.yaml --cores 1 results/sft/merge"
+    ):
         rebuild.rebuild_check(project, Path("project.yaml"), "sft")
 
 

@@ -175,6 +175,8 @@ WARNED = [
     ({"rows": 10, "dropped": {"repeated": 1}}, "Left out: 1 of 10 rows (1 repeated)"),
     ({"rows": 11, "dropped": {"repeated": 1}}, None),
     ({"warnings": ["So it is."]}, "So it is."),
+    ({"unknown": {"url": 3}}, None),
+    ({"unknown": {"label": 3}}, "The column label is not read; if it says whether an answer is wanted"),
     ({"train": [ALONE], "validation": [ALONE | {"messages": ALONE["messages"] * 2}]}, "No turn is a user's"),
     ({"shape": "unpaired_preference", "train": [GREETED | {"label": True}], "validation": [ASKED | {"label": True}]},
      "All answers are wanted ones"),
@@ -195,6 +197,14 @@ def test_one_thing_that_is_wrong_is_one_warning(in_folder, changes, warning):
     warnings = report(folder)["warnings"]
     assert [found[: len(warning or "")] for found in warnings] == ([warning] if warning else [])
     assert ("Nothing stands out" in page_of(folder).text) == (not read_json(folder / "report.json")["warnings"])
+
+
+def test_keys_that_are_not_read_stand_on_the_page_the_most_frequent_first(in_folder):
+    folder = write("rows", FINE[1:], FINE[:1], unknown={"messages[].score": 2, "<url>": 9})
+    assert report(folder)["unknown"] == {"messages[].score": 2, "<url>": 9}
+    text = page_of(folder).text
+    assert text.index("<url>") < text.index("messages[].score")
+    assert "9 rows" in text
 
 
 def test_a_licence_that_is_spelt_otherwise_is_the_same(in_folder):
@@ -264,3 +274,25 @@ def test_a_mixture_has_the_licences_of_all_its_datasets(in_folder):
     found = report(folder, licences={"datasets.one": "mit", "datasets.two": "apache-2.0"})
     assert found["licence"] == "apache-2.0 AND mit"
     assert report(folder, licences={"datasets.one": "mit", "datasets.two": None})["licence"] is None
+
+
+def test_near_rows_and_what_held_out_rows_show_are_on_the_page(in_folder):
+    examples = [{"place": "rows.jsonl line 9", "like": "rows.jsonl line 2", "similarity": 0.91}]
+    near = {"similarity": 0.8, "rows": 3, "same_answer": 2, "left_out": False, "examples": examples}
+    rows_ = [chat(f"What is {i} and {i}?", f"It is {2 * i}.") for i in range(12)]
+    folder = write("rows", rows_[:6], rows_[6:], near=near, detectable=0.964)
+    found = report(folder)
+    assert found["near"] == near
+    assert [warning for warning in found["warnings"] if "near_duplicates: 0.8" in warning] == [
+        "2 of 12 rows are 80% like an earlier one and have its answer; near_duplicates: 0.8 under the dataset leaves them out."
+    ]
+    text = " ".join(page_of(folder).text.split())
+    assert (
+        "6 held out for validation, which show a difference in accuracy of 96.4 points or more between two models."
+        in text
+    )
+    assert "3 rows, 80% and more like an earlier one by what few other rows say; 2 of them have its answer" in text
+    assert "91% rows.jsonl line 9" in text
+    assert "like rows.jsonl line 2" in text
+    few = write("few", rows_[:6], rows_[6:8], detectable=None)
+    assert "Held out: 2 rows, too few to show any difference between two models." in report(few)["warnings"]

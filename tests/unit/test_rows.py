@@ -9,7 +9,8 @@ import pytest
 
 from posttrain import files
 from posttrain.errors import UserError
-from posttrain.rows import FORMATS, SHAPE_OF, group, normalise, recognise, schema
+from posttrain.recognition import recognise
+from posttrain.rows import FORMATS, SHAPE_OF, group, normalise, schema
 
 
 def user(content):
@@ -56,7 +57,7 @@ def read_file(path, columns, format=None):
                 raise row
             if format is None and isinstance(row, dict):
                 try:
-                    format, _ = recognise(row, columns)
+                    format, columns, _ = recognise(row, columns)
                 except UserError as error:
                     raise UserError(f"{path}: {error}") from None
             rows.append(normalise(row, format or "text", columns, place))
@@ -175,7 +176,7 @@ UNPAIRED = '{"prompt": "q", "completion": "a", "label": %s}'
 FAULTS = [
     ("empty.jsonl", "", "empty.jsonl: the file is empty; write at least one row"),
     ("empty.csv", "", "the file is empty"),
-    ("kind.txt", "x", "kind.txt: unknown kind of file '.txt'; valid are .arrow, .csv, .json, .jsonl, .parquet, and .gz or .zst"),
+    ("kind.txt", "x", "kind.txt: unknown kind of file '.txt'; valid are .arrow, .csv, .json, .jsonl, .parquet, .tsv, and .gz or .zst"),
     ("kind.jsnl", "x", "unknown kind of file '.jsnl'; did you mean '.jsonl'?"),
     ("kind", "x", "unknown kind of file ''"),
     # fields
@@ -188,7 +189,14 @@ FAULTS = [
     ("number.jsonl", '{"text": 3}', "line 1: the text is a number; write a string"),
     ("nan.jsonl", '{"text": NaN}', "line 1: the text is a number"),
     ("list.jsonl", '{"text": ["a"]}', "line 1: the text is a list; write a string"),
-    ("shape.jsonl", '{"question": "q", "answer": "a"}', "its columns question, answer fit no known format; say which is which"),
+    ("shape.jsonl", '{"q": "q", "a": "a"}', "its columns q, a fit no known format; say which is which with `columns:`, such as {prompt: q, "
+     "completion: a}, {text: q} for plain text, or {prompt: q} with `format: prompts`"),
+    ("two.jsonl", '{"question": "q", "answer": "a", "solution": "s"}',
+     "its columns answer and solution may each be the completion; say which is meant with `columns:`, such as {completion: answer}"),
+    ("pair.jsonl", '{"chosen": "a", "rejected": "b", "ask": "q"}',
+     "chosen and rejected need what they answer: write a column prompt, or say which one it is with `columns:`, such as {prompt: ask}"),
+    ("turn.jsonl", '{"role": "user", "content": "q"}',
+     "they are those of one message: write a row a conversation, {messages: [{role: user, content: ...}, ...]}"),
     ("shape.csv", "chosen,rejected\na,b\n", "its columns chosen, rejected fit no known format"),
     ("row.jsonl", GOOD + "[1, 2]", "row.jsonl line 2: a row is an object with named fields, and this is a list"),
     ("row.json", '[{"text": "a"},\n"b"]', "row.json line 2: a row is an object with named fields, and this is a string"),
@@ -200,7 +208,12 @@ FAULTS = [
     ("cut.jsonl", GOOD + '{"text": "b', "cut.jsonl line 2: invalid JSON"),
     ("broken.json", '[{"text": "a"},\n{"text": "b",}]', "broken.json line 2: invalid JSON at column 1"),
     ("cut.json", '[{"text": "a"},\n', "cut.json line 2: invalid JSON"),
-    ("object.json", '{"data": []}', "object.json: a .json file is one list of rows, and this is an object; or name it .jsonl"),
+    ("row.json", '{"messages": [{"role": "user", "content": "q"}]}',
+     "a .json file is one list of rows, or an object with the list under one key, and this is an object; write a list"),
+    ("columns.json", '{"question": ["q"], "answer": ["a"]}', "and this is an object"),
+    ("two.json", '{"train": [{"text": "a"}], "test": [{"text": "b"}]}',
+     "two.json: rows stand under more than one key, such as 'test'; write a file for each"),
+    ("cut.json", '{"rows": [{"text": "a"}]', "cut.json line 1: invalid JSON: the object does not end behind its list of rows; is it cut?"),
     ("deep.jsonl", GOOD + "[" * 100_000, "deep.jsonl line 2: invalid JSON: nested too deeply"),
     ("deep.json", "[" * 100_000, "invalid JSON: nested too deeply"),
     # UTF-8
@@ -211,7 +224,7 @@ FAULTS = [
     # CSV
     ("wide.csv", "prompt,completion\nq,a\nq,a, and more\n", "wide.csv line 3: more fields than the header has; quote the commas"),
     ("open.csv", 'text\none\n"two\n', "invalid CSV: unexpected end of data"),
-    ("cell.csv", 'messages\n"[]"\n', "cell.csv line 2: 'messages' is a list of messages, and this is a string"),
+    ("cell.csv", 'messages\n"[]"\n', "cell.csv line 2: 'messages' is a list of messages, and this is an empty list"),
     # messages
     ("m.jsonl", MESSAGES % "[]", "'messages' is a list of messages, and this is an empty list"),
     ("m.jsonl", MESSAGES % '{"role": "user"}', "'messages' is a list of messages, and this is an object"),
@@ -223,7 +236,8 @@ FAULTS = [
     ("m.jsonl", MESSAGES % json.dumps([user("q"), assistant("a"), user("q")]),
      "'messages' ends with the user; the last message must be the assistant's"),
     ("m.jsonl", MESSAGES % json.dumps([user(None), assistant("a")]), "the content of message 1 is null; write a string"),
-    ("m.jsonl", MESSAGES % json.dumps([user([{"type": "text"}]), assistant("a")]), "the content of message 1 is a list"),
+    ("m.jsonl", MESSAGES % json.dumps([user([{"type": "text"}]), assistant("a")]),
+     "part 1 of the content of message 1 of the type text has no text"),
     ("m.jsonl", MESSAGES % json.dumps([user("q"), assistant("")]), "the content of message 2 is empty"),
     ("p.jsonl", json.dumps({"prompt": [assistant("a")], "completion": "a"}),
      "'prompt' ends with the assistant; the last message must be the user's"),
@@ -404,9 +418,11 @@ def test_the_fields_tell_the_format(fields, format):
 
 
 def test_columns_tell_the_format_as_well():
-    assert recognise({"a": "q", "b": "x", "c": 1}, {"prompt": "a", "completion": "b", "label": "c"}) == (
+    columns = {"prompt": "a", "completion": "b", "label": "c"}
+    assert recognise({"a": "q", "b": "x", "c": 1}, columns) == (
         "unpaired_preference",
-        "its first row has the fields a, b, c",
+        columns,
+        "its first row has the fields a, c, b",
     )
 
 

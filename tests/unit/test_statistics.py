@@ -1,4 +1,4 @@
-"""Metrics against closed forms, intervals against known distributions, and verdicts in the right direction."""
+"""Metrics against closed forms, intervals against known distributions, what clusters are worth, and Holm's correction."""
 
 import math
 
@@ -6,16 +6,18 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from posttrain.paired import sign_flip
 from posttrain.statistics import (
     METRICS,
-    RESAMPLES,
-    bootstrap,
-    comparison,
-    detectable_mean,
+    basis,
+    cluster_sums,
     detectable_share,
     holm,
-    mcnemar,
+    left_out,
+    preference,
+    standard_error,
     summary,
+    worth,
 )
 
 PERPLEXITY, ACCURACY = METRICS["perplexity"], METRICS["exact_match"]
@@ -56,6 +58,16 @@ def test_the_interval_of_a_share_is_about_the_normal_one():
     assert (row["low"], row["high"]) == pytest.approx((0.6 - half, 0.6 + half), abs=0.01)
 
 
+def test_the_interval_of_a_share_of_few_is_the_exact_one():
+    row = summary(ACCURACY, share(1, 6))
+    assert (row["low"], row["high"]) == pytest.approx(tuple(stats.binomtest(1, 6).proportion_ci(method="exact")))
+
+
+def test_a_tie_counts_half():
+    assert [preference(2.0, 1.0), preference(1.0, 1.0), preference(1.0, 2.0)] == [1, 0.5, 0]
+    assert summary(ACCURACY, np.full((1, 8), 0.5))["value"] == 0.5
+
+
 def test_the_interval_of_perplexity_is_about_the_delta_methods():
     columns = losses(2.0, n=400)
     log_prob, tokens = columns
@@ -93,144 +105,82 @@ def test_a_perplexity_of_one_gets_no_binomial_interval():
     assert (row["value"], row["low"], row["high"]) == (1, 1, 1)
 
 
-VERDICTS = [
-    (PERPLEXITY, losses(1.5), losses(2.0), "better"),
-    (PERPLEXITY, losses(2.0), losses(1.5), "worse"),
-    (PERPLEXITY, losses(2.0), losses(2.0, seed=2), "no evidence"),
-    (PERPLEXITY, losses(2.0), losses(2.0), "no evidence"),
-    (ACCURACY, share(70, 100), share(40, 100), "better"),
-    (ACCURACY, share(40, 100), share(70, 100), "worse"),
-    (ACCURACY, share(41, 100), share(40, 100)[:, ::-1], "no evidence"),
-    (ACCURACY, share(40, 100), share(40, 100), "no evidence"),
-]
+# ---- clusters
 
 
-@pytest.mark.parametrize(("metric", "ours", "theirs", "verdict"), VERDICTS)
-def test_the_verdict_says_which_way_is_better_and_says_so_only_on_evidence(metric, ours, theirs, verdict):
-    row = comparison(metric, ours, theirs)
-    assert row["verdict"] == verdict
-    assert row["difference"] == metric.value(ours) - metric.value(theirs)
-    assert row["low"] <= row["difference"] <= row["high"]
+def test_clusters_are_summed_by_name_and_one_each_where_there_are_none():
+    columns = np.array([[1.0, 2.0, 3.0], [10.0, 20.0, 30.0]])
+    sums, sizes = cluster_sums(columns, np.array([7, 3, 7]))
+    assert (sums.tolist(), sizes.tolist()) == ([[2, 4], [20, 40]], [1, 2])
+    sums, sizes = cluster_sums(columns, None)
+    assert (sums.tolist(), sizes.tolist()) == (columns.tolist(), [1, 1, 1])
 
 
-def test_identical_examples_have_no_difference_at_all():
-    row = comparison(PERPLEXITY, losses(2.0), losses(2.0))
-    assert (row["difference"], row["low"], row["high"]) == (0, 0, 0)
+def test_the_jackknife_of_a_mean_is_the_classical_standard_error():
+    column = np.random.default_rng(0).standard_normal((1, 30))
+    without = left_out(METRICS["reward"], *cluster_sums(column, None))
+    assert standard_error(without) == pytest.approx(column.std(ddof=1) / math.sqrt(30))
 
 
-def test_examples_are_paired():
-    ours = losses(2.0, noise=1.0)
-    theirs = ours - np.array([0.02 * ours[1], np.zeros(200)])  # every token a little less likely
-    intervals = [summary(PERPLEXITY, columns) for columns in (ours, theirs)]
-    assert intervals[0]["high"] > intervals[1]["low"]  # apart, the two cannot be told from each other
-    assert comparison(PERPLEXITY, ours, theirs)["verdict"] == "better"
+def test_the_jackknife_of_perplexity_is_about_the_delta_methods():
+    columns = losses(2.0, n=400)
+    log_prob, tokens = columns
+    residuals = -log_prob - (-log_prob.sum() / tokens.sum()) * tokens
+    expected = math.exp(-log_prob.sum() / tokens.sum()) * math.sqrt((residuals**2).sum()) / tokens.sum()
+    assert standard_error(left_out(PERPLEXITY, *cluster_sums(columns, None))) == pytest.approx(expected, rel=0.02)
 
 
-def test_a_comparison_is_antisymmetric():
-    one, other = share(70, 100), share(40, 100)
-    forwards, backwards = comparison(ACCURACY, one, other), comparison(ACCURACY, other, one)
-    assert (forwards["difference"], forwards["low"], forwards["high"]) == pytest.approx(
-        (-backwards["difference"], -backwards["high"], -backwards["low"])
-    )
+def of(column: np.ndarray, clusters: np.ndarray) -> tuple[float, float]:
+    """What the examples of a column (n,) are worth."""
+    sums, sizes = cluster_sums(column[None], clusters)
+    return worth(left_out(ACCURACY, sums, sizes), left_out(ACCURACY, *cluster_sums(column[None], None)), sizes)
 
 
-def test_the_same_examples_give_the_same_bits():
-    columns = losses(2.0)
-    assert summary(PERPLEXITY, columns) == summary(PERPLEXITY, columns.copy())
-    assert comparison(PERPLEXITY, columns, losses(1.9)) == comparison(PERPLEXITY, columns, losses(1.9))
+def test_examples_that_repeat_their_cluster_are_worth_no_more_than_one_of_it():
+    one = np.arange(20) % 2 * 1.0
+    worthy = of(np.repeat(one, 5), np.repeat(np.arange(20), 5))
+    assert worthy.df == pytest.approx(19)
+    assert worthy.examples == pytest.approx(20 * (stats.t.ppf(0.975, 99) / stats.t.ppf(0.975, 19)) ** 2)
 
 
-@pytest.mark.parametrize(
-    ("metric", "ours", "theirs"),
-    [
-        (ACCURACY, share(1, 1), share(0, 1)),
-        (ACCURACY, share(2, 2), share(0, 2)),
-        (PERPLEXITY, losses(1.0, 1), losses(1.1, 1)),
-    ],
-)
-def test_one_or_two_examples_are_no_evidence(metric, ours, theirs):
-    assert comparison(metric, ours, theirs)["verdict"] == "no evidence"
+def test_independent_examples_in_clusters_are_worth_nearly_all_of_themselves():
+    random, found = np.random.default_rng(0), []
+    for _ in range(50):
+        found.append(of((random.random(300) < 0.5) * 1.0, np.repeat(np.arange(100), 3)).examples)
+    assert 250 < np.mean(found) <= 300
 
 
-# ---- the test behind a verdict
+def test_a_few_large_clusters_decide_the_degrees_of_freedom():
+    column, clusters = np.repeat([1.0, 0.0, 1.0, 0.0], [40, 40, 10, 10]), np.repeat([0, 1, 2, 3], [40, 40, 10, 10])
+    assert of(column, clusters).df < 2
+    assert of(column, np.arange(100)) == (100, 99)
 
 
-def pairs(wins: int, losses: int, ties: int = 10) -> tuple[np.ndarray, np.ndarray]:
-    """Two columns of right and wrong: so many that ours alone, and that theirs alone got right."""
-    ours, theirs = share(wins, wins + losses), 1 - share(wins, wins + losses)
-    tied = np.zeros((1, ties))
-    return np.hstack([ours, tied]), np.hstack([theirs, tied])
+def test_the_interval_of_a_value_resamples_whole_clusters():
+    random = np.random.default_rng(0)
+    once = losses(2.0, n=40)
+    five = np.repeat(once, 5, axis=1)
+    clusters = np.repeat(np.arange(40), 5)
+    alone, together, apart = summary(PERPLEXITY, once), summary(PERPLEXITY, five, clusters), summary(PERPLEXITY, five)
+    assert (together["n"], together["clusters"], apart["clusters"]) == (200, 40, 200)
+    assert (together["low"], together["high"]) == pytest.approx((alone["low"], alone["high"]))
+    assert apart["high"] - apart["low"] < 0.6 * (together["high"] - together["low"])
+    right = (random.random(40) < 0.5) * 1.0
+    wide, narrow = summary(ACCURACY, np.repeat(right, 5)[None], clusters), summary(ACCURACY, np.repeat(right, 5)[None])
+    assert wide["high"] - wide["low"] > 2 * (narrow["high"] - narrow["low"])
 
 
-# 2 x the binomial's tail at one half, by hand.
-MCNEMAR = [
-    (5, 0, 2 / 2**5),
-    (6, 0, 2 / 2**6),
-    (0, 6, 2 / 2**6),
-    (7, 1, 2 * 9 / 2**8),
-    (8, 1, 2 * 10 / 2**9),
-    (3, 3, 1.0),
-]
-
-
-@pytest.mark.parametrize(("wins", "losses", "p"), MCNEMAR)
-@pytest.mark.parametrize("ties", [0, 50])
-def test_right_and_wrong_are_tested_by_mcnemars_exact_test_whatever_is_tied(wins, losses, ties, p):
-    ours, theirs = pairs(wins, losses, ties)
-    assert mcnemar(ours[0], theirs[0]) == pytest.approx(p)
-    row = comparison(ACCURACY, ours, theirs)
-    assert row["p"] == pytest.approx(p)
-    assert row["verdict"] == (("better" if wins > losses else "worse") if p < 0.05 else "no evidence")
-
-
-def test_no_discordant_pair_is_no_evidence_at_all():
-    assert comparison(ACCURACY, share(3, 8), share(3, 8))["p"] == 1
-
-
-def test_five_wins_of_five_are_no_evidence_though_their_interval_leaves_out_zero():
-    row = comparison(ACCURACY, *pairs(5, 0, 0))
-    assert row["low"] > 0
-    assert row["verdict"] == "no evidence"
-
-
-@pytest.mark.parametrize("shift", [0.0, 0.01, 0.02, 0.03])
-def test_the_bootstraps_p_is_about_the_t_tests(shift):
-    random = np.random.default_rng(3)
-    losses = [np.array([-(2 + change + 0.1 * random.standard_normal(100)), np.ones(100)]) for change in (0, shift)]
-    expected = stats.ttest_rel(*(side[0] for side in losses)).pvalue
-    assert comparison(PERPLEXITY, *losses)["p"] == pytest.approx(expected, abs=0.03)
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_the_interval_leaves_out_zero_where_p_is_under_5_percent(seed):
-    row = comparison(PERPLEXITY, losses(2.0, n=12, seed=seed), losses(2.2, n=12, seed=seed + 100))
-    assert (row["p"] < 0.05) == (row["low"] > 0 or row["high"] < 0)
-
-
-def test_p_is_never_zero():
-    p = comparison(PERPLEXITY, losses(1.0), losses(2.0))["p"]
-    assert 1 / RESAMPLES <= p < 0.01
-
-
-def test_few_examples_have_no_p_below_what_their_signs_could_give():
-    beyond = np.ones(RESAMPLES)
-    assert [bootstrap(beyond, n) for n in (1, 2, 5)] == [1, 0.5, 0.0625]
-    assert bootstrap(beyond, 6) < 0.05
+def test_the_number_of_prompts_is_said_where_it_is_another_than_that_of_the_examples():
+    said = [
+        basis({"n": 48}),
+        basis({"n": 1, "clusters": 1}),
+        basis({"n": 1200, "clusters": 1}),
+        basis({"n": 99, "clusters": 33}),
+    ]
+    assert said == ["48 examples", "1 example", "1,200 examples of 1 prompt", "99 examples of 33 prompts"]
 
 
 # ---- what could have been found
-
-
-def test_only_a_comparison_without_evidence_says_what_it_could_have_found():
-    assert "detectable" not in comparison(ACCURACY, share(70, 100), share(40, 100))
-    assert comparison(ACCURACY, share(41, 100), share(40, 100))["detectable"] > 0
-    assert comparison(PERPLEXITY, losses(2.0), losses(2.0, seed=2))["detectable"] > 0
-
-
-@pytest.mark.parametrize("n", [1, 5])
-def test_too_few_examples_could_have_found_nothing(n):
-    assert comparison(ACCURACY, share(0, n), share(0, n))["detectable"] is None
-    assert comparison(PERPLEXITY, losses(2.0, n), losses(2.0, n, seed=2))["detectable"] is None
 
 
 def test_where_all_pairs_agree_six_of_n_must_differ():
@@ -248,11 +198,6 @@ def test_more_examples_find_less_and_more_noise_hides_more():
     assert detectable_share(100, 10) < detectable_share(100, 40)
 
 
-def test_a_detectable_mean_is_about_2_8_standard_errors():
-    assert detectable_mean(10_000, 0.5) == pytest.approx((1.96 + 0.84) * 0.5, rel=0.002)
-    assert detectable_mean(20, 0.5) > 1.05 * (1.96 + 0.84) * 0.5
-
-
 def test_the_detectable_share_is_found_four_times_of_five():
     n, share = 60, 0.3
     difference = detectable_share(n, int(n * share))
@@ -260,7 +205,7 @@ def test_the_detectable_share_is_found_four_times_of_five():
     random = np.random.default_rng(0)
     odds = [0.7, (share + difference) / 2, (share - difference) / 2]  # tied, ours alone, theirs alone
     outcomes = [random.choice(3, size=n, p=odds) for _ in range(300)]
-    found = sum(mcnemar((rows == 1).astype(float), (rows == 2).astype(float)) < 0.05 for rows in outcomes)
+    found = sum(sign_flip((rows == 1) * 1.0 - (rows == 2)) < 0.05 for rows in outcomes)
     assert 220 <= found <= 260
 
 

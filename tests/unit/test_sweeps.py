@@ -4,23 +4,19 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from posttrain.statistics import METRICS, mcnemar
+from posttrain.overruled import Overruled
+from posttrain.paired import Comparison, Error, Measured, compare, comparison, measure
+from posttrain.statistics import METRICS, size
 from posttrain.sweeps import (
-    Comparison,
-    Error,
     Sweep,
-    Trainings,
     answer,
     by_cost,
-    compare,
     compare_all,
     front,
     label,
     listed,
-    measure,
     sentences,
     settings,
-    size,
     summary,
     swept,
 )
@@ -57,7 +53,7 @@ def ranks(*values, seeds: int = 1) -> list:
 
 COSTS = [
     ([16, 4, 8], [100.0, 50.0, 70.0], [1, 2, 0]),
-    ([16, 4, 8], [60.0, 61.0, 62.0], [1, 2, 0]),  # about the same time: the smaller value
+    ([16, 4, 8], [60.0, 61.0, 62.0], [1, 2, 0]),  # about the same work: the smaller value
     ([16, 4, 8], [60.0, 61.0, 10.0], [2, 1, 0]),
     (["1e-3", "1e-4"], [9.0, 9.0], [1, 0]),  # YAML's text is a number as well
     (["lora", "full"], [9.0, 9.0], [0, 1]),  # what has no order keeps its own
@@ -65,9 +61,9 @@ COSTS = [
 ]
 
 
-@pytest.mark.parametrize(("values", "seconds", "order"), COSTS)
-def test_cheaper_is_less_time_and_of_about_the_same_the_smaller_value(values, seconds, order):
-    assert by_cost(ranks(*values), seconds) == order
+@pytest.mark.parametrize(("values", "work", "order"), COSTS)
+def test_cheaper_is_less_work_and_of_about_the_same_the_smaller_value(values, work, order):
+    assert by_cost(ranks(*values), work) == order
 
 
 @pytest.mark.parametrize(
@@ -93,8 +89,10 @@ def test_with_one_training_p_is_the_t_tests_over_examples():
 
 def test_where_examples_say_the_same_p_is_students_two_sample_test_over_trainings():
     ours, theirs = np.array([3.1, 3.2, 3.15]), np.array([3.3, 3.32])
-    columns = np.zeros((1, 50))
-    row = compare(PERPLEXITY, Trainings(ours, np.zeros(9), columns), Trainings(theirs, np.zeros(9), columns + 1))
+    columns, same = np.zeros((2, 50)), np.zeros(50)
+    row = compare(
+        PERPLEXITY, Measured(ours, same, same, columns, None), Measured(theirs, same, same, columns + 1, None)
+    )
     assert row.p == pytest.approx(stats.ttest_ind(ours, theirs).pvalue, rel=1e-3)
 
 
@@ -163,11 +161,23 @@ def answers(*right: int, n: int = 20) -> list[np.ndarray]:
 
 def test_right_and_wrong_of_two_single_trainings_is_mcnemars_test():
     ours, theirs = answers(12), answers(4)
-    assert compared(ours, theirs, ACCURACY).p == mcnemar(ours[0][0], theirs[0][0]) == 2 / 2**8
+    assert compared(ours, theirs, ACCURACY).p == pytest.approx(2 / 2**8)
+
+
+@pytest.mark.parametrize("metric", ["perplexity", "exact_match"])
+def test_a_sweep_of_one_comparison_says_what_an_evaluation_of_the_two_says(metric):
+    random, clusters = np.random.default_rng(0), np.repeat(np.arange(12), 3)
+    if metric == "perplexity":
+        one, other = (losses(1.0 + shift, [0.0], n=36, seed=seed)[0] for shift, seed in ((0.0, 0), (0.02, 1)))
+    else:
+        one, other = ((random.random((1, 36)) < share) * 1.0 for share in (0.3, 0.7))
+    found = [measure(METRICS[metric], [side], clusters) for side in (one, other)]
+    (row,) = compare_all({metric: METRICS[metric]}, {metric: found}).values()
+    assert row == comparison(METRICS[metric], other, one, clusters)
 
 
 def test_few_examples_that_differ_are_no_evidence_however_many_trainings_agree():
-    assert compared(answers(5, 5, 5, n=200), answers(0, 0, 0, n=200), ACCURACY).p == 0.5**4
+    assert compared(answers(5, 5, 5, n=200), answers(0, 0, 0, n=200), ACCURACY).p == pytest.approx(0.5**4)
 
 
 def test_the_same_answers_are_no_difference():
@@ -241,7 +251,7 @@ def test_equally_good_settings_seldom_get_a_verdict():
 # ---- what a person would say
 
 
-def sweep(found: list, wins: dict[str, list[tuple[int, int]]], seconds: list[float], trainings: int = 1) -> Sweep:
+def sweep(found: list, wins: dict[str, list[tuple[int, int]]], work: list[float], trainings: int = 1) -> Sweep:
     """A sweep in which, by metric, the first of each pair of positions is better than the second by a tenth."""
     metrics = {name: METRICS[name] for name in wins}
     values = {
@@ -265,7 +275,8 @@ def sweep(found: list, wins: dict[str, list[tuple[int, int]]], seconds: list[flo
                 if (j, i) in pairs or (i, j) in pairs:
                     row["verdict"] = "better" if (j, i) in pairs else "worse"
                 rows[name, i, j] = row
-    return Sweep("rank", found, metrics, values, rows, seconds, [1.0] * len(found))
+    costs = [amount * 1e12 for amount in work]
+    return Sweep("rank", found, metrics, values, rows, costs, [9.0] * len(found), [1.0] * len(found))
 
 
 def key(name: str, *values) -> list:
@@ -348,18 +359,56 @@ def test_the_basis_is_said_again_where_it_changes_and_too_few_are_said_to_be():
     found = sweep(ranks(4, 8, seeds=3), {"perplexity": [], "exact_match": []}, UP[:2], trainings=3)
     found.values["exact_match"][0]["n"] = 5
     found.rows["exact_match", 0, 1]["detectable"] = None
-    (said,) = sentences(found)
-    assert said.endswith(
-        "in perplexity (20 examples and 3 trainings of each could have shown 0.4) "
-        "and exact_match (5 examples and 3 trainings of each are too few to show any)."
-    )
+    said, few = sentences(found)
+    assert said.endswith("in perplexity (20 examples and 3 trainings of each could have shown 0.4).")
+    assert few == "5 examples are too few to show a difference in exact_match."
 
 
 def test_the_setting_to_take_is_the_cheapest_that_nothing_beats_in_any_metric():
     first, *_ = answer(sweep(key("rank", 4, 8, 16), {"perplexity": [(1, 0)], "exact_match": []}, UP))
     assert first == (
-        "Take rank 8 (20 s of training, 1 GiB): the cheapest of the settings that no other is shown to beat in either metric."
+        "Take rank 8 (20 TFLOP of training, 1 GiB): the cheapest of the settings that no other is shown to beat in perplexity or "
+        "exact_match."
     )
+
+
+def test_where_nothing_is_shown_nothing_is_advised():
+    first, *_ = answer(sweep(key("rank", 4, 8), {"perplexity": [], "exact_match": []}, UP[:2]))
+    assert first == (
+        "No setting is shown to be better than another in perplexity or exact_match; the cheapest is rank 4 (10 TFLOP of "
+        "training, 1 GiB)."
+    )
+
+
+def test_where_nothing_could_be_shown_nothing_is_said_of_the_settings():
+    found = sweep(key("rank", 4, 8), {"perplexity": [], "exact_match": [], "chrf": []}, [10.0, 10.0])
+    for row in found.rows.values():
+        row["detectable"] = None
+    for name, n, clusters in (("perplexity", 6, 6), ("exact_match", 6, 6), ("chrf", 40, 4)):
+        found.values[name][0] |= {"n": n, "clusters": clusters}
+    first, *rest = answer(found)
+    assert first == (
+        "No setting is recommended: 6 examples are too few to show a difference in perplexity and exact_match; 40 examples of 4 "
+        "prompts are too few to show a difference in chrf. Hold out more rows."
+    )
+    assert len(rest) == 1 and "seed" in rest[0]
+    assert sentences(found) == []
+
+
+def test_examples_that_are_enough_for_one_comparison_may_be_too_few_among_many():
+    found = sweep(key("rank", 4, 8), {"perplexity": []}, UP[:2])
+    found.rows["perplexity", 0, 1]["detectable"] = None
+    assert answer(found)[0].startswith(
+        "No setting is recommended: 20 examples are too few to show a difference in perplexity in so many comparisons."
+    )
+
+
+def test_an_overruled_check_is_said_after_the_setting_to_take():
+    one = Overruled("overlap", "dpo,rank=4", "3 rows are in both")
+    found = sweep(key("rank", 4, 8), {"perplexity": [(1, 0)]}, UP[:2])
+    found = found._replace(overruled=((one,), (one._replace(run="dpo,rank=8"),)))
+    assert answer(found)[1] == "The check overlap was overruled for dpo,rank=4, dpo,rank=8: 3 rows are in both."
+    assert (found.touched(0, 1), found._replace(overruled=()).touched(0, 1)) == ("overlap", "")
 
 
 def test_where_metrics_disagree_each_has_its_setting():
@@ -374,8 +423,8 @@ def test_one_training_of_each_says_that_the_spread_is_unknown():
     )
 
 
-def test_times_that_are_about_the_same_are_said_to_be():
-    assert "Every setting takes about as long to train, so the smaller value counts as cheaper." in answer(
+def test_work_that_is_about_the_same_is_said_to_be():
+    assert "Every setting takes about as much work to train, so the smaller value counts as cheaper." in answer(
         sweep(key("rank", 4, 8), {"perplexity": []}, [10.0, 10.5])
     )
 

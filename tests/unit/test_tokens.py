@@ -357,3 +357,51 @@ def test_the_tokens_of_some_characters_are_those_that_end_after_the_first_and_be
         last = bisect_left(encoding.offsets, end, key=itemgetter(0))
         said = tokens._said(encoding, start, end)
         assert (said.start, said.stop) == (first, last)
+
+
+# ---- turns and parts that are not trained, and prompts alone
+
+
+def test_a_turn_that_is_not_trained_is_read_and_has_no_label(tokenizer):
+    chat = [*turns("q", "bad"), *turns("q2", "good")]
+    marked = [chat[0], chat[1] | {"train": False}, *chat[2:]]
+    (ids, labels), (other, _) = (next(sft_tokens(tokenizer, [{"messages": some}])) for some in (marked, chat))
+    assert ids == other
+    assert trained(tokenizer, {"messages": marked}) == f"good{STOP}"
+    assert labels.count(IGNORED) > ids.index(tokenizer("bad", add_special_tokens=False)["input_ids"][0])
+
+
+def test_where_a_template_rewrites_turns_each_trained_one_has_its_row(tokenizer):
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content if loop.last or m.role == 'user' else 'cut' }}<|im_end|>\n"
+        "{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    chat = [*turns("q", "one"), *turns("q2", "two"), *turns("q3", "three")]
+    chat[3]["train"] = False
+    rows, _ = tokens.tokenise(tokenizer, [{"id": "x", "messages": chat}], "messages", 500)
+    said = [tokenizer.decode([label for label in row["labels"] if label != IGNORED]) for row in rows]
+    assert [row["id"] for row in rows] == ["x.0", "x.1"]
+    assert said == [f"one{STOP}", f"three{STOP}"]
+    assert [tokens.up_to({"messages": chat}, row["id"])["messages"][-1]["content"] for row in rows] == ["one", "three"]
+
+
+def test_of_a_text_only_its_trained_parts_have_labels(tokenizer):
+    row = {"text": "Q: apple\nA: orange\nQ: plum\nA: pear", "trained": [[12, 19], [30, 34]]}
+    ids, labels = next(sft_tokens(tokenizer, [row]))
+    whole, _ = next(sft_tokens(tokenizer, [{"text": row["text"]}]))
+    assert ids == whole
+    assert labels[-1] == tokenizer.eos_token_id
+    assert trained(tokenizer, row).replace(" ", "") == f"orange\npear{STOP}"
+    ends_before = row | {"trained": row["trained"][:1]}
+    assert next(sft_tokens(tokenizer, [ends_before]))[1][-1] == IGNORED
+
+
+def test_prompts_alone_are_whole_or_left_out_and_nothing_of_them_is_trained(tokenizer):
+    rows = [{"id": name, "prompt": turns(name)} for name in ("short", "long " * 50)]
+    found, counts = tokens.tokenise(tokenizer, rows, "prompts", 60)
+    assert [row["id"] for row in found] == ["short"]
+    assert found[0]["prompt_ids"] == tokens.prompt_tokens(tokenizer, turns("short"))
+    assert (counts["rows"], counts["dropped"], counts["cut"], counts["trained_tokens"]) == (1, 1, 1, 0)
+    asked = tokens.questions(tokenizer, rows[:1])
+    assert asked == [{"id": "short", "prompt_ids": found[0]["prompt_ids"], "reference": None}]

@@ -17,6 +17,7 @@ import torch
 from conftest import write_rows
 from transformers import TrainerControl, TrainerState
 from trl import DPOConfig, GRPOConfig, KTOConfig, RewardConfig, RLOOConfig, SFTConfig
+from trl.experimental.cpo import CPOConfig
 from trl.experimental.orpo import ORPOConfig
 
 from posttrain import config, methods, models, stage, training
@@ -95,13 +96,23 @@ def test_batches_group_similar_lengths_and_are_not_sorted_from_short_to_long():
     assert sum(one > other for one, other in pairwise(longest)) > 15
 
 
-def test_only_the_last_batch_is_short():
+def test_what_is_left_of_an_epoch_is_drawn_at_random_and_every_other_batch_is_whole():
     sizes = list(range(100, 0, -1))
-    order = row_order(sizes, 8, 1, None, 42)
-    batches = [sorted(sizes[row] for row in order[i : i + 8]) for i in range(0, 100, 8)]
-    assert [len(batch) for batch in batches] == [8] * 12 + [4]
-    window = sorted(sizes[row] for row in order[64:])  # the last window is 36 rows: four batches and a tail
-    assert sorted(batches[8:12]) == [window[i : i + 8] for i in range(0, 32, 8)]
+    left = []
+    for seed in range(20):
+        order = row_order(sizes, 8, 1, None, seed)
+        window = sorted(sizes[row] for row in order[64:96])
+        batches = [sorted(sizes[row] for row in order[i : i + 8]) for i in range(64, 96, 8)]
+        assert sorted(batches) == [window[i : i + 8] for i in range(0, 32, 8)]
+        left += [sizes[row] for row in order[96:]]
+    assert 40 < np.mean(left) < 61  # the longest rows would have 98.5
+
+
+def test_batches_of_later_epochs_group_similar_lengths_too():
+    sizes = lengths(100)
+    order = row_order(sizes, 8, 3, None, 42)
+    shuffled = [row for epoch in range(3) for row in np.random.default_rng(epoch).permutation(100).tolist()]
+    assert padding(order[104:], sizes, 8) < 0.6 * padding(shuffled[104:], sizes, 8)
 
 
 # ---- from the spec to TRL
@@ -122,6 +133,7 @@ TRL = {
     "dpo": DPOConfig,
     "kto": KTOConfig,
     "orpo": ORPOConfig,
+    "cpo": CPOConfig,
     "reward": RewardConfig,
     "grpo": GRPOConfig,
     "rloo": RLOOConfig,
@@ -280,6 +292,7 @@ KERNELS = [  # objective, method, precision, Flash Attention there -> what SFT i
     ("sft", "lora", "fp32", True, {"padding_free": False, "use_liger_kernel": True}),
     ("sft", "lora", "bf16", False, {"padding_free": False, "use_liger_kernel": True}),
     ("sft", "prefix", "bf16", True, {"padding_free": False, "use_liger_kernel": True}),
+    ("sft", "adapter", "bf16", True, {"padding_free": True, "use_liger_kernel": False}),
     ("dpo", "lora", "bf16", True, {}),
 ]
 
