@@ -22,6 +22,7 @@ from posttrain import (
     checks,
     early_stopping,
     foreign_names,
+    installed,
     library_refusals,
     losses,
     parameter_patterns,
@@ -487,7 +488,7 @@ class EarlyStopping(Strict):
     metric: str | None = Field(
         None,
         min_length=1,
-        description="what is measured: sft `loss`, `token_accuracy`; dpo, orpo, reward `loss`, `accuracy`, `margin`; kto `loss`, "
+        description="what is measured: sft `loss`, `token_accuracy`; dpo, orpo, cpo, reward `loss`, `accuracy`, `margin`; kto `loss`, "
         "`margin`; grpo, rloo, ppo `reward`; or of generated answers (not reward) "
         + ", ".join(f"`{name}`" for name in early_stopping.OF_ANSWERS)
         + ", or your own as `FILE.py:NAME`, where higher is better; by default the objective's first",
@@ -574,7 +575,7 @@ class Run(Strict):
     )
     freeze: str | list[str] = Field(
         [],
-        description="full, lora, qlora: patterns of the names of parameters that do not move, such as `[embed_tokens, layers.[0-3]]`: "
+        description="full, lora, qlora: patterns of the names of parameters that do not move, such as `[embed_tokens, 'layers.[0-3]']`: "
         "regular expressions for whole parts of a name between its dots",
     )
     train: str | list[str] = Field(
@@ -952,9 +953,20 @@ class Tracking(Strict):
     """How training is watched and saved. Nothing here changes a result, so nothing here causes a rerun."""
 
     mlflow: bool = Field(True, description="log to MLflow: `MLFLOW_TRACKING_URI`, or results/mlflow.db")
-    experiment: str = Field("posttrain", description="name of the MLflow experiment")
+    also: list[Literal[tuple(installed.TRACKERS)]] = Field(
+        [], description="trackers beside MLflow, such as `[tensorboard, wandb]`, see docs/tracking.md"
+    )
+    experiment: str = Field(
+        "posttrain", description="name of the MLflow experiment, and of a project in the other trackers"
+    )
     system_metrics: bool = Field(True, description="log the use of processor, memory and GPU as well")
     checkpoint_seconds: Number = Field(60.0, ge=0, description="least time between two checkpoints; 0 saves every step")
+
+    @model_validator(mode="after")
+    def _installed(self) -> "Tracking":
+        if why := installed.missing_tracker(self.also):
+            raise ValueError(why)
+        return self
 
 
 class Cost(Strict):

@@ -21,6 +21,7 @@ METRICS = {
     "sft": {"loss": "loss", "token_accuracy": "mean_token_accuracy"},
     "dpo": PREFERENCE,
     "orpo": PREFERENCE,
+    "cpo": PREFERENCE,
     "kto": {"loss": "loss", "margin": "rewards/margins"},
     "reward": {"loss": "loss", "accuracy": "accuracy", "margin": "margin"},
     "grpo": REWARD,

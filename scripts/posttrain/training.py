@@ -37,6 +37,7 @@ from posttrain import (
     neftune,
     parameter_patterns,
     positions,
+    trackers,
     tracking,
 )
 from posttrain.config import ON_POLICY, PROMPT_LEARNING, shape_refusal
@@ -552,6 +553,7 @@ def _train(build: Callable[[dict], Any], options: Namespace, folder: Path, spec:
     if checkpoint:
         say(f"{name}: goes on from {checkpoint.name}")
         _count_on(trainer, checkpoint)
+    trackers.add(trainer, name, folder)
     start = time.monotonic()
     with _tracked(trainer, name, options, folder) as mlflow_run_id:
         try:

@@ -326,6 +326,7 @@ RUNS_REFUSED = [
         {"peft_args": {"init_lora_weights": "corda"}},
         "corda needs a preparation that is not done here; write eva, or pissa",
     ),
+    ({"peft_args": {"init_lora_weights": "lora_ga"}}, "lora_ga needs a preparation that is not done here"),
     ({"peft_args": {"init_lora_weights": "loftq"}}, "loftq makes up for what 4 bits lose; it needs method: qlora"),
 ]
 RUNS_REFUSED_IDS = [f"{values}: {sentence}" for values, sentence in RUNS_REFUSED]

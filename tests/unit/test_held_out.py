@@ -16,6 +16,7 @@ from torch.nn.functional import logsigmoid
 
 import compute_logprobs
 import tokenize_data
+import train_cpo
 import train_dpo
 import train_grpo
 import train_kto
@@ -35,6 +36,7 @@ SCRIPTS = {
     "dpo": train_dpo,
     "kto": train_kto,
     "orpo": train_orpo,
+    "cpo": train_cpo,
     "reward": train_reward,
     "grpo": train_grpo,
     "rloo": train_grpo,
@@ -155,6 +157,15 @@ def of_orpo(model, parent):
     }
 
 
+def of_cpo(model, parent):
+    chosen, rejected = sides(model)
+    margins = BETA * (chosen - rejected)
+    return {
+        "eval_rewards/accuracies": (margins > 0).float().mean().item(),
+        "eval_rewards/margins": margins.mean().item(),
+    }
+
+
 def of_reward(model, parent):
     scores = torch.tensor(scoring.pair_rewards(model, unseen(), 4096))
     margins = scores[:, 0] - scores[:, 1]
@@ -162,12 +173,14 @@ def of_reward(model, parent):
 
 
 BETA = 0.5
-OWN = {"sft": of_sft, "dpo": of_dpo, "kto": of_kto, "orpo": of_orpo, "reward": of_reward}
+OWN = {"sft": of_sft, "dpo": of_dpo, "kto": of_kto, "orpo": of_orpo, "cpo": of_cpo, "reward": of_reward}
 
 
 @pytest.mark.parametrize("objective", OWN)
 def test_the_measurement_of_the_kept_step_is_that_of_the_kept_model(train, objective, random_tiny_folder):
-    keys = {"beta": BETA} if objective in ("dpo", "kto", "orpo") else {"dropout": 0.1} if objective == "sft" else {}
+    keys = (
+        {"beta": BETA} if objective in ("dpo", "kto", "orpo", "cpo") else {"dropout": 0.1} if objective == "sft" else {}
+    )
     found, summary = train(objective, keep="best", learning_rate=0.02, max_steps=6, batch_size=2, **keys)
     losses, kept = evaluated(found, "eval_loss"), summary["held_out"]["kept_step"]
     assert len(set(losses.values())) == 6  # three rows in batches of two and one

@@ -70,7 +70,7 @@ REFUSED = [
     (CPO | {"loss_type": "ipo", "trainer_args": {"label_smoothing": 0.1}}, "has no effect on loss_type: ipo"),
     (CPO | {"beta": 0}, "beta is 0; write a number above 0"),
     (CPO | {"loss_type": "sympo"}, "loss_type: 'sympo' is not allowed; did you mean 'simpo'?"),
-    (CPO | {"trainer_args": {"cpo_alpha": 1}}, "'cpo_alpha' is set by the run's own keys; take it out"),
+    (CPO | {"trainer_args": {"cpo_alpha": 1}}, "'cpo_alpha' is not set here; write the run's own key cpo_alpha"),
     (CPO | {"objective": "dpo", "cpo_alpha": 1}, "cpo_alpha has no effect here; it needs objective: cpo"),
 ]
 
@@ -216,6 +216,8 @@ GRPO_REFUSED = [
     ({"objective": "rloo", "variant": "gspo"}, "variant has no effect here; it needs objective: grpo"),
     ({"objective": "gspo"}, "objective: gspo is a variant of grpo; write objective: grpo, variant: gspo"),
     ({"objective": "simpo"}, "objective: SimPO is a loss of cpo; write objective: cpo, loss_type: simpo"),
+    ({"epsilon_high": 0.28}, "variant, which sets it as a paper does, or the same field under trainer_args"),
+    ({"trainer_args": {"steps_per_generation": 4}}, "'steps_per_generation' is not set here; write minibatches"),
     ({"variant": "gpso"}, "variant: 'gpso' is not allowed; did you mean 'gspo'?"),
 ]
 
