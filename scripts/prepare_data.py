@@ -65,10 +65,7 @@ def main(options) -> None:
             (taken.folder / file).replace(options.output / file)
     write_data(options.output, report)
     tell(name, report, taken.first_fault, options.output / DROPPED)
-    if " is read as " in (why or ""):
-        say(f"{name}: {why}")
-    if taken.unknown:
-        say(f"{name}: not read, with the rows that have them: {unknown_keys.told(taken.unknown)}")
+    tell_what_is_read(name, report)
 
 
 def tell(name: str, report: dict, first_fault: str, file: Path) -> None:
@@ -90,6 +87,16 @@ def tell(name: str, report: dict, first_fault: str, file: Path) -> None:
             f"{name}: {near['same_answer']} rows are {near['similarity']:.0%} like an earlier one and have its answer; they are "
             f"kept, `near_duplicates: {near['similarity']:g}` under the dataset would leave them out"
         )
+
+
+def tell_what_is_read(name: str, report: dict) -> None:
+    """Say which columns are read under another name, and what is not read."""
+    if " is read as " in (report["recognised"] or ""):
+        say(f"{name}: {report['recognised']}")
+    if report["unknown"]:
+        say(f"{name}: not read, with the rows that have them: {unknown_keys.told(report['unknown'])}")
+    if advice := unknown_keys.advice(report["shape"], report["unknown"]):
+        say(f"{name}: WARNING: {advice}")
 
 
 def how(spec: dict, sources: list[Path]) -> tuple[intake.Format, str | None]:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from posttrain import overruled
 from posttrain.errors import UserError, nearest
 from posttrain.stage import READ_LAST, read_json
-from posttrain.statistics import SAME, basis, metric, shown, size
+from posttrain.statistics import SAME, TOO_FEW, basis, metric, shown, size, verdict
 
 if TYPE_CHECKING:
     from posttrain.project import Project
@@ -149,7 +149,7 @@ def verdict_lines(result: dict) -> list[str]:
         for name, row in metrics.items():
             groups.setdefault(row["verdict"], []).append(name)
         unclear = groups.pop("no evidence", [])
-        few = [name for name in unclear if metrics[name]["detectable"] is None]
+        few = [name for name in unclear if verdict(metrics[name]) == TOO_FEW]
         rest = [name for name in unclear if name not in few]
         if len(rest) > MANY:
             groups["no evidence of a difference"] = [f"the other {len(rest)} metrics"]
@@ -157,7 +157,7 @@ def verdict_lines(result: dict) -> list[str]:
             groups["no evidence of a difference"] = _detectable(result, other, rest)
         if few:
             groups["too few examples to compare"] = _by_basis(result, few)
-        said = [f"{verdict}: {', '.join(found)}" for verdict, found in groups.items() if found]
+        said = [f"{word}: {', '.join(found)}" for word, found in groups.items() if found]
         touched = overruled.named(overruled.of(result["run"], other))
         beside = f" (overruled: {touched})" if touched else ""
         lines.append(f"{result['run']} against {other}{beside}: {'; '.join(said)}")

@@ -30,7 +30,7 @@ RESUMED = "take it out: the same command goes on where it was stopped"
 ONE_PROCESS = "take it out: a run trains in one process, on one GPU or on the CPU"
 KERNELS = "take it out: attention and kernels are chosen by what is installed"
 REMOTE = "take it out: code that a model brings along is never run"
-MEASURED = "evaluation at the top of the file; to measure while it trains, early_stopping"
+MEASURED = "measure_every: STEPS, which measures held-out rows while it trains"
 PATTERNS = "freeze or train, patterns of modules' names"
 
 
@@ -135,7 +135,8 @@ RUN = {
     **_names(STOPPING, "early_stopping_patience early_stopping_steps early_stopping_threshold"),
     **_names(BEST, "load_best_model_at_end metric_for_best_model greater_is_better save_best save_only_best"),
     **_names(MEASURED, "eval_steps eval_strategy evaluation_strategy evals_per_epoch do_eval eval_on_start eval_delay"),
-    **_names(MEASURED, "per_device_eval_batch_size eval_batch_size eval_accumulation_steps compute_metrics"),
+    **_names("measure_rows, how many held-out rows are measured while it trains", "max_eval_samples eval_samples"),
+    **_names("early_stopping: {metric: FILE.py:NAME}", "compute_metrics eval_metrics"),
     **_names(TRACKERS, "report_to wandb use_wandb wandb_project wandb_entity wandb_run_id use_tensorboard logging_dir"),
     **_names("tracking: {experiment: NAME} at the top of the file", "run_name mlflow_experiment_name project_name"),
     **_names(LOGGED, "logging_steps logging_strategy log_every_n_steps logging_first_step"),

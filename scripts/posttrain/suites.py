@@ -216,13 +216,13 @@ def _shape(candidate: Candidate, dataset: str) -> str:
 def answer(candidate: Candidate, examples: list[Row], dataset: str) -> None:
     """Generate answers to the examples: to all where every reference has GSM8K's `#### number`, else to a few, to be read.
 
-    Where all are answered, the final numbers are compared.
+    Where all are answered, the final numbers are compared. Where a suite answers the same prompts, those are there to be read.
     """
     found = HeldOut(dataset).read(example["id"] for example in examples)
     asked = [tokens.up_to(found[conversation(example["id"])], example["id"]) for example in examples]
     pairs = [(row, example) for row, example in zip(asked, examples, strict=True) if tokens.prompt_turns(row)]
     marked = all("messages" in row and final_numbers.MARKED.search(_reference(row)) for row, _ in pairs)
-    pairs = pairs if marked else pairs[: candidate.spec.get("answers", ANSWERS)]
+    pairs = pairs if marked else pairs[: 0 if _is_asked(candidate, dataset) else candidate.spec.get("answers", ANSWERS)]
     outputs = ask(candidate, [(tokens.prompt_turns(row), row.get("tools")) for row, _ in pairs], candidate.spec)
     for (row, example), output in zip(pairs, outputs, strict=True):
         example |= _texts(row) | {"output": output}
@@ -233,6 +233,12 @@ def answer(candidate: Candidate, examples: list[Row], dataset: str) -> None:
                 "exact_match_lenient": final_numbers.final_number(said, reference),
                 "format_followed": final_numbers.answer_format(said, reference),
             }
+
+
+def _is_asked(candidate: Candidate, dataset: str) -> bool:
+    """Whether a suite has answers to the same prompts."""
+    suites = [suite for suite in candidate.spec["suites"].values() if suite["kind"] in ("generation", "reward")]
+    return any(suite["data"]["name"] == dataset and not suite.get("shots") for suite in suites)
 
 
 def generation(candidate: Candidate, suite: dict) -> list[Row]:

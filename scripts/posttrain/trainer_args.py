@@ -21,6 +21,11 @@ IGNORED = {
     "truncation_mode": (ALL, "rows are cut at their end before training; write max_length"),
     "completion_only_loss": (ALL, "which tokens are trained is decided with the rows' tokens; write the dataset's key format"),
     "assistant_only_loss": (ALL, "only what the assistant says is trained; write the run's key assistant_turns to say which turns"),
+    **dict.fromkeys(
+        ("packing", "packing_strategy", "eval_packing"),
+        (("sft",), "rows are packed before training; write the run's key packing"),
+    ),
+    "neftune_noise_alpha": (("sft",), "noise on the embeddings has a key of its own; write the run's key neftune"),
     "precompute_ref_batch_size": (("dpo",), "the reference's log-probabilities are computed by a stage of their own; take it out"),
     "ref_model_mixup_alpha": (("dpo", "kto"), "the reference is the parent and does not move; take it out"),
     "ref_model_sync_steps": (("dpo", "kto"), "the reference is the parent and does not move; take it out"),
@@ -56,7 +61,7 @@ def refusal(objective: str, field: str) -> str | None:
 
     >>> refusal("sft", "eos_token")
     "'eos_token' has no effect: rows are tokenised before training; write the base's key eos_token"
-    >>> refusal("sft", "packing")
+    >>> refusal("sft", "adam_beta2")
     """
     objectives, instead = IGNORED.get(field, ((), ""))
     return f"'{field}' has no effect: {instead}" if objective in objectives else None

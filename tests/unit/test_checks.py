@@ -522,12 +522,11 @@ def test_thoughts_of_earlier_turns_may_be_dropped(look, own_tokenizer):
     "arguments, model_type, message",
     [
         ({"packing": True}, "llama", None),
-        ({"packing": True, "packing_strategy": "wrapped"}, "llama", "wrapped lets neighbouring rows see each other"),
         ({"packing": True}, "mamba", "models of the type mamba have no attention for packed rows"),
     ],
 )
 def test_packing_needs_attention_that_knows_the_rows(look, arguments, model_type, message):
-    run = look(run={"trainer_args": arguments})
+    run = look(run=arguments)
     found = checks.packing(replace(run, model=run.model._replace(config={"model_type": model_type})))
     assert message in found.message if message else found is None
 
