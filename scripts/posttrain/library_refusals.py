@@ -48,7 +48,7 @@ def trainer(arguments: dict[str, Any], files: tuple[Path, ...]) -> Iterator[str]
         if field in ONE_PROCESS and value:
             yield f"trainer_args.{field}: a run trains in one process, on one GPU or on the CPU; take it out"
         if field in BEST:
-            yield f"trainer_args.{field}: write the run's own key keep: best, which needs early_stopping or held-out rows"
+            yield f"trainer_args.{field}: write the run's own key keep: best"
         if field in PACKAGES and value:
             yield from _package(f"trainer_args.{field}", *PACKAGES[field])
     yield from _typed("trainer_args", arguments, files)

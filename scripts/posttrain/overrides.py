@@ -1,7 +1,7 @@
 """A run's name with its overrides, such as `dpo_lora,rank=4,peft_args.use_dora=true`: how they are written, read and applied.
 
 A list is written with `+` between its items, `target_modules=q_proj+v_proj`, and with one behind it where it has a single
-item, `target_modules=q_proj+`. A key of a table is written with a dot, and `null` takes it out of the table.
+item, `target_modules=q_proj+`. A key of a table is written with a dot, and the value `default` takes what the file says out.
 """
 
 import datetime
@@ -19,6 +19,9 @@ KEY = r"[a-z_]+(?:\.[A-Za-z0-9_]+)*"
 OVERRIDES = rf"(?:,{KEY}={VALUE})*"
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?")
 
+OUT = object()  # the value that takes a key out, so that its default holds
+OUT_TEXT = "default"
+
 # An override of one of these says that the file's value of the others is not meant.
 INSTEAD_OF = {
     "epochs": ("max_steps",),
@@ -33,8 +36,8 @@ INSTEAD_OF = {
 
 def text(value: Any) -> str:
     """The one way to write a value in a name; `parsed` reads it back as the same value."""
-    if value is None:
-        return "null"
+    if value is None or value is OUT:
+        return "null" if value is None else OUT_TEXT
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
@@ -54,6 +57,8 @@ def parsed(written: str) -> Any:
     >>> parsed("q_proj+v_proj"), parsed("q_proj+"), parsed("1e-4"), parsed("true")
     (['q_proj', 'v_proj'], ['q_proj'], '1e-4', True)
     """
+    if written == OUT_TEXT:
+        return OUT
     if "+" not in written or NUMBER.fullmatch(written):
         return _scalar(written)
     items = written.removesuffix("+").split("+")
@@ -122,34 +127,36 @@ def read(written: list[str], run: dict[str, Any], place: str, file: str) -> dict
 
 def applied(raw: dict[str, Any], changed: dict[str, Any]) -> dict[str, Any]:
     """A run's table of the file with overrides in it; keys that exclude an override's are taken out."""
-    given = {key for key, value in changed.items() if value is not None}
-    dropped = {other for key in given for other in INSTEAD_OF.get(key, ()) if other not in changed}
+    given = [key for key, value in changed.items() if value is not None and value is not OUT]
+    dropped = {other: OUT for key in given for other in INSTEAD_OF.get(key, ()) if other not in changed}
     values = dict(raw)
-    for key, value in (dict.fromkeys(dropped) | changed).items():
-        _set(values, key, value, out=key in dropped)
+    for key, value in (dropped | changed).items():
+        _set(values, key, value)
     return values
 
 
-def _set(values: dict[str, Any], key: str, value: Any, out: bool) -> None:
-    """Set `key`, which may lead into tables; None takes a table's key out, and `out` any key."""
+def _set(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set `key`, which may lead into tables, or take it out."""
     first, dot, rest = key.partition(".")
     if dot:
         inner = values.get(first)
-        if out and not isinstance(inner, dict):
+        if value is OUT and not isinstance(inner, dict):
             return
         values[first] = dict(inner) if isinstance(inner, dict) else {}
-        _set(values[first], rest, value, out=value is None)
-    elif out:
+        _set(values[first], rest, value)
+    elif value is OUT:
         values.pop(first, None)
     else:
         values[first] = value
 
 
-def of(run: Run, key: str) -> Any:
-    """The value of a key, which may lead into tables, with a run's defaults filled in."""
+def of(run: Run, key: str, value: Any) -> Any:
+    """The value of a run's key that an override sets to `value`: the default where it has one, and in the key's own type."""
     first, *inner = key.split(".")
     own = run.settings()
     found = own[first] if first in own else getattr(run, first)
+    if inner and value is OUT:
+        return OUT
     for name in inner:
         if hasattr(found, "model_dump"):
             found = found.model_dump(by_alias=True)
@@ -161,7 +168,7 @@ def of(run: Run, key: str) -> Any:
 
 
 def of_point(point: dict[str, Any], raw: dict[str, Any], place: str) -> dict[str, str]:
-    """The overrides of a sweep's point as a name has them: tables key by key, what the point leaves out of them as `null`.
+    """The overrides of a sweep's point as a name has them: tables key by key, what the point leaves out of them as `default`.
 
     Args:
         point: keys and values as the file has them.
@@ -185,7 +192,7 @@ def _flat(key: str, value: Any, before: Any) -> Iterator[tuple[str, Any]]:
         return
     before = before if isinstance(before, dict) else {}
     for name in [*before, *(name for name in value if name not in before)]:
-        yield from _flat(f"{key}.{name}", value.get(name), before.get(name))
+        yield from _flat(f"{key}.{name}", value.get(name, OUT), before.get(name))
 
 
 def _written(key: str, value: Any, place: str) -> str:
@@ -195,7 +202,7 @@ def _written(key: str, value: Any, place: str) -> str:
         raise UserError(
             f"{place}: '{key}' cannot stand in the name of a run's folder; write a run of its own under runs:"
         )
-    safe = re.fullmatch(VALUE, written) and ".." not in written
+    safe = re.fullmatch(VALUE, written) and ".." not in written and (value is OUT or OUT_TEXT not in items)
     if not safe or any("+" in text(item) or isinstance(item, list | dict) for item in items):
         raise UserError(
             f"{place}: {value!r:.200} cannot stand in the name of a run's folder, which takes letters, digits and . _ -, and "

@@ -166,7 +166,7 @@ class Project:
         judges = self._judges(run, place, (*seen, target))
         selector = self._selector(run.data, (*seen, target))
         kept = self._needed(name, changed, run)
-        canonical = ",".join([name, *(f"{key}={_text(overrides.of(run, key))}" for key in kept)])
+        canonical = ",".join([name, *(f"{key}={_text(overrides.of(run, key, changed[key]))}" for key in kept)])
         node = Node(canonical, run, parent, judges, selector)
         self._depths[canonical] = 1 + max((self._depths[other] for other in self._built_on(node)), default=0)
         if self._depths[canonical] > DEEPEST:
@@ -203,7 +203,7 @@ class Project:
         """Refuse to measure, while a run trains, rows that are not there or not of the kind that its metric reads."""
         if not early_stopping.is_measured(run):
             return
-        if why := early_stopping.no_answers(run, shape):
+        if why := early_stopping.no_answers({"objective": run.objective} | early_stopping.settings(run), shape):
             raise UserError(f"{place}.{why}")
         origins = self._origins(run.data)
         if early_stopping.nothing_held_out([self.config.datasets[name].validation for name in origins]):
@@ -497,7 +497,8 @@ class Project:
         written |= overrides.of_point({key: point[key] for key in point if key not in own}, raw, f"{place}.points")
         name = ",".join([table.run, *(f"{key}={value}" for key, value in written.items())])
         said = overrides.flat(point, raw)
-        values = {key: _text(value) if isinstance(value, list) else value for key, value in said.items()}
+        plain = (str, bool, int, float, type(None))
+        values = {key: value if isinstance(value, plain) else _text(value) for key, value in said.items()}
         return self._resolve(name, (), f"{place} ({name})").name, values
 
     def sweep_runs(self, sweep: str) -> list[str]:

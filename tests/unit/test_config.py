@@ -302,8 +302,8 @@ RUNS_REFUSED = [
         "peft_args.prefix_projection: PEFT keeps only what the projection gives",
     ),
     (
-        {"method": "prompt", "trainer_args": {"packing": True}},
-        "trainer_args.packing: packed rows see each other under prompt; take it out",
+        {"method": "prompt", "packing": True},
+        "packing has no effect here; it needs method: full or lora or qlora or adalora or adapter or ia3 or oft or vera",
     ),
     (
         {"method": "qlora", "peft_args": {"init_lora_weights": "pissa"}},
@@ -326,6 +326,7 @@ RUNS_REFUSED = [
         {"peft_args": {"init_lora_weights": "corda"}},
         "corda needs a preparation that is not done here; write eva, or pissa",
     ),
+    ({"peft_args": {"init_lora_weights": "lora_ga"}}, "lora_ga needs a preparation that is not done here"),
     ({"peft_args": {"init_lora_weights": "loftq"}}, "loftq makes up for what 4 bits lose; it needs method: qlora"),
 ]
 RUNS_REFUSED_IDS = [f"{values}: {sentence}" for values, sentence in RUNS_REFUSED]

@@ -83,7 +83,23 @@ def test_a_table_in_a_sweep_stands_for_the_whole_table(project):
     )
     runs = [graph.run(name).run.peft_args for name in graph.sweep_runs("own")]
     assert runs == tables
-    assert graph.sweep_runs("own")[2] == "sft,peft_args.use_rslora=null"
+    assert graph.sweep_runs("own")[2] == "sft,peft_args.use_rslora=default"
+
+
+def test_null_is_a_value_and_default_takes_a_value_out(project):
+    stopping = {"runs.sft.early_stopping": {"metric": "loss", "patience": 5}}
+    run = {
+        value: project(stopping).run(f"sft,early_stopping.patience={value}").run for value in ("null", "default", "2")
+    }
+    assert {value: own.early_stopping.patience for value, own in run.items()} == {"null": None, "default": 3, "2": 2}
+    tables = [{"metric": "loss"}, {"metric": "loss", "patience": None}, None]
+    graph = project(stopping | {"sweeps.own": {"run": "sft", "over": {"early_stopping": tables}}})
+    found = [graph.run(name).run.early_stopping for name in graph.sweep_runs("own")]
+    assert [own and own.patience for own in found] == [3, None, None]
+    assert graph.sweep_runs("own") == [
+        "sft,early_stopping.patience=default", "sft,early_stopping.patience=null", "sft,early_stopping=null",
+    ]  # fmt: skip
+    assert project().run("sft,rank=default").name == "sft,rank=16"
 
 
 def test_a_grid_of_a_tables_keys(project):
@@ -103,6 +119,11 @@ def test_a_grid_of_a_tables_keys(project):
         ("target_modules", [], "sweeps.own.over.target_modules: [] cannot stand"),
         ("target_modules", [["q_proj"]], "cannot stand"),
         ("loss_type", ["a+b"], "cannot stand"),
+        (
+            "trainer_args",
+            {"torch_compile_mode": "default"},
+            "sweeps.own.over.trainer_args.torch_compile_mode: 'default' cannot stand",
+        ),
         (
             "peft_args",
             {"rank pattern": 3},

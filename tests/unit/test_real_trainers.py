@@ -57,8 +57,8 @@ def test_sft_trains_with_whatever_is_chosen(train, chosen, chats, method, flash,
     table = {"from": "base", "objective": "sft", "data": "chats", "method": method, "batch_size": 4, "warmup": 0}
     losses = []
     for arguments in ({}, given):
-        own = arguments | ({"packing": True} if packing else {})
-        changes = {"runs.own": table | {"precision": "fp32", "dropout": 0, "trainer_args": own}}
+        own = {"packing": packing, "max_length": 64, "precision": "fp32", "dropout": 0, "trainer_args": arguments}
+        changes = {"runs.own": table | own}
         if method == "full":
             del changes["runs.own"]["dropout"]
         line, _, _ = train(train_sft, "own", chats, "messages", changes)
@@ -72,9 +72,9 @@ def test_sft_is_built_with_ligers_kernels(train, chosen, chats, flash, packing, 
     built = []
     real = training.trainable
     monkeypatch.setattr(training, "add_compact_head", lambda model: built.append(model))
-    given = chosen("sft", "lora", flash, liger=True) | ({"packing": True} if packing else {})
+    given = chosen("sft", "lora", flash, liger=True)
     assert given["use_liger_kernel"] is True
-    changes = {"runs.sft.trainer_args": given}
+    changes = {"runs.sft.trainer_args": given, "runs.sft.packing": packing}
     if training.is_liger_kernel_available():
         assert train(train_sft, "sft", chats, "messages", changes)[0]["loss"] > 0
     else:

@@ -115,11 +115,6 @@ def test_what_trl_has_not_implemented_is_one_sentence(train):
         train(train_dpo, "dpo", pairs(), "preference", changes, logprobs=Path("r.parquet"))
 
 
-def test_packing_trains(train, chats):
-    line, _, _ = train(train_sft, "sft", chats, "messages", {"runs.sft.trainer_args": {"packing": True}})
-    assert line["loss"] > 0
-
-
 def pairs() -> list[dict]:
     return [
         normalise(dict(zip(("prompt", "chosen", "rejected"), pair, strict=True)), "preference", {}, "row")
