@@ -426,6 +426,6 @@ def test_a_killed_training_stops_at_the_same_step_and_keeps_the_same_bits(train,
 
 def test_packed_rows_are_measured_as_they_are_alone(train, random_tiny_folder):
     packed = {"packing": True, "dropout": 0, "learning_rate": 0.02}
-    found, summary = train("sft", keep="best", max_steps=3, **packed)
+    _, summary = train("sft", keep="best", max_steps=3, **packed)
     own = of_sft(kept_model(random_tiny_folder), random_tiny_folder)
     assert summary["held_out"]["best"]["value"] == pytest.approx(own["eval_loss"], rel=2e-4)
