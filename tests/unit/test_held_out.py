@@ -398,3 +398,34 @@ def test_a_checkpoint_whose_best_step_is_spoilt_is_not_gone_on_from(train, strai
     spoil(killed / "best-4")
     assert outcome(train) == straight
     assert stage.read_json(Path("results/run/train.json"))["resumed_from"] == "checkpoint-2"
+
+
+# ---- every objective, and the methods that save themselves in ways of their own
+
+STEPS = {"early_stopping": {"patience": 2}, "measure_every": 1, "learning_rate": 0.05, "max_steps": 8}
+CELLS = [(objective, "lora") for objective in SCRIPTS if objective != "sft"]
+CELLS += [("sft", method) for method in ("full", "qlora", "prefix", "p_tuning", "vera")] + [("ppo", "full")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("objective", "method"), CELLS)
+def test_a_killed_training_stops_at_the_same_step_and_keeps_the_same_bits(train, saving, objective, method):
+    keys = STEPS | {"method": method} | ({"ppo_epochs": 1} if objective == "ppo" else {})
+    found, summary = train(objective, **keys)
+    straight = found, summary["held_out"], hashes()
+    shutil.rmtree("results")
+    saving(3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(held_out.Measuring, "on_save", after(1, held_out.Measuring.on_save))
+        with pytest.raises(Killed):
+            train(objective, **keys)
+    found, summary = train(objective, **keys)
+    assert summary["resumed_from"] == "checkpoint-3"
+    assert (found, summary["held_out"], hashes()) == straight
+
+
+def test_packed_rows_are_measured_as_they_are_alone(train, random_tiny_folder):
+    packed = {"packing": True, "dropout": 0, "learning_rate": 0.02}
+    _, summary = train("sft", keep="best", max_steps=3, **packed)
+    own = of_sft(kept_model(random_tiny_folder), random_tiny_folder)
+    assert summary["held_out"]["best"]["value"] == pytest.approx(own["eval_loss"], rel=2e-4)
