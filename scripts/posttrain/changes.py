@@ -52,7 +52,7 @@ def _said(difference: Difference) -> str:
         return f"{VERSIONED[place]} is version {now} of posttrain's now, was {before}"
     if place == "reward.sha256":
         return "the file of its reward function has changed"
-    if place == "metric_sha256":
+    if place == "early_stopping.sha256":
         return "the file of the metric that it stops by has changed"
     return f"{place.removesuffix('.name')}: {_text(before)} -> {_text(now)}"
 

@@ -625,9 +625,10 @@ class Project:
         return {"reward": {"kind": reward.kind} | judges}
 
     def _metric_spec(self, node: Node) -> dict[str, Any]:
-        """The hashes of the files of a metric of the user's own that is measured while a run trains."""
+        """How a run stops early by a metric of the user's own, with the hashes of the metric's files."""
         function = early_stopping.own_metric(node.run)
-        return {"metric_sha256": self._hashes(function)} if function else {}
+        table = node.run.settings()["early_stopping"] if function else {}
+        return {"early_stopping": table | {"sha256": self._hashes(function)}} if function else {}
 
     def _hashes(self, function: str) -> list[str]:
         """SHA-256 of the file of a function of the user's, and of those that it imports."""
