@@ -102,7 +102,7 @@ def kernels(shape: str) -> Iterator[Row]:
     yield Row("SFT lora, SDPA alone", shape, "ours", {"kernels": none})
     yield Row("… Flash Attention, padding_free", shape, "ours", {"kernels": none | {"flash": True}}, GIVEN["flash"])
     yield Row("… SDPA, padding_free", shape, "ours", {"kernels": none, "trainer_args": {"padding_free": True}})
-    yield Row("… SDPA, packing", shape, "ours", {"kernels": none, "trainer_args": {"packing": True}})
+    yield Row("… SDPA, packing", shape, "ours", {"kernels": none, "packing": True})
     yield Row("… SDPA, Liger", shape, "ours", {"kernels": none | {"liger": True}}, GIVEN["liger"], apart=True)
     row = Row("… SDPA, torch.compile", shape, "ours", compiled, limit=120, apart=True)
     yield row._replace(only_on_gpu=True)  # the tracing alone takes minutes of a CPU

@@ -67,13 +67,23 @@ def look_at(options, tokens: Path | None, context: dict, evaluation: dict | None
     Raises:
         UserError: the rows are of a shape that the objective, or its reward function, cannot use.
     """
-    from posttrain import conversations, licences, measured_rows, memory, profiling, reward_reference, survey
+    from posttrain import (
+        conversations,
+        licences,
+        measured_rows,
+        memory,
+        profiling,
+        reward_reference,
+        survey,
+        unknown_keys,
+    )
     from posttrain.config import shape_refusal
 
     spec, data = read_json(options.spec), read_json(options.data / "data.json")
     refusal = shape_refusal(spec["objective"], spec["data"]["name"], data["shape"])
     if refusal:
-        raise UserError(f"dataset {refusal}")
+        advice = unknown_keys.advice(data["shape"], data.get("unknown", {}))
+        raise UserError("; ".join(filter(None, [f"dataset {refusal}", advice])))
     reward_reference.check(spec, data["shape"])
     tokenizer = load_tokenizer(options.parent)
     stops = conversations.stops(options.parent, tokenizer)

@@ -22,7 +22,7 @@ from posttrain.examples import PARENTS, clusters, columns, key, measured, read_e
 from posttrain.paired import Measured
 from posttrain.paired import measure as measure_one
 from posttrain.stage import arguments, read_json, run, say, whole_file, whole_folder
-from posttrain.statistics import SAME, basis, is_share, size
+from posttrain.statistics import SAME, basis, is_share, size, verdict
 from posttrain.sweep_figures import draw_cost, draw_metric, shown, telling
 from posttrain.sweeps import Sweep
 
@@ -124,11 +124,11 @@ def printed(sweep: Sweep, width: int) -> str:
     for index in range(len(sweep.settings)):
         cells = []
         for name in sweep.metrics:
-            verdict = sweep.rows.get((name, 0, index), {}).get("verdict", "")
+            word = sweep.rows.get((name, 0, index), {}).get("verdict", "")
             value = shown(sweep, name, sweep.values[name][index]["value"])
-            told = f" {verdict}" if verdict in ("better", "worse") else ""
+            told = f" {word}" if word in ("better", "worse") else ""
             touched = sweep.touched(0, index)
-            cells.append(value + told + (f" [{touched} overruled]" if told and touched else ""))
+            cells.append(value + told + (f" (overruled: {touched})" if told and touched else ""))
         lines.append([sweep.label(index), *cells])
     said = [*sweeps.answer(sweep), *sweeps.sentences(sweep)]
     wrapped = [textwrap.fill(sentence, width, subsequent_indent="  ") for sentence in said]
@@ -216,14 +216,13 @@ def _difference(sweep: Sweep, name: str, ours: int, theirs: int) -> dict[str, An
     difference, low, high = (shown(sweep, name, row[part], "+") for part in ("difference", "low", "high"))
     detectable = row.get("detectable")
     interval = f"[{low}, {high}]" + (" points" if is_share(name) else "")
-    few = row["verdict"] == "no evidence" and detectable is None
     could = "" if detectable is None else SAME if not detectable else size(sweep.metrics[name], detectable)
     return {
         "difference": difference,
         "between": interval,
         "could": could,
         "p": row["p"],
-        "verdict": "too few examples" if few else row["verdict"],
+        "verdict": verdict(row),
         "overruled": sweep.touched(ours, theirs),
     }
 

@@ -21,7 +21,7 @@ from posttrain.examples import TEXTS, Examples, by_origin, clusters, columns, co
 from posttrain.records import hashes, sealed
 from posttrain.safety import by_group
 from posttrain.stage import Clock, arguments, read_json, run, say, sha256, whole_file, write_json
-from posttrain.statistics import basis, preference, shown, summary
+from posttrain.statistics import basis, preference, shown, summary, verdict
 
 
 def main(options) -> None:
@@ -114,20 +114,12 @@ def tell(result: dict) -> None:
     lines = [["", "value", "95% interval", "of", *(f"against {other}" for other in result["against"])]]
     for metric, row in result["metrics"].items():
         low, high = shown(metric, row["low"]), shown(metric, row["high"])
-        verdicts = [_word(rows.get(metric)) for rows in result["against"].values()]
+        verdicts = [verdict(rows[metric]) if metric in rows else "" for rows in result["against"].values()]
         lines.append([metric, shown(metric, row["value"]), f"{low} to {high}", basis(row), *verdicts])
         for name, own in origins.apart(result, metric).items():
             lines.append([f"  of {name}", shown(metric, own["value"]), *[""] * (2 + len(verdicts))])
     touching = overruled.sentences(overruled.of(result["run"], *result["against"]))
     say("\n".join([result["run"], printed(lines), *touching, *as_it_ships(result)]))
-
-
-def _word(row: dict | None) -> str:
-    """A verdict in words."""
-    if row is None:
-        return ""
-    few = row["verdict"] == "no evidence" and row["detectable"] is None
-    return "too few examples" if few else row["verdict"]
 
 
 def add_margins(examples: list[dict], others: dict[str, dict]) -> None:

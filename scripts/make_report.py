@@ -38,7 +38,7 @@ def main(options) -> None:
 
 def draw(trained: dict[str, Any], folder: Path) -> None:
     """Write a run's loss, and all its curves, as figures."""
-    panels = curves.panels(trained["steps"])
+    panels = curves.panels(trained["steps"], trained["train"].get("held_out"))
     pyplot = figures.pyplot()
     for what, shown in (("loss", panels[:1]), ("training", panels)):
         columns = min(3, len(shown))

@@ -40,9 +40,9 @@ def main(options) -> None:
         apart = taken.add(intake.parts(held_out, read, None, options.cores)) if held_out else 0
         taken.add(intake.parts(sources, read, spec["limit"], options.cores))
         check_faults(taken, name)
-        counts, near = Counter(), None
+        counts, found = Counter(), {}
         if taken.rows > taken.faults:
-            counts, near = write(taken, apart, spec, options.cores)
+            counts, found = write(taken, apart, spec, options.cores)
         if not counts["train"]:
             files_of = ", ".join(map(str, sources[:3]))
             raise UserError(f"{files_of}: no row is left to train on; write more rows or a smaller `validation`")
@@ -55,8 +55,7 @@ def main(options) -> None:
             "validation": counts["validation"],
             "dropped": {kind: counts[kind] for kind in KINDS},
             "unknown": dict(taken.unknown.most_common()),
-            "near": near,
-            "detectable": splits.detectable(counts["validation"]),
+            **found,
             "origin": spec["hub"] or spec["path"],
             "licence": licences.of_card(origin),
             "files": {str(file): sha256(file) for file in (*sources, *held_out)},
@@ -65,10 +64,7 @@ def main(options) -> None:
             (taken.folder / file).replace(options.output / file)
     write_data(options.output, report)
     tell(name, report, taken.first_fault, options.output / DROPPED)
-    if " is read as " in (why or ""):
-        say(f"{name}: {why}")
-    if taken.unknown:
-        say(f"{name}: not read, with the rows that have them: {unknown_keys.told(taken.unknown)}")
+    tell_what_is_read(name, report)
 
 
 def tell(name: str, report: dict, first_fault: str, file: Path) -> None:
@@ -90,6 +86,16 @@ def tell(name: str, report: dict, first_fault: str, file: Path) -> None:
             f"{name}: {near['same_answer']} rows are {near['similarity']:.0%} like an earlier one and have its answer; they are "
             f"kept, `near_duplicates: {near['similarity']:g}` under the dataset would leave them out"
         )
+
+
+def tell_what_is_read(name: str, report: dict) -> None:
+    """Say which columns are read under another name, and what is not read."""
+    if " is read as " in (report["recognised"] or ""):
+        say(f"{name}: {report['recognised']}")
+    if report["unknown"]:
+        say(f"{name}: not read, with the rows that have them: {unknown_keys.told(report['unknown'])}")
+    if advice := unknown_keys.advice(report["shape"], report["unknown"]):
+        say(f"{name}: WARNING: {advice}")
 
 
 def how(spec: dict, sources: list[Path]) -> tuple[intake.Format, str | None]:
@@ -195,7 +201,7 @@ def write(taken: intake.Intake, apart: int, spec: dict, cores: int) -> tuple[Cou
         apart: how many of the first rows come from a file of held-out rows; without one, a share is held out.
 
     Returns:
-        the counts of all, and what data.json says of near rows.
+        the counts of all, and what data.json says of near rows, of the held-out prompts and of what those show.
     """
     import numpy as np
     import pyarrow.parquet as pq
@@ -229,7 +235,7 @@ def write(taken: intake.Intake, apart: int, spec: dict, cores: int) -> tuple[Cou
                 line = repeat(row, places[original[i]], similarity[i], bool(apart and original[i] < apart <= i))
                 counts[line["kind"]] += 1
                 dropped.write(json.dumps(line, ensure_ascii=False) + "\n")
-    return counts, {
+    near = {
         "similarity": threshold or duplicates.NEAR,
         "rows": len(np.unique(alike.links.rows)),
         "same_answer": len(repeats.rows),
@@ -239,6 +245,8 @@ def write(taken: intake.Intake, apart: int, spec: dict, cores: int) -> tuple[Cou
             for row, earlier, share in zip(*(column.tolist() for column in shown), strict=True)
         ],
     }
+    prompts = len(np.unique(alike.groups[held_out & (original < 0)]))
+    return counts, {"near": near, "held_out_prompts": prompts, "detectable": splits.detectable(prompts)}
 
 
 def examples(links: duplicates.Links) -> duplicates.Links:

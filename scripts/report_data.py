@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from posttrain import licences, page, profiling, splits
+from posttrain import licences, page, profiling, splits, unknown_keys
 from posttrain.stage import arguments, read_json, run, say, whole_file, write_json
 from posttrain.words import TURNS, text
 
@@ -148,6 +148,8 @@ def _row_warnings(report: dict[str, Any]) -> list[str]:
         )
     if report["shape"] != "text" and "user" not in report["lengths"]["characters"]:
         warnings.append("No turn is a user's: check that columns names the prompt.")
+    if advice := unknown_keys.advice(report["shape"], report.get("unknown", {})):
+        warnings.append(f"{advice[0].upper()}{advice[1:]}.")
     labels = report["labels"]
     if labels and not all(labels.values()):
         kind = "wanted" if labels["true"] else "unwanted"

@@ -8,9 +8,10 @@ Reads and writes what train_sft.py does.
         --manifest results/bases/smollm2/base.json --tokens results/tokens/smollm2/gsm8k_pairs,max_length=1024
 """
 
+from functools import partial
 from pathlib import Path
 
-from posttrain.stage import arguments, read_json, run
+from posttrain.stage import arguments, held_out_rows, read_json, run
 
 KEYS = ("loss_type", "beta", "cpo_alpha", "simpo_gamma")
 
@@ -18,7 +19,7 @@ KEYS = ("loss_type", "beta", "cpo_alpha", "simpo_gamma")
 def main(options) -> None:
     from trl.experimental.cpo import CPOConfig, CPOTrainer
 
-    from posttrain import methods, models, pairs, training
+    from posttrain import held_out, methods, models, pairs, training
 
     class PreparedCPOTrainer(CPOTrainer):
         """TRL's trainer, given the tokens that it would compute itself."""
@@ -28,11 +29,13 @@ def main(options) -> None:
 
     spec = read_json(options.spec)
     training.check_shape(options.tokens / "report.json", spec)
-    train = options.tokens / "train.parquet"
+    train, validation = options.tokens / "train.parquet", options.tokens / "validation.parquet"
     folder = training.work_folder(options, [options.manifest, train])
     if not (folder / "finished").exists():
-        rows = training.read_tokens(train, ("id", "prompt_ids", "chosen_ids", "rejected_ids", "length"))
+        read = partial(training.read_tokens, columns=("id", "prompt_ids", "chosen_ids", "rejected_ids", "length"))
+        rows = read(train)
         rows = training.ordered(rows, spec, rows["length"])
+        measured = held_out.rows(validation, spec, read)
 
         def build(spec):
             model = training.load_parent(options.parent, spec)
@@ -45,6 +48,7 @@ def main(options) -> None:
                     disable_dropout=not spec.get("dropout"),
                 ),
                 train_dataset=rows,
+                eval_dataset=measured,
                 processing_class=models.tokenizer(options.parent),
                 peft_config=methods.adapter(spec, model, training.steps(len(rows), spec["batch_size"])),
             )
@@ -54,4 +58,4 @@ def main(options) -> None:
 
 
 if __name__ == "__main__":
-    run(arguments(__doc__, spec=Path, parent=Path, manifest=Path, tokens=Path), main)
+    run(held_out_rows(arguments(__doc__, spec=Path, parent=Path, manifest=Path, tokens=Path)), main)

@@ -16,8 +16,19 @@ from posttrain.stage import arguments, held_out_rows, read_json, run
 def main(options) -> None:
     from trl import SFTConfig, SFTTrainer
 
-    from posttrain import held_out, methods, models, training
+    from posttrain import held_out, methods, models, packing, training
     from posttrain.row_order import trained_tokens
+
+    class PreparedSFTTrainer(SFTTrainer):
+        """TRL's trainer, which takes the width of a batch without an attention mask for the number of its tokens."""
+
+        def compute_loss(self, model, inputs, *args, **kwargs):
+            tokens, before = inputs.pop("tokens", None), self._total_train_tokens
+            loss = super().compute_loss(model, inputs, *args, **kwargs)
+            if tokens and self.model.training:
+                self._total_train_tokens = before + tokens
+                self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
+            return loss
 
     spec = read_json(options.spec)
     training.check_shape(options.tokens / "report.json", spec)
@@ -25,24 +36,29 @@ def main(options) -> None:
     folder = training.work_folder(options, [options.manifest, train])
     if not (folder / "finished").exists():
         rows = training.read_tokens(train, ("id", "input_ids", "labels", "length"))
-        rows = rows.add_column("trained", trained_tokens(rows.data["labels"]))
-        rows = training.ordered(rows, spec, rows["length"]).remove_columns("length")
+        if spec.get("packing"):
+            rows = packing.packed(rows, spec["max_length"])
+            rows = training.ordered(rows, spec, [1] * len(rows))
+        else:
+            rows = rows.add_column("trained", trained_tokens(rows.data["labels"]))
+            rows = training.ordered(rows, spec, rows["length"]).remove_columns("length")
         read = partial(training.read_tokens, columns=("id", "input_ids", "labels"))
         measured = held_out.rows(validation, spec, read) or read(validation)
 
         def build(spec):
             model, given = training.load_parent(options.parent, spec), training.trainer_arguments(spec, folder)
-            return SFTTrainer(
+            tokenizer, collator = models.tokenizer(options.parent), None
+            if spec.get("packing"):
+                packing.check(model)
+                collator = None if given.get("padding_free") else packing.Collator(tokenizer.pad_token_id)
+            return PreparedSFTTrainer(
                 model=model,
-                args=SFTConfig(
-                    **given,
-                    # The rows are cut already, and TRL takes no other length beside padding_free.
-                    max_length=spec["max_length"] if given.get("packing") else None,
-                    loss_type=spec["loss_type"],
-                ),
+                # The rows are cut already, and TRL takes no length beside padding_free.
+                args=SFTConfig(**given, max_length=None, loss_type=spec["loss_type"]),
+                data_collator=collator,
                 train_dataset=rows,
                 eval_dataset=measured if len(measured) else None,
-                processing_class=models.tokenizer(options.parent),
+                processing_class=tokenizer,
                 peft_config=methods.adapter(spec, model, training.steps(len(rows), spec["batch_size"])),
             )
 

@@ -62,10 +62,10 @@ def evaluation(model: dict, index: int) -> dict:
         return {"run": model["name"], "spec": HASH, "metrics": metrics, "against": {}, "seconds": 30.0}
     value = 5 - index / (index + 2)
     metrics = {
-        "safety/refusal": {"value": 0.4, "low": 0.3, "high": 0.5, "n": 100},
+        "safety/refusal": {"value": 0.5, "low": 0.15, "high": 0.85, "n": 8, "clusters": 8},
         "perplexity": {"value": value, "low": value - 1, "high": value + 1, "n": 20},
         "exact_match": {"value": 0.0, "low": 0.0, "high": 0.17, "n": 20},
-        "format_followed": {"value": 0.5, "low": 0.3, "high": 0.7, "n": 20},
+        "format_followed": {"value": 0.5, "low": 0.3, "high": 0.7, "n": 60, "clusters": 20},
     }
     rows = {
         "perplexity": {"difference": -0.5, "low": -0.75, "high": -0.25, "p": 0.0004, "verdict": "better"},
@@ -106,6 +106,7 @@ def write_examples(path: Path, index: int) -> None:
 def write_training(folder: Path, model: dict, steps: int) -> None:
     """What training, merging and the preflight leave."""
     name = model["name"]
+    write_json(folder / "spec.json", {"from": {"name": model["parent"]}})
     (folder / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines(model["objective"], steps)))
     train = {"steps": steps, "loss": 0.5, "precision": "bf16", "threads": 8, "memory_gib": 12.5, "memory_of": "GPU",
              "trainable_parameters": 4884480, "parameters": 139399488, "seconds": 3600.0, "resumed_from": None,

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from posttrain.bins import bins
 from posttrain.errors import nearest
 from posttrain.foreseen import learns_positions
 
@@ -422,30 +423,36 @@ def dropped_thoughts(run: "Subject") -> Finding | None:
 def packing(run: "Subject") -> Finding | None:
     """Packed rows do not see each other.
 
-    TRL packs by best fit without an attention mask, and transformers tells the rows apart by their position ids, whatever the
-    attention; models that have no such masks cannot. "wrapped" knows no rows.
+    Transformers tells the rows apart by their position ids, whatever the attention; models that have no such masks cannot. What is
+    read off the source here is measured on the model itself when training begins, see `packing.check`.
     """
-    arguments = run.spec.get("trainer_args", {})
-    if not arguments.get("packing"):
+    if not run.spec.get("packing"):
         return Finding("skipped", "no rows are packed")
-    if arguments.get("packing_strategy") == "wrapped":
-        text = "trainer_args.packing_strategy: wrapped lets neighbouring rows see each other and cuts them; write bfd"
-        return Finding("error", text)
     kind = run.model.config.get("model_type", "")
-    if not _masks_packed_rows(kind):
+    if not masks_packed_rows(kind):
         text = (
             f"models of the type {kind} have no attention for packed rows, which would see each other; take packing out"
         )
-        return Finding("error", f"trainer_args.packing: {text}")
+        return Finding("error", text)
     return None
 
 
-def _masks_packed_rows(model_type: str) -> bool:
-    """Whether transformers makes the model's attention mask, and so finds packed rows; read from its source, as imports cost."""
+def masks_packed_rows(model_type: str) -> bool:
+    """Whether a model of a type keeps packed rows apart; read from transformers' source, as imports cost.
+
+    Its mask is made of the positions, and nothing else goes from a token to the next: no convolution, no state.
+    """
     import importlib.util
 
-    folder = Path(importlib.util.find_spec("transformers").submodule_search_locations[0]) / "models" / model_type
-    return any("masking_utils" in file.read_text() for file in folder.glob("modeling_*.py"))
+    models = Path(importlib.util.find_spec("transformers").submodule_search_locations[0]) / "models"
+    files = [
+        file
+        for name in {model_type, model_type.removesuffix("_text")}
+        for file in (models / name).glob("modeling_*.py")
+    ]
+    text = "".join(file.read_text() for file in files)
+    calls = re.findall(r"(?:mask_kwargs = \{|create_causal_mask\(|mask_function\()[^})]*", text)
+    return any("position_ids" in call for call in calls) and not re.search("conv_state|ssm_state", text)
 
 
 def target_modules(run: "Subject") -> Finding | None:
@@ -505,6 +512,16 @@ def learning_rate(run: "Subject") -> Finding | None:
     return Finding("warning", f"learning_rate {given:.3g} is {what}; {usual}")
 
 
+def patterns(run: "Subject") -> Finding | None:
+    """The patterns of `freeze`, `train` and `learning_rates` match parameters, and leave some to train."""
+    from posttrain import parameter_patterns
+
+    if not any(run.spec.get(key) for key in parameter_patterns.KEYS):
+        return Finding("skipped", "no parameter is named")
+    why = parameter_patterns.refusal(run.spec, parameter_patterns.foreseen(run.spec, run.model))
+    return Finding("error", why) if why else None
+
+
 def rank(run: "Subject") -> Finding | None:
     """The rank is one that the method usually has."""
     low, high = RANKS.get(run.spec["method"], (0, 0))
@@ -537,9 +554,7 @@ def needed(run: "Subject", spec: dict) -> dict[str, float]:
 
     bf16 = run.memory.bf16 if spec["precision"] == "auto" else spec["precision"] == "bf16"
     share = run.spec["max_new_tokens"] / run.longest if run.report is None else _trained_share(run.report["train"])
-    longest = (
-        spec["max_length"] if spec.get("trainer_args", {}).get("packing") else min(run.longest, spec["max_length"])
-    )
+    longest = spec["max_length"] if spec.get("packing") else min(run.longest, spec["max_length"])
     return estimate(spec, run.model, longest, share, run.memory.device, bf16)
 
 
@@ -606,9 +621,13 @@ def measuring(run: "Subject") -> Finding | None:
     rows, unseen = run.data["train"], run.data["validation"]
     if run.report is not None:
         rows, unseen = (run.report[split]["rows"] for split in ("train", "validation"))
+    if run.spec.get("packing"):
+        rows = len(bins(run.tokens.lengths.tolist(), run.spec["max_length"]))
     steps = early_stopping.steps(run.spec, rows, run.data["shape"] == "preference")
     names = [data["name"] for data in run.evaluation.get("data", [])]
     evaluated = run.evaluation["limit"] if run.spec["data"]["name"] in names else 0
+    if why := early_stopping.no_answers(run.spec, run.data["shape"]):
+        return Finding("error", why)
     found = list(early_stopping.faults(run.spec, steps, unseen, evaluated))
     errors = [text for severity, text in found if severity == "error"]
     told = errors or [text for _, text in found]
@@ -666,6 +685,7 @@ CHECKS = (
     packing,
     architecture,
     target_modules,
+    patterns,
     learning_rate,
     rank,
     memory,

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -22,8 +22,10 @@ from posttrain import (
     checks,
     early_stopping,
     foreign_names,
+    installed,
     library_refusals,
     losses,
+    parameter_patterns,
     text_metrics,
     trainer_args,
     user_code,
@@ -287,6 +289,9 @@ Method = Literal[
 LORA = ("lora", "qlora")
 PROMPT_LEARNING = ("prefix", "p_tuning", "prompt")
 LEAVES = ("adapter", *PROMPT_LEARNING)  # nothing to merge into: what they add is no change of a weight
+WHOLE_ROWS = tuple(
+    method for method in get_args(Method) if method not in PROMPT_LEARNING
+)  # no virtual tokens in the rows
 PREFERENCE = ("dpo", "orpo", "cpo", "kto")
 ON_POLICY = ("grpo", "rloo", "ppo")  # they train on the model's own answers
 
@@ -325,10 +330,14 @@ METHODS_OF = {
     "merge_into": ("qlora",),
     "value_rank": ("full", *LORA),
     "peft_args": (*LORA, "adalora", "oft", "vera", "ia3", *PROMPT_LEARNING),
+    **dict.fromkeys(parameter_patterns.KEYS, ("full", *LORA)),
+    **dict.fromkeys(("neftune", "packing"), WHOLE_ROWS),
 }
 OBJECTIVES_OF = {
     "assistant_turns": ("sft",),
     "train_thoughts": ("sft",),
+    "neftune": ("sft",),
+    "packing": ("sft",),
     "loss_type": ("sft", "dpo", "kto", "cpo", "grpo"),
     "loss_weights": ("dpo",),
     "cpo_alpha": ("cpo",),
@@ -397,7 +406,17 @@ VALUE_RANK = 16  # of the LoRA that is the value of a fully trained policy
 RANK = {"vera": 256}  # its matrices are random and shared, only vectors are trained; otherwise 16
 
 # Keys that are in a spec only where they are not at their default, so that older specs keep their hash.
-SINCE = (*TRAINED, "variant", "save_precision", "value_learning_rate", "value_rank", "value_start")
+SINCE = (
+    *TRAINED,
+    *parameter_patterns.KEYS,
+    "neftune",
+    "packing",
+    "variant",
+    "save_precision",
+    "value_learning_rate",
+    "value_rank",
+    "value_start",
+)
 
 # Fields of TRL's configurations that a run's own keys set, or that resuming depends on.
 OWN_FIELDS = frozenset(
@@ -469,7 +488,7 @@ class EarlyStopping(Strict):
     metric: str | None = Field(
         None,
         min_length=1,
-        description="what is measured: sft `loss`, `token_accuracy`; dpo, orpo, reward `loss`, `accuracy`, `margin`; kto `loss`, "
+        description="what is measured: sft `loss`, `token_accuracy`; dpo, orpo, cpo, reward `loss`, `accuracy`, `margin`; kto `loss`, "
         "`margin`; grpo, rloo, ppo `reward`; or of generated answers (not reward) "
         + ", ".join(f"`{name}`" for name in early_stopping.OF_ANSWERS)
         + ", or your own as `FILE.py:NAME`, where higher is better; by default the objective's first",
@@ -553,6 +572,30 @@ class Run(Strict):
         "auto",
         description="type of the weights in `model/`, which is what ships; auto is the base's where that keeps what was "
         "learnt, else fp32",
+    )
+    freeze: str | list[str] = Field(
+        [],
+        description="full, lora, qlora: patterns of the names of parameters that do not move, such as `[embed_tokens, 'layers.[0-3]']`: "
+        "regular expressions for whole parts of a name between its dots",
+    )
+    train: str | list[str] = Field(
+        [],
+        description="full, lora, qlora: patterns of the names of the only parameters that move, written as in `freeze`",
+    )
+    learning_rates: dict[str, Annotated[Number, Field(gt=0)]] = Field(
+        {},
+        description="full, lora, qlora: peak learning rates of the parameters that a pattern names, such as `{lora_B: 1e-3}`; "
+        "those of the others is `learning_rate`",
+    )
+    neftune: Number | None = Field(
+        None,
+        gt=0,
+        description="sft: strength of uniform noise on the embeddings in training (NEFTune; 5 to 15 is usual)",
+    )
+    packing: bool = Field(
+        False,
+        description="sft: fill rows up to `max_length` with several examples, which do not see each other; `batch_size` then counts "
+        "such rows",
     )
     peft_args: Arguments = Field({}, description="more fields of PEFT's configuration, under its own names")
     loss_type: str | list[str] | None = Field(
@@ -749,8 +792,7 @@ def refusals(run: Run) -> Iterator[str]:
             "peft_args.prefix_projection: PEFT keeps only what the projection gives, from which no training goes on; take it "
             "out, or write method: p_tuning"
         )
-    if run.method in PROMPT_LEARNING and run.trainer_args.get("packing"):
-        yield (f"trainer_args.packing: packed rows see each other under {run.method}; take it out")
+    yield from parameter_patterns.refusals(run.model_dump(include=set(parameter_patterns.KEYS)))
     first = str(run.peft_args.get("init_lora_weights"))
     if first in ("pissa", "olora") and (run.quantised or run.objective in ("kto", *ON_POLICY)):
         why = "the 4-bit weights cannot be changed" if run.quantised else "the parent is needed as the reference"
@@ -911,9 +953,20 @@ class Tracking(Strict):
     """How training is watched and saved. Nothing here changes a result, so nothing here causes a rerun."""
 
     mlflow: bool = Field(True, description="log to MLflow: `MLFLOW_TRACKING_URI`, or results/mlflow.db")
-    experiment: str = Field("posttrain", description="name of the MLflow experiment")
+    also: list[Literal[tuple(installed.TRACKERS)]] = Field(
+        [], description="trackers beside MLflow, such as `[tensorboard, wandb]`, see docs/tracking.md"
+    )
+    experiment: str = Field(
+        "posttrain", description="name of the MLflow experiment, and of a project in the other trackers"
+    )
     system_metrics: bool = Field(True, description="log the use of processor, memory and GPU as well")
     checkpoint_seconds: Number = Field(60.0, ge=0, description="least time between two checkpoints; 0 saves every step")
+
+    @model_validator(mode="after")
+    def _installed(self) -> "Tracking":
+        if why := installed.missing_tracker(self.also):
+            raise ValueError(why)
+        return self
 
 
 class Cost(Strict):

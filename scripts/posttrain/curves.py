@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from posttrain import early_stopping
 from posttrain.figures import COLOURS
 from posttrain.page import percent
 
@@ -19,7 +20,8 @@ TITLES = {
     "tokens_per_second": "tokens per second",
     "memory_gib": "memory",
 }
-UNITS = {"use of the machine": "%", "memory": "GiB"}
+SHARES = ("accuracy", "mean_token_accuracy", "rewards/accuracies", "clip_fraction")  # shown in percent
+UNITS = {"use of the machine": "%", "memory": "GiB"} | {TITLES.get(key, key.replace("_", " ")): "%" for key in SHARES}
 FIRST = ("loss", "learning rate", "gradient norm", "tokens per second", "use of the machine", "memory")
 RISE = 0.01  # a validation loss that ends less than this above its minimum has not turned: it is level
 
@@ -41,7 +43,9 @@ class Panel(NamedTuple):
     """what x is: "step" or "minutes" """
     series: list[Series]
     mark: float | None
-    """the step of the lowest validation loss, on the panel of the loss"""
+    """the step of the lowest validation loss, on the panel of the loss, or the one that was kept, on that of what it was kept for"""
+    marked: str = "lowest validation loss"
+    """what the mark stands for"""
 
 
 def read(file: Path) -> list[dict[str, Any]]:
@@ -49,23 +53,35 @@ def read(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
-def panels(lines: list[dict[str, Any]]) -> list[Panel]:
+def panels(lines: list[dict[str, Any]], held_out: dict[str, Any] | None = None) -> list[Panel]:
     """Every number of the lines against the step, what the machine did against minutes; the loss first.
 
     Chosen and rejected of the same measure share a panel, and so do training and validation.
+
+    Args:
+        held_out: what train.json says of the measurements by which a step was kept, where there were any.
     """
     timed = any("seconds" in line for line in lines)
-    turned = lowest(lines)
+    marks = _marks(lines, held_out)
     found: dict[str, Panel] = {}
     keys = dict.fromkeys(key for line in lines for key in line if key not in NO_CURVES)
     for key in keys:
         title, label = _names(key, VALIDATION + key in keys)
         across = "minutes" if timed and key in OF_TIME else "step"
-        series = Series(label, *points(lines, key, across))
+        x, y = points(lines, key, across)
+        percent = key.removeprefix(VALIDATION) in SHARES
+        series = Series(label, x, [100 * value for value in y] if percent else y)
         if series.x:
-            mark = turned["step"] if turned and title == "loss" else None
-            found.setdefault(title, Panel(title, UNITS.get(title, ""), across, [], mark)).series.append(series)
+            panel = Panel(title, UNITS.get(title, ""), across, [], *marks.get(title, (None,)))
+            found.setdefault(title, panel).series.append(series)
     return sorted(found.values(), key=lambda panel: FIRST.index(panel.title) if panel.title in FIRST else len(FIRST))
+
+
+def _marks(lines: list[dict[str, Any]], held_out: dict[str, Any] | None) -> dict[str, tuple[float, str]]:
+    """Step and meaning of the mark of a panel, by its title."""
+    turned = lowest(lines)
+    marks = {"loss": (turned["step"], "lowest validation loss")} if turned else {}
+    return marks | ({_names(held_out["logged"], True)[0]: (held_out["kept_step"], "kept")} if held_out else {})
 
 
 def points(lines: list[dict[str, Any]], key: str, across: str = "step") -> tuple[list[float], list[float]]:
@@ -123,8 +139,13 @@ def lowest(lines: list[dict[str, Any]]) -> dict[str, Any] | None:
     }
 
 
-def in_words(lines: list[dict[str, Any]]) -> str:
-    """Whether a run overfits, as a sentence."""
+def in_words(lines: list[dict[str, Any]], held_out: dict[str, Any] | None = None) -> str:
+    """What was measured on held-out rows and kept, and whether a run overfits, as sentences; `held_out` as in `panels`."""
+    kept = early_stopping.in_words(held_out)
+    return f"{kept} {_overfitting(lines)}".strip() if lowest(lines) or not kept else kept
+
+
+def _overfitting(lines: list[dict[str, Any]]) -> str:
     found = lowest(lines)
     if found is None:
         return "No validation loss was measured during training, so overfitting cannot be seen."
@@ -151,7 +172,7 @@ def draw(axis: Any, panel: Panel) -> None:
         marker = "o" if "validation" in series.label else "." if len(series.x) < 50 else ""
         axis.plot(series.x, series.y, marker=marker, markersize=3, linewidth=1.2, label=series.label)
     if panel.mark is not None:
-        axis.axvline(panel.mark, linestyle="--", linewidth=0.8, color=COLOURS[-1], label="lowest validation loss")
+        axis.axvline(panel.mark, linestyle="--", linewidth=0.8, color=COLOURS[-1], label=panel.marked)
     if len(panel.series) > 1 or panel.mark is not None:
         axis.legend(fontsize=8, loc="upper right")
     axis.set(title=panel.title, xlabel=panel.across, ylabel=panel.unit)

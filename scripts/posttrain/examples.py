@@ -44,7 +44,7 @@ def measured(examples: list[dict]) -> Iterator[tuple[str, Metric, list[dict]]]:
         for name in [*known, *own]:
             found = metric(name)
             having = [row for row in rows if row.get(found.columns[0]) is not None]
-            if found.share and any(row[found.columns[0]] not in (0, 1) for row in having):
+            if name not in METRICS and found.share and any(row[name] not in (0, 1) for row in having):
                 found = found._replace(share=False)  # a metric of the user's, called as lm-eval calls shares
             yield f"{suite}/{name}" if suite else name, found, having
 

@@ -138,12 +138,23 @@ def rows(dataset: Any) -> Iterator[tuple[list[int], list[bool]]]:
     pairs = next(pairs for pairs in COLUMNS if all(known.issuperset(pair) for pair in pairs))
     for row in dataset:
         for ids, other in pairs:
-            if other is None:
+            if "seq_lengths" in known:
+                yield from examples(row)
+            elif other is None:
                 yield row[ids], [True] * len(row[ids])
             elif other == "labels":
                 yield row[ids], [label != IGNORED for label in row[other]]
             else:
                 yield row[ids] + row[other], [False] * len(row[ids]) + [True] * len(row[other])
+
+
+def examples(row: dict) -> Iterator[tuple[list[int], list[bool]]]:
+    """The examples of a packed row, which do not see each other in training either."""
+    start = 0
+    for length in row["seq_lengths"]:
+        end = start + length
+        yield row["input_ids"][start:end], [label != IGNORED for label in row["labels"][start:end]]
+        start = end
 
 
 def batches(dataset: Any, size: int, tokens: int, pad: int) -> list[dict[str, torch.Tensor]]:

@@ -81,6 +81,8 @@ RUN = {
         QUANTISED, "load_in_4bit load_in_8bit quantization_bit quantization bnb_4bit_quant_type quantize use_4bit qlora"
     ),
     **_names("peft_args: {init_lora_weights: pissa}", "pissa_init pissa use_pissa"),
+    **_names("peft_args: {init_lora_weights: loftq}", "loftq use_loftq loftq_config loftq_bits"),
+    **_names("peft_args: {init_lora_weights: eva}", "eva use_eva eva_config"),
     **_names("peft_args: {modules_to_save: [NAME]}", "additional_target lora_modules_to_save"),
     **_names("peft_args: {use_dora: true}", "dora"),
     **_names("peft_args: {use_rslora: true}", "rslora"),
@@ -91,6 +93,15 @@ RUN = {
     # objectives
     **_names("beta", "pref_beta dpo_beta kto_beta kl_beta orpo_alpha"),
     **_names("loss_type", "pref_loss loss dpo_loss_type dpo_loss"),
+    **_names("simpo_gamma, with objective: cpo, loss_type: simpo", "gamma_beta_ratio simpo_gamma_beta_ratio"),
+    **_names(
+        "variant: gspo, dapo, cispo or dr_grpo",
+        "policy_loss adv_estimator loss_agg_mode grpo_variant importance_sampling_level",
+    ),
+    **_names(
+        "variant, which sets it as a paper does, or the same field under trainer_args",
+        "epsilon epsilon_high scale_rewards mask_truncated_completions",
+    ),
     **_names(
         "reward: {from: RUN} or {function: NAME}",
         "reward_model reward_funcs reward_function reward_fn reward_functions",
@@ -100,7 +111,10 @@ RUN = {
     **_names("kl_coefficient", "kl_coef init_kl_coef kl_penalty kl_loss_coef"),
     **_names("kl_target", "target_kl ppo_target"),
     **_names("ppo_epochs", "num_ppo_epochs noptepochs"),
-    **_names("minibatches", "num_mini_batches num_minibatches ppo_mini_batch_size mini_batch_size"),
+    **_names(
+        "minibatches",
+        "num_mini_batches num_minibatches ppo_mini_batch_size mini_batch_size steps_per_generation generation_batch_size num_iterations",
+    ),
     **_names("clip", "cliprange clip_range clip_ratio"),
     **_names("value_clip", "cliprange_value"),
     **_names("value_coefficient", "vf_coef value_loss_coef"),

@@ -252,7 +252,8 @@ def _hidden(
     model: Any, labels: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
 ) -> torch.Tensor:
     """Hidden states (n, d) that predict the n labels; rows that begin alike, as a DPO pair's, share their beginning."""
-    if attention_mask is not None and prefix.can_share(model):  # packed rows have none
+    can_share = attention_mask is not None and prefix.can_share(model)  # packed rows have none
+    if can_share and not (model.training and getattr(model, "is_noisy", False)):
         lengths = attention_mask.sum(1).tolist()
         rows = [tuple(row[:length]) for row, length in zip(input_ids.tolist(), lengths, strict=True)]
         groups = prefix.pair(rows)

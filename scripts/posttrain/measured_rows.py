@@ -67,7 +67,7 @@ def errors(run: "Subject") -> list[str]:
                 f"{place}.data: {suite['kind']} needs rows of shape {' or '.join(wanted)}, and {dataset} is {data['shape']}"
             )
         elif not data["validation"]:
-            found.append(f"{place}.data: {dataset} holds no rows out; write a `validation:` above 0 under it")
+            found.append(f"{place}.data: {dataset} holds out no rows; write a `validation:` above 0 under it")
         elif suite.get("shots", 0) > data.get("shots", suite.get("shots", 0)):
             found.append(
                 f"{place}: shots is {suite['shots']}, and {dataset} has {data['shots']} training rows of one question and one "
@@ -92,22 +92,30 @@ def unmeasured(run: "Subject") -> list[str]:
             )
         elif not rows:
             found.append(
-                f"{name} holds no rows out, so nothing is measured on it; write a `validation:` above 0 under it"
+                f"{name} holds out no rows, so nothing is measured on it; write a `validation:` above 0 under it"
             )
-        elif rows < PLENTY and (why := _coarse(name, data, rows, run.evaluation["limit"])):
+        elif min(rows, data.get("held_out_prompts", rows)) < PLENTY and (
+            why := _coarse(name, data, rows, run.evaluation["limit"])
+        ):
             found.append(why)
     return found
 
 
 def _coarse(name: str, data: Report, rows: int, limit: int) -> str | None:
     """The sentence on rows that show large differences only."""
-    least = data["detectable"] if rows == data["validation"] and "detectable" in data else splits.detectable(rows)
+    prompts = data.get("held_out_prompts", data["validation"])
+    least = (
+        data["detectable"]
+        if rows == data["validation"] and "detectable" in data
+        else splits.detectable(min(rows, prompts))
+    )
     if least is not None and least <= COARSE:
         return None
     more = (
         f"evaluation.limit measures {rows} of the {data['validation']} held-out rows of {name}; write a larger one"
         if limit < data["validation"]
-        else f"{name} holds {rows} rows out; write a larger `validation:` under it, or more rows"
+        else f"{name} holds out {rows} rows; write a larger `validation:` under it, or more rows"
     )
     first, _, advice = more.partition(";")
-    return f"{first}, {splits.shown(least)};{advice}"
+    asked = f" of {prompts} prompt{'' if prompts == 1 else 's'}" if prompts < rows else ""
+    return f"{first}{asked}, {splits.shown(least)};{advice}"

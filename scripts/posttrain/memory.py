@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from posttrain import targets
+from posttrain import parameter_patterns, targets
 from posttrain.config import LORA, PROMPT_LEARNING, VALUE_RANK, reads_weights
 from posttrain.errors import UserError
 from posttrain.stage import read_json
@@ -167,7 +167,7 @@ def trained_parameters(spec: dict, model: Model) -> float:
     """How many parameters move; of the methods that train less than a hundredth of a model, about so many."""
     method, rank, layers, hidden = spec["method"], spec.get("rank", 0), model.layers, model.hidden
     if method == "full":
-        return model.parameters
+        return sum(math.prod(shape) for name, shape in model.shapes.items() if parameter_patterns.moves(spec, (name,)))
     shapes = [model.matrices[name] for name in adapted(spec, model)]
     sides = sum(map(sum, shapes))
     own = {

@@ -114,7 +114,8 @@ def real_prompts(tokens: Path, reward: bool = False) -> list[list[int]]:
     sides = ("chosen_ids", "rejected_ids", "completion_ids") if reward else ("chosen_ids", "completion_ids")
     ids = []
     for row in rows:
-        ids += [row["input_ids"]] if row.get("input_ids") else [row["prompt_ids"] + row[s] for s in sides if s in row]
+        asked = row.get("input_ids") or row["prompt_ids"]  # a prompt alone is a text to compare on as well
+        ids += [asked + row[side] for side in sides if side in row] or [asked]
     return [row[:POSITIONS] for row in ids]
 
 

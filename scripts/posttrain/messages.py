@@ -47,6 +47,8 @@ def turns(value: Any, name: str, place: str) -> Turns:
         UserError: it is no list, or a message in it is wrong.
     """
     value = from_json(value)
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        raise UserError(f"{place}: '{name}' is text that is no JSON; write its messages as `json.dumps` does")
     if not isinstance(value, list) or not value:
         raise UserError(f"{place}: '{name}' is a list of messages, and this is {kind(value)}")
     return [_message(turn, number, name, place) for number, turn in enumerate(value, 1)]

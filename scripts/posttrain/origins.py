@@ -18,6 +18,9 @@ def tables(result: Row) -> dict[str, dict[str, Row]]:
 def apart(result: Row, metric: str) -> dict[str, Row]:
     """A metric's value, interval and n by origin; nothing where all of its examples have one."""
     found = {name: rows[metric] for name, rows in tables(result).items() if metric in rows}
+    whole = found.keys() & result.get("by_dataset", {}).keys()
+    if len(whole) == 1:  # its value is that of all examples
+        found.pop(whole.pop())
     return found if len(found) > 1 else {}
 
 

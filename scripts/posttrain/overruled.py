@@ -47,13 +47,12 @@ def named(found: Iterable[Overruled]) -> str:
 
 
 def sentences(found: Iterable[Overruled]) -> list[str]:
-    """One sentence a check, with its runs and what it says of the first of them."""
-    by_check: dict[str, list[Overruled]] = {}
-    for one in found:
-        by_check.setdefault(one.check, []).append(one)
+    """One sentence for each check and what it says, with the runs that it was overruled for."""
+    runs: dict[tuple[str, str], list[str]] = {}
+    for one in dict.fromkeys(found):
+        runs.setdefault((one.check, one.message), []).append(one.run)
     said = []
-    for check, all_of in by_check.items():
-        runs = list(dict.fromkeys(one.run for one in all_of))
-        who = ", ".join(runs[:MANY]) + (f" and {len(runs) - MANY} more" if len(runs) > MANY else "")
-        said.append(f"The check {check} was overruled for {who}: {all_of[0].message}.")
+    for (check, message), names in runs.items():
+        who = ", ".join(names[:MANY]) + (f" and {len(names) - MANY} more" if len(names) > MANY else "")
+        said.append(f"The check {check} was overruled for {who}: {message}.")
     return said

@@ -134,9 +134,10 @@ class Comparison(NamedTuple):
     difference: float
     error: Error
     p: float
+    n: int
     clusters: int
-    n: float
-    """independent examples that hold as much as these do"""
+    worth: float
+    """independent examples that say as much as these do"""
     differing: float
     """those of them on which the two are not the same"""
     low: float
@@ -152,7 +153,7 @@ def compare(metric: Metric, ours: Measured, theirs: Measured) -> Comparison:
     changes, sizes = cluster_sums(ours.columns - theirs.columns, ours.clusters)
     moved, _ = cluster_sums(np.abs(ours.columns - theirs.columns).sum(axis=0, keepdims=True), ours.clusters)
     without = ours.by_cluster - theirs.by_cluster
-    n, df = worth(without, ours.by_example - theirs.by_example, sizes)
+    n, (worthy, df) = ours.columns.shape[1], worth(without, ours.by_example - theirs.by_example, sizes)
     found = error(without, df, ours.values, theirs.values)
     p = max(found.beyond(difference), min(1.0, 2.0 ** (1 - np.count_nonzero(moved))))
     if metric.share and not found.trainings_df:
@@ -160,11 +161,12 @@ def compare(metric: Metric, ours: Measured, theirs: Measured) -> Comparison:
     share = float(moved.sum() / sizes.sum())
     low, high = difference - found.width(), difference + found.width()
     if metric.share:
-        exact = _of_shares(difference, share, n) if len(sizes) == n or not found.examples else (low, high)
+        alone = len(sizes) == n and not found.trainings_df
+        exact = _of_shares(difference, share, worthy) if alone or not found.examples else (low, high)
         low, high = max(min(low, exact[0]), -1.0), min(max(high, exact[1]), 1.0)
     if p >= ALARM:
         low, high = min(low, 0.0), max(high, 0.0)
-    return Comparison(difference, found, p, len(sizes), n, share * n, low, high)
+    return Comparison(difference, found, p, n, len(sizes), worthy, share * worthy, low, high)
 
 
 def sign_flip(changes: np.ndarray) -> float:
@@ -239,8 +241,9 @@ def _detectable(metric: Metric, one: Comparison, level: float) -> float | None:
         return None
     if not metric.share:
         return one.error.detectable(level)
-    if not one.error.trainings_df:
+    if one.clusters == one.n and not one.error.trainings_df:
         difference = detectable_share(one.n, one.differing, level)
     else:  # at least as many examples must differ as the exact test needs
-        difference = max(one.error.detectable(level), detectable_share(one.n, 0, level))
+        needed = detectable_share(one.n if one.error.examples else one.worth, 0, level)
+        difference = max(one.error.detectable(level), needed)
     return difference if difference <= 1 else None

@@ -203,7 +203,7 @@ class Project:
         """Refuse to measure, while a run trains, rows that are not there or not of the kind that its metric reads."""
         if not early_stopping.is_measured(run):
             return
-        if why := early_stopping.no_answers(run, shape):
+        if why := early_stopping.no_answers({"objective": run.objective} | early_stopping.settings(run), shape):
             raise UserError(f"{place}.{why}")
         origins = self._origins(run.data)
         if early_stopping.nothing_held_out([self.config.datasets[name].validation for name in origins]):

@@ -19,7 +19,7 @@ NAMES = {
     ),
     "completion": (
         ("completion", "answer", "response", "output", "solution", "답변", "답"),
-        ("target", "targets", "outputs", "assistant", "reply", "ground_truth"),
+        ("target", "targets", "outputs", "assistant", "reply", "ground_truth", "expected", "expected_output"),
     ),
     "chosen": (("chosen", "chosen_response", "response_chosen", "chosen_answer", "preferred", "accepted"),),
     "rejected": (("rejected", "rejected_response", "response_rejected", "rejected_answer", "dispreferred"),),
@@ -166,12 +166,12 @@ def _renamed(row: Row, columns: dict[str, str]) -> Recognised | None:
     if asked and chosen and rejected:
         sides = {"chosen": _the("chosen", chosen), "rejected": _the("rejected", rejected)}
         return _told("preference", _asking(row, _the("prompt", asked)) | sides, columns, row)
-    pair = next((pair for pair in PAIRS if all(isinstance(row.get(name), str) for name in pair)), None)
+    pair = next((pair for pair in PAIRS if all(map(_says, (row.get(name) for name in pair)))), None)
     if asked and answers:
         found = _asking(row, _the("prompt", asked))
         answer = _the("completion", answers)
     elif pair and not columns.keys() & {"prompt", "completion", "text"}:
-        found, answer = {"prompt": pair[0]}, pair[1]
+        found, answer, labelled = {"prompt": pair[0]}, pair[1], {}
     else:
         return None
     found["output" if "instruction" in found else "completion"] = answer
@@ -216,6 +216,11 @@ def _asking(row: Row, asked: str) -> dict[str, str]:
 def _is_boolean(value: Any) -> bool:
     """Whether a label says yes or no; 0 and 1 may as well be classes."""
     return isinstance(value, bool) or (isinstance(value, str) and isinstance(boolean(value), bool))
+
+
+def _says(value: Any) -> bool:
+    """Whether a value is text, and no number in digits, as a class of a CSV file."""
+    return isinstance(value, str) and not value.strip().lstrip("-").replace(".", "").isdigit()
 
 
 def _are_turns(value: Any) -> bool:

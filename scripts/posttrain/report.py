@@ -10,10 +10,10 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from posttrain import curves, generations, graph, licences, origins
+from posttrain import curves, generations, graph, licences, origins, overruled
 from posttrain.page import percent
 from posttrain.stage import duration, read_json
-from posttrain.statistics import LEVEL, METRICS, is_share, metric
+from posttrain.statistics import LEVEL, METRICS, SAME, TOO_FEW, VERDICTS, basis, is_share, metric, verdict
 
 MOST_POINTS = 400  # of a curve on the page; fewer on a page of many runs, as all curves together get
 CURVES_BYTES = 1_800_000
@@ -41,7 +41,12 @@ def collect(context: dict[str, Any]) -> dict[str, Any]:
         "config": context["config"],
         "models": models,
         "runs": runs,
-        "said": [{"name": run["name"], "sentences": said(run), "alone": alone(run)} for run in runs],
+        "said": [
+            {"name": run["name"], "sentences": said(run), "alone": alone(run), "overruled": run["overruled"]}
+            for run in runs
+        ],
+        "overruled": overruled.sentences(itertools.chain(*(run["touching"] for run in runs))),
+        "repeated": repeated(runs),
         "comparisons": comparisons(models),
         "by_chance": 1 - LEVEL,
         "graph": graph.layout(context["models"]),
@@ -60,7 +65,12 @@ def collect(context: dict[str, Any]) -> dict[str, Any]:
 def _read(model: Model) -> Model:
     """A model of the context with what the files of its folder say."""
     folder = Path(f"results/{model['name']}")
-    found = model | {"eval": read_json(folder / "eval.json")}
+    touching = overruled.of(model["name"])
+    found = model | {
+        "eval": read_json(folder / "eval.json"),
+        "touching": touching,
+        "overruled": overruled.named(touching),
+    }
     if model["kind"] == "base":
         file = Path(f"results/bases/{model['name']}/base.json")
         return found | {"files": read_json(file)["files"] if file.exists() else {}}
@@ -82,20 +92,23 @@ def _ancestors(model: Model, by_name: dict[str, Model]) -> Iterator[str]:
 
 
 def said(run: Model) -> list[tuple[str, list[dict[str, Any]]]]:
-    """A run's verdicts, as sentences: better, worse, no evidence, each with its `other`, `metrics` and `more`.
+    """A run's verdicts, as sentences: better, worse, no evidence, too few examples, each with its `other`, `metrics` and `more`.
 
-    Of what differs each metric has its two values; of what does not, the first four metrics are named.
+    Of what differs each metric has its two values, of too few examples their number; of the last two the first four metrics
+    are named.
     """
     sentences: dict[str, list[dict[str, Any]]] = {}
-    for verdict, (other, rows) in itertools.product(("better", "worse", "no evidence"), run["eval"]["against"].items()):
-        names = [name for name, row in rows.items() if row["verdict"] == verdict]
-        if verdict == "no evidence":
-            told, more = names[:4], len(names[4:])
-        else:
+    for word, (other, rows) in itertools.product(VERDICTS, run["eval"]["against"].items()):
+        names = [name for name, row in rows.items() if verdict(row) == word]
+        if word in ("better", "worse"):
             ours = {name: run["eval"]["metrics"][name]["value"] for name in names}
             told, more = [f"{name} ({_step(name, ours[name], rows[name]['difference'])})" for name in names], 0
+        else:
+            told, more = names[:4], len(names[4:])
+        if word == TOO_FEW:
+            told = [f"{name} ({basis(run['eval']['metrics'][name])})" for name in told]
         if names:
-            sentences.setdefault(verdict, []).append({"other": other, "metrics": told, "more": more})
+            sentences.setdefault(word, []).append({"other": other, "metrics": told, "more": more})
     return list(sentences.items())
 
 
@@ -111,13 +124,27 @@ def _step(name: str, ours: float, difference: float) -> str:
 
 
 def comparisons(models: list[Model]) -> list[dict[str, Any]]:
-    """Every comparison of every model, as a flat table's rows."""
+    """Every comparison of every model, as a flat table's rows; `verdict` in words, `basis` and what was `overruled`."""
     return [
-        {"name": model["name"], "other": other, "metric": name, "detectable": None, **row}
+        {"name": model["name"], "other": other, "metric": name, "detectable": None}
+        | row
+        | {"verdict": verdict(row), "basis": basis(model["eval"]["metrics"][name]), "overruled": model["overruled"]}
         for model in models
         for other, rows in model["eval"]["against"].items()
         for name, row in rows.items()
     ]
+
+
+def repeated(runs: list[Model]) -> dict[tuple[str, str], str]:
+    """Where a message of a check stands already, by run and check: the first run that has the same one, as it would fill pages."""
+    first: dict[tuple[str, str], str] = {}
+    found = {}
+    for run in runs:
+        for check in run["preflight"]["checks"]:
+            before = first.setdefault((check["name"], check["message"]), run["name"])
+            if before != run["name"]:
+                found[run["name"], check["name"]] = before
+    return found
 
 
 def metrics(models: list[Model]) -> list[dict[str, Any]]:
@@ -132,13 +159,14 @@ def metrics(models: list[Model]) -> list[dict[str, Any]]:
 
 def training(run: Model, runs: int) -> dict[str, Any]:
     """A run's curves as its page has them, its overfitting in words, and how many points a curve may have."""
-    panels = curves.panels(run["steps"])
+    held_out = run["train"].get("held_out")
+    panels = curves.panels(run["steps"], held_out)
     count = sum(len(panel.series) for panel in panels)
     most = min(MOST_POINTS, max(40, CURVES_BYTES // (14 * count * runs)))
     longest = max(len(series.x) for panel in panels for series in panel.series)
     return {
         "name": run["name"],
-        "overfits": curves.in_words(run["steps"]),
+        "overfits": curves.in_words(run["steps"], held_out),
         "turned": (curves.lowest(run["steps"]) or {"turned": False})["turned"],
         "panels": [_panel(panel, most) for panel in panels],
         "thinned": most if longest > most else None,
@@ -222,7 +250,15 @@ def _rating(pair: str) -> dict[str, Any]:
     folder = Path(f"results/ratings/{pair}")
     a, b = pair.split("~")
     result = read_json(folder / "ratings.json") if (folder / "ratings.json").exists() else None
-    return {"pair": pair, "a": a, "b": b, "result": result, "there": (folder / "rate.html").exists()}
+    touching = overruled.named(overruled.of(a, b))
+    return {
+        "pair": pair,
+        "a": a,
+        "b": b,
+        "result": result,
+        "overruled": touching,
+        "there": (folder / "rate.html").exists(),
+    }
 
 
 # ---- cost
@@ -329,7 +365,9 @@ def signed(name: str, difference: float, unit: str = " points") -> str:
 
 
 def either(name: str, difference: float) -> str:
-    """A difference that may go either way: `±5 points`."""
+    """A difference that may go either way: `±5 points`; that of examples which are all the same, in words."""
+    if not difference:
+        return SAME
     return f"±{signed(name, difference).removeprefix('+')}"
 
 
@@ -349,8 +387,8 @@ def breakable(name: str) -> Markup:
 
 
 FILTERS = {
-    "breakable": breakable,
-    "short": short, "value": value, "signed": signed, "either": either, "energy": energy, "chance": chance, "duration": duration,
+    "breakable": breakable, "basis": basis, "verdict": verdict, "short": short, "value": value, "signed": signed,
+    "either": either, "energy": energy, "chance": chance, "duration": duration,
 }  # fmt: skip
 
 

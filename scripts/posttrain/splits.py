@@ -3,7 +3,7 @@
 import numpy as np
 
 CHANGED = 0.2  # share of examples that two models of one family answer differently
-ENOUGH = 10_000  # rows; more show more, and it takes long to say how much
+ENOUGH = 10_000  # prompts; more show more, and it takes long to say how much
 SHARE = 0.1  # held out where a dataset sets no share,
 LEAST = 20  # but so many rows at least,
 MOST = 5  # of a file that has MOST times as many, and else one of MOST
@@ -64,15 +64,15 @@ def held_out(clusters: np.ndarray, hashes: np.ndarray, kept: np.ndarray, count: 
     return mask
 
 
-def detectable(rows: int) -> float | None:
-    """The smallest difference of a share, such as an accuracy, that so many held-out rows show; None where they show none.
+def detectable(prompts: int) -> float | None:
+    """The smallest difference of a share, such as an accuracy, that so many held-out prompts show; None where they show none.
 
     With a power of 80 %, where CHANGED of the examples come out otherwise in one model than in the other.
     """
     from posttrain.statistics import FEWEST, detectable_share
 
-    rows = min(rows, ENOUGH)
-    return round(detectable_share(rows, _rounded(rows * CHANGED)), 3) if rows >= FEWEST else None
+    n = min(prompts, ENOUGH)
+    return round(detectable_share(n, _rounded(n * CHANGED)), 3) if n >= FEWEST else None
 
 
 def shown(least: float | None) -> str:

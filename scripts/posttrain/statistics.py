@@ -18,6 +18,8 @@ from posttrain import text_metrics
 RESAMPLES, BLOCKS = 2000, 20  # all at once, a large n would need gigabytes
 LEVEL = 0.95
 SAME = "the same in every example"  # where there is no difference that could have been shown
+TOO_FEW = "too few examples"
+VERDICTS = ("better", "worse", "no evidence", TOO_FEW)  # as pages and tables say them
 POWER = 0.8  # with which the `detectable` difference is found
 # Clusters of examples below which there is no verdict, on any page: six of six could be chance once in 32 times, and among a
 # sweep's comparisons say nothing, while ten of ten (1 in 512) stand the correction of 25.
@@ -123,6 +125,12 @@ def basis(row: dict) -> str:
     return text if clusters == n else f"{text} of {clusters:,} prompt{'' if clusters == 1 else 's'}"
 
 
+def verdict(row: dict) -> str:
+    """The verdict of a comparison in an eval.json in words: of no evidence, whether the examples were too few to show any."""
+    few = row["verdict"] == "no evidence" and row.get("detectable", 0) is None
+    return TOO_FEW if few else row["verdict"]
+
+
 # ---- one model
 
 
@@ -141,6 +149,7 @@ def summary(metric: Metric, columns: np.ndarray, clusters: np.ndarray | None = N
     else:
         tail = _tail(len(sizes))
         low, high = np.quantile(resampled(metric, sums, sizes), [tail, 1 - tail]).tolist()
+        low, high = min(low, value), max(high, value)  # BLEU of few answers may lie beyond its resamples
     return {"value": value, "low": low, "high": high, "n": n, "clusters": len(sizes)}
 
 

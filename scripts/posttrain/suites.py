@@ -22,7 +22,7 @@ from posttrain import (
     tokens,
 )
 from posttrain.errors import UserError
-from posttrain.samples import ANSWERS, HeldOut, chosen, conversation
+from posttrain.samples import ANSWERS, HeldOut, chosen, conversation, pick
 from posttrain.stage import read_json, say
 
 SIDES = ("chosen", "rejected")
@@ -196,10 +196,12 @@ def _sample(candidate: Candidate, suite: str, dataset: str, limit: int) -> tuple
 
     file, held_out = _folder(candidate, dataset) / "validation.parquet", HeldOut(dataset)
     names = pq.read_table(file, columns=["id"])["id"].to_pylist()
-    encoded = pq.read_table(file).take(held_out.sample(names, limit)).to_pylist()
-    found = held_out.read(row["id"] for row in encoded)
+    names = [names[i] for i in held_out.sample(names, limit)]
+    encoded = {row["id"]: row for row in pick(file, names)}
+    found = held_out.read(names)
     where = {"suite": suite, "dataset": dataset}
-    return encoded, [where | held_out.example(row["id"], found[conversation(row["id"])]) for row in encoded]
+    examples = [where | held_out.example(name, found[conversation(name)]) for name in names]
+    return [encoded[name] for name in names], examples
 
 
 def _folder(candidate: Candidate, dataset: str) -> Path:
@@ -216,13 +218,13 @@ def _shape(candidate: Candidate, dataset: str) -> str:
 def answer(candidate: Candidate, examples: list[Row], dataset: str) -> None:
     """Generate answers to the examples: to all where every reference has GSM8K's `#### number`, else to a few, to be read.
 
-    Where all are answered, the final numbers are compared.
+    Where all are answered, the final numbers are compared. Where a suite answers the same prompts, those are there to be read.
     """
     found = HeldOut(dataset).read(example["id"] for example in examples)
     asked = [tokens.up_to(found[conversation(example["id"])], example["id"]) for example in examples]
     pairs = [(row, example) for row, example in zip(asked, examples, strict=True) if tokens.prompt_turns(row)]
     marked = all("messages" in row and final_numbers.MARKED.search(_reference(row)) for row, _ in pairs)
-    pairs = pairs if marked else pairs[: candidate.spec.get("answers", ANSWERS)]
+    pairs = pairs if marked else pairs[: 0 if _is_asked(candidate, dataset) else candidate.spec.get("answers", ANSWERS)]
     outputs = ask(candidate, [(tokens.prompt_turns(row), row.get("tools")) for row, _ in pairs], candidate.spec)
     for (row, example), output in zip(pairs, outputs, strict=True):
         example |= _texts(row) | {"output": output}
@@ -233,6 +235,12 @@ def answer(candidate: Candidate, examples: list[Row], dataset: str) -> None:
                 "exact_match_lenient": final_numbers.final_number(said, reference),
                 "format_followed": final_numbers.answer_format(said, reference),
             }
+
+
+def _is_asked(candidate: Candidate, dataset: str) -> bool:
+    """Whether a suite has answers to the same prompts."""
+    suites = [suite for suite in candidate.spec["suites"].values() if suite["kind"] in ("generation", "reward")]
+    return any(suite["data"]["name"] == dataset and not suite.get("shots") for suite in suites)
 
 
 def generation(candidate: Candidate, suite: dict) -> list[Row]:

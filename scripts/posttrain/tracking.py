@@ -119,7 +119,7 @@ class MLflowCallback(TrainerCallback):
             traceback.print_exc()  # to the log
             if not self.is_away:
                 say(
-                    f"{self.run_name}: MLflow is away ({_reason(error)}); training goes on without it, and its numbers are in "
+                    f"{self.run_name}: MLflow is away ({reason(error)}); training goes on without it, and its numbers are in "
                     f"train.jsonl; what it misses, send later: posttrain send-mlflow {self.run_name}"
                 )
             now = time.monotonic()
@@ -173,7 +173,7 @@ class MLflowCallback(TrainerCallback):
         self.mlflow.end_run(status)
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """The first line of an error, as far as it fits a sentence."""
     text = (str(error).strip() or type(error).__name__).splitlines()[0].partition(" with exception ")[0]
     return text if len(text) <= 120 else f"{text[:117]}..."
@@ -222,7 +222,7 @@ def log_evaluation(run_id: str, eval_json: Path) -> None:
     except Exception as error:
         traceback.print_exc()
         say(
-            f"{name}: MLflow did not take the evaluation ({_reason(error)}); send it later: posttrain send-mlflow {name}"
+            f"{name}: MLflow did not take the evaluation ({reason(error)}); send it later: posttrain send-mlflow {name}"
         )
 
 
@@ -259,7 +259,7 @@ def send(name: str) -> str:
             store.set_terminated(run_id, "FINISHED")
     except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
         raise UserError(
-            f"{name}: MLflow is away ({_reason(error)}); start its server, or end what holds its file, and send again"
+            f"{name}: MLflow is away ({reason(error)}); start its server, or end what holds its file, and send again"
         ) from None
     return f"{name}: {numbers} step{'s' * (numbers != 1)} sent{', and its evaluation' if evaluated else ''}"
 

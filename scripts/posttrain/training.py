@@ -34,7 +34,10 @@ from posttrain import (
     keeping,
     methods,
     models,
+    neftune,
+    parameter_patterns,
     positions,
+    trackers,
     tracking,
 )
 from posttrain.config import ON_POLICY, PROMPT_LEARNING, shape_refusal
@@ -378,7 +381,7 @@ def is_finite(model: Any) -> bool:
 
 
 def rows_of_step(trainer: Any, dataset: str, step: int) -> list[str]:
-    """Where the rows of an optimiser step come from, file and line; nothing where the trainer has packed them."""
+    """Where the rows of an optimiser step come from, file and line; nothing where nobody knows."""
     rows, args = trainer.train_dataset, trainer.args
     if "id" not in rows.column_names:
         return []
@@ -387,6 +390,7 @@ def rows_of_step(trainer: Any, dataset: str, step: int) -> list[str]:
         step = -(-step * args.gradient_accumulation_steps // args.steps_per_generation)
         size = args.generation_batch_size // args.num_generations
     ids = rows[(step - 1) * size : step * size]["id"]
+    ids = [name for one in ids for name in ([one] if isinstance(one, str) else one)]  # several where they are packed
     file = Path(f"results/data/{dataset}/train.parquet")
     places = dict(zip(*read_columns(file, ("id", "place")), strict=True)) if file.exists() else {}
     return [places.get(name, name) for name in ids]
@@ -514,14 +518,21 @@ def _train(build: Callable[[dict], Any], options: Namespace, folder: Path, spec:
         trainer = build(spec)
     model = trainer.model.policy if spec["objective"] == "ppo" else trainer.model  # what is saved
     first_weights.put(trainer, options.parent, folder, spec)
+    causal = model.get_base_model() if spec["method"] != "full" else model
     if can_be_compact(spec):
-        add_compact_head(model.get_base_model() if spec["method"] != "full" else model)
+        add_compact_head(causal)
+    if spec.get("neftune"):
+        neftune.add(causal, spec["neftune"])
     for parameter in trainer.model.parameters():
         if parameter.requires_grad:  # TRL makes an adapter on 4 bits bf16, which a resumed training would not be
             parameter.data = parameter.data.float()
     if spec["method"] == "lora":
         multiplied_in = torch.bfloat16 if models.precision(spec["precision"]) == "bf16" else None
         add_low_rank(model, multiplied_in if can_be_compact(spec) else None)
+    try:
+        parameter_patterns.control(trainer, spec)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
     trained, total = trainable(model)
     say(
         f"{name}: {spec['objective']}, {spec['method']}: {trained:,} of {total:,} parameters are trained ({trained / total:.2%})"
@@ -542,6 +553,7 @@ def _train(build: Callable[[dict], Any], options: Namespace, folder: Path, spec:
     if checkpoint:
         say(f"{name}: goes on from {checkpoint.name}")
         _count_on(trainer, checkpoint)
+    trackers.add(trainer, name, folder)
     start = time.monotonic()
     with _tracked(trainer, name, options, folder) as mlflow_run_id:
         try:

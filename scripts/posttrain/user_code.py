@@ -141,7 +141,7 @@ def load(name: str, where: str = "") -> Function:
         UserError: the file cannot be run, or has no such function; at a call, where the function raises or returns no number.
     """
     file, _, wanted = name.partition(":")
-    place, folder = f"{where}: " if where else "", Path(file).resolve().parent
+    place, folder = f"{where}: " if where else "", Path(file).absolute().parent
     if why := refusal(name):
         raise UserError(f"{place}{why}")
     module = _module(Path(file), place)
@@ -164,7 +164,7 @@ def load(name: str, where: str = "") -> Function:
 
 def _module(file: Path, place: str) -> ModuleType:
     """The file as a module of a name of its own in sys.modules, where dataclasses and the like look; run once a process."""
-    path = file.resolve()
+    path = file.absolute()
     name = f"user_code_{hashlib.sha256(str(path).encode()).hexdigest()[:16]}"
     if name in sys.modules:
         return sys.modules[name]

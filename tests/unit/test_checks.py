@@ -522,12 +522,11 @@ def test_thoughts_of_earlier_turns_may_be_dropped(look, own_tokenizer):
     "arguments, model_type, message",
     [
         ({"packing": True}, "llama", None),
-        ({"packing": True, "packing_strategy": "wrapped"}, "llama", "wrapped lets neighbouring rows see each other"),
         ({"packing": True}, "mamba", "models of the type mamba have no attention for packed rows"),
     ],
 )
 def test_packing_needs_attention_that_knows_the_rows(look, arguments, model_type, message):
-    run = look(run={"trainer_args": arguments})
+    run = look(run=arguments)
     found = checks.packing(replace(run, model=run.model._replace(config={"model_type": model_type})))
     assert message in found.message if message else found is None
 
@@ -712,10 +711,12 @@ def test_what_few_held_out_rows_show_is_said_before_training(look):
     few, _ = told(run, {"chats": holding(12)})
     assert few.severity == "warning"
     assert few.message == (
-        "chats holds 12 rows out, which show a difference in accuracy of 57.8 points or more between two models; write a larger "
+        "chats holds out 12 rows, which show a difference in accuracy of 57.8 points or more between two models; write a larger "
         "`validation:` under it, or more rows"
     )
-    assert "chats holds 5 rows out, too few to show any difference" in told(run, {"chats": holding(5)})[0].message
+    assert "chats holds out 5 rows, too few to show any difference" in told(run, {"chats": holding(5)})[0].message
+    asked = holding(99) | {"held_out_prompts": 12, "detectable": 0.578}
+    assert "chats holds out 99 rows of 12 prompts, which show" in told(run, {"chats": asked})[0].message
     cut, _ = told(run, {"chats": holding(500)}, limit=12)
     assert "evaluation.limit measures 12 of the 500 held-out rows of chats, which show" in cut.message
 
@@ -723,7 +724,7 @@ def test_what_few_held_out_rows_show_is_said_before_training(look):
 def test_datasets_of_which_nothing_is_measured_are_told_of(look):
     found, _ = told(look(), {"none": holding(0), "labelled": holding(50, "unpaired_preference"), "chats": holding(100)})
     first, second = found.message.split("; write a `validation:` above 0 under it; ")
-    assert first == "none holds no rows out, so nothing is measured on it"
+    assert first == "none holds out no rows, so nothing is measured on it"
     assert second.startswith(
         "nothing is measured on labelled, whose rows are unpaired_preference; name a dataset of text or"
     )
@@ -744,7 +745,7 @@ def test_suites_that_their_rows_cannot_answer_are_errors(look):
         ),
         ("perplexity", "preference", 50, "needs rows of shape text or messages, and d is preference"),
         ("generation", "text", 50, "generation needs rows of shape messages or preference, and d is text"),
-        ("generation", "messages", 0, "evaluation.suites.s.data: d holds no rows out"),
+        ("generation", "messages", 0, "evaluation.suites.s.data: d holds out no rows"),
     ):
         found = told(look(), {"d": holding(rows, shape)}, suite(kind))[1]
         assert found.severity == "error"

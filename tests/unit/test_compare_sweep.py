@@ -207,10 +207,10 @@ def test_a_check_that_was_overruled_stands_beside_every_verdict(in_folder):
         write(name, right)
         write_json(Path(f"results/{name}/preflight.json"), {"checks": [check]})
     text = compare_sweep.printed(compare_sweep.read("rank", RANKS), 140)
-    assert "90% better [overlap overruled]" in text
+    assert "90% better (overruled: overlap)" in text
     assert "The check overlap was overruled for dpo,rank=4, dpo: 3 rows are in both." in text
     page = html(RANKS)
-    assert page.count("overlap overruled") == 2  # of both metrics
+    assert page.count("overruled: overlap") == 2  # of both metrics
     assert page.count("The check overlap was overruled for") == 1
     assert table(RANKS)[1]["overruled"] == "overlap"
 

@@ -302,8 +302,8 @@ RUNS_REFUSED = [
         "peft_args.prefix_projection: PEFT keeps only what the projection gives",
     ),
     (
-        {"method": "prompt", "trainer_args": {"packing": True}},
-        "trainer_args.packing: packed rows see each other under prompt; take it out",
+        {"method": "prompt", "packing": True},
+        "packing has no effect here; it needs method: full or lora or qlora or adalora or adapter or ia3 or oft or vera",
     ),
     (
         {"method": "qlora", "peft_args": {"init_lora_weights": "pissa"}},

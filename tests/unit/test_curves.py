@@ -88,3 +88,8 @@ def test_the_same_curves_are_the_same_file(in_folder):
         curves.draw(axis, curves.panels(lines("sft", 12))[0])
         figures.write(figure, in_folder / name)
     assert (in_folder / "a.png").read_bytes() == (in_folder / "b.png").read_bytes()
+
+
+def test_shares_are_in_percent():
+    (panel,) = curves.panels([{"step": 1, "rewards/accuracies": 0.25}, {"step": 2, "rewards/accuracies": 1.0}])
+    assert (panel.unit, panel.series[0].y) == ("%", [25, 100])

@@ -16,7 +16,7 @@ import tokenize_data
 from evaluate_model import add_margins, read_examples, summarise, write_examples
 from posttrain import models, scoring, stage
 from posttrain.errors import UserError
-from posttrain.examples import clusters, key
+from posttrain.examples import clusters, key, measured
 from posttrain.rows import normalise
 from posttrain.tokens import tokenise
 
@@ -63,6 +63,16 @@ def test_a_metric_is_measured_on_the_examples_that_have_it():
     }  # fmt: skip
     assert metrics["perplexity"]["value"] == pytest.approx(math.exp(60 / 30))
     assert (metrics["exact_match"]["value"], metrics["preference_accuracy"]["value"]) == (0.5, 1.0)
+
+
+def test_a_users_metric_is_a_share_only_where_each_is_right_or_wrong():
+    def kind(*values: float) -> tuple[bool, bool]:
+        rows = [chat(str(i), -1.0) | {"accuracy": value, "prefers_chosen": value} for i, value in enumerate(values)]
+        found = {name: metric for name, metric, _ in measured(rows)}
+        return found["accuracy"].share, found["preference_accuracy"].share
+
+    assert kind(0.0, 1.0) == (True, True)
+    assert kind(0.0, 0.5) == (False, True)  # a tie of a preference
 
 
 def test_verdicts_are_on_the_same_examples_whatever_their_order():
@@ -196,6 +206,11 @@ def test_some_answers_of_every_dataset_of_conversations_are_there_to_be_read(eva
     assert {row["reference"] for data, row in answered if data == "pairs"} == {"good"}
     assert all(row["prompt"] for _, row in answered)
     assert all(row["exact_match"] is None for data, row in answered if data != "sums")
+    evaluate(
+        "asked", suites={"say": suite("generation", data={"name": "pairs"}, metrics=["chrf"], shots=0, pattern=None)}
+    )
+    answered = [key[:2] for key, row in read_examples("asked").items() if row["output"] is not None]
+    assert ("", "pairs") not in answered and ("say", "pairs") in answered and ("", "chats") in answered
     evaluate("without", answers=0)
     assert {data for (_, data, _), row in read_examples("without").items() if row["output"] is not None} == {"sums"}
 
@@ -438,10 +453,10 @@ def test_a_judge_reads_the_turn_s_end_once_and_only_after_an_answer_that_ended(
     answering("so")
     Path("results/judge").mkdir(parents=True)
     Path("results/judge/merged").symlink_to(reward_folder)
-    evaluate("base", suites={"judged": suite("reward", data={"name": "pairs"}, by={"name": "judge"})})
+    evaluate("base", suites={"judged": suite("reward", data={"name": "pairs"}, by={"name": "judge"})}, answers=0)
     tokenizer = models.tokenizer(reward_folder)
     texts = [tokenizer.decode(row) for row in read]
-    assert [text.rpartition("assistant\n")[2] for text in texts] == ["so", "so<|im_end|>", "so<|im_end|>"]
+    assert sorted(text.rpartition("assistant\n")[2] for text in texts) == ["so", "so<|im_end|>", "so<|im_end|>"]
 
 
 def test_a_penalty_of_the_base_is_named_and_off_or_on_by_a_key(evaluate, random_tiny_folder, monkeypatch, tmp_path):

@@ -35,9 +35,28 @@ def folder(tmp_path_factory):
 
 # ---- changes
 
-NAMES = "user human assistant gpt tool system function_call observation role content tool_calls from".split()
+NAMES = (
+    "user human assistant gpt tool system function_call observation role content tool_calls from train weight".split()
+)
 WORDS = st.sampled_from(
-    ["", " ", "a", "q", "\ud800", "\0", "ü😀", "<image>", "[{}]", "{}", "null", "\n\nHuman: q\n\nAssistant: a", *NAMES]
+    [
+        '[{"role": "user", "content": "q"}]',
+        "question",
+        "answer",
+        "",
+        " ",
+        "a",
+        "q",
+        "\ud800",
+        "\0",
+        "ü😀",
+        "<image>",
+        "[{}]",
+        "{}",
+        "null",
+        "\n\nHuman: q\n\nAssistant: a",
+        *NAMES,
+    ]
 )
 SCALARS = st.one_of(
     WORDS,
@@ -147,7 +166,7 @@ def test_a_normalised_row_is_what_the_contract_says(format, data):
     if shape == "preference":
         assert found["chosen"] != found["rejected"]
     again = {key: value for key, value in found.items() if key in ("messages", "tools", "text")}
-    if shape in ("messages", "text"):
+    if shape in ("messages", "text") and "trained" not in found:
         assert rows.normalise(again, shape, {}, "elsewhere")["id"] == found["id"]
 
 

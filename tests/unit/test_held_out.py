@@ -16,6 +16,7 @@ from torch.nn.functional import logsigmoid
 
 import compute_logprobs
 import tokenize_data
+import train_cpo
 import train_dpo
 import train_grpo
 import train_kto
@@ -35,6 +36,7 @@ SCRIPTS = {
     "dpo": train_dpo,
     "kto": train_kto,
     "orpo": train_orpo,
+    "cpo": train_cpo,
     "reward": train_reward,
     "grpo": train_grpo,
     "rloo": train_grpo,
@@ -155,6 +157,15 @@ def of_orpo(model, parent):
     }
 
 
+def of_cpo(model, parent):
+    chosen, rejected = sides(model)
+    margins = BETA * (chosen - rejected)
+    return {
+        "eval_rewards/accuracies": (margins > 0).float().mean().item(),
+        "eval_rewards/margins": margins.mean().item(),
+    }
+
+
 def of_reward(model, parent):
     scores = torch.tensor(scoring.pair_rewards(model, unseen(), 4096))
     margins = scores[:, 0] - scores[:, 1]
@@ -162,12 +173,14 @@ def of_reward(model, parent):
 
 
 BETA = 0.5
-OWN = {"sft": of_sft, "dpo": of_dpo, "kto": of_kto, "orpo": of_orpo, "reward": of_reward}
+OWN = {"sft": of_sft, "dpo": of_dpo, "kto": of_kto, "orpo": of_orpo, "cpo": of_cpo, "reward": of_reward}
 
 
 @pytest.mark.parametrize("objective", OWN)
 def test_the_measurement_of_the_kept_step_is_that_of_the_kept_model(train, objective, random_tiny_folder):
-    keys = {"beta": BETA} if objective in ("dpo", "kto", "orpo") else {"dropout": 0.1} if objective == "sft" else {}
+    keys = (
+        {"beta": BETA} if objective in ("dpo", "kto", "orpo", "cpo") else {"dropout": 0.1} if objective == "sft" else {}
+    )
     found, summary = train(objective, keep="best", learning_rate=0.02, max_steps=6, batch_size=2, **keys)
     losses, kept = evaluated(found, "eval_loss"), summary["held_out"]["kept_step"]
     assert len(set(losses.values())) == 6  # three rows in batches of two and one
@@ -385,3 +398,34 @@ def test_a_checkpoint_whose_best_step_is_spoilt_is_not_gone_on_from(train, strai
     spoil(killed / "best-4")
     assert outcome(train) == straight
     assert stage.read_json(Path("results/run/train.json"))["resumed_from"] == "checkpoint-2"
+
+
+# ---- every objective, and the methods that save themselves in ways of their own
+
+STEPS = {"early_stopping": {"patience": 2}, "measure_every": 1, "learning_rate": 0.05, "max_steps": 8}
+CELLS = [(objective, "lora") for objective in SCRIPTS if objective != "sft"]
+CELLS += [("sft", method) for method in ("full", "qlora", "prefix", "p_tuning", "vera")] + [("ppo", "full")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("objective", "method"), CELLS)
+def test_a_killed_training_stops_at_the_same_step_and_keeps_the_same_bits(train, saving, objective, method):
+    keys = STEPS | {"method": method} | ({"ppo_epochs": 1} if objective == "ppo" else {})
+    found, summary = train(objective, **keys)
+    straight = found, summary["held_out"], hashes()
+    shutil.rmtree("results")
+    saving(3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(held_out.Measuring, "on_save", after(1, held_out.Measuring.on_save))
+        with pytest.raises(Killed):
+            train(objective, **keys)
+    found, summary = train(objective, **keys)
+    assert summary["resumed_from"] == "checkpoint-3"
+    assert (found, summary["held_out"], hashes()) == straight
+
+
+def test_packed_rows_are_measured_as_they_are_alone(train, random_tiny_folder):
+    packed = {"packing": True, "dropout": 0, "learning_rate": 0.02}
+    found, summary = train("sft", keep="best", max_steps=3, **packed)
+    own = of_sft(kept_model(random_tiny_folder), random_tiny_folder)
+    assert summary["held_out"]["best"]["value"] == pytest.approx(own["eval_loss"], rel=2e-4)

@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import logsigmoid
 
 import train_cpo
-from posttrain import losses, training
+from posttrain import losses, sampled, training
 from posttrain.errors import UserError
 from posttrain.project import Project
 from posttrain.sampled import split
@@ -161,13 +161,16 @@ def test_what_a_variant_does_before_the_loss_is_the_papers(made, variant, expect
     assert (args.scale_rewards, args.mask_truncated_completions, args.beta) == expected
 
 
-def test_dapo_says_how_many_answers_it_left_out(sample, capsys):
+def test_dapo_says_how_many_answers_it_left_out(sample, monkeypatch):
+    said = []
+    monkeypatch.setattr(sampled, "say", said.append)
     lines, _ = sample("grpo", 4, variant="dapo", minibatches=1)
     assert [line["completions/clipped_ratio"] for line in lines] == [1, 1]
     assert [line["grad_norm"] for line in lines] == [0, 0]
-    assert (
-        "grpo: 100% of the answers were cut at max_new_tokens: 4, and dapo leaves them out" in capsys.readouterr().err
-    )
+    assert said == [
+        "grpo: 100% of the answers were cut at max_new_tokens: 4, and dapo leaves them out of the loss; write a larger "
+        "max_new_tokens, or trainer_args: {mask_truncated_completions: false}"
+    ]
 
 
 def test_the_fields_of_ones_own_go_before_a_variants(made):
@@ -216,6 +219,8 @@ GRPO_REFUSED = [
     ({"objective": "rloo", "variant": "gspo"}, "variant has no effect here; it needs objective: grpo"),
     ({"objective": "gspo"}, "objective: gspo is a variant of grpo; write objective: grpo, variant: gspo"),
     ({"objective": "simpo"}, "objective: SimPO is a loss of cpo; write objective: cpo, loss_type: simpo"),
+    ({"epsilon_high": 0.28}, "variant, which sets it as a paper does, or the same field under trainer_args"),
+    ({"trainer_args": {"steps_per_generation": 4}}, "'steps_per_generation' is not set here; write minibatches"),
     ({"variant": "gpso"}, "variant: 'gpso' is not allowed; did you mean 'gspo'?"),
 ]
 

@@ -122,6 +122,13 @@ def test_nulls_that_only_a_tables_schema_has_are_no_arguments(tmp_path):
     assert "null" in normalise(as_json, "messages", {}, "x")["messages"][1]["tool_calls"]  # it is meant there
 
 
+def test_messages_as_text_that_is_no_json_are_refused():
+    with pytest.raises(
+        UserError, match=r"x: 'messages' is text that is no JSON; write its messages as `json\.dumps` does"
+    ):
+        normalise({"messages": str([user("q"), assistant("a")])}, "messages", {}, "x")
+
+
 # ---- segments
 
 

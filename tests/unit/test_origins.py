@@ -19,6 +19,12 @@ def test_a_metric_of_several_origins_has_them_all_and_one_of_one_has_none():
     assert apart({}, "perplexity") == {}  # of an older version
 
 
+def test_of_a_mixture_alone_its_parts_are_told_and_not_the_whole_again():
+    parts = {name: {"accuracy": row(value)} for name, value in (("one", 0), ("two", 1))}
+    result = RESULT | {"by_part": {"mixture": parts}}
+    assert apart(result, "accuracy") == {"mixture, one": row(0), "mixture, two": row(1)}
+
+
 def test_the_report_has_a_table_of_each_such_metric():
     models = [
         {"name": "a", "eval": RESULT},

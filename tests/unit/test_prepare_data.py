@@ -743,6 +743,7 @@ def test_data_json_and_the_terminal_say_what_became_of_the_rows(in_folder, monke
         "origin": "rows.jsonl",
         "licence": None,
         "near": {"similarity": 0.8, "rows": 0, "same_answer": 0, "left_out": False, "examples": []},
+        "held_out_prompts": 0,
         "detectable": None,
         "files": {"rows.jsonl": sha256(Path("rows.jsonl"))},
         "written": {file: sha256(OUTPUT / file) for file in ("train.parquet", "validation.parquet", "dropped.jsonl")},

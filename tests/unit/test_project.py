@@ -183,8 +183,8 @@ REFUSED = [
     ),
     ({"runs.dpo.trainer_args": {"loss_type": "ipo"}}, "trainer_args: 'loss_type' is not set here; "),
     (
-        {"runs.sft.trainer_args": {"packin": True}},
-        "runs.sft.trainer_args: the trainer has no field 'packin'; did you mean 'packing'?",
+        {"runs.sft.trainer_args": {"padding_fre": True}},
+        "runs.sft.trainer_args: the trainer has no field 'padding_fre'; did you mean 'padding_free'?",
     ),
     (
         {"runs.sft.peft_args": {"use_rslor": True}},

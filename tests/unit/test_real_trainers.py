@@ -26,7 +26,7 @@ import train_sft
 from posttrain import stage, training
 from posttrain.errors import UserError
 from posttrain.project import Project
-from unit.test_train import pairs, sample, train  # noqa: F401  (fixtures)
+from unit.test_train import pairs, prompt_of, sample, train  # noqa: F401  (fixtures)
 
 pytestmark = pytest.mark.usefixtures("in_folder", "signals")
 
@@ -57,8 +57,8 @@ def test_sft_trains_with_whatever_is_chosen(train, chosen, chats, method, flash,
     table = {"from": "base", "objective": "sft", "data": "chats", "method": method, "batch_size": 4, "warmup": 0}
     losses = []
     for arguments in ({}, given):
-        own = arguments | ({"packing": True} if packing else {})
-        changes = {"runs.own": table | {"precision": "fp32", "dropout": 0, "trainer_args": own}}
+        own = {"packing": packing, "max_length": 64, "precision": "fp32", "dropout": 0, "trainer_args": arguments}
+        changes = {"runs.own": table | own}
         if method == "full":
             del changes["runs.own"]["dropout"]
         line, _, _ = train(train_sft, "own", chats, "messages", changes)
@@ -72,9 +72,9 @@ def test_sft_is_built_with_ligers_kernels(train, chosen, chats, flash, packing, 
     built = []
     real = training.trainable
     monkeypatch.setattr(training, "add_compact_head", lambda model: built.append(model))
-    given = chosen("sft", "lora", flash, liger=True) | ({"packing": True} if packing else {})
+    given = chosen("sft", "lora", flash, liger=True)
     assert given["use_liger_kernel"] is True
-    changes = {"runs.sft.trainer_args": given}
+    changes = {"runs.sft.trainer_args": given, "runs.sft.packing": packing}
     if training.is_liger_kernel_available():
         assert train(train_sft, "sft", chats, "messages", changes)[0]["loss"] > 0
     else:
@@ -136,10 +136,10 @@ def test_kto_of_one_prompt_alone_is_one_sentence():
         train_kto.mismatched(kto_rows([1, 1, 1]), 2)
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
-def test_ppo_trains_from_its_script(method, configuration, chats, random_tiny_folder):
-    write_rows(Path("data/train.parquet"), chats)
-    stage.write_json(Path("data/data.json"), {"shape": "messages"})
+@pytest.mark.parametrize(("method", "shape"), [("lora", "messages"), ("full", "messages"), ("lora", "prompts")])
+def test_ppo_trains_from_its_script(method, shape, configuration, chats, random_tiny_folder):
+    write_rows(Path("data/train.parquet"), list(map(prompt_of, chats)) if shape == "prompts" else chats, shape)
+    stage.write_json(Path("data/data.json"), {"shape": shape})
     stage.write_json(Path("base.json"), {})
     table = {"from": "base", "objective": "ppo", "data": "chats", "method": method, "batch_size": 4, "accumulation": 2}
     table |= {"max_new_tokens": 4, "max_steps": 1, "ppo_epochs": 2, "reward": {"function": "answer_format"}}

@@ -59,6 +59,8 @@ SEEN = [
     ({"instruction": "q", "chosen_response": "a", "rejected_response": "b"}, "preference", PAIR),
     ({"messages": ASKED, "chosen": SAID[0], "rejected": {"role": "assistant", "content": "b"}}, "preference", PAIR),
     ({"text": "q", "label": 1}, "text", {"text": "q"}),
+    ({"text": "q", "label": "1"}, "text", {"text": "q"}),
+    ({"text": "q", "label": "true"}, "prompt_completion", {"messages": [*ASKED, {"role": "assistant", "content": "true"}]}),
     ({"text": "q", "question": "x"}, "text", {"text": "q"}),
     ({"prompt": "q"}, "prompts", {"prompt": ASKED}),
     ({"prompt": ASKED, "ability": "maths"}, "prompts", {"prompt": ASKED}),

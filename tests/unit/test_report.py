@@ -26,7 +26,8 @@ def test_what_came_out_is_better_worse_and_no_evidence_in_this_order_with_both_v
     assert said["sft_0"] == [
         ("better", [{"other": "base", "metrics": ["perplexity (5.17 → 4.67)"], "more": 0}]),
         ("worse", [{"other": "base", "metrics": ["format_followed (75% → 50%)"], "more": 0}]),
-        ("no evidence", [{"other": "base", "metrics": ["exact_match", "safety/refusal"], "more": 0}]),
+        ("no evidence", [{"other": "base", "metrics": ["exact_match"], "more": 0}]),
+        ("too few examples", [{"other": "base", "metrics": ["safety/refusal (8 examples)"], "more": 0}]),
     ]
     assert [clause["other"] for clause in said["dpo_1"][0][1]] == ["sft_0", "base"]
     assert said["reward_2"] == []
@@ -34,7 +35,7 @@ def test_what_came_out_is_better_worse_and_no_evidence_in_this_order_with_both_v
 
 
 def test_of_many_metrics_without_evidence_four_are_named():
-    rows = {f"suite/m{i}": {"verdict": "no evidence", "difference": 0.0} for i in range(9)}
+    rows = {f"suite/m{i}": {"verdict": "no evidence", "difference": 0.0, "detectable": 0.2} for i in range(9)}
     ((_, (clause,)),) = report.said({"eval": {"against": {"base": rows}, "metrics": {}}})
     assert (len(clause["metrics"]), clause["more"]) == (4, 5)
 
@@ -56,7 +57,21 @@ def test_the_columns_are_every_models_metrics_the_standard_ones_first(found):
 def test_every_comparison_is_a_row(found):
     assert len(found["comparisons"]) == 4 + 2 * 4 + 0 + 2 * 4
     assert found["comparisons"][0] == {"name": "sft_0", "other": "base", "metric": "perplexity", "difference": -0.5, "low": -0.75,
-                                       "high": -0.25, "p": 0.0004, "verdict": "better", "detectable": None}  # fmt: skip
+                                       "high": -0.25, "p": 0.0004, "verdict": "better", "detectable": None, "basis": "20 examples",
+                                       "overruled": "overlap"}  # fmt: skip
+
+
+def test_an_overruled_check_is_said_once_and_stands_beside_the_verdicts_of_the_run_and_its_children(found):
+    assert found["overruled"] == ["The check overlap was overruled for sft_0, dpo_1, reward_2 and 1 more: 3 rows."]
+    assert {model["name"]: model["overruled"] for model in found["models"]} == {
+        "base": "", "sft_0": "overlap", "dpo_1": "overlap", "reward_2": "overlap", "ppo_3": "overlap",
+    }  # fmt: skip
+    assert all(row["overruled"] == "overlap" for row in found["comparisons"])
+
+
+def test_of_checks_that_say_the_same_the_first_is_told(found):
+    assert found["repeated"]["dpo_1", "overlap"] == "sft_0"
+    assert not any(run == "sft_0" for run, _ in found["repeated"])
 
 
 def test_ancestors_lead_from_the_parent_to_the_base(found):
@@ -154,6 +169,7 @@ def test_a_share_is_in_percent_and_its_difference_in_points():
     assert report.value("perplexity", 3.13217) == "3.13"
     assert report.signed("exact_match", 0.05) == "+5 points"
     assert report.either("exact_match", 0.3) == "±30 points"
+    assert report.either("rougeL", 0.0) == "the same in every example"
     assert report.signed("perplexity", -2.0) == "\N{MINUS SIGN}2"
     assert (report.chance(0.0004), report.chance(0.031)) == ("< 0.001", "0.031")
     assert (report.energy(0.00088), report.energy(2.5)) == ("0.88 Wh", "2.5 kWh")

@@ -175,6 +175,8 @@ WARNED = [
     ({"rows": 10, "dropped": {"repeated": 1}}, "Left out: 1 of 10 rows (1 repeated)"),
     ({"rows": 11, "dropped": {"repeated": 1}}, None),
     ({"warnings": ["So it is."]}, "So it is."),
+    ({"unknown": {"url": 3}}, None),
+    ({"unknown": {"label": 3}}, "The column label is not read; if it says whether an answer is wanted"),
     ({"train": [ALONE], "validation": [ALONE | {"messages": ALONE["messages"] * 2}]}, "No turn is a user's"),
     ({"shape": "unpaired_preference", "train": [GREETED | {"label": True}], "validation": [ASKED | {"label": True}]},
      "All answers are wanted ones"),
@@ -195,6 +197,14 @@ def test_one_thing_that_is_wrong_is_one_warning(in_folder, changes, warning):
     warnings = report(folder)["warnings"]
     assert [found[: len(warning or "")] for found in warnings] == ([warning] if warning else [])
     assert ("Nothing stands out" in page_of(folder).text) == (not read_json(folder / "report.json")["warnings"])
+
+
+def test_keys_that_are_not_read_stand_on_the_page_the_most_frequent_first(in_folder):
+    folder = write("rows", FINE[1:], FINE[:1], unknown={"messages[].score": 2, "<url>": 9})
+    assert report(folder)["unknown"] == {"messages[].score": 2, "<url>": 9}
+    text = page_of(folder).text
+    assert text.index("<url>") < text.index("messages[].score")
+    assert "9 rows" in text
 
 
 def test_a_licence_that_is_spelt_otherwise_is_the_same(in_folder):

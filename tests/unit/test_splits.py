@@ -48,11 +48,11 @@ def test_the_share_is_exact_and_the_default_has_a_least(rows, share, expected):
 
 
 def test_what_held_out_rows_show():
-    assert splits.detectable(5) is None
+    assert splits.detectable(9) is None
     assert splits.shown(None) == "too few to show any difference between two models"
     assert splits.detectable(12) == pytest.approx(0.578, abs=0.001)
     assert splits.detectable(100) == pytest.approx(0.128, abs=0.001)
-    shown = [splits.detectable(rows) for rows in (6, 20, 100, 1000, 10_000)]
+    shown = [splits.detectable(rows) for rows in (10, 20, 100, 1000, 10_000)]
     assert shown == sorted(shown, reverse=True)
     assert splits.detectable(10**9) == splits.detectable(10_000)
 
@@ -102,6 +102,13 @@ def test_near_rows_stay_on_one_side_whatever_they_answer(in_folder):
         )
     ]
     assert not pairs[0] & pairs[1]
+
+
+def test_rows_of_one_prompt_show_no_more_than_one(in_folder):
+    write("rows.jsonl", lines(*({"prompt": words(8, i // 4), "completion": f"answer {i}"} for i in range(200))))
+    data = prepare(validation=0.2)
+    assert (data["validation"], data["held_out_prompts"]) == (40, 10)
+    assert data["detectable"] == splits.detectable(10) > 2 * splits.detectable(40)
 
 
 def test_a_text_of_few_words_of_its_own_is_near_nothing_but_itself(in_folder):

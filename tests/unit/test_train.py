@@ -115,11 +115,6 @@ def test_what_trl_has_not_implemented_is_one_sentence(train):
         train(train_dpo, "dpo", pairs(), "preference", changes, logprobs=Path("r.parquet"))
 
 
-def test_packing_trains(train, chats):
-    line, _, _ = train(train_sft, "sft", chats, "messages", {"runs.sft.trainer_args": {"packing": True}})
-    assert line["loss"] > 0
-
-
 def pairs() -> list[dict]:
     return [
         normalise(dict(zip(("prompt", "chosen", "rejected"), pair, strict=True)), "preference", {}, "row")
@@ -428,14 +423,22 @@ def rule(answer, reference):
 """
 
 
+def prompt_of(row: dict) -> dict:
+    """A conversation's prompt alone."""
+    return {"id": row["id"], "place": row["place"], "prompt": row["messages"][:-1]}
+
+
 @pytest.fixture
 def sample(configuration, chats, random_tiny_folder):
-    """Train a run on its own answers to the first conversations; returns its steps and the calls of its rule."""
+    """Train a run on its own answers to the first conversations, or to their prompts alone; returns its steps and its rule's calls."""
 
-    def run(objective: str, conversations: int, **keys) -> tuple[list[dict], list]:
+    def run(objective: str, conversations: int, alone: bool = False, **keys) -> tuple[list[dict], list]:
         Path("rules.py").write_text(RULE)
-        write_rows(Path("data/train.parquet"), chats[:conversations])
-        stage.write_json(Path("data/data.json"), {"shape": "messages"})
+        shape = "prompts" if alone else "messages"
+        write_rows(
+            Path("data/train.parquet"), [(prompt_of if alone else dict)(row) for row in chats[:conversations]], shape
+        )
+        stage.write_json(Path("data/data.json"), {"shape": shape})
         stage.write_json(Path("base.json"), {})
         table = {"from": "base", "objective": objective, "data": "chats", "batch_size": 8, "generations": 4}
         table |= {"max_new_tokens": 4, "reward": {"function": "rules.py:rule"}, "warmup": 0}
@@ -462,6 +465,14 @@ def test_every_answer_is_rewarded_beside_its_own_reference_and_no_prompt_is_left
     assert set(references) == {row["messages"][-1]["content"] for row in chats[:conversations]}
     for i, line in enumerate(lines):
         assert line["reward"] == pytest.approx(sum(worth for *_, worth in calls[8 * i : 8 * i + 8]) / 8)
+
+
+@pytest.mark.parametrize("objective", ["grpo", "rloo"])
+def test_prompts_alone_are_enough_and_have_no_reference(sample, objective):
+    lines, calls = sample(objective, 3, alone=True)
+    assert (len(lines), len(calls)) == (2, 16)
+    assert {reference for _, reference, _ in calls} == {None}
+    assert lines[0]["reward"] == pytest.approx(sum(worth for *_, worth in calls[:8]) / 8)
 
 
 def test_a_tokenizer_without_a_chat_template_will_do(sample, random_tiny_tokenizer, monkeypatch):

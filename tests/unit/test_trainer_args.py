@@ -28,7 +28,7 @@ def test_an_entry_that_would_be_ignored_is_refused(objective, field, configurati
     assert "; " in str(error.value)
 
 
-@pytest.mark.parametrize("field", ["packing", "adam_beta2", "neftune_noise_alpha", "pad_to_multiple_of", "eval_steps"])
+@pytest.mark.parametrize("field", ["padding_free", "adam_beta2", "pad_to_multiple_of", "eval_steps"])
 def test_an_entry_that_acts_is_taken(field, configuration):
     Project(configuration({"runs.own": table("sft") | {"trainer_args": {field: 1}}}))
 
@@ -42,8 +42,8 @@ def test_every_refused_field_is_one_of_an_installed_trainers_and_none_of_the_run
 
 # Fields of TRL's own (not transformers') that act on a model and rows of tokens. A new field is for one of the two lists.
 ACT = set(
-    "learning_rate router_aux_loss_coef max_length shuffle_dataset packing packing_strategy padding_free pad_to_multiple_of "
-    "eval_packing loss_type activation_offloading disable_dropout precompute_ref_log_probs precompute_ref_batch_size loss_weights "
+    "learning_rate router_aux_loss_coef max_length shuffle_dataset padding_free pad_to_multiple_of "
+    "loss_type activation_offloading disable_dropout precompute_ref_log_probs precompute_ref_batch_size loss_weights "
     "ld_alpha f_divergence_type f_alpha_divergence_coef label_smoothing beta use_weighting discopop_tau sync_ref_model "
     "train_sampling_strategy desirable_weight undesirable_weight max_completion_length center_rewards_coefficient alpha "
     "cpo_alpha simpo_gamma".split()

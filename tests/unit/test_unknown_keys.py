@@ -47,6 +47,14 @@ def test_a_renamed_column_is_read():
     }
 
 
+def test_a_key_that_may_be_what_the_rows_are_about_has_advice():
+    assert unknown_keys.advice("prompts", {"expected": 3}) == (
+        "the rows are prompts alone, and not read is expected (3); if that is their answer, write `columns: {completion: NAME}`"
+    )
+    assert "write `format: unpaired_preference`" in unknown_keys.advice("messages", {"label": 3})
+    assert unknown_keys.advice("prompts", {}) == unknown_keys.advice("messages", {"source": 1}) == ""
+
+
 def test_many_names_are_counted_up_to_a_number(monkeypatch):
     monkeypatch.setattr(unknown_keys, "MOST", 3)
     counts = Counter()

@@ -59,6 +59,18 @@ def test_a_file_may_import_what_lies_beside_it_at_once_and_later(in_folder):
     assert len(files("rules.py:score", Path("mine"))) == 6
 
 
+def test_a_link_imports_what_lies_beside_the_link(in_folder):
+    write(
+        {
+            "there/rules.py": "import own_linked\ndef score(a, b):\n    return own_linked.ONE\n",
+            "here/own_linked.py": "ONE = 1\n",
+        }
+    )
+    Path("here/rules.py").symlink_to(Path("there/rules.py").resolve())
+    assert load("here/rules.py:score")("", "") == 1
+    assert list(map(str, files("here/rules.py:score"))) == ["here/rules.py", "here/own_linked.py"]
+
+
 def test_files_that_import_each_other_or_cannot_be_parsed_are_listed_all_the_same(in_folder):
     write({"a.py": "import b, numpy, os.path\n", "b.py": "import a\nimport c\n", "c.py": "def (\n"})
     assert list(map(str, files("a.py:f"))) == ["a.py", "b.py", "c.py"]

@@ -56,8 +56,8 @@ def test_an_faq_of_templated_rows_passes_at_the_first_command(company, capsys):
         assert report["passed"]
         (found,) = [result for result in report["checks"] if result["name"] == "held_out"]
         assert found["result"] == "warning"
-        assert "faq holds 20 rows out, which show a difference in accuracy of 36.7 points" in found["message"]
-        assert "pairs holds 12 rows out, which show a difference in accuracy of 57.8 points" in found["message"]
+        assert "faq holds out 20 rows, which show a difference in accuracy of 36.7 points" in found["message"]
+        assert "pairs holds out 12 rows, which show a difference in accuracy of 57.8 points" in found["message"]
 
 
 def test_a_suite_that_its_rows_cannot_answer_is_refused_before_training(company):
