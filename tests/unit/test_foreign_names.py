@@ -78,7 +78,7 @@ def test_what_is_to_be_written_is_a_key():
             "evaluation",
             "chat_template",
             "chat_template_kwargs",
-        "system",
+            "system",
             "validation",
             "limit",
         ]
