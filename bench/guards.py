@@ -43,7 +43,7 @@ GUARDS = [
     Guard("measuring moves no generator", f"{PACKAGE}/held_out.py", "        with torch.random.fork_rng(), torch.no_grad():", "        with torch.no_grad():", "tests/unit/test_held_out.py -k takes_no_other_step"),
     Guard("a changed setting never resumes", f"{PACKAGE}/training.py", 'parts = [json.dumps(spec, sort_keys=True), *map', "parts = [*map", "tests/unit/test_training.py -k work_folder_is_keyed"),
     Guard("a resumed training is told as before", f"{PACKAGE}/training.py", "        _count_on(trainer, checkpoint)", "        pass", "tests/unit/test_checkpoints.py -k newest_checkpoint_spoilt"),
-    Guard("the same spec gives the same bits", f"{PACKAGE}/training.py", "            put_in_order(config)", "            pass", "tests/unit/test_checkpoints.py -k saved_in_one_order"),
+    Guard("the same spec gives the same bits", f"{PACKAGE}/training.py", "        put_in_order(config)", "        pass", "tests/unit/test_checkpoints.py -k saved_in_one_order"),
     Guard("out of memory, the micro-batch halves", f"{PACKAGE}/attempts.py", "    return isinstance(error, MemoryError) or (", "    return False and (", "tests/unit/test_checkpoints.py -k out_of_memory_at_once"),
     Guard("a kill for memory is seen", f"{PACKAGE}/attempts.py", "    return bool(shared) and now[shared[0]] > before[shared[0]]", "    return False", "tests/unit/test_checkpoints.py -k after_a_kill_for_memory"),
     Guard("a loss that is none stops", f"{PACKAGE}/training.py", "        if not wrong:\n            return", "        if True:\n            return", "tests/unit/test_training.py -k no_number_stops"),

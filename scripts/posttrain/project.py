@@ -354,6 +354,7 @@ class Project:
 
     def _check_suites(self) -> None:
         """Refuse a suite whose dataset, judge or files are not there."""
+        own: list[str] = []
         for name, suite in self.config.evaluation.suites.items():
             place = f"{self.file}: evaluation.suites.{name}"
             if hasattr(suite, "data"):
@@ -364,7 +365,8 @@ class Project:
                         f"{place}.data: {suite.kind} needs rows of shape {' or '.join(wanted)}, and {suite.data} is {shape}"
                     )
             for metric in suite.own_metrics if suite.kind == "generation" else []:
-                if why := user_code.refusal(metric, self.folder):
+                own.append(metric)
+                if why := user_code.refusal(metric, self.folder) or user_code.clash(own, self.folder):
                     raise UserError(f"{place}.metrics: {why}")
             if suite.kind == "tasks" and suite.include and not is_folder(self.folder / suite.include):
                 raise UserError(

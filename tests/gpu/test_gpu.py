@@ -73,7 +73,7 @@ CONTROLS = [
     {"packing": True, "trainer_args": {"use_liger_kernel": False}},
     {"neftune": 5},
     {"keep": "best", "measure_every": 1, "max_steps": 4},
-    {"method": "full", "freeze": ["layers[.]0[.]"], "learning_rates": {"norm": 1e-4}},
+    {"method": "full", "freeze": ["layers.0"], "learning_rates": {".*norm": 1e-4}},
 ]
 
 
