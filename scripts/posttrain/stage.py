@@ -75,9 +75,8 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], No
     options = parser.parse_args()
     on_signals(end_at_once)
     one_gpu()
-    os.environ.setdefault(
-        "TRACKIO_DIR", os.path.abspath("results/logs/trackio")
-    )  # TRL imports it, which reads this once
+    # TRL imports Trackio, which reads this once.
+    os.environ.setdefault("TRACKIO_DIR", str(Path("results/logs/trackio").absolute()))
     try:
         with _lock(options.log), _log(options.log), _faults():
             main(options)
