@@ -785,3 +785,31 @@ def test_near_rows_that_are_kept_are_told_of_where_they_are_many(look):
     assert "1 (25 %) of the data's rows are 80% like an earlier one" in found.message
     assert "write near_duplicates: 0.8 under the dataset" in found.message
     assert checks.repeated_rows(replace(run, data=run.data | {"near": near | {"same_answer": 0}})) is None
+
+
+# ---- what is measured while it trains
+
+
+@pytest.mark.parametrize(
+    ("unseen", "keys", "result", "text"),
+    [
+        (200, {}, "skipped", "nothing is measured while the run trains"),
+        (200, {"keep": "best", "epochs": 9}, "passed", ""),
+        (0, {"keep": "best"}, "error", "chats holds no row out to measure"),
+        (200, {"early_stopping": {}, "batch_size": 2}, "error", "patience 3 can never end a training of 2 steps"),
+        (20, {"keep": "best"}, "warning", "loss is measured on 20 held-out rows, so that chance may choose the step"),
+    ],
+)
+def test_what_is_measured_on_the_way_is_there_and_is_enough(look, unseen, keys, result, text):
+    run = look(run=keys)
+    run.report["validation"] = {"rows": unseen}
+    (found,) = [one for one in check(run, []) if one["name"] == "measuring"]
+    assert found["result"] == result and text in found["message"]
+
+
+def test_rows_by_which_a_step_is_chosen_and_evaluated_are_told(look):
+    run = look(run={"keep": "best"})
+    run.report["validation"] = {"rows": 150}
+    run.evaluation |= {"data": [{"name": "chats"}], "limit": 100, "suites": {}, "max_length": 64}
+    (found,) = [one for one in check(run, []) if one["name"] == "measuring"]
+    assert found["message"].startswith("50 of the 100 held-out rows by which the step is chosen are evaluated as well")
