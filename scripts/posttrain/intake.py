@@ -20,7 +20,7 @@ from posttrain.words import bounds
 
 MANY = 1000  # rows: where more than half of them are faulty, the others are not looked at
 PIECE, MANY_PIECES = 4000, 25  # rows whose signatures are computed at once; pieces that are worth more processes
-ROUNDS = 5  # of a split: each brings rows together that the one before had parted
+ROUNDS = 20  # of a split: each brings rows together that the one before had parted
 COMPARED = 20_000  # rows up to which a split is compared word by word, as `overlap` does
 SHOWN, SENTENCE = 10_000, 500  # characters that are kept of a dropped row and of what is wrong with it
 
