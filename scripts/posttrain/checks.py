@@ -626,6 +626,8 @@ def measuring(run: "Subject") -> Finding | None:
     steps = early_stopping.steps(run.spec, rows, run.data["shape"] == "preference")
     names = [data["name"] for data in run.evaluation.get("data", [])]
     evaluated = run.evaluation["limit"] if run.spec["data"]["name"] in names else 0
+    if why := early_stopping.no_answers(run.spec, run.data["shape"]):
+        return Finding("error", why)
     found = list(early_stopping.faults(run.spec, steps, unseen, evaluated))
     errors = [text for severity, text in found if severity == "error"]
     told = errors or [text for _, text in found]

@@ -575,7 +575,7 @@ class Run(Strict):
     )
     freeze: str | list[str] = Field(
         [],
-        description="full, lora, qlora: patterns of the names of parameters that do not move, such as `[embed_tokens, layers.[0-3]]`: "
+        description="full, lora, qlora: patterns of the names of parameters that do not move, such as `[embed_tokens, 'layers.[0-3]']`: "
         "regular expressions for whole parts of a name between its dots",
     )
     train: str | list[str] = Field(

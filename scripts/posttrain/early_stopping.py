@@ -195,12 +195,20 @@ def too_short(planned: Plan, steps: int, source: str) -> Iterator[str]:
         )
 
 
-def no_answers(run: Any, shape: str | None) -> str | None:
-    """Why rows of this shape have no prompts to answer for a run's metric; None where they have, or where it needs none."""
-    planned = plan({"objective": run.objective} | settings(run))
-    if planned is None or not planned.of_answers or shape != "text":
+def no_answers(spec: dict[str, Any], shape: str | None) -> str | None:
+    """Why rows of this shape have nothing that the metric of a spec could read; None where they have, or where it reads none."""
+    planned = plan(spec)
+    if planned is None or not planned.of_answers or planned.metric == "reward":
         return None
-    return f"early_stopping.metric: {planned.metric} reads answers, and rows of shape text have no prompts; write metric: loss"
+    instead = next(iter(METRICS[spec["objective"]]))
+    if shape == "text":
+        return f"early_stopping.metric: {planned.metric} reads answers, and rows of shape text have no prompts; write metric: {instead}"
+    if shape in ("prompts", "unpaired_preference") and not user_code.is_own(planned.metric):
+        return (
+            f"early_stopping.metric: {planned.metric} compares an answer with a reference, which rows of shape {shape} have not; "
+            f"write metric: {instead}, or your own as FILE.py:NAME"
+        )
+    return None
 
 
 def nothing_held_out(shares: list[float | str]) -> bool:
@@ -220,7 +228,8 @@ def steps(spec: dict[str, Any], rows: int, are_pairs: bool) -> int:
         return spec["max_steps"]
     answers = rows * (2 if spec["objective"] == "kto" and are_pairs else 1) * spec["epochs"]
     if "reward" in METRICS[spec["objective"]]:
-        return max(1, round(answers * spec.get("generations", 1) / spec["batch_size"]))
+        passes = spec.get("minibatches", 1) if "generations" in spec else 1
+        return passes * max(1, round(answers * spec.get("generations", 1) / spec["batch_size"]))
     return -(-max(1, round(answers)) // spec["batch_size"])
 
 

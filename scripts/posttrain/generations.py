@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import unicodedata
 from functools import lru_cache
 from typing import Any
 
@@ -9,6 +10,7 @@ from posttrain import thoughts
 from posttrain.examples import Examples, read_examples
 from posttrain.statistics import metric
 
+JOINER = "\u200d"  # makes one emoji of two
 SHOWN = 700  # characters of a text
 ALIKE = 0.2  # below, an answer has hardly a word in common with the other, and marks would only confuse
 
@@ -88,8 +90,22 @@ def said(example: dict[str, Any]) -> str:
 
 
 def beginning(text: str) -> str:
-    """A text as it is shown."""
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+    """A text as it is shown; none of its characters is cut in half, such as an emoji of several code points."""
+    if len(text) <= SHOWN:
+        return text
+    end = SHOWN
+    while end and (_goes_on(text[end]) or text[end - 1] == JOINER):
+        end -= 1
+    return f"{text[: end or SHOWN]}…"
+
+
+def _goes_on(character: str) -> bool:
+    """Whether a code point belongs to the character before it: a mark, a joiner, or a skin tone."""
+    return (
+        unicodedata.category(character) in ("Mn", "Mc", "Me")
+        or character == JOINER
+        or "\U0001f3fb" <= character <= "\U0001f3ff"
+    )
 
 
 def differences(before: str, after: str) -> Words:

@@ -157,8 +157,13 @@ def of_answers(trainer: Any, planned: Plan, questions: list[dict]) -> dict[str, 
             user_code.load(planned.metric, "early_stopping.metric") if own else text_metrics.METRICS[planned.metric]
         )
         pairs = zip(given, questions, strict=True)
-        values = [metric(thoughts.answer(answer.text), thoughts.answer(row["reference"])) for answer, row in pairs]
+        values = [metric(thoughts.answer(answer.text), _reference(row)) for answer, row in pairs]
     return {planned.logged.removeprefix(EVALUATED): math.fsum(values) / len(values)}
+
+
+def _reference(row: dict) -> str | None:
+    """A row's own answer without thoughts; None for a prompt alone."""
+    return None if row["reference"] is None else thoughts.answer(row["reference"])
 
 
 @torch.no_grad()

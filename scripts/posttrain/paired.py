@@ -161,7 +161,8 @@ def compare(metric: Metric, ours: Measured, theirs: Measured) -> Comparison:
     share = float(moved.sum() / sizes.sum())
     low, high = difference - found.width(), difference + found.width()
     if metric.share:
-        exact = _of_shares(difference, share, worthy) if len(sizes) == n or not found.examples else (low, high)
+        alone = len(sizes) == n and not found.trainings_df
+        exact = _of_shares(difference, share, worthy) if alone or not found.examples else (low, high)
         low, high = max(min(low, exact[0]), -1.0), min(max(high, exact[1]), 1.0)
     if p >= ALARM:
         low, high = min(low, 0.0), max(high, 0.0)

@@ -55,7 +55,8 @@ def profile(files: list[Path]) -> dict[str, Any]:
     Returns:
         `lengths`: by `text`, role or kind of answer, and the turns of a conversation; `languages`; `extremes`: the
         longest, shortest and strangest rows; `answer_in_prompt`: in how many rows, and the place of the first; `pairs`
-        (which answer is the longer one) and `labels`: None for the shapes that have none.
+        (which answer is the longer one) and `labels`: None for the shapes that have none; `untrained_turns`: turns of the
+        assistant that their rows do not want trained.
     """
     counts = _Counts(sum(map(_rows, files)))
     for batch in batches(files):
@@ -114,6 +115,7 @@ class _Counts:
         self.answers, self.first_answer = 0, None
         self.pairs: Counter[str] = Counter()
         self.labels: Counter[str] = Counter()
+        self.untrained = 0
 
     def add(self, batch: Any) -> None:
         columns = columns_of(batch)
@@ -127,6 +129,7 @@ class _Counts:
         self.longest.add(characters, batch)
         self.shortest.add(-characters, batch)
         self._add_answers(columns, batch)
+        self.untrained += untrained_turns(batch)
         self._add_languages(batch)
         self.rows += len(batch)
 
@@ -164,7 +167,18 @@ class _Counts:
             "answer_in_prompt": {"rows": self.answers, "first": self.first_answer},
             "pairs": dict(self.pairs) or None,
             "labels": dict(self.labels) or None,
+            "untrained_turns": self.untrained,
         }
+
+
+def untrained_turns(batch: Any) -> int:
+    """How many turns of a batch have `train: false`."""
+    import pyarrow.compute as pc
+
+    if "messages" not in batch.schema.names:
+        return 0
+    turns = batch["messages"].flatten()
+    return 0 if turns.type.get_field_index("train") < 0 else pc.struct_field(turns, "train").false_count
 
 
 def by_role(name: str, column: Texts) -> Iterator[tuple[str, np.ndarray]]:

@@ -47,6 +47,16 @@ def conversation(name: str) -> str:
     return name.partition(".")[0]
 
 
+def pick(file: Path, ids: Iterable[str]) -> list[Row]:
+    """The rows of a Parquet file with these ids, in the order of the file, of which little is held in memory at once."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    wanted = pa.array(dict.fromkeys(ids), pa.string())
+    batches = (batch.filter(pc.is_in(batch["id"], wanted)) for batch in rows.batches(file, BLOCK))
+    return [row for batch in batches for row in batch.to_pylist()]
+
+
 class HeldOut:
     """The held-out rows of a dataset, as `data` or `mix` left them."""
 
@@ -70,12 +80,7 @@ class HeldOut:
 
     def read(self, names: Iterable[str]) -> dict[str, Row]:
         """The normalised rows with these names, by their ids."""
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
-        wanted = pa.array(dict.fromkeys(map(conversation, names)), pa.string())
-        batches = (batch.filter(pc.is_in(batch["id"], wanted)) for batch in rows.batches(self.file, BLOCK))
-        return {row["id"]: row for batch in batches for row in rows.without_nulls(batch.to_pylist())}
+        return {row["id"]: row for row in rows.without_nulls(pick(self.file, map(conversation, names)))}
 
     def example(self, name: str, row: Row) -> Row:
         """The columns that say where an example comes from: `id`, the group of rows that share a prompt, the part of a mixture."""

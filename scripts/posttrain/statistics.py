@@ -149,6 +149,7 @@ def summary(metric: Metric, columns: np.ndarray, clusters: np.ndarray | None = N
     else:
         tail = _tail(len(sizes))
         low, high = np.quantile(resampled(metric, sums, sizes), [tail, 1 - tail]).tolist()
+        low, high = min(low, value), max(high, value)  # BLEU of few answers may lie beyond its resamples
     return {"value": value, "low": low, "high": high, "n": n, "clusters": len(sizes)}
 
 

@@ -22,7 +22,7 @@ from posttrain import (
     tokens,
 )
 from posttrain.errors import UserError
-from posttrain.samples import ANSWERS, HeldOut, chosen, conversation
+from posttrain.samples import ANSWERS, HeldOut, chosen, conversation, pick
 from posttrain.stage import read_json, say
 
 SIDES = ("chosen", "rejected")
@@ -196,10 +196,12 @@ def _sample(candidate: Candidate, suite: str, dataset: str, limit: int) -> tuple
 
     file, held_out = _folder(candidate, dataset) / "validation.parquet", HeldOut(dataset)
     names = pq.read_table(file, columns=["id"])["id"].to_pylist()
-    encoded = pq.read_table(file).take(held_out.sample(names, limit)).to_pylist()
-    found = held_out.read(row["id"] for row in encoded)
+    names = [names[i] for i in held_out.sample(names, limit)]
+    encoded = {row["id"]: row for row in pick(file, names)}
+    found = held_out.read(names)
     where = {"suite": suite, "dataset": dataset}
-    return encoded, [where | held_out.example(row["id"], found[conversation(row["id"])]) for row in encoded]
+    examples = [where | held_out.example(name, found[conversation(name)]) for name in names]
+    return [encoded[name] for name in names], examples
 
 
 def _folder(candidate: Candidate, dataset: str) -> Path:

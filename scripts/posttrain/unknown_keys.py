@@ -19,7 +19,7 @@ def count(row: Row, format: str, columns: dict[str, str], counts: Counter[str]) 
     found = {_shown(name) for name in unread if row[name] not in ("", [], {})}
     for name in read:
         value = row[name]
-        if isinstance(value, dict | list) or (isinstance(value, str) and value.startswith("[")):
+        if isinstance(value, (dict, list)) or (isinstance(value, str) and value[:1] == "["):
             found.update(f"{_shown(name)}[].{_shown(key)}" for key in _of_turns(value, format))
     for key in found:
         if key in counts or len(counts) < MOST:
@@ -72,13 +72,23 @@ def _split(
 
 def _of_turns(value: Any, format: str) -> Iterator[str]:
     turns = messages.from_json(value)
+    if isinstance(turns, dict) and "messages" in turns:  # OpenAI's prompts
+        yield from turns.keys() - {"messages", "tools"}
+        turns = turns["messages"]
     for turn in [turns] if isinstance(turns, dict) else turns if isinstance(turns, list) else ():
         if not isinstance(turn, dict):
             continue
-        role = str(turn.get("role", turn.get("from"))).lower()
-        known = SEGMENT if format == "segments" else messages.FIELDS.get(messages.ALIASES.get(role, ""), set())
+        known = SEGMENT if format == "segments" else _known(turn.get("role", turn.get("from")))
+        if turn.keys() <= known:  # of nearly all
+            continue
         for key in turn.keys() - known:
             if turn[key] not in (None, "", [], {}) and not (
                 key in messages.TRAINED and not messages.boolean(turn[key])
             ):
                 yield key
+
+
+def _known(role: Any) -> set[str]:
+    """The keys that are read of a turn, by its role in any of its words."""
+    ours = messages.ALIASES.get(role) or messages.ALIASES.get(role.lower()) if isinstance(role, str) else None
+    return messages.FIELDS.get(ours, set())

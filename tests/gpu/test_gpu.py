@@ -25,6 +25,7 @@ KEYS = {
     "sft": {},
     "dpo": {},
     "orpo": {},
+    "cpo": {},
     "kto": {},
     "reward": {},
     "ppo": SAMPLING,
@@ -65,6 +66,25 @@ def test_every_objective_trains(rows, bench, objective, precision, method):
 def test_every_method_trains(rows, bench, method):
     [*_, last] = rows.train("sft", rows.options(bench, "run", "sft", method, "1b"))
     assert math.isfinite(last["loss"])
+
+
+CONTROLS = [
+    {"packing": True},
+    {"packing": True, "trainer_args": {"use_liger_kernel": False}},
+    {"neftune": 5},
+    {"keep": "best", "measure_every": 1, "max_steps": 4},
+    {"method": "full", "freeze": ["layers.0"], "learning_rates": {".*norm": 1e-4}},
+]
+
+
+@pytest.mark.parametrize("keys", CONTROLS, ids=str)
+def test_what_controls_training_trains(rows, bench, keys):
+    given = rows.options(bench, "run", "sft", **{"method": "lora", "shape": "1b"} | keys)
+    lines = rows.train("sft", given)
+    assert all(math.isfinite(line["loss"]) for line in lines if "loss" in line)
+    if "keep" in keys:
+        measured = [line["eval_loss"] for line in lines if "eval_loss" in line]
+        assert stage.read_json(given.spec.parent / "train.json")["held_out"]["best"]["value"] == min(measured)
 
 
 @pytest.mark.skipif(find_spec("flash_attn") is None, reason="flash_attn is not installed")

@@ -78,6 +78,14 @@ EXTRAS = {
     "Dr. GRPO": ("grpo", "lora", {"variant": "dr_grpo"}),
     "EVA": ("sft", "lora", {"rank": 4, "peft_args": {"init_lora_weights": "eva"}}),
     "EVA in 4 bits": ("dpo", "qlora", {"rank": 4, "peft_args": {"init_lora_weights": "eva"}}),
+    "packing": ("sft", "lora", {"packing": True, "batch_size": 2}),
+    "packing of a full model": ("sft", "full", {"packing": True, "batch_size": 2}),
+    "NEFTune": ("sft", "lora", {"neftune": 0.1}),
+    "frozen layers": ("sft", "lora", {"freeze": "layers.0"}),
+    "frozen layers of a full model": ("dpo", "full", {"freeze": ["embed_tokens", "layers.0"]}),
+    "the last layer alone": ("dpo", "qlora", {"train": "layers.1"}),
+    "frozen layers of a policy": ("ppo", "lora", {"freeze": "layers.0"}),
+    "learning rates": ("sft", "lora", {"learning_rates": {"lora_B": 0.005, "layers.0.mlp.up_proj.lora_A": 0.001}}),
     "LoftQ": ("sft", "qlora", {"peft_args": {"init_lora_weights": "loftq"}}),
 }
 extras: set[str] = set()
@@ -322,7 +330,7 @@ def page() -> str:
 
 def _keys(objective: str, method: str, keys: dict) -> str:
     """A run's keys as YAML, without those that only make this test small."""
-    own = {key: value for key, value in keys.items() if key != "max_new_tokens"}
+    own = {key: value for key, value in keys.items() if key not in ("max_new_tokens", "batch_size")}
     table = {"objective": objective, "method": method} | own
     return f"`{yaml.safe_dump(table, default_flow_style=True, sort_keys=False, width=200).strip()}`"
 

@@ -65,6 +65,8 @@ perplexity                  14.13 [12.00, 17.50]  10.00 [9.00, 11.00]
 exact_match                 25% [12%, 40%]        25% [10%, 40%]
 preference_margin_accuracy  -                     100% [90%, 100%]
 
+Measured on 48 examples.
+
 sft against tiny: better: perplexity; no evidence of a difference: exact_match
   (48 examples could have shown 25 points)
 
@@ -97,7 +99,7 @@ def test_no_evidence_says_what_could_have_been_shown_and_n_where_it_changes(eval
     metrics |= {"exact_match": metric(0, 0, 0) | {"n": 90, "clusters": 12}, "format_followed": few}
     against = {"perplexity": unclear(0.0137), "preference_accuracy": unclear(0.366)}
     write("dpo", metrics, {"sft": against | {"exact_match": unclear(0.7), "format_followed": unclear(None)}}, None)
-    said = cli.table(["dpo"]).split("\n\n")[1].split()
+    said = cli.table(["dpo"]).split("\n\n")[2].split()
     assert " ".join(said) == (
         "dpo against sft: no evidence of a difference: perplexity (48 examples could have shown 0.014), "
         "preference_accuracy (37 points), exact_match (90 examples of 12 prompts could have shown 70 points); too few examples to "
@@ -131,7 +133,7 @@ def test_a_check_that_was_overruled_stands_beside_the_verdicts_of_the_run_and_of
 def test_many_metrics_without_evidence_are_counted(evaluated):
     names = [f"suite/metric_{i}" for i in range(7)]
     write("dpo", {name: metric(1, 0, 2) for name in names}, {"sft": {name: unclear(0.1) for name in names}}, None)
-    assert cli.table(["dpo"]).split("\n\n")[1].strip() == (
+    assert cli.table(["dpo"]).split("\n\n")[2].strip() == (
         "dpo against sft: no evidence of a difference: the other 7 metrics"
     )
 
@@ -149,7 +151,13 @@ def test_one_blank_line_stands_between_the_parts(evaluated):
 def test_where_nothing_was_generated_there_is_no_question(evaluated):
     write("sft", {"perplexity": metric(10.0, 9.0, 11.0)}, {}, None)
     assert "question" not in cli.table(["tiny", "sft"])
-    assert cli.table(["sft"]).endswith("\nsft  10.00 [9.00, 11.00]\n")
+    assert cli.table(["sft"]).endswith("\nsft  10.00 [9.00, 11.00]\n\nMeasured on 48 examples.\n")
+
+
+def test_the_number_of_examples_and_prompts_is_said_by_metric_where_it_differs(evaluated):
+    write("dpo", {"perplexity": metric(9, 8, 10), "say/chrf": metric(9, 8, 10) | {"n": 99, "clusters": 33}}, {}, None)
+    said = " ".join(cli.table(["dpo"]).split())
+    assert "Measured on 48 examples: perplexity; 99 examples of 33 prompts: say/chrf." in said
 
 
 def test_a_long_answer_is_wrapped_beside_its_name(evaluated):

@@ -72,9 +72,12 @@ def spec(configuration):
 
     def made(**keys) -> dict:
         table = {"from": "base", "objective": "sft", "data": "chats"} | keys
-        found = Project(
-            configuration({"runs": {"run": table}, "sweeps": {}, "datasets.lines": {"path": "a.txt", "format": "text"}})
-        )
+        data = {
+            "lines": {"path": "a.txt", "format": "text"},
+            "labels": {"path": "a.csv", "format": "unpaired_preference"},
+        }
+        changes = {f"datasets.{name}": table for name, table in data.items()}
+        found = Project(configuration({"runs": {"run": table}, "sweeps": {}} | changes))
         return {key: value for key, value in json.loads(found.spec("run")).items() if key in early_stopping.KEYS}
 
     return made
@@ -112,7 +115,7 @@ REFUSED = [
     ),
     (
         {"early_stopping": {"metric": "a.py:f"}, "objective": "reward", "data": "pairs"},
-        "early_stopping.metric: reward does not measure 'a.py:f', as a reward model writes no answers; valid are accuracy, loss",
+        "early_stopping.metric: reward does not measure 'a.py:f', as a reward model writes no answers; valid are loss, accuracy",
     ),
     (
         {"early_stopping": {"max_new_tokens": 5}},
@@ -135,6 +138,10 @@ REFUSED = [
     (
         {"early_stopping": {"metric": "rougeL"}, "data": "lines"},
         "runs.run.early_stopping.metric: rougeL reads answers, and rows of",
+    ),
+    (
+        {"early_stopping": {"metric": "rougeL"}, "data": "labels", "objective": "kto"},
+        "rougeL compares an answer with a reference, which rows of shape unpaired_preference have not; write metric: loss",
     ),
 ]
 
@@ -197,6 +204,8 @@ STEPS = [  # keys, rows, whether pairs -> steps, ppo: rollouts
     ({"objective": "kto"}, 100, True, 25),
     ({"objective": "kto"}, 100, False, 13),
     ({"objective": "grpo", "generations": 4}, 100, False, 50),
+    ({"objective": "grpo", "generations": 4, "minibatches": 2}, 100, False, 100),
+    ({"objective": "ppo", "minibatches": 2}, 100, False, 12),
     ({"objective": "ppo"}, 100, False, 12),
 ]
 

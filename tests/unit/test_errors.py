@@ -8,7 +8,8 @@ def test_a_typing_mistake_gets_the_one_name_that_was_meant():
 
 
 def test_a_word_like_no_name_gets_the_names_in_their_order():
-    assert nearest("xyz", ["rank", "beta"]) == "valid are beta, rank"
+    assert nearest("xyz", ["rank", "beta"]) == "valid are rank, beta"
+    assert nearest("xyz", {"rank", "beta"}) == "valid are beta, rank"
 
 
 def test_a_long_list_is_cut_and_counted():

@@ -107,3 +107,16 @@ def test_thoughts_stand_apart_and_are_not_compared(in_folder):
         "thought": "<think>\nTwo.\n</think>",
         "words": [("same", "24")],
     }
+
+
+@pytest.mark.parametrize("whole", ["e\u0301", "\U0001f469\u200d\U0001f680", "\U0001f44d\U0001f3fd"])
+def test_no_character_is_cut_in_half(whole):
+    for before in range(generations.SHOWN - len(whole), generations.SHOWN + 1):
+        shown = generations.beginning("x" * before + whole + "y" * 9)
+        assert (
+            shown
+            == "x" * before
+            + (whole if before + len(whole) <= generations.SHOWN else "")
+            + "y" * (generations.SHOWN - before - len(whole))
+            + "…"
+        )

@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import logsigmoid
 
 import train_cpo
-from posttrain import losses, training
+from posttrain import losses, sampled, training
 from posttrain.errors import UserError
 from posttrain.project import Project
 from posttrain.sampled import split
@@ -161,13 +161,16 @@ def test_what_a_variant_does_before_the_loss_is_the_papers(made, variant, expect
     assert (args.scale_rewards, args.mask_truncated_completions, args.beta) == expected
 
 
-def test_dapo_says_how_many_answers_it_left_out(sample, capsys):
+def test_dapo_says_how_many_answers_it_left_out(sample, monkeypatch):
+    said = []
+    monkeypatch.setattr(sampled, "say", said.append)
     lines, _ = sample("grpo", 4, variant="dapo", minibatches=1)
     assert [line["completions/clipped_ratio"] for line in lines] == [1, 1]
     assert [line["grad_norm"] for line in lines] == [0, 0]
-    assert (
-        "grpo: 100% of the answers were cut at max_new_tokens: 4, and dapo leaves them out" in capsys.readouterr().err
-    )
+    assert said == [
+        "grpo: 100% of the answers were cut at max_new_tokens: 4, and dapo leaves them out of the loss; write a larger "
+        "max_new_tokens, or trainer_args: {mask_truncated_completions: false}"
+    ]
 
 
 def test_the_fields_of_ones_own_go_before_a_variants(made):
@@ -191,6 +194,13 @@ def test_minibatches_are_steps_over_the_same_answers(sample, objective, max_step
     assert (len(lines), len(calls)) == (max_steps or 4, 8 * rollouts)
     assert ["reward" in line for line in lines] == [step % 2 == 0 for step in range(len(lines))]
     assert all(line["grad_norm"] > 0 for line in lines)
+
+
+def test_the_rows_of_a_step_are_those_of_its_rollout(made):
+    trainer = made(minibatches=2)
+    ids = trainer.train_dataset["id"]
+    found = [training.rows_of_step(trainer, "chats", step) for step in (1, 2, 3, 4)]
+    assert found == [ids[:2], ids[:2], ids[2:4], ids[2:4]] and len(set(ids)) == 4
 
 
 def test_a_rollout_that_ran_out_of_memory_goes_on_in_smaller_parts():

@@ -78,7 +78,7 @@ def test_the_page_says_what_a_reader_needs(four):
         "Read the verdicts with this in mind. The check overlap was overruled for sft_0, dpo_1, reward_2 and 1 more: 3 rows.",
         "60 examples of 20 prompts",
         "overruled: overlap as for sft_0",
-        "chats sums sums, easy base 5 4 to 6, n 10 6 4 to 6, n 10 7",
+        "chats sums sums, easy base 5 4 to 6 10 examples 6 4 to 6 10 examples 7",
         "20 comparisons are made here, each at 5%: where no two models differed, about 1 of them",
         "Overfits from step 20 on",
         "1 passed, 1 do not apply",

@@ -13,7 +13,7 @@ from families import FAMILIES, build
 from safetensors.torch import load_file
 
 import train_sft
-from posttrain import checks, packing, stage, training
+from posttrain import checks, first_weights, packing, stage, training
 from posttrain.errors import UserError
 from posttrain.tokens import IGNORED
 from unit.test_train import train  # noqa: F401  (a fixture)
@@ -180,3 +180,10 @@ def test_the_examples_of_a_packed_step_are_named_where_it_fails(train, chats):
             keys = {"packing": True, "max_steps": 1, "max_length": 512, "batch_size": 1}
             train(train_sft, "sft", chats, "messages", {f"runs.sft.{key}": value for key, value in keys.items()})
     assert len(named[0]) == len(chats)
+
+
+def test_evas_first_weights_are_made_of_the_examples_of_packed_rows():
+    one = rows([1, 2, 3], [4, 5, 6, 7, 8], [9, 10])
+    found = list(first_weights.rows(packing.packed(one, 8)))
+    assert [ids for ids, _ in found] == [[4, 5, 6, 7, 8], [1, 2, 3], [9, 10]]
+    assert found[0][1] == [False, False, True, True, True]

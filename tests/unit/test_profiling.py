@@ -222,3 +222,14 @@ def test_languages_are_those_of_evenly_spaced_rows(measured, monkeypatch):
     )
     languages = measured("text", [english] * 1500, [german] * 500)["languages"]
     assert languages == {"sampled": 8, "shares": {"en": 0.75, "de": 0.25}}
+
+
+def test_turns_that_are_not_trained_are_counted(tmp_path):
+    chat = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "weight": 0}]
+    raw = [
+        {"messages": [*chat, *chat, *chat[:1], {"role": "assistant", "content": "b"}]},
+        {"messages": [*chat[:1], {"role": "assistant", "content": "c"}]},
+    ]
+    table = [rows.normalise(row, "messages", {}, "x") for row in raw]
+    pq.write_table(pa.Table.from_pylist(table, schema=rows.schema("messages")), tmp_path / "rows.parquet")
+    assert profiling.profile([tmp_path / "rows.parquet"])["untrained_turns"] == 2
