@@ -161,9 +161,14 @@ def minima(triples: np.ndarray, counts: np.ndarray, words: np.ndarray, shared: n
 
 def _among(values: np.ndarray, some: np.ndarray) -> np.ndarray:
     """Which of the values are among some sorted ones."""
-    if not len(some):
-        return np.zeros(len(values), bool)
-    return some[np.minimum(np.searchsorted(some, values), len(some) - 1)] == values
+    seen = np.zeros(1 << 20, bool)  # answers for most values that are not among them, faster than a search
+    low = np.uint32(len(seen) - 1)
+    seen[some & low] = True
+    among = seen[values & low]
+    where = np.flatnonzero(among)
+    at = np.searchsorted(some, values[where])
+    among[where] = some[np.minimum(at, len(some) - 1)] == values[where]
+    return among
 
 
 def bands(signatures: np.ndarray) -> np.ndarray:
