@@ -99,6 +99,7 @@ rule overlap:
         overlap="results/data/{dataset}/overlap.json",
     log:
         "results/logs/overlap/{dataset}.log",
+    priority: 1  # a refusal comes before the evaluation of a base
     conda:
         "../envs/posttrain.yaml"
     params:
@@ -151,6 +152,7 @@ rule tokens:
         report="results/tokens/{base}/{dataset},max_length={max_length}{trained}/report.json",
     log:
         "results/logs/tokens/{base}/{dataset},max_length={max_length}{trained}.log",
+    priority: 1  # a refusal comes before the evaluation of a base
     conda:
         "../envs/posttrain.yaml"
     threads: workflow.cores

@@ -23,6 +23,7 @@ rule preflight:
         text=report("results/{run}/preflight.txt", caption="captions/preflight.rst", category="Preflight"),
     log:
         "results/logs/preflight/{run}.log",
+    priority: 1  # a refusal comes before the evaluation of a base
     conda:
         "../envs/posttrain.yaml"
     params:

@@ -52,11 +52,16 @@ def _said(difference: Difference) -> str:
         return f"{VERSIONED[place]} is version {now} of posttrain's now, was {before}"
     if place == "reward.sha256":
         return "the file of its reward function has changed"
-    if place == "metric_sha256":
+    if place == "early_stopping.sha256":
         return "the file of the metric that it stops by has changed"
-    return f"{place.removesuffix('.name')}: {_text(before)} -> {_text(now)}"
+    place = place.removesuffix(".name")
+    if ABSENT in (before, now) and isinstance(before if now is ABSENT else now, dict):
+        return f"{place} is {'new' if before is ABSENT else 'taken out'}"
+    return f"{place}: {_text(before)} -> {_text(now)}"
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, list):
+        value = [item["name"] if isinstance(item, dict) and "name" in item else item for item in value]
     text = "(none)" if value is ABSENT else value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."

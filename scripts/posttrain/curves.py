@@ -19,8 +19,15 @@ TITLES = {
     "grad_norm": "gradient norm",
     "tokens_per_second": "tokens per second",
     "memory_gib": "memory",
+    "completions/mean_length": "tokens an answer",
+    "completions/clipped_ratio": "answers that were cut",
+    "clip_ratio/region_mean": "ratios that were clipped",
+    "cispo_clip_ratio": "ratios that were clipped",
 }
-SHARES = ("accuracy", "mean_token_accuracy", "rewards/accuracies", "clip_fraction")  # shown in percent
+SHARES = (  # shown in percent
+    "accuracy", "mean_token_accuracy", "rewards/accuracies", "clip_fraction", "completions/clipped_ratio", "clip_ratio/region_mean",
+    "cispo_clip_ratio",
+)  # fmt: skip
 UNITS = {"use of the machine": "%", "memory": "GiB"} | {TITLES.get(key, key.replace("_", " ")): "%" for key in SHARES}
 FIRST = ("loss", "learning rate", "gradient norm", "tokens per second", "use of the machine", "memory")
 RISE = 0.01  # a validation loss that ends less than this above its minimum has not turned: it is level

@@ -67,7 +67,9 @@ def put(trainer: Any, parent: Path, folder: Path, spec: dict[str, Any]) -> None:
 
 
 def _layers(model: Any) -> list[tuple[str, LoraLayer]]:
-    return [(name, layer) for name, layer in model.named_modules() if isinstance(layer, LoraLayer)]
+    """The layers of the adapter, those of embeddings apart."""
+    layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, LoraLayer)]
+    return [(name, layer) for name, layer in layers if "default" in layer.lora_A]
 
 
 # ---- LoftQ (Li et al. 2024): A and B make up for what 4 bits lose
@@ -84,6 +86,8 @@ def _loftq(model: Any, parent: Path, spec: dict[str, Any]) -> dict[str, torch.Te
     before = after = 0.0
     for name, layer in _layers(model):
         held, original = layer.get_base_layer().weight, whole.get_submodule(name.removeprefix("base_model.model."))
+        if not hasattr(held, "quant_state"):  # it lost nothing, such as an LM head
+            continue
         weight = original.weight.T if isinstance(original, Conv1D) else original.weight
         lost = weight.detach().to(held.device, torch.float32) - dequantize_4bit(held.data, held.quant_state).float()
         rank, scaling = layer.r["default"], layer.scaling["default"]
@@ -104,8 +108,15 @@ def _eva(trainer: Any, spec: dict[str, Any]) -> dict[str, torch.Tensor]:
 
     model = trainer.model
     config = model.peft_config["default"]
+    matrices = [layer for _, layer in _layers(model)]
+    for name, layer in model.named_modules():
+        if hasattr(layer, "base_layer") and layer not in matrices:
+            raise UserError(
+                f"init_lora_weights: eva starts at what goes into matrices, and {name.rpartition('.')[2]} has rows of its own that are "
+                "trained; take eva out, or the base's new_tokens and target_modules of embeddings"
+            )
     components = round(config.r * config.eva_config.rho)
-    narrowest = min((layer.in_features for _, layer in _layers(model)), default=0)
+    narrowest = min((layer.in_features for layer in matrices), default=0)
     if 2 * components > narrowest:  # PEFT's randomised SVD looks at twice as many
         fits = int(narrowest // (2 * config.eva_config.rho))
         raise UserError(

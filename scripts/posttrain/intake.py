@@ -19,8 +19,8 @@ from posttrain.stage import ordered_map
 from posttrain.words import bounds
 
 MANY = 1000  # rows: where more than half of them are faulty, the others are not looked at
-PIECE = 4000  # rows whose signatures are computed at once
-ROUNDS = 5  # of a split: each brings rows together that the one before had parted
+PIECE, MANY_PIECES = 4000, 25  # rows whose signatures are computed at once; pieces that are worth more processes
+ROUNDS = 20  # of a split: each brings rows together that the one before had parted
 COMPARED = 20_000  # rows up to which a split is compared word by word, as `overlap` does
 SHOWN, SENTENCE = 10_000, 500  # characters that are kept of a dropped row and of what is wrong with it
 
@@ -114,7 +114,8 @@ class Intake:
         signed = partial(duplicates.signatures, file=self.triples, shared=shared)
         bands = np.empty((len(ids), duplicates.BANDS), np.uint32)
         with (self.folder / "signatures").open("wb") as file:
-            for i, part in enumerate(ordered_map(signed, pieces, cores)):
+            worth = cores if len(counts) > MANY_PIECES * PIECE else 1  # starting processes takes longer than few pieces
+            for i, part in enumerate(ordered_map(signed, pieces, worth)):
                 bands[i * PIECE : i * PIECE + len(part)] = duplicates.bands(part)
                 part.tofile(file)
         signatures = np.memmap(self.folder / "signatures", np.uint16, "r", shape=(len(ids), duplicates.PERMUTATIONS))

@@ -26,7 +26,7 @@ PARTS = ("text", "input_text", "output_text")  # kinds of a content's part that 
 FIELDS = {
     "system": {"role", "from", "content", "value"},
     "user": {"role", "from", "content", "value"},
-    "assistant": {"role", "from", "content", "value", "tool_calls", *THOUGHTS, *TRAINED},
+    "assistant": {"role", "from", "content", "value", "tool_calls", "function_call", *THOUGHTS, *TRAINED},
     "tool": {"role", "from", "content", "value", "tool_call_id", "name"},
 }
 
@@ -175,13 +175,9 @@ def _message(message: Any, number: int, name: str, place: str) -> Row:
     here = f"message {number} of '{name}'"
     if isinstance(message, dict) and "from" in message and "role" not in message:
         message = {**message, "role": message["from"], "content": message.get("value")}
-    if (
-        not isinstance(message, dict)
-        or "role" not in message
-        or not ("content" in message or message.get("tool_calls"))
-    ):
+    if not isinstance(message, dict) or "role" not in message or not ("content" in message or _called(message)):
         raise UserError(f"{place}: {here} needs the fields role and content")
-    said, calls = message["role"], message.get("tool_calls")
+    said, calls = message["role"], _called(message)
     role = _role(said, here, place)
     if said.lower() == "function_call":
         called = objects(message["content"], f"function_call in {here}", place)
@@ -202,6 +198,12 @@ def _message(message: Any, number: int, name: str, place: str) -> Row:
         if message.get(key):
             found[key] = text(message[key], key, place)
     return found if role != "assistant" or _is_trained(message, here, place) else found | {"train": False}
+
+
+def _called(message: Row) -> Any:
+    """The calls of a message, of which OpenAI's older form has one; nothing where it has none."""
+    older = message.get("function_call")
+    return message.get("tool_calls") or ([{"type": "function", "function": older}] if isinstance(older, dict) else None)
 
 
 def _role(said: Any, here: str, place: str) -> str:

@@ -122,6 +122,8 @@ def read(written: list[str], run: dict[str, Any], place: str, file: str) -> dict
             changed[key] = parsed(value)
         except ValueError:
             raise UserError(f"{place}: '{value}' is no value for '{key}'; write a number or a word") from None
+        if key == "target_modules" and re.fullmatch(r"\w+", value):  # as a regular expression it could match no module
+            changed[key] = [value]
     return changed
 
 

@@ -354,6 +354,7 @@ class Project:
 
     def _check_suites(self) -> None:
         """Refuse a suite whose dataset, judge or files are not there."""
+        own: list[str] = []
         for name, suite in self.config.evaluation.suites.items():
             place = f"{self.file}: evaluation.suites.{name}"
             if hasattr(suite, "data"):
@@ -364,7 +365,8 @@ class Project:
                         f"{place}.data: {suite.kind} needs rows of shape {' or '.join(wanted)}, and {suite.data} is {shape}"
                     )
             for metric in suite.own_metrics if suite.kind == "generation" else []:
-                if why := user_code.refusal(metric, self.folder):
+                own.append(metric)
+                if why := user_code.refusal(metric, self.folder) or user_code.clash(own, self.folder):
                     raise UserError(f"{place}.metrics: {why}")
             if suite.kind == "tasks" and suite.include and not is_folder(self.folder / suite.include):
                 raise UserError(
@@ -623,9 +625,10 @@ class Project:
         return {"reward": {"kind": reward.kind} | judges}
 
     def _metric_spec(self, node: Node) -> dict[str, Any]:
-        """The hashes of the files of a metric of the user's own that is measured while a run trains."""
+        """How a run stops early by a metric of the user's own, with the hashes of the metric's files."""
         function = early_stopping.own_metric(node.run)
-        return {"metric_sha256": self._hashes(function)} if function else {}
+        table = node.run.settings()["early_stopping"] if function else {}
+        return {"early_stopping": table | {"sha256": self._hashes(function)}} if function else {}
 
     def _hashes(self, function: str) -> list[str]:
         """SHA-256 of the file of a function of the user's, and of those that it imports."""

@@ -21,8 +21,19 @@ NAMES = {
         ("completion", "answer", "response", "output", "solution", "답변", "답"),
         ("target", "targets", "outputs", "assistant", "reply", "ground_truth", "expected", "expected_output"),
     ),
-    "chosen": (("chosen", "chosen_response", "response_chosen", "chosen_answer", "preferred", "accepted"),),
-    "rejected": (("rejected", "rejected_response", "response_rejected", "rejected_answer", "dispreferred"),),
+    "chosen": (
+        ("chosen", "chosen_response", "response_chosen", "chosen_answer", "preferred", "preferred_output", "accepted"),
+    ),
+    "rejected": (
+        (
+            "rejected",
+            "rejected_response",
+            "response_rejected",
+            "rejected_answer",
+            "dispreferred",
+            "non_preferred_output",
+        ),
+    ),
     "messages": (("messages", "conversation", "dialogue", "dialog", "chat"),),
     "system": (("system", "system_prompt"),),
 }

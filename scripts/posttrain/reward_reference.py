@@ -1,5 +1,8 @@
 """Whether a reward function can judge answers to prompts that come without an answer of their own."""
 
+from collections.abc import Callable
+
+from posttrain import user_code
 from posttrain.errors import UserError
 
 NEEDED_BY = ("final_number",)  # of rewards.FUNCTIONS
@@ -30,20 +33,20 @@ def check(spec: dict, shape: str) -> None:
         return
     if why := refusal(name, dataset, shape):
         raise UserError(why)
-    from posttrain.rewards import function
-
-    rule = function(name)
+    if not user_code.is_own(name):
+        return
+    rule = user_code.load(name)
     fault = _fault(rule, None)
     if fault and not _fault(rule, _ANSWER):
         raise UserError(
-            f"reward.function: {name} fails where the reference is None ({fault}), and {dataset} is prompts alone; write their "
-            "answers into the rows as `completion`, or let the function do without"
+            f"reward.function: {dataset} is prompts alone, and where the reference is None, {fault}; write the rows' answers into "
+            "them as `completion`, or let the function do without"
         )
 
 
-def _fault(rule, reference: str | None) -> str | None:
+def _fault(rule: Callable[[str, str | None], float], reference: str | None) -> str | None:
     try:
-        float(rule(_ANSWER, reference))
-    except Exception as error:  # whatever the user's own function raises
-        return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        rule(_ANSWER, reference)
+    except UserError as error:
+        return str(error)
     return None

@@ -138,6 +138,9 @@ def normalise(row: Any, format: str, columns: dict[str, str], place: str, images
             raise UserError(f"{place}: {_missing(row, format, columns, ours)}")
         if needed or value not in ("", []):
             values[ours] = value
+    asked = values.get("prompt")
+    if isinstance(asked, dict) and "messages" in asked:  # OpenAI's files of preferences
+        values |= {key: asked[ours] for key, ours in (("prompt", "messages"), ("tools", "tools")) if asked.get(ours)}
     content = _CONTENT[format](values, place)
     if "tools" in values:
         content["tools"] = json.dumps(messages.objects(values["tools"], "field 'tools'", place), ensure_ascii=False)

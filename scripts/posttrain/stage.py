@@ -75,6 +75,7 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], No
     options = parser.parse_args()
     on_signals(end_at_once)
     one_gpu()
+    os.environ.setdefault("TRACKIO_DIR", str(Path("results/logs/trackio").absolute()))  # Trackio reads it when imported
     try:
         with _lock(options.log), _log(options.log), _faults():
             main(options)

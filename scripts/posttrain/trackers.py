@@ -76,8 +76,6 @@ class Guarded(TrainerCallback):
             for variable, value in usual.items():
                 os.environ.setdefault(variable, value)
             _check_login()
-        if self.tracker == "trackio":
-            os.environ.setdefault("TRACKIO_DIR", str((LOGS / "trackio").resolve()))
         return CALLBACKS[self.tracker]()
 
     def on_train_begin(self, *rest: Any, **given: Any) -> None:

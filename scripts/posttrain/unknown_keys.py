@@ -72,6 +72,9 @@ def _split(
 
 def _of_turns(value: Any, format: str) -> Iterator[str]:
     turns = messages.from_json(value)
+    if isinstance(turns, dict) and "messages" in turns:  # OpenAI's prompts
+        yield from turns.keys() - {"messages", "tools"}
+        turns = turns["messages"]
     for turn in [turns] if isinstance(turns, dict) else turns if isinstance(turns, list) else ():
         if not isinstance(turn, dict):
             continue

@@ -80,6 +80,18 @@ def refusal(name: str, folder: Path = Path()) -> str | None:
     )
 
 
+def clash(names: list[str], folder: Path = Path()) -> str | None:
+    """Why these functions, `FILE.py:NAME`, cannot be loaded in one process: two helpers with one name; None where they can."""
+    found: dict[Path, Path] = {}
+    for name in names:
+        file, *helpers = files(name, folder)
+        for helper in helpers:
+            other = found.setdefault(helper.relative_to(file.parent), helper)
+            if other != helper:
+                return f"{other} and {helper} have one name, of which Python imports one; rename one of them"
+    return None
+
+
 def _bound(tree: ast.Module) -> set[str]:
     """The names that are defined, imported or assigned anywhere in a module; `*` where all of another's are."""
     names = set()
@@ -181,7 +193,11 @@ def _module(file: Path, place: str) -> ModuleType:
     finally:
         sys.path.remove(folder)
         sys.path.append(folder)  # for an import inside a function; our own imports come first
-    _check_siblings(file, place)
+    try:
+        _check_siblings(file, place)
+    except UserError:
+        del sys.modules[name]
+        raise
     return module
 
 

@@ -179,14 +179,14 @@ def _causes(project: Project, job: Job, planned: list[str]) -> Iterator[str]:
         if kind == MISSING and job.rule != "spec":
             yield from _missing(job, files)
         elif kind == UPDATED:
-            yield from (_updated(project, job, file) for file in files)
+            yield from (_updated(project, job, file, planned) for file in files)
         elif kind == UPSTREAM:
             others = dict.fromkeys(owner(file) for file in files if owner(file) != job.result)
             yield from (
                 f"{other} is built {'again' if _stands(other) else 'first'}" for other in others if other in planned
             )
         elif job.rule == "spec" and kind != MISSING:
-            yield from _own(_settings_changed(project, job.result))
+            yield from _own(_settings_changed(project, job.result), planned)
         elif job.rule != "spec":
             yield REASONS.get(kind, part)
 
@@ -204,16 +204,19 @@ def _stands(result: str) -> bool:
     return (place / "spec.json").exists() or place.is_file()
 
 
-def _updated(project: Project, job: Job, file: str) -> str:
+def _updated(project: Project, job: Job, file: str, planned: list[str]) -> str:
     if Path(file) != Path("results") / job.result / "spec.json":
         return f"{file} is newer"
-    said = _own(_settings_changed(project, job.result))
+    said = _own(_settings_changed(project, job.result), planned)
     return ", ".join(said) or "its settings were changed, and it was not built since"
 
 
-def _own(said: list[str]) -> list[str]:
-    """The changes of a result's own fields; what changes upstream is said by the results upstream."""
-    return [change for change in said if not change.endswith(" changes")]
+def _own(said: list[str], planned: list[str]) -> list[str]:
+    """The changes of a result's own fields, and of what is not built along with it; what else is upstream says its own."""
+    names = {result.rpartition("/")[2] for result in planned}
+    upstream = {change: change.removesuffix(" changes") for change in said if change.endswith(" changes")}
+    others = [f"{name} was built again after it" for name in upstream.values() if name not in names]
+    return [*(change for change in said if change not in upstream), *others]
 
 
 def _settings_changed(project: Project, result: str) -> list[str]:

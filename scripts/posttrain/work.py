@@ -29,7 +29,10 @@ def of(run: str) -> Work:
     train, spec = read_json(folder / "train.json"), read_json(folder / "spec.json")
     counts = [line["num_tokens"] for line in curves.read(folder / "train.jsonl") if line.get("num_tokens")]
     a_token = 4 * train["parameters"] + 2 * train["trainable_parameters"]
-    return Work(counts[-1] * a_token if counts else None, train["steps"] * spec["batch_size"])
+    rows = (
+        train["steps"] * spec["batch_size"] // spec.get("minibatches", 1)
+    )  # which is the steps over one batch of answers
+    return Work(counts[-1] * a_token if counts else None, rows)
 
 
 def of_each(runs: list[str]) -> tuple[dict[str, float], str]:

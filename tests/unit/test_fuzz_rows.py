@@ -35,9 +35,7 @@ def folder(tmp_path_factory):
 
 # ---- changes
 
-NAMES = (
-    "user human assistant gpt tool system function_call observation role content tool_calls from train weight".split()
-)
+NAMES = "user human assistant gpt tool system function_call observation role content tool_calls from train weight function_call".split()
 WORDS = st.sampled_from(
     [
         '[{"role": "user", "content": "q"}]',

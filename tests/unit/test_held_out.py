@@ -237,9 +237,6 @@ def test_a_metric_of_the_users_own_is_measured_on_generated_answers(
 
 # ---- what follows
 
-# Its held-out loss is best in the middle.
-OVERFITS = {"learning_rate": 0.1, "max_steps": 11, "measure_every": 1, "dropout": 0.1, "rank": 4}
-
 
 @pytest.fixture
 def saving(monkeypatch):
@@ -262,28 +259,34 @@ def saving(monkeypatch):
     return at
 
 
-ADAPTER = "adapter_model.safetensors"
-
-
-def test_measuring_takes_no_other_step_and_the_best_one_is_kept(train, saving):
-    plain, summary = train("sft", **OVERFITS | {"measure_every": None})
+def test_measuring_takes_no_other_step(train):
+    keys = {"learning_rate": 0.05, "max_steps": 6, "dropout": 0.2}
+    plain, summary = train("sft", **keys)
     assert "held_out" not in summary
+    found, summary = train("sft", measure_every=2, **keys)
+    assert [line for line in found if "loss" in line] == plain
+    assert [*evaluated(found, "eval_loss")] == [2, 4, 6] and summary["held_out"]["kept_step"] == 6
+
+
+# All rows in one batch, of a model that moves as a whole: its held-out loss falls, and rises from the middle on.
+OVERFITS = {"method": "full", "batch_size": 5, "learning_rate": 0.01, "max_steps": 20, "measure_every": 1}
+STOPS = OVERFITS | {"early_stopping": {"patience": 3}}
+WEIGHTS = "model.safetensors"
+
+
+def test_the_best_step_is_kept_as_it_was(train, saving):
     saved = {}
     saving(
-        *range(1, 11),
-        then=lambda step, folder: saved.update({step: load_file(folder / f"checkpoint-{step}/{ADAPTER}")}),
+        *range(1, 20),
+        then=lambda step, folder: saved.update({step: load_file(folder / f"checkpoint-{step}/{WEIGHTS}")}),
     )
     found, summary = train("sft", keep="best", **OVERFITS)
-    assert [line for line in found if "loss" in line] == plain
     losses, best = evaluated(found, "eval_loss"), summary["held_out"]["kept_step"]
-    assert losses[best] == min(losses.values()) and 1 < best < 11
-    assert (summary["steps"], summary["held_out"]["stopped_at"]) == (11, None)
-    kept = load_file(f"results/run/trained/{ADAPTER}")
+    assert losses[best] == min(losses.values()) and 4 < best < 16
+    assert (summary["steps"], summary["held_out"]["stopped_at"]) == (20, None)
+    kept = load_file(f"results/run/trained/{WEIGHTS}")
     assert kept.keys() == saved[best].keys() and all(torch.equal(kept[name], saved[best][name]) for name in kept)
     assert not list(Path("results/run/checkpoints").glob("*/*-*"))
-
-
-STOPS = OVERFITS | {"early_stopping": {"patience": 3}}
 
 
 @pytest.fixture(scope="module")
@@ -310,8 +313,8 @@ def test_it_ends_where_as_many_measurements_in_a_row_are_no_better(straight):
     found, summary, _ = straight
     losses = evaluated(found, "eval_loss")
     best, last = summary["best"]["step"], summary["stopped_at"]
-    assert last == best + 3 < 11 and [*losses] == [*range(1, last + 1)] and found[-1]["step"] == last
-    assert (summary["kept_step"], summary["planned_steps"], summary["measurements"]) == (best, 11, last)
+    assert last == best + 3 < 20 and [*losses] == [*range(1, last + 1)] and found[-1]["step"] == last
+    assert (summary["kept_step"], summary["planned_steps"], summary["measurements"]) == (best, 20, last)
     assert losses[best] == min(losses.values())
 
 
@@ -319,83 +322,73 @@ def die(*_, **__) -> None:
     raise Killed
 
 
-def at(number: int, function):
-    """Die in the n-th call of a function, before it."""
-    calls = []
+def dies(function, when, late: bool = False):
+    """A function that dies where its arguments say so, before or after it has done its work."""
 
     def called(*arguments, **options):
-        calls.append(None)
-        return die() if len(calls) == number else function(*arguments, **options)
-
-    return called
-
-
-def after(number: int, function):
-    """Die in the n-th call of a function, after it."""
-    calls = []
-
-    def called(*arguments, **options):
-        calls.append(None)
-        function(*arguments, **options)
-        if len(calls) == number:
+        if late:
+            function(*arguments, **options)
+        if when(*arguments):
             die()
+        return None if late else function(*arguments, **options)
 
     return called
 
 
-# Where it dies (the result of the best step, 4, is the fourth that is kept), and the checkpoint that it then goes on from.
+# Where it dies, by the best step, and the checkpoint that it then goes on from; there are checkpoints of step 2 and another.
 MOMENTS = {
-    "before the first checkpoint": ((2,), lambda patch: patch.setattr(keeping, "save", at(2, keeping.save)), None),
+    "before the first checkpoint": (keeping, "save", lambda best: lambda folder, step, write: step == 2, False, None),
     "while the best is written": (
-        (2, 6),
-        lambda patch: patch.setattr(checkpoints, "write_list", at(5, checkpoints.write_list)),
-        2,
+        *(checkpoints, "write_list", lambda best: lambda folder: folder.name == f"best-{best}"),
+        *(False, 2),
     ),
     "after the best, before a checkpoint": (
-        (2, 6),
-        lambda patch: patch.setattr(keeping, "save", after(4, keeping.save)),
+        keeping,
+        "save",
+        lambda best: lambda folder, step, write: step == best,
+        True,
         2,
     ),
     "after a checkpoint that counts on it": (
-        (2, 5),
-        lambda patch: patch.setattr(held_out.Measuring, "on_save", after(2, held_out.Measuring.on_save)),
-        5,
+        *(held_out.Measuring, "on_save", lambda best: lambda self, args, state, *_: state.global_step > best),
+        *(True, 1),
     ),
-    "once it has stopped": ((2, 6), lambda patch: patch.setattr(training, "_keep", die), 6),
+    "once it has stopped": (training, "_keep", lambda best: lambda *_: True, False, 1),
 }
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_killed_at_any_moment_it_stops_at_the_same_step_and_keeps_the_same_bits(train, straight, saving, moment):
-    steps, kill, left = MOMENTS[moment]
-    saving(*steps)
+    place, name, when, late, left = MOMENTS[moment]
+    best = straight[1]["kept_step"]
+    saving(2, best + 1)
     with pytest.MonkeyPatch.context() as patch:
-        kill(patch)
+        patch.setattr(place, name, dies(getattr(place, name), when(best), late))
         with pytest.raises(Killed):
             train("sft", **STOPS)
     assert outcome(train) == straight
     resumed = stage.read_json(Path("results/run/train.json"))["resumed_from"]
-    assert resumed == (f"checkpoint-{left}" if left else None)
+    assert resumed == {None: None, 2: "checkpoint-2", 1: f"checkpoint-{best + 1}"}[left]
 
 
 @pytest.fixture
-def killed(train, saving) -> Path:
-    """The folder of a training that was killed after its second checkpoint, which counts on step 4."""
-    saving(2, 5)
+def killed(train, straight, saving) -> Path:
+    """The folder of a training that was killed after a checkpoint which counts on the best step."""
+    saving(2, straight[1]["kept_step"] + 1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(held_out.Measuring, "on_save", after(2, held_out.Measuring.on_save))
+        last = lambda self, args, state, *_: state.global_step > 2  # noqa: E731
+        patch.setattr(held_out.Measuring, "on_save", dies(held_out.Measuring.on_save, last, late=True))
         with pytest.raises(Killed):
             train("sft", **STOPS)
     (folder,) = Path("results/run/checkpoints").iterdir()
     return folder
 
 
-@pytest.mark.parametrize(
-    "spoil", [lambda folder: (folder / ADAPTER).write_bytes(b""), shutil.rmtree], ids=["cut", "gone"]
-)
+@pytest.mark.parametrize("spoil", [lambda best: (best / WEIGHTS).write_bytes(b""), shutil.rmtree], ids=["cut", "gone"])
 def test_a_checkpoint_whose_best_step_is_spoilt_is_not_gone_on_from(train, straight, killed, spoil):
-    assert {path.name for path in killed.glob("best-*")} == {"best-2", "best-4"}  # each the best of a checkpoint
-    spoil(killed / "best-4")
+    best = straight[1]["kept_step"]
+    assert {path.name for path in killed.glob("best-*")} == {"best-2", f"best-{best}"}  # each the best of a checkpoint
+    spoil(killed / f"best-{best}")
     assert outcome(train) == straight
     assert stage.read_json(Path("results/run/train.json"))["resumed_from"] == "checkpoint-2"
 
@@ -414,13 +407,13 @@ def test_a_killed_training_stops_at_the_same_step_and_keeps_the_same_bits(train,
     found, summary = train(objective, **keys)
     straight = found, summary["held_out"], hashes()
     shutil.rmtree("results")
-    saving(3)
+    saving(2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(held_out.Measuring, "on_save", after(1, held_out.Measuring.on_save))
+        patch.setattr(held_out.Measuring, "on_save", dies(held_out.Measuring.on_save, lambda *_: True, late=True))
         with pytest.raises(Killed):
             train(objective, **keys)
     found, summary = train(objective, **keys)
-    assert summary["resumed_from"] == "checkpoint-3"
+    assert summary["resumed_from"] == "checkpoint-2"
     assert (found, summary["held_out"], hashes()) == straight
 
 

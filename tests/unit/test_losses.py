@@ -196,6 +196,13 @@ def test_minibatches_are_steps_over_the_same_answers(sample, objective, max_step
     assert all(line["grad_norm"] > 0 for line in lines)
 
 
+def test_the_rows_of_a_step_are_those_of_its_rollout(made):
+    trainer = made(minibatches=2)
+    ids = trainer.train_dataset["id"]
+    found = [training.rows_of_step(trainer, "chats", step) for step in (1, 2, 3, 4)]
+    assert found == [ids[:2], ids[:2], ids[2:4], ids[2:4]] and len(set(ids)) == 4
+
+
 def test_a_rollout_that_ran_out_of_memory_goes_on_in_smaller_parts():
     parts = [{"ids": torch.arange(4 * i, 4 * i + 4), "n": torch.tensor(9), "no": None, "t": [*"abcd"]} for i in (0, 1)]
     assert split(parts, 2) is parts

@@ -122,6 +122,14 @@ def test_nulls_that_only_a_tables_schema_has_are_no_arguments(tmp_path):
     assert "null" in normalise(as_json, "messages", {}, "x")["messages"][1]["tool_calls"]  # it is meant there
 
 
+def test_a_call_in_openais_older_form_is_a_call():
+    call = {"name": "f", "arguments": "{}"}
+    older = messages(user("q"), {"role": "assistant", "content": None, "function_call": call})
+    assert older == messages(user("q"), assistant("", tool_calls=[{"type": "function", "function": call}]))
+    without_content = messages(user("q"), {"role": "assistant", "function_call": call})
+    assert without_content == older
+
+
 def test_messages_as_text_that_is_no_json_are_refused():
     with pytest.raises(
         UserError, match=r"x: 'messages' is text that is no JSON; write its messages as `json\.dumps` does"

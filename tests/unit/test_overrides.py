@@ -86,6 +86,11 @@ def test_a_table_in_a_sweep_stands_for_the_whole_table(project):
     assert graph.sweep_runs("own")[2] == "sft,peft_args.use_rslora=default"
 
 
+def test_one_module_in_a_target_is_a_list_of_one(project):
+    assert project().run("sft,target_modules=q_proj").name == "sft,target_modules=q_proj+"
+    assert project().run("sft,target_modules=all-linear").name == "sft"
+
+
 def test_null_is_a_value_and_default_takes_a_value_out(project):
     stopping = {"runs.sft.early_stopping": {"metric": "loss", "patience": 5}}
     run = {

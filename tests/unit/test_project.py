@@ -514,6 +514,11 @@ def test_a_users_metric_counts_by_the_bytes_of_its_files(configuration, in_folde
         made("mine.py:polit")
     with pytest.raises(UserError, match=r"evaluation.suites.say.metrics: there is no file 'other.py'"):
         made("other.py:polite")
+    Path("other").mkdir()
+    for file in ("mine.py", "helper.py"):
+        Path("other", file).write_text(Path(file).read_text().replace("polite", "kind"))
+    with pytest.raises(UserError, match=r"metrics: helper.py and other/helper.py have one name"):
+        made("mine.py:polite", "other/mine.py:kind")
 
 
 def test_the_spec_of_an_implicit_reward_names_the_run_its_beta_and_its_parent(project):

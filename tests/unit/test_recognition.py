@@ -58,6 +58,11 @@ SEEN = [
     ({"question": "q", "chosen": "a", "rejected": "b", "system": ""}, "preference", PAIR),
     ({"instruction": "q", "chosen_response": "a", "rejected_response": "b"}, "preference", PAIR),
     ({"messages": ASKED, "chosen": SAID[0], "rejected": {"role": "assistant", "content": "b"}}, "preference", PAIR),
+    (
+        {"input": {"messages": ASKED, "tools": [{"x": 1}]}, "preferred_output": SAID, "non_preferred_output": PAIR["rejected"]},
+        "preference",
+        PAIR | {"tools": '[{"x": 1}]'},
+    ),
     ({"text": "q", "label": 1}, "text", {"text": "q"}),
     ({"text": "q", "label": "1"}, "text", {"text": "q"}),
     ({"text": "q", "label": "true"}, "prompt_completion", {"messages": [*ASKED, {"role": "assistant", "content": "true"}]}),

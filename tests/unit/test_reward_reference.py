@@ -33,7 +33,10 @@ def test_a_function_of_the_users_is_tried_once(in_folder):
     check("rule.py:length")
     check("rule.py:overlap", "preference")
     check("rule.py:broken")  # it fails with a reference as well: not for this reason
-    with pytest.raises(
-        UserError, match=r"rule.py:overlap fails where the reference is None \(AttributeError: .*rows is prompts"
-    ):
+    with pytest.raises(UserError) as error:
         check("rule.py:overlap")
+    assert str(error.value) == (
+        "reward.function: rows is prompts alone, and where the reference is None, rule.py:overlap: rule.py, line 4: AttributeError: "
+        "'NoneType' object has no attribute 'split', for the answer 'An answer.'; write the rows' answers into them as `completion`, "
+        "or let the function do without"
+    )

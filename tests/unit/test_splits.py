@@ -131,6 +131,35 @@ def test_an_faq_of_one_template_is_whole_and_shares_nothing_with_what_it_holds_o
     assert (found["rows"], found["shared"]) == (20, 0)
 
 
+ASKS = (
+    "How do I return my {}?", "I want to give back the {}, how?", "The {} is broken, may I send it to you?", "Return of a {}",
+    "What must I do to send my {} back?", "Is it possible to return a {}?", "I do not like the {} and want my money back",
+    "Can you take back my {}?", "Who pays the postage for returning the {}?", "Where do I hand in the {} that I return?",
+)  # fmt: skip
+DESIGNS = {
+    "one answer": [{"prompt": f"Is the {p} in stock?", "completion": TOLD.format("lamp", "lamp")} for p in PRODUCTS],
+    "a grid": [
+        {"prompt": ask.format(p), "completion": f"{TOLD.format(p, p)} {ask.format(p)} Thank you."}
+        for ask in ASKS
+        for p in PRODUCTS[:12]
+    ],
+    "paraphrases": [{"prompt": ask.format(p), "completion": TOLD.format(p, p)} for ask in ASKS for p in PRODUCTS[::10]],
+    "small groups": [
+        {"prompt": ask.format(p), "completion": f"{TOLD.format(p, p)} {words(9, n)}"}
+        for n, ask in enumerate([*ASKS, *(f"Hello. {ask}" for ask in ASKS)])
+        for p in PRODUCTS[6 * n : 6 * n + 6]
+    ],
+}
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+def test_faqs_of_other_designs_are_whole_too(in_folder, design):
+    write("rows.jsonl", lines(*DESIGNS[design]))
+    data = prepare(validation=None)
+    assert (data["train"], data["validation"]) == (100, 20)
+    assert overlap(OUTPUT / "train.parquet", OUTPUT / "validation.parquet")["shared"] == 0
+
+
 def test_rows_that_overlap_would_find_are_brought_to_one_side(in_folder):
     """Two questions of each kind: one asks all of the other and more, which makes them less alike than near rows are."""
     rows = []

@@ -34,6 +34,11 @@ CHAT = [
         ("prompts", {"instruction": "q", "input": "a"}, {}),
         ("unpaired_preference", {"messages": CHAT[2:4], "label": True, "completion": "x"}, {"completion": 1}),
         ("segments", {"segments": [{"label": True, "text": "a", "lang": "en"}]}, {"segments[].lang": 1}),
+        (
+            "preference",
+            {"prompt": {"messages": CHAT[2:4], "tools": [], "parallel_tool_calls": True}, "chosen": "a", "rejected": "b"},
+            {"prompt[].parallel_tool_calls": 1},
+        ),
         ("text", {"text": "a", "te\ud800xt": 1}, {"te\\ud800xt": 1}),
     ],
 )  # fmt: skip

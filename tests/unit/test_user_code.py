@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from posttrain.errors import UserError
-from posttrain.user_code import files, is_own, label, load, refusal
+from posttrain.user_code import clash, files, is_own, label, load, refusal
 
 DATACLASS = """
 from __future__ import annotations
@@ -94,6 +94,19 @@ def test_a_helper_that_is_another_module_already_is_refused(in_folder, helper, s
     write({"mine.py": f"import {helper}\ndef score(a, b):\n    return 1\n", f"{helper}.py": ""})
     with pytest.raises(UserError, match=sentence):
         load("mine.py:score", "metric")
+
+
+def test_helpers_of_one_name_in_two_folders_are_refused(in_folder):
+    source = "import own_shared\ndef score(a, b):\n    return 1\n"
+    write({f"{folder}/rules.py": source for folder in ("one", "two")})
+    write({f"{folder}/own_shared.py": "" for folder in ("one", "two")})
+    names = ["one/rules.py:score", "two/rules.py:score"]
+    assert clash(names[:1] * 2) is None
+    assert clash(names).startswith("one/own_shared.py and two/own_shared.py have one name")
+    load(names[0])
+    for _ in range(2):  # refused each time
+        with pytest.raises(UserError, match=r"two/rules\.py imports 'own_shared', which is .*one/own_shared\.py here"):
+            load(names[1])
 
 
 def test_a_file_runs_once_however_many_functions_are_taken_of_it(in_folder):

@@ -84,6 +84,18 @@ def test_a_changed_setting_is_named_with_both_values_and_its_child_names_the_par
     )
 
 
+def test_a_parent_that_was_built_again_alone_is_the_cause(changed, configuration):
+    Path("results/dpo").mkdir()
+    Path("results/dpo/spec.json").write_text(Project(configuration()).spec("dpo"))
+    Path("results/sft/spec.json").write_text(changed.spec("sft"))
+    reason = "Params have changed since last execution: before and now"
+    jobs = [
+        job("spec", "results/dpo/spec.json", reason),
+        job("dpo", "results/dpo/trained", "Updated input files: results/dpo/spec.json"),
+    ]
+    assert because(changed, *jobs) == ["sft was built again after it"]
+
+
 def test_a_file_that_is_gone_is_named(changed):
     reason = "Missing output files: results/sft/eval.json"
     Path("results/sft/eval").mkdir()
@@ -178,6 +190,9 @@ def ref(name: str, spec: str) -> dict:
         ({"mix": [ref("a", "0") | {"weight": 1}]}, {"mix": [ref("a", "0") | {"weight": 2}]}, ["mix.weight: 1 -> 2"]),
         ({"version": 1}, {"version": 2}, ["this stage is version 2 of posttrain's now, was 1"]),
         ({"reward": {"sha256": ["0"]}}, {"reward": {"sha256": ["1"]}}, ["the file of its reward function has changed"]),
+        ({"suites": {}}, {"suites": {"faq": {"kind": "reward", "data": ref("a", "0")}}}, ["suites.faq is new"]),
+        ({"suites": {"faq": {"kind": "reward"}}}, {"suites": {}}, ["suites.faq is taken out"]),
+        ({"data": [ref("a", "0")]}, {"data": [ref("a", "0"), ref("b", "1")]}, ['data: ["a"] -> ["a", "b"]']),
         ({"files": ["a"]}, {"files": ["a", "b"]}, ['files: ["a"] -> ["a", "b"]']),
         ({"text": "x"}, {"text": "y" * 99}, [f"text: x -> {'y' * 57}..."]),
     ],
