@@ -717,13 +717,15 @@ def test_what_few_held_out_rows_show_is_said_before_training(look):
     assert "chats holds out 5 rows, too few to show any difference" in told(run, {"chats": holding(5)})[0].message
     asked = holding(99) | {"held_out_prompts": 12, "detectable": 0.578}
     assert "chats holds out 99 rows of 12 prompts, which show" in told(run, {"chats": asked})[0].message
+    mixed = told(run, {"chats": holding(12) | {"parts": {}}})[0].message
+    assert mixed.endswith("write a larger `validation:` under what it is made of, or more rows")
     cut, _ = told(run, {"chats": holding(500)}, limit=12)
     assert "evaluation.limit measures 12 of the 500 held-out rows of chats, which show" in cut.message
 
 
 def test_datasets_of_which_nothing_is_measured_are_told_of(look):
     found, _ = told(look(), {"none": holding(0), "labelled": holding(50, "unpaired_preference"), "chats": holding(100)})
-    first, second = found.message.split("; write a `validation:` above 0 under it; ")
+    first, second = found.message.split("; write a larger `validation:` under it, or a file of rows; ")
     assert first == "none holds out no rows, so nothing is measured on it"
     assert second.startswith(
         "nothing is measured on labelled, whose rows are unpaired_preference; name a dataset of text or"
