@@ -25,7 +25,7 @@ IGNORED = {
         ("packing", "packing_strategy", "eval_packing"),
         (("sft",), "rows are packed before training; write the run's key packing"),
     ),
-    "neftune_noise_alpha": (("sft",), "noise on the embeddings has a key of its own; write the run's key neftune"),
+    "neftune_noise_alpha": (ALL, "noise on the embeddings is for sft alone, under a key of the run; write neftune, or take it out"),
     "precompute_ref_batch_size": (("dpo",), "the reference's log-probabilities are computed by a stage of their own; take it out"),
     "ref_model_mixup_alpha": (("dpo", "kto"), "the reference is the parent and does not move; take it out"),
     "ref_model_sync_steps": (("dpo", "kto"), "the reference is the parent and does not move; take it out"),
