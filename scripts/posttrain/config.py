@@ -425,7 +425,8 @@ OWN_FIELDS = frozenset(
         "lr_scheduler_type max_grad_norm per_device_train_batch_size gradient_accumulation_steps bf16 fp16 "
         "gradient_checkpointing activation_checkpointing train_sampling_strategy beta disable_dropout "
         "precompute_ref_log_probs save_strategy save_steps save_total_limit logging_steps logging_strategy "
-        "report_to resume_from_checkpoint save_only_model ignore_data_skip loss_type loss_weights cpo_alpha simpo_gamma num_generations "
+        "report_to do_eval eval_strategy eval_steps eval_delay eval_on_start "
+        "resume_from_checkpoint save_only_model ignore_data_skip loss_type loss_weights cpo_alpha simpo_gamma num_generations "
         "max_completion_length temperature shuffle_dataset steps_per_generation generation_batch_size num_iterations"
     ).split()
 )

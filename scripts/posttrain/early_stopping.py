@@ -156,9 +156,6 @@ def refusals(run: Any) -> Iterator[str]:
         yield "measure_rows has no effect here; it needs early_stopping, keep: best or measure_every"
     if not is_measured(run):
         return
-    for key in run.trainer_args:
-        if key.startswith("eval_") and key not in ("eval_accumulation_steps", "eval_packing"):
-            yield f"trainer_args.{key}: what is held out is measured as measure_every says; write that"
     if run.method == "adalora" and (keeps_best(run) or run.early_stopping is not None):
         yield (
             "adalora comes to its rank at the end of training, before which neither early_stopping nor keep: best may end it; "

@@ -69,8 +69,6 @@ REPORTED = (
     "reward reward_std score kl kl_coefficient entropy policy_loss value_loss clip_fraction answer_length "
     "completions/mean_length completions/clipped_ratio clip_ratio/region_mean cispo_clip_ratio"
 ).split()
-# What transformers measures of its own measurement.
-OF_MEASURING = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "eval_model_preparation_time")
 
 
 # ---- from the spec to TRL
@@ -421,7 +419,7 @@ def history(log: list[dict]) -> list[dict]:
     keep = ("step", *REPORTED, "tokens_per_second", "memory_gib", "seconds", "cpu_percent", "gpu_percent")
     lines = []
     for line in log:
-        held_out = [key for key in line if key.startswith(early_stopping.EVALUATED) and key not in OF_MEASURING]
+        held_out = [key for key in line if key.startswith(early_stopping.EVALUATED)]
         if "loss" in line or held_out:
             shown = [key for key in (*keep, *held_out) if line.get(key) is not None]
             lines.append({key: line[key] for key in shown if key != "entropy" or line[key]})
