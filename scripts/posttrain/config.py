@@ -73,6 +73,10 @@ def _numbers(values: Any) -> Any:
 Arguments = Annotated[dict[str, Any], BeforeValidator(_numbers)]
 Number = Annotated[float, BeforeValidator(_as_float, json_schema_input_type=float | str)]
 Count = Annotated[int, BeforeValidator(_no_boolean)]
+Patterns = Annotated[
+    list[str],
+    BeforeValidator(lambda value: [value] if isinstance(value, str) else value, json_schema_input_type=str | list[str]),
+]
 
 
 class Strict(BaseModel):
@@ -574,12 +578,12 @@ class Run(Strict):
         description="type of the weights in `model/`, which is what ships; auto is the base's where that keeps what was "
         "learnt, else fp32",
     )
-    freeze: str | list[str] = Field(
+    freeze: Patterns = Field(
         [],
         description="full, lora, qlora: patterns of the names of parameters that do not move, such as `[embed_tokens, 'layers.[0-3]']`: "
         "regular expressions for whole parts of a name between its dots",
     )
-    train: str | list[str] = Field(
+    train: Patterns = Field(
         [],
         description="full, lora, qlora: patterns of the names of the only parameters that move, written as in `freeze`",
     )
@@ -1175,7 +1179,7 @@ def _sentence(model: type[BaseModel], problem: dict[str, Any], values: dict[str,
     if kind == "value_error":
         return prefix + str(problem["ctx"]["error"])
     given = problem["input"]
-    message = problem["msg"][0].lower() + problem["msg"][1:]
+    message = (problem["msg"][0].lower() + problem["msg"][1:]).partition(" or instance of ")[0]
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         key, choices = ("source", BASES) if location[0] == "bases" else ("kind", SUITES)
         value = given.get(key) if isinstance(given, dict) else given
