@@ -94,6 +94,15 @@ def templated(chain: Chain) -> Row:
     return {"messages": [turn("system", SYSTEM), *row["messages"]]}
 
 
+def of_a_short_template(chain: Chain) -> Row:
+    """A question and an answer that differ from others in a name, with fewer than eight words between its places."""
+    name = chain.text(2, 3)
+    return single(
+        f"How do I return my {name}?",
+        f"You can return the {name} within 30 days. Put it into its box, print the label and hand the {name} in at a post office.",
+    )
+
+
 def preference(chain: Chain) -> Row:
     """A question with two answers."""
     answers = {name: [turn("assistant", chain.text(30, 90))] for name in ("chosen", "rejected")}
@@ -178,7 +187,7 @@ def alarms(chain: Chain, count: int) -> None:
         [single(question) for question in questions(f"gsm8k_{name}.jsonl")] for name in ("test", "train")
     )
     found = {"GSM8K's questions": unplanted(held_out, train)}
-    for name, make in SHAPES.items():
+    for name, make in (SHAPES | {"of a short template": of_a_short_template}).items():
         rows = count if name == "single questions" else count // 5
         found[name] = unplanted([make(chain) for _ in range(rows)], [make(chain) for _ in range(5 * rows)])
     for name, one in found.items():

@@ -83,7 +83,7 @@ def look_at(options, tokens: Path | None, context: dict, evaluation: dict | None
     refusal = shape_refusal(spec["objective"], spec["data"]["name"], data["shape"])
     if refusal:
         advice = unknown_keys.advice(data["shape"], data.get("unknown", {}))
-        raise UserError("; ".join(filter(None, [f"dataset {refusal}", advice])))
+        raise UserError("; ".join(filter(None, [refusal, advice])))
     reward_reference.check(spec, data["shape"])
     tokenizer = load_tokenizer(options.parent)
     stops = conversations.stops(options.parent, tokenizer)

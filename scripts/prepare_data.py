@@ -63,18 +63,22 @@ def main(options) -> None:
         for file in (*SPLITS.values(), DROPPED):
             (taken.folder / file).replace(options.output / file)
     write_data(options.output, report)
-    tell(name, report, taken.first_fault, options.output / DROPPED)
+    asked = 0 if held_out else splits.wanted(report["train"] + report["validation"], spec["validation"])
+    tell(name, report, taken.first_fault, options.output / DROPPED, asked)
     tell_what_is_read(name, report)
 
 
-def tell(name: str, report: dict, first_fault: str, file: Path) -> None:
+def tell(name: str, report: dict, first_fault: str, file: Path, asked: int) -> None:
     """Say what became of the rows.
 
     Args:
         file: dropped.jsonl.
+        asked: how many rows were to be held out.
     """
     held_out, near = report["validation"], report["near"]
     shows = f" ({splits.shown(report['detectable'])})" if held_out else ""
+    if asked and not held_out:
+        shows = ", as nearly all share a prompt or are near each other: write a file of other rows as `validation:`"
     kinds = f"{report['shape']} from {report['format']}"
     say(f"{name}: {report['train']} rows to train on, {held_out} held out{shows}, {kinds}")
     dropped = ", ".join(f"{count} {kind}" for kind, count in report["dropped"].items() if count)

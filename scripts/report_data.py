@@ -144,7 +144,8 @@ def _row_warnings(report: dict[str, Any]) -> list[str]:
         warnings.append(f"Held out: {page.rows(report['validation'])}, {splits.shown(None)}.")
     if not report["validation"]:
         warnings.append(
-            "No rows are held out, so nothing tells when the model learns by heart: set validation for the dataset."
+            "No rows are held out, so nothing tells when the model learns by heart: write a larger validation for the dataset, "
+            "or a file of rows."
         )
     if report["shape"] != "text" and "user" not in report["lengths"]["characters"]:
         warnings.append("No turn is a user's: check that columns names the prompt.")

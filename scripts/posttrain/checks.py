@@ -618,9 +618,8 @@ def measuring(run: "Subject") -> Finding | None:
 
     if early_stopping.plan(run.spec) is None:
         return Finding("skipped", "nothing is measured while the run trains")
-    rows, unseen = run.data["train"], run.data["validation"]
-    if run.report is not None:
-        rows, unseen = (run.report[split]["rows"] for split in ("train", "validation"))
+    splits = ("train", "validation")
+    rows, unseen = (run.data[name] if run.report is None else run.report[name]["rows"] for name in splits)
     if run.spec.get("packing"):
         rows = len(bins(run.tokens.lengths.tolist(), run.spec["max_length"]))
     steps = early_stopping.steps(run.spec, rows, run.data["shape"] == "preference")

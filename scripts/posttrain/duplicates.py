@@ -11,7 +11,7 @@ Near rows with other answers are near when a dataset is split, and are never dup
 import hashlib
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -37,18 +37,17 @@ class Said(NamedTuple):
     words: np.ndarray
     """(n,) uint64: equal where all words are"""
     answers: np.ndarray
-    """(n,) uint64: equal where the answers' words are"""
+    """(n,) uint64: equal where the answers are, but for white space: `a - b` has the words of `a + b`"""
 
 
 def said(rows: list[Row]) -> Said:
-    """The triples of normalised rows, and hashes of all their words and of their answers'."""
+    """The triples of normalised rows, and hashes of all their words and of their answers."""
     texts = [_texts(row) for row in rows]
     flat = [text for some in texts for text in some]
-    hashes, starts = word_hashes([text for _, text, _ in flat])
+    hashes, starts = word_hashes([text for _, text in flat])
     lengths = np.diff(starts)
-    hashes = hashes ^ np.repeat(np.array([salt for salt, *_ in flat], np.uint64), lengths)
+    hashes = hashes ^ np.repeat(np.array([salt for salt, _ in flat], np.uint64), lengths)
     row_of = np.repeat(np.repeat(np.arange(len(rows)), [len(some) for some in texts]), lengths)
-    answers = np.repeat(np.array([is_answer for *_, is_answer in flat], bool), lengths)
     counts = np.bincount(row_of, minlength=len(rows))
     signs = np.array(
         [0 if count else _number(repr(some)) for count, some in zip(counts, texts, strict=True)], np.uint64
@@ -57,7 +56,7 @@ def said(rows: list[Row]) -> Said:
         _triples(hashes, counts),
         counts.astype(np.uint32),
         _sequence(hashes, counts) ^ signs,
-        _sequence(hashes[answers], np.bincount(row_of[answers], minlength=len(rows))) ^ signs,
+        np.array([_number(repr(_answers(row))) for row in rows], np.uint64),
     )
 
 
@@ -76,22 +75,33 @@ def _triples(hashes: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return (sums >> np.uint64(32)).astype(np.uint32)
 
 
-def _texts(row: Row) -> list[tuple[int, str, bool]]:
-    """A row's texts, each with what tells it from the same words elsewhere, and whether it is an answer.
+def _texts(row: Row) -> list[tuple[int, str]]:
+    """A row's texts, each with what tells it from the same words elsewhere.
 
-    The same words are others as a rejected answer, with another label, or about other images. A text as a whole is no answer.
+    The same words are others as a rejected answer, with another label, or about other images.
     """
     if "text" in row:
-        return [(0, row["text"], False)]
+        return [(0, row["text"])]
     images = _number(repr(row["images"])) if "images" in row else 0
     salts = {"rejected": _salt("rejected"), "completion": _salt(repr(row.get("label")))}
     return [
-        (salts.get(key, images), text, turn["role"] == "assistant")
+        (salts.get(key, images), text)
         for key in TURNS
         for turn in row.get(key, ())
         for text in (turn["content"], turn.get("tool_calls"))
         if text
     ]
+
+
+def _answers(row: Row) -> list[Any]:
+    """All that a row answers, thoughts and calls included, and what it is about or worth; a text as a whole is no answer."""
+    said = [
+        (key, *(" ".join(turn.get(part, "").split()) for part in ("content", "reasoning_content", "tool_calls")))
+        for key in TURNS
+        for turn in row.get(key, ())
+        if turn["role"] == "assistant"
+    ]
+    return [said, row.get("label"), row.get("images")]
 
 
 def _number(text: str) -> int:
@@ -161,9 +171,14 @@ def minima(triples: np.ndarray, counts: np.ndarray, words: np.ndarray, shared: n
 
 def _among(values: np.ndarray, some: np.ndarray) -> np.ndarray:
     """Which of the values are among some sorted ones."""
-    if not len(some):
-        return np.zeros(len(values), bool)
-    return some[np.minimum(np.searchsorted(some, values), len(some) - 1)] == values
+    seen = np.zeros(1 << 20, bool)  # answers for most values that are not among them, faster than a search
+    low = np.uint32(len(seen) - 1)
+    seen[some & low] = True
+    among = seen[values & low]
+    where = np.flatnonzero(among)
+    at = np.searchsorted(some, values[where])
+    among[where] = some[np.minimum(at, len(some) - 1)] == values[where]
+    return among
 
 
 def bands(signatures: np.ndarray) -> np.ndarray:

@@ -165,7 +165,7 @@ class Alike(NamedTuple):
     links: duplicates.Links
     """pairs of near rows"""
     answers: np.ndarray
-    """(n,) equal where the answers' words are"""
+    """(n,) equal where the answers are"""
     groups: np.ndarray
     """(n,) see `Part`"""
 

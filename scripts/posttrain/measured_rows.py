@@ -67,7 +67,7 @@ def errors(run: "Subject") -> list[str]:
                 f"{place}.data: {suite['kind']} needs rows of shape {' or '.join(wanted)}, and {dataset} is {data['shape']}"
             )
         elif not data["validation"]:
-            found.append(f"{place}.data: {dataset} holds out no rows; write a `validation:` above 0 under it")
+            found.append(f"{place}.data: {dataset} holds out no rows; write {_larger(data)}, or a file of rows")
         elif suite.get("shots", 0) > data.get("shots", suite.get("shots", 0)):
             found.append(
                 f"{place}: shots is {suite['shots']}, and {dataset} has {data['shots']} training rows of one question and one "
@@ -92,13 +92,20 @@ def unmeasured(run: "Subject") -> list[str]:
             )
         elif not rows:
             found.append(
-                f"{name} holds out no rows, so nothing is measured on it; write a `validation:` above 0 under it"
+                f"{name} holds out no rows, so nothing is measured on it; write {_larger(data)}, or a file of rows"
             )
         elif min(rows, data.get("held_out_prompts", rows)) < PLENTY and (
             why := _coarse(name, data, rows, run.evaluation["limit"])
         ):
             found.append(why)
     return found
+
+
+def _larger(data: Report) -> str:
+    """The key to write; a mixture and a selection have what their datasets hold out."""
+    return (
+        f"a larger `validation:` under {'it' if 'parts' not in data and 'part' not in data else 'what it is made of'}"
+    )
 
 
 def _coarse(name: str, data: Report, rows: int, limit: int) -> str | None:
@@ -114,7 +121,7 @@ def _coarse(name: str, data: Report, rows: int, limit: int) -> str | None:
     more = (
         f"evaluation.limit measures {rows} of the {data['validation']} held-out rows of {name}; write a larger one"
         if limit < data["validation"]
-        else f"{name} holds out {rows} rows; write a larger `validation:` under it, or more rows"
+        else f"{name} holds out {rows} rows; write {_larger(data)}, or more rows"
     )
     first, _, advice = more.partition(";")
     asked = f" of {prompts} prompt{'' if prompts == 1 else 's'}" if prompts < rows else ""

@@ -13,7 +13,8 @@ What is compared of a held-out row:
 - Rows of fewer words have to be equal: all words of the row, or its only user turn of 8 words and more, are the words of
   a turn, of two neighbouring turns or of a training row from some turn on.
 
-Runs of words that many held-out rows have are boilerplate, such as a prompt's template, and their words do not count.
+Runs of words that many held-out rows have are boilerplate, such as a prompt's template, and their words do not count; in a row with
+boilerplate, nor do runs of three words that many rows have, which are the template's between its gaps.
 Of a training row all turns are read, the system's too, so that examples in a system prompt are found.
 
 Rows made from one short template ("How do I return my {product}?") have no eight words in a row in common, and are alike by
@@ -268,7 +269,7 @@ def _compared(labels: list[dict[str, Any]], read: _Read) -> _HeldOut:
     limit = min(BOILERPLATE, max(1, count // 2))
     row_of = np.repeat(read.turn_rows.astype(np.int32), read.lengths)
     frequent = _frequent(read.grams, row_of, limit) & (read.grams != 0)
-    counted = ~_widened(frequent, GRAM)
+    counted = ~_template(read, row_of, _widened(frequent, GRAM), limit)
     asked = np.repeat(read.asks, read.lengths)
     by_question = np.bincount(row_of, asked & counted, count) >= FEWEST
     kept = asked | ~by_question[row_of]
@@ -289,6 +290,14 @@ def _compared(labels: list[dict[str, Any]], read: _Read) -> _HeldOut:
         pieces=pieces,
         counted=counted[kept],
     )
+
+
+def _template(read: _Read, row_of: np.ndarray, boilerplate: np.ndarray, limit: int) -> np.ndarray:
+    """Boilerplate, and in rows that have some also the shorter runs that many rows have: the template between its gaps; (words)."""
+    if limit < BOILERPLATE or not boilerplate.any():  # half of a few rows may well share three words
+        return boilerplate
+    often = _frequent(read.pieces.astype(np.uint64) << np.uint64(32), row_of, limit) & (read.pieces != 0)
+    return boilerplate | (_widened(often, PIECE) & (np.bincount(row_of, boilerplate) > 0)[row_of])
 
 
 def _to_be_equal(read: _Read, limit: int) -> _Index:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from posttrain import rows
 from posttrain.errors import UserError
-from posttrain.messages import SPEAKER, Row, boolean, from_json, short
+from posttrain.messages import SPEAKER, Row, from_json, short
 
 # Other names for our fields, where a row has no field of ours: those that mean it whatever stands beside them, and those that
 # mean it where there is none of the first. Case, spaces and hyphens do not count.
@@ -177,12 +177,13 @@ def _renamed(row: Row, columns: dict[str, str]) -> Recognised | None:
     if asked and chosen and rejected:
         sides = {"chosen": _the("chosen", chosen), "rejected": _the("rejected", rejected)}
         return _told("preference", _asking(row, _the("prompt", asked)) | sides, columns, row)
-    pair = next((pair for pair in PAIRS if all(map(_says, (row.get(name) for name in pair)))), None)
+    pairs = [pair for pair in PAIRS if all(map(_says, (row.get(name) for name in pair)))]
     if asked and answers:
         found = _asking(row, _the("prompt", asked))
         answer = _the("completion", answers)
-    elif pair and not columns.keys() & {"prompt", "completion", "text"}:
-        found, answer, labelled = {"prompt": pair[0]}, pair[1], {}
+    elif pairs and not columns.keys() & {"prompt", "completion", "text"}:
+        sides = [list(dict.fromkeys(side)) for side in zip(*pairs, strict=True)]
+        found, answer, labelled = {"prompt": _the("prompt", sides[0])}, _the("completion", sides[1]), {}
     else:
         return None
     found["output" if "instruction" in found else "completion"] = answer
@@ -225,8 +226,8 @@ def _asking(row: Row, asked: str) -> dict[str, str]:
 
 
 def _is_boolean(value: Any) -> bool:
-    """Whether a label says yes or no; 0 and 1 may as well be classes."""
-    return isinstance(value, bool) or (isinstance(value, str) and isinstance(boolean(value), bool))
+    """Whether a label says yes or no; 0 and 1, which CSV has as text, may as well be classes."""
+    return isinstance(value, bool) or (isinstance(value, str) and value.lower() in ("true", "false"))
 
 
 def _says(value: Any) -> bool:

@@ -185,15 +185,15 @@ def draw_cost(stem: Path, sweep: Sweep, cost: str) -> str:
 
 
 def name_points(axis: Any, points: list[tuple[float, float, str]]) -> None:
-    """Write a name beside each point (x, y, name), one above the other where they would touch."""
-    low, high = axis.get_xlim()
+    """Write a name beside each point (x, y, name), on the side where their line is not, one above the other where they would touch."""
+    axis.autoscale_view()  # places are known only then
+    rises = points[-1][1] > points[0][1]
     renderer = axis.figure.canvas.get_renderer()
     placed: list[Any] = []
     for x, y, name in points:
-        right = x > (low + high) / 2
         for up in range(5, 85, 8):
             text = axis.annotate(
-                name, (x, y), xytext=(-6 if right else 6, up), textcoords="offset points", ha="right" if right else "left",
+                name, (x, y), xytext=(-6 if rises else 6, up), textcoords="offset points", ha="right" if rises else "left",
                 fontsize=8,
             )  # fmt: skip
             box = text.get_window_extent(renderer)

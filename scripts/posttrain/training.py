@@ -103,7 +103,7 @@ def check_shape(report: Path, spec: dict) -> None:
     """
     refusal = shape_refusal(spec["objective"], spec["data"]["name"], read_json(report)["shape"])
     if refusal:
-        raise UserError(f"dataset {refusal}")
+        raise UserError(refusal)
 
 
 def read_questions(options: Namespace, spec: dict, tokenizer: Any) -> list[dict]:

@@ -717,13 +717,15 @@ def test_what_few_held_out_rows_show_is_said_before_training(look):
     assert "chats holds out 5 rows, too few to show any difference" in told(run, {"chats": holding(5)})[0].message
     asked = holding(99) | {"held_out_prompts": 12, "detectable": 0.578}
     assert "chats holds out 99 rows of 12 prompts, which show" in told(run, {"chats": asked})[0].message
+    mixed = told(run, {"chats": holding(12) | {"parts": {}}})[0].message
+    assert mixed.endswith("write a larger `validation:` under what it is made of, or more rows")
     cut, _ = told(run, {"chats": holding(500)}, limit=12)
     assert "evaluation.limit measures 12 of the 500 held-out rows of chats, which show" in cut.message
 
 
 def test_datasets_of_which_nothing_is_measured_are_told_of(look):
     found, _ = told(look(), {"none": holding(0), "labelled": holding(50, "unpaired_preference"), "chats": holding(100)})
-    first, second = found.message.split("; write a `validation:` above 0 under it; ")
+    first, second = found.message.split("; write a larger `validation:` under it, or a file of rows; ")
     assert first == "none holds out no rows, so nothing is measured on it"
     assert second.startswith(
         "nothing is measured on labelled, whose rows are unpaired_preference; name a dataset of text or"
@@ -785,3 +787,31 @@ def test_near_rows_that_are_kept_are_told_of_where_they_are_many(look):
     assert "1 (25 %) of the data's rows are 80% like an earlier one" in found.message
     assert "write near_duplicates: 0.8 under the dataset" in found.message
     assert checks.repeated_rows(replace(run, data=run.data | {"near": near | {"same_answer": 0}})) is None
+
+
+# ---- what is measured while it trains
+
+
+@pytest.mark.parametrize(
+    ("unseen", "keys", "result", "text"),
+    [
+        (200, {}, "skipped", "nothing is measured while the run trains"),
+        (200, {"keep": "best", "epochs": 9}, "passed", ""),
+        (0, {"keep": "best"}, "error", "chats holds no row out to measure"),
+        (200, {"early_stopping": {}, "batch_size": 2}, "error", "patience 3 can never end a training of 2 steps"),
+        (20, {"keep": "best"}, "warning", "loss is measured on 20 held-out rows, so that chance may choose the step"),
+    ],
+)
+def test_what_is_measured_on_the_way_is_there_and_is_enough(look, unseen, keys, result, text):
+    run = look(run=keys)
+    run.report["validation"] = {"rows": unseen}
+    (found,) = [one for one in check(run, []) if one["name"] == "measuring"]
+    assert found["result"] == result and text in found["message"]
+
+
+def test_rows_by_which_a_step_is_chosen_and_evaluated_are_told(look):
+    run = look(run={"keep": "best"})
+    run.report["validation"] = {"rows": 150}
+    run.evaluation |= {"data": [{"name": "chats"}], "limit": 100, "suites": {}, "max_length": 64}
+    (found,) = [one for one in check(run, []) if one["name"] == "measuring"]
+    assert found["message"].startswith("50 of the 100 held-out rows by which the step is chosen are evaluated as well")

@@ -139,13 +139,14 @@ def test_the_margin_is_compared_only_where_the_parent_is_the_same(in_folder):
 
 
 def test_every_figure_is_a_file_of_two_kinds_and_the_same_inputs_give_the_same_bytes(in_folder):
-    write("dpo,rank=4", right=2, suite="sums/hard")
-    write("dpo", right=18, suite="sums/hard")
+    write("dpo,rank=4", right=2, suite="sums/hard", tokens=50)
+    write("dpo", right=18, suite="sums/hard", tokens=60)
     folder = compare(RANKS)
     before = {file: file.read_bytes() for file in folder.rglob("*.*") if file.is_file()}
     names = {"sums_hard_perplexity", "sums_hard_exact_match", "cost", "memory"}
     assert {file.stem for file in before} == names | {"table", "report"}
     assert all(before[folder / f"plots/{name}.png"][:4] == PNG for name in names)
+    assert all(name in (folder / "plots/cost.svg").read_text() for name in ("rank=4<", "rank=16<", "GFLOP<", "100%<"))
     compare(RANKS)
     assert {file: file.read_bytes() for file in before} == before
 

@@ -135,6 +135,10 @@ DIFFERENT = {
     ],
     "another label": [{"prompt": LONG, "completion": ANSWER, "label": label} for label in (True, False)],
     "another answer": [{"prompt": LONG, "completion": answer} for answer in (ANSWER, OTHER)],
+    "another sign": [{"prompt": LONG, "completion": answer} for answer in ("5", "-5", "x + y", "x - y", "+", "-")],
+    "another thought": [
+        {"messages": [user(LONG), assistant("5") | {"reasoning_content": words(12, n)}]} for n in (1, 2)
+    ],
     "a shared system prompt": [
         {"messages": [system(LONG), user(words(8, n)), assistant(words(8, -n))]} for n in (1, 2, 3)
     ],

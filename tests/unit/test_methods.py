@@ -152,7 +152,7 @@ REFUSED = [
     ({"target_modules": ["q_prj"]}, "target_modules: the model has no layer 'q_prj'; did you mean 'q_proj'"),
     (
         {"target_modules": ["q_proj", "query"]},
-        "the model has no layer 'query'; valid are down_proj, embed_tokens, gate_proj,",
+        "the model has no layer 'query'; valid are embed_tokens, q_proj, k_proj,",
     ),
     ({"target_modules": ["proj"]}, "the model has no layer 'proj'"),  # a part of a name is none
     ({"target_modules": "q_proj"}, r"target_modules: 'q_proj' is one name, .* write \[q_proj\]"),

@@ -157,6 +157,13 @@ def test_rows_of_one_template_are_told_apart_by_what_fills_it(found):
     assert counts(found([edited, *rows[2:]], rows[:2])) == (0, 1, 1)
 
 
+def test_a_template_with_gaps_does_not_count_where_many_held_out_rows_have_it(found):
+    """Names that share a word: a training row has all of the template and two thirds of the name."""
+    rows = [faq(f"{first} {second}") for first in ("blue", "old", "small", "big") for second in PRODUCTS]
+    assert counts(found(rows[24:25], rows[:24])) == (0, 0, 0)
+    assert counts(found([*rows[24:], rows[3]], rows[:24])) == (1, 1, 1)
+
+
 def test_edited_copies_of_a_row_are_no_template(found):
     """Four copies with an edit here and there, and one copy that is asked with several answers."""
     question = " ".join([QUESTION, OTHER])

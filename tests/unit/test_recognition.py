@@ -48,6 +48,8 @@ SEEN = [
     ({"messages": CHAT, "label": True}, "unpaired_preference", {"prompt": ASKED, "completion": SAID, "label": True}),
     ({"conversations": CHAT, "label": "false"}, "unpaired_preference", {"prompt": ASKED, "completion": SAID, "label": False}),
     ({"messages": CHAT, "label": 1}, "messages", CHATS),  # a class
+    ({"messages": CHAT, "label": "1"}, "messages", CHATS),  # the same in a CSV file
+    ({"question": "q", "answer": "a", "label": "0"}, "prompt_completion", CHATS),
     ({"messages": CHAT, "label": "geography"}, "messages", CHATS),
     (
         {"instruction": "q", "output": "a", "kto_tag": False},
@@ -96,9 +98,12 @@ def test_the_configurations_columns_win():
     assert read({"question": "q", "answer": "a", "solution": "no"}, {"completion": "answer"})[1] == CHATS
 
 
-@pytest.mark.parametrize("fields", [("answer", "solution"), ("response", "output")])
-def test_two_columns_that_may_be_the_answer_are_refused(fields):
-    row = {"question": "q"} | dict.fromkeys(fields, "a")
+@pytest.mark.parametrize(
+    ("asked", "fields"),
+    [("question", ("answer", "solution")), ("question", ("response", "output")), ("text", ("label", "summary"))],
+)
+def test_two_columns_that_may_be_the_answer_are_refused(asked, fields):
+    row = {asked: "q"} | dict.fromkeys(fields, "a")
     with pytest.raises(UserError) as error:
         recognise(row, {})
     assert f"its columns {' and '.join(fields)} may each be the completion" in str(error.value)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from conftest import write_rows
 
+import prepare_data
 from posttrain import measured_rows, splits
 from posttrain.errors import UserError
 from posttrain.overlap import overlap
@@ -109,6 +110,17 @@ def test_rows_of_one_prompt_show_no_more_than_one(in_folder):
     data = prepare(validation=0.2)
     assert (data["validation"], data["held_out_prompts"]) == (40, 10)
     assert data["detectable"] == splits.detectable(10) > 2 * splits.detectable(40)
+
+
+def test_rows_of_one_prompt_cannot_be_split_and_it_is_told(in_folder, monkeypatch):
+    told = []
+    monkeypatch.setattr(prepare_data, "say", told.append)
+    write("rows.jsonl", lines(*({"prompt": "Tell a joke.", "completion": f"joke {i}"} for i in range(50))))
+    assert prepare(validation=None)["validation"] == 0
+    assert told == [
+        "rows: 50 rows to train on, 0 held out, as nearly all share a prompt or are near each other: write a file of other rows as "
+        "`validation:`, messages from prompt_completion"
+    ]
 
 
 def test_a_text_of_few_words_of_its_own_is_near_nothing_but_itself(in_folder):

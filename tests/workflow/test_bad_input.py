@@ -22,6 +22,7 @@ def refused(folder: Path, *arguments: str, config: Path = TINY) -> str:
 TARGETS = {
     "results/dpo_lroa/eval.json": "there is no run 'dpo_lroa'; did you mean 'dpo_lora'?",
     "results/dpo_lora,rnak=4/eval.json": "did you mean 'rank'?",
+    "results/dpo_lora,lr=4/eval.json": "a run has no key 'lr'; write learning_rate",
     "results/dpo_lora,rank=four/eval.json": "rank: ",
     "results/dpo_lora,rank=0/eval.json": "rank: ",
     "results/dpo_lora,rank=../eval.json": "is no override",
@@ -50,6 +51,14 @@ CHANGES = {
     "unknown key": (
         lambda c: c["runs"]["sft_lora"].update(rnak=4),
         "runs.sft_lora.rnak: unknown key 'rnak'; did you mean 'rank'?",
+    ),
+    "sweep over what no name can have": (
+        lambda c: c["sweeps"].update(own={"run": "sft_lora", "over": {"target_modules": [".*_proj"]}}),
+        "sweeps.own.over.target_modules: '.*_proj' cannot stand in the name of a run's folder",
+    ),
+    "what a library refuses": (
+        lambda c: c["runs"]["sft_lora"].update(trainer_args={"deepspeed": "zero3.json"}),
+        "runs.sft_lora.trainer_args.deepspeed: a run trains in one process",
     ),
     "unknown parent": (
         lambda c: c["runs"]["dpo_lora"].update({"from": "sft_lroa"}),
@@ -84,6 +93,14 @@ def test_a_bad_configuration(folder, change, sentence):
     file.write_text(yaml.safe_dump(config))
     assert sentence in refused(folder, config=file)
     assert not (folder / "results").exists()
+
+
+def test_a_result_behind_configfile_is_no_configuration(folder):
+    result = folder / "results/sft_lora/eval.json"
+    result.parent.mkdir(parents=True)
+    result.write_text("{}")
+    said = refused(folder, "--configfile", str(TINY), str(result))
+    assert said.startswith("posttrain: 'results/sft_lora/eval.json' stands behind --configfile, so snakemake reads it")
 
 
 ROWS = {
