@@ -39,6 +39,7 @@ PACKAGES = {
     "use_liger_kernel": ("liger_kernel", "liger-kernel"),
     "use_liger_loss": ("liger_kernel", "liger-kernel"),
 }
+TRACKERS = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",), "trackio": ("trackio",)}
 SIMPLE = {"int": int, "float": float, "bool": bool, "str": str}
 
 
@@ -100,8 +101,22 @@ def _eva(given: Any, fields: dict[str, ast.expr]) -> Iterator[str]:
 
 
 def _package(place: str, module: str, package: str) -> Iterator[str]:
-    if importlib.util.find_spec(module) is None:
+    if not _is_there(module):
         yield f"{place} needs a package that is not installed; pip install {package}, or take it out"
+
+
+def missing_tracker(names: list[str]) -> str | None:
+    """Why the first of some trackers cannot be had, or None."""
+    for name in names:
+        if not any(map(_is_there, TRACKERS[name])):
+            return f"also: {name} is not installed; run: pip install {name}"
+    return None
+
+
+def _is_there(package: str) -> bool:
+    """Whether a package is installed; a folder of its name, such as the one that wandb writes, is none."""
+    spec = importlib.util.find_spec(package)
+    return spec is not None and spec.origin is not None
 
 
 # ---- types

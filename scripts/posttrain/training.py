@@ -515,7 +515,8 @@ def _train(build: Callable[[dict], Any], options: Namespace, folder: Path, spec:
     with refusals(name):
         trainer = build(spec)
     model = trainer.model.policy if spec["objective"] == "ppo" else trainer.model  # what is saved
-    first_weights.put(trainer, options.parent, folder, spec)
+    with _named(name):
+        first_weights.put(trainer, options.parent, folder, spec)
     causal = model.get_base_model() if spec["method"] != "full" else model
     if can_be_compact(spec):
         add_compact_head(causal)
@@ -527,10 +528,8 @@ def _train(build: Callable[[dict], Any], options: Namespace, folder: Path, spec:
     if spec["method"] == "lora":
         multiplied_in = torch.bfloat16 if models.precision(spec["precision"]) == "bf16" else None
         add_low_rank(model, multiplied_in if can_be_compact(spec) else None)
-    try:
+    with _named(name):
         parameter_patterns.control(trainer, spec)
-    except UserError as error:
-        raise UserError(f"{name}: {error}") from None
     trained, total = trainable(model)
     say(
         f"{name}: {spec['objective']}, {spec['method']}: {trained:,} of {total:,} parameters are trained ({trained / total:.2%})"
@@ -571,6 +570,15 @@ def _train(build: Callable[[dict], Any], options: Namespace, folder: Path, spec:
         if measuring:
             outcome["held_out"] = measuring.summary()
         _keep(trainer, model, folder, spec, outcome, measuring.kept() if measuring else None)
+
+
+@contextlib.contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Put the run's name before what is refused within the block."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
 
 
 def _count_on(trainer: Any, checkpoint: Path) -> None:
