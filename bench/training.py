@@ -92,8 +92,8 @@ def configuration() -> dict:
     """Two runs on the demo's base."""
     config = yaml.safe_load((REPOSITORY / "config/config.yaml").read_text())
     shared = {"from": "smollm2", "method": "lora", "dropout": 0, "batch_size": BATCH}
-    last = {"eval_strategy": "steps", "eval_steps": STEPS["sft"]}
-    sft = {"objective": "sft", "data": "rows", "learning_rate": 5e-4, "max_steps": STEPS["sft"], "trainer_args": last}
+    sft = {"objective": "sft", "data": "rows", "learning_rate": 5e-4, "max_steps": STEPS["sft"]}
+    sft |= {"measure_every": STEPS["sft"]}
     dpo = {"objective": "dpo", "data": "pairs", "learning_rate": 1e-4, "beta": 0.1, "max_steps": STEPS["dpo"]}
     dpo |= {"gradient_checkpointing": True}  # as TRL's default has it
     return {

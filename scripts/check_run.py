@@ -187,11 +187,14 @@ def trained(spec: dict) -> str:
 
 
 def refusal(name: str, errors: list[dict], file: str) -> str:
-    """What stopped a run: each error with the row that shows it, and how to overrule them."""
+    """What stopped a run: each error with the row that shows it, and how to overrule them, where that helps."""
     told = [f"{error['name']}: {error['message']}\n{indented(error['example'])}".rstrip() for error in errors]
-    names = ", ".join(error["name"] for error in errors)
-    last = f"write `allow: [{names}]` to train it all the same; all that was checked is in {file}"
-    return "\n".join([f"{name} is not trained:", *told, last])
+    names = [error["name"] for error in errors]
+    overruled = [check for check in names if check not in checks.REFUSED_AGAIN]
+    mended = " and ".join(check for check in names if check in checks.REFUSED_AGAIN)
+    offer = f"write `allow: [{', '.join(overruled)}]` to train it all the same" if overruled else ""
+    offer += (f", once {mended} is mended" if mended else "") + "; " if offer else ""
+    return "\n".join([f"{name} is not trained:", *told, f"{offer}all that was checked is in {file}"])
 
 
 def indented(text: str) -> str:

@@ -16,7 +16,7 @@ def main(options) -> None:
     import trl
     from datasets import Dataset
 
-    from posttrain import losses, methods, models, positions, rewards, sampled, tokens, training
+    from posttrain import methods, models, positions, rewards, sampled, tokens, training
 
     spec = read_json(options.spec)
     training.check_shape(options.data / "data.json", spec)
@@ -26,9 +26,8 @@ def main(options) -> None:
         asked = training.read_questions(options, spec, tokenizer)
         prompts = spec["batch_size"] // spec["generations"]
         passes = spec.get("minibatches", 1)  # optimiser steps over the answers to those prompts
-        steps = spec["max_steps"] or passes * max(
-            1, round(len(asked) * spec["epochs"] / prompts)
-        )  # TRL drops a part of one
+        rollouts = max(1, round(len(asked) * spec["epochs"] / prompts))  # TRL drops a part of one
+        steps = spec["max_steps"] or passes * rollouts
         columns = {"id": "id", "prompt": "prompt_ids", "reference": "reference"}
         table = Dataset.from_list([{name: row[key] for name, key in columns.items()} for row in asked])
         rows = training.ordered(table, spec | {"max_steps": -(-steps // passes)}, [1] * len(asked), prompts)
@@ -39,8 +38,6 @@ def main(options) -> None:
             return judge([{"prompt_ids": ids, "reference": text} for ids, text in columns], completion_ids)
 
         name = spec["objective"].upper()
-        loss = {"loss_type": spec["loss_type"]} if name == "GRPO" else {}
-        reused = {"max_steps": steps} if passes > 1 else {}  # the last rollout may not be used up
 
         class PreparedTrainer(getattr(trl, f"{name}Trainer")):
             """TRL's trainer, given the tokens that it would compute itself."""
@@ -54,19 +51,7 @@ def main(options) -> None:
             positions.from_mask(model)
             trainer = PreparedTrainer(
                 model=model,
-                args=getattr(trl, f"{name}Config")(
-                    **losses.trainer_fields(spec)
-                    | training.trainer_arguments(spec | {"batch_size": spec["batch_size"] // passes}, folder),
-                    **loss,
-                    **reused,
-                    steps_per_generation=passes * spec["accumulation"],
-                    beta=spec["beta"],
-                    num_generations=spec["generations"],
-                    max_completion_length=spec["max_new_tokens"],
-                    temperature=spec["temperature"],
-                    shuffle_dataset=False,
-                    disable_dropout=not spec.get("dropout"),
-                ),
+                args=getattr(trl, f"{name}Config")(**settings(spec, folder, steps)),
                 reward_funcs=reward,
                 train_dataset=rows,
                 processing_class=tokenizer,
@@ -81,6 +66,26 @@ def main(options) -> None:
         training.fit(build, options, folder, spec)
     sampled.say_what_was_left_out(options.spec.parent.name, folder / "finished/train.jsonl", spec)
     training.publish(options, folder)
+
+
+def settings(spec, folder, steps):
+    """The fields of TRL's configuration, for a training of so many optimiser steps."""
+    from posttrain import losses, training
+
+    passes = spec.get("minibatches", 1)
+    given = losses.trainer_fields(spec)
+    given |= training.trainer_arguments(spec | {"batch_size": spec["batch_size"] // passes}, folder)
+    given |= {"loss_type": spec["loss_type"]} if spec["objective"] == "grpo" else {}
+    given |= {"max_steps": steps} if passes > 1 else {}  # the last rollout may not be used up
+    return given | {
+        "steps_per_generation": passes * spec["accumulation"],
+        "beta": spec["beta"],
+        "num_generations": spec["generations"],
+        "max_completion_length": spec["max_new_tokens"],
+        "temperature": spec["temperature"],
+        "shuffle_dataset": False,
+        "disable_dropout": not spec.get("dropout"),
+    }
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ def main(options) -> None:
     train, validation = options.tokens / "train.parquet", options.tokens / "validation.parquet"
     folder = training.work_folder(options, [options.manifest, train])
     if not (folder / "finished").exists():
-        rows, measured = answers(train), held_out.rows(validation, spec, answers) or answers(validation)
+        rows, measured = answers(train), held_out.rows(validation, spec, answers)
         lengths = [len(row["chosen_ids"]) + len(row["rejected_ids"]) for row in rows]
         rows = training.ordered(rows, spec, lengths)
 
@@ -36,7 +36,7 @@ def main(options) -> None:
                     disable_dropout=not spec.get("dropout"),
                 ),
                 train_dataset=rows,
-                eval_dataset=measured if len(measured) else None,
+                eval_dataset=measured,
                 processing_class=models.tokenizer(options.parent),
                 peft_config=methods.adapter(spec, model, training.steps(len(rows), spec["batch_size"])),
             )

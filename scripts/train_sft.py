@@ -43,7 +43,7 @@ def main(options) -> None:
             rows = rows.add_column("trained", trained_tokens(rows.data["labels"]))
             rows = training.ordered(rows, spec, rows["length"]).remove_columns("length")
         read = partial(training.read_tokens, columns=("id", "input_ids", "labels"))
-        measured = held_out.rows(validation, spec, read) or read(validation)
+        measured = held_out.rows(validation, spec, read)
 
         def build(spec):
             model, given = training.load_parent(options.parent, spec), training.trainer_arguments(spec, folder)
@@ -57,7 +57,7 @@ def main(options) -> None:
                 args=SFTConfig(**given, max_length=None, loss_type=spec["loss_type"]),
                 data_collator=collator,
                 train_dataset=rows,
-                eval_dataset=measured if len(measured) else None,
+                eval_dataset=measured,
                 processing_class=tokenizer,
                 peft_config=methods.adapter(spec, model, training.steps(len(rows), spec["batch_size"])),
             )

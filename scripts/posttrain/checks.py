@@ -694,6 +694,7 @@ CHECKS = (
     measuring,
 )
 NAMES = tuple(check.__name__ for check in CHECKS)
+REFUSED_AGAIN = ("target_modules", "patterns")  # training asks the model itself, and refuses as well
 
 
 def check(run: "Subject", allow: list[str]) -> list[dict[str, str]]:

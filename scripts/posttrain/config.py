@@ -22,7 +22,6 @@ from posttrain import (
     checks,
     early_stopping,
     foreign_names,
-    installed,
     library_refusals,
     losses,
     parameter_patterns,
@@ -73,6 +72,10 @@ def _numbers(values: Any) -> Any:
 Arguments = Annotated[dict[str, Any], BeforeValidator(_numbers)]
 Number = Annotated[float, BeforeValidator(_as_float, json_schema_input_type=float | str)]
 Count = Annotated[int, BeforeValidator(_no_boolean)]
+Patterns = Annotated[
+    list[str],
+    BeforeValidator(lambda value: [value] if isinstance(value, str) else value, json_schema_input_type=str | list[str]),
+]
 
 
 class Strict(BaseModel):
@@ -425,7 +428,8 @@ OWN_FIELDS = frozenset(
         "lr_scheduler_type max_grad_norm per_device_train_batch_size gradient_accumulation_steps bf16 fp16 "
         "gradient_checkpointing activation_checkpointing train_sampling_strategy beta disable_dropout "
         "precompute_ref_log_probs save_strategy save_steps save_total_limit logging_steps logging_strategy "
-        "report_to resume_from_checkpoint save_only_model ignore_data_skip loss_type loss_weights cpo_alpha simpo_gamma num_generations "
+        "report_to do_eval eval_strategy eval_steps eval_delay eval_on_start "
+        "resume_from_checkpoint save_only_model ignore_data_skip loss_type loss_weights cpo_alpha simpo_gamma num_generations "
         "max_completion_length temperature shuffle_dataset steps_per_generation generation_batch_size num_iterations"
     ).split()
 )
@@ -573,12 +577,12 @@ class Run(Strict):
         description="type of the weights in `model/`, which is what ships; auto is the base's where that keeps what was "
         "learnt, else fp32",
     )
-    freeze: str | list[str] = Field(
+    freeze: Patterns = Field(
         [],
         description="full, lora, qlora: patterns of the names of parameters that do not move, such as `[embed_tokens, 'layers.[0-3]']`: "
         "regular expressions for whole parts of a name between its dots",
     )
-    train: str | list[str] = Field(
+    train: Patterns = Field(
         [],
         description="full, lora, qlora: patterns of the names of the only parameters that move, written as in `freeze`",
     )
@@ -731,6 +735,12 @@ def refusals(run: Run) -> Iterator[str]:
     for name in run.allow:
         if name not in checks.NAMES:
             yield (f"allow: there is no check '{name}'; {nearest(name, checks.NAMES)}")
+    for found in (_of_loss, _of_reward, _of_method, early_stopping.refusals):
+        yield from found(run)
+    yield from parameter_patterns.refusals(run.model_dump(include=set(parameter_patterns.KEYS)))
+
+
+def _of_loss(run: Run) -> Iterator[str]:
     given = run.loss_type if isinstance(run.loss_type, list) else [run.loss_type] if run.loss_type is not None else []
     for name in given:
         if name not in LOSS_TYPES[run.objective]:
@@ -739,9 +749,11 @@ def refusals(run: Run) -> Iterator[str]:
         yield ("loss_type: only dpo takes several, as a list of names")
     if run.loss_weights is not None and len(run.loss_weights) != len(given):
         yield (f"loss_weights has {len(run.loss_weights)} numbers for {len(given)} loss types; write one for each")
-    yield from early_stopping.refusals(run)
     if run.objective in PREFERENCE and run.beta == 0:
         yield ("beta is 0; write a number above 0")
+
+
+def _of_reward(run: Run) -> Iterator[str]:
     if run.objective in ON_POLICY and run.reward is None:
         yield (f"reward is missing; {run.objective} needs `reward: {{from: RUN}}` or `reward: {{function: NAME}}`")
     if run.reward and run.reward.kind == "implicit" and run.objective != "ppo":
@@ -761,6 +773,9 @@ def refusals(run: Run) -> Iterator[str]:
         yield (
             "value_start: reward needs a reward model to start from; write value_start: auto, or reward: {from: RUN}"
         )
+
+
+def _of_method(run: Run) -> Iterator[str]:
     if run.objective == "ppo" and run.method == "adalora":
         yield ("ppo trains two adapters on one model, and AdaLoRA can have only one; write method: lora")
     if run.objective == "ppo" and run.dropout:
@@ -792,18 +807,6 @@ def refusals(run: Run) -> Iterator[str]:
             "peft_args.prefix_projection: PEFT keeps only what the projection gives, from which no training goes on; take it "
             "out, or write method: p_tuning"
         )
-    yield from parameter_patterns.refusals(run.model_dump(include=set(parameter_patterns.KEYS)))
-    first = str(run.peft_args.get("init_lora_weights"))
-    if first in ("pissa", "olora") and (run.quantised or run.objective in ("kto", *ON_POLICY)):
-        why = "the 4-bit weights cannot be changed" if run.quantised else "the parent is needed as the reference"
-        yield (f"peft_args.init_lora_weights: {first} moves a part of the parent's weights into the adapter, and {why}")
-    if first.startswith("pissa_niter"):
-        yield (
-            "peft_args.init_lora_weights: a fast PiSSA draws at random, so that what is loaded again is not what was "
-            "trained; write pissa"
-        )
-    if first.startswith(("corda", "lora_ga")):
-        yield (f"peft_args.init_lora_weights: {first} needs a preparation that is not done here; write eva, or pissa")
 
 
 def of_libraries(run: Run) -> Iterator[str]:
@@ -953,7 +956,7 @@ class Tracking(Strict):
     """How training is watched and saved. Nothing here changes a result, so nothing here causes a rerun."""
 
     mlflow: bool = Field(True, description="log to MLflow: `MLFLOW_TRACKING_URI`, or results/mlflow.db")
-    also: list[Literal[tuple(installed.TRACKERS)]] = Field(
+    also: list[Literal[tuple(library_refusals.TRACKERS)]] = Field(
         [], description="trackers beside MLflow, such as `[tensorboard, wandb]`, see docs/tracking.md"
     )
     experiment: str = Field(
@@ -964,7 +967,7 @@ class Tracking(Strict):
 
     @model_validator(mode="after")
     def _installed(self) -> "Tracking":
-        if why := installed.missing_tracker(self.also):
+        if why := library_refusals.missing_tracker(self.also):
             raise ValueError(why)
         return self
 
@@ -1174,7 +1177,7 @@ def _sentence(model: type[BaseModel], problem: dict[str, Any], values: dict[str,
     if kind == "value_error":
         return prefix + str(problem["ctx"]["error"])
     given = problem["input"]
-    message = problem["msg"][0].lower() + problem["msg"][1:]
+    message = (problem["msg"][0].lower() + problem["msg"][1:]).partition(" or instance of ")[0]
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         key, choices = ("source", BASES) if location[0] == "bases" else ("kind", SUITES)
         value = given.get(key) if isinstance(given, dict) else given

@@ -35,6 +35,7 @@ LOWER_IS_BETTER = ("loss",)
 KEYS = {"early_stopping", "keep", "measure_every", "measure_rows"}  # a run's, of this kind
 MEASUREMENTS = 10  # of a training, where `measure_every` is not set
 ROWS = 100  # held-out rows of a measurement
+LONGEST = 128  # tokens of an answer, where nothing else says so
 FEW = 30  # held-out rows below which chance decides which step is best
 EVALUATED = "eval_"  # what transformers puts before the name of a number of held-out rows
 
@@ -112,7 +113,7 @@ def settings(run: Any) -> dict[str, Any]:
 
 def _table(run: Any) -> dict[str, Any]:
     metric = run.early_stopping.metric or next(iter(METRICS[run.objective]))
-    longest = {"max_new_tokens": run.early_stopping.max_new_tokens or 128} if _needs_length(run, metric) else {}
+    longest = {"max_new_tokens": run.early_stopping.max_new_tokens or LONGEST} if _needs_length(run, metric) else {}
     return {
         "metric": metric,
         "patience": run.early_stopping.patience,
@@ -140,7 +141,7 @@ def plan(spec: dict[str, Any]) -> Plan | None:
         patience=table.get("patience"),
         min_change=table.get("min_change", 0.0),
         keep_best=spec.get("keep") == "best",
-        max_new_tokens=spec.get("max_new_tokens", table.get("max_new_tokens", 128)),
+        max_new_tokens=spec.get("max_new_tokens", table.get("max_new_tokens", LONGEST)),
     )
 
 
@@ -156,9 +157,6 @@ def refusals(run: Any) -> Iterator[str]:
         yield "measure_rows has no effect here; it needs early_stopping, keep: best or measure_every"
     if not is_measured(run):
         return
-    for key in run.trainer_args:
-        if key.startswith("eval_") and key not in ("eval_accumulation_steps", "eval_packing"):
-            yield f"trainer_args.{key}: what is held out is measured as measure_every says; write that"
     if run.method == "adalora" and (keeps_best(run) or run.early_stopping is not None):
         yield (
             "adalora comes to its rank at the end of training, before which neither early_stopping nor keep: best may end it; "
@@ -181,6 +179,11 @@ def _refused_metric(run: Any, table: Any) -> Iterator[str]:
     elif table.max_new_tokens is not None and not _needs_length(run, metric):
         why = "write the run's max_new_tokens" if "reward" in own else f"{metric} generates nothing; take it out"
         yield f"early_stopping.max_new_tokens has no effect here: {why}"
+    elif _needs_length(run, metric) and run.max_length <= (longest := table.max_new_tokens or LONGEST):
+        yield (
+            f"max_length {run.max_length} counts a prompt and its answer, and early_stopping's max_new_tokens {longest} leaves no room "
+            "for a prompt; write a smaller max_new_tokens there"
+        )
 
 
 def too_short(planned: Plan, steps: int, source: str) -> Iterator[str]:

@@ -31,8 +31,9 @@ def printable(text: str) -> str:
 def nearest(word: str, valid: Iterable[str]) -> str:
     """Say which of the `valid` names was probably meant, or list them, a list in its order: the end of an error's sentence."""
     names = list(valid) if isinstance(valid, list) else sorted(valid)
-    close = get_close_matches(word[:100], names, n=1, cutoff=0.6)
+    lower = {name.lower(): name for name in reversed(names)}
+    close = get_close_matches(word[:100].lower(), lower, n=1, cutoff=0.6)
     if close:
-        return f"did you mean '{close[0]}'?"
+        return f"did you mean '{lower[close[0]]}'?"
     more = f" and {len(names) - 12} more" if len(names) > 12 else ""
     return f"valid are {', '.join(names[:12])}{more}" if names else "none is configured"

@@ -60,12 +60,17 @@ def asked(file: Path, spec: dict, planned: Plan, tokenizer: Any) -> list[dict]:
     """The held-out prompts that are answered on the way, as `tokens.questions` gives them, without those of no room.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or none with room for an answer.
     """
     held_out = read(file)
     found = questions(tokenizer, [held_out[i] for i in sample([row["id"] for row in held_out], planned.rows)])
     room = spec["max_length"] - planned.max_new_tokens
     kept = [row for row in found if len(row["prompt_ids"]) <= room]
+    if found and not kept:
+        raise UserError(
+            f"dataset {spec['data']['name']}: no held-out prompt is short enough for an answer of {planned.max_new_tokens} tokens within "
+            f"max_length {spec['max_length']}; write a larger max_length, or a smaller max_new_tokens"
+        )
     if not kept:
         raise UserError(nothing(spec))
     return kept

@@ -39,6 +39,7 @@ PACKAGES = {
     "use_liger_kernel": ("liger_kernel", "liger-kernel"),
     "use_liger_loss": ("liger_kernel", "liger-kernel"),
 }
+TRACKERS = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",), "trackio": ("trackio",)}
 SIMPLE = {"int": int, "float": float, "bool": bool, "str": str}
 
 
@@ -51,7 +52,7 @@ def trainer(arguments: dict[str, Any], files: tuple[Path, ...]) -> Iterator[str]
             yield f"trainer_args.{field}: write the run's own key keep: best"
         if field in PACKAGES and value:
             yield from _package(f"trainer_args.{field}", *PACKAGES[field])
-    yield from _typed("trainer_args", arguments, files)
+    yield from _typed("trainer_args", arguments, annotations(files))
     if isinstance(arguments.get("optim"), str):
         yield from _optimiser(arguments["optim"], arguments, files[-1])
     if arguments.get("dataloader_prefetch_factor") and not arguments.get("dataloader_num_workers"):
@@ -85,20 +86,44 @@ def peft(
         yield "peft_args.layers_pattern needs layers_to_transform: [NUMBER, ...] beside it"
     if method == "adalora" and arguments.get("use_dora"):
         yield "peft_args.use_dora: AdaLoRA has no DoRA; take it out, or write method: lora"
-    yield from _typed("peft_args", arguments, files)
+    yield from _typed("peft_args", arguments, annotations(files))
+    if arguments.get("eva_config") is not None:
+        yield from _eva(arguments["eva_config"], annotations(files, "EvaConfig"))
+
+
+def _eva(given: Any, fields: dict[str, ast.expr]) -> Iterator[str]:
+    if not isinstance(given, dict):
+        yield "peft_args.eva_config: write a table, such as {rho: 2}"
+        return
+    for name in given.keys() - fields.keys():
+        yield f"peft_args.eva_config: EVA has no '{name}' in PEFT; {nearest(name, fields)}"
+    yield from _typed("peft_args.eva_config", given, fields)
 
 
 def _package(place: str, module: str, package: str) -> Iterator[str]:
-    if importlib.util.find_spec(module) is None:
+    if not _is_there(module):
         yield f"{place} needs a package that is not installed; pip install {package}, or take it out"
+
+
+def missing_tracker(names: list[str]) -> str | None:
+    """Why the first of some trackers cannot be had, or None."""
+    for name in names:
+        if not any(map(_is_there, TRACKERS[name])):
+            return f"also: {name} is not installed; run: pip install {name}"
+    return None
+
+
+def _is_there(package: str) -> bool:
+    """Whether a package is installed; a folder of its name, such as the one that wandb writes, is none."""
+    spec = importlib.util.find_spec(package)
+    return spec is not None and spec.origin is not None
 
 
 # ---- types
 
 
-def _typed(table: str, arguments: dict[str, Any], files: tuple[Path, ...]) -> Iterator[str]:
+def _typed(table: str, arguments: dict[str, Any], fields: dict[str, ast.expr]) -> Iterator[str]:
     """Values that no type of their field allows, as far as the source says it in words that are known here."""
-    fields = annotations(files)
     for field, value in arguments.items():
         allowed = kinds(fields[field]) if field in fields else None
         if allowed is None or value is None:
@@ -151,10 +176,16 @@ def kinds(annotation: ast.expr) -> tuple[set[type], set[str]] | None:
 
 
 @cache
-def annotations(files: tuple[Path, ...]) -> dict[str, ast.expr]:
-    """Names and types of the annotated fields of the classes in some files; of a name in several, the first's."""
+def annotations(files: tuple[Path, ...], only: str | None = None) -> dict[str, ast.expr]:
+    """Names and types of the annotated fields of the classes in some files; of a name in several, the first's.
+
+    Args:
+        only: a class; without it, those that inherit or are inherited from: the others stand in a field of theirs.
+    """
     classes = [node for file in files for node in ast.parse(file.read_text()).body if isinstance(node, ast.ClassDef)]
-    fields = [node for item in classes for node in item.body if isinstance(node, ast.AnnAssign)]
+    parents = {base.id for item in classes for base in item.bases if isinstance(base, ast.Name)}
+    kept = [item for item in classes if (item.name == only if only else item.bases or item.name in parents)]
+    fields = [node for item in kept for node in item.body if isinstance(node, ast.AnnAssign)]
     return {node.target.id: node.annotation for node in reversed(fields)}
 
 

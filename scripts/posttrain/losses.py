@@ -71,8 +71,15 @@ def refusals(run: Any) -> Iterator[str]:
 
 
 def _first_weights(run: Any) -> Iterator[str]:
-    """Why EVA or LoftQ cannot be had, and settings of theirs that would do nothing."""
-    first, place = run.peft_args.get("init_lora_weights"), "peft_args.init_lora_weights"
+    """Why an adapter cannot have the first weights that are asked for, and settings of theirs that would do nothing."""
+    first, place = str(run.peft_args.get("init_lora_weights")), "peft_args.init_lora_weights"
+    if first in ("pissa", "olora") and (run.quantised or run.objective in ("kto", "grpo", "rloo", "ppo")):
+        why = "the 4-bit weights cannot be changed" if run.quantised else "the parent is needed as the reference"
+        yield f"{place}: {first} moves a part of the parent's weights into the adapter, and {why}"
+    if first.startswith("pissa_niter"):
+        yield f"{place}: a fast PiSSA draws at random, so that what is loaded again is not what was trained; write pissa"
+    if first.startswith(("corda", "lora_ga")):
+        yield f"{place}: {first} needs a preparation that is not done here; write eva, or pissa"
     for name in ("eva", "loftq"):
         if f"{name}_config" in run.peft_args and first != name:
             yield f"peft_args.{name}_config has no effect here; it needs init_lora_weights: {name}"

@@ -194,7 +194,8 @@ def _flat(key: str, value: Any, before: Any) -> Iterator[tuple[str, Any]]:
         return
     before = before if isinstance(before, dict) else {}
     for name in [*before, *(name for name in value if name not in before)]:
-        yield from _flat(f"{key}.{name}", value.get(name, OUT), before.get(name))
+        inner = f"{key}.'{name}'" if "." in str(name) else f"{key}.{name}"  # a dot would lead into another table
+        yield from _flat(inner, value.get(name, OUT), before.get(name))
 
 
 def _written(key: str, value: Any, place: str) -> str:

@@ -28,8 +28,7 @@ Names = tuple[str, ...]
 
 def patterns(spec: dict, key: str) -> list[str]:
     """The patterns under a key of a run's spec; none where it is not set."""
-    value = spec.get(key)
-    return [value] if isinstance(value, str) else list(value or [])
+    return list(spec.get(key) or [])
 
 
 @cache

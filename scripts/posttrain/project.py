@@ -221,16 +221,15 @@ class Project:
         return next((shape for shape in shapes if shape), None)
 
     def _check_arguments(self, run: Run, place: str) -> None:
-        own = OWN_FIELDS | ({"eval_strategy"} if run.objective not in ("sft", "reward") else set())
         for key in run.trainer_args:
             fields = trainer_fields(run.objective)
             if key in fields and (why := trainer_args.refusal(run.objective, key)):
                 raise UserError(f"{place}.trainer_args: {why}")
-            if key in own or key not in fields:
-                if key in own:
+            if key in OWN_FIELDS or key not in fields:
+                if key in OWN_FIELDS:
                     instead = foreign_names.of_library(key, keys_of(Run))
                     raise UserError(f"{place}.trainer_args: '{key}' is not set here; {instead}")
-                acting = fields - own - trainer_args.IGNORED.keys()
+                acting = fields - OWN_FIELDS - trainer_args.IGNORED.keys()
                 known = key in foreign_names.RUN or key in keys_of(Run)
                 instead = foreign_names.of_library(key, keys_of(Run)) if known else nearest(key, acting)
                 raise UserError(f"{place}.trainer_args: the trainer has no field '{key}'; {instead}")

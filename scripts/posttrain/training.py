@@ -69,8 +69,6 @@ REPORTED = (
     "reward reward_std score kl kl_coefficient entropy policy_loss value_loss clip_fraction answer_length "
     "completions/mean_length completions/clipped_ratio clip_ratio/region_mean cispo_clip_ratio"
 ).split()
-# What transformers measures of its own measurement.
-OF_MEASURING = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "eval_model_preparation_time")
 
 
 # ---- from the spec to TRL
@@ -421,7 +419,7 @@ def history(log: list[dict]) -> list[dict]:
     keep = ("step", *REPORTED, "tokens_per_second", "memory_gib", "seconds", "cpu_percent", "gpu_percent")
     lines = []
     for line in log:
-        held_out = [key for key in line if key.startswith(early_stopping.EVALUATED) and key not in OF_MEASURING]
+        held_out = [key for key in line if key.startswith(early_stopping.EVALUATED)]
         if "loss" in line or held_out:
             shown = [key for key in (*keep, *held_out) if line.get(key) is not None]
             lines.append({key: line[key] for key in shown if key != "entropy" or line[key]})
@@ -517,7 +515,8 @@ def _train(build: Callable[[dict], Any], options: Namespace, folder: Path, spec:
     with refusals(name):
         trainer = build(spec)
     model = trainer.model.policy if spec["objective"] == "ppo" else trainer.model  # what is saved
-    first_weights.put(trainer, options.parent, folder, spec)
+    with _named(name):
+        first_weights.put(trainer, options.parent, folder, spec)
     causal = model.get_base_model() if spec["method"] != "full" else model
     if can_be_compact(spec):
         add_compact_head(causal)
@@ -529,10 +528,8 @@ def _train(build: Callable[[dict], Any], options: Namespace, folder: Path, spec:
     if spec["method"] == "lora":
         multiplied_in = torch.bfloat16 if models.precision(spec["precision"]) == "bf16" else None
         add_low_rank(model, multiplied_in if can_be_compact(spec) else None)
-    try:
+    with _named(name):
         parameter_patterns.control(trainer, spec)
-    except UserError as error:
-        raise UserError(f"{name}: {error}") from None
     trained, total = trainable(model)
     say(
         f"{name}: {spec['objective']}, {spec['method']}: {trained:,} of {total:,} parameters are trained ({trained / total:.2%})"
@@ -573,6 +570,15 @@ def _train(build: Callable[[dict], Any], options: Namespace, folder: Path, spec:
         if measuring:
             outcome["held_out"] = measuring.summary()
         _keep(trainer, model, folder, spec, outcome, measuring.kept() if measuring else None)
+
+
+@contextlib.contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Put the run's name before what is refused within the block."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
 
 
 def _count_on(trainer: Any, checkpoint: Path) -> None:

@@ -181,7 +181,10 @@ def _causes(project: Project, job: Job, planned: list[str]) -> Iterator[str]:
         elif kind == UPDATED:
             yield from (_updated(project, job, file, planned) for file in files)
         elif kind == UPSTREAM:
-            others = dict.fromkeys(owner(file) for file in files if owner(file) != job.result)
+            made = [
+                file for file in files if Path(file).name != "spec.json"
+            ]  # another's settings are written, not built
+            others = dict.fromkeys(owner(file) for file in made if owner(file) != job.result)
             yield from (
                 f"{other} is built {'again' if _stands(other) else 'first'}" for other in others if other in planned
             )
@@ -195,7 +198,7 @@ def _missing(job: Job, files: list[str]) -> Iterator[str]:
     if not _stands(job.result):
         yield "it is not built yet"
         return
-    yield from (f"{file} is gone" for file in files)
+    yield from (f"{file} is not there" for file in files)
 
 
 def _stands(result: str) -> bool:

@@ -113,6 +113,12 @@ def shared() -> None:
     stage.write_json(Path("results/data/chats/overlap.json"), {"chats/validation": found})
 
 
+def test_what_training_would_refuse_as_well_is_not_offered_to_be_overruled(prepared):
+    with pytest.raises(UserError, match="patterns: freeze: 'layrs' matches no parameter") as refused:
+        check(prepared(freeze="layrs"))
+    assert str(refused.value).splitlines()[-1] == "all that was checked is in results/logs/preflight/sft.txt"
+
+
 def test_an_error_is_refused_and_what_was_checked_is_kept_where_snakemake_leaves_it(prepared):
     options = prepared(target_modules=["q_porj"])
     shared()
@@ -122,7 +128,7 @@ def test_an_error_is_refused_and_what_was_checked_is_kept_where_snakemake_leaves
     assert text.startswith("sft is not trained:\noverlap: the training rows contain 1 (10 %) of the held-out rows")
     assert "\n    test.jsonl line 3 stands in chats.jsonl line 1:\n    How many clips\n" in text
     assert "\ntarget_modules: 'q_porj' matches no module of the model; did you mean 'q_proj'?\n" in text
-    assert "write `allow: [overlap, target_modules]`" in text
+    assert "\nwrite `allow: [overlap]` to train it all the same, once target_modules is mended; all that was" in text
     assert not Path("results/sft/preflight.json").exists()
     assert not stage.read_json(Path("results/logs/preflight/sft.json"))["passed"]
     assert "Preflight of sft: stopped" in Path("results/logs/preflight/sft.txt").read_text()

@@ -169,7 +169,10 @@ def test_what_is_merged_is_what_was_trained(train, chats, method, peft_args, wid
 
 
 def test_rows_that_are_too_few_for_eva_are_refused(train, chats, wide_folder):
-    with pytest.raises(UserError, match=r"eva looks at 4 x rank directions .* has 32 inputs; write a rank up to 8"):
+    with pytest.raises(
+        UserError,
+        match=r"^own: .*eva looks at 4 x rank directions .* has 32 inputs; write a rank up to 8",
+    ):
         run(train, train_sft, "sft", chats, "messages", rank=16, peft_args=EVA)
     with pytest.raises(UserError, match="eva starts at what goes into matrices, and embed_tokens has rows of its own"):
         keys = {"rank": 4, "target_modules": ["q_proj", "embed_tokens"], "peft_args": EVA}

@@ -24,7 +24,8 @@ import train_orpo
 import train_ppo
 import train_reward
 import train_sft
-from posttrain import checkpoints, held_out, keeping, models, scoring, stage, training
+from posttrain import checkpoints, early_stopping, held_out, keeping, models, scoring, stage, training
+from posttrain.errors import UserError
 from posttrain.project import Project
 from posttrain.rows import normalise
 from posttrain.tokens import tokenise
@@ -422,3 +423,13 @@ def test_packed_rows_are_measured_as_they_are_alone(train, random_tiny_folder):
     _, summary = train("sft", keep="best", max_steps=3, **packed)
     own = of_sft(kept_model(random_tiny_folder), random_tiny_folder)
     assert summary["held_out"]["best"]["value"] == pytest.approx(own["eval_loss"], rel=2e-4)
+
+
+def test_prompts_without_room_for_an_answer_are_one_sentence(random_tiny_tokenizer, chats):
+    write_rows(Path("validation.parquet"), chats)
+    spec = {"objective": "sft", "keep": "best", "max_length": 132, "data": {"name": "chats"}}
+    planned = early_stopping.plan(spec | {"early_stopping": {"metric": "rougeL", "patience": None}})
+    with pytest.raises(
+        UserError, match="chats: no held-out prompt is short enough for an answer of 128 tokens within max_length 132"
+    ):
+        held_out.asked(Path("validation.parquet"), spec, planned, random_tiny_tokenizer)

@@ -23,6 +23,15 @@ PEFT = [
     ({"modules_to_save": 3}, {}, ""),
     ({"use_rslora": "yes please"}, {}, "peft_args.use_rslora: 'yes please' is not allowed; write true or false"),
     ({"init_lora_weights": "gausian"}, {}, "did you mean 'gaussian'?"),
+    ({"init_lora_weights": "EVA"}, {}, "did you mean 'eva'?"),
+    ({"rho": 2}, {}, "peft_args: lora has no 'rho' in PEFT"),
+    ({"init_lora_weights": "eva", "eva_config": 2}, {}, "peft_args.eva_config: write a table, such as {rho: 2}"),
+    ({"init_lora_weights": "eva", "eva_config": {"roh": 2}}, {}, "EVA has no 'roh' in PEFT; did you mean 'rho'?"),
+    (
+        {"init_lora_weights": "eva", "eva_config": {"rho": "2x"}},
+        {},
+        "peft_args.eva_config.rho: '2x' is not allowed; write a number",
+    ),
 ]
 
 

@@ -122,6 +122,11 @@ def test_a_grid_of_a_tables_keys(project):
             "sweeps.own.over.target_modules: '.*q_proj' cannot stand in the name of a run's folder",
         ),
         ("target_modules", [], "sweeps.own.over.target_modules: [] cannot stand"),
+        (
+            "learning_rates",
+            {"layers.1": 1e-3},
+            "'learning_rates.'layers.1'' cannot stand in the name of a run's folder",
+        ),
         ("target_modules", [["q_proj"]], "cannot stand"),
         ("loss_type", ["a+b"], "cannot stand"),
         (

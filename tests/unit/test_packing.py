@@ -162,7 +162,7 @@ def test_a_packed_training_may_be_measured_on_its_held_out_rows(train, chats, ra
     losses = []
     for packed in (True, False):
         changes = {"packing": packed, "max_steps": 1, "learning_rate": 1e-9, "batch_size": 4}
-        changes |= {"trainer_args": {"eval_strategy": "steps", "eval_steps": 1}}
+        changes |= {"measure_every": 1}
         own = {f"runs.full.{key}": value for key, value in changes.items()}
         train(train_sft, "full", chats, "messages", own, held_out=3)
         lines = [json.loads(line) for line in Path("results/full/train.jsonl").read_text().splitlines()]

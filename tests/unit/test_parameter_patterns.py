@@ -72,7 +72,11 @@ def test_patterns_are_in_a_spec_only_where_they_are_set(configuration):
     )
     spec = json.loads(Project(configuration({"runs.sft.learning_rates": {"lora_B": "1e-3"}})).spec("sft"))
     assert spec["learning_rates"] == {"lora_B": 1e-3}
-    assert Project(configuration()).run("sft,freeze=lora_A").name == "sft,freeze=lora_A"
+
+
+def test_one_pattern_and_a_list_of_one_are_the_same_run(configuration):
+    project = Project(configuration())
+    assert project.run("sft,freeze=lora_A").name == project.run("sft,freeze=lora_A+").name == "sft,freeze=lora_A+"
 
 
 # ---- before training, and when it begins
@@ -122,7 +126,7 @@ def test_frozen_parameters_have_no_gradients_in_the_memory(random_tiny_folder):
     model = memory.read_model(random_tiny_folder)
     layer = sum(torch.Size(shape).numel() for name, shape in model.shapes.items() if "layers.0." in name)
     assert memory.trained_parameters({"method": "full"}, model) == model.parameters
-    assert memory.trained_parameters({"method": "full", "freeze": "layers.0"}, model) == model.parameters - layer
+    assert memory.trained_parameters({"method": "full", "freeze": ["layers.0"]}, model) == model.parameters - layer
 
 
 # ---- what moves

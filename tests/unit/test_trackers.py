@@ -9,7 +9,7 @@ import pytest
 from transformers import TrainerCallback
 
 import train_sft
-from posttrain import checkpoints, installed, stage, trackers, training
+from posttrain import checkpoints, library_refusals, stage, trackers, training
 from posttrain.errors import UserError
 from posttrain.project import Project
 from unit.test_train import train  # noqa: F401  (a fixture)
@@ -133,9 +133,9 @@ def test_wandb_does_not_ask_for_a_key(watched, monkeypatch):
     assert [line.partition(";")[0] for line in said] == ["own: wandb failed (nobody is logged in"]
 
 
-@pytest.mark.parametrize("tracker", installed.TRACKERS)
+@pytest.mark.parametrize("tracker", library_refusals.TRACKERS)
 def test_a_tracker_that_is_not_installed_is_refused_with_the_line_that_installs_it(tracker, configuration, monkeypatch):
-    monkeypatch.setattr(installed.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(library_refusals.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError) as error:
         Project(configuration({"tracking": {"also": [tracker]}}))
     assert str(error.value) == f"configuration: tracking: also: {tracker} is not installed; run: pip install {tracker}"
@@ -144,12 +144,12 @@ def test_a_tracker_that_is_not_installed_is_refused_with_the_line_that_installs_
 def test_a_folder_of_its_name_is_no_package(monkeypatch):
     Path("wandb").mkdir()
     monkeypatch.syspath_prepend(Path.cwd())
-    monkeypatch.setattr(installed, "TRACKERS", {"wandb": ("wandb_that_nobody_has",)})
+    monkeypatch.setattr(library_refusals, "TRACKERS", {"wandb": ("wandb_that_nobody_has",)})
     Path("wandb_that_nobody_has").mkdir()
-    assert installed.missing_tracker(["wandb"]) == "also: wandb is not installed; run: pip install wandb"
+    assert library_refusals.missing_tracker(["wandb"]) == "also: wandb is not installed; run: pip install wandb"
 
 
 def test_what_watches_a_run_is_in_no_spec(configuration, monkeypatch):
-    monkeypatch.setattr(installed, "missing_tracker", lambda names: None)
+    monkeypatch.setattr(library_refusals, "missing_tracker", lambda names: None)
     watched = Project(configuration({"tracking": {"also": ["tensorboard", "wandb"]}}))
     assert watched.spec("sft") == Project(configuration()).spec("sft")

@@ -100,7 +100,7 @@ def test_a_training_may_be_measured_on_its_held_out_rows_on_the_way(train, objec
         "reward": (train_reward, pairs(), "preference"),
     }[objective]
     table = {"from": "base", "objective": objective, "data": "chats" if objective == "sft" else "pairs", "warmup": 0}
-    table |= {"max_steps": 2, "trainer_args": {"eval_strategy": "steps", "eval_steps": 1}}
+    table |= {"max_steps": 2, "measure_every": 1}
     changes = {"runs": {objective: table}, "sweeps": {}}
     train(script, objective, rows, shape, changes, held_out=2)
     lines = [json.loads(line) for line in Path(f"results/{objective}/train.jsonl").read_text().splitlines()]

@@ -28,7 +28,7 @@ def test_an_entry_that_would_be_ignored_is_refused(objective, field, configurati
     assert "; " in str(error.value)
 
 
-@pytest.mark.parametrize("field", ["padding_free", "adam_beta2", "pad_to_multiple_of", "eval_steps"])
+@pytest.mark.parametrize("field", ["padding_free", "adam_beta2", "pad_to_multiple_of"])
 def test_an_entry_that_acts_is_taken(field, configuration):
     Project(configuration({"runs.own": table("sft") | {"trainer_args": {field: 1}}}))
 

@@ -100,7 +100,7 @@ def test_a_file_that_is_gone_is_named(changed):
     reason = "Missing output files: results/sft/eval.json"
     Path("results/sft/eval").mkdir()
     Path("results/sft/eval/spec.json").write_text("{}")
-    assert because(changed, job("eval", "results/sft/eval.json", reason)) == ["results/sft/eval.json is gone"]
+    assert because(changed, job("eval", "results/sft/eval.json", reason)) == ["results/sft/eval.json is not there"]
 
 
 def test_a_newer_file_is_named(changed):
@@ -199,3 +199,13 @@ def ref(name: str, spec: str) -> dict:
 )
 def test_differences_are_told_in_the_words_of_the_configuration(before, now, words):
     assert said(before, now) == words
+
+
+def test_a_run_is_not_built_because_its_evaluations_settings_are_written_first(changed):
+    evaluation = job("eval", "results/dpo/eval.json", "Missing output files: results/dpo/eval.json")
+    reason = "Missing output files: results/dpo/preflight.json; Input files updated by another job: results/dpo/eval/spec.json"
+    assert because(changed, job("preflight", "results/dpo/preflight.json", reason)) == ["it is not built yet"]
+    assert (
+        because(changed, job("preflight", "results/dpo/preflight.json", reason), evaluation)
+        == ["it is not built yet"] * 2
+    )
