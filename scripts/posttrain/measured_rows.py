@@ -38,7 +38,7 @@ def read(folder: Path, evaluation: dict[str, Any]) -> dict[str, Report]:
 
 
 def worked_examples(file: Path) -> int:
-    """Rows of one question and one answer."""
+    """Rows of one question and one answer, whether a system prompt stands before them or not."""
     import pyarrow.compute as pc
 
     from posttrain.rows import batches
@@ -47,7 +47,9 @@ def worked_examples(file: Path) -> int:
     for batch in batches(file, 4096, ("messages", "prompt", "chosen")):
         lengths = [pc.list_value_length(batch[name]) for name in batch.schema.names]
         turns = lengths[0] if len(lengths) == 1 else pc.add(*lengths)
-        count += pc.sum(pc.equal(turns, 2)).as_py() or 0
+        first = pc.struct_field(pc.list_element(batch[batch.schema.names[0]], 0), "role")
+        said = pc.subtract(turns, pc.cast(pc.equal(first, "system"), turns.type))
+        count += pc.sum(pc.equal(said, 2)).as_py() or 0
     return count
 
 

@@ -247,7 +247,7 @@ def generation(candidate: Candidate, suite: dict) -> list[Row]:
     """Answers to a dataset's held-out rows, measured against their references."""
     asked, examples = _asked(suite)
     before = _shots(suite)
-    outputs = ask(candidate, [([*before, *tokens.prompt_turns(row)], row.get("tools")) for row in asked], suite)
+    outputs = ask(candidate, [(_after(before, tokens.prompt_turns(row)), row.get("tools")) for row in asked], suite)
     references = [_reference(row) for row in asked]
     scores = text_metrics.score(suite["metrics"], list(map(thoughts.answer, outputs)), references, suite["pattern"])
     return [
@@ -357,7 +357,15 @@ def _shots(suite: dict) -> list[Row]:
 
 
 def _turns(row: Row) -> list[Row]:
-    return row["messages"] if "messages" in row else [*row["prompt"], *row["chosen"]]
+    """What user and assistant say in a row."""
+    turns = row["messages"] if "messages" in row else [*row["prompt"], *row["chosen"]]
+    return [turn for turn in turns if turn["role"] != "system"]
+
+
+def _after(shots: list[Row], asked: list[Row]) -> list[Row]:
+    """What is asked, with worked examples before it; a system prompt stays the first."""
+    system = asked[:1] if asked[0]["role"] == "system" else []
+    return [*system, *shots, *asked[len(system) :]]
 
 
 def _reference(row: Row) -> str | None:

@@ -14,7 +14,7 @@ from conftest import write_rows
 import evaluate_model
 import tokenize_data
 from evaluate_model import add_margins, read_examples, summarise, write_examples
-from posttrain import models, scoring, stage
+from posttrain import models, scoring, stage, suites
 from posttrain.errors import UserError
 from posttrain.examples import clusters, key, measured
 from posttrain.rows import normalise
@@ -409,6 +409,18 @@ def test_worked_examples_come_before_the_question(evaluate, chats, random_tiny_t
     assert len(with_shots.splitlines()) == 4
     with pytest.raises(UserError, match="shots is 3, and sums has 2 training rows"):
         evaluate("base", suites=generated(metrics=["chrf"], shots=3))
+
+
+def test_worked_examples_stand_behind_a_system_prompt(in_folder):
+    system, (asked, said) = (
+        {"role": "system", "content": "s"},
+        ({"role": role, "content": role} for role in ("user", "assistant")),
+    )
+    rows = [{"id": name, "place": "x", "messages": [system, asked, said]} for name in "ab"]
+    write_rows(Path("results/data/sums/train.parquet"), rows, "messages")
+    shots = suites._shots({"data": {"name": "sums"}, "shots": 2})
+    assert suites._after(shots, [system, asked]) == [system, asked, said, asked, said, asked]
+    assert suites._after(shots[:2], [asked]) == [asked, said, asked]
 
 
 def test_a_reward_model_scores_what_was_generated(evaluate, reward_folder):
