@@ -40,7 +40,7 @@ from posttrain.config import reference_form
 from posttrain.project import Project
 
 CUDA = torch.cuda.is_available()
-PAIRS = ("dpo", "orpo", "kto", "reward")
+PAIRS = ("dpo", "orpo", "cpo", "kto", "reward")
 BATCH_TOKENS = 4096
 PACKAGES = "torch transformers trl peft datasets accelerate bitsandbytes flash_attn liger_kernel triton".split()
 

@@ -11,7 +11,7 @@ Near rows with other answers are near when a dataset is split, and are never dup
 import hashlib
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -37,7 +37,7 @@ class Said(NamedTuple):
     words: np.ndarray
     """(n,) uint64: equal where all words are"""
     answers: np.ndarray
-    """(n,) uint64: equal where the answers are, but for white space: `a - b` has the words of `a + b`"""
+    """(n,) uint64: equal where the answers are, signs included: `a - b` has the words of `a + b`"""
 
 
 def said(rows: list[Row]) -> Said:
@@ -56,7 +56,7 @@ def said(rows: list[Row]) -> Said:
         _triples(hashes, counts),
         counts.astype(np.uint32),
         _sequence(hashes, counts) ^ signs,
-        np.array([_number(repr(_answers(row))) for row in rows], np.uint64),
+        np.array([_number(_answers(row)) for row in rows], np.uint64),
     )
 
 
@@ -93,15 +93,14 @@ def _texts(row: Row) -> list[tuple[int, str]]:
     ]
 
 
-def _answers(row: Row) -> list[Any]:
+def _answers(row: Row) -> str:
     """All that a row answers, thoughts and calls included, and what it is about or worth; a text as a whole is no answer."""
-    said = [
-        (key, *(" ".join(turn.get(part, "").split()) for part in ("content", "reasoning_content", "tool_calls")))
-        for key in TURNS
-        for turn in row.get(key, ())
-        if turn["role"] == "assistant"
-    ]
-    return [said, row.get("label"), row.get("images")]
+    said = [repr(row[key]) for key in ("label", "images") if key in row]
+    for key in TURNS:
+        for turn in row.get(key, ()):
+            if turn["role"] == "assistant":
+                said += key, turn["content"].strip(), turn.get("reasoning_content", ""), turn.get("tool_calls", "")
+    return "\0".join(said)
 
 
 def _number(text: str) -> int:

@@ -82,14 +82,16 @@ def unmeasured(run: "Subject") -> list[str]:
         data["name"]: run.measured[data["name"]] for data in run.evaluation["data"] if data["name"] in run.measured
     }
     wanted = ("preference",) if run.spec["objective"] == "reward" else MEASURED
+    nowhere = all(data["shape"] not in wanted for data in measured.values())
     found = []
     for name, data in measured.items():
         rows = min(data["validation"], run.evaluation["limit"])
         if data["shape"] not in wanted:
-            found.append(
-                f"nothing is measured on {name}, whose rows are {data['shape']}; name a dataset of {' or '.join(wanted)} under "
-                "evaluation.data:"
-            )
+            if nowhere or name == run.spec["data"]["name"]:
+                found.append(
+                    f"nothing is measured on {name}, whose rows are {data['shape']}; name a dataset of {' or '.join(wanted)} under "
+                    "evaluation.data"
+                )
         elif not rows:
             found.append(
                 f"{name} holds out no rows, so nothing is measured on it; write {_larger(data)}, or a file of rows"

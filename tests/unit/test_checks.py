@@ -724,12 +724,14 @@ def test_what_few_held_out_rows_show_is_said_before_training(look):
 
 
 def test_datasets_of_which_nothing_is_measured_are_told_of(look):
-    found, _ = told(look(), {"none": holding(0), "labelled": holding(50, "unpaired_preference"), "chats": holding(100)})
+    labelled, run = holding(50, "unpaired_preference"), look()
+    found, _ = told(run, {"none": holding(0), "chats": labelled, "others": holding(100)})
     first, second = found.message.split("; write a larger `validation:` under it, or a file of rows; ")
     assert first == "none holds out no rows, so nothing is measured on it"
     assert second.startswith(
-        "nothing is measured on labelled, whose rows are unpaired_preference; name a dataset of text or"
+        "nothing is measured on chats, whose rows are unpaired_preference; name a dataset of text or"
     )
+    assert told(run, {"of_another_run": labelled, "chats": holding(100)})[0] is None
     judge = look([PAIR], "preference", run={"objective": "reward"})
     assert "whose rows are messages; name a dataset of preference" in told(judge, {"chats": holding(50)})[0].message
 
