@@ -4,7 +4,6 @@ TRL reads them where it loads the model, renders templates or tokenises; here it
 """
 
 ALL = ("sft", "dpo", "kto", "orpo", "cpo", "reward", "grpo", "rloo")
-ON_GIVEN_ANSWERS = ("sft", "dpo", "kto", "orpo", "cpo", "reward")
 
 # field: (the objectives that would ignore it, what to write instead)
 IGNORED = {

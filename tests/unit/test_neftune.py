@@ -105,7 +105,7 @@ def test_a_training_with_noise_can_be_repeated_and_is_another_one(train, chats, 
         ({"neftune": 0}, "neftune: input should be greater than 0"),
         (
             {"trainer_args": {"neftune_noise_alpha": 5}},
-            "noise on the embeddings has a key of its own; write the run's key",
+            "noise on the embeddings is for sft alone, under a key of the run; write",
         ),
         ({"trainer_args": {"packing": True}}, "rows are packed before training; write the run's key packing"),
         (

@@ -555,7 +555,7 @@ def test_the_seconds_go_on_where_a_killed_stage_stood(watch, tmp_path):
 def test_the_history_keeps_the_steps_and_what_is_reported():
     lines = [
         {"step": 1, "loss": 2.0, "learning_rate": 0.1, "epoch": 0.5, "entropy": 0.0, "tokens_per_second": None},
-        {"step": 1, "eval_loss": 1.9, "eval_runtime": 3.0},
+        {"step": 1, "eval_loss": 1.9, "epoch": 0.5},
         {"step": 2, "loss": 0.0, "rewards/margins": 0.25, "memory_gib": 1.5, "entropy": 3.0},
         {"step": 2, "train_runtime": 9.0, "train_loss": 1.0},
     ]
