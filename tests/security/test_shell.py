@@ -69,7 +69,7 @@ def project(tmp_path_factory):
     }
     base = {"source": "path", "path": "$(touch CANARY)", "licence": "`touch CANARY`"}
     run = {"from": "base", "objective": "sft", "data": "rows", "target_modules": "$(touch CANARY)"}
-    run |= {"peft_args": {"modules_to_save": STRINGS[:40]}, "trainer_args": {"optim": "'; touch CANARY; '"}}
+    run |= {"peft_args": {"modules_to_save": STRINGS[:40]}, "trainer_args": {"optim_args": "'; touch CANARY; '"}}
     values = {
         "bases": {"base": base},
         "datasets": {"rows": dataset},
