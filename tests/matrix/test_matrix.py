@@ -234,8 +234,8 @@ CELLS = [
     pytest.param(objective, method, id=f"{objective}-{method}", marks=[pytest.mark.slow] if is_slow else [])
     for objective in SCRIPTS
     for method in METHODS
-    # Sampling takes most of a cell's time, and what another method changes in it is small.
-    for is_slow in [objective in (*ON_POLICY, "rto") and method not in ("full", "lora", "qlora", "prefix")]
+    # Sampling takes most of a cell's time, and what another method changes in it is small. CPO's trainer is a twin of ORPO's.
+    for is_slow in [objective in (*ON_POLICY, "cpo") and method not in ("full", "lora", "qlora", "prefix")]
 ]
 
 
@@ -255,7 +255,9 @@ def test_a_cell(objective, method, project, monkeypatch, signals):
     found[objective, method] = None
 
 
-@pytest.mark.parametrize("case", EXTRAS)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.slow] if EXTRAS[case][0] in ON_POLICY else []) for case in EXTRAS]
+)
 def test_a_cell_of_its_own(case, project, monkeypatch, signals):
     objective, method, keys = EXTRAS[case]
     name = re.sub(r"\W+", "_", case.lower())

@@ -95,7 +95,10 @@ def test_training_moved_the_weights(road, name):
 def test_sft_learns_and_dpo_starts_at_its_reference(road):
     sft = read(road / "results/sft_lora/eval.json")["against"]["tiny"]["perplexity"]
     assert sft["high"] < 0 and sft["p"] < 0.01
-    assert (sft["verdict"], sft["detectable"]) == ("no evidence", None)  # of 8 examples, which are too few for a verdict
+    assert (sft["verdict"], sft["detectable"]) == (
+        "no evidence",
+        None,
+    )  # of 8 examples, which are too few for a verdict
     first = json.loads((road / "results/dpo_lora/train.jsonl").read_text().splitlines()[0])
     assert first["loss"] == pytest.approx(0.693147, abs=1e-4)
 
