@@ -1,6 +1,56 @@
-"""Pairs of answers under the names that TRL's trainers without a reference (ORPO, CPO) pad them by."""
+"""Training on pairs of answers without a reference, by TRL's ORPO and CPO trainers."""
 
+from argparse import Namespace
+from functools import partial
+from typing import Any
+
+from posttrain.stage import read_json
 from posttrain.tokens import IGNORED
+
+
+def train(options: Namespace, trainer: type, config: type, keys: tuple[str, ...]) -> None:
+    """Run the training stage of ORPO or CPO.
+
+    Args:
+        options: of the stage's command line.
+        trainer: TRL's trainer; it is given the tokens that it would compute itself.
+        config: TRL's configuration for it.
+        keys: the run's keys that are fields of the configuration by the same name.
+    """
+    from posttrain import held_out, methods, models, training
+
+    class Prepared(trainer):
+        def tokenize_row(self, feature: dict, model: Any = None) -> dict:
+            return columns(feature)
+
+    spec = read_json(options.spec)
+    training.check_shape(options.tokens / "report.json", spec)
+    train, validation = options.tokens / "train.parquet", options.tokens / "validation.parquet"
+    folder = training.work_folder(options, [options.manifest, train])
+    if not (folder / "finished").exists():
+        read = partial(training.read_tokens, columns=("id", "prompt_ids", "chosen_ids", "rejected_ids", "length"))
+        rows = read(train)
+        rows = training.ordered(rows, spec, rows["length"])
+        measured = held_out.rows(validation, spec, read)
+
+        def build(spec: dict) -> Any:
+            model = training.load_parent(options.parent, spec)
+            return Prepared(
+                model=model,
+                args=config(
+                    **training.trainer_arguments(spec, folder),
+                    **{key: spec[key] for key in keys if key in spec},
+                    max_length=spec["max_length"],
+                    disable_dropout=not spec.get("dropout"),
+                ),
+                train_dataset=rows,
+                eval_dataset=measured,
+                processing_class=models.tokenizer(options.parent),
+                peft_config=methods.adapter(spec, model, training.steps(len(rows), spec["batch_size"])),
+            )
+
+        training.fit(build, options, folder, spec)
+    training.publish(options, folder)
 
 
 def columns(row: dict) -> dict:

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from metric_columns import losses, share
 from scipy import stats
 
 from posttrain.paired import sign_flip
@@ -21,18 +22,6 @@ from posttrain.statistics import (
 )
 
 PERPLEXITY, ACCURACY = METRICS["perplexity"], METRICS["exact_match"]
-
-
-def share(ones: int, n: int) -> np.ndarray:
-    """A column of `ones` ones and otherwise zeros."""
-    return np.array([[1.0] * ones + [0.0] * (n - ones)])
-
-
-def losses(mean: float, n: int = 200, noise: float = 0.3, seed: int = 1) -> np.ndarray:
-    """Log-probabilities and tokens of n answers whose loss a token is about `mean`."""
-    random = np.random.default_rng(seed)
-    tokens = random.integers(5, 50, n).astype(float)
-    return np.array([-(mean + noise * random.standard_normal(n)) * tokens, tokens])
 
 
 def test_perplexity_is_over_tokens_not_over_examples():
