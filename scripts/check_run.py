@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import textwrap
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,6 @@ def look_at(options, tokens: Path | None, context: dict, evaluation: dict | None
         licences,
         measured_rows,
         memory,
-        profiling,
         reward_reference,
         survey,
         unknown_keys,
@@ -93,14 +93,6 @@ def look_at(options, tokens: Path | None, context: dict, evaluation: dict | None
         row = survey.row(tokens / "train.parquet", number)
         return f"{survey.place(train, row['id'])}:\n{survey.marked(tokenizer, row)}"
 
-    def leaks() -> tuple[int, str | None]:
-        total, first = 0, None
-        for batch in profiling.batches([train]):
-            found = profiling.answers_in_prompts(profiling.columns_of(batch))
-            first = first or (batch["place"][found[0]].as_py() if found else None)
-            total += len(found)
-        return total, first
-
     return survey.Subject(
         spec=spec,
         model=memory.read_model(options.parent),
@@ -116,7 +108,7 @@ def look_at(options, tokens: Path | None, context: dict, evaluation: dict | None
         chains=context["chains"],
         use=context["use"],
         example=example,
-        leaks=leaks,
+        leaks=partial(leaks, train),
         evaluation=evaluation or {},
         measured=measured_rows.read(options.data.parent, evaluation or {}),
         judges={
@@ -124,6 +116,18 @@ def look_at(options, tokens: Path | None, context: dict, evaluation: dict | None
             for suite, base in context.get("judges", {}).items()
         },
     )
+
+
+def leaks(train: Path) -> tuple[int, str | None]:
+    """How many rows have their answer in their prompt, and where the first one stands."""
+    from posttrain import profiling
+
+    total, first = 0, None
+    for batch in profiling.batches([train]):
+        found = profiling.answers_in_prompts(profiling.columns_of(batch))
+        first = first or (batch["place"][found[0]].as_py() if found else None)
+        total += len(found)
+    return total, first
 
 
 def load_tokenizer(folder: Path) -> Any:
