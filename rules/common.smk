@@ -23,9 +23,10 @@ if hasattr(getattr(persistence, "PersistenceBase", None), "_serialize_param_buil
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
-from posttrain.config.schema import ON_POLICY, check_file, check_is_no_target
+from posttrain.config.schema import check_file, check_is_no_target
 from posttrain.runtime.errors import UserError
 from posttrain.config.overrides import OVERRIDES
+from posttrain.objectives import OBJECTIVES
 from posttrain.workflow.project import VERSIONS, Project
 from posttrain.runtime.atomic import packed
 from posttrain.runtime.last_configuration import READ_LAST
@@ -172,7 +173,7 @@ def run_overlap(wildcards):
 
 
 def preflight_tokens(wildcards):
-    return "" if PROJECT.run(wildcards.run).run.objective in ON_POLICY else run_tokens(wildcards)
+    return "" if OBJECTIVES[PROJECT.run(wildcards.run).run.objective].on_policy else run_tokens(wildcards)
 
 
 def preflight_tokens_files(wildcards):

@@ -70,14 +70,14 @@ def look_at(options, tokens: Path | None, context: dict, evaluation: dict | None
     Raises:
         UserError: the rows are of a shape that the objective, or its reward function, cannot use.
     """
-    from posttrain.config.schema import shape_refusal
     from posttrain.data import conversations, licences, unknown_keys
     from posttrain.inference import reward_reference
     from posttrain.models import memory_estimate
+    from posttrain.objectives import data_refusal
     from posttrain.preflight import measured_rows, token_scan
 
     spec, data = read_json(options.spec), read_json(options.data / "data.json")
-    refusal = shape_refusal(spec["objective"], spec["data"]["name"], data["shape"])
+    refusal = data_refusal(spec["objective"], spec["data"]["name"], data["shape"])
     if refusal:
         advice = unknown_keys.advice(data["shape"], data.get("unknown", {}))
         raise UserError("; ".join(filter(None, [refusal, advice])))

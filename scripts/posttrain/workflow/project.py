@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
@@ -19,14 +19,11 @@ from posttrain.config import foreign_names, overrides, trainer_args
 from posttrain.config.overrides import OVERRIDES
 from posttrain.config.overrides import text as _text
 from posttrain.config.schema import (
-    LEAVES,
-    ON_POLICY,
     OWN_FIELDS,
     OWN_PEFT_FIELDS,
     RESERVED,
     TRAINED,
     Config,
-    Objective,
     Run,
     Sweep,
     is_default,
@@ -34,8 +31,6 @@ from posttrain.config.schema import (
     of_libraries,
     peft_fields,
     read,
-    reference_form,
-    shape_refusal,
     trainer_fields,
     validate,
 )
@@ -43,7 +38,9 @@ from posttrain.data import licences
 from posttrain.data.files import expand, is_file, is_folder
 from posttrain.data.rows import SHAPE_OF
 from posttrain.inference import reward_reference
+from posttrain.methods import METHODS, reference_form
 from posttrain.models import chat_templates
+from posttrain.objectives import OBJECTIVES, data_refusal
 from posttrain.runtime import user_code
 from posttrain.runtime.errors import UserError, nearest, printable
 from posttrain.training import early_stopping
@@ -57,9 +54,7 @@ VERSIONS = {
     "select": 1,
     "tokens": 3,
     "logprobs": 2,
-    **dict.fromkeys(get_args(Objective), 3),
-    "kto": 4,
-    "ppo": 4,
+    **{name: row.version for name, row in OBJECTIVES.items()},
     "eval": 5,
 }
 
@@ -188,7 +183,7 @@ class Project:
     def _check_data(self, run: Run, place: str) -> None:
         _require(f"{place}.data", "dataset", run.data, self.config.datasets)
         shape = self._shape(run.data)
-        refusal = shape_refusal(run.objective, run.data, shape) if shape else None
+        refusal = data_refusal(run.objective, run.data, shape) if shape else None
         if refusal:
             raise UserError(f"{place}.data: {refusal}")
         if run.reward and (why := reward_reference.refusal(run.reward.function, run.data, shape or "")):
@@ -259,7 +254,7 @@ class Project:
             known = [*self.config.bases, *self.config.runs]
             raise UserError(f"{place}.from: there is no base or run '{name}'; {nearest(name, known)}")
         node = self._resolve(parent, seen)
-        if node.run.method in LEAVES:
+        if not METHODS[node.run.method].mergeable:
             raise UserError(
                 f"{place}.from: {node.name} is trained with {node.run.method}, which cannot be merged, so nothing can "
                 f"start from it; train it with lora, or start from {node.parent}"
@@ -712,7 +707,7 @@ class Project:
     def tokens_of(self, dataset: str) -> list[str]:
         """The folders of a dataset's tokens that the configured runs read."""
         nodes = [self.run(name) for name in self.config.runs]
-        users = [node for node in nodes if node.run.data == dataset and node.run.objective not in ON_POLICY]
+        users = [node for node in nodes if node.run.data == dataset and not OBJECTIVES[node.run.objective].on_policy]
         return sorted(set(map(self.run_tokens, users)))
 
     def pattern(self, objective: str) -> str:

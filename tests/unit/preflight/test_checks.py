@@ -578,9 +578,9 @@ def test_a_strange_rank_is_a_warning(look):
 
 
 def test_every_default_is_in_its_own_range(look):
-    from posttrain.config.schema import LEARNING_RATE
+    from posttrain.methods import METHODS
 
-    for method in LEARNING_RATE:
+    for method in METHODS:
         run = look(run={"method": method})
         assert checks.learning_rate(run) is None
         found = checks.rank(run)
