@@ -53,8 +53,8 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], No
     except UserError as error:
         sys.exit(f"posttrain: {error}")
     except OSError as error:
-        if sentence := storage_fault(error):  # the log itself
-            sys.exit(f"posttrain: {sentence}")
+        if fault := storage_fault(error):  # of the log itself
+            sys.exit(f"posttrain: {fault}")
         raise
 
 
@@ -96,10 +96,10 @@ def _faults() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        sentence = storage_fault(error)
-        if sentence is None or isinstance(error, UserError):
+        fault = storage_fault(error)
+        if fault is None or isinstance(error, UserError):
             raise
-        raise UserError(sentence) from error
+        raise fault from error
 
 
 @contextlib.contextmanager
