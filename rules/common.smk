@@ -28,6 +28,7 @@ from posttrain.runtime.errors import UserError
 from posttrain.config.overrides import OVERRIDES
 from posttrain.objectives import OBJECTIVES
 from posttrain.workflow.project import VERSIONS, Project
+from posttrain.workflow.staging import staged
 from posttrain.runtime.atomic import packed
 from posttrain.runtime.last_configuration import READ_LAST
 
@@ -52,6 +53,8 @@ try:
     ALIASES = PROJECT.check_targets(sys.argv[1:])
 except UserError as error:
     sys.exit(f"posttrain: {error}")
+
+COMMAND = f"snakemake --configfile {CONFIG_FILE} --cores {workflow.cores}"
 
 # What a job needs and its result does not depend on goes through the environment, so that it causes no rerun.
 os.environ |= {
@@ -85,6 +88,18 @@ wildcard_constraints:
 
 def spec_json(wildcards):
     return PROJECT.spec(wildcards.target)
+
+
+def staged_spec(wildcards, output):
+    return staged(spec_json(wildcards))
+
+
+def context_json(wildcards):
+    return PROJECT.context(wildcards.context.rstrip("/"), COMMAND)
+
+
+def staged_context(wildcards, output):
+    return staged(context_json(wildcards))
 
 
 def own_model(wildcards):
@@ -164,10 +179,6 @@ def trained_thoughts(wildcards):
     return "false" if "train_thoughts=false" in wildcards.trained else "true"
 
 
-def dataset_licences(wildcards):
-    return json.dumps(PROJECT.dataset_licences(wildcards.dataset))
-
-
 def run_overlap(wildcards):
     return f"{run_rows_folder(wildcards)}/overlap.json"
 
@@ -181,25 +192,17 @@ def preflight_tokens_files(wildcards):
     return [f"{folder}/{file}" for file in ("train.parquet", "report.json")] if folder else []
 
 
-def preflight_context(wildcards):
-    run = PROJECT.run(wildcards.run)
-    context = {
-        "allow": run.run.allow,
-        "use": PROJECT.config.use,
-        "licences": PROJECT.licences(run),
-        "chains": PROJECT.chains(run),
-    }
-    judges = PROJECT.foreign_judges(run.name)
-    return json.dumps(context | ({"judges": judges} if judges else {}), sort_keys=True)
-
-
 def preflight_judges(wildcards):
     bases = PROJECT.foreign_judges(PROJECT.run(wildcards.run).name).values()
     return [PROJECT.manifest(base) for base in dict.fromkeys(bases)]
 
 
+def measured_folders(wildcards):
+    return [f"results/data/{name}" for name in PROJECT.held_out_data]
+
+
 def measured_rows(wildcards):
-    return [f"results/data/{name}/{file}" for name in PROJECT.held_out_data for file in ("train.parquet", "data.json")]
+    return [f"{folder}/{file}" for folder in measured_folders(wildcards) for file in ("train.parquet", "data.json")]
 
 
 def run_rows(wildcards):
@@ -347,8 +350,7 @@ def reported_data(wildcards):
 
 
 def report_context(wildcards):
-    command = f"snakemake --configfile {CONFIG_FILE} --cores {workflow.cores}"
-    return packed(PROJECT.report(command))
+    return packed(PROJECT.report(COMMAND))
 
 
 def wait_for_turn():

@@ -68,8 +68,8 @@ SUITE_SHAPES = {
 
 # Every file of a run that a target may name.
 RUN_FILES = (
-    "spec.json preflight.json preflight.txt trained train.json train.jsonl loss.png merged model merge.json provenance.json eval.json "
-    "eval/spec.json eval/examples.parquet"
+    "spec.json context.json preflight.json preflight.txt trained train.json train.jsonl loss.png merged model merge.json "
+    "provenance.json eval.json eval/spec.json eval/examples.parquet"
 ).split()
 MODEL_FILES = ("eval.json", "eval/spec.json", "eval/examples.parquet")
 
@@ -784,6 +784,30 @@ class Project:
         """The files that raters exported."""
         return [str(file) for path in self.config.ratings for file in expand(path, self.folder)]
 
+    # ---- contexts
+
+    def context(self, of: str, command: str) -> str:
+        """What a script has to know that no spec says, as canonical JSON.
+
+        Args:
+            of: `data/NAME` for a dataset's report, `sweeps/NAME`, the empty text for the report of all runs, or a run for its preflight.
+            command: the Snakemake command without a target, for the report.
+        """
+        table, _, name = of.rpartition("/")
+        if table == "data":
+            values: dict[str, Any] = {"licences": self.dataset_licences(name)}
+        elif table == "sweeps":
+            values = {"points": self.sweep_points(name)}
+        else:
+            values = self._preflight_context(self.run(name)) if name else self.report(command)
+        return json.dumps(values, sort_keys=True, indent=1)
+
+    def _preflight_context(self, node: Node) -> dict[str, Any]:
+        """The checks that may fail, the licences and what they come through, and the models that judge with another tokenizer."""
+        judges = {suite: self.model(base) for suite, base in self.foreign_judges(node.name).items()}
+        context = {"allow": node.run.allow, "use": self.config.use, "licences": self.licences(node)}
+        return context | {"chains": self.chains(node), "judges": judges}
+
     # ---- report
 
     @cached_property
@@ -833,7 +857,7 @@ class Project:
         datasets: set[str] = set()
         for target in targets:
             first, *rest = target.removeprefix("results/").rstrip("/").split("/")
-            if target == "results/report.html":
+            if target in ("results/report.html", "results/context.json"):
                 models |= {*self.config.runs, *self.config.bases}
                 continue
             if first in RESERVED:

@@ -61,7 +61,7 @@ def look(in_folder, configuration, chats, random_tiny_folder, tokenizer):
             Path("tokens").mkdir(exist_ok=True)
             pq.write_table(pa.Table.from_pylist(encoded, schema=schema(shape)), "tokens/train.parquet")
             atomic.write_json(Path("tokens/report.json"), {"train": summary(counts)})
-        options = Namespace(spec=Path("spec.json"), parent=random_tiny_folder, data=Path("data"))
+        options = Namespace(spec=Path("spec.json"), parent=random_tiny_folder, data=Path("data"), measured=[])
         context = {"use": "research", "licences": {"bases.base": "apache-2.0"}}
         context["chains"] = {"bases.base": ["sft"], "datasets.chats": ["sft", "dpo"]}
         return replace(check_run.look_at(options, None if on_policy else Path("tokens"), context), memory=MACHINE)
