@@ -30,6 +30,8 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.errors import UserError, printable
+from posttrain.runtime import events
+from posttrain.runtime.pace import Pace
 
 # What asks a stage to stop: Ctrl-C, a scheduler that ends or warns a job, a terminal that is closed.
 READ_LAST = Path("results/.configuration")  # names the file that the last Snakemake command here read
@@ -48,6 +50,7 @@ FAULTS = {
 
 _console = sys.stderr
 _progress = {"shown": 0.0, "open": False}  # when a line was last shown, and whether it may still be overwritten
+_pace = Pace()
 
 
 def arguments(doc: str, **options: type) -> argparse.ArgumentParser:
@@ -73,6 +76,7 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], No
     Exits with 1 and one line for a mistake of the user's or a fault of the disk, with 128 + the number of a signal.
     """
     options = parser.parse_args()
+    events.set_job(options.log)
     on_signals(end_at_once)
     one_gpu()
     os.environ.setdefault("TRACKIO_DIR", str(Path("results/logs/trackio").absolute()))  # Trackio reads it when imported
@@ -80,11 +84,16 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], No
         with _lock(options.log), _log(options.log), _faults():
             main(options)
     except UserError as error:
-        sys.exit(f"posttrain: {error}")
+        refuse(str(error))
     except OSError as error:
         if sentence := storage_fault(error):  # the log itself
-            sys.exit(f"posttrain: {sentence}")
+            refuse(sentence)
         raise
+
+
+def refuse(sentence: str) -> None:
+    """End this process with a mistake of the user's; it never returns."""
+    sys.exit(1 if events.send(kind="error", text=sentence) else f"posttrain: {sentence}")
 
 
 def one_gpu() -> None:
@@ -158,12 +167,20 @@ def _fault(number: int, place: str) -> str:
     return f"{place}: {what}; {cure} and type the same command again, which goes on from here"
 
 
-def say(message: str) -> None:
-    """Tell the person at the terminal; the libraries' own output goes to the log."""
+def say(message: str, kind: str = "note") -> None:
+    """Tell the person at the terminal; the libraries' own output goes to the log.
+
+    Args:
+        message: one or several lines.
+        kind: what Snakemake's terminal (`snakemake_logger_plugin_posttrain`) does with it. A `note` is shown at once, a `summary`
+            in the stage's one line, a `detail` only while the stage runs, a `table` after the last stage, `results` below that.
+    """
+    message = "\n".join(map(printable, message.split("\n")))  # a row's text may have what a terminal obeys
+    if events.send(kind=kind, text=message):
+        return
     end = "\n" if _progress["open"] else ""
     _progress["open"] = False
-    lines = map(printable, message.split("\n"))  # a row's text may have what a terminal obeys
-    _show(end + "\n".join(lines) + "\n")
+    _show(f"{end}{message}\n")
 
 
 def _show(text: str) -> None:
@@ -171,18 +188,25 @@ def _show(text: str) -> None:
         print(text, end="", file=_console, flush=True)
 
 
-def progress(message: str, left: float) -> None:
-    """Show how far a stage is and how many seconds are left: one line that changes at a terminal, else one now and then.
+def progress(message: str, done: int, total: int) -> None:
+    """Show how far a stage is: one line that changes at a terminal, else one now and then.
 
-    The first and the last are always shown.
+    The first and the last are always shown. The time left is that of the recent pace.
+
+    Args:
+        message: where the stage is.
+        done: how many of `total` steps are done.
     """
-    now, last = time.monotonic(), left <= 0
-    terminal = _console.isatty()
+    now, last = time.monotonic(), done >= total
+    left = _pace.left(done, total, now)
+    terminal = _console.isatty() or events.VARIABLE in os.environ
     if not last and now - _progress["shown"] < (0.5 if terminal else 15):
         return
     _progress["shown"] = now
-    line = message + ("" if last else f"  {duration(left)} left")
-    if not terminal:
+    if events.send(kind="progress", text=message, left=None if last else left):
+        return
+    line = message if last or left is None else f"{message}  {duration(left)} left"
+    if not _console.isatty():
         say(line)
         return
     width = shutil.get_terminal_size().columns - 1
