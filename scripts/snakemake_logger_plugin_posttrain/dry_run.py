@@ -39,7 +39,9 @@ class DryRun:
             self.stream.write(f"{name:<{width}}  {rest}\n")
         if total := self.jobs.get("total"):
             minor = sum(self.jobs.get(rule, 0) for rule in words.MINOR)
-            self.stream.write(f"{words.count(total - minor, 'stage')} would run ({words.count(total, 'job')} in all).\n")
+            self.stream.write(
+                f"{words.count(total - minor, 'stage')} would run ({words.count(total, 'job')} in all).\n"
+            )
         self.stream.flush()
 
     def _job(self, record: logging.LogRecord) -> None:

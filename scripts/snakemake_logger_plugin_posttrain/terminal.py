@@ -18,10 +18,10 @@ class Terminal:
 
     def __init__(self, stream: TextIO, nocolor: bool) -> None:
         self.console = Console(file=stream, no_color=nocolor or None, highlight=False, markup=False, emoji=False)
-        self.live = Live(console=self.console, get_renderable=self._draw, refresh_per_second=4, transient=True)
         self.lock = threading.Lock()  # rich draws in a thread of its own
         self.stages: list[Stage] = []
         self.footer = ""
+        self.live = Live(console=self.console, get_renderable=self._draw, refresh_per_second=4, transient=True)
 
     def started(self, stage: Stage) -> None:
         """A running stage is drawn by `show`."""

@@ -30,7 +30,9 @@ def send(**event: str | float | None) -> bool:
         return False
     line = json.dumps(_job | event) + "\n"
     with contextlib.suppress(OSError):
-        descriptor = os.open(file, os.O_WRONLY | os.O_APPEND)  # never makes the file: its absence means that nobody reads
+        descriptor = os.open(
+            file, os.O_WRONLY | os.O_APPEND
+        )  # never makes the file: its absence means that nobody reads
         try:
             os.write(descriptor, line.encode())  # one call, so that the lines of several stages do not mix
         finally:
