@@ -203,7 +203,7 @@ def progress(message: str, done: int, total: int) -> None:
     if not last and now - _progress["shown"] < (0.5 if terminal else 15):
         return
     _progress["shown"] = now
-    if events.send(kind="progress", text=message, left=None if last else left):
+    if events.send(kind="progress", text=message, left=None if last else left, last=last):
         return
     line = message if last or left is None else f"{message}  {duration(left)} left"
     if not _console.isatty():

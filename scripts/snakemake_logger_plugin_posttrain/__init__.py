@@ -32,6 +32,7 @@ class LogHandler(LogHandlerBase):
     needs_rulegraph = False
 
     def __post_init__(self) -> None:
+        """Choose what the records become."""
         self.output = self._output()
 
     def _output(self):

@@ -96,9 +96,9 @@ class Board:
         elif kind == "summary":
             stage.summary = text
         elif "\n" not in text:  # what a stage has measured is shown by hand only
-            stage.progress = text if event.get("left") is None else f"{text}  {words.clock(event['left'])} left"
-        if kind == "progress" and event["left"] is None:
-            stage.summary = stage.progress
+            left = "" if event.get("left") is None else f"  {words.clock(event['left'])} left"
+            stage.progress = text + left
+            stage.summary = text if event.get("last") else stage.summary
         self._show()
 
     def close(self) -> None:
@@ -137,6 +137,8 @@ class Board:
         stage = self.running.pop(job, None)
         if stage is None:
             return
+        if state == "stopped":
+            stage.summary = stage.progress
         stage.state, stage.ended, stage.progress = state, now, ""
         if stage.rule in words.MINOR and state != "failed":
             return
