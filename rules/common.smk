@@ -13,11 +13,13 @@ gc.set_threshold(100_000)
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
 from posttrain.compat.snakemake import planned_outputs, start_again, targets
-from posttrain.config import ON_POLICY, check_file, check_is_no_target
-from posttrain.errors import UserError
-from posttrain.overrides import OVERRIDES
-from posttrain.project import VERSIONS, Project
-from posttrain.stage import READ_LAST, packed, say
+from posttrain.config.schema import ON_POLICY, check_file, check_is_no_target
+from posttrain.runtime.errors import UserError
+from posttrain.config.overrides import OVERRIDES
+from posttrain.workflow.project import VERSIONS, Project
+from posttrain.runtime.atomic import packed
+from posttrain.runtime.console import say
+from posttrain.runtime.last_configuration import READ_LAST
 
 # A file given with --configfile replaces the default one. Snakemake itself would merge the two.
 local = Path("config/config.yaml")
@@ -342,9 +344,9 @@ def report_context(wildcards):
 
 def wait_for_turn():
     """Let a command of another shell finish what both would build, then start anew with what is left."""
-    from posttrain import turns
+    from posttrain.runtime import build_lock
 
-    if turns.take(planned_outputs(workflow)):
+    if build_lock.take(planned_outputs(workflow)):
         start_again()
 
 
@@ -358,6 +360,6 @@ def show_results():
     """The table of the models that were asked for, where each of them is evaluated."""
     names = PROJECT.asked(TARGETS)
     if names and all(Path(f"results/{name}/eval.json").exists() for name in names):
-        from posttrain.cli import table  # brings scipy, which takes longer than reading the workflow
+        from posttrain.cli.main import table  # brings scipy, which takes longer than reading the workflow
 
         say(table(names), "results")

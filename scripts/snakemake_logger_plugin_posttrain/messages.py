@@ -19,7 +19,10 @@ class Messages:
     def __init__(self, lock: threading.RLock) -> None:
         """`lock` is held while events are passed on; the logger's handler shows its records under the same lock."""
         self.lock = lock
-        self.folder = Path(tempfile.mkdtemp(prefix="posttrain-"))
+        prefix = f"posttrain-{os.getpid()}-"
+        for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):  # by this process before it began anew
+            shutil.rmtree(left, ignore_errors=True)
+        self.folder = Path(tempfile.mkdtemp(prefix=prefix))
         file = self.folder / "events.jsonl"
         file.touch()
         self.stream = file.open()
