@@ -110,7 +110,9 @@ class Board:
         failed = [stage for stage in self.ended if stage.state == "failed" and stage.name not in names]
         if self.ended and not self.quiet:
             time = words.clock(max(stage.ended for stage in self.ended) - self.began)
-            self.view.note(f"{words.count(len(done), 'stage')} done in {time}.")
+            self.view.note(
+                f"{words.count(len(done), 'stage')} done{f', {len(failed)} failed' if failed else ''} in {time}."
+            )
         if not self.silent:
             for table in [*(table for stage in done for table in stage.tables), *self.results]:
                 self.view.note(f"\n{table}")

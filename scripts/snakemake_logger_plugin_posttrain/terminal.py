@@ -33,7 +33,7 @@ class Terminal:
     def note(self, text: str, warning: bool = False) -> None:
         """Leave a message above the running stages."""
         self.console.print(
-            Text(text, style="yellow" if warning else ""), soft_wrap="\n" in text
+            Text(text, style="yellow" if warning else ""), soft_wrap=not warning
         )  # as it is: a log, a table
 
     def show(self, stages: list[Stage], footer: str) -> None:
