@@ -37,7 +37,7 @@ SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 KEPT_APART = """What was trained cannot be merged, so this folder is an adapter and its base:
 
 ```python
-import posttrain.adapters  # only for the method adapter, which is not one of PEFT's own
+import posttrain.models.bottleneck  # only for the method adapter, which is not one of PEFT's own
 from peft import PeftModel
 from transformers import AutoModelForCausalLM  # of a reward model: AutoModelForSequenceClassification, num_labels=1
 

@@ -203,7 +203,7 @@ def test_the_command_needs_no_torch(prepared):
 
 
 def test_names_of_checks_cost_no_import():
-    code = "import posttrain.checks, sys; print([name for name in ('numpy', 'pydantic', 'pyarrow') if name in sys.modules])"
+    code = "import posttrain.preflight.checks, sys; print([name for name in ('numpy', 'pydantic', 'pyarrow') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY / "scripts", capture_output=True, text=True)
     assert done.stdout == "[]\n"
 
