@@ -32,9 +32,8 @@ class Terminal:
 
     def note(self, text: str, warning: bool = False) -> None:
         """Leave a message above the running stages."""
-        self.console.print(
-            Text(text, style="yellow" if warning else ""), soft_wrap=not warning
-        )  # as it is: a log, a table
+        # A terminal wraps what is not a warning by itself: it can be copied as one line.
+        self.console.print(Text(text, style="yellow" if warning else ""), soft_wrap=not warning)
 
     def show(self, stages: list[Stage], footer: str) -> None:
         """Draw these stages below what was printed, from now on."""

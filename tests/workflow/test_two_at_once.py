@@ -28,9 +28,7 @@ def test_one_trains_and_the_others_wait_for_it(folder):
     assert "waiting for" not in said["first"]
     for name in ("same", "child"):
         assert f"posttrain: waiting for process {first.pid} on" in said[name]
-    ran = {
-        name: {rule for rule in ("base", "sft", "merge") if re.search(rf"^{rule} \w+: started", text, re.M)}
-        for name, text in said.items()
-    }
+    built = re.compile(r"^(base|sft|merge) [\w,=]+: started", re.M)
+    ran = {name: set(built.findall(text)) for name, text in said.items()}
     assert ran == {"first": {"base", "sft", "merge"}, "same": set(), "child": set()}
     assert "Nothing to be done" in said["same"]
