@@ -52,7 +52,10 @@ def main(options) -> None:
         file.write_text(html(name, report), encoding="utf-8")
     write_json(options.output / "report.json", report)
     todo = len(report["warnings"])
-    say(f"{name}: {todo or 'no'} thing{'' if todo == 1 else 's'} to look at, see {options.output}/report.html")
+    say(
+        f"{name}: {todo or 'no'} thing{'' if todo == 1 else 's'} to look at, see {options.output}/report.html",
+        "summary",
+    )
 
 
 def dropped_examples(path: Path) -> dict[str, list[dict[str, str]]]:

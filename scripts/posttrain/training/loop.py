@@ -245,7 +245,7 @@ class Watch(TrainerCallback):
         self.stopped_by: int | None = None
         self.listening = self.ended = False
         self.began = self.saved = self.stepped = time.monotonic()
-        self.tokens = self.first = 0
+        self.tokens = 0
         self.saving = self.before = 0.0
 
     def _stop(self, number: int, _: Any) -> None:
@@ -265,7 +265,6 @@ class Watch(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Start the clocks where training starts, or go on where a killed stage's stood."""
         self.began = self.saved = self.stepped = time.monotonic()
-        self.first = state.global_step
         self.before = max((line.get("seconds", 0.0) for line in state.log_history), default=0.0)
         psutil.cpu_percent()  # the next call tells the use since this one
 
@@ -346,12 +345,12 @@ class Watch(TrainerCallback):
         }
         with (self.folder / "train.jsonl").open("w") as file:
             file.writelines(json.dumps(line) + "\n" for line in history(state.log_history))
-        left = (now - self.began) / max(1, state.global_step - self.first) * (state.max_steps - state.global_step)
         reward = f"  reward {logs['reward']:.3f}" if "reward" in logs else ""
         pace = f"  {speed:.0f} tokens/s" if speed else ""
         progress(
             f"{self.name}: step {state.global_step}/{state.max_steps}  loss {logs['loss']:.4f}{reward}{pace}",
-            left,
+            state.global_step,
+            state.max_steps,
         )
 
 
@@ -514,7 +513,8 @@ def _train(build: Callable[[dict], Any], options: Namespace, folder: Path, spec:
         parameter_patterns.control(trainer, spec)
     trained, total = trainable(model)
     say(
-        f"{name}: {spec['objective']}, {spec['method']}: {trained:,} of {total:,} parameters are trained ({trained / total:.2%})"
+        f"{name}: {spec['objective']}, {spec['method']}: {trained:,} of {total:,} parameters are trained ({trained / total:.2%})",
+        "detail",
     )
     checkpoint = keeping.last(folder, early_stopping.plan(spec))
     if spec["method"] in peft_methods.KEEPERS and spec["objective"] != "ppo":  # ppo saves everything that moves

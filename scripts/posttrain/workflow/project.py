@@ -845,13 +845,12 @@ class Project:
         where = "" if self.file == "config/config.yaml" else f"--configfile {self.file} "
         return f"snakemake {where}--cores 1 {target}"
 
-    def check_targets(self, arguments: list[str]) -> list[str]:
-        """Look at a command line before anything is built; returns the run names in it that are not canonical.
+    def check_targets(self, targets: list[str]) -> list[str]:
+        """Look at what a command asks for before anything is built; returns the run names in it that are not canonical.
 
         Raises:
             UserError: a target under results/ that names nothing, or a data file that does not exist.
         """
-        targets = [argument for argument in arguments if argument.startswith("results/")]
         aliases = []
         models: set[str] = set() if targets else {*self.config.runs, *self.config.bases}
         datasets: set[str] = set()
@@ -888,9 +887,8 @@ class Project:
         self._check_inputs([*self.suite_files, *self.rating_files, *templates])
         return aliases
 
-    def asked(self, arguments: list[str]) -> list[str]:
-        """The models that a command line asks to evaluate, each after what it came from; all of them where it names no target."""
-        targets = [argument for argument in arguments if argument.startswith("results/")]
+    def asked(self, targets: list[str]) -> list[str]:
+        """The models that a command asks to evaluate, each after what it came from; all of them where it names no target."""
         names = [target.split("/")[1] for target in targets if re.fullmatch("results/[^/]+/eval.json", target)]
         names = names if targets else list(self.config.runs)
         return list(dict.fromkeys(model for name in names for model in self.lineage(name)))
