@@ -20,6 +20,7 @@ from posttrain import (
     text_metrics,
     thoughts,
     tokens,
+    tool_calls,
 )
 from posttrain.errors import UserError
 from posttrain.samples import ANSWERS, HeldOut, chosen, conversation, pick
@@ -369,9 +370,9 @@ def _after(shots: list[Row], asked: list[Row]) -> list[Row]:
 
 
 def _reference(row: Row) -> str | None:
-    """The wanted answer of a row; None where it has none."""
+    """The wanted answer of a row, with its tool calls; None where it has none."""
     turns = row.get("messages") or row.get("chosen") or (row.get("completion") if row.get("label") else None)
-    return thoughts.answer(turns[-1]["content"]) if turns else None
+    return thoughts.answer(tool_calls.message_text(turns[-1])) if turns else None
 
 
 def _rows(dataset: str, split: str = "validation") -> Path:
