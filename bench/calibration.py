@@ -27,9 +27,9 @@ from scipy.stats import binomtest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
-from posttrain.paired import comparison, measure
-from posttrain.statistics import METRICS, POWER, holm, summary
-from posttrain.sweeps import compare_all
+from posttrain.metrics.paired import comparison, measure
+from posttrain.metrics.statistics import METRICS, POWER, holm, summary
+from posttrain.reports.sweeps import compare_all
 
 SAME, DIFFERENT, SWEEPS = 1000, 1000, 500  # comparisons of models that are equally good, and of others; sweeps
 QUICK = 10  # how many times fewer with --quick

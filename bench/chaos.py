@@ -32,7 +32,7 @@ import yaml
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 
-from posttrain.rebuild import CLOCKS  # noqa: E402
+from posttrain.provenance.rebuild import CLOCKS  # noqa: E402
 
 KINDS = ("SIGKILL stage", "SIGKILL snakemake", "SIGKILL group", "SIGTERM stage", "SIGTERM group", "restart")
 STEPS = {"ppo": 12, "grpo": 12, "rloo": 12}  # of a training that generates; of the others LONG

@@ -1,4 +1,4 @@
-"""Plant held-out rows in training rows, as they are and lightly edited, and count which `posttrain.overlap` finds.
+"""Plant held-out rows in training rows, as they are and lightly edited, and count which `posttrain.data.contamination` finds.
 
     python bench/contamination.py              # 7200 held-out rows and 36000 training rows with nothing planted
     python bench/contamination.py --rows 400   # a tenth of it
@@ -169,7 +169,7 @@ def edited(row: Row, kind: str, chain: Chain) -> Row:
 
 def report(name: str, rows: list[Row], kinds: list[str], chain: Chain, times: int = 1) -> None:
     """Plant each row, `times` over with other edits, and print how many are found of each kind of edit."""
-    from posttrain.overlap import overlap
+    from posttrain.data.contamination import overlap
 
     with tempfile.TemporaryDirectory() as folder:
         held_out = write(Path(folder) / "held_out.parquet", rows)
@@ -233,7 +233,7 @@ def measured(*files: Path) -> dict:
 
 def measure(train: str, one: str, held_out: str) -> None:
     """Print what is found, the processor's seconds that each file takes, and the memory in MB beyond the imports'."""
-    from posttrain.overlap import overlap
+    from posttrain.data.contamination import overlap
 
     overlap(Path(one), Path(one))
     times, floor = [time.process_time()], memory()

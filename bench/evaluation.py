@@ -97,11 +97,13 @@ def compare(model_folder: Path, options: argparse.Namespace) -> None:
 
     import datasets
 
-    from posttrain import harness, models, scoring
+    from posttrain.evaluation import harness
+    from posttrain.inference import scoring
+    from posttrain.models import loading
 
     logging.disable(logging.WARNING)
     datasets.config.HF_DATASETS_CACHE = Path("cache")
-    model, tokenizer = models.load(model_folder).eval(), models.tokenizer(model_folder)
+    model, tokenizer = loading.load(model_folder).eval(), loading.tokenizer(model_folder)
     ours = harness.Engine(model, tokenizer, 1024, partial(scoring.generate, model, tokenizer))
     timed(ours, "rolling", 2)  # the first steps are slow
     ratios = []
@@ -119,7 +121,7 @@ def compare(model_folder: Path, options: argparse.Namespace) -> None:
 
 def timed(engine, name: str, limit: int = 20) -> tuple[list[dict], float]:
     """The samples that an engine gives for a task, and the seconds it needs."""
-    from posttrain import harness
+    from posttrain.evaluation import harness
 
     tasks = harness.load([name], Path("tasks"))
     with Path(os.devnull).open("w") as silent, contextlib.redirect_stderr(silent), contextlib.redirect_stdout(silent):

@@ -35,9 +35,9 @@ sys.path[:0] = [str(REPOSITORY / "scripts"), str(REPOSITORY / "tests")]
 
 from security.hostile import STRINGS  # noqa: E402
 
-from posttrain.config import RESERVED, Config, Dataset, Evaluation, Run, check_text  # noqa: E402
-from posttrain.errors import UserError, printable  # noqa: E402
-from posttrain.project import MODEL_FILES, RUN_FILES, Project  # noqa: E402
+from posttrain.config.schema import RESERVED, Config, Dataset, Evaluation, Run, check_text  # noqa: E402
+from posttrain.runtime.errors import UserError, printable  # noqa: E402
+from posttrain.workflow.project import MODEL_FILES, RUN_FILES, Project  # noqa: E402
 
 LIMIT = 1.0  # seconds of processor time for a case
 STOP = 20  # seconds after which a case is ended

@@ -21,7 +21,9 @@ from gpu_rows import CUDA, Bench, free_memory, options, train
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from posttrain import models, stage, training
+from posttrain.models import loading
+from posttrain.runtime import atomic, hashes
+from posttrain.training import loop
 
 
 def adapter(given: Namespace) -> Path:
@@ -50,10 +52,10 @@ def resumed(bench: Bench, shape: str, **keys: Any) -> dict[str, Any]:
         raise RuntimeError(f"the training that was to be killed ended with status {ended}")
     killed = options_kept(bench, "killed", shape)
     train("sft", killed)
-    begun = stage.read_json(killed.spec.parent / "train.json")["resumed_from"]
+    begun = atomic.read_json(killed.spec.parent / "train.json")["resumed_from"]
     if begun is None:
         raise RuntimeError("the killed training left no checkpoint")
-    digests = stage.sha256(Path(kept)), stage.sha256(adapter(killed))
+    digests = hashes.sha256(Path(kept)), hashes.sha256(adapter(killed))
     if digests[0] == digests[1]:
         return {"note": f"killed after {begun}; the same bits, sha256 {digests[0][:12]}"}
     apart = difference(Path(kept), adapter(killed))
@@ -71,7 +73,7 @@ def options_kept(bench: Bench, name: str, shape: str) -> Namespace:
 def killed(folder: Path, shape: str, keys: dict[str, Any], dry: bool) -> None:
     """Train with checkpoints, and end by signal 9 while a step is computed. Called in a process of its own."""
 
-    class Killed(training.Watch):
+    class Killed(loop.Watch):
         """Sends the signal half a step after the second half of the training has begun, once there is a checkpoint."""
 
         def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -84,7 +86,7 @@ def killed(folder: Path, shape: str, keys: dict[str, Any], dry: bool) -> None:
 
     os.environ["POSTTRAIN_TRACKING"] = json.dumps({"mlflow": False, "checkpoint_seconds": 0})
     bench = Bench(folder, dry)
-    training.Watch = Killed
+    loop.Watch = Killed
     train("sft", options(bench, "killed", "sft", "lora", shape, **keys))
 
 
@@ -102,13 +104,13 @@ def out_of_memory(bench: Bench, shape: str) -> dict[str, Any]:
     free_memory()
     with no_room(half, least + 0.6 * (most - least)):
         train("sft", tight)
-    attempts = stage.read_json(tight.spec.parent / "train.json")["attempts"]
+    attempts = atomic.read_json(tight.spec.parent / "train.json")["attempts"]
     if not attempts:
         raise RuntimeError(f"the batch fitted into {least + 0.6 * (most - least):.2f} GiB, though it needed {most:.2f}")
     apart, other = difference(adapter(split), adapter(tight)), difference(adapter(whole), adapter(tight))
     result = "the same bits as" if apart == 0 else f"{apart:.2g} from"
     return {
-        "note": f"{attempts[0]['micro_batch']} rows, then {stage.read_json(tight.spec.parent / 'train.json')['micro_batch']} "
+        "note": f"{attempts[0]['micro_batch']} rows, then {atomic.read_json(tight.spec.parent / 'train.json')['micro_batch']} "
         f"at once: {result} a batch split from the start, {other:.2g} from a whole one"
     }
 
@@ -124,7 +126,7 @@ def no_room(rows_at_once: int, gib: float) -> Iterator[None]:
         finally:
             torch.cuda.set_per_process_memory_fraction(1.0)
         return
-    load = training.load_parent
+    load = loop.load_parent
 
     def greedy(*arguments: Any, **named: Any) -> Any:
         model = load(*arguments, **named)
@@ -136,11 +138,11 @@ def no_room(rows_at_once: int, gib: float) -> Iterator[None]:
         model.model.register_forward_pre_hook(forward, with_kwargs=True)
         return model
 
-    training.load_parent = greedy
+    loop.load_parent = greedy
     try:
         yield
     finally:
-        training.load_parent = load
+        loop.load_parent = load
 
 
 def merged(bench: Bench, shape: str) -> dict[str, Any]:
@@ -150,13 +152,13 @@ def merged(bench: Bench, shape: str) -> dict[str, Any]:
     """
     given = options(bench, "merge", "sft", "lora", shape, learning_rate=1e-3)
     train("sft", given)
-    ids = torch.tensor([inputs.sft_rows(bench.work, 256)["input_ids"][0][:256]], device=models.DEVICE)
+    ids = torch.tensor([inputs.sft_rows(bench.work, 256)["input_ids"][0][:256]], device=loading.DEVICE)
 
     @torch.no_grad()
     def logits(model: Any) -> torch.Tensor:
         return model.eval()(input_ids=ids).logits[0].float().cpu()
 
-    parent = models.load(given.parent, dtype=torch.float32)
+    parent = loading.load(given.parent, dtype=torch.float32)
     before = logits(parent)
     model = PeftModel.from_pretrained(parent, adapter(given).parent)
     trained = logits(model)

@@ -35,9 +35,13 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from trl.trainer.utils import get_peak_flops
 
 import compute_logprobs
-from posttrain import models, rows, scoring, stage, training
-from posttrain.config import reference_form
-from posttrain.project import Project
+from posttrain.config.schema import reference_form
+from posttrain.data import rows
+from posttrain.inference import scoring
+from posttrain.models import loading
+from posttrain.runtime import atomic
+from posttrain.training import loop
+from posttrain.workflow.project import Project
 
 CUDA = torch.cuda.is_available()
 PAIRS = ("dpo", "orpo", "cpo", "kto", "reward")
@@ -54,12 +58,12 @@ class Bench:
         folder.mkdir(parents=True, exist_ok=True)
         os.chdir(folder)  # a stage looks for results/ here
         for family in (AutoModelForCausalLM, AutoModelForSequenceClassification):
-            setattr(models, family.__name__, inputs.random_weights(family, models.DEVICE))
+            setattr(loading, family.__name__, inputs.random_weights(family, loading.DEVICE))
         if CUDA:
             torch.cuda.init()
         if dry:
             torch.set_num_threads(1)
-            training.add_compact_head = training.add_low_rank = lambda *_: None  # a GPU has neither
+            loop.add_compact_head = loop.add_low_rank = lambda *_: None  # a GPU has neither
 
     def model(self, shape: str) -> Path:
         """The folder of a shape's model."""
@@ -82,11 +86,11 @@ class Bench:
         if objective == "sft":
             write_tables(folder, inputs.sft_rows(self.work, self.config(shape)["vocab_size"]))
         elif objective in PAIRS:
-            write_tables(folder, inputs.pair_tokens(models.tokenizer(self.model(shape)), inputs.pairs(self.work)))
+            write_tables(folder, inputs.pair_tokens(loading.tokenizer(self.model(shape)), inputs.pairs(self.work)))
         else:
             write_prompts(folder, self.work)
         for name in ("data.json", "report.json"):
-            stage.write_json(folder / name, {"shape": "preference" if objective in PAIRS else "messages"})
+            atomic.write_json(folder / name, {"shape": "preference" if objective in PAIRS else "messages"})
         return folder
 
 
@@ -115,7 +119,7 @@ def machine(bench: Bench) -> dict[str, Any]:
         raise RuntimeError("torch sees no GPU; --dry-run goes the same way on a CPU")
     best = 0.0
     for n in (256,) if bench.dry else (4096, 8192, 16384):
-        a, b = (torch.randn(n, n, device=models.DEVICE, dtype=torch.bfloat16) for _ in range(2))
+        a, b = (torch.randn(n, n, device=loading.DEVICE, dtype=torch.bfloat16) for _ in range(2))
         for repeat in range(4):
             wait()
             start = time.perf_counter()
@@ -208,7 +212,7 @@ def ours(
     every = 4 if objective == "ppo" else 1  # a rollout's steps
     marks = [(line["seconds"], line["num_tokens"]) for line in lines[every - 1 :: every]]
     speed = rate(marks[0 if objective == "ppo" else bench.work.skipped - 1 :])
-    made = stage.read_json(given.spec.parent / "train.json")
+    made = atomic.read_json(given.spec.parent / "train.json")
     notes = [made["attention"], *(name for name in ("padding_free", "use_liger_kernel") if made.get(name))]
     if made["attempts"]:
         notes.append(f"out of memory at first, then {made['micro_batch']} rows at once")
@@ -254,20 +258,20 @@ def score_reference(given: Namespace, method: str = "lora") -> float:
 def only(flash: bool | None = None, liger: bool | None = None) -> Iterator[None]:
     """Let training choose as if these kernels were installed, or were not."""
     names = {"is_flash_attn_2_available": flash, "is_liger_kernel_available": liger}
-    before = {name: getattr(training, name) for name in names}
+    before = {name: getattr(loop, name) for name in names}
     for name, there in names.items():
         if there is not None:
-            setattr(training, name, lambda there=there: there)
+            setattr(loop, name, lambda there=there: there)
     try:
         yield
     finally:
         for name, function in before.items():
-            setattr(training, name, function)
+            setattr(loop, name, function)
 
 
 def figures(bench: Bench, shape: str, objective: str, full: bool, speed: float, note: str = "") -> dict[str, Any]:
     """A training's row: tokens/s, peak memory, floating-point operations a second (not of ppo, which also samples)."""
-    found = {"tokens_per_s": speed, "memory_gib": training.memory_gib(), "note": note}
+    found = {"tokens_per_s": speed, "memory_gib": loop.memory_gib(), "note": note}
     if objective == "ppo":
         return found
     if objective == "sft":
@@ -300,14 +304,14 @@ class Speed(TrainerCallback):
 
 def trl(bench: Bench, shape: str, objective: str = "sft", dtype: str = "float32") -> dict[str, Any]:
     """`trl sft` or `trl dpo` on the same rows with the same LoRA; the rest is TRL's default, weights in float32 included."""
-    model = models.AutoModelForCausalLM.from_pretrained(bench.model(shape), dtype=getattr(torch, dtype))
+    model = loading.AutoModelForCausalLM.from_pretrained(bench.model(shape), dtype=getattr(torch, dtype))
     if CUDA:
         torch.cuda.reset_peak_memory_stats()
     work, speed = bench.work, Speed(bench.work.skipped)
     shared = {"output_dir": "results/trl", "max_steps": work.steps, "report_to": [], "save_strategy": "no"}
     shared |= {"per_device_train_batch_size": work.batch, "disable_tqdm": True, "use_cpu": not CUDA}
     lora = LoraConfig(task_type="CAUSAL_LM", r=16, lora_alpha=32, lora_dropout=0.05, target_modules="all-linear")
-    given = {"model": model, "processing_class": models.tokenizer(bench.model(shape)), "peft_config": lora}
+    given = {"model": model, "processing_class": loading.tokenizer(bench.model(shape)), "peft_config": lora}
     given["callbacks"] = [speed]
     if objective == "sft":
         columns = inputs.sft_rows(work, bench.config(shape)["vocab_size"])
@@ -333,7 +337,7 @@ def prompts(bench: Bench) -> list[list[int]]:
 
 def generated(bench: Bench, shape: str, plain: bool = False) -> dict[str, Any]:
     """Greedy answers by `scoring.generate`, or by transformers' own `generate` in padded batches of 8."""
-    model, tokenizer = models.load(bench.model(shape)).eval(), models.tokenizer(bench.model(shape))
+    model, tokenizer = loading.load(bench.model(shape)).eval(), loading.tokenizer(bench.model(shape))
     model.generation_config.eos_token_id = inputs.EOS
     asked, new = prompts(bench), bench.work.new_tokens
 
@@ -343,20 +347,20 @@ def generated(bench: Bench, shape: str, plain: bool = False) -> dict[str, Any]:
             return
         for start in range(0, len(some), 8):
             batch = {"input_ids": some[start : start + 8]}
-            padded = tokenizer.pad(batch, padding_side="left", return_tensors="pt").to(models.DEVICE)
+            padded = tokenizer.pad(batch, padding_side="left", return_tensors="pt").to(loading.DEVICE)
             model.generate(**padded, max_new_tokens=tokens, do_sample=False, pad_token_id=inputs.PAD)
 
     speed = timed(lambda: answer(asked[:2], 4), lambda: answer(asked, new), len(asked) * new)
     return {
         "tokens_per_s": speed,
-        "memory_gib": training.memory_gib(),
+        "memory_gib": loop.memory_gib(),
         "note": f"{len(asked)} prompts, {new} new tokens",
     }
 
 
 def scored(bench: Bench, shape: str, plain: bool = False, precision: str = "bf16") -> dict[str, Any]:
     """Log-probabilities of answers by `scoring.log_probs`, or of padded batches of 8 with all their logits."""
-    model = models.load(bench.model(shape), torch.float32 if precision == "fp32" else "auto").eval()
+    model = loading.load(bench.model(shape), torch.float32 if precision == "fp32" else "auto").eval()
     model.arithmetic = precision
     columns = inputs.sft_rows(bench.work, bench.config(shape)["vocab_size"])
     sequences = [tuple(map(tuple, row)) for row in zip(columns["input_ids"], columns["labels"], strict=True)]
@@ -370,17 +374,17 @@ def scored(bench: Bench, shape: str, plain: bool = False, precision: str = "bf16
             batch = some[start : start + 8]
             width = max(len(ids) for ids, _ in batch)
             ids, labels = (
-                torch.tensor([[*row[side], *[pad] * (width - len(row[side]))] for row in batch], device=models.DEVICE)
+                torch.tensor([[*row[side], *[pad] * (width - len(row[side]))] for row in batch], device=loading.DEVICE)
                 for side, pad in ((0, inputs.PAD), (1, -100))
             )
-            mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row, _ in batch], device=models.DEVICE)
+            mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row, _ in batch], device=loading.DEVICE)
             found = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1].float()
             targets = labels[:, 1:].clamp(min=0)
             chosen = found.log_softmax(-1).gather(2, targets[..., None])[..., 0]
             (chosen * (labels[:, 1:] != -100)).sum(1).tolist()
 
     speed = timed(lambda: score(sequences[:8]), lambda: score(sequences), sum(columns["length"]))
-    return {"tokens_per_s": speed, "memory_gib": training.memory_gib(), "note": f"{len(sequences)} rows"}
+    return {"tokens_per_s": speed, "memory_gib": loop.memory_gib(), "note": f"{len(sequences)} rows"}
 
 
 def timed(warm_up: Any, measured: Any, tokens: int) -> float:

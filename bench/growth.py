@@ -23,7 +23,7 @@ from graph import dry_run, plain_dry_run
 sys.path[:0] = [str(REPOSITORY / "scripts"), str(REPOSITORY / "tests")]
 import made_up_results  # noqa: E402
 
-from posttrain.stage import packed  # noqa: E402
+from posttrain.runtime.atomic import packed  # noqa: E402
 
 GRAPH_RUNS = (10, 100, 1000, 10_000)
 PARTS = {"prompt": "question", "completion": "answer"}

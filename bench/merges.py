@@ -53,11 +53,11 @@ def prepare(folder: Path, source: Path) -> Path:
     """The base in bfloat16 and the demo's configuration on it."""
     import torch
 
-    from posttrain import models
+    from posttrain.models import loading
 
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "bf16/config.json").exists():
-        models.save(models.load(source, torch.bfloat16), models.tokenizer(source), folder / "bf16")
+        loading.save(loading.load(source, torch.bfloat16), loading.tokenizer(source), folder / "bf16")
     if not (folder / "examples").exists():
         (folder / "examples").symlink_to(REPOSITORY / "examples")
     values = yaml.safe_load((REPOSITORY / "config/config.yaml").read_text())
@@ -80,29 +80,29 @@ def margins() -> None:
     """The mean held-out margin of DPO, by four ways to hold what was trained."""
     import torch
 
-    from posttrain import merge_proof, models
+    from posttrain.models import loading, merge_proof
 
-    parent = models.load(Path("results/sft_lora/merged"), torch.float32, arithmetic="fp32")
+    parent = loading.load(Path("results/sft_lora/merged"), torch.float32, arithmetic="fp32")
     reference = differences(parent)
-    start = models.add_adapter(
-        models.load(Path("bf16"), torch.float32, arithmetic="fp32"), Path("results/sft_lora/trained")
+    start = loading.add_adapter(
+        loading.load(Path("bf16"), torch.float32, arithmetic="fp32"), Path("results/sft_lora/trained")
     )
-    trained = models.add_adapter(start.merge_and_unload(), Path("results/dpo_lora/trained"))
+    trained = loading.add_adapter(start.merge_and_unload(), Path("results/dpo_lora/trained"))
     truth = differences(trained) - reference
     say("trained model, adapters in fp32", truth, truth)
     said = json.loads(Path("results/dpo_lora/eval.json").read_text())["metrics"]["preference_margin"]["value"]
     print(f"margin as eval.json has it: {said:+.4f}, {said - truth.mean().item():+.4f} from the trained one's")
     merged = Path("results/dpo_lora/merged")
-    held = [models.parent(Path("results", run, "merged"), CHILD).float() for run in RUNS]
+    held = [loading.parent(Path("results", run, "merged"), CHILD).float() for run in RUNS]
     for model in held:
         model.arithmetic = "fp32"
     say("of the weights that a child holds", differences(held[1]) - differences(held[0]), truth)
     del held
-    child = differences(models.parent(merged, CHILD)) - differences(
-        models.parent(merged.parents[1] / "sft_lora/merged", CHILD)
+    child = differences(loading.parent(merged, CHILD)) - differences(
+        loading.parent(merged.parents[1] / "sft_lora/merged", CHILD)
     )
     say("as a child sees it, in bf16 arithmetic", child, truth)
-    rounded = models.load(merged, torch.bfloat16).float()
+    rounded = loading.load(merged, torch.bfloat16).float()
     rounded.arithmetic = "fp32"
     say("of the merged model in bf16 weights", differences(rounded) - reference, truth)
     prompts = merge_proof.real_prompts(Path("results/tokens/smollm2", PAIRS).parent)
@@ -118,10 +118,10 @@ def steady() -> None:
     """How far the held-out pairs' differences move between one thread and two, and between batches, in both arithmetics."""
     import torch
 
-    from posttrain import models
+    from posttrain.models import loading
 
     for precision in ("fp32", "bf16"):
-        model = models.load(Path("results/dpo_lora/merged"), torch.float32, arithmetic=precision)
+        model = loading.load(Path("results/dpo_lora/merged"), torch.float32, arithmetic=precision)
         found = []
         for threads, batch_tokens in ((1, 1024), (2, 1024), (1, 512)):
             torch.set_num_threads(threads)
@@ -135,7 +135,7 @@ def differences(model, batch_tokens: int = 1024):
     import pyarrow.parquet as pq
     import torch
 
-    from posttrain import scoring
+    from posttrain.inference import scoring
 
     rows = pq.read_table(Path("results/tokens/smollm2", PAIRS)).to_pylist()
     sides = [[scoring.answer(row["prompt_ids"], row[f"{side}_ids"]) for row in rows] for side in ("chosen", "rejected")]
@@ -166,14 +166,15 @@ def times() -> None:
 def evaluate(precision: str) -> None:
     """What evaluate_model.py measures of the DPO run, with nothing remembered."""
     import evaluate_model
-    from posttrain import models, suites
-    from posttrain.stage import read_json
+    from posttrain.evaluation import suites
+    from posttrain.models import loading
+    from posttrain.runtime.atomic import read_json
 
     spec = read_json(Path("results/dpo_lora/eval/spec.json")) | {"precision": precision}
     answers = Path(f"answers_{precision}.jsonl")
     answers.unlink(missing_ok=True)
     folder, tokens = Path("results/dpo_lora/merged"), Path("results/tokens/smollm2")
-    model, tokenizer = evaluate_model.load(folder, spec), models.tokenizer(folder)
+    model, tokenizer = evaluate_model.load(folder, spec), loading.tokenizer(folder)
     evaluate_model.measure(suites.Candidate("dpo_lora", model, tokenizer, tokens, answers, precision, spec))
 
 

@@ -106,8 +106,9 @@ def train(folder: str, seed: int, steps: int) -> None:
     from datasets import Dataset
     from transformers import TrainingArguments
 
-    from posttrain import methods, models, ppo, training
-    from posttrain.project import Project
+    from posttrain.models import loading, peft_methods
+    from posttrain.training import loop, ppo
+    from posttrain.workflow.project import Project
 
     os.chdir(folder)
     run = {"from": "tiny", "objective": "ppo", "data": "prompts", "reward": {"function": "final_number"}}
@@ -125,10 +126,10 @@ def train(folder: str, seed: int, steps: int) -> None:
         questions=[[questions[i] for i in rollout] for rollout in rollouts],
         judges=lambda questions, answers, rows: ppo.Earnings(torch.tensor([even_share(a) for a in answers]), None),
         model=net,
-        args=TrainingArguments(**training.trainer_arguments(spec, Path("out")), remove_unused_columns=False),
+        args=TrainingArguments(**loop.trainer_arguments(spec, Path("out")), remove_unused_columns=False),
         train_dataset=Dataset.from_list(rows),
         data_collator=ppo.collate,
-        processing_class=models.tokenizer(Path("model")),
+        processing_class=loading.tokenizer(Path("model")),
     )
     start = time.monotonic()
     trainer.train()
@@ -136,13 +137,13 @@ def train(folder: str, seed: int, steps: int) -> None:
     lines = {
         int(line["step"] - 1) // SETTINGS["ppo_epochs"]: line for line in trainer.state.log_history if "loss" in line
     }
-    net.backbone.add_adapter("reward", methods.adapter(spec, models.load(Path("model")), 1))
+    net.backbone.add_adapter("reward", peft_methods.adapter(spec, loading.load(Path("model")), 1))
     held = sum(p.numel() for p in net.parameters())
     result = {
         "rewards": [line["reward"] for line in lines.values()],
         "kl": [line["kl"] for line in lines.values()],
         "samples_per_second": steps * SETTINGS["batch_size"] / seconds,
-        "memory": held / (4 * sum(p.numel() for p in models.load(Path("model")).parameters())),
+        "memory": held / (4 * sum(p.numel() for p in loading.load(Path("model")).parameters())),
     }
     Path("ours.json").write_text(json.dumps(result))
 

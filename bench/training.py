@@ -178,9 +178,9 @@ def matmul_rate() -> float:
     import torch
 
     sys.path.insert(0, str(REPOSITORY / "scripts"))
-    from posttrain import models
+    from posttrain.models import loading
 
-    dtype = torch.bfloat16 if models.precision("auto") == "bf16" else torch.float32
+    dtype = torch.bfloat16 if loading.precision("auto") == "bf16" else torch.float32
     rows, done, spent = 1024, 0, 0.0
     for repeat in range(6):
         for a, b in layer_shapes():

@@ -23,11 +23,12 @@ if hasattr(getattr(persistence, "PersistenceBase", None), "_serialize_param_buil
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
-from posttrain.config import ON_POLICY, check_file, check_is_no_target
-from posttrain.errors import UserError
-from posttrain.overrides import OVERRIDES
-from posttrain.project import VERSIONS, Project
-from posttrain.stage import READ_LAST, packed
+from posttrain.config.schema import ON_POLICY, check_file, check_is_no_target
+from posttrain.runtime.errors import UserError
+from posttrain.config.overrides import OVERRIDES
+from posttrain.workflow.project import VERSIONS, Project
+from posttrain.runtime.atomic import packed
+from posttrain.runtime.last_configuration import READ_LAST
 
 # A file given with --configfile replaces the default one. Snakemake itself would merge the two.
 local = Path("config/config.yaml")
@@ -351,9 +352,9 @@ def report_context(wildcards):
 
 def wait_for_turn():
     """Let a command of another shell finish what both would build, then start anew with what is left."""
-    from posttrain import turns
+    from posttrain.runtime import build_lock
 
-    if turns.take([str(file) for job in workflow.dag.needrun_jobs() for file in job.output]):
+    if build_lock.take([str(file) for job in workflow.dag.needrun_jobs() for file in job.output]):
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
@@ -367,7 +368,7 @@ def show_results():
     """The table of the models that were asked for, where each of them is evaluated."""
     names = PROJECT.asked(sys.argv[1:])
     if names and all(Path(f"results/{name}/eval.json").exists() for name in names):
-        from posttrain.cli import table  # brings scipy, which takes longer than reading the workflow
+        from posttrain.cli.main import table  # brings scipy, which takes longer than reading the workflow
 
         print(f"\n{table(names)}", file=sys.stderr)
 

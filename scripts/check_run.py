@@ -19,9 +19,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from posttrain import checks
-from posttrain.errors import UserError
-from posttrain.stage import arguments, read_json, run, say, whole_file, write_json
+from posttrain.preflight import checks
+from posttrain.runtime.atomic import read_json, whole_file, write_json
+from posttrain.runtime.console import say
+from posttrain.runtime.errors import UserError
+from posttrain.runtime.script import arguments, run
 
 SAMPLE, PROMPTS = 200, 1000  # rows that are rendered; prompts that are tokenised where there are no tokens
 
@@ -68,16 +70,11 @@ def look_at(options, tokens: Path | None, context: dict, evaluation: dict | None
     Raises:
         UserError: the rows are of a shape that the objective, or its reward function, cannot use.
     """
-    from posttrain import (
-        conversations,
-        licences,
-        measured_rows,
-        memory,
-        reward_reference,
-        survey,
-        unknown_keys,
-    )
-    from posttrain.config import shape_refusal
+    from posttrain.config.schema import shape_refusal
+    from posttrain.data import conversations, licences, unknown_keys
+    from posttrain.inference import reward_reference
+    from posttrain.models import memory_estimate
+    from posttrain.preflight import measured_rows, token_scan
 
     spec, data = read_json(options.spec), read_json(options.data / "data.json")
     refusal = shape_refusal(spec["objective"], spec["data"]["name"], data["shape"])
@@ -90,20 +87,20 @@ def look_at(options, tokens: Path | None, context: dict, evaluation: dict | None
     train = options.data / "train.parquet"
 
     def example(number: int) -> str:
-        row = survey.row(tokens / "train.parquet", number)
-        return f"{survey.place(train, row['id'])}:\n{survey.marked(tokenizer, row)}"
+        row = token_scan.row(tokens / "train.parquet", number)
+        return f"{token_scan.place(train, row['id'])}:\n{token_scan.marked(tokenizer, row)}"
 
-    return survey.Subject(
+    return token_scan.Subject(
         spec=spec,
-        model=memory.read_model(options.parent),
+        model=memory_estimate.read_model(options.parent),
         tokenizer=tokenizer,
         stops=stops,
         data=data,
         overlap=read_json(options.data / "overlap.json"),
         report=read_json(tokens / "report.json") if tokens else None,
-        tokens=survey.survey(tokens / "train.parquet", tokenizer, stops, spec["max_length"]) if tokens else None,
-        sample=survey.sample(train, SAMPLE if tokens else PROMPTS),
-        memory=memory.available(),
+        tokens=token_scan.survey(tokens / "train.parquet", tokenizer, stops, spec["max_length"]) if tokens else None,
+        sample=token_scan.sample(train, SAMPLE if tokens else PROMPTS),
+        memory=memory_estimate.available(),
         licences=licences.with_cards(context["licences"]),
         chains=context["chains"],
         use=context["use"],
@@ -120,11 +117,11 @@ def look_at(options, tokens: Path | None, context: dict, evaluation: dict | None
 
 def leaks(train: Path) -> tuple[int, str | None]:
     """How many rows have their answer in their prompt, and where the first one stands."""
-    from posttrain import profiling
+    from posttrain.data import profile
 
     total, first = 0, None
-    for batch in profiling.batches([train]):
-        found = profiling.answers_in_prompts(profiling.columns_of(batch))
+    for batch in profile.batches([train]):
+        found = profile.answers_in_prompts(profile.columns_of(batch))
         first = first or (batch["place"][found[0]].as_py() if found else None)
         total += len(found)
     return total, first

@@ -16,15 +16,17 @@ from typing import Any
 
 import numpy as np
 
-from posttrain import overruled, page, sweeps, work
-from posttrain.cli import columns as aligned
-from posttrain.examples import PARENTS, clusters, columns, key, measured, read_examples
-from posttrain.paired import Measured
-from posttrain.paired import measure as measure_one
-from posttrain.stage import arguments, read_json, run, say, whole_file, whole_folder
-from posttrain.statistics import SAME, basis, is_share, size, verdict
-from posttrain.sweep_figures import draw_cost, draw_metric, shown, telling
-from posttrain.sweeps import Sweep
+from posttrain.cli.main import columns as aligned
+from posttrain.evaluation.example_scores import PARENTS, clusters, columns, key, measured, read_examples
+from posttrain.metrics.paired import Measured
+from posttrain.metrics.paired import measure as measure_one
+from posttrain.metrics.statistics import SAME, basis, is_share, size, verdict
+from posttrain.reports import overruled, page, sweeps, work
+from posttrain.reports.sweep_figures import draw_cost, draw_metric, shown, telling
+from posttrain.reports.sweeps import Sweep
+from posttrain.runtime.atomic import read_json, whole_file, whole_folder
+from posttrain.runtime.console import say
+from posttrain.runtime.script import arguments, run
 
 
 def main(options) -> None:

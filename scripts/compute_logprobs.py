@@ -11,16 +11,19 @@ a QLoRA; `,whole` with all weights in float32, for full fine-tuning; `,fp32` or 
 
 from pathlib import Path
 
-from posttrain.config import shape_refusal
-from posttrain.errors import UserError
-from posttrain.stage import Clock, arguments, read_json, run, say, whole_file
+from posttrain.config.schema import shape_refusal
+from posttrain.runtime.atomic import read_json, whole_file
+from posttrain.runtime.console import Clock, say
+from posttrain.runtime.errors import UserError
+from posttrain.runtime.script import arguments, run
 
 
 def main(options) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from posttrain import models, scoring
+    from posttrain.inference import scoring
+    from posttrain.models import loading
 
     refusal = shape_refusal(
         "dpo", f"dataset {options.tokens.name.split(',')[0]}", read_json(options.tokens / "report.json")["shape"]
@@ -28,7 +31,7 @@ def main(options) -> None:
     if refusal:
         raise UserError(refusal)
     clock = Clock()
-    model = models.parent(options.model, form(options.output)).eval()
+    model = loading.parent(options.model, form(options.output)).eval()
     rows = pq.read_table(options.tokens / "train.parquet").to_pylist()
     chosen, rejected = (pa.array(scores, pa.float32()) for scores in scoring.reference(model, rows))
     columns = {"ref_chosen_logps": chosen, "ref_rejected_logps": rejected}

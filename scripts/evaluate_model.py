@@ -14,18 +14,33 @@ weights ships, the likelihoods are measured with those as well, and eval.json ha
 
 from pathlib import Path
 
-from posttrain import origins, overruled
-from posttrain.cli import as_it_ships
-from posttrain.cli import columns as printed
-from posttrain.examples import TEXTS, Examples, by_origin, clusters, columns, comparisons, key, measured, read_examples
-from posttrain.records import hashes, sealed
-from posttrain.safety import by_group
-from posttrain.stage import Clock, arguments, read_json, run, say, sha256, whole_file, write_json
-from posttrain.statistics import basis, preference, shown, summary, verdict
+from posttrain.cli.main import as_it_ships
+from posttrain.cli.main import columns as printed
+from posttrain.data import origins
+from posttrain.evaluation.example_scores import (
+    TEXTS,
+    Examples,
+    by_origin,
+    clusters,
+    columns,
+    comparisons,
+    key,
+    measured,
+    read_examples,
+)
+from posttrain.evaluation.safety import by_group
+from posttrain.metrics.statistics import basis, preference, shown, summary, verdict
+from posttrain.provenance.records import hashes, sealed
+from posttrain.reports import overruled
+from posttrain.runtime.atomic import read_json, whole_file, write_json
+from posttrain.runtime.console import Clock, say
+from posttrain.runtime.hashes import sha256
+from posttrain.runtime.script import arguments, run
 
 
 def main(options) -> None:
-    from posttrain import models, suites
+    from posttrain.evaluation import suites
+    from posttrain.models import loading
 
     clock = Clock()
     spec = read_json(options.spec)
@@ -34,13 +49,13 @@ def main(options) -> None:
     candidate = suites.Candidate(
         name,
         load(options.model, spec),
-        models.tokenizer(options.model),
+        loading.tokenizer(options.model),
         options.tokens,
         folder / "answers.jsonl",
         sha256(options.manifest),
         spec,
     )
-    examples = suites.score_pairs(candidate) if models.is_reward(options.model) else measure(candidate)
+    examples = suites.score_pairs(candidate) if loading.is_reward(options.model) else measure(candidate)
     others = {other["name"]: read_examples(other["name"]) for other in spec["against"]}
     add_margins(examples, others)
     result = {"run": name, "spec": sha256(options.spec), **summarise(examples, others)}
@@ -60,30 +75,31 @@ def load(folder: Path, spec: dict):
     """The model in a folder, in the arithmetic of the evaluation."""
     import torch
 
-    from posttrain import models
+    from posttrain.models import loading
 
     if spec.get("precision", "fp32") == "fp32":
-        return models.load(folder, torch.float32, arithmetic="fp32").eval()
-    return models.load(folder, arithmetic="bf16", apart=True).eval()
+        return loading.load(folder, torch.float32, arithmetic="fp32").eval()
+    return loading.load(folder, arithmetic="bf16", apart=True).eval()
 
 
 def measure_shipped(candidate, options, others: dict[str, Examples]) -> dict:
     """The `shipped` of eval.json: likelihoods of the weights that ship, where their type is another than what was trained."""
-    from posttrain import models, suites
+    from posttrain.evaluation import suites
+    from posttrain.models import loading
 
     proof = read_json(options.manifest)
     shipped = proof.get("shipped")  # a base has no proof
     if shipped is None or shipped["dtype"] == proof["dtype"]:
         return {}
     shipping = candidate._replace(model=load(options.shipped, candidate.spec))
-    examples = suites.score_pairs(shipping) if models.is_reward(options.shipped) else suites.likelihoods(shipping)
+    examples = suites.score_pairs(shipping) if loading.is_reward(options.shipped) else suites.likelihoods(shipping)
     add_margins(examples, others)
     return {"shipped": {"dtype": shipped["dtype"], **summarise(examples, others)}}
 
 
 def measure(candidate) -> list[dict]:
     """One dictionary for each example of the standard measurements and of every suite."""
-    from posttrain import suites
+    from posttrain.evaluation import suites
 
     say_overruled(candidate)
     examples, requests = suites.standard(candidate)
@@ -98,7 +114,7 @@ def measure(candidate) -> list[dict]:
 
 def say_overruled(candidate) -> None:
     """Name what of the model's generation configuration would change greedy answers, and is off."""
-    from posttrain import decoding
+    from posttrain.inference import decoding
 
     off = decoding.overruled(candidate.model)
     if "repetition_penalty" in candidate.spec:
@@ -171,10 +187,10 @@ def write_examples(path: Path, examples: list[dict]) -> None:
 
 def log_to_mlflow(training: dict, result: Path) -> None:
     """Add the evaluation to the MLflow run of the training stage, where there is one."""
-    from posttrain import tracking
+    from posttrain.training import mlflow_tracking
 
-    if tracking.settings()["mlflow"] and training["mlflow_run_id"]:
-        tracking.log_evaluation(training["mlflow_run_id"], result)
+    if mlflow_tracking.settings()["mlflow"] and training["mlflow_run_id"]:
+        mlflow_tracking.log_evaluation(training["mlflow_run_id"], result)
 
 
 if __name__ == "__main__":

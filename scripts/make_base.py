@@ -2,7 +2,7 @@
 
 Reads the base's spec; writes `model/` as transformers loads it and the manifest with every file's SHA-256. Whoever made the
 base may mean harm: nothing of it is run but its chat template, and no other stage sees a folder that was not checked here.
-What the folder says of its special tokens, stops and template is made to agree (posttrain/base_folder.py).
+What the folder says of its special tokens, stops and template is made to agree (posttrain/models/base_folder.py).
 
     python scripts/make_base.py --spec results/bases/smollm2/spec.json --output results/bases/smollm2
 """
@@ -13,12 +13,15 @@ import sys
 import tempfile
 from pathlib import Path
 
-from posttrain import base_folder, weights
-from posttrain.errors import UserError
-from posttrain.inspection import check, check_gguf, first_line, parsed, unpack
-from posttrain.licences import of_card
-from posttrain.records import sealed
-from posttrain.stage import arguments, folder_hashes, link, read_json, run, say, sha256, whole_folder, write_json
+from posttrain.data.licences import of_card
+from posttrain.models import base_folder, weights
+from posttrain.models.base_inspection import check, check_gguf, first_line, parsed, unpack
+from posttrain.provenance.records import sealed
+from posttrain.runtime.atomic import link, read_json, whole_folder, write_json
+from posttrain.runtime.console import say
+from posttrain.runtime.errors import UserError
+from posttrain.runtime.hashes import folder_hashes, sha256
+from posttrain.runtime.script import arguments, run
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
@@ -81,7 +84,7 @@ def dequantise(gguf: Path, folder: Path, name: str) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from posttrain.models import save
+    from posttrain.models.loading import save
 
     check_gguf(gguf, name)
     options = {"gguf_file": gguf.name, "trust_remote_code": False}
@@ -169,9 +172,9 @@ def at_random(spec: dict, folder: Path, name: str) -> None:
     from tokenizers import ByteLevelBPETokenizer
     from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, set_seed
 
-    from posttrain.models import save
-    from posttrain.rows import read
-    from posttrain.words import text
+    from posttrain.data.rows import read
+    from posttrain.metrics.word_hashes import text
+    from posttrain.models.loading import save
 
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     rows = read(Path(f"results/data/{spec['text']['name']}/train.parquet"))

@@ -10,11 +10,14 @@ import hashlib
 import json
 from pathlib import Path
 
-from posttrain import page, thoughts
-from posttrain.errors import UserError
-from posttrain.examples import read_examples
-from posttrain.ratings import QUESTIONS
-from posttrain.stage import arguments, run, say, whole_file
+from posttrain.data import thoughts
+from posttrain.evaluation.example_scores import read_examples
+from posttrain.reports import page
+from posttrain.reports.ratings import QUESTIONS
+from posttrain.runtime.atomic import whole_file
+from posttrain.runtime.console import say
+from posttrain.runtime.errors import UserError
+from posttrain.runtime.script import arguments, run
 
 LIMIT = 50
 

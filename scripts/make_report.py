@@ -14,9 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from posttrain import curves, figures, page, report
-from posttrain.errors import UserError
-from posttrain.stage import arguments, ordered_map, run, say, unpacked, whole_file, whole_folder
+from posttrain.reports import curves, figures, page, report
+from posttrain.runtime.atomic import unpacked, whole_file, whole_folder
+from posttrain.runtime.console import say
+from posttrain.runtime.errors import UserError
+from posttrain.runtime.parallel import ordered_map
+from posttrain.runtime.script import arguments, run
 
 FIRST = 12  # runs whose verdicts are said before one has to ask for more
 OPEN = 4  # runs; of more, each one's curves and answers are closed at first

@@ -6,8 +6,10 @@
 
 from pathlib import Path
 
-from posttrain.overlap import overlap
-from posttrain.stage import arguments, run, say, write_json
+from posttrain.data.contamination import overlap
+from posttrain.runtime.atomic import write_json
+from posttrain.runtime.console import say
+from posttrain.runtime.script import arguments, run
 
 
 def main(options) -> None:

@@ -4,7 +4,7 @@ Reads the parent's model and `trained/`; writes `merged/`, `model/`, the proofs 
 
 `merged/` is the trained model in float32: what children train on, what is the reference, what is evaluated. `model/` is what ships, in
 the run's `save_precision`. Each is loaded again from disk and compared with the trained model on real prompts, see
-posttrain/merge_proof.py. Tokenizer, chat templates and generation configuration are the parent's files.
+posttrain/models/merge_proof.py. Tokenizer, chat templates and generation configuration are the parent's files.
 
 An adapter that was trained on a 4-bit parent is merged into that parent's dequantised weights, since merging inside 4 bits
 would quantise again, and the original parent is not what it was trained on (`merge_into` says otherwise where it should);
@@ -20,22 +20,14 @@ import re
 from pathlib import Path
 from typing import Any
 
-from posttrain.config import LEAVES, reference_form
-from posttrain.errors import UserError, printable
-from posttrain.licences import card_fields, forbids, is_known, normalise, with_cards
-from posttrain.records import code_hash, hashes, sealed, versions
-from posttrain.stage import (
-    arguments,
-    folder_hashes,
-    link,
-    read_json,
-    run,
-    say,
-    sha256,
-    visible_files,
-    whole_folder,
-    write_json,
-)
+from posttrain.config.schema import LEAVES, reference_form
+from posttrain.data.licences import card_fields, forbids, is_known, normalise, with_cards
+from posttrain.provenance.records import code_hash, hashes, sealed, versions
+from posttrain.runtime.atomic import link, read_json, whole_folder, write_json
+from posttrain.runtime.console import say
+from posttrain.runtime.errors import UserError, printable
+from posttrain.runtime.hashes import folder_hashes, sha256, visible_files
+from posttrain.runtime.script import arguments, run
 
 CELL = 300  # characters of a value on the model card
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -56,13 +48,13 @@ model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("FOLDER/b
 
 
 def main(options) -> None:
-    from posttrain import merge_proof, models
+    from posttrain.models import loading, merge_proof
 
     run_folder = options.spec.parent
     name, trained, spec = run_folder.name, run_folder / "trained", read_json(options.spec)
-    prompts = merge_proof.real_prompts(options.tokens, models.is_reward(trained))
+    prompts = merge_proof.real_prompts(options.tokens, loading.is_reward(trained))
     before = read_json(options.manifest)
-    base_dtype = before.get("base_dtype") or models.dtype_of(options.parent)
+    base_dtype = before.get("base_dtype") or loading.dtype_of(options.parent)
     model, reference, drift = trained_model(options.parent, trained, spec, prompts)
     with whole_folder(run_folder / "merged") as merged, whole_folder(run_folder / "model") as shipped:
         dtype = write_merged(model, options.parent, trained, spec, base_dtype, merged)
@@ -88,9 +80,9 @@ def load_fp32(folder: Path) -> Any:
     """What lies in a folder, in float32 and ready to be measured."""
     import torch
 
-    from posttrain import models
+    from posttrain.models import loading
 
-    return models.load(folder, torch.float32, arithmetic="fp32", device=models.roomy_device(folder)).eval()
+    return loading.load(folder, torch.float32, arithmetic="fp32", device=loading.roomy_device(folder)).eval()
 
 
 def tell(name: str, spec: dict, proof: dict) -> None:
@@ -111,13 +103,13 @@ def trained_model(parent: Path, trained: Path, spec: dict, prompts: list[list[in
 
     A reward model's parent has no head of its own, and gets the trained one: the effect is what the rest has learnt.
     """
-    from posttrain import merge_proof, models
+    from posttrain.models import loading, merge_proof
 
     if spec["method"] == "qlora":
         return unquantised(parent, trained, spec, prompts)
     start = plain_parent(parent, trained, spec)
     before = merge_proof.logits(start, prompts)
-    model = load_fp32(trained) if spec["method"] == "full" else models.add_adapter(start, trained).eval()
+    model = load_fp32(trained) if spec["method"] == "full" else loading.add_adapter(start, trained).eval()
     return model, merge_proof.Reference(before, merge_proof.logits(model, prompts)), {}
 
 
@@ -125,30 +117,30 @@ def plain_parent(parent: Path, trained: Path, spec: dict, dequantised: bool = Fa
     """The parent in float32, on request as 4 bits have left it."""
     import torch
 
-    from posttrain import models
+    from posttrain.models import loading
 
-    reward = models.is_reward(trained)
+    reward = loading.is_reward(trained)
     if dequantised:
-        model = models.dequantised(models.parent(parent, spec, reward)).float()
+        model = loading.dequantised(loading.parent(parent, spec, reward)).float()
     else:
-        model = models.load(parent, torch.float32, reward=reward, device=models.roomy_device(parent))
-    if reward and not models.is_reward(parent):
-        model.score.weight.data.copy_(models.head(trained))
+        model = loading.load(parent, torch.float32, reward=reward, device=loading.roomy_device(parent))
+    if reward and not loading.is_reward(parent):
+        model.score.weight.data.copy_(loading.head(trained))
     return model.eval()
 
 
 def unquantised(parent: Path, trained: Path, spec: dict, prompts: list[list[int]]) -> tuple[Any, Any, dict]:
     """As `trained_model`, on the parent that the adapter is merged into, and how far both parents drift from 4 bits."""
-    from posttrain import merge_proof, models
+    from posttrain.models import loading, merge_proof
 
-    held = models.add_adapter(models.parent(parent, spec, models.is_reward(trained)), trained).eval()
+    held = loading.add_adapter(loading.parent(parent, spec, loading.is_reward(trained)), trained).eval()
     in_4_bits = merge_proof.logits(held, prompts)
     del held
     drift = {}
     for choice in sorted(("dequantised", "original"), key=lambda choice: choice == spec["merge_into"]):
         start = plain_parent(parent, trained, spec, dequantised=choice == "dequantised")
         before = merge_proof.logits(start, prompts)
-        model = models.add_adapter(start, trained).eval()
+        model = loading.add_adapter(start, trained).eval()
         after = merge_proof.logits(model, prompts)
         drift[choice] = merge_proof.compare(in_4_bits, after)["max_abs_logit_difference"]
     say(
@@ -163,11 +155,11 @@ def unquantised(parent: Path, trained: Path, spec: dict, prompts: list[list[int]
 
 def write_merged(model: Any, parent: Path, trained: Path, spec: dict, base_dtype: str, folder: Path) -> str:
     """Write the trained model: merged, linked where training wrote it whole, or beside its parent; returns its type."""
-    from posttrain import frozen_update, models
+    from posttrain.models import frozen_update, loading
 
     if spec["method"] in LEAVES:
         write_leaf(trained, parent, folder)
-        return models.dtype_of(folder / "base")
+        return loading.dtype_of(folder / "base")
     learnt = frozen_update.learnt(model) if spec["method"] in ("lora", "qlora") else {}
     if spec["method"] == "full":
         link_all(trained, folder)
@@ -234,7 +226,7 @@ def ship(
     """
     import torch
 
-    from posttrain import merge_proof
+    from posttrain.models import merge_proof
 
     (merged, shipped), (reference, prompts) = folders, measured
     asked = spec.get("save_precision", "auto")
@@ -269,16 +261,16 @@ def write_as(dtype: str, spec: dict, options: Any, merged: Path, shipped: Path) 
     """Write the merged model in another type; of an adapter kept apart, its base, linked where the parent ships it so."""
     import torch
 
-    from posttrain import models
+    from posttrain.models import loading
 
     source, target = (options.parent, shipped / "base") if spec["method"] in LEAVES else (merged, shipped)
     if spec["method"] in LEAVES:
         for file in filter(Path.is_file, merged.iterdir()):
             link(file, shipped / file.name)
-        if models.dtype_of(options.shipped) == dtype:
+        if loading.dtype_of(options.shipped) == dtype:
             link_all(options.shipped, target)
             return
-    models.load(source, getattr(torch, dtype), device="cpu").save_pretrained(target)
+    loading.load(source, getattr(torch, dtype), device="cpu").save_pretrained(target)
     carry(source, target)
 
 

@@ -12,10 +12,12 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from posttrain import rows
-from posttrain.errors import UserError
-from posttrain.records import write_data
-from posttrain.stage import arguments, read_json, run, say, whole_file
+from posttrain.data import rows
+from posttrain.provenance.records import write_data
+from posttrain.runtime.atomic import read_json, whole_file
+from posttrain.runtime.console import say
+from posttrain.runtime.errors import UserError
+from posttrain.runtime.script import arguments, run
 
 DATA = Path("results/data")
 

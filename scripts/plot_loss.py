@@ -5,8 +5,8 @@ python scripts/plot_loss.py --output loss.png results/sft_lora/train.jsonl resul
 
 from pathlib import Path
 
-from posttrain import curves, figures
-from posttrain.stage import arguments, run
+from posttrain.reports import curves, figures
+from posttrain.runtime.script import arguments, run
 
 
 def main(options) -> None:

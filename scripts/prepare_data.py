@@ -14,10 +14,13 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from posttrain import duplicates, files, intake, licences, rows, saved, splits, unknown_keys
-from posttrain.errors import UserError
-from posttrain.records import write_data
-from posttrain.stage import arguments, read_json, run, say, sha256
+from posttrain.data import duplicates, files, ingest, licences, rows, saved_datasets, splits, unknown_keys
+from posttrain.provenance.records import write_data
+from posttrain.runtime.atomic import read_json
+from posttrain.runtime.console import say
+from posttrain.runtime.errors import UserError
+from posttrain.runtime.hashes import sha256
+from posttrain.runtime.script import arguments, run
 
 SPLITS = {"train": "train.parquet", "validation": "validation.parquet"}
 DROPPED = "dropped.jsonl"
@@ -36,9 +39,9 @@ def main(options) -> None:
     for stale in options.output.glob(f"{SCRATCH}*"):  # left by a process that was killed; the job's lock is ours
         shutil.rmtree(stale)
     with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=options.output) as scratch:
-        taken = intake.Intake(Path(scratch), read.shape, spec["max_dropped"])
-        apart = taken.add(intake.parts(held_out, read, None, options.cores)) if held_out else 0
-        taken.add(intake.parts(sources, read, spec["limit"], options.cores))
+        taken = ingest.Intake(Path(scratch), read.shape, spec["max_dropped"])
+        apart = taken.add(ingest.parts(held_out, read, None, options.cores)) if held_out else 0
+        taken.add(ingest.parts(sources, read, spec["limit"], options.cores))
         check_faults(taken, name)
         counts, found = Counter(), {}
         if taken.rows > taken.faults:
@@ -102,17 +105,17 @@ def tell_what_is_read(name: str, report: dict) -> None:
         say(f"{name}: WARNING: {advice}")
 
 
-def how(spec: dict, sources: list[Path]) -> tuple[intake.Format, str | None]:
+def how(spec: dict, sources: list[Path]) -> tuple[ingest.Format, str | None]:
     """How the rows are read, and the sentence that says why, where the configuration does not say it."""
     images = Path(spec["image_folder"]) if spec["image_folder"] else None
     try:
-        format, columns, why = intake.recognise(sources, spec["columns"], spec["format"])
+        format, columns, why = ingest.recognise(sources, spec["columns"], spec["format"])
     except UserError:
         if spec["format"] is None:
             raise
-        return intake.Format(spec["format"], spec["columns"], images), None  # each row says what is wrong with it
+        return ingest.Format(spec["format"], spec["columns"], images), None  # each row says what is wrong with it
     told = spec["format"] is None or columns != spec["columns"]
-    return intake.Format(format, columns, images), why if told else None
+    return ingest.Format(format, columns, images), why if told else None
 
 
 def find(spec: dict, name: str) -> tuple[Path, list[Path]]:
@@ -122,7 +125,7 @@ def find(spec: dict, name: str) -> tuple[Path, list[Path]]:
         UserError: there is none.
     """
     origin = from_hub(spec, name) if spec["hub"] else Path(spec["path"])
-    if not spec["hub"] and (splits := saved.splits(origin)):
+    if not spec["hub"] and (splits := saved_datasets.splits(origin)):
         if spec["split"] not in splits:
             raise UserError(
                 f"dataset {name}: {origin} has no split '{spec['split']}'; its splits are {', '.join(splits)}"
@@ -139,7 +142,7 @@ def expand(path: str, name: str) -> list[Path]:
     Raises:
         UserError: there is none.
     """
-    if splits := saved.splits(Path(path)):
+    if splits := saved_datasets.splits(Path(path)):
         raise UserError(
             f"dataset {name}: {path} has several splits, {', '.join(splits)}; name the folder of one, such as {path}/{splits[0]}"
         )
@@ -183,7 +186,7 @@ def in_layout(folder: Path, spec: dict, name: str) -> list[Path]:
     return list(filter(files.is_data, sources)) or expand(str(folder), name)  # where images are in the majority
 
 
-def check_faults(taken: intake.Intake, name: str) -> None:
+def check_faults(taken: ingest.Intake, name: str) -> None:
     """Stop where more rows are faulty than the dataset allows; the log lists all that were met.
 
     Raises:
@@ -198,7 +201,7 @@ def check_faults(taken: intake.Intake, name: str) -> None:
         )
 
 
-def write(taken: intake.Intake, apart: int, spec: dict, cores: int) -> tuple[Counter, dict]:
+def write(taken: ingest.Intake, apart: int, spec: dict, cores: int) -> tuple[Counter, dict]:
     """Write the rows that are kept to their split's file and the others to dropped.jsonl.
 
     Args:

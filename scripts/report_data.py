@@ -12,9 +12,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from posttrain import licences, page, profiling, splits, unknown_keys
-from posttrain.stage import arguments, read_json, run, say, whole_file, write_json
-from posttrain.words import TURNS, text
+from posttrain.data import licences, profile, splits, unknown_keys
+from posttrain.metrics.word_hashes import TURNS, text
+from posttrain.reports import page
+from posttrain.runtime.atomic import read_json, whole_file, write_json
+from posttrain.runtime.console import say
+from posttrain.runtime.script import arguments, run
 
 FIRST = 5  # dropped rows of each kind that are shown
 MANY_DROPPED = 0.1
@@ -40,7 +43,7 @@ def main(options) -> None:
         "licence": licence,
         "card_licence": data["licence"],
         "dropped_examples": dropped_examples(options.data / "dropped.jsonl"),
-        **profiling.profile(splits),
+        **profile.profile(splits),
         "overlap": overlaps(options.data / "train.parquet", read_json(options.overlap)),
         "tokenizers": {f"{folder.parent.name}/{folder.name}": tokens(folder) for folder in options.tokens},
     }
@@ -79,9 +82,9 @@ def beginnings(path: Path, ids: set[str]) -> dict[str, str]:
 
     wanted = pa.array(sorted(ids), pa.string())
     found = {}
-    for batch in profiling.batches([path], ("id", "text", *TURNS)) if ids else ():
+    for batch in profile.batches([path], ("id", "text", *TURNS)) if ids else ():
         for row in batch.filter(pc.is_in(batch["id"], wanted)).to_pylist():
-            found[row["id"]] = text(row)[: profiling.BEGINNING]
+            found[row["id"]] = text(row)[: profile.BEGINNING]
     return found
 
 
@@ -198,7 +201,7 @@ def html(name: str, report: dict[str, Any]) -> str:
         rows=rows,
         shown=splits.shown(report["detectable"]) if report.get("detectable") else "",
         extremes=EXTREMES,
-        limit=profiling.BEGINNING,
+        limit=profile.BEGINNING,
     )
 
 

@@ -12,10 +12,12 @@ margins' distribution in data.json.
 import json
 from pathlib import Path
 
-from posttrain.errors import UserError
-from posttrain.records import write_data
-from posttrain.rows import left_out, without_nulls
-from posttrain.stage import arguments, read_json, run, say, whole_file
+from posttrain.data.rows import left_out, without_nulls
+from posttrain.provenance.records import write_data
+from posttrain.runtime.atomic import read_json, whole_file
+from posttrain.runtime.console import say
+from posttrain.runtime.errors import UserError
+from posttrain.runtime.script import arguments, run
 
 SPLITS = ("train", "validation")
 UNSCORED = "max_length of the reward run leaves nothing of its answers to score"
@@ -25,13 +27,13 @@ def main(options) -> None:
     import numpy as np
     import pyarrow.parquet as pq
 
-    from posttrain import models
+    from posttrain.models import loading
 
     spec, name = read_json(options.spec), options.output.name
     source = read_json(options.rows / "data.json")
     if source["shape"] != "preference":
         raise UserError(f"dataset {name}: select needs rows of shape preference, and these are {source['shape']}")
-    model = models.load(options.model, apart=True).eval()  # bf16 would round away what it has learnt
+    model = loading.load(options.model, apart=True).eval()  # bf16 would round away what it has learnt
     report = {key: source[key] for key in ("format", "recognised", "shape", "origin", "licence", "files")}
     report |= {"part": spec["part"], "margin": spec["margin"]}
     lines: list[dict] = []
@@ -66,8 +68,8 @@ def score(model, tokens: Path) -> dict[str, float]:
     """Row id to score(chosen) - score(rejected)."""
     import pyarrow.parquet as pq
 
-    from posttrain import scoring
-    from posttrain.rewards import BATCH_TOKENS
+    from posttrain.inference import scoring
+    from posttrain.inference.reward_models import BATCH_TOKENS
 
     rows = pq.read_table(tokens).to_pylist()
     pairs = zip(rows, scoring.pair_rewards(model, rows, BATCH_TOKENS), strict=True)

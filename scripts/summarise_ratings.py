@@ -11,9 +11,11 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from posttrain import ratings
-from posttrain.cli import columns
-from posttrain.stage import arguments, run, say, whole_file, write_json
+from posttrain.cli.main import columns
+from posttrain.reports import ratings
+from posttrain.runtime.atomic import whole_file, write_json
+from posttrain.runtime.console import say
+from posttrain.runtime.script import arguments, run
 
 
 def main(options) -> None:

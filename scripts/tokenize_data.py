@@ -15,10 +15,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from posttrain.errors import UserError
-from posttrain.inspection import first_line
-from posttrain.records import hashes, sealed
-from posttrain.stage import arguments, ordered_map, read_json, run, say, whole_file, write_json
+from posttrain.models.base_inspection import first_line
+from posttrain.provenance.records import hashes, sealed
+from posttrain.runtime.atomic import read_json, whole_file, write_json
+from posttrain.runtime.console import say
+from posttrain.runtime.errors import UserError
+from posttrain.runtime.parallel import ordered_map
+from posttrain.runtime.script import arguments, run
 
 BLOCK_ROWS = 1000
 
@@ -64,7 +67,7 @@ def blocks(files: dict[str, Path]) -> Iterator[tuple[str, Any]]:
     """Each split's rows, some at a time, as Arrow has them; an empty file has one empty block."""
     import pyarrow.parquet as pq
 
-    from posttrain.rows import batches
+    from posttrain.data.rows import batches
 
     for split, file in files.items():
         yield from ((split, batch) for batch in batches(file, BLOCK_ROWS))
@@ -77,8 +80,8 @@ def encoded(block: tuple[str, Any], model: Path, shape: str, settings: dict[str,
 
     Between processes rows go ten times as fast in Arrow's form.
     """
-    from posttrain.rows import without_nulls
-    from posttrain.tokens import tokenise
+    from posttrain.data.rows import without_nulls
+    from posttrain.data.tokens import tokenise
 
     split, batch = block
     loaded, ends = tokenizer(model)
@@ -109,7 +112,7 @@ def tokenizer(model: Path) -> tuple[Any, list[int]]:
     sys.modules.setdefault("torch", None)  # a tokenizer needs none; transformers would import it, which takes seconds
     from transformers import AutoTokenizer
 
-    from posttrain.tokens import stops
+    from posttrain.data.tokens import stops
 
     try:
         loaded = AutoTokenizer.from_pretrained(model, trust_remote_code=False)

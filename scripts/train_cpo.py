@@ -10,7 +10,7 @@ Reads and writes what train_sft.py does.
 
 from pathlib import Path
 
-from posttrain.stage import arguments, held_out_rows, run
+from posttrain.runtime.script import arguments, held_out_rows, run
 
 KEYS = ("loss_type", "beta", "cpo_alpha", "simpo_gamma")
 
@@ -18,9 +18,9 @@ KEYS = ("loss_type", "beta", "cpo_alpha", "simpo_gamma")
 def main(options) -> None:
     from trl.experimental.cpo import CPOConfig, CPOTrainer
 
-    from posttrain import pairs
+    from posttrain.training import preference_stage
 
-    pairs.train(options, CPOTrainer, CPOConfig, KEYS)
+    preference_stage.train(options, CPOTrainer, CPOConfig, KEYS)
 
 
 if __name__ == "__main__":

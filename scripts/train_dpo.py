@@ -11,7 +11,8 @@ the parent. Reads the run's spec, the parent's model, tokens and log-probabiliti
 from functools import partial
 from pathlib import Path
 
-from posttrain.stage import arguments, held_out_rows, read_json, run
+from posttrain.runtime.atomic import read_json
+from posttrain.runtime.script import arguments, held_out_rows, run
 
 TOKENS = ("id", "prompt_ids", "chosen_ids", "rejected_ids")
 REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")
@@ -22,7 +23,9 @@ def main(options) -> None:
     from datasets import Dataset, concatenate_datasets
     from trl import DPOConfig, DPOTrainer
 
-    from posttrain import held_out, methods, models, scoring, training
+    from posttrain.inference import scoring
+    from posttrain.models import loading, peft_methods
+    from posttrain.training import held_out, loop
 
     class PreparedDPOTrainer(DPOTrainer):
         """TRL's trainer, given the tokens and reference log-probabilities that it would compute itself."""
@@ -34,18 +37,18 @@ def main(options) -> None:
             return dataset
 
     spec = read_json(options.spec)
-    training.check_shape(options.tokens / "report.json", spec)
+    loop.check_shape(options.tokens / "report.json", spec)
     train, validation = options.tokens / "train.parquet", options.tokens / "validation.parquet"
-    folder = training.work_folder(options, [options.manifest, train, options.logprobs])
+    folder = loop.work_folder(options, [options.manifest, train, options.logprobs])
     if not (folder / "finished").exists():
-        read = partial(training.read_tokens, columns=TOKENS)
-        tokens, reference = read(train), training.read_tokens(options.logprobs, REFERENCE)
+        read = partial(loop.read_tokens, columns=TOKENS)
+        tokens, reference = read(train), loop.read_tokens(options.logprobs, REFERENCE)
         lengths = pq.read_table(train, columns=["length"])["length"].to_pylist()
-        rows = training.ordered(concatenate_datasets([tokens, reference], axis=1), spec, lengths)
+        rows = loop.ordered(concatenate_datasets([tokens, reference], axis=1), spec, lengths)
         measured = held_out.rows(validation, spec, read)
 
         def build(spec):
-            model = training.load_parent(options.parent, spec)
+            model = loop.load_parent(options.parent, spec)
 
             def with_reference(rows):
                 """Held-out rows beside what the parent thinks of them."""
@@ -57,7 +60,7 @@ def main(options) -> None:
             return PreparedDPOTrainer(
                 model=model,
                 args=DPOConfig(
-                    **training.trainer_arguments(spec, folder),
+                    **loop.trainer_arguments(spec, folder),
                     max_length=spec["max_length"],
                     beta=spec["beta"],
                     loss_type=spec["loss_type"],
@@ -67,12 +70,12 @@ def main(options) -> None:
                 ),
                 train_dataset=rows,
                 eval_dataset=measured and with_reference(measured),
-                processing_class=models.tokenizer(options.parent),
-                peft_config=methods.adapter(spec, model, training.steps(len(rows), spec["batch_size"])),
+                processing_class=loading.tokenizer(options.parent),
+                peft_config=peft_methods.adapter(spec, model, loop.steps(len(rows), spec["batch_size"])),
             )
 
-        training.fit(build, options, folder, spec)
-    training.publish(options, folder)
+        loop.fit(build, options, folder, spec)
+    loop.publish(options, folder)
 
 
 if __name__ == "__main__":

@@ -9,29 +9,33 @@ train_sft.py writes. TRL samples, with the model itself, and trains.
 
 from pathlib import Path
 
-from posttrain.stage import arguments, held_out_rows, read_json, run
+from posttrain.runtime.atomic import read_json
+from posttrain.runtime.script import arguments, held_out_rows, run
 
 
 def main(options) -> None:
     import trl
     from datasets import Dataset
 
-    from posttrain import methods, models, positions, rewards, sampled, tokens, training
+    from posttrain.data import tokens
+    from posttrain.inference import positions, reward_models
+    from posttrain.models import loading, peft_methods
+    from posttrain.training import loop, sampled
 
     spec = read_json(options.spec)
-    training.check_shape(options.data / "data.json", spec)
-    folder = training.work_folder(options, training.judge_files(options, spec))
+    loop.check_shape(options.data / "data.json", spec)
+    folder = loop.work_folder(options, loop.judge_files(options, spec))
     if not (folder / "finished").exists():
-        tokenizer = models.tokenizer(options.parent)
-        asked = training.read_questions(options, spec, tokenizer)
+        tokenizer = loading.tokenizer(options.parent)
+        asked = loop.read_questions(options, spec, tokenizer)
         prompts = spec["batch_size"] // spec["generations"]
         passes = spec.get("minibatches", 1)  # optimiser steps over the answers to those prompts
         rollouts = max(1, round(len(asked) * spec["epochs"] / prompts))  # TRL drops a part of one
         steps = spec["max_steps"] or passes * rollouts
         columns = {"id": "id", "prompt": "prompt_ids", "reference": "reference"}
         table = Dataset.from_list([{name: row[key] for name, key in columns.items()} for row in asked])
-        rows = training.ordered(table, spec | {"max_steps": -(-steps // passes)}, [1] * len(asked), prompts)
-        judge = rewards.judge(spec["reward"], tokenizer, tokens.stops(options.parent, tokenizer))
+        rows = loop.ordered(table, spec | {"max_steps": -(-steps // passes)}, [1] * len(asked), prompts)
+        judge = reward_models.judge(spec["reward"], tokenizer, tokens.stops(options.parent, tokenizer))
 
         def reward(prompts, completion_ids, reference, **_):
             columns = zip(prompts, reference, strict=True)
@@ -46,8 +50,8 @@ def main(options) -> None:
                 return prompts, None, {}
 
         def build(spec):
-            model = training.load_parent(options.parent, spec)
-            training.check_positions(model, asked, spec)
+            model = loop.load_parent(options.parent, spec)
+            loop.check_positions(model, asked, spec)
             positions.from_mask(model)
             trainer = PreparedTrainer(
                 model=model,
@@ -55,7 +59,7 @@ def main(options) -> None:
                 reward_funcs=reward,
                 train_dataset=rows,
                 processing_class=tokenizer,
-                peft_config=methods.adapter(spec, model, steps),
+                peft_config=peft_methods.adapter(spec, model, steps),
             )
             if trainer.ref_model is not None:
                 positions.from_mask(trainer.ref_model)
@@ -63,18 +67,18 @@ def main(options) -> None:
                 trainer.add_callback(sampled.KeepAnswers(trainer))
             return trainer
 
-        training.fit(build, options, folder, spec)
+        loop.fit(build, options, folder, spec)
     sampled.say_what_was_left_out(options.spec.parent.name, folder / "finished/train.jsonl", spec)
-    training.publish(options, folder)
+    loop.publish(options, folder)
 
 
 def settings(spec, folder, steps):
     """The fields of TRL's configuration, for a training of so many optimiser steps."""
-    from posttrain import losses, training
+    from posttrain.training import loop, losses
 
     passes = spec.get("minibatches", 1)
     given = losses.trainer_fields(spec)
-    given |= training.trainer_arguments(spec | {"batch_size": spec["batch_size"] // passes}, folder)
+    given |= loop.trainer_arguments(spec | {"batch_size": spec["batch_size"] // passes}, folder)
     given |= {"loss_type": spec["loss_type"]} if spec["objective"] == "grpo" else {}
     given |= {"max_steps": steps} if passes > 1 else {}  # the last rollout may not be used up
     return given | {

@@ -10,14 +10,16 @@ and writes what train_sft.py does.
 from itertools import chain
 from pathlib import Path
 
-from posttrain.errors import UserError
-from posttrain.stage import arguments, held_out_rows, read_json, run
+from posttrain.runtime.atomic import read_json
+from posttrain.runtime.errors import UserError
+from posttrain.runtime.script import arguments, held_out_rows, run
 
 
 def main(options) -> None:
     from trl import KTOConfig, KTOTrainer
 
-    from posttrain import attempts, held_out, methods, models, training
+    from posttrain.models import loading, out_of_memory, peft_methods
+    from posttrain.training import held_out, loop
 
     class PreparedKTOTrainer(KTOTrainer):
         """TRL's trainer, given the tokens that it would compute itself."""
@@ -26,35 +28,35 @@ def main(options) -> None:
             return dataset
 
     spec = read_json(options.spec)
-    training.check_shape(options.tokens / "report.json", spec)
+    loop.check_shape(options.tokens / "report.json", spec)
     train, validation = options.tokens / "train.parquet", options.tokens / "validation.parquet"
-    folder = training.work_folder(options, [options.manifest, train])
+    folder = loop.work_folder(options, [options.manifest, train])
     if not (folder / "finished").exists():
         rows = labelled(train)
         lengths = [len(row["prompt_ids"]) + len(row["completion_ids"]) for row in rows]
-        rows = training.ordered(rows, spec, lengths)
+        rows = loop.ordered(rows, spec, lengths)
         measured = held_out.rows(validation, spec, labelled)
 
         def build(spec):
-            model = training.load_parent(options.parent, spec)
+            model = loop.load_parent(options.parent, spec)
             return PreparedKTOTrainer(
                 model=model,
                 args=KTOConfig(
-                    **training.trainer_arguments(spec, folder),
+                    **loop.trainer_arguments(spec, folder),
                     max_length=spec["max_length"],
                     beta=spec["beta"],
                     loss_type=spec["loss_type"],
                     disable_dropout=not spec.get("dropout"),
                     precompute_ref_log_probs=True,  # so that full fine-tuning needs no second model
                 ),
-                train_dataset=mismatched(rows, attempts.micro_batch(spec)),
-                eval_dataset=measured and mismatched(measured, attempts.micro_batch(spec)),
-                processing_class=models.tokenizer(options.parent),
-                peft_config=methods.adapter(spec, model, training.steps(len(rows), spec["batch_size"])),
+                train_dataset=mismatched(rows, out_of_memory.micro_batch(spec)),
+                eval_dataset=measured and mismatched(measured, out_of_memory.micro_batch(spec)),
+                processing_class=loading.tokenizer(options.parent),
+                peft_config=peft_methods.adapter(spec, model, loop.steps(len(rows), spec["batch_size"])),
             )
 
-        training.fit(build, options, folder, spec)
-    training.publish(options, folder)
+        loop.fit(build, options, folder, spec)
+    loop.publish(options, folder)
 
 
 def labelled(tokens: Path):

@@ -9,14 +9,14 @@ There is no reference: the loss is that of supervised fine-tuning on the chosen 
 
 from pathlib import Path
 
-from posttrain.stage import arguments, held_out_rows, run
-from posttrain.tokens import IGNORED
+from posttrain.data.tokens import IGNORED
+from posttrain.runtime.script import arguments, held_out_rows, run
 
 
 def main(options) -> None:
     from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
-    from posttrain import pairs
+    from posttrain.training import preference_stage
 
     class AnswersOnly(ORPOTrainer):
         """TRL's trainer, whose loss of the chosen answer is its prompt's as well, which is not to be learnt."""
@@ -27,7 +27,7 @@ def main(options) -> None:
             others[3] = -(chosen * lengths).sum() / lengths.sum()
             return (chosen, *others)
 
-    pairs.train(options, AnswersOnly, ORPOConfig, ("beta",))
+    preference_stage.train(options, AnswersOnly, ORPOConfig, ("beta",))
 
 
 if __name__ == "__main__":

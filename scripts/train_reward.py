@@ -9,49 +9,51 @@ writes what train_sft.py does; the model gets a score in place of its LM head.
 
 from pathlib import Path
 
-from posttrain.stage import arguments, held_out_rows, read_json, run
+from posttrain.runtime.atomic import read_json
+from posttrain.runtime.script import arguments, held_out_rows, run
 
 
 def main(options) -> None:
     from trl import RewardConfig, RewardTrainer
 
-    from posttrain import held_out, methods, models, training
+    from posttrain.models import loading, peft_methods
+    from posttrain.training import held_out, loop
 
     spec = read_json(options.spec)
-    training.check_shape(options.tokens / "report.json", spec)
+    loop.check_shape(options.tokens / "report.json", spec)
     train, validation = options.tokens / "train.parquet", options.tokens / "validation.parquet"
-    folder = training.work_folder(options, [options.manifest, train])
+    folder = loop.work_folder(options, [options.manifest, train])
     if not (folder / "finished").exists():
         rows, measured = answers(train), held_out.rows(validation, spec, answers)
         lengths = [len(row["chosen_ids"]) + len(row["rejected_ids"]) for row in rows]
-        rows = training.ordered(rows, spec, lengths)
+        rows = loop.ordered(rows, spec, lengths)
 
         def build(spec):
-            model = training.load_parent(options.parent, spec)
+            model = loop.load_parent(options.parent, spec)
             return RewardTrainer(
                 model=model,
                 args=RewardConfig(
-                    **training.trainer_arguments(spec, folder),
+                    **loop.trainer_arguments(spec, folder),
                     max_length=spec["max_length"],
                     disable_dropout=not spec.get("dropout"),
                 ),
                 train_dataset=rows,
                 eval_dataset=measured,
-                processing_class=models.tokenizer(options.parent),
-                peft_config=methods.adapter(spec, model, training.steps(len(rows), spec["batch_size"])),
+                processing_class=loading.tokenizer(options.parent),
+                peft_config=peft_methods.adapter(spec, model, loop.steps(len(rows), spec["batch_size"])),
             )
 
-        training.fit(build, options, folder, spec)
-    training.publish(options, folder)
+        loop.fit(build, options, folder, spec)
+    loop.publish(options, folder)
 
 
 def answers(tokens: Path):
     """Pairs as RewardTrainer takes them: each answer with its prompt before it."""
     from datasets import Dataset
 
-    from posttrain import training
+    from posttrain.training import loop
 
-    pairs = training.read_tokens(tokens, ("id", "prompt_ids", "chosen_ids", "rejected_ids"))
+    pairs = loop.read_tokens(tokens, ("id", "prompt_ids", "chosen_ids", "rejected_ids"))
     rows = {
         side: [prompt + answer for prompt, answer in zip(pairs["prompt_ids"], pairs[side], strict=True)]
         for side in ("chosen_ids", "rejected_ids")

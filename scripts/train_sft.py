@@ -10,14 +10,17 @@ beside the spec.
 from functools import partial
 from pathlib import Path
 
-from posttrain.stage import arguments, held_out_rows, read_json, run
+from posttrain.runtime.atomic import read_json
+from posttrain.runtime.script import arguments, held_out_rows, run
 
 
 def main(options) -> None:
     from trl import SFTConfig, SFTTrainer
 
-    from posttrain import held_out, methods, models, packing, training
-    from posttrain.row_order import trained_tokens
+    from posttrain.data import packing
+    from posttrain.data.row_order import trained_tokens
+    from posttrain.models import loading, peft_methods
+    from posttrain.training import held_out, loop
 
     class PreparedSFTTrainer(SFTTrainer):
         """TRL's trainer, which takes the width of a batch without an attention mask for the number of its tokens."""
@@ -31,23 +34,23 @@ def main(options) -> None:
             return loss
 
     spec = read_json(options.spec)
-    training.check_shape(options.tokens / "report.json", spec)
+    loop.check_shape(options.tokens / "report.json", spec)
     train, validation = options.tokens / "train.parquet", options.tokens / "validation.parquet"
-    folder = training.work_folder(options, [options.manifest, train])
+    folder = loop.work_folder(options, [options.manifest, train])
     if not (folder / "finished").exists():
-        rows = training.read_tokens(train, ("id", "input_ids", "labels", "length"))
+        rows = loop.read_tokens(train, ("id", "input_ids", "labels", "length"))
         if spec.get("packing"):
             rows = packing.packed(rows, spec["max_length"])
-            rows = training.ordered(rows, spec, [1] * len(rows))
+            rows = loop.ordered(rows, spec, [1] * len(rows))
         else:
             rows = rows.add_column("trained", trained_tokens(rows.data["labels"]))
-            rows = training.ordered(rows, spec, rows["length"]).remove_columns("length")
-        read = partial(training.read_tokens, columns=("id", "input_ids", "labels"))
+            rows = loop.ordered(rows, spec, rows["length"]).remove_columns("length")
+        read = partial(loop.read_tokens, columns=("id", "input_ids", "labels"))
         measured = held_out.rows(validation, spec, read)
 
         def build(spec):
-            model, given = training.load_parent(options.parent, spec), training.trainer_arguments(spec, folder)
-            tokenizer, collator = models.tokenizer(options.parent), None
+            model, given = loop.load_parent(options.parent, spec), loop.trainer_arguments(spec, folder)
+            tokenizer, collator = loading.tokenizer(options.parent), None
             if spec.get("packing"):
                 packing.check(model)
                 collator = None if given.get("padding_free") else packing.Collator(tokenizer.pad_token_id)
@@ -59,11 +62,11 @@ def main(options) -> None:
                 train_dataset=rows,
                 eval_dataset=measured,
                 processing_class=tokenizer,
-                peft_config=methods.adapter(spec, model, training.steps(len(rows), spec["batch_size"])),
+                peft_config=peft_methods.adapter(spec, model, loop.steps(len(rows), spec["batch_size"])),
             )
 
-        training.fit(build, options, folder, spec)
-    training.publish(options, folder)
+        loop.fit(build, options, folder, spec)
+    loop.publish(options, folder)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """Shared by all tests: where the repository is, and a way to run Snakemake as a user does."""
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -46,7 +48,7 @@ def write_rows(path: Path, rows: list[dict], shape: str = "messages") -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from posttrain.rows import schema
+    from posttrain.data.rows import schema
 
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows, schema=schema(shape)), path)
@@ -66,3 +68,14 @@ def signals():
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def refused(code: str, place: str | None = None) -> Iterator[pytest.ExceptionInfo]:
+    """Expect a mistake of the user's of this kind at this place; the sentence itself is in tests/error_sentences.txt."""
+    from posttrain.runtime.errors import UserError
+
+    with pytest.raises(UserError) as error:
+        yield error
+    assert error.value.code == code, str(error.value)
+    assert place is None or error.value.place == place, str(error.value)

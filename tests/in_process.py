@@ -16,7 +16,7 @@ from unittest.mock import patch
 
 from conftest import REPOSITORY, environment
 
-from posttrain import stage
+from posttrain.runtime import script
 
 
 @dataclass
@@ -76,5 +76,5 @@ def run(job: Job) -> None:
     def main_of(parser, main) -> None:
         main(parser.parse_args(arguments))
 
-    with patch.object(stage, "run", main_of), patch.dict(os.environ):
+    with patch.object(script, "run", main_of), patch.dict(os.environ):
         runpy.run_path(str(REPOSITORY / "scripts" / found[1]), run_name="__main__")

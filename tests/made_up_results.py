@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from posttrain.stage import write_json
+from posttrain.runtime.atomic import write_json
 
 SCRIPT = "<script>document.title = 'x & y'</script>"
 THOUGHT = f"<think>\nFive and two? {SCRIPT}\n</think>\n\n"

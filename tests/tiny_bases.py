@@ -65,9 +65,9 @@ def build(**spec: Any) -> Path:
     from argparse import Namespace
 
     import make_base
-    from posttrain import stage
+    from posttrain.runtime import atomic
 
-    stage.write_json(Path("spec.json"), {"source": "path", "path": "base"} | spec)
+    atomic.write_json(Path("spec.json"), {"source": "path", "path": "base"} | spec)
     make_base.main(Namespace(spec=Path("spec.json"), output=Path("results/bases/b")))
     return Path("results/bases/b/model")
 
@@ -76,7 +76,7 @@ def refusal(**spec: Any) -> str:
     """The sentence with which `make_base` refuses the base, of which nothing is left."""
     import pytest
 
-    from posttrain.errors import UserError
+    from posttrain.runtime.errors import UserError
 
     with pytest.raises(UserError) as error:
         build(**spec)

@@ -6,11 +6,11 @@ from argparse import Namespace
 from pathlib import Path
 
 import pytest
-from unit.test_make_rating_page import answered
+from unit.scripts.test_make_rating_page import answered
 
 import make_rating_page
 import summarise_ratings
-from posttrain.stage import read_json
+from posttrain.runtime.atomic import read_json
 
 QUESTIONS = ("helpfulness", "harmlessness", "honesty")
 KEYS = {"left": "1", "tie": "2", "right": "3"}

@@ -6,7 +6,8 @@ import made_up_results
 import pytest
 
 import make_report
-from posttrain import generations, report
+from posttrain.evaluation import answer_differences
+from posttrain.reports import report
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +19,7 @@ def file(tmp_path_factory) -> Path:
 def write(folder: Path, runs: int) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        generations.answers.cache_clear()
+        answer_differences.answers.cache_clear()
         text = make_report.html(report.collect(made_up_results.write(runs)))
     (folder / "report.html").write_text(text, encoding="utf-8")
     return folder / "report.html"

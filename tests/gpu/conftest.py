@@ -23,11 +23,12 @@ def bench(rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signals):
     """A scratch folder with tiny models, on the GPU where there is one."""
     import torch
 
-    from posttrain import models, training
+    from posttrain.models import loading
+    from posttrain.training import loop
 
     monkeypatch.chdir(tmp_path)
-    replaced = {models: ("AutoModelForCausalLM", "AutoModelForSequenceClassification")}
-    replaced |= {training: ("add_compact_head", "add_low_rank")}
+    replaced = {loading: ("AutoModelForCausalLM", "AutoModelForSequenceClassification")}
+    replaced |= {loop: ("add_compact_head", "add_low_rank")}
     for module, names in replaced.items():
         for name in names:
             monkeypatch.setattr(module, name, getattr(module, name))  # put back after the test

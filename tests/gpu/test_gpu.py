@@ -13,7 +13,9 @@ import pytest
 import torch
 from conftest import REPOSITORY, environment
 
-from posttrain import models, scoring, stage
+from posttrain.inference import scoring
+from posttrain.models import loading
+from posttrain.runtime import atomic
 
 pytestmark = [
     pytest.mark.gpu,
@@ -37,13 +39,13 @@ IN_4_BITS = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsan
 
 def write_weights(folder: Path) -> None:
     """Give a folder the weights that are drawn for it."""
-    models.load(folder).save_pretrained(folder)
+    loading.load(folder).save_pretrained(folder)
 
 
 def test_auto_is_bf16_where_the_gpu_multiplies_it():
     able = torch.cuda.is_bf16_supported(including_emulation=False)
-    assert models.precision("auto") == ("bf16" if able else "fp32")
-    assert models.DEVICE == "cuda"
+    assert loading.precision("auto") == ("bf16" if able else "fp32")
+    assert loading.DEVICE == "cuda"
 
 
 @pytest.mark.parametrize("method", ["lora", "full", pytest.param("qlora", marks=IN_4_BITS)])
@@ -58,7 +60,7 @@ def test_every_objective_trains(rows, bench, objective, precision, method):
         write_weights(given.parent)  # TRL reads its reference from the folder
     lines = rows.train(objective, given)
     assert all(math.isfinite(line["loss"]) and line["memory_gib"] > 0 for line in lines)
-    made = stage.read_json(given.spec.parent / "train.json")
+    made = atomic.read_json(given.spec.parent / "train.json")
     assert (made["memory_of"], made["precision"], made["attempts"]) == ("gpu", precision, [])
 
 
@@ -84,14 +86,14 @@ def test_what_controls_training_trains(rows, bench, keys):
     assert all(math.isfinite(line["loss"]) for line in lines if "loss" in line)
     if "keep" in keys:
         measured = [line["eval_loss"] for line in lines if "eval_loss" in line]
-        assert stage.read_json(given.spec.parent / "train.json")["held_out"]["best"]["value"] == min(measured)
+        assert atomic.read_json(given.spec.parent / "train.json")["held_out"]["best"]["value"] == min(measured)
 
 
 @pytest.mark.skipif(find_spec("flash_attn") is None, reason="flash_attn is not installed")
 def test_flash_attention_starts_and_lays_rows_end_to_end(rows, bench):
     given = rows.options(bench, "run", "sft", "lora", "1b")
     rows.train("sft", given)
-    made = stage.read_json(given.spec.parent / "train.json")
+    made = atomic.read_json(given.spec.parent / "train.json")
     assert (made["attention"], made["padding_free"]) == ("flash_attention_2", True)
 
 
@@ -119,10 +121,10 @@ def test_a_batch_that_does_not_fit_is_split(rows, bench):
 
 
 def test_scores_are_those_of_a_cpu(rows, bench, monkeypatch):
-    monkeypatch.setattr(models, "precision", lambda wanted: "fp32")
+    monkeypatch.setattr(loading, "precision", lambda wanted: "fp32")
     columns = rows.inputs.sft_rows(bench.work, bench.config("1b")["vocab_size"])
     sequences = [tuple(map(tuple, row)) for row in zip(columns["input_ids"], columns["labels"], strict=True)]
-    model = models.load(bench.model("1b"), dtype=torch.float32).eval()
+    model = loading.load(bench.model("1b"), dtype=torch.float32).eval()
     on_gpu = scoring.log_probs(model, sequences, 256)
     on_cpu = scoring.log_probs(model.to("cpu"), sequences, 256)
     assert [n for _, n in on_gpu] == [n for _, n in on_cpu]
@@ -130,8 +132,8 @@ def test_scores_are_those_of_a_cpu(rows, bench, monkeypatch):
 
 
 def test_answers_are_those_of_a_cpu(rows, bench, monkeypatch):
-    monkeypatch.setattr(models, "precision", lambda wanted: "fp32")
-    model, tokenizer = models.load(bench.model("1b"), dtype=torch.float32).eval(), models.tokenizer(bench.model("1b"))
+    monkeypatch.setattr(loading, "precision", lambda wanted: "fp32")
+    model, tokenizer = loading.load(bench.model("1b"), dtype=torch.float32).eval(), loading.tokenizer(bench.model("1b"))
     model.generation_config.eos_token_id = rows.inputs.EOS
     asked = rows.prompts(bench)
     on_gpu = scoring.generate(model, tokenizer, asked, 8)
@@ -148,4 +150,4 @@ def test_two_gpus_do_not_end_in_data_parallel(rows, bench, objective):
     command = [sys.executable, REPOSITORY / f"scripts/train_{objective}.py", *options]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment())
     assert done.returncode == 0, done.stderr
-    assert stage.read_json(given.spec.parent / "train.json")["memory_of"] == "gpu"
+    assert atomic.read_json(given.spec.parent / "train.json")["memory_of"] == "gpu"

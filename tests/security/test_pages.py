@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 
 from conftest import REPOSITORY
 
-from posttrain import page
+from posttrain.reports import page
 from security.hostile import STRINGS
 
 # Every place where text may go into a page as it is, and why it is safe.

@@ -8,8 +8,8 @@ import subprocess
 import pytest
 from conftest import REPOSITORY, TINY, command
 
-from posttrain.errors import UserError
-from posttrain.project import Project
+from posttrain.runtime.errors import UserError
+from posttrain.workflow.project import Project
 
 SECRET = "s3cr3t" + "Canary42"
 PLANTED = {

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from conftest import REPOSITORY, environment, snakemake
 
-from posttrain.errors import printable
+from posttrain.runtime.errors import printable
 from security.hostile import STRINGS, as_file_name
 
 RULES = sorted((REPOSITORY / "rules").glob("*.smk"))

@@ -4,8 +4,9 @@ import time
 
 import pytest
 
-from posttrain import conversations, limits, tokens
-from posttrain.errors import UserError
+from posttrain.data import conversations, tokens
+from posttrain.runtime import resource_limits
+from posttrain.runtime.errors import UserError
 from security.hostile import TEMPLATES
 
 TURNS = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]
@@ -66,7 +67,7 @@ def test_the_limits_are_gone_after_the_block(random_tiny_tokenizer):
 
     before = resource.getrlimit(resource.RLIMIT_AS)
     for _ in range(2):
-        with pytest.raises(UserError), limits.limited("it", 0.05, 1 << 30):
+        with pytest.raises(UserError), resource_limits.limited("it", 0.05, 1 << 30):
             work(60)
         assert resource.getrlimit(resource.RLIMIT_AS) == before
     work(0.1)  # the timer is off

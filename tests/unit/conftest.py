@@ -91,17 +91,17 @@ def random_tiny_folder(tmp_path_factory) -> Path:
 @pytest.fixture
 def random_tiny_model(random_tiny_folder):
     """The random tiny model, a fresh copy for each test."""
-    from posttrain import models
+    from posttrain.models import loading
 
-    return models.load(random_tiny_folder)
+    return loading.load(random_tiny_folder)
 
 
 @pytest.fixture
 def random_tiny_tokenizer(random_tiny_folder):
     """The random tiny model's tokenizer, a fresh copy for each test."""
-    from posttrain import models
+    from posttrain.models import loading
 
-    return models.tokenizer(random_tiny_folder)
+    return loading.tokenizer(random_tiny_folder)
 
 
 @pytest.fixture
@@ -112,14 +112,16 @@ def random_run(in_folder, configuration, chats, random_tiny_folder, random_tiny_
     import torch
     from peft import get_peft_model
 
-    from posttrain import methods, stage, training
-    from posttrain.project import Project
-    from posttrain.tokens import tokenise
+    from posttrain.data.tokens import tokenise
+    from posttrain.models import peft_methods
+    from posttrain.runtime import atomic
+    from posttrain.training import loop
+    from posttrain.workflow.project import Project
     from tokenize_data import schema
 
     Path("results/bases/base").mkdir(parents=True)
     Path("results/bases/base/model").symlink_to(random_tiny_folder)
-    stage.write_json(Path("results/bases/base/base.json"), {"files": {}})
+    atomic.write_json(Path("results/bases/base/base.json"), {"files": {}})
     encoded, _ = tokenise(random_tiny_tokenizer, chats, "messages", 64)
     Path("tokens").mkdir()
     for split, rows in (("train", encoded), ("validation", [])):
@@ -131,16 +133,16 @@ def random_run(in_folder, configuration, chats, random_tiny_folder, random_tiny_
         spec = Path(f"results/{objective}/spec.json")
         spec.parent.mkdir(parents=True, exist_ok=True)
         spec.write_text(Project(configuration({"runs": {objective: table}, "sweeps": {}})).spec(objective))
-        values = stage.read_json(spec)
-        base = training.load_parent(parent, values)
-        config = methods.adapter(values, base, 10)
+        values = atomic.read_json(spec)
+        base = loop.load_parent(parent, values)
+        config = peft_methods.adapter(values, base, 10)
         model = get_peft_model(base, config) if config else base
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
                 parameter.data += scale * torch.randn_like(parameter)
         model.save_pretrained(spec.parent / "trained")
-        stage.write_json(spec.parent / "train.json", {})
+        atomic.write_json(spec.parent / "train.json", {})
         return model.eval()
 
     return make
@@ -167,14 +169,14 @@ def merge(random_run, random_tiny_folder):
 @pytest.fixture
 def fp32(monkeypatch):
     """Evaluate in float32 on every processor, so that two ways to compute a number can be compared closely."""
-    from posttrain import models
+    from posttrain.models import loading
 
-    monkeypatch.setattr(models, "precision", lambda wanted: "fp32")
+    monkeypatch.setattr(loading, "precision", lambda wanted: "fp32")
 
 
 def normalised() -> list[dict]:
     """CHATS as normalised rows."""
-    from posttrain.rows import normalise
+    from posttrain.data.rows import normalise
 
     rows = [{"prompt": prompt, "completion": completion} for prompt, completion in CHATS]
     return [normalise(row, "prompt_completion", {}, "row") for row in rows]

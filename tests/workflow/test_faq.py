@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 from in_process import jobs, run
-from unit.test_splits import faq
+from unit.data.test_splits import faq
 
 TINY_BASE = {"source": "random", "text": "faq", "hidden_size": 32, "heads": 2, "vocab_size": 384}
 QUICK = {"max_steps": 2, "batch_size": 4, "rank": 8}
@@ -61,7 +61,7 @@ def test_an_faq_of_templated_rows_passes_at_the_first_command(company, capsys):
 
 
 def test_a_suite_that_its_rows_cannot_answer_is_refused_before_training(company):
-    from posttrain.errors import UserError
+    from posttrain.runtime.errors import UserError
 
     values = yaml.safe_load(Path("config.yaml").read_text())
     values["evaluation"]["suites"]["asked"]["shots"] = 101

@@ -92,6 +92,6 @@ def test_a_command_with_nothing_to_do_imports_no_table_library(folder, monkeypat
     assert snakemake(folder, target).returncode == 0
     monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
     again = snakemake(folder, target).stdout
-    assert "Nothing to be done" in again and "posttrain.project" in again
+    assert "Nothing to be done" in again and "posttrain.workflow.project" in again
     for library in ("pandas", "torch", "transformers", "scipy", "pyarrow"):
         assert not re.search(rf"\| +{library}$", again, re.M)

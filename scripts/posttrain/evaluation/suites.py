@@ -1,0 +1,371 @@
+"""What a model is measured on: the standard measurements of every dataset, and the suites that a configuration adds.
+
+Each function gives example rows: `suite`, `dataset`, `id` and the numbers that metrics are computed from, with `prompt`,
+`reference` and `output` where something was generated. Answers are scored later, all in one call, as `Request`s.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from posttrain.data import rows, thoughts, tokens
+from posttrain.data.samples import ANSWERS, HeldOut, chosen, conversation, pick
+from posttrain.evaluation import generation_cache
+from posttrain.inference import decoding, reward_models, scoring
+from posttrain.metrics import final_numbers, statistics, text_metrics, tool_calls
+from posttrain.runtime.atomic import read_json
+from posttrain.runtime.console import say
+from posttrain.runtime.errors import UserError
+
+SIDES = ("chosen", "rejected")
+
+Row = dict[str, Any]
+
+
+class Request(NamedTuple):
+    """An answer to score, and the example that gets its log-probability."""
+
+    example: Row
+    side: str
+    """chosen or rejected; empty for the answer of a conversation"""
+    sequence: scoring.Sequence
+
+
+class Candidate(NamedTuple):
+    """The model that is measured, and where its things lie."""
+
+    name: str
+    model: Any
+    tokenizer: Any
+    tokens: Path
+    """the folder of its base's tokens"""
+    answers: Path
+    """the file that remembers what it generated"""
+    key: str
+    """a hash of its weights"""
+    spec: dict
+
+    @property
+    def stops(self) -> list[int]:
+        """The tokens that end its answers."""
+        return scoring.stop_tokens(self.model, self.tokenizer)
+
+    def generate(
+        self, prompts: list[list[int]], max_new_tokens: int, stop: tuple[str, ...] = ()
+    ) -> list[scoring.Answer]:
+        """Its greedy answer to each prompt (token ids); one that was given before is not generated again."""
+        check_known(self, prompts)
+        longest = decoding.context(self.model)
+        full = sum(not room for room in decoding.rooms(prompts, max_new_tokens, longest))
+        if full:
+            say(
+                f"{self.name}: {full} of {len(prompts)} prompts have as many tokens as the model's context of {longest}, or "
+                "more, and no answer; take them out of what is held out, or write fewer `shots`"
+            )
+        precision = self.spec.get("precision", "fp32")
+        key = json.dumps([self.key, precision, self.stops, longest])
+        return generation_cache.answers(
+            self.model,
+            self.tokenizer,
+            prompts,
+            max_new_tokens,
+            stop,
+            self.answers,
+            key,
+            penalty=self.spec.get("repetition_penalty", 1.0),
+            by_batch=precision != "fp32",
+        )
+
+
+def check_known(candidate: Candidate, rows: Iterable[Sequence[int]]) -> None:
+    """Refuse tokens that the model has no embedding for, as those of a chat template that came without its model's have none.
+
+    Raises:
+        UserError: naming the token, its id, and how many there are.
+    """
+    embeddings = candidate.model.get_input_embeddings().num_embeddings
+    last = max((max(ids) for ids in rows if ids), default=0)
+    if last >= embeddings:
+        token = candidate.tokenizer.convert_ids_to_tokens(last)
+        raise UserError(
+            f"{candidate.name}: the token {token} has the id {last}, and the model has embeddings for {embeddings} tokens only; "
+            f"write new_tokens: ['{token}'] under the base, or take it out"
+        )
+
+
+def standard(candidate: Candidate) -> tuple[list[Row], list[Request]]:
+    """The measurements of `evaluation.data`, by the shape of each dataset's rows."""
+    spec = candidate.spec
+    found: tuple[list[Row], list[Request]] = [], []
+    for data in spec["data"]:
+        examples, requests = likelihood(candidate, "", data["name"], spec["limit"])
+        if examples and _shape(candidate, data["name"]) != "text":
+            answer(candidate, examples, data["name"])
+        found[0].extend(examples)
+        found[1].extend(requests)
+    return found
+
+
+def likelihoods(candidate: Candidate) -> list[Row]:
+    """The measurements of `evaluation.data` and of the suites that generate nothing, scored."""
+    spec = candidate.spec
+    asked = [("", data["name"], spec["limit"]) for data in spec["data"]]
+    asked += [
+        (name, suite["data"]["name"], suite["limit"]) for name, suite in spec["suites"].items() if scores_only(suite)
+    ]
+    found = [likelihood(candidate, *one) for one in asked]
+    score(candidate, [request for _, requests in found for request in requests])
+    return [example for examples, _ in found for example in examples]
+
+
+def scores_only(suite: dict) -> bool:
+    """Whether a suite generates nothing."""
+    return suite["kind"] in ("perplexity", "preference")
+
+
+def measure(candidate: Candidate, name: str, suite: dict) -> tuple[list[Row], list[Request]]:
+    """The measurements of one suite of the configuration."""
+    kind = suite["kind"]
+    if scores_only(suite):
+        return likelihood(candidate, name, suite["data"]["name"], suite["limit"])
+    by_kind = {"generation": generation, "reward": reward, "tasks": tasks, "safety": safety}
+    found = by_kind[kind](candidate, suite)
+    return [row | {"suite": f"{name}/{row['suite']}" if "suite" in row else name} for row in found], []
+
+
+# ---- likelihood
+
+
+def likelihood(candidate: Candidate, suite: str, dataset: str, limit: int) -> tuple[list[Row], list[Request]]:
+    """Held-out rows whose answers are to be scored; a prompt alone has none, one labelled answer nothing to compare it with."""
+    encoded, examples = _sample(candidate, suite, dataset, limit)
+    requests = []
+    for row, example in zip(encoded, examples, strict=True):
+        if "prompt_ids" in row and "chosen_ids" not in row:
+            continue
+        if "chosen_ids" in row:
+            requests += [
+                Request(example, side, scoring.answer(row["prompt_ids"], row[f"{side}_ids"])) for side in SIDES
+            ]
+        else:
+            requests.append(Request(example, "", (tuple(row["input_ids"]), tuple(row["labels"]))))
+            scored = [token for token in row["labels"] if token != tokens.IGNORED]
+            example["bytes"] = float(len(candidate.tokenizer.decode(scored, skip_special_tokens=True).encode()))
+    return examples, requests
+
+
+def score(candidate: Candidate, requests: list[Request]) -> None:
+    """Give every example the log-probability of its answer, or of both; equal answers are scored once."""
+    check_known(candidate, (request.sequence[0] for request in requests))
+    scores = scoring.log_probs(
+        candidate.model, [request.sequence for request in requests], candidate.spec["batch_tokens"]
+    )
+    for (example, side, _), (total, count) in zip(requests, scores, strict=True):
+        example |= {f"{side}_log_prob": total} if side else {"log_prob": total, "tokens": float(count)}
+    for example, *_ in requests:
+        if "chosen_log_prob" in example:
+            example["prefers_chosen"] = statistics.preference(example["chosen_log_prob"], example["rejected_log_prob"])
+
+
+def score_pairs(candidate: Candidate) -> list[Row]:
+    """What a reward model gives both answers of every held-out pair."""
+    found = []
+    for data in candidate.spec["data"]:
+        if _shape(candidate, data["name"]) != "preference":
+            continue
+        pairs, examples = _sample(candidate, "", data["name"], candidate.spec["limit"])
+        scores = scoring.pair_rewards(candidate.model, pairs, candidate.spec["batch_tokens"])
+        found += [
+            example | {"chosen_score": good, "rejected_score": bad, "scores_chosen": statistics.preference(good, bad)}
+            for example, (good, bad) in zip(examples, scores, strict=True)
+        ]
+    return found
+
+
+def _sample(candidate: Candidate, suite: str, dataset: str, limit: int) -> tuple[list[Row], list[Row]]:
+    """The tokens of at most `limit` held-out rows, and what an example says of each."""
+    import pyarrow.parquet as pq
+
+    file, held_out = _folder(candidate, dataset) / "validation.parquet", HeldOut(dataset)
+    names = pq.read_table(file, columns=["id"])["id"].to_pylist()
+    names = [names[i] for i in held_out.sample(names, limit)]
+    encoded = {row["id"]: row for row in pick(file, names)}
+    found = held_out.read(names)
+    where = {"suite": suite, "dataset": dataset}
+    examples = [where | held_out.example(name, found[conversation(name)]) for name in names]
+    return [encoded[name] for name in names], examples
+
+
+def _folder(candidate: Candidate, dataset: str) -> Path:
+    return candidate.tokens / f"{dataset},max_length={candidate.spec['max_length']}"
+
+
+def _shape(candidate: Candidate, dataset: str) -> str:
+    return read_json(_folder(candidate, dataset) / "report.json")["shape"]
+
+
+# ---- answers
+
+
+def answer(candidate: Candidate, examples: list[Row], dataset: str) -> None:
+    """Generate answers to the examples: to all where every reference has GSM8K's `#### number`, else to a few, to be read.
+
+    Where all are answered, the final numbers are compared. Where a suite answers the same prompts, those are there to be read.
+    """
+    found = HeldOut(dataset).read(example["id"] for example in examples)
+    asked = [tokens.up_to(found[conversation(example["id"])], example["id"]) for example in examples]
+    pairs = [(row, example) for row, example in zip(asked, examples, strict=True) if tokens.prompt_turns(row)]
+    marked = all("messages" in row and final_numbers.MARKED.search(_reference(row)) for row, _ in pairs)
+    pairs = pairs if marked else pairs[: 0 if _is_asked(candidate, dataset) else candidate.spec.get("answers", ANSWERS)]
+    outputs = ask(candidate, [(tokens.prompt_turns(row), row.get("tools")) for row, _ in pairs], candidate.spec)
+    for (row, example), output in zip(pairs, outputs, strict=True):
+        example |= _texts(row) | {"output": output}
+        if marked:
+            said, reference = thoughts.answer(output), example["reference"]
+            example |= {
+                "exact_match": final_numbers.strict_match(said, reference),
+                "exact_match_lenient": final_numbers.final_number(said, reference),
+                "format_followed": final_numbers.answer_format(said, reference),
+            }
+
+
+def _is_asked(candidate: Candidate, dataset: str) -> bool:
+    """Whether a suite has answers to the same prompts."""
+    suites = [suite for suite in candidate.spec["suites"].values() if suite["kind"] in ("generation", "reward")]
+    return any(suite["data"]["name"] == dataset and not suite.get("shots") for suite in suites)
+
+
+def generation(candidate: Candidate, suite: dict) -> list[Row]:
+    """Answers to a dataset's held-out rows, measured against their references."""
+    asked, examples = _asked(suite)
+    before = _shots(suite)
+    outputs = ask(candidate, [(_after(before, tokens.prompt_turns(row)), row.get("tools")) for row in asked], suite)
+    references = [_reference(row) for row in asked]
+    scores = text_metrics.score(suite["metrics"], list(map(thoughts.answer, outputs)), references, suite["pattern"])
+    return [
+        example | {"output": output} | score for example, output, score in zip(examples, outputs, scores, strict=True)
+    ]
+
+
+def reward(candidate: Candidate, suite: dict) -> list[Row]:
+    """Answers to a dataset's held-out rows, scored by a reward model at the turn's end, where they have come to it.
+
+    It reads the tokens that were written, thoughts included, as in training by PPO.
+
+    Raises:
+        UserError: the reward model reads other tokens than the candidate writes.
+    """
+    asked, examples = _asked(suite)
+    prompts = [tokens.prompt_tokens(candidate.tokenizer, tokens.prompt_turns(row), row.get("tools")) for row in asked]
+    given = candidate.generate(prompts, suite["max_new_tokens"])
+    precision = candidate.spec.get("precision", "fp32")
+    judge = reward_models.load_judge(suite["by"]["name"], candidate.tokenizer, arithmetic=precision)
+    end = tokens.turn_end(candidate.tokenizer, candidate.stops)
+    whole = [
+        (*prompt, *answer.ids, *([end] if answer.ended else [])) for prompt, answer in zip(prompts, given, strict=True)
+    ]
+    scores = scoring.rewards(judge, whole, candidate.spec["batch_tokens"])
+    return [
+        example | {"output": answer.text, "reward": score}
+        for example, answer, score in zip(examples, given, scores, strict=True)
+    ]
+
+
+def tasks(candidate: Candidate, suite: dict) -> list[Row]:
+    """Tasks of lm-evaluation-harness on this project's engine; each task is a suite within the suite."""
+    from posttrain.evaluation import harness
+
+    include = Path(suite["include"]) if suite["include"] else None
+    return harness.examples(
+        candidate.model,
+        candidate.tokenizer,
+        suite["tasks"],
+        include=include,
+        limit=suite["limit"],
+        shots=suite["shots"],
+        batch_tokens=candidate.spec["batch_tokens"],
+        chat=suite["chat"],
+        generate=lambda *asked: [answer.text for answer in candidate.generate(*asked)],
+    )
+
+
+def safety(candidate: Candidate, suite: dict) -> list[Row]:
+    """Refusals of harmful and of harmless requests, derogatory words, and groups of people treated alike."""
+    from posttrain.evaluation import safety as measured
+
+    examples = []
+    for file in [Path(file) for file in suite["files"] or measured.FILES]:
+        asked = measured.read(file)
+        names = [row.get("pair", row["id"]) for row in asked]
+        asked = [asked[i] for i in chosen(names, [row["kind"] for row in asked], suite["limit"])]
+        turns = [[{"role": "user", "content": row["prompt"]}] for row in asked]
+        outputs = ask(candidate, [(turn, None) for turn in turns], suite)
+        said = list(map(thoughts.answer, outputs))
+        named = [{"group": row["group"], "prompt_group": row["pair"]} if "pair" in row else {} for row in asked]
+        examples += [
+            {"dataset": file.stem, "id": row["id"], "prompt": row["prompt"], "output": output} | group | score
+            for row, group, output, score in zip(asked, named, outputs, measured.score(asked, said), strict=True)
+        ]
+    return examples
+
+
+def ask(candidate: Candidate, prompts: list[tuple[list[Row], str | None]], settings: dict) -> list[str]:
+    """The text of the answer to each prompt, its turns and its tools; thoughts are in it."""
+    encoded = [tokens.prompt_tokens(candidate.tokenizer, turns, tools) for turns, tools in prompts]
+    return [answer.text for answer in candidate.generate(encoded, settings["max_new_tokens"])]
+
+
+def _asked(suite: dict) -> tuple[list[Row], list[Row]]:
+    """The held-out rows that a suite asks, and what an example says of each."""
+    dataset = suite["data"]["name"]
+    held_out = HeldOut(dataset)
+    names = [held_out.ids[i] for i in held_out.sample(held_out.ids)]
+    found = held_out.read(names[: suite["limit"]])
+    if not all(map(tokens.prompt_turns, found.values())):  # some open with the assistant, and ask nothing
+        found = {name: row for name, row in held_out.read(names).items() if tokens.prompt_turns(row)}
+    asked = [found[name] for name in names if name in found][: suite["limit"]]
+    return asked, [{"dataset": dataset} | held_out.example(row["id"], row) | _texts(row) for row in asked]
+
+
+def _texts(row: Row) -> Row:
+    """What an example shows of a row: the last turn that asks, and the answer that there is."""
+    return {"prompt": tokens.prompt_turns(row)[-1]["content"], "reference": _reference(row)}
+
+
+def _shots(suite: dict) -> list[Row]:
+    """The first training rows as turns, each a question and its answer.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    dataset, wanted = suite["data"]["name"], suite["shots"]
+    found = [row for row in rows.read(_rows(dataset, "train")) if len(_turns(row)) == 2][:wanted] if wanted else []
+    if len(found) < wanted:
+        raise UserError(
+            f"evaluation.suites: shots is {wanted}, and {dataset} has {len(found)} training rows of one question and "
+            "one answer; write fewer"
+        )
+    return [turn for row in found for turn in _turns(row)]
+
+
+def _turns(row: Row) -> list[Row]:
+    """What user and assistant say in a row."""
+    turns = row["messages"] if "messages" in row else [*row["prompt"], *row["chosen"]]
+    return [turn for turn in turns if turn["role"] != "system"]
+
+
+def _after(shots: list[Row], asked: list[Row]) -> list[Row]:
+    """What is asked, with worked examples before it; a system prompt stays the first."""
+    system = asked[:1] if asked[0]["role"] == "system" else []
+    return [*system, *shots, *asked[len(system) :]]
+
+
+def _reference(row: Row) -> str | None:
+    """The wanted answer of a row, with its tool calls; None where it has none."""
+    turns = row.get("messages") or row.get("chosen") or (row.get("completion") if row.get("label") else None)
+    return thoughts.answer(tool_calls.message_text(turns[-1])) if turns else None
+
+
+def _rows(dataset: str, split: str = "validation") -> Path:
+    return Path(f"results/data/{dataset}/{split}.parquet")

@@ -1,0 +1,367 @@
+"""Score answers and generate them, in batches of bounded size."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+import torch
+
+from posttrain.data import thoughts
+from posttrain.data.tokens import IGNORED
+from posttrain.inference import decoding
+from posttrain.models import loading, shared_prefix
+from posttrain.models.lm_head import find, plain
+
+PROMPTS = 32  # answered at once
+TOKENS = 2**15  # prompts and answers that are held at once, at most
+SPAN = 8  # tokens after which the answers that have ended leave the batch
+TARGETS = 512  # projected to the vocabulary at once
+
+Sequence = tuple[tuple[int, ...], tuple[int, ...]]
+"""Token ids and labels, of equal length; labels are -100 where nothing is scored."""
+
+
+def answer(prompt: list[int], completion: list[int]) -> Sequence:
+    """A completion to score after a prompt that is not."""
+    return (*prompt, *completion), (*[IGNORED] * len(prompt), *completion)
+
+
+class Score(NamedTuple):
+    """What a model gives the labels of a sequence."""
+
+    log_prob: float
+    """their summed log-probability (nats)"""
+    tokens: int
+    """their number"""
+    greedy: bool
+    """whether each is the most likely token where it stands"""
+
+
+def log_probs(model: Any, sequences: list[Sequence], batch_tokens: int) -> list[tuple[float, int]]:
+    """Summed log-probability (nats) of each sequence's labels, and their number; equal sequences are scored once."""
+    return [(score.log_prob, score.tokens) for score in scores(model, sequences, batch_tokens)]
+
+
+def scores(model: Any, sequences: list[Sequence], batch_tokens: int) -> list[Score]:
+    """The score of each sequence; equal ones are scored once, and a beginning that several share is computed once."""
+    unique = sorted(set(sequences))
+    rows = [ids[: max(1, len(ids) - 1)] for ids, _ in unique]  # nothing is predicted after the last token
+    groups = [(i,) for i in range(len(rows))]
+    if is_whole(model) and shared_prefix.can_share(model):
+        groups = shared_prefix.groups(rows, model.config.get_text_config().hidden_size, batch_tokens)
+    found: dict[Sequence, Score] = {}
+    with torch.no_grad(), autocast(model):
+        for batch in _batches(groups, rows, batch_tokens):
+            numbers = [i for group in batch for i in group]
+            local = {i: row for row, i in enumerate(numbers)}
+            packed = shared_prefix.pack(
+                [rows[i] for i in numbers], [tuple(local[i] for i in group) for group in batch], pad=0
+            )
+            chosen = [unique[i] for i in numbers]
+            found |= zip(chosen, _score(model, packed, [labels for _, labels in chosen]), strict=True)
+    return [found[sequence] for sequence in sequences]
+
+
+def is_whole(model: Any) -> bool:
+    """Whether the logits are a known function of the backbone's hidden states: no adapter beside it, a head that is understood."""
+    return not hasattr(model, "peft_config") and plain(model)
+
+
+def _score(model: Any, packed: shared_prefix.Packed, labels: list[tuple[int, ...]]) -> list[Score]:
+    """The score, summed in float32, of each row."""
+    width = max(map(len, labels))
+    padded = torch.tensor([[*row, *[IGNORED] * (width - len(row))] for row in labels])
+    trained = padded[:, 1:] != IGNORED
+    targets = padded[:, 1:][trained].to(model.device)
+    where = shared_prefix.predicting(packed.where, padded)
+    if len(packed.where) > len(packed.ids):
+        hidden = shared_prefix.hidden_states(model.base_model, packed, model.device)[where]
+        values, is_top1 = _project(model, hidden, targets)
+    else:
+        values, is_top1 = _unshared(model, packed, where, targets)
+    sums = torch.zeros(trained.shape).masked_scatter(trained, values.cpu()).sum(1)
+    greedy = torch.ones_like(trained).masked_scatter(trained, is_top1.cpu()).all(1)
+    return list(map(Score, sums.tolist(), trained.sum(1).tolist(), greedy.tolist()))
+
+
+def _project(model: Any, hidden: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities (n,) of n targets, and whether each is the most likely token; never all logits at once."""
+    head = find(model)
+    pieces = zip(hidden.split(TARGETS), targets.split(TARGETS), strict=True)
+    parts = [head.log_probs(some, labels) for some, labels in pieces]
+    return torch.cat([values for values, _ in parts]), torch.cat([is_top1 for _, is_top1 in parts])
+
+
+def _unshared(
+    model: Any, packed: shared_prefix.Packed, where: list[int], targets: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `_project`, for rows that share nothing, from the mask and positions every model knows."""
+    lengths = torch.tensor([len(row) for row in packed.where])
+    mask = (torch.arange(packed.ids.shape[1])[None] < lengths[:, None]).long().to(model.device)
+    inputs = {"input_ids": packed.ids.to(model.device), "attention_mask": mask, "use_cache": False}
+    if is_whole(model):
+        return _project(model, model.base_model(**inputs).last_hidden_state.flatten(0, 1)[where], targets)
+    logits = model(**inputs).logits[:, -packed.ids.shape[1] :]  # virtual tokens come first
+    logits = logits.flatten(0, 1)[where].float()
+    chosen = logits.gather(1, targets[:, None])[:, 0]
+    return chosen - logits.logsumexp(-1), chosen == logits.amax(-1)
+
+
+def rewards(model: Any, rows: list[tuple[int, ...]], batch_tokens: int) -> list[float]:
+    """A reward model's score of each row, the tokens of a prompt and its answer."""
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    scores = [0.0] * len(rows)
+    pad = model.config.get_text_config().pad_token_id
+    with torch.no_grad(), autocast(model):
+        while order:
+            count = max(1, batch_tokens // len(rows[order[-1]]))
+            order, batch = order[:-count], order[-count:]
+            width = len(rows[batch[-1]])
+            ids = torch.tensor([[*rows[i], *[pad] * (width - len(rows[i]))] for i in batch], device=model.device)
+            lengths = torch.tensor([len(rows[i]) for i in batch], device=model.device)
+            mask = (torch.arange(width, device=model.device)[None] < lengths[:, None]).long()
+            outputs = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, 0].float()
+            for i, score in zip(batch, outputs.tolist(), strict=True):
+                scores[i] = score
+    return scores
+
+
+def reference(model: Any, rows: list[dict], batch_tokens: int = 4096) -> tuple[list[float], list[float]]:
+    """Log-probabilities of the chosen and of the rejected answer of each row of preference tokens."""
+    sides = ("chosen", "rejected")
+    sequences = [answer(row["prompt_ids"], row[f"{side}_ids"]) for side in sides for row in rows]
+    scores = [score for score, _ in log_probs(model, sequences, batch_tokens)]
+    return scores[: len(rows)], scores[len(rows) :]
+
+
+def pair_rewards(model: Any, rows: list[dict], batch_tokens: int) -> list[tuple[float, float]]:
+    """A reward model's scores of the chosen and of the rejected answer of each row of preference tokens."""
+    sides = [[(*row["prompt_ids"], *row[f"{side}_ids"]) for row in rows] for side in ("chosen", "rejected")]
+    scores = rewards(model, sides[0] + sides[1], batch_tokens)
+    return list(zip(scores[: len(rows)], scores[len(rows) :], strict=True))
+
+
+class Answer(NamedTuple):
+    """What a model writes after a prompt."""
+
+    text: str
+    """without stop and other special tokens, thoughts included; they begin with their marker, also where the prompt has it"""
+    ids: list[int]
+    """its tokens, without the stop token"""
+    ended: bool
+    """whether it ends at a stop token; else it was cut, at its longest or at a stop text"""
+
+
+def generate(
+    model: Any,
+    tokenizer: Any,
+    prompts: list[list[int]],
+    max_new_tokens: int,
+    stop: tuple[str, ...] = (),
+    penalty: float = 1.0,
+) -> list[str]:
+    """The text of the greedy answer to each prompt (token ids), as `generate_batch` gives it."""
+    outputs = [""] * len(prompts)
+    for batch in prompt_batches(prompts, max_new_tokens):
+        answers = generate_batch(model, tokenizer, [prompts[i] for i in batch], max_new_tokens, stop, penalty)
+        for i, answer in zip(batch, answers, strict=True):
+            outputs[i] = answer.text
+    return outputs
+
+
+def prompt_batches(prompts: list[list[int]], max_new_tokens: int) -> Iterator[list[int]]:
+    """Which prompts are answered together: neighbours in length, the longest first, whatever order they come in."""
+    order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), prompts[i]))
+    while order:
+        count = min(PROMPTS, max(1, TOKENS // (len(prompts[order[0]]) + max_new_tokens)))
+        yield order[:count]
+        order = order[count:]
+
+
+def generate_batch(
+    model: Any,
+    tokenizer: Any,
+    prompts: list[list[int]],
+    max_new_tokens: int,
+    stop: tuple[str, ...] = (),
+    penalty: float = 1.0,
+) -> list[Answer]:
+    """Greedy answers to prompts of one batch, to the model's context at most; none to a prompt that leaves no room.
+
+    In float32 the other prompts of the batch change an answer only where its two likeliest tokens are as likely as
+    float32 can tell, as matrices of another size are multiplied in another order.
+
+    Args:
+        stop: texts before the first of which what comes after the thoughts is cut; those of the model's own
+            configuration as well.
+        penalty: on tokens that have occurred, prompt included; 1 is none.
+    """
+    stop = (*stop, *_as_list(model.generation_config.stop_strings))
+    room = decoding.rooms(prompts, max_new_tokens, decoding.context(model))
+    answers = [Answer("", [], False)] * len(prompts)
+    with torch.no_grad(), autocast(model):
+        for longest in sorted({*room} - {0}):
+            rows = [i for i, most in enumerate(room) if most == longest]
+            some = [prompts[i] for i in rows]
+            openings = [thoughts.opened(tokenizer, prompt) for prompt in some]
+            decoder = _Decoder(tokenizer, stop_tokens(model, tokenizer), stop, openings)
+            if not hasattr(model, "peft_config") and shared_prefix.can_share(model):
+                found = _in_spans(model, decoder, some, longest, penalty)
+            else:
+                found = _in_one(model, decoder, some, longest, penalty)
+            for i, answer in zip(rows, found, strict=True):
+                answers[i] = answer
+    return answers
+
+
+class _Decoder(NamedTuple):
+    """What ends the answers to some prompts, and their text."""
+
+    tokenizer: Any
+    ends: list[int]
+    stop: tuple[str, ...]
+    openings: list[str]
+    """the marker of thoughts that each prompt ends with"""
+
+    def until_end(self, ids: list[int]) -> tuple[list[int], bool]:
+        """Tokens before the first stop token, and whether there is one."""
+        end = next((i for i, token in enumerate(ids) if token in self.ends), None)
+        return ids[:end], end is not None
+
+    def answer(self, row: int, ids: list[int], ended: bool) -> Answer:
+        """An answer, cut before the stop texts, one after the other."""
+        if self.has_stop(row, ids):
+            ids = next(ids[:n] for n in range(1, len(ids) + 1) if self.has_stop(row, ids[:n]))
+            ended = False
+        text = self.openings[row] + thoughts.decode(self.tokenizer, ids)
+        said = thoughts.answer(text)
+        thought = text[: len(text) - len(said)]
+        for end in self.stop:
+            said = said.split(end)[0]
+        return Answer(thought + said, ids, ended)
+
+    def has_stop(self, row: int, ids: list[int]) -> bool:
+        """Whether an answer has come to a stop text after its thoughts, which may be that of a special token."""
+        text = self.tokenizer.decode(ids, skip_special_tokens=False) if self.stop else ""
+        return any(end in thoughts.answer(self.openings[row] + text) for end in self.stop)
+
+
+def _in_one(model: Any, decoder: _Decoder, prompts: list[list[int]], longest: int, penalty: float) -> list[Answer]:
+    """Greedy answers, computed until the last has ended."""
+    options = decoding.greedy(model) | {"max_new_tokens": longest}
+    if penalty != 1:
+        width = 0 if virtual_tokens(model, 1) is not None else max(map(len, prompts))
+        options["logits_processor"] = [decoding.RepetitionPenalty(penalty, prompts, width)]
+    found = continue_prompts(model, decoder.tokenizer, prompts, decoder.ends, **options).tolist()
+    return [decoder.answer(row, *decoder.until_end(ids)) for row, ids in enumerate(found)]
+
+
+def _in_spans(model: Any, decoder: _Decoder, prompts: list[list[int]], longest: int, penalty: float) -> list[Answer]:
+    """Greedy answers, a few tokens at a time: one that has ended is not computed any further.
+
+    What all prompts begin with, as a system prompt or worked examples, is computed once.
+    """
+    ids, mask, cache = _begin(model, decoder.tokenizer, prompts)
+    options = decoding.greedy(model) | {"eos_token_id": decoder.ends, "pad_token_id": decoder.tokenizer.pad_token_id}
+    answers: list[list[int]] = [[] for _ in prompts]
+    ended = [False] * len(prompts)
+    left, rows = longest, list(range(len(prompts)))
+    while rows and left:
+        if penalty != 1:
+            before = [[*prompts[row], *answers[row]] for row in rows]
+            options["logits_processor"] = [decoding.RepetitionPenalty(penalty, before, ids.shape[1])]
+        output = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            past_key_values=cache,
+            max_new_tokens=min(SPAN, left),
+            **options | {"return_dict_in_generate": True},
+        )
+        new, cache = output.sequences[:, ids.shape[1] :], output.past_key_values
+        left -= new.shape[1]
+        going = []
+        for k, (row, tokens) in enumerate(zip(rows, new.tolist(), strict=True)):
+            more, ended[row] = decoder.until_end(tokens)
+            answers[row] += more
+            if not ended[row] and not decoder.has_stop(row, answers[row]):
+                going.append(k)
+        keep = torch.tensor(going, dtype=torch.long, device=ids.device)
+        ids, mask = output.sequences[keep], torch.cat([mask, torch.ones_like(new)], 1)[keep]
+        cache.batch_select_indices(keep)
+        rows = [rows[k] for k in going]
+    return [decoder.answer(row, ids, ended[row]) for row, ids in enumerate(answers)]
+
+
+def _begin(model: Any, tokenizer: Any, prompts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor, Any]:
+    """The prompts' ids and mask (n, width), padded after what all begin with, and its keys and values for n rows."""
+    width, least = max(map(len, prompts)), min(map(len, prompts))
+    shared = min(
+        shared_prefix.common(min(prompts), max(prompts)), least - 1
+    )  # each has a token of its own to go on from
+    pads = [width - len(prompt) for prompt in prompts]
+    pairs = list(zip(prompts, pads, strict=True))
+    ids = [[*row[:shared], *[tokenizer.pad_token_id] * pad, *row[shared:]] for row, pad in pairs]
+    mask = [[*[1] * shared, *[0] * pad, *[1] * (len(row) - shared)] for row, pad in pairs]
+    cache = None
+    if shared:
+        beginning = torch.tensor([prompts[0][:shared]], device=model.device)
+        cache = model.base_model(input_ids=beginning, use_cache=True).past_key_values
+        cache.batch_repeat_interleave(len(prompts))
+    return torch.tensor(ids, device=model.device), torch.tensor(mask, device=model.device), cache
+
+
+def stop_tokens(model: Any, tokenizer: Any) -> list[int]:
+    """The tokens that end an answer: the tokenizer's, and those of the model's generation configuration."""
+    return sorted({tokenizer.eos_token_id, *_as_list(model.generation_config.eos_token_id)})
+
+
+def continue_prompts(
+    model: Any, tokenizer: Any, prompts: list[list[int]], stop: list[int], **options: Any
+) -> torch.Tensor:
+    """What the model writes after each of n prompts, (n, longest), padded after a stop token."""
+    width = max(map(len, prompts))
+    pads = [width - len(prompt) for prompt in prompts]
+    ids = torch.tensor([[tokenizer.pad_token_id] * pad + prompt for prompt, pad in zip(prompts, pads, strict=True)])
+    mask = torch.tensor([[0] * pad + [1] * (width - pad) for pad in pads])
+    ids, mask = ids.to(model.device), mask.to(model.device)
+    options |= {"eos_token_id": stop, "pad_token_id": tokenizer.pad_token_id}
+    virtual = virtual_tokens(model, len(prompts))
+    if virtual is None:
+        return model.generate(input_ids=ids, attention_mask=mask, **options)[:, width:]
+    words = model.get_input_embeddings()(ids)
+    rows = [
+        torch.cat([row[:pad], v, row[pad:]]) for row, v, pad in zip(words, virtual.to(words.dtype), pads, strict=True)
+    ]
+    mask = torch.cat([mask, torch.ones_like(virtual[..., 0], dtype=mask.dtype)], 1)  # zeros first, then ones
+    return model.get_base_model().generate(inputs_embeds=torch.stack(rows), attention_mask=mask, **options)
+
+
+def virtual_tokens(model: Any, n: int) -> torch.Tensor | None:
+    """Embeddings (n, v, d) of virtual tokens, which PEFT itself puts before the padding, away from the prompt."""
+    config = getattr(model, "active_peft_config", None)
+    if config is None or not config.is_prompt_learning or config.peft_type == "PREFIX_TUNING":
+        return None
+    return model.get_prompt(batch_size=n)
+
+
+def autocast(model: Any) -> AbstractContextManager:
+    """The arithmetic that `models.load` was asked for: products in bf16, or all of it in the weights' type."""
+    arithmetic = getattr(model, "arithmetic", None) or loading.precision("auto")
+    return torch.autocast(model.device.type, torch.bfloat16, enabled=arithmetic == "bf16")
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value] if value is not None else []
+
+
+def _batches(
+    groups: list[tuple[int, ...]], rows: list[tuple[int, ...]], batch_tokens: int
+) -> Iterator[list[tuple[int, ...]]]:
+    """Groups of rows, longest first, so that groups x longest stays within `batch_tokens`; lone rows and others apart."""
+    sizes = {group: shared_prefix.size(rows, group) for group in groups}
+    order = sorted(groups, key=lambda group: -sizes[group])
+    for some in ([group for group in order if len(group) == 1], [group for group in order if len(group) > 1]):
+        while some:
+            count = max(1, batch_tokens // sizes[some[0]])
+            yield some[:count]
+            some = some[count:]

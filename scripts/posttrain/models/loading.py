@@ -1,0 +1,243 @@
+"""Load and save models: from a base of any source, for training, with an adapter, as what others load."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+)
+from transformers.pytorch_utils import Conv1D
+
+from posttrain.config.schema import reads_weights
+from posttrain.models import frozen_update
+from posttrain.models.base_inspection import first_line
+from posttrain.models.memory_estimate import multiplies_bf16, read_model
+from posttrain.models.out_of_memory import is_out_of_memory
+from posttrain.runtime.errors import UserError
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def precision(wanted: str) -> str:
+    """Resolve `auto`: bf16 where the processor multiplies it in hardware, fp32 elsewhere."""
+    if wanted != "auto":
+        return wanted
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if multiplies_bf16() else "fp32"
+
+
+def load(
+    folder: Path,
+    dtype: Any = "auto",
+    quantised: str | None = None,
+    reward: bool | None = None,
+    attention: str | None = None,
+    arithmetic: str = "auto",
+    apart: bool = False,
+    device: str = DEVICE,
+) -> PreTrainedModel:
+    """The model in `folder`, in its own dtype unless another is given; of float16, in float32.
+
+    Args:
+        quantised: arithmetic, fp32 or bf16, of weights held in 4 bits (NF4 with double quantisation).
+        reward: make it a reward model, whose answer is one score; by default what the folder holds.
+        attention: transformers' name of an implementation; by default the one it chooses.
+        arithmetic: of the matrix products when the model scores or answers, auto, fp32 or bf16; see `scoring.autocast`.
+        apart: in bf16 arithmetic, hold what a merged model of a bfloat16 base has learnt beside the base's weights, see
+            `frozen_update`.
+
+    Raises:
+        UserError: the folder holds no model that transformers can read.
+    """
+    if (folder / "adapter_config.json").exists():
+        reward = is_reward(folder)
+        return add_adapter(
+            load(folder / "base", dtype, quantised, reward, attention, arithmetic, apart, device), folder
+        )
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    torch.set_float32_matmul_precision("highest")  # NVIDIA's containers round products of float32 to 10 bits otherwise
+    reward = is_reward(folder) if reward is None else reward
+    if dtype == "auto" and dtype_of(folder) == "float16":
+        dtype = torch.float32
+    options = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False} | (
+        {"num_labels": 1} if reward else {}
+    )
+    if attention:
+        options["attn_implementation"] = attention
+    if quantised:
+        options |= {"quantization_config": nf4(quantised, reward), "device_map": {"": DEVICE}}
+    family = AutoModelForSequenceClassification if reward else AutoModelForCausalLM
+    try:
+        model = family.from_pretrained(folder, **options)
+    except Exception as error:  # whatever a broken folder makes transformers raise
+        if is_out_of_memory(error):
+            raise
+        raise UserError(f"{folder}: not a model that can be loaded: {first_line(error)}") from None
+    if reward and not is_reward(folder):  # it looks for the last token that is no padding
+        model.config.get_text_config().pad_token_id = tokenizer(folder).pad_token_id
+    model.arithmetic = precision(arithmetic)
+    if apart and model.arithmetic == "bf16" and (folder / frozen_update.FILE).exists():
+        frozen_update.hold_apart(model, folder)
+    return _in_one_form(model) if quantised else model.to(device)
+
+
+def roomy_device(folder: Path) -> str:
+    """The GPU where the weights in `folder` fit into its free memory in float32, with a quarter to spare; else the CPU."""
+    if DEVICE == "cpu":
+        return DEVICE
+    torch.cuda.empty_cache()
+    needed = 4 * read_model(folder / "base" if (folder / "base").is_dir() else folder).parameters
+    return DEVICE if 1.25 * needed < torch.cuda.mem_get_info()[0] else "cpu"
+
+
+def dtype_of(folder: Path) -> str | None:
+    """The type in which transformers loads what lies in `folder`: float32, bfloat16, float16; None for no model."""
+    file = folder / "config.json"
+    config = json.loads(file.read_text()) if file.exists() else {}
+    tables = (config, config.get("text_config") or {})
+    found = [table[key] for table in tables for key in ("dtype", "torch_dtype") if isinstance(table.get(key), str)]
+    return (found or [_stored_dtype(folder)])[0]
+
+
+def _stored_dtype(folder: Path) -> str | None:
+    """The type of the weights in the files, the narrower where there are several."""
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as tensors:
+            kinds = {tensors.get_slice(key).get_dtype() for key in tensors.keys()}  # noqa: SIM118 (a file is no mapping)
+        for kind, name in (("BF16", "bfloat16"), ("F16", "float16"), ("F32", "float32")):
+            if kind in kinds:
+                return name
+    return None
+
+
+def parent(folder: Path, spec: dict, reward: bool | None = None, attention: str | None = None) -> PreTrainedModel:
+    """The model that a run starts from, as it is held while the run trains; the reference of the run is held alike.
+
+    In float32 where all its weights move or the arithmetic is float32; in 4 bits for qlora; otherwise in its own dtype, and
+    what a merged model of a bfloat16 base has learnt apart.
+
+    Args:
+        spec: the run's; of it `method`, `precision` and `peft_args`.
+    """
+    arithmetic = precision(spec["precision"])
+    whole = spec["method"] == "full" or arithmetic == "fp32"
+    in_4_bits = spec["method"] == "qlora"
+    return load(
+        folder,
+        torch.float32 if whole else "auto",
+        arithmetic if in_4_bits else None,
+        reward,
+        attention,
+        arithmetic,
+        apart=not whole and not in_4_bits and not reads_weights(spec["method"], spec.get("peft_args", {})),
+    )
+
+
+def _in_one_form(model: PreTrainedModel) -> PreTrainedModel:
+    """Keep 4-bit weights as they were trained against.
+
+    Where a processor multiplies bf16, bitsandbytes packs them anew for inference: their constants are rounded, and matrices of
+    less than 64 columns are refused.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model
+
+
+def dequantised(model: PreTrainedModel) -> PreTrainedModel:
+    """A model in 4 bits with the weights that it has there, as its architecture's own layers.
+
+    bitsandbytes turns the matrices of GPT-2's kind, (inputs, outputs), over before it packs them, and leaves them so.
+    """
+    model = model.dequantize()
+    with torch.device("meta"):
+        original = type(model)(model.config)
+    for name, layer in original.named_modules():
+        if isinstance(layer, Conv1D) and isinstance(linear := model.get_submodule(name), torch.nn.Linear):
+            turned = Conv1D(linear.out_features, linear.in_features)
+            turned.weight = torch.nn.Parameter(linear.weight.detach().T.contiguous())
+            turned.bias = linear.bias
+            model.set_submodule(name, turned)
+    return model
+
+
+def nf4(arithmetic: str, reward: bool) -> Any:
+    """QLoRA's quantisation (Dettmers et al. 2023): 4-bit normal floats, their constants quantised again."""
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16 if arithmetic == "bf16" else torch.float32,
+        llm_int8_skip_modules=["score"] if reward else None,
+    )
+
+
+def is_reward(folder: Path) -> bool:
+    """Whether what lies in `folder` scores an answer instead of writing one."""
+    file = folder / "adapter_config.json"
+    if file.exists():
+        return json.loads(file.read_text())["task_type"] == "SEQ_CLS"
+    file = folder / "config.json"
+    names = json.loads(file.read_text()).get("architectures") if file.exists() else None
+    return "ForSequenceClassification" in str(names)
+
+
+def head(folder: Path) -> torch.Tensor:
+    """The weight (1, d) with which a reward model in `folder`, or the adapter of one, scores."""
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            for key in file.keys():  # noqa: SIM118 (a file is no mapping)
+                if key.endswith("score.weight"):
+                    return file.get_tensor(key)
+    raise UserError(f"{folder}: it has no score, so it is not a reward model")
+
+
+def tokenizer(folder: Path) -> Any:
+    """The tokenizer in `folder`, with a pad token.
+
+    Raises:
+        UserError: there is none, or it has no end-of-sequence token.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # as above
+        raise UserError(f"{folder}: no tokenizer that can be loaded: {first_line(error)}") from None
+    if tokenizer.eos_token is None:
+        raise UserError(f"{folder}: the tokenizer has no eos_token, so a model cannot learn to stop; set one")
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    return tokenizer
+
+
+def with_adapter(parent: Path, trained: Path, quantised: str | None = None, dtype: Any = "auto") -> Any:
+    """The parent with what training added: a PEFT model, or the trained weights themselves."""
+    if not (trained / "adapter_config.json").exists():
+        return load(trained, dtype)
+    return add_adapter(load(parent, dtype, quantised, is_reward(trained)), trained)
+
+
+def add_adapter(model: PreTrainedModel, folder: Path) -> Any:
+    """The PEFT model of a parent and the adapter in `folder`."""
+    from peft import PeftModel
+
+    from posttrain.models import bottleneck  # noqa: F401  (makes the bottleneck adapter one of PEFT's methods)
+
+    return PeftModel.from_pretrained(model, folder, torch_device=DEVICE)
+
+
+def save(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:
+    """Write safetensors, tokenizer, chat template and generation config."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    for file in folder.iterdir():
+        file.chmod(0o644)

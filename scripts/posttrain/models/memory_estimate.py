@@ -1,0 +1,375 @@
+"""Will a run fit: what its training takes in memory, from its spec and the shapes of its parent's weights.
+
+Weights, gradients and optimiser states are counted; activations are what PyTorch keeps for the backward pass of a decoder
+layer with gated feed-forward blocks, counted on a Llama for every method, and are the estimate's rough part. Nothing is loaded.
+"""
+
+import json
+import math
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from posttrain.config.schema import LORA, PROMPT_LEARNING, VALUE_RANK, reads_weights
+from posttrain.models import parameter_patterns, target_modules
+from posttrain.runtime.atomic import read_json
+from posttrain.runtime.errors import UserError
+
+GIB = 2**30
+NF4 = 0.516  # bytes a weight in 4 bits, with its share of the twice quantised constants (Dettmers et al. 2023)
+# A process on the CPU, its libraries imported; a CUDA context with its kernels.
+OVERHEAD = {"cpu": 0.8 * GIB, "gpu": 0.6 * GIB}
+# Peak over what the activations add up to. CPU: the C library's heap in pieces, 1.1 to 1.8 in 20 trainings of a 135M model;
+# GPU: PyTorch's allocator hands out blocks again, so that little is lost.
+FRAGMENTATION = {"cpu": 1.5, "gpu": 1.1}
+ROLLOUTS = 1.25  # the same of PPO, which samples and scores between its steps
+LARGEST_LOGITS = 2**28  # see head.py
+TILE = (4096, 32768)  # tokens and words of the vocabulary whose logits TRL's own head has at once
+
+
+class Model(NamedTuple):
+    """A model as its files describe it."""
+
+    config: dict[str, Any]
+    """config.json; of a model of several parts, its text part's"""
+    shapes: dict[str, tuple[int, ...]]
+    """of each parameter"""
+    bytes: int
+    """of all parameters, as they are stored"""
+    layers: int
+    hidden: int
+    intermediate: int
+    """the widest matrix of a layer"""
+    vocabulary: int
+    update: int = 0
+    """bytes of the low-rank update of a merged model whose base is in bfloat16, see frozen_update.py"""
+
+    @property
+    def embeddings(self) -> int:
+        """How many tokens have an embedding; a table of positions may be larger."""
+        return self.config.get("vocab_size") or self.vocabulary
+
+    @property
+    def parameters(self) -> int:
+        """Their number."""
+        return sum(map(math.prod, self.shapes.values()))
+
+    @property
+    def matrices(self) -> dict[str, tuple[int, ...]]:
+        """The modules of the layers that multiply by a matrix, and its shape; what is `all-linear` to PEFT."""
+        weights = {name.removesuffix(".weight"): shape for name, shape in self.shapes.items() if len(shape) == 2}
+        return {name: shape for name, shape in weights.items() if re.search(r"\.\d+\.", name)}
+
+    @property
+    def modules(self) -> set[str]:
+        """The modules that have a weight."""
+        return {name.removesuffix(".weight") for name in self.shapes if name.endswith(".weight")}
+
+    @property
+    def tied(self) -> bool:
+        """Whether the LM head is the embedding: no second matrix as large lies outside of the layers."""
+        outer = [shape for name, shape in self.shapes.items() if len(shape) == 2 and not re.search(r"\.\d+\.", name)]
+        return sum(max(shape) == self.vocabulary for shape in outer) < 2
+
+
+def read_model(folder: Path) -> Model:
+    """Read config.json and the headers of the safetensors files in `folder`.
+
+    Raises:
+        UserError: there are no such files.
+    """
+    headers = [_header(file) for file in weight_files(folder)]
+    tensors = {name: tensor for header in headers for name, tensor in header.items() if name != "__metadata__"}
+    shapes = {name: tuple(tensor["shape"]) for name, tensor in tensors.items()}
+    size = sum(end - start for start, end in (tensor["data_offsets"] for tensor in tensors.values()))
+    config = read_json(folder / "config.json")
+    numbered: dict[str, dict[str, tuple[int, ...]]] = {}
+    for name, shape in shapes.items():
+        found = re.match(r"(.*?)\.?(\d+)\.", name)
+        if found:
+            numbered.setdefault(found[1], {})[name] = shape
+    stack, blocks = max(numbered.items(), key=lambda item: sum(map(math.prod, item[1].values())))
+    layers = {re.match(r"\.?(\d+)", name.removeprefix(stack))[1] for name in blocks}
+    embedding = max((shape for name, shape in shapes.items() if len(shape) == 2 and name not in blocks), key=max)
+    widest = max(max(shape) for shape in blocks.values() if len(shape) == 2)
+    file = folder / "update.safetensors"
+    factors = _header(file) if file.exists() else {}
+    update = sum(4 * math.prod(tensor["shape"]) for name, tensor in factors.items() if name != "__metadata__")
+    text = config.get("text_config", config)
+    return Model(text, shapes, size, len(layers), min(embedding), widest, max(embedding), update)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    index = folder / "model.safetensors.index.json"
+    files = {"model.safetensors"} if not index.exists() else set(read_json(index)["weight_map"].values())
+    missing = [name for name in sorted(files) if not (folder / name).exists()]
+    if missing:
+        raise UserError(f"{folder}: there is no {missing[0]}; put the model's weights there as safetensors")
+    return [folder / name for name in sorted(files)]
+
+
+def _header(file: Path) -> dict[str, Any]:
+    with file.open("rb") as stream:
+        return json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+
+
+# ---- the modules that get an adapter
+
+
+def targeted(spec: dict, modules: list[str], target: str | None = None) -> list[str]:
+    """Those of `modules` that PEFT's `target_modules` means, by PEFT's own rules (`check_target_module_exists`).
+
+    Args:
+        target: one of several targets, instead of all of them.
+    """
+    wanted, arguments = spec.get("target_modules"), spec.get("peft_args", {})
+    names = [name for name in modules if not _is_named(arguments.get("exclude_modules") or [], name)]
+    saved = arguments.get("modules_to_save") or []
+    names = [name for name in names if not any(re.match(rf"(^|.*\.){part}($|\..*)", name) for part in saved)]
+    if wanted == "all-linear":
+        return [name for name in names if re.search(r"\.\d+\.", name)]
+    found = [name for name in names if _is_named(wanted if target is None else [target], name)]
+    layers = arguments.get("layers_to_transform")
+    if isinstance(wanted, str) or layers in (None, []):
+        return found
+    layers = [layers] if isinstance(layers, int) else layers
+    patterns = arguments.get("layers_pattern") or [r"[^.]*"]
+    patterns = [patterns] if isinstance(patterns, str) else patterns
+    places = [[re.match(rf"(?:^|.*?\.){pattern}\.(\d+)\.", name) for pattern in patterns] for name in found]
+    numbers = [next((int(match[1]) for match in matches if match), None) for matches in places]
+    return [name for name, number in zip(found, numbers, strict=True) if number in layers]
+
+
+def _is_named(wanted: str | list[str], name: str) -> bool:
+    """A regular expression matches the whole name, an entry of a list its end; a file may leave the model's prefix out."""
+    if isinstance(wanted, str):
+        return any(re.fullmatch(wanted, prefix + name) for prefix in ("", "model.", "transformer."))
+    return any(name == end or name.endswith(f".{end}") for end in wanted)
+
+
+def adapted(spec: dict, model: Model) -> list[str]:
+    """The matrices of `model` that the run's method gives an adapter; experts as their files have them."""
+    if not spec.get("target_modules"):
+        return []
+    names = targeted(spec, list(model.matrices))
+    if spec["target_modules"] == "all-linear":
+        there = {name: model.matrices[name] for name in names}
+        reasons = target_modules.left_out(spec, there, model.modules, model.config)
+        names = [name for name in names if name not in reasons]
+    if spec.get("peft_args", {}).get("target_parameters"):
+        names += [name for name in model.matrices if ".experts." in name and name not in names]
+    return names
+
+
+def trained_parameters(spec: dict, model: Model) -> float:
+    """How many parameters move; of the methods that train less than a hundredth of a model, about so many."""
+    method, rank, layers, hidden = spec["method"], spec.get("rank", 0), model.layers, model.hidden
+    if method == "full":
+        return sum(math.prod(shape) for name, shape in model.shapes.items() if parameter_patterns.moves(spec, (name,)))
+    shapes = [model.matrices[name] for name in adapted(spec, model)]
+    sides = sum(map(sum, shapes))
+    own = {
+        "adalora": 1.5 * rank * sides,
+        "vera": sides / 2 + rank * len(shapes),
+        "oft": 15.5 * sides / 2,  # blocks of 32
+        "ia3": layers * (2 * hidden + model.intermediate),
+        "adapter": layers * 2 * hidden * hidden / spec.get("reduction_factor", 1),
+        "prefix": spec.get("virtual_tokens", 0) * 2 * layers * hidden,
+        "p_tuning": 3 * hidden * hidden,
+        "prompt": spec.get("virtual_tokens", 0) * hidden,
+    }.get(method, rank * sides)
+    saved = spec.get("peft_args", {}).get("modules_to_save") or []
+    parts = {name.rpartition(".")[0]: shape for name, shape in model.shapes.items()}
+    return own + sum(math.prod(shape) for name, shape in parts.items() if _is_named(saved, name))
+
+
+# ---- the estimate
+
+
+def estimate(spec: dict, model: Model, longest: int, trained_share: float, device: str, bf16: bool) -> dict[str, float]:
+    """Bytes that a run needs, by what takes them; `least` is what no batch size and no recomputing takes away.
+
+    Args:
+        longest: tokens of the longest row.
+        trained_share: of the tokens that are trained.
+        device: "cpu" or "gpu".
+        bf16: whether matrices are multiplied in bfloat16.
+    """
+    method, moving = spec["method"], trained_parameters(spec, model)
+    adapters = 0 if method == "full" else moving
+    if spec["objective"] == "ppo":  # a second adapter is the value, and of full fine-tuning the only one
+        rank = spec.get("value_rank") or VALUE_RANK
+        value = rank * sum(map(sum, model.matrices.values())) if method == "full" else adapters
+        if spec.get("value_rank") and method in LORA:
+            value = adapters * rank / spec["rank"]
+        adapters += value
+        moving = adapters + (moving if method == "full" else 0)
+    tokens = _rows(spec) * (longest + (spec["virtual_tokens"] if method in PROMPT_LEARNING else 0))
+    pieces = FRAGMENTATION[device] * (ROLLOUTS if spec["objective"] == "ppo" else 1)
+    parts = {
+        "weights": _held(spec, model, bf16) + 4 * adapters,
+        "gradients": 4 * moving,
+        "optimiser": _state(spec) * moving,
+        "copies": _copies(spec, model),
+        "activations": pieces * _activations(spec, model, tokens, device, bf16),
+        "logits": _logits(spec, model, tokens, trained_share, device),
+        "overhead": OVERHEAD[device],
+    }
+    least = parts["weights"] + parts["gradients"] + parts["optimiser"]
+    # The first gradients come when most activations are no longer needed.
+    passing, gradients = parts["activations"] + parts["logits"], parts["gradients"]
+    peak = passing + gradients if spec["accumulation"] > 1 else max(passing, gradients)
+    total = parts["weights"] + parts["optimiser"] + parts["copies"] + parts["overhead"] + peak
+    return parts | {"least": least, "total": total}
+
+
+def _rows(spec: dict) -> int:
+    """Rows in one forward pass; a pair is two."""
+    step = spec["batch_size"] // spec.get("minibatches", 1)
+    return step // spec["accumulation"] * (2 if spec["objective"] in ("dpo", "orpo", "cpo", "reward") else 1)
+
+
+def _held(spec: dict, model: Model, bf16: bool) -> float:
+    """Bytes of the model that is trained or carries an adapter: see models.parent."""
+    if spec["method"] != "qlora":
+        dtype = model.config.get("dtype") or model.config.get("torch_dtype")  # the second one in older files
+        in_float32 = spec["method"] == "full" or not bf16 or dtype == "float16"
+        if in_float32 or not _is_apart(spec, model):
+            return 4 * model.parameters if in_float32 else model.bytes
+        return 2 * model.parameters + model.update / 2
+    # transformers fuses the experts of a mixture into parameters that bitsandbytes leaves as they are.
+    linear = sum(math.prod(shape) for name, shape in model.matrices.items() if ".experts." not in name)
+    return NF4 * linear + (1 - linear / model.parameters) * model.bytes
+
+
+def _is_apart(spec: dict, model: Model) -> bool:
+    """Whether a merged model is held as its base in bfloat16 and a low-rank update."""
+    return bool(model.update) and not reads_weights(spec["method"], spec.get("peft_args", {}))
+
+
+def _copies(spec: dict, model: Model) -> float:
+    """Bytes of other models beside it: a reference where there is no adapter to switch off, and a judge."""
+    reference = spec["objective"] == "ppo" or (spec["objective"] in ("grpo", "rloo") and spec["beta"])
+    judges = [key for key in ("from", "sequence") if key in spec.get("reward", {})]
+    return model.bytes * ((spec["method"] == "full" and bool(reference)) + len(judges))
+
+
+def _state(spec: dict) -> float:
+    """Bytes that the optimiser keeps for each trained parameter: two moments of AdamW, or fewer."""
+    name = spec.get("trainer_args", {}).get("optim", "paged_adamw_8bit" if spec["method"] == "qlora" else "adamw")
+    return 2 if "8bit" in name else 0 if name.startswith(("sgd", "adafactor")) else 8
+
+
+def _activations(spec: dict, model: Model, tokens: int, device: str, bf16: bool) -> float:
+    """What the backward pass needs of the forward pass.
+
+    Of a token in a layer: inputs of the two norms (float32), queries, keys, values, attention's result, three vectors of the
+    feed-forward block; where matrices have an adapter or move themselves, the inputs of those as well.
+    """
+    held_in_float32 = spec["method"] == "full" or (model.bytes > 2 * model.parameters and not _is_apart(spec, model))
+    size, hidden, wide = 2 if bf16 or not held_in_float32 else 4, model.hidden, _active_width(model)
+    token = 8 * hidden + size * (5 * hidden + 3 * wide)
+    if spec.get("dropout"):  # each matrix has a masked input of its own
+        token += (6 * hidden + wide) * (2 * size if device == "cpu" else size + 1)
+    elif spec["method"] not in ("adapter", *PROMPT_LEARNING):
+        token += size * (2 * hidden + wide)
+    if spec["method"] == "full":
+        token += 8 * hidden
+    linear = sum(map(math.prod, model.matrices.values()))
+    casts = 2 * linear if bf16 and held_in_float32 and spec["method"] != "qlora" else 0
+    casts += 4 * linear if spec.get("peft_args", {}).get("use_dora") else 0
+    if spec["gradient_checkpointing"]:
+        return tokens * (model.layers * 4 * hidden + token) + casts / model.layers
+    return tokens * model.layers * token + casts
+
+
+def _active_width(model: Model) -> int:
+    """Of a feed-forward block; of a mixture of experts, of those that a token goes through."""
+    return model.intermediate * (model.config.get("num_experts_per_tok") or 1)
+
+
+def _logits(spec: dict, model: Model, tokens: int, trained_share: float, device: str) -> float:
+    objective = spec["objective"]
+    if objective == "reward":
+        return 0
+    if objective in ("orpo", "cpo"):  # all of them, their log-softmax, its gradient
+        return 12 * tokens * model.vocabulary
+    if device == "cpu" and objective in ("sft", "dpo", "kto", "ppo") and spec["method"] not in PROMPT_LEARNING:
+        return 6 * min(tokens * trained_share * model.vocabulary, LARGEST_LOGITS)
+    return 12 * min(tokens, TILE[0]) * min(model.vocabulary, TILE[1])
+
+
+# ---- what would fit, and what is there
+
+
+def remedies(spec: dict, shorter: int) -> list[tuple[str, dict]]:
+    """Changes of a run that save memory, the least of them first: what to write, and the keys that change."""
+    least = spec.get("generations", 1) if spec["objective"] in ("grpo", "rloo") else 1
+    least = 2 if spec["objective"] == "kto" else least
+    steps = spec["batch_size"] // spec.get("minibatches", 1)
+    split = [n for n in range(spec["accumulation"] + 1, steps // least + 1) if steps % n == 0]
+    changes = [{"accumulation": n} for n in split]
+    checkpointing = {"gradient_checkpointing": True} if spec["method"] != "prefix" else {}
+    most = checkpointing | ({"accumulation": split[-1]} if split else {})
+    changes += [checkpointing, most]
+    adapted = {"rank": 16, "target_modules": "all-linear", "dropout": 0.0}
+    for method in [name for name in LORA if name != spec["method"] and spec["method"] != "qlora"]:
+        own = adapted if spec["method"] not in LORA else {}
+        changes += [{"method": method} | own, {"method": method} | own | most]
+    shares = (2, 4, 8) if "max_new_tokens" not in spec else ()  # there the answers decide
+    changes += [{"max_length": shorter // n} | most for n in shares]
+    hidden = {"rank", "target_modules", "dropout"}
+    return [(", ".join(f"{key}: {_yaml(v)}" for key, v in c.items() if key not in hidden), c) for c in changes if c]
+
+
+def _yaml(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+class Memory(NamedTuple):
+    """The memory that training will use."""
+
+    device: str
+    """cpu or gpu"""
+    name: str
+    total: int
+    """bytes"""
+    free: int
+    """bytes, now"""
+    bf16: bool
+    """whether it is multiplied in hardware, as models.precision asks torch"""
+
+
+def available() -> Memory:
+    """The first GPU that may be used, or this machine's memory up to the limit of its container."""
+    return _gpu() or _machine()
+
+
+def _gpu() -> Memory | None:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    fields = "name,memory.total,memory.free,compute_cap"
+    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits", "-i", visible]
+    try:
+        line = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.splitlines()[0]
+        name, total, free, capability = line.rsplit(", ", 3)
+        return Memory("gpu", name, int(total) * 2**20, int(free) * 2**20, float(capability) >= 8)
+    except (OSError, subprocess.SubprocessError, IndexError, ValueError):  # there is none, or it does not tell
+        return None
+
+
+def _machine() -> Memory:
+    import psutil
+
+    memory = psutil.virtual_memory()
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text().strip() if limit.exists() else "max"
+    most = memory.total if text == "max" else min(memory.total, int(text))
+    return Memory("cpu", "this machine", most, min(memory.available, most), multiplies_bf16())
+
+
+def multiplies_bf16() -> bool:
+    """Whether this machine's processor multiplies bfloat16 in hardware."""
+    flags = Path("/proc/cpuinfo")
+    return flags.exists() and "avx512_bf16" in flags.read_text()

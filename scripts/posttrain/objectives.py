@@ -1,0 +1,184 @@
+"""All that is known of each learning objective, one row each.
+
+Nothing else compares an objective's name: code asks for a property of its row. Nothing here imports a library.
+"""
+
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+PAIRWISE = MappingProxyType({"loss": "loss", "accuracy": "rewards/accuracies", "margin": "rewards/margins"})
+FROM_REWARD = MappingProxyType({"reward": "reward"})
+ON_PROMPTS = ("messages", "preference", "prompts")
+SAMPLING_KEYS = ("reward", "max_new_tokens", "temperature", "minibatches")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """What a training stage learns, and what follows from that for data, configuration, memory and evaluation."""
+
+    data: tuple[str, ...]
+    """dataset types whose rows it can train on"""
+    measures: MappingProxyType
+    """what it measures on held-out rows: the name in a configuration -> the trainer's; the first is the default"""
+    keys: tuple[str, ...] = ()
+    """keys of a run that act on it and not on every objective"""
+    trl_config: str | None = None
+    """file of TRL's configuration class, within the package; None for a trainer of our own"""
+    version: int
+    """raised by hand when its results change their meaning; results of older versions are built anew"""
+    on_policy: bool = False
+    """it trains on completions that the model samples itself, and needs a reward"""
+    from_demonstrations: bool = False
+    """it learns from given completions alone: higher learning rates than moving away from a parent"""
+    reference: Literal["none", "logprobs", "before training", "resident", "resident where beta"] = "none"
+    """where the parent's log-probabilities come from: a stage of its own, a pass before training, a second model"""
+    preference_loss: bool = False
+    """`beta` weighs its loss and must be above 0"""
+    groups: bool = False
+    """completions of one prompt are compared with each other (`generations`)"""
+    sequences: int = 1
+    """sequences of one example in a forward pass"""
+    least_batch: int = 1
+    """examples that a forward pass needs at least"""
+    loss_types: tuple[str, ...] = ()
+    """the first is the default"""
+    several_losses: bool = False
+    """`loss_type` may be a list"""
+    beta: float | None = None
+    """default"""
+    dropout: float = 0.0
+    """default of an adapter"""
+    compact_head: Literal["none", "patched", "built in"] = "none"
+    """whether the logits of untrained tokens are left out: by models/lm_head.py in TRL's loss, or by our own trainer"""
+    fused_head: bool = False
+    """its trainer in TRL may compute the loss inside the LM head, which an adapter on the head would be left out of"""
+    virtual_tokens_at_input: bool = True
+    """virtual tokens may stand before the prompt in the embeddings (p_tuning, prompt)"""
+    reward_model: bool = False
+    """it makes a reward model, with a score in the place of the LM head"""
+    value_model: bool = False
+    """it trains a value beside the policy"""
+
+
+_DPO_LOSSES = tuple(
+    "sigmoid hinge ipo exo_pair nca_pair robust bco_pair sppo_hard aot aot_unpaired apo_zero apo_down discopop sft "
+    "sigmoid_norm".split()
+)
+_PPO_KEYS = (
+    "ppo_epochs kl_coefficient kl_target clip value_clip value_coefficient value_learning_rate value_rank value_start gamma "
+    "gae_lambda whiten_rewards missing_eos_penalty".split()
+)
+
+OBJECTIVES: dict[str, Objective] = {
+    "sft": Objective(
+        data=("text", "messages"),
+        measures=MappingProxyType({"loss": "loss", "token_accuracy": "mean_token_accuracy"}),
+        keys=("assistant_turns", "train_thoughts", "neftune", "packing", "loss_type", "trainer_args"),
+        trl_config="trainer/sft_config.py",
+        version=3,
+        from_demonstrations=True,
+        loss_types=("nll", "dft"),
+        dropout=0.05,
+        compact_head="patched",
+        fused_head=True,
+    ),
+    "dpo": Objective(  # Rafailov et al. 2023
+        data=("preference",),
+        measures=PAIRWISE,
+        keys=("loss_type", "loss_weights", "beta", "trainer_args"),
+        trl_config="trainer/dpo_config.py",
+        version=3,
+        reference="logprobs",
+        preference_loss=True,
+        sequences=2,
+        loss_types=_DPO_LOSSES,
+        several_losses=True,
+        beta=0.1,
+        compact_head="patched",
+        fused_head=True,
+    ),
+    "kto": Objective(  # Ethayarajh et al. 2024
+        data=("preference", "unpaired_preference"),
+        measures=MappingProxyType({"loss": "loss", "margin": "rewards/margins"}),
+        keys=("loss_type", "beta", "trainer_args"),
+        trl_config="trainer/kto_config.py",
+        version=4,
+        reference="before training",
+        preference_loss=True,
+        least_batch=2,  # its KL divergence is estimated over a micro-batch
+        loss_types=("kto", "apo_zero_unpaired"),
+        beta=0.1,
+        compact_head="patched",
+        fused_head=True,
+    ),
+    "orpo": Objective(  # Hong et al. 2024
+        data=("preference",),
+        measures=PAIRWISE,
+        keys=("beta", "trainer_args"),
+        trl_config="experimental/orpo/orpo_config.py",
+        version=3,
+        preference_loss=True,
+        sequences=2,
+        beta=0.1,
+        virtual_tokens_at_input=False,  # TRL does not leave their labels out of the loss
+    ),
+    "cpo": Objective(  # Xu et al. 2024; SimPO: Meng et al. 2024
+        data=("preference",),
+        measures=PAIRWISE,
+        keys=("loss_type", "cpo_alpha", "simpo_gamma", "beta", "trainer_args"),
+        trl_config="experimental/cpo/cpo_config.py",
+        version=3,
+        preference_loss=True,
+        sequences=2,
+        loss_types=("sigmoid", "hinge", "ipo", "simpo"),
+        beta=0.1,
+        virtual_tokens_at_input=False,  # TRL does not leave their labels out of the loss
+    ),
+    "reward": Objective(  # Bradley and Terry 1952; Ouyang et al. 2022
+        data=("preference",),
+        measures=MappingProxyType({"loss": "loss", "accuracy": "accuracy", "margin": "margin"}),
+        keys=("trainer_args",),
+        trl_config="trainer/reward_config.py",
+        version=3,
+        from_demonstrations=True,
+        sequences=2,
+        virtual_tokens_at_input=False,  # a reward model cannot tell from embeddings where a completion ends
+        reward_model=True,
+    ),
+    "grpo": Objective(  # Shao et al. 2024
+        data=ON_PROMPTS,
+        measures=FROM_REWARD,
+        keys=(*SAMPLING_KEYS, "generations", "variant", "loss_type", "beta", "trainer_args"),
+        trl_config="trainer/grpo_config.py",
+        version=3,
+        on_policy=True,
+        reference="resident where beta",
+        groups=True,
+        loss_types=("dapo", "grpo", "dr_grpo", "bnpo"),
+        beta=0.0,
+        fused_head=True,
+    ),
+    "rloo": Objective(  # Ahmadian et al. 2024
+        data=ON_PROMPTS,
+        measures=FROM_REWARD,
+        keys=(*SAMPLING_KEYS, "generations", "beta", "trainer_args"),
+        trl_config="trainer/rloo_config.py",
+        version=3,
+        on_policy=True,
+        reference="resident where beta",
+        groups=True,
+        beta=0.05,
+        fused_head=True,
+    ),
+    "ppo": Objective(  # Schulman et al. 2017; Ziegler et al. 2019
+        data=ON_PROMPTS,
+        measures=FROM_REWARD,
+        keys=(*SAMPLING_KEYS, *_PPO_KEYS),
+        version=4,
+        on_policy=True,
+        reference="resident",
+        compact_head="built in",
+        value_model=True,
+    ),
+}

@@ -1,0 +1,241 @@
+"""What would be built for a target, and why, in the user's words: `posttrain why`.
+
+Snakemake decides what is built; its dry run is asked for the jobs and their reasons. What it cannot say is which field of
+a spec has changed: the spec on disk, or the settings in provenance.json, are those that the result was built with.
+"""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from posttrain.config.schema import RESERVED
+from posttrain.provenance.changes import differences, told
+from posttrain.runtime.atomic import read_json
+from posttrain.runtime.errors import UserError
+from posttrain.workflow.project import Project
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+# What a rule does to a result. Every objective trains; `spec` only writes down what the others do.
+DONE = {
+    "base": "built",
+    "data": "read",
+    "mix": "mixed",
+    "select": "selected",
+    "overlap": "compared with the held-out rows",
+    "tokens": "tokenised",
+    "preflight": "checked",
+    "logprobs": "scored as a reference",
+    "merge": "merged",
+    "eval": "evaluated",
+}
+MADE = {"alias": "linked", "data_report": "written", "rating_page": "written", "report": "written", "loss": "drawn"}
+MADE |= {"sweep": "compared", "ratings": "counted"}
+# Snakemake's reasons: what it says before the colon.
+MISSING, UPDATED, UPSTREAM = "Missing output files", "Updated input files", "Input files updated by another job"
+REASONS = {
+    "Incomplete output files": "it was not finished",
+    "Forced execution": "it was not finished",
+    "Code has changed since last execution": "this version of posttrain calls its script otherwise",
+    "Params have changed since last execution": "posttrain's own version of this stage, or what it is asked, has changed",
+    "Set of input files has changed since last execution": "it is made from other files than before",
+}
+
+
+MODELS = ("trained", "merged", "model")  # folders of a run
+
+
+class Job(NamedTuple):
+    """A job that Snakemake would run."""
+
+    rule: str
+    outputs: list[str]
+    reason: str
+
+    @property
+    def result(self) -> str:
+        """What the job's files belong to: a model, its evaluation (`RUN/eval`), `data/NAME`, `bases/NAME` or a file."""
+        return owner(self.outputs[0])
+
+
+class Change(NamedTuple):
+    """A result that would be built, what would be done to it, and why."""
+
+    result: str
+    done: list[str]
+    because: list[str]
+
+    def __str__(self) -> str:
+        """One line, and one for each cause."""
+        done = ", ".join(self.done[:-1]) + (" and " if self.done[1:] else "") + self.done[-1]
+        return "\n".join([f"{self.result} is {done}, because", *(f"    {cause}" for cause in self.because)])
+
+
+def why(project: Project, target: str, configfile: Path | None) -> list[Change]:
+    """What would be built for a target, parents first; nothing where it is up to date.
+
+    Args:
+        target: a file under results/, or a model's name, which stands for its evaluation.
+
+    Raises:
+        UserError: what Snakemake, or the configuration, refuses.
+    """
+    file = target if target.startswith("results/") else f"results/{target}/eval.json"
+    return explain(project, planned(file, configfile))
+
+
+def gone(project: Project, target: str) -> list[str]:
+    """Folders that were built and are not there any more, of a target and all that it is made from.
+
+    Snakemake does not miss them, as long as nothing that it is asked for reads them.
+    """
+    name = target.removeprefix("results/").split("/")[0]
+    if name in RESERVED:
+        return []
+    lost = []
+    for model in project.parents_first([name]):
+        base = model in project.config.bases
+        folder = Path("results/bases") / model if base else Path("results") / model
+        built = (folder / ("base.json" if base else "provenance.json")).exists()
+        lost += [folder / part for part in (["model"] if base else MODELS) if built and not (folder / part).exists()]
+    return [
+        f"{folder} is gone, and nothing here reads it; to build it again: {project.command(str(folder))}"
+        for folder in lost
+    ]
+
+
+def planned(target: str, configfile: Path | None) -> list[Job]:
+    """The jobs of Snakemake's dry run.
+
+    Raises:
+        UserError: Snakemake refuses, in its own words.
+    """
+    where = ["--configfile", str(configfile)] if configfile else []
+    program = [str(Path(sys.executable).parent / "snakemake"), "--snakefile", str(REPOSITORY / "Snakefile"), *where]
+    run = subprocess.run([*program, "--dry-run", "--cores", "1", "--", target], capture_output=True, text=True)
+    if run.returncode:
+        said = [line for line in (run.stderr + run.stdout).splitlines() if line.strip()]
+        ours = [line.removeprefix("posttrain: ") for line in said if line.startswith("posttrain: ")]
+        raise UserError(ours[0] if ours else f"snakemake plans nothing for '{target}': {said[-1].strip()}")
+    return list(jobs(run.stdout + run.stderr))
+
+
+def jobs(text: str) -> Iterator[Job]:
+    """The jobs in what a dry run prints."""
+    for block in re.split(r"^(?:local)?(?:rule|checkpoint) ", text, flags=re.M)[1:]:
+        fields = dict(re.findall(r"^    (\w+): (.*)$", block, re.M))
+        yield Job(block.partition(":")[0], fields["output"].split(", "), fields["reason"])
+
+
+def explain(project: Project, found: list[Job]) -> list[Change]:
+    """One change for each result; what is built only since another result is built says so."""
+    results = sorted(dict.fromkeys(job.result for job in found), key=lambda result: _order(project, result))
+    changes = []
+    for result in results:
+        own = [job for job in found if job.result == result]
+        done = list(dict.fromkeys(_done(job.rule) for job in own if job.rule != "spec"))
+        because = dict.fromkeys(cause for job in own for cause in _causes(project, job, results))
+        if done:
+            changes.append(Change(result, done, list(because)))
+    return changes
+
+
+def _order(project: Project, result: str) -> tuple[int, str]:
+    """A place in which what something is made from stands before it: data, bases, tokens, models by generation, the rest."""
+    first, _, rest = result.partition("/")
+    if first in (tables := ("data", "bases", "tokens")):
+        return tables.index(first), rest
+    if first in RESERVED or first == "results":
+        return 10**6, result
+    return len(tables) + len(project.lineage(first)), result
+
+
+def _done(rule: str) -> str:
+    return (DONE | MADE).get(rule, "trained")
+
+
+def owner(file: str) -> str:
+    """The result that a file under results/ belongs to."""
+    parts = file.removeprefix("results/").split("/")
+    if parts[0] in ("data", "bases"):
+        return "/".join(parts[:2])
+    if parts[0] == "tokens":
+        return "/".join(parts[:3])
+    if parts[1:2] == ["logprobs"]:
+        return "/".join(parts)
+    if parts[1:2] in (["eval"], ["eval.json"]):
+        return f"{parts[0]}/eval"
+    return file if parts[0] in RESERVED or len(parts) == 1 else parts[0]
+
+
+def _causes(project: Project, job: Job, planned: list[str]) -> Iterator[str]:
+    """Why a job would run, as far as it is not for another job of the same result."""
+    for part in re.split(r"; (?=[A-Z])", job.reason):
+        kind, _, rest = part.partition(": ")
+        files = rest.split(", ") if rest else []
+        if kind == MISSING and job.rule != "spec":
+            yield from _missing(job, files)
+        elif kind == UPDATED:
+            yield from (_updated(project, job, file, planned) for file in files)
+        elif kind == UPSTREAM:
+            made = [
+                file for file in files if Path(file).name != "spec.json"
+            ]  # another's settings are written, not built
+            others = dict.fromkeys(owner(file) for file in made if owner(file) != job.result)
+            yield from (
+                f"{other} is built {'again' if _stands(other) else 'first'}" for other in others if other in planned
+            )
+        elif job.rule == "spec" and kind != MISSING:
+            yield from _own(_settings_changed(project, job.result), planned)
+        elif job.rule != "spec":
+            yield REASONS.get(kind, part)
+
+
+def _missing(job: Job, files: list[str]) -> Iterator[str]:
+    if not _stands(job.result):
+        yield "it is not built yet"
+        return
+    yield from (f"{file} is not there" for file in files)
+
+
+def _stands(result: str) -> bool:
+    """Whether a result has been built: its spec, or the file itself, is there."""
+    place = Path("results") / result
+    return (place / "spec.json").exists() or place.is_file()
+
+
+def _updated(project: Project, job: Job, file: str, planned: list[str]) -> str:
+    if Path(file) != Path("results") / job.result / "spec.json":
+        return f"{file} is newer"
+    said = _own(_settings_changed(project, job.result), planned)
+    return ", ".join(said) or "its settings were changed, and it was not built since"
+
+
+def _own(said: list[str], planned: list[str]) -> list[str]:
+    """The changes of a result's own fields, and of what is not built along with it; what else is upstream says its own."""
+    names = {result.rpartition("/")[2] for result in planned}
+    upstream = {change: change.removesuffix(" changes") for change in said if change.endswith(" changes")}
+    others = [f"{name} was built again after it" for name in upstream.values() if name not in names]
+    return [*(change for change in said if change not in upstream), *others]
+
+
+def _settings_changed(project: Project, result: str) -> list[str]:
+    """The fields in which what built a result differs from the configuration's now."""
+    before = settings_of(result)
+    return told(differences(before, json.loads(project.spec(result)))) if before else []
+
+
+def settings_of(result: str) -> dict[str, Any] | None:
+    """The settings that a result was built with, where it is known.
+
+    A run's own record has them; a spec on disk may be newer, where something went wrong before the run was built again.
+    """
+    folder = Path("results") / result
+    if (folder / "provenance.json").exists():
+        settings = read_json(folder / "provenance.json").get("settings")
+        if settings:
+            return settings
+    return read_json(folder / "spec.json") if (folder / "spec.json").exists() else None

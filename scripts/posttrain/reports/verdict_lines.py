@@ -1,0 +1,67 @@
+"""The verdicts of an eval.json as lines for the terminal: what is better or worse, what could have been shown, on how much."""
+
+from posttrain.metrics.statistics import SAME, TOO_FEW, basis, metric, size, verdict
+from posttrain.reports import overruled
+
+MANY = 6  # metrics without evidence that are still named one by one
+
+
+def of(result: dict) -> list[str]:
+    """A line for each model that a result is compared with: verdicts, overruled checks, and what no evidence could have shown."""
+    lines = []
+    for other, metrics in result["against"].items():
+        groups: dict[str, list[str]] = {"better": [], "worse": []}
+        for name, row in metrics.items():
+            groups.setdefault(row["verdict"], []).append(name)
+        unclear = groups.pop("no evidence", [])
+        few = [name for name in unclear if verdict(metrics[name]) == TOO_FEW]
+        rest = [name for name in unclear if name not in few]
+        if len(rest) > MANY:
+            groups["no evidence of a difference"] = [f"the other {len(rest)} metrics"]
+        elif rest:
+            groups["no evidence of a difference"] = _detectable(result, other, rest)
+        if few:
+            groups["too few examples to compare"] = _by_basis(result, few)
+        said = [f"{word}: {', '.join(found)}" for word, found in groups.items() if found]
+        touched = overruled.named(overruled.of(result["run"], other))
+        beside = f" (overruled: {touched})" if touched else ""
+        lines.append(f"{result['run']} against {other}{beside}: {'; '.join(said)}")
+    return lines
+
+
+def _by_basis(result: dict, names: list[str]) -> list[str]:
+    """The metrics, each with its number of examples where that changes; many are counted."""
+    if len(names) > MANY:
+        return [f"{len(names)} metrics"]
+    said, before = [], None
+    for name in names:
+        own = basis(result["metrics"][name])
+        said.append(name if own == before else f"{name} ({own})")
+        before = own
+    return said
+
+
+def _detectable(result: dict, other: str, names: list[str]) -> list[str]:
+    """The metrics, each with the difference that its examples could have shown; said in full where their number changes."""
+    said, before = [], None
+    for name in names:
+        own, difference = basis(result["metrics"][name]), result["against"][other][name]["detectable"]
+        if not difference:
+            said.append(f"{name} ({SAME})")
+            continue
+        could = size(metric(name.split("/")[-1]), difference)
+        said.append(f"{name} ({could})" if own == before else f"{name} ({own} could have shown {could})")
+        before = own
+    return said
+
+
+def measured_on(results: list[dict]) -> str:
+    """How many examples, and of how many prompts where several share one, the metrics are measured on, as a sentence."""
+    found: dict[str, dict[str, None]] = {}
+    for result in results:
+        for name, row in result["metrics"].items():
+            found.setdefault(basis(row), {})[name] = None
+    if len(found) == 1:
+        return f"Measured on {next(iter(found))}."
+    parts = [f"{what}: {', '.join(names)}" for what, names in found.items()]
+    return f"Measured on {'; '.join(parts)}."

@@ -1,0 +1,157 @@
+"""How every stage script starts and ends: its options, its log, its lock, its signals, errors told in one line."""
+
+import argparse
+import contextlib
+import fcntl
+import os
+import shlex
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from posttrain.runtime import console
+from posttrain.runtime.console import say
+from posttrain.runtime.errors import UserError
+from posttrain.runtime.storage_faults import storage_fault
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def arguments(doc: str, **options: type) -> argparse.ArgumentParser:
+    """A parser of required `--name` options; `doc` is the script's own docstring."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, kind in options.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, required=True)
+    parser.add_argument("--log", type=Path, default=None, help="file for everything the libraries print")
+    return parser
+
+
+def held_out_rows(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add the option `--held-out` of a training stage: held-out rows whose prompts are answered on the way, or nothing."""
+    parser.add_argument(
+        "--held-out", type=Path, nargs="*", default=[], help="rows whose prompts are answered while the model trains"
+    )
+    return parser
+
+
+def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], None]) -> None:
+    """Run a script's `main` with its log and its lock.
+
+    Exits with 1 and one line for a mistake of the user's or a fault of the disk, with 128 + the number of a signal.
+    """
+    options = parser.parse_args()
+    on_signals(end_at_once)
+    one_gpu()
+    os.environ.setdefault("TRACKIO_DIR", str(Path("results/logs/trackio").absolute()))  # Trackio reads it when imported
+    try:
+        with _lock(options.log), _log(options.log), _faults():
+            main(options)
+    except UserError as error:
+        sys.exit(f"posttrain: {error}")
+    except OSError as error:
+        if sentence := storage_fault(error):  # the log itself
+            sys.exit(f"posttrain: {sentence}")
+        raise
+
+
+def one_gpu() -> None:
+    """Show this process the first of the GPUs that it may use; to be called before torch counts them.
+
+    Transformers splits each batch over all GPUs that one process sees (`DataParallel`), which TRL refuses and PPO does not
+    allow for. A process that a launcher started (`torchrun`, `accelerate launch`) has its GPU chosen by that.
+    """
+    if "LOCAL_RANK" in os.environ:
+        return
+    there = ",".join(str(i) for i, _ in enumerate(Path("/proc/driver/nvidia/gpus").glob("*")))
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES", there).split(",")
+    if len(gpus) > 1:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[0]
+        say(f"one GPU is used, {gpus[0].strip()}; {len(gpus) - 1} more can be seen and stay idle")
+
+
+def on_signals(handler: Callable[[int, Any], None]) -> None:
+    """Call `handler` for a signal that asks to stop, those apart that are ignored (`nohup`, a shell's background)."""
+    for number in SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
+def end_at_once(number: int, _: Any) -> None:
+    """End by an exception, so that half files are removed on the way; the second time without."""
+    signal.signal(number, signal.SIG_DFL)
+    sys.exit(128 + number)
+
+
+@contextlib.contextmanager
+def _faults() -> Iterator[None]:
+    """Tell a disk that is full, read-only or gone in one sentence.
+
+    Raises:
+        UserError: instead of what the library that wrote or read made of it.
+    """
+    try:
+        yield
+    except Exception as error:
+        sentence = storage_fault(error)
+        if sentence is None or isinstance(error, UserError):
+            raise
+        raise UserError(sentence) from error
+
+
+@contextlib.contextmanager
+def _log(path: Path | None) -> Iterator[None]:
+    """Send file descriptors 1 and 2 to the log, so that C++ output lands there too; `say` keeps the terminal.
+
+    They stay there after a bug of ours, whose traceback then ends the log; Snakemake shows the end of a failed job's log.
+    """
+    if path is None:
+        yield
+        return
+    terminal = os.dup(2)
+    console.redirect(os.fdopen(terminal, "w"))
+    with path.open("w") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    try:
+        yield
+    except UserError as error:
+        with contextlib.suppress(OSError):  # the disk may be full
+            if error.__cause__:
+                traceback.print_exception(error.__cause__)
+            print(f"posttrain: {error}", file=sys.stderr, flush=True)  # the log says it as well
+        os.dup2(terminal, 2)
+        raise
+
+
+@contextlib.contextmanager
+def _lock(log: Path | None) -> Iterator[None]:
+    """Hold the job's lock; the kernel drops it on any death.
+
+    Another process may be at work on the same files: another shell's, or the orphan of a Snakemake that was killed alone.
+    """
+    if log is None:
+        yield
+        return
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with Path(f"{log}.lock").open("a+") as file:  # not "w", which would empty what the holder wrote
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            say(f"{log.stem}: waiting for {file.read().strip() or 'another process'}, which is at work on it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        file.truncate(0)
+        file.write(f"{this_process()}\n")
+        file.flush()
+        yield
+
+
+def this_process() -> str:
+    """What another shell is told that waits for this process."""
+    program, *options = sys.argv
+    command = shlex.join([Path(program).name, *options])
+    return f"process {os.getpid()} on {socket.gethostname()} ({command})"

@@ -1,0 +1,310 @@
+"""When a training ends early and which step it keeps, decided by what is measured on held-out rows on the way.
+
+Everything here follows from a run's keys and from the measurements so far, which lie in the trainer's log and so in every
+checkpoint: a resumed training decides as one that was never interrupted.
+
+A metric is one of the objective's own, from the loss that it trains (`loss`, `accuracy`, `margin`, `reward`), or one of
+generated answers: a metric of `text_metrics` that is a mean over examples, or the user's own as `FILE.py:NAME`.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from posttrain.metrics import text_metrics
+from posttrain.runtime import user_code
+from posttrain.runtime.errors import nearest
+
+PREFERENCE = {"loss": "loss", "accuracy": "rewards/accuracies", "margin": "rewards/margins"}
+REWARD = {"reward": "reward"}
+# objective: {its metrics: the trainer's name of each}; the first is the default.
+METRICS = {
+    "sft": {"loss": "loss", "token_accuracy": "mean_token_accuracy"},
+    "dpo": PREFERENCE,
+    "orpo": PREFERENCE,
+    "cpo": PREFERENCE,
+    "kto": {"loss": "loss", "margin": "rewards/margins"},
+    "reward": {"loss": "loss", "accuracy": "accuracy", "margin": "margin"},
+    "grpo": REWARD,
+    "rloo": REWARD,
+    "ppo": REWARD,
+}
+# Metrics of answers that are a mean over examples: BLEU and chrF are of a corpus, `regex` needs a pattern.
+OF_ANSWERS = tuple(name for name in text_metrics.METRICS if name not in ("bleu", "chrf", "regex"))
+LOWER_IS_BETTER = ("loss",)
+
+KEYS = {"early_stopping", "keep", "measure_every", "measure_rows"}  # a run's, of this kind
+MEASUREMENTS = 10  # of a training, where `measure_every` is not set
+ROWS = 100  # held-out rows of a measurement
+LONGEST = 128  # tokens of an answer, where nothing else says so
+FEW = 30  # held-out rows below which chance decides which step is best
+EVALUATED = "eval_"  # what transformers puts before the name of a number of held-out rows
+
+
+class Plan(NamedTuple):
+    """How a run is measured while it trains, and what follows from that."""
+
+    metric: str
+    """as the configuration names it"""
+    logged: str
+    """as train.jsonl names it"""
+    of_answers: bool
+    """whether the model generates answers for it"""
+    every: int | None
+    """steps between two measurements (ppo: rollouts); None is a tenth of them"""
+    rows: int
+    """held-out rows that are measured"""
+    patience: int | None
+    """measurements in a row without an improvement after which training ends; None for never"""
+    min_change: float
+    """what an improvement is more than"""
+    keep_best: bool
+    """whether the best step is kept, or the last"""
+    max_new_tokens: int
+    """of an answer"""
+
+    @property
+    def sign(self) -> int:
+        """1 where higher is better, -1 where lower is."""
+        return -1 if self.metric in LOWER_IS_BETTER else 1
+
+    def steps_between(self, steps: int) -> int:
+        """Steps from one measurement to the next in a training of `steps` (ppo: both are rollouts)."""
+        return self.every or max(1, -(-steps // MEASUREMENTS))
+
+    def measurements(self, steps: int) -> int:
+        """How many there are in a training of `steps` that runs to its end, after whose last step there is one."""
+        return -(-steps // self.steps_between(steps))
+
+
+class Decision(NamedTuple):
+    """What the measurements so far say."""
+
+    best: int
+    """the step with the best value, the first of equal ones"""
+    value: float
+    """its value"""
+    stop: bool
+    """whether training ends"""
+
+
+# ---- the keys
+
+
+def is_measured(run: Any) -> bool:
+    """Whether a run (`config.Run`) measures held-out rows on the way."""
+    return run.early_stopping is not None or run.keep == "best" or run.measure_every is not None
+
+
+def keeps_best(run: Any) -> bool:
+    """Whether a run keeps its best step: where `keep` says so, and without `keep`, where it may stop early."""
+    return (run.keep or ("best" if run.early_stopping is not None else "last")) == "best"
+
+
+def settings(run: Any) -> dict[str, Any]:
+    """The keys of a run's spec, each only where it acts."""
+    if not is_measured(run):
+        return {}
+    table = run.early_stopping
+    values = {} if table is None else {"early_stopping": _table(run)}
+    values |= {"keep": "best"} if keeps_best(run) else {}
+    values |= {"measure_every": run.measure_every} if run.measure_every is not None else {}
+    return values | ({"measure_rows": run.measure_rows} if run.measure_rows is not None else {})
+
+
+def _table(run: Any) -> dict[str, Any]:
+    metric = run.early_stopping.metric or next(iter(METRICS[run.objective]))
+    longest = {"max_new_tokens": run.early_stopping.max_new_tokens or LONGEST} if _needs_length(run, metric) else {}
+    return {
+        "metric": metric,
+        "patience": run.early_stopping.patience,
+        "min_change": run.early_stopping.min_change,
+    } | longest
+
+
+def _needs_length(run: Any, metric: str) -> bool:
+    """Whether nothing else says how long an answer that is measured may be."""
+    return metric not in METRICS[run.objective] and "reward" not in METRICS[run.objective]
+
+
+def plan(spec: dict[str, Any]) -> Plan | None:
+    """How the run of a spec is measured on the way; None where it is not."""
+    if not {"early_stopping", "keep", "measure_every"} & spec.keys():
+        return None
+    own, table = METRICS[spec["objective"]], spec.get("early_stopping", {})
+    metric = table.get("metric") or next(iter(own))
+    return Plan(
+        metric=metric,
+        logged=EVALUATED + (own.get(metric) or _of_its_own(user_code.label(metric))),
+        of_answers=metric not in own or metric == "reward",
+        every=spec.get("measure_every"),
+        rows=spec.get("measure_rows", ROWS),
+        patience=table.get("patience"),
+        min_change=table.get("min_change", 0.0),
+        keep_best=spec.get("keep") == "best",
+        max_new_tokens=spec.get("max_new_tokens", table.get("max_new_tokens", LONGEST)),
+    )
+
+
+def _of_its_own(label: str) -> str:
+    """A metric's name in train.jsonl, where a user's may be called as a number of the trainer's is."""
+    taken = {name for names in METRICS.values() for pair in names.items() for name in pair}
+    return f"own_{label}" if label in taken else label
+
+
+def refusals(run: Any) -> Iterator[str]:
+    """Why a run's keys of this kind cannot be had; nothing where they can."""
+    if run.measure_rows is not None and not is_measured(run):
+        yield "measure_rows has no effect here; it needs early_stopping, keep: best or measure_every"
+    if not is_measured(run):
+        return
+    if run.method == "adalora" and (keeps_best(run) or run.early_stopping is not None):
+        yield (
+            "adalora comes to its rank at the end of training, before which neither early_stopping nor keep: best may end it; "
+            "write method: lora"
+        )
+    table = run.early_stopping
+    if table is not None:
+        yield from _refused_metric(run, table)
+    if run.max_steps is not None:
+        yield from too_short(plan({"objective": run.objective} | settings(run)), run.max_steps, "max_steps")
+
+
+def _refused_metric(run: Any, table: Any) -> Iterator[str]:
+    own, metric = METRICS[run.objective], table.metric or next(iter(METRICS[run.objective]))
+    answers = run.objective != "reward"
+    if metric not in own and not (answers and (metric in OF_ANSWERS or user_code.is_own(metric))):
+        known = [*own, *(OF_ANSWERS if answers else ())]
+        other = "which is no FILE.py:NAME of your own either" if answers else "as a reward model writes no answers"
+        yield f"early_stopping.metric: {run.objective} does not measure '{metric}', {other}; {nearest(metric, known)}"
+    elif table.max_new_tokens is not None and not _needs_length(run, metric):
+        why = "write the run's max_new_tokens" if "reward" in own else f"{metric} generates nothing; take it out"
+        yield f"early_stopping.max_new_tokens has no effect here: {why}"
+    elif _needs_length(run, metric) and run.max_length <= (longest := table.max_new_tokens or LONGEST):
+        yield (
+            f"max_length {run.max_length} counts a prompt and its answer, and early_stopping's max_new_tokens {longest} leaves no room "
+            "for a prompt; write a smaller max_new_tokens there"
+        )
+
+
+def too_short(planned: Plan, steps: int, source: str) -> Iterator[str]:
+    """Why a training of `steps` (ppo: rollouts) is too short for its plan; `source` is the key that says how long it is."""
+    between, count = planned.steps_between(steps), planned.measurements(steps)
+    if between > steps:
+        yield f"measure_every {between} is more than the {steps} steps of the training; write a smaller one, or a larger {source}"
+    elif planned.patience is not None and planned.patience + 1 >= count:
+        yield (
+            f"early_stopping: patience {planned.patience} can never end a training of {steps} steps that is measured {count} "
+            f"time{'s' * (count != 1)}; write a smaller measure_every or patience, or a larger {source}"
+        )
+
+
+def no_answers(spec: dict[str, Any], shape: str | None) -> str | None:
+    """Why rows of this shape have nothing that the metric of a spec could read; None where they have, or where it reads none."""
+    planned = plan(spec)
+    if planned is None or not planned.of_answers or planned.metric == "reward":
+        return None
+    instead = next(iter(METRICS[spec["objective"]]))
+    if shape == "text":
+        return f"early_stopping.metric: {planned.metric} reads answers, and rows of shape text have no prompts; write metric: {instead}"
+    if shape in ("prompts", "unpaired_preference") and not user_code.is_own(planned.metric):
+        return (
+            f"early_stopping.metric: {planned.metric} compares an answer with a reference, which rows of shape {shape} have not; "
+            f"write metric: {instead}, or your own as FILE.py:NAME"
+        )
+    return None
+
+
+def nothing_held_out(shares: list[float | str]) -> bool:
+    """Whether none of the datasets whose `validation` these are holds anything out."""
+    return all(share == 0 for share in shares)
+
+
+def own_metric(run: Any) -> str | None:
+    """The `FILE.py:NAME` of a run's metric, where it is the user's own."""
+    metric = run.early_stopping.metric if run.early_stopping is not None else None
+    return metric if metric and user_code.is_own(metric) else None
+
+
+def steps(spec: dict[str, Any], rows: int, are_pairs: bool) -> int:
+    """Optimiser steps (ppo: rollouts) of a training on `rows`."""
+    if spec["max_steps"]:
+        return spec["max_steps"]
+    answers = rows * (2 if spec["objective"] == "kto" and are_pairs else 1) * spec["epochs"]
+    if "reward" in METRICS[spec["objective"]]:
+        passes = spec.get("minibatches", 1) if "generations" in spec else 1
+        return passes * max(1, round(answers * spec.get("generations", 1) / spec["batch_size"]))
+    return -(-max(1, round(answers)) // spec["batch_size"])
+
+
+def faults(spec: dict[str, Any], count: int, held_out: int, evaluated: int) -> Iterator[tuple[str, str]]:
+    """What is wrong with the plan of a run for its rows: "error" or "warning", and a sentence.
+
+    Args:
+        count: optimiser steps (ppo: rollouts) of the training.
+        held_out: rows of its dataset that are held out.
+        evaluated: how many of these it is evaluated on.
+    """
+    planned, name = plan(spec), spec["data"]["name"]
+    measured_rows = min(planned.rows, held_out)
+    if not held_out:
+        yield "error", f"{name} holds no row out to measure; write a larger validation under datasets.{name}"
+        return
+    for sentence in too_short(planned, count, "max_steps, epochs or dataset"):
+        yield "error", sentence
+    if not (planned.keep_best or planned.patience):
+        return
+    if measured_rows < FEW:
+        yield (
+            "warning",
+            f"{planned.metric} is measured on {measured_rows} held-out rows, so that chance may choose the step; hold out more "
+            f"(validation under datasets.{name})",
+        )
+    shared = max(0, measured_rows + min(evaluated, held_out) - held_out)
+    if shared:
+        yield (
+            "warning",
+            f"{shared} of the {measured_rows} held-out rows by which the step is chosen are evaluated as well, which flatters this "
+            f"run there; hold out more (validation under datasets.{name}), or measure fewer (measure_rows, evaluation.limit)",
+        )
+
+
+# ---- the measurements
+
+
+def measured(planned: Plan, log: list[dict[str, Any]]) -> list[tuple[int, float]]:
+    """Steps and values of the measurements in a trainer's log or in the lines of a train.jsonl, in their order."""
+    return [(line["step"], line[planned.logged]) for line in log if planned.logged in line]
+
+
+def decide(planned: Plan, points: list[tuple[int, float]]) -> Decision | None:
+    """What follows from the measurements so far; None before the first.
+
+    Training ends once `patience` measurements in a row have not been better, by more than `min_change`, than the one that
+    improved last. The best step is that of the best value, however small its lead.
+    """
+    if not points:
+        return None
+    best, reference, waited = points[0], -math.inf, 0
+    for step, value in points:
+        if planned.sign * value > planned.sign * best[1]:
+            best = (step, value)
+        if planned.sign * value - reference > planned.min_change:
+            reference, waited = planned.sign * value, 0
+        else:
+            waited += 1
+    return Decision(*best, planned.patience is not None and waited >= planned.patience)
+
+
+# ---- in words
+
+
+def in_words(found: dict[str, Any] | None) -> str:
+    """What `held_out` of a train.json says, as sentences; nothing where nothing was measured."""
+    if not found:
+        return ""
+    best, unit = found["best"], f"{found['metric']} of {found['rows']} held-out rows"
+    text = f"Of {found['measurements']} measurements, {unit} was best at step {best['step']:,} ({best['value']:.4g})."
+    if found["stopped_at"] is not None:
+        text += f" Training stopped early, after step {found['stopped_at']:,} of {found['planned_steps']:,}."
+    return f"{text} The model is that of step {found['kept_step']:,}."

@@ -1,0 +1,363 @@
+"""Held-out rows, measured while a model trains: by the trainer's own loss, by what its answers earn, or by a metric of them.
+
+transformers calls `evaluate` after a step's numbers are logged and before its checkpoint is saved, so a checkpoint always
+knows the measurement of its step. What is measured is ours, since a mean over batches would weigh the rows of an incomplete
+one more, and since no trainer here can tell what answers are worth. Measuring moves no generator: a training takes the same
+steps with it as without.
+"""
+
+import contextlib
+import math
+import random
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import Trainer, TrainerCallback
+
+from posttrain.data import samples, thoughts
+from posttrain.data.rows import read
+from posttrain.data.tokens import IGNORED, questions, turn_end
+from posttrain.inference import rollout, scoring
+from posttrain.metrics import text_metrics
+from posttrain.runtime import user_code
+from posttrain.runtime.console import say
+from posttrain.runtime.errors import UserError
+from posttrain.training import early_stopping, keeping
+from posttrain.training.early_stopping import EVALUATED, METRICS, Decision, Plan
+
+# ---- which rows
+
+
+def sample(ids: list[str], count: int) -> list[int]:
+    """The places of at most `count` rows, chosen by a hash of their ids.
+
+    They are the end of the order of which an evaluation takes the beginning, so that the two share as few rows as can be.
+    """
+    return sorted(samples.chosen(ids, [None] * len(ids))[-count:])
+
+
+def rows(file: Path, spec: dict, read: Callable[[Path], Any]) -> Any:
+    """The rows of held-out tokens that are measured on the way, as a dataset; None where none are.
+
+    Args:
+        read: reads the file as a dataset with the column `id`.
+
+    Raises:
+        UserError: there is none to measure.
+    """
+    planned = early_stopping.plan(spec)
+    if planned is None or planned.of_answers:
+        return None
+    table = read(file)
+    if not len(table):
+        raise UserError(nothing(spec))
+    return table.select(sample(table["id"], planned.rows))
+
+
+def asked(file: Path, spec: dict, planned: Plan, tokenizer: Any) -> list[dict]:
+    """The held-out prompts that are answered on the way, as `tokens.questions` gives them, without those of no room.
+
+    Raises:
+        UserError: there is none, or none with room for an answer.
+    """
+    held_out = read(file)
+    found = questions(tokenizer, [held_out[i] for i in sample([row["id"] for row in held_out], planned.rows)])
+    room = spec["max_length"] - planned.max_new_tokens
+    kept = [row for row in found if len(row["prompt_ids"]) <= room]
+    if found and not kept:
+        raise UserError(
+            f"dataset {spec['data']['name']}: no held-out prompt is short enough for an answer of {planned.max_new_tokens} tokens within "
+            f"max_length {spec['max_length']}; write a larger max_length, or a smaller max_new_tokens"
+        )
+    if not kept:
+        raise UserError(nothing(spec))
+    return kept
+
+
+def nothing(spec: dict) -> str:
+    """That there is nothing to measure."""
+    name = spec["data"]["name"]
+    return f"dataset {name}: no row is held out that could be measured while it trains; write a larger validation under datasets.{name}"
+
+
+def inputs(options: Namespace, spec: dict) -> list[Path]:
+    """The files that are measured on the way, and so go into the checkpoints' key."""
+    planned = early_stopping.plan(spec)
+    if planned is None:
+        return []
+    return [*options.held_out] if planned.of_answers else [options.tokens / "validation.parquet"]
+
+
+# ---- what a measurement gives
+
+
+def losses(trainer: Any, objective: str) -> dict[str, float]:
+    """The objective's own metrics over the trainer's held-out rows: a token weighs as any other in sft, a row in the rest."""
+    sums, weights = Counter(), Counter()
+    for batch in trainer.get_eval_dataloader():
+        given = trainer._prepare_inputs(batch)
+        loss, *_ = trainer.prediction_step(trainer.model, given, prediction_loss_only=True)
+        found = {"loss": float(loss)} | _noted(trainer)
+        for name, weight in _weights(objective, given).items():
+            if name in found and weight:
+                sums[name] += weight * found[name]
+                weights[name] += weight
+    found = {name: sums[name] / weights[name] for name in sums}
+    if objective == "kto":  # of batches, the last of which may have no answer of one kind
+        found["rewards/margins"] = found.get("rewards/chosen", 0.0) - found.get("rewards/rejected", 0.0)
+    return {name: found[name] for name in METRICS[objective].values() if name in found}
+
+
+def _noted(trainer: Any) -> dict[str, float]:
+    """What TRL's loss has noted of one batch beside its value; it is taken away, or would be in the next line of the log."""
+    notes = trainer._metrics if hasattr(trainer, "_metrics") else trainer._stored_metrics
+    found = {name.removeprefix(EVALUATED): values[-1] for name, values in notes["eval"].items() if values}
+    notes["eval"].clear()
+    return found
+
+
+def _weights(objective: str, batch: dict) -> dict[str, int]:
+    """What a batch counts for, in each number that it gives."""
+    if objective == "sft":
+        return dict.fromkeys(METRICS["sft"].values(), int((batch["labels"][:, 1:] != IGNORED).sum()))
+    if objective == "kto":
+        wanted = sum(map(bool, batch["label"]))
+        unwanted = len(batch["label"]) - wanted
+        return {"loss": wanted + unwanted, "rewards/chosen": wanted, "rewards/rejected": unwanted}
+    count = len(next(value for value in batch.values() if isinstance(value, torch.Tensor)))
+    return dict.fromkeys(METRICS[objective].values(), count)
+
+
+def answers(trainer: Any, questions: list[dict], max_new_tokens: int) -> list[scoring.Answer]:
+    """The greedy answer of the model in training to each question."""
+    prompts, tokenizer = [row["prompt_ids"] for row in questions], trainer.processing_class
+    found: dict[int, scoring.Answer] = {}
+    with _policy(trainer) as model, trainer.compute_loss_context_manager():
+        for batch in scoring.prompt_batches(prompts, max_new_tokens):
+            given = scoring.generate_batch(model, tokenizer, [prompts[i] for i in batch], max_new_tokens)
+            found |= zip(batch, given, strict=True)
+    return [found[i] for i in range(len(prompts))]
+
+
+@contextlib.contextmanager
+def _policy(trainer: Any) -> Iterator[Any]:
+    """The causal language model in training, within its adapter."""
+    if hasattr(trainer.model, "role"):
+        with trainer.model.role("policy") as policy:
+            yield policy
+    else:
+        yield trainer.model
+
+
+def of_answers(trainer: Any, planned: Plan, questions: list[dict]) -> dict[str, float]:
+    """The mean of a metric of answers, or of what they earn, over held-out questions."""
+    given = answers(trainer, questions, planned.max_new_tokens)
+    if planned.metric == "reward":
+        values = earned(trainer, questions, given)
+    else:
+        own = user_code.is_own(planned.metric)
+        metric = (
+            user_code.load(planned.metric, "early_stopping.metric") if own else text_metrics.METRICS[planned.metric]
+        )
+        pairs = zip(given, questions, strict=True)
+        values = [metric(thoughts.answer(answer.text), _reference(row)) for answer, row in pairs]
+    return {planned.logged.removeprefix(EVALUATED): math.fsum(values) / len(values)}
+
+
+def _reference(row: dict) -> str | None:
+    """A row's own answer without thoughts; None for a prompt alone."""
+    return None if row["reference"] is None else thoughts.answer(row["reference"])
+
+
+@torch.no_grad()
+def earned(trainer: Any, questions: list[dict], given: list[scoring.Answer]) -> list[float]:
+    """The reward of each answer, as the trainer's own reward gives it to what it samples."""
+    with _policy(trainer) as model:
+        stops = scoring.stop_tokens(model, trainer.processing_class)
+    end = turn_end(trainer.processing_class, stops)
+    ids = [[*answer.ids, *([end] if answer.ended else [])] for answer in given]
+    if hasattr(trainer, "judges"):
+        return _judged(trainer, questions, ids)
+    (reward,) = trainer.reward_funcs
+    prompts, references = ([row[key] for row in questions] for key in ("prompt_ids", "reference"))
+    return [float(value) for value in reward(prompts=prompts, completion_ids=ids, reference=references)]
+
+
+def _judged(trainer: Any, questions: list[dict], ids: list[list[int]]) -> list[float]:
+    """PPO's, whose judges may be adapters of the model itself and may reward each token."""
+    values, size = [], trainer.args.per_device_train_batch_size
+    with trainer.compute_loss_context_manager():
+        for start in range(0, len(ids), size):
+            some, answers = questions[start : start + size], ids[start : start + size]
+            packed = rollout.pack(some, answers, trainer.processing_class.pad_token_id, trainer.args.device)
+            scores, tokens = trainer.judges(some, answers, packed)
+            values += (scores if tokens is None else scores + tokens.sum(1)).tolist()
+    return values
+
+
+# ---- when, and what follows
+
+
+class Measuring(TrainerCallback):
+    """Measures held-out rows on the way, keeps the result of the best step, and ends training that no longer improves.
+
+    Args:
+        folder: the stage's own, for the best step's result.
+        measure: gives the numbers by their names in the trainer's log.
+        write: writes to a folder what the training would leave if it ended now.
+        end: ends the training after this step.
+        rows: how many are measured.
+        steps: optimiser steps for one of the run's own, which is a rollout in ppo.
+    """
+
+    def __init__(
+        self,
+        planned: Plan,
+        trainer: Any,
+        folder: Path,
+        measure: Callable[[], dict[str, float]],
+        write: Callable[[Path], None],
+        end: Callable[[Any], None],
+        rows: int,
+        steps: int = 1,
+    ) -> None:
+        self.planned, self.trainer, self.folder = planned, trainer, folder
+        self.measure, self.write, self.end, self.rows, self.steps = measure, write, end, rows, steps
+        self.name = folder.parent.parent.name
+        trainer.evaluate = self.evaluate
+        trainer.add_callback(self)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Ask for a measurement after every so many steps, and after the last."""
+        every = self.steps * self.planned.steps_between(state.max_steps // self.steps)
+        control.should_evaluate = state.global_step % every == 0 or state.global_step >= state.max_steps
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Remove what no checkpoint counts on any more, as a new one is there."""
+        self._prune()
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Measure, note it in the log, keep the result where it is the best so far, and end where patience does.
+
+        Raises:
+            UserError: what is measured is not a number.
+        """
+        trainer = self.trainer
+        step = trainer.state.global_step
+        with undisturbed(trainer.model):
+            found = {EVALUATED + name: value for name, value in self.measure().items()}
+            for name, number in found.items():
+                if not math.isfinite(number):
+                    raise UserError(
+                        f"{self.name}: {name} of the held-out rows is {number} at step {step}; "
+                        "write a lower learning_rate, a longer warmup or precision: fp32"
+                    )
+            value = found[self.planned.logged]
+            Trainer.log(trainer, dict(found))  # TRL's own would add what the training step has noted
+            decided = self.decision()
+            if self.planned.keep_best and decided.best == step:
+                keeping.save(self.folder, step, self.write)
+                self._prune()
+        self._tell(step, value, decided)
+        trainer.control = trainer.callback_handler.on_evaluate(trainer.args, trainer.state, trainer.control, found)
+        if decided.stop and step < trainer.state.max_steps:
+            self.end(trainer.control)
+        return found
+
+    def decision(self) -> Decision | None:
+        """What the measurements so far say."""
+        return early_stopping.decide(
+            self.planned, early_stopping.measured(self.planned, self.trainer.state.log_history)
+        )
+
+    def _prune(self) -> None:
+        decided = self.decision()
+        if decided and self.planned.keep_best:
+            keeping.prune(self.folder, self.planned, decided.best)
+
+    def _tell(self, step: int, value: float, decided: Decision) -> None:
+        best = "the best so far" if decided.best == step else f"the best is {decided.value:.4g} at step {decided.best}"
+        text = f"{self.name}: step {step}: {self.planned.metric} of the held-out rows is {value:.4g}, {best}"
+        stops = decided.stop and step < self.trainer.state.max_steps
+        say(f"{text}; training ends, as {self.planned.patience} in a row are no better" if stops else text)
+
+    # ---- after training
+
+    def kept(self) -> Path | None:
+        """The folder of the result that is kept in place of the last step's; None where that is the last step's own.
+
+        Raises:
+            UserError: it is not there as it was written.
+        """
+        step = self.decision().best
+        if not self.planned.keep_best or step == self.trainer.state.global_step:
+            return None
+        if best := keeping.result(self.folder, step):
+            return best
+        raise UserError(
+            f"{self.folder}: the result of the best step, {step}, was changed or removed; run the same command again"
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """What train.json says of it; steps are the optimiser's."""
+        state, decided = self.trainer.state, self.decision()
+        points = early_stopping.measured(self.planned, state.log_history)
+        ended = state.global_step < state.max_steps
+        return {
+            "metric": self.planned.metric,
+            "logged": self.planned.logged,
+            "rows": self.rows,
+            "measurements": len(points),
+            "best": {"step": decided.best, "value": decided.value},
+            "kept_step": decided.best if self.planned.keep_best else state.global_step,
+            "stopped_at": state.global_step if ended else None,
+            "planned_steps": state.max_steps,
+        }
+
+
+@contextlib.contextmanager
+def undisturbed(model: Any) -> Iterator[None]:
+    """Within the block the model is in evaluation mode; after it modes and generators are as they were."""
+    modes = [(module, module.training) for module in model.modules()]
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(), torch.no_grad():
+            model.eval()
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        for module, training in modes:
+            module.training = training
+
+
+def begin(
+    spec: dict,
+    options: Namespace,
+    trainer: Any,
+    folder: Path,
+    write: Callable[[Path], None],
+    end: Callable[[Any], None],
+) -> Measuring | None:
+    """Let a trainer be measured as its spec plans it; None where it plans nothing.
+
+    Raises:
+        UserError: there is nothing held out to measure.
+    """
+    planned = early_stopping.plan(spec)
+    if planned is None:
+        return None
+    if planned.of_answers:
+        found = asked(*options.held_out, spec, planned, trainer.processing_class)
+        measure = partial(of_answers, trainer, planned, found)
+    else:
+        found = trainer.eval_dataset
+        measure = partial(losses, trainer, spec["objective"])
+    steps = spec["ppo_epochs"] * spec["minibatches"] if spec["objective"] == "ppo" else 1
+    return Measuring(planned, trainer, folder, measure, write, end, len(found), steps)

@@ -1,0 +1,59 @@
+"""An entry of `trainer_args` that would do nothing is refused, with what to write instead."""
+
+import pytest
+
+from posttrain.config import schema, trainer_args
+from posttrain.runtime.errors import UserError
+from posttrain.workflow.project import Project
+
+
+def table(objective: str) -> dict:
+    own = {"from": "base", "objective": objective, "data": "chats" if objective in ("sft", "grpo", "rloo") else "pairs"}
+    return own | ({"reward": {"function": "final_number"}} if objective in ("grpo", "rloo") else {})
+
+
+ENTRIES = [
+    (objective, field)
+    for field, (objectives, _) in trainer_args.IGNORED.items()
+    for objective in objectives
+    if field in schema.trainer_fields(objective)
+]
+
+
+@pytest.mark.parametrize(("objective", "field"), ENTRIES)
+def test_an_entry_that_would_be_ignored_is_refused(objective, field, configuration):
+    with pytest.raises(UserError) as error:
+        Project(configuration({"runs.own": table(objective) | {"trainer_args": {field: 1}}}))
+    assert str(error.value).startswith(f"configuration: runs.own.trainer_args: '{field}' has no effect: ")
+    assert "; " in str(error.value)
+
+
+@pytest.mark.parametrize("field", ["padding_free", "adam_beta2", "pad_to_multiple_of"])
+def test_an_entry_that_acts_is_taken(field, configuration):
+    Project(configuration({"runs.own": table("sft") | {"trainer_args": {field: 1}}}))
+
+
+def test_every_refused_field_is_one_of_an_installed_trainers_and_none_of_the_runs_own():
+    known = frozenset().union(*map(schema.trainer_fields, trainer_args.ALL))
+    assert trainer_args.IGNORED.keys() <= known
+    assert not trainer_args.IGNORED.keys() & schema.OWN_FIELDS
+    assert set(trainer_args.ALL) == set(schema.OBJECTIVES_OF["trainer_args"])
+
+
+# Fields of TRL's own (not transformers') that act on a model and rows of tokens. A new field is for one of the two lists.
+ACT = set(
+    "learning_rate router_aux_loss_coef max_length shuffle_dataset padding_free pad_to_multiple_of "
+    "loss_type activation_offloading disable_dropout precompute_ref_log_probs precompute_ref_batch_size loss_weights "
+    "ld_alpha f_divergence_type f_alpha_divergence_coef label_smoothing beta use_weighting discopop_tau sync_ref_model "
+    "train_sampling_strategy desirable_weight undesirable_weight max_completion_length center_rewards_coefficient alpha "
+    "cpo_alpha simpo_gamma".split()
+)
+
+
+def test_every_field_that_trl_adds_for_given_answers_has_been_looked_at():
+    from transformers import TrainingArguments
+
+    common = set(TrainingArguments.__dataclass_fields__)
+    for objective in set(trainer_args.ALL) - {"grpo", "rloo"}:
+        own = schema.trainer_fields(objective) - common
+        assert {field for field in own if not trainer_args.refusal(objective, field)} <= ACT, objective

@@ -1,0 +1,931 @@
+"""The graph's semantics: canonical names, parents, specs and what changes them, and targets that are refused."""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import yaml
+
+from posttrain.config.schema import Objective
+from posttrain.runtime.errors import UserError
+from posttrain.workflow.project import Project
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture
+def project(configuration):
+    """The project of the small configuration with changes."""
+    return lambda changes=None: Project(configuration(changes), "my.yaml")
+
+
+# ---- names
+
+NAMES = [
+    ("sft", "sft"),
+    ("sft,rank=4", "sft,rank=4"),
+    ("sft,seed=1,rank=4", "sft,rank=4,seed=1"),
+    ("sft,rank=8", "sft"),  # as the file says
+    ("sft,seed=42", "sft"),  # as the default says
+    ("sft,alpha=16", "sft"),  # as the default that follows from the rank says
+    ("sft,learning_rate=2e-4", "sft"),
+    ("dpo,learning_rate=1e-4", "dpo"),
+    ("dpo,learning_rate=0.0001", "dpo"),
+    ("sft,learning_rate=3e-4", "sft,learning_rate=0.0003"),
+    ("sft,learning_rate=0.0003", "sft,learning_rate=0.0003"),
+    ("sft,learning_rate=3.0e-4", "sft,learning_rate=0.0003"),
+    ("sft,learning_rate=1e-5", "sft,learning_rate=1e-05"),
+    ("sft,epochs=2", "sft,epochs=2"),
+    ("sft,epochs=2.0", "sft,epochs=2"),
+    ("sft,epochs=1.50", "sft,epochs=1.5"),
+    ("sft,rank=4.0", "sft,rank=4"),
+    ("sft,gradient_checkpointing=true", "sft,gradient_checkpointing=true"),
+    ("sft,gradient_checkpointing=yes", "sft,gradient_checkpointing=true"),
+    ("sft,schedule=linear", "sft,schedule=linear"),
+    ("sft,max_steps=null", "sft"),
+    ("sft,rank=null", "sft,rank=16"),  # the method's own default, where the file says 8
+]
+
+
+@pytest.mark.parametrize(("target", "name"), NAMES)
+def test_equal_runs_have_one_canonical_name_and_one_spec(project, target, name):
+    graph = project()
+    assert graph.run(target).name == name
+    assert graph.spec(target) == graph.spec(name)
+
+
+@pytest.mark.parametrize(("target", "name"), NAMES)
+def test_a_canonical_name_reads_back_as_the_same_run(project, target, name):
+    assert project().run(name) == project().run(target)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("sft,alpha=16,rank=4", "sft,rank=4"), ("follow,learning_rate=5e-5,method=full", "follow,method=full")],
+)
+def test_an_override_equal_to_the_default_stays_in_the_name_where_that_default_moves(project, one, other):
+    graph = project()
+    assert graph.run(one).run.settings() != graph.run(other).run.settings()
+    assert graph.run(one).name != graph.run(other).name
+
+
+def test_an_override_equal_to_the_runs_own_default_is_the_same_run(project):
+    assert project().run("sft,alpha=8,rank=4").name == "sft,rank=4"
+
+
+def test_a_null_override_reads_back_from_its_name(project):
+    changes = {"runs.sft.max_steps": 5}
+    name = project(changes).run("sft,max_steps=null").name
+    assert project(changes).run(name).run.max_steps is None
+
+
+OVERRIDES = [
+    ("sft,rnak=4", "results/sft,rnak=4: a run has no key 'rnak'; did you mean 'rank'?"),
+    ("sft,from_=base", "a run has no key 'from_'; did you mean 'from'?"),
+    ("sft,rank=four", "results/sft,rank=four: rank: input should be a valid integer"),
+    ("sft,rank=0", "rank: input should be greater than 0"),
+    ("sft,rank=4.5", "rank: input should be a valid integer"),
+    ("sft,batch_size=null", "batch_size: input should be a valid integer, but it is None"),
+    ("sft,rank=-", "rank: input should be a valid integer"),
+    ("sft,seed=2024-01-31", "seed: input should be a valid integer"),
+    ("sft,method=lroa", "method: 'lroa' is not allowed; did you mean 'lora'?"),
+    ("sft,trainer_args=x", "trainer_args: input should be a valid dictionary"),
+    ("sft,rank", "'rank' is no override; write KEY=VALUE"),
+    ("sft,", "'' is no override"),
+    ("sft,rank=", "'rank=' is no override"),
+    ("sft,=4", "a run has no key ''"),
+    ("sft,rank=4=5", "'rank=4=5' is no override"),
+    ("sft,data=..", "'data=..' is no override"),
+    ("sft,data=a..b", "'data=a..b' is no override"),
+    ("sft,rank=4;id", "'rank=4;id' is no override"),
+    ("sft,rank=4 5", "'rank=4 5' is no override"),
+    ("sft,rank=$(id)", "'rank=$(id)' is no override"),
+    ("sft,rank=`id`", "'rank=`id`' is no override"),
+    ("sft,data=a/b", "'data=a/b' is no override"),
+    ("sft,rank=4\n", "is no override"),
+    ("sft,rank=4,rank=4", "'rank' is given twice; write it once"),
+    ("sft,objective=dpo", "'objective' makes another run; write one under runs: in my.yaml"),
+    ("sft,from=base", "'from' makes another run"),
+    ("stf", "my.yaml: there is no run 'stf'; did you mean 'sft'?"),
+    ("sft;id", "there is no run 'sft;id'; did you mean 'sft'?"),
+    ("", "there is no run ''; valid are dpo, follow, full, sft"),
+    ("base", "there is no run 'base'"),
+    ("sft,data=chatz", "there is no dataset 'chatz'; did you mean 'chats'?"),
+    ("sft,data=pairs", "sft needs rows of shape text or messages, and pairs is preference"),
+]
+
+
+@pytest.mark.parametrize(("target", "sentence"), OVERRIDES, ids=[repr(target) for target, _ in OVERRIDES])
+def test_a_bad_override_is_one_sentence(project, target, sentence):
+    with pytest.raises(UserError) as error:
+        project().run(target)
+    assert sentence in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "target", ["sft,beta=0.2", "sft,accumulation=3", "sft,method=full,rank=4", "sft,seed=2024-13-45"]
+)
+def test_an_override_that_contradicts_the_run_is_one_sentence(project, target):
+    with pytest.raises(UserError, match=f"results/{target}: "):
+        project().run(target)
+
+
+# ---- parents
+
+
+def test_an_override_moves_one_run_and_a_parent_follows_only_where_it_says_so(project):
+    assert project().run("dpo,rank=4").parent == "sft"
+    assert project().run("follow,rank=4").parent == "sft,rank=4"
+    assert project().run("follow,rank=4,beta=0.3").parent == "sft,rank=4"
+    assert project().run("follow").parent == "sft,rank=16"  # the child's default, the parent's file says 8
+    assert project().run("follow,rank=8").parent == "sft"
+
+
+def test_a_parents_place_may_hold_any_of_the_runs_keys_and_a_default_is_filled_in(project):
+    graph = project({"runs.follow.from": "sft,rank={rank},seed={seed},learning_rate={learning_rate}"})
+    assert graph.run("follow,seed=7").parent == "sft,learning_rate=5e-05,rank=16,seed=7"
+
+
+REFUSED = [
+    ({"runs.sft.from": "bsae"}, "my.yaml: runs.sft.from: there is no base or run 'bsae'; did you mean 'base'?"),
+    ({"runs.dpo.from": "sft,rnak=4"}, "a run has no key 'rnak'; did you mean 'rank'?"),
+    ({"runs.dpo.from": "base,rank=4"}, "runs.dpo.from: there is no base or run"),
+    ({"runs.dpo.from": "sft,rank={rnak}"}, "my.yaml: runs.dpo.from: a run has no key 'rnak'; did you mean 'rank'?"),
+    ({"runs.dpo.from": "sft,rank={rank"}, "'rank={rank' is no override"),
+    ({"runs.sft.from": "sft"}, "my.yaml: runs.sft.from: the runs go round in a circle: sft -> sft"),
+    ({"runs.sft.from": "dpo"}, "my.yaml: runs.sft.from: the runs go round in a circle: sft -> dpo -> sft"),
+    ({"runs.sft.from": "sft,rank={rank}"}, "the runs go round in a circle: sft -> sft,rank=8"),
+    ({"runs.sft.data": "chatz"}, "my.yaml: runs.sft.data: there is no dataset 'chatz'; did you mean 'chats'?"),
+    ({"runs.dpo.data": "chats"}, "my.yaml: runs.dpo.data: dpo needs rows of shape preference, and chats is messages"),
+    ({"runs.sft.data": "pairs"}, "runs.sft.data: sft needs rows of shape text or messages"),
+    (
+        {"bases.base": {"source": "random", "text": "chatz"}},
+        "my.yaml: bases.base.text: there is no dataset 'chatz'; did you mean 'chats'?",
+    ),
+    ({"evaluation.data": ["chatz"]}, "my.yaml: evaluation.data: there is no dataset 'chatz'; did you mean 'chats'?"),
+    ({"sweeps.rank.run": "dop"}, "there is no run 'dop'; did you mean 'dpo'?"),
+    ({"sweeps.rank.over": {"rnak": [4]}}, "a run has no key 'rnak'; did you mean 'rank'?"),
+    (
+        {"sweeps.rank.over": {"rank": [4, "many"]}},
+        "my.yaml: sweeps.rank (dpo,rank=many): rank: input should be a valid integer",
+    ),
+    (
+        {"sweeps.rank.over": {"rank": ["4/5"]}},
+        "my.yaml: sweeps.rank.over.rank: '4/5' cannot stand in the name of a run's folder",
+    ),
+    ({"runs.sft.trainer_args": {"learning_rate": 1}}, "trainer_args: 'learning_rate' is not set here; "),
+    (
+        {"runs.sft.trainer_args": {"save_steps": 1}},
+        "trainer_args: 'save_steps' is not set here; ",
+    ),
+    ({"runs.dpo.trainer_args": {"loss_type": "ipo"}}, "trainer_args: 'loss_type' is not set here; "),
+    (
+        {"runs.sft.trainer_args": {"padding_fre": True}},
+        "runs.sft.trainer_args: the trainer has no field 'padding_fre'; did you mean 'padding_free'?",
+    ),
+    (
+        {"runs.sft.peft_args": {"use_rslor": True}},
+        "runs.sft.peft_args: lora has no 'use_rslor' in PEFT; did you mean 'use_rslora'?",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "sentence"), REFUSED, ids=[sentence for _, sentence in REFUSED])
+def test_a_graph_that_cannot_be_built_is_one_sentence(project, changes, sentence):
+    with pytest.raises(UserError) as error:
+        project(changes)
+    assert sentence in str(error.value)
+
+
+REWARD = {"from": "base", "objective": "reward", "data": "pairs"}
+EASY = {"from": "pairs", "select": {"by": "reward", "part": "easy", "margin": 0.5}}
+PPO = {"from": "sft", "objective": "ppo", "data": "chats", "reward": {"from": "reward"}}
+RTO = PPO | {"reward": {"from": "dpo", "kind": "implicit", "sequence": "reward"}}
+JUDGED = {"runs.reward": REWARD, "datasets.easy": EASY, "runs.ppo": PPO, "runs.rto": RTO}
+JUDGED |= {"runs.mixed": {"from": "sft", "objective": "dpo", "data": "easy"}}
+LEAF = {"from": "base", "objective": "sft", "method": "prompt", "data": "chats"}
+
+
+def test_a_graph_with_judges_and_selected_data_can_be_built(project):
+    graph = project(JUDGED)
+    assert (graph.run("ppo").judges, graph.run("rto").judges) == (("reward",), ("dpo", "reward"))
+    assert (graph.run("mixed").selector, graph.run("sft").selector, graph.selector("easy")) == (
+        "reward",
+        None,
+        "reward",
+    )
+    assert graph.judge_models("ppo") == ["reward"]
+    assert graph.judge_models("rto") == ["dpo", "reward", "sft"]  # what dpo is compared with
+    assert graph.judge_models("sft") == []
+
+
+JUDGES_REFUSED = [
+    (
+        {"runs.leaf": LEAF, "runs.sft.from": "leaf"},
+        "runs.sft.from: leaf is trained with prompt, which cannot be merged, so nothing can start from it; train it with lora, "
+        "or start from base",
+    ),
+    (
+        {"runs.sft.from": "reward"},
+        "my.yaml: runs.sft.from: reward is a reward model, which scores answers and writes none; start from base",
+    ),
+    (
+        {"runs.ppo.reward": {"from": "sft"}},
+        "my.yaml: runs.ppo.reward.from: sft is a run with objective: sft; write one with objective: reward; with kind: implicit "
+        "it takes a dpo run",
+    ),
+    (
+        {"runs.ppo.reward": {"from": "dpo"}},
+        "runs.ppo.reward.from: dpo is a run with objective: dpo; write one with objective: reward; with kind: implicit",
+    ),
+    (
+        {"runs.ppo.reward": {"from": "reward", "kind": "implicit"}},
+        "runs.ppo.reward.from: reward is a run with objective: reward; write one with objective: dpo",
+    ),
+    (
+        {"runs.rto.reward.sequence": "dpo"},
+        "runs.rto.reward.sequence: dpo is a run with objective: dpo; write one with objective: reward",
+    ),
+    ({"runs.ppo.reward": {"from": "base"}}, "runs.ppo.reward.from: there is no run 'base'; valid are"),
+    ({"runs.ppo.reward": {"from": "rewrd"}}, "runs.ppo.reward.from: there is no run 'rewrd'; did you mean 'reward'?"),
+    (
+        {"runs.ppo.reward": {"from": "reward,rnak=4"}},
+        "results/reward,rnak=4: a run has no key 'rnak'; did you mean 'rank'?",
+    ),
+    (
+        {"datasets.easy.select.by": "sft"},
+        "my.yaml: datasets.easy.select.by: sft is a run with objective: sft; write one with objective: reward",
+    ),
+    (
+        {"datasets.easy.select.by": "rewrd"},
+        "my.yaml: datasets.easy.select.by: there is no run 'rewrd'; did you mean 'reward'?",
+    ),
+    ({"datasets.easy.from": "pair"}, "my.yaml: datasets.easy.from: there is no dataset 'pair'; did you mean 'pairs'?"),
+    (
+        {"datasets.easy.from": "chats"},
+        "my.yaml: datasets.easy.from: select needs a preference dataset, and chats is none",
+    ),
+    (
+        {"datasets.easy.from": "easy"},
+        "my.yaml: datasets.easy.from: easy is made of other datasets; name one that is read from files",
+    ),
+    (
+        {"datasets.easier": EASY | {"from": "easy"}},
+        "my.yaml: datasets.easier.from: easy is made of other datasets; name one that is read from files",
+    ),
+    (
+        {"runs.sft.data": "easy"},
+        "my.yaml: runs.sft.data: sft needs rows of shape text or messages, and easy is preference",
+    ),
+    (
+        {"runs.reward.data": "easy"},
+        "my.yaml: runs.reward: the runs go round in a circle, by a reward or a selected dataset: reward -> reward",
+    ),
+    (
+        {"runs.reward.from": "mixed"},
+        "my.yaml: runs.reward: the runs go round in a circle, by a reward or a selected dataset: reward -> mixed -> reward",
+    ),
+    (
+        {"runs.reward.from": "ppo"},
+        "the runs go round in a circle, by a reward or a selected dataset: reward -> ppo -> reward",
+    ),
+    ({"runs.dpo.from": "rto"}, "the runs go round in a circle, by a reward or a selected dataset: dpo -> rto -> dpo"),
+]
+
+
+@pytest.mark.parametrize("use", ["research", "commercial"])
+@pytest.mark.parametrize(("changes", "sentence"), JUDGES_REFUSED, ids=[sentence for _, sentence in JUDGES_REFUSED])
+def test_a_judge_or_selection_that_cannot_be_is_one_sentence(project, changes, sentence, use):
+    with pytest.raises(UserError) as error:
+        project(JUDGED | changes | {"use": use})
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
+    assert ("implicit" in str(error.value)) == ("implicit" in sentence)
+
+
+def test_an_alias_of_a_judge_is_the_judge(project):
+    graph = project(JUDGED | {"runs.ppo.reward": {"from": "reward,rank=16"}})
+    assert graph.run("ppo").judges == ("reward",)
+    assert project(JUDGED | {"runs.ppo.reward": {"from": "reward,rank=4"}}).run("ppo").judges == ("reward,rank=4",)
+    graph = project(JUDGED | {"datasets.easy.select.by": "reward,seed=42"})
+    assert graph.selector("easy") == "reward"
+
+
+def test_a_circle_whose_override_grows_is_refused_as_well(project):
+    with pytest.raises(UserError, match="circle"):
+        project({"runs.sft.from": "sft,seed={seed}1"})
+
+
+@pytest.mark.parametrize("key", ["r", "lora_alpha", "lora_dropout", "target_modules", "task_type"])
+def test_a_field_of_lora_that_has_a_key_of_its_own_is_refused(project, key):
+    with pytest.raises(UserError, match=f"peft_args: '{key}'"):
+        project({"runs.sft.peft_args": {key: 4}})
+
+
+@pytest.mark.parametrize("key", ["save_only_model", "ignore_data_skip"])
+def test_a_field_of_the_trainer_that_breaks_resuming_is_refused(project, key):
+    with pytest.raises(UserError, match=f"trainer_args: '{key}'"):
+        project({"runs.sft.trainer_args": {key: True}})
+
+
+@pytest.mark.parametrize("licence", ["CC BY-NC 4.0", "qwen-research", "MIT AND cc-by-nc-4.0"])
+def test_what_may_not_be_sold_is_refused_for_commercial_use(project, licence):
+    sentence = (
+        f"my.yaml: use: commercial, but datasets.chats -> sft, and the licence of datasets.chats, {licence}, forbids it; "
+        "replace datasets.chats, or write use: research"
+    )
+    with pytest.raises(UserError) as refused:
+        project({"use": "commercial", "datasets.chats.licence": licence})
+    assert str(refused.value) == sentence
+    assert project({"use": "research", "datasets.chats.licence": licence})
+    assert project({"use": "commercial", "datasets.unused": {"path": "x.csv", "licence": licence}})
+
+
+def licences(graph, name):
+    return graph.licences(graph.run(name))
+
+
+CHAINS = {
+    "bases.base": "bases.base -> sft -> mixed -> ppo",
+    "datasets.chats": "datasets.chats -> ppo",
+    "datasets.pairs": "datasets.pairs -> datasets.easy -> mixed -> ppo",
+    "datasets.feedback": "datasets.feedback -> reward -> mixed -> ppo",
+    "datasets.text": "datasets.text -> bases.tiny -> reward -> mixed -> ppo",
+}
+
+
+@pytest.mark.parametrize("part", CHAINS)
+def test_the_refusal_tells_the_chain_from_the_part_to_the_run(project, part):
+    tiny = {"source": "random", "hidden_size": 8, "layers": 1, "heads": 1, "vocab_size": 300, "text": "text"}
+    changes = {"bases.tiny": tiny, "datasets.text": {"path": "t.jsonl"}, "datasets.feedback": {"path": "f.jsonl"}}
+    changes |= {"datasets.easy": EASY, "sweeps": {}, "use": "commercial"}
+    runs = {"ppo": PPO | {"from": "mixed"}, "mixed": {"from": "sft", "objective": "dpo", "data": "easy"}}
+    runs |= {"sft": {"from": "base", "objective": "sft", "data": "chats"}}
+    changes |= {"runs": runs | {"reward": REWARD | {"from": "tiny", "data": "feedback"}}}
+    assert licences(project(changes), "ppo").keys() == CHAINS.keys()
+    with pytest.raises(
+        UserError, match=f"use: commercial, but {CHAINS[part]}, and the licence of {part}, cc-by-nc-4.0, forb"
+    ):
+        project(changes | {f"{part}.licence": "cc-by-nc-4.0"})
+
+
+def test_the_card_of_a_folder_counts_where_the_configuration_says_nothing(configuration, in_folder):
+    for folder in ("base", "rows"):
+        (in_folder / folder).mkdir()
+    (in_folder / "base/README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
+    with pytest.raises(UserError, match=r"bases.base -> sft, .* replace bases.base"):
+        Project(configuration({"use": "commercial"}), "my.yaml", in_folder)
+    assert Project(configuration({"use": "commercial", "bases.base.licence": "mit"}), "my.yaml", in_folder)
+
+
+def test_the_licences_of_a_run_are_those_of_all_that_it_is_built_from(project):
+    graph = project({"bases.base.licence": "gemma", "datasets.pairs.licence": "mit"})
+    assert licences(graph, "dpo") == {"datasets.pairs": "mit", "bases.base": "gemma", "datasets.chats": None}
+    assert licences(graph, "sft") == {"bases.base": "gemma", "datasets.chats": None}
+
+
+@pytest.mark.parametrize("licence", ["mit", "apache-2.0", "cc-by-4.0", "NCSA", None])
+def test_what_may_be_sold_is_not_refused(project, licence):
+    assert project({"use": "commercial", "datasets.chats.licence": licence, "bases.base.licence": licence})
+
+
+def test_an_override_does_not_evade_the_licence(project):
+    graph = project({"use": "commercial", "datasets.more": {"path": "x.jsonl", "licence": "cc-by-nc-4.0"}})
+    with pytest.raises(UserError, match="cc-by-nc"):
+        graph.run("sft,data=more")
+
+
+def test_fields_of_the_trainer_and_of_lora_pass_under_their_own_names(project):
+    graph = project({"runs.sft.trainer_args": {"adam_beta2": 0.95}, "runs.sft.peft_args": {"use_rslora": True}})
+    spec = json.loads(graph.spec("sft"))
+    assert (spec["trainer_args"], spec["peft_args"]) == ({"adam_beta2": 0.95}, {"use_rslora": True})
+
+
+# ---- specs
+
+
+def changed(before: Project, after: Project) -> set[str]:
+    """What has another spec in `after`."""
+    targets = ["bases/base", "data/chats", "data/pairs", "base/eval"]
+    targets += [f"{run}{part}" for run in before.config.runs for part in ("", "/eval")]
+    return {target for target in targets if before.spec_hash(target) != after.spec_hash(target)}
+
+
+SFT, DPO, FOLLOW, FULL = ({name, f"{name}/eval"} for name in ("sft", "dpo", "follow", "full"))
+EVALS = {"base/eval", "sft/eval", "dpo/eval", "follow/eval", "full/eval"}
+CHANGES = [
+    ({"runs.dpo.beta": 0.3}, DPO),
+    ({"runs.sft.seed": 1}, SFT | DPO | FOLLOW),
+    ({"runs.sft.rank": 4}, SFT | DPO),  # follow's parent has its rank from follow
+    ({"runs.full.learning_rate": 1}, FULL),
+    ({"runs.sft.trainer_args": {"adam_beta2": 0.95}}, SFT | DPO | FOLLOW),
+    ({"bases.base.path": "other"}, {"bases/base"} | EVALS | SFT | DPO | FOLLOW | FULL),
+    ({"datasets.pairs.limit": 5}, {"data/pairs"} | EVALS | DPO | FOLLOW),
+    ({"datasets.chats.validation": 0.2}, {"data/chats"} | EVALS | SFT | DPO | FOLLOW | FULL),
+    ({"evaluation.limit": 5}, EVALS),
+    ({"tracking": {"mlflow": False, "experiment": "x", "checkpoint_seconds": 1}}, set()),
+    ({"sweeps.other": {"run": "dpo", "over": {"rank": [2]}}}, set()),
+    ({"use": "commercial"}, set()),
+    ({"runs.dpo.learning_rate": "1e-4"}, set()),  # the same number
+    ({"runs.dpo.alpha": 32}, set()),  # the default, written out
+    ({"datasets.unused": {"path": "x.csv"}}, set()),
+    ({"runs.another": {"from": "sft", "objective": "sft", "data": "chats"}}, set()),
+]
+
+
+@pytest.mark.parametrize(("changes", "expected"), CHANGES, ids=[str(changes) for changes, _ in CHANGES])
+def test_a_change_moves_the_specs_of_what_it_determines_and_no_others(project, changes, expected):
+    assert changed(project(), project(changes)) == expected
+
+
+NAMES_OF = ("reward", "ppo", "rto", "mixed", "data/easy", "sft", "dpo")
+JUDGE_CHANGES = [
+    ({"runs.reward.seed": 1}, {"reward", "ppo", "rto", "mixed", "data/easy"}),
+    ({"runs.dpo.seed": 1}, {"dpo", "rto"}),
+    ({"runs.dpo.beta": 0.3}, {"dpo", "rto"}),
+    ({"runs.sft.seed": 1}, {"sft", "dpo", "ppo", "rto", "mixed"}),
+    ({"datasets.easy.select.margin": 1}, {"mixed", "data/easy"}),
+    ({"datasets.easy.select.margin": "0.5"}, set()),  # the same number
+    ({"datasets.easy.select.part": "hard"}, {"mixed", "data/easy"}),
+    ({"datasets.pairs.limit": 7}, {"reward", "ppo", "rto", "mixed", "data/easy", "dpo"}),
+    ({"runs.ppo.reward": {"from": "reward,seed=7"}}, {"ppo"}),
+    ({"runs.ppo.reward": {"from": "reward,seed=42"}}, set()),  # as the default says
+    ({"runs.ppo.reward": {"from": "reward", "kind": "score"}}, set()),  # as the default says
+    ({"runs.ppo.reward": {"function": "final_number"}}, {"ppo"}),
+    ({"runs.rto.reward.sequence": ...}, {"rto"}),
+    ({"runs.ppo.kl_target": 6}, {"ppo"}),
+    ({"datasets.pairs.licence": "mit"}, set()),
+]
+
+
+@pytest.mark.parametrize(("changes", "expected"), JUDGE_CHANGES, ids=[str(changes) for changes, _ in JUDGE_CHANGES])
+def test_what_a_judge_or_a_selector_is_made_of_determines_what_is_made_with_it(project, changes, expected):
+    nested = {key: dict(value) for key, value in JUDGED.items()} | {"runs.rto": RTO | {"reward": dict(RTO["reward"])}}
+    before, after = project(nested), project(nested | changes)
+    assert {name for name in NAMES_OF if before.spec_hash(name) != after.spec_hash(name)} == expected
+
+
+def test_a_users_reward_function_counts_by_the_bytes_of_its_files(configuration, in_folder):
+    values = configuration({"runs.ppo": PPO | {"reward": {"function": "rules.py:short"}}})
+
+    def spec() -> str:
+        return Project(values, "my.yaml", in_folder).spec("ppo")
+
+    without = spec()
+    Path("rules.py").write_text("def short(answer, reference): return -len(answer)\n")
+    one = spec()
+    Path("rules.py").write_text("def short(answer, reference): return -len(answer) - 1\n")
+    two = spec()
+    Path("helper.py").write_text("LIMIT = 1\n")
+    Path("rules.py").write_text("import helper\ndef short(answer, reference): return -len(answer) - 1\n")
+    helped = spec()
+    Path("helper.py").write_text("LIMIT = 2\n")
+    assert len({without, one, two, helped, spec()}) == 5
+    assert Project(values, "my.yaml", in_folder).reward_file("ppo") == ["rules.py", "helper.py"]
+    Path("rules.py").write_text("def short(answer, reference): return -len(answer)\n")
+    assert json.loads(one)["reward"]["function"] == "rules.py:short"
+    assert Project(values, "my.yaml", in_folder).reward_file("ppo") == ["rules.py"]
+    assert Project(configuration(JUDGED), "my.yaml", in_folder).reward_file("ppo") == []
+
+
+def suite_of(*metrics: str) -> dict:
+    return {"evaluation.suites": {"say": {"kind": "generation", "data": "chats", "metrics": list(metrics)}}}
+
+
+def test_a_users_metric_counts_by_the_bytes_of_its_files(configuration, in_folder):
+    Path("helper.py").write_text("LIMIT = 1\n")
+    Path("mine.py").write_text("import helper\ndef polite(answer, reference):\n    return 1\n")
+
+    def made(*metrics: str) -> Project:
+        return Project(configuration(suite_of(*metrics)), "my.yaml", in_folder)
+
+    before, spec = made("chrf", "mine.py:polite").spec("sft/eval"), made("chrf").spec("sft/eval")
+    assert made("chrf", "mine.py:polite").suite_files == ["mine.py", "helper.py"]
+    Path("helper.py").write_text("LIMIT = 2\n")
+    assert made("chrf", "mine.py:polite").spec("sft/eval") != before
+    assert made("chrf").spec("sft/eval") == spec
+    assert "sha256" not in json.loads(spec)["suites"]["say"]
+    with pytest.raises(
+        UserError, match=r"my.yaml: evaluation.suites.say.metrics: mine.py has no function 'polit'; did you"
+    ):
+        made("mine.py:polit")
+    with pytest.raises(UserError, match=r"evaluation.suites.say.metrics: there is no file 'other.py'"):
+        made("other.py:polite")
+    Path("other").mkdir()
+    for file in ("mine.py", "helper.py"):
+        Path("other", file).write_text(Path(file).read_text().replace("polite", "kind"))
+    with pytest.raises(UserError, match=r"metrics: helper.py and other/helper.py have one name"):
+        made("mine.py:polite", "other/mine.py:kind")
+
+
+def test_the_spec_of_an_implicit_reward_names_the_run_its_beta_and_its_parent(project):
+    graph = project(JUDGED | {"runs.dpo.beta": 0.3})
+    assert json.loads(graph.spec("rto"))["reward"] == {
+        "kind": "implicit",
+        "beta": 0.3,
+        "from": {"name": "dpo", "spec": graph.spec_hash("dpo")},
+        "reference": {"name": "sft", "spec": graph.spec_hash("sft")},
+        "sequence": {"name": "reward", "spec": graph.spec_hash("reward")},
+    }
+
+
+@pytest.mark.parametrize("data", [["chats", "pairs"], None])
+def test_specs_do_not_depend_on_the_order_of_keys(configuration, data):
+    def backwards(value):
+        return {key: backwards(value[key]) for key in reversed(value)} if isinstance(value, dict) else value
+
+    values = configuration({"evaluation.data": data, "bases.base.licence": "mit", "runs.full": ...})
+    assert changed(Project(values), Project(backwards(values))) == set()
+
+
+def test_a_spec_is_sorted_json_and_its_hash_is_the_files(project, tmp_path):
+    graph = project()
+    text = graph.spec("dpo")
+    assert text == json.dumps(json.loads(text), sort_keys=True, indent=1)
+    assert graph.spec_hash("dpo") == hashlib.sha256(f"{text}\n".encode()).hexdigest()  # rule spec: printf '%s\n'
+    assert json.loads(text)["from"] == {"name": "sft", "spec": graph.spec_hash("sft")}
+
+
+def test_an_override_has_the_spec_of_the_file_that_says_the_same(project):
+    override = json.loads(project().spec("sft,rank=4"))
+    assert override == json.loads(project({"runs.sft.rank": 4}).spec("sft"))
+
+
+# ---- the graph
+
+
+def test_the_lineage_goes_from_the_base_to_the_run(project):
+    assert project().lineage("follow,rank=4") == ["base", "sft,rank=4", "follow,rank=4"]
+    assert project().lineage("base") == ["base"]
+
+
+def test_a_model_is_compared_with_its_parent_and_its_base_once_each(project):
+    assert project().others("dpo") == ["sft", "base"]
+    assert project().others("sft") == ["base"]
+    assert project().others("base") == []
+
+
+def test_a_sweep_is_the_grid_in_its_order_by_canonical_names(project):
+    graph = project()
+    assert graph.sweep_runs("rank") == ["dpo,rank=4", "dpo,beta=0.5,rank=4", "dpo", "dpo,beta=0.5"]
+    assert graph.sweep_points("rank")[1] == ("dpo,beta=0.5,rank=4", {"rank": 4, "beta": 0.5})
+
+
+def test_the_points_of_a_sweep_share_their_parent(project):
+    graph = project()
+    assert {graph.run(name).parent for name in graph.sweep_runs("rank")} == {"sft"}
+
+
+def test_models_are_measured_on_every_runs_dataset_unless_told_otherwise(project):
+    assert project().evaluation_data == ["chats", "pairs"]
+    assert project({"evaluation.data": ["pairs"]}).evaluation_data == ["pairs"]
+    assert Project({"datasets": {"chats": {"path": "x.csv"}}}).evaluation_data == ["chats"]
+
+
+def test_what_is_trained_is_in_a_spec_only_where_it_is_not_the_default(project):
+    plain = json.loads(project().spec("sft"))
+    assert not {"assistant_turns", "train_thoughts"} & plain.keys()
+    changed = json.loads(project({"runs.sft.assistant_turns": "last", "runs.sft.train_thoughts": False}).spec("sft"))
+    assert changed == plain | {"assistant_turns": "last", "train_thoughts": False}
+    assert (
+        json.loads(project({"runs.sft.assistant_turns": "all", "runs.sft.train_thoughts": True}).spec("sft")) == plain
+    )
+    with pytest.raises(UserError, match="assistant_turns has no effect here; it needs objective: sft"):
+        project({"runs.dpo.assistant_turns": "last"})
+
+
+def test_the_paths_that_rules_ask_for(in_folder, project):
+    graph = project()
+    assert graph.model("base") == graph.merged("base") == "results/bases/base/model"
+    assert (graph.model("sft"), graph.merged("sft")) == ("results/sft/model", "results/sft/merged")
+    assert graph.manifest("sft,rank=4") == "results/sft,rank=4/merge.json"
+    assert graph.tokens("dpo", "pairs", 512) == "results/tokens/base/pairs,max_length=512"
+    assert graph.run_tokens(graph.run("sft")) == "results/tokens/base/chats,max_length=1024"
+    assert graph.run_tokens(graph.run("dpo")) == "results/tokens/base/pairs,max_length=1024"
+    last = "sft,assistant_turns=last,max_length=64,train_thoughts=false"
+    folder = "results/tokens/base/chats,max_length=64,assistant_turns=last,train_thoughts=false"
+    assert graph.run_tokens(graph.run(last)) == folder
+    for file in ("chats.jsonl", "pairs.jsonl", "held_out.jsonl"):
+        Path(file).touch()
+    assert graph.sources("pairs") == ["pairs.jsonl", "held_out.jsonl"]
+    assert graph.sources("chats") == ["chats.jsonl"]
+
+
+# ---- targets
+
+TARGETS = [
+    ("results/sft/evl.json", "'results/sft/evl.json' names no result; did you mean 'eval.json'?"),
+    ("results/sft", "'results/sft' names no result; valid are"),
+    ("results/sft/model/../../x", "names no result"),
+    ("results/base/model", "'results/base/model' names no result; valid are eval.json"),
+    ("results/../eval.json", "there is no run '..'"),
+    ("results/$(id)/eval.json", "there is no run '$(id)'"),
+    ("results/sft,rank=a/b/eval.json", "results/sft,rank=a: rank: input should be a valid integer"),
+    ("results/bases/bsae/model", "'results/bases/bsae/model': there is no base 'bsae'; did you mean 'base'?"),
+    ("results/data/chatz/report.json", "there is no dataset 'chatz'; did you mean 'chats'?"),
+    ("results/sweeps/rnak/table.tsv", "there is no sweep 'rnak'; did you mean 'rank'?"),
+    ("results/sft/eval.json", "my.yaml: bases.base.path: there is no folder 'base'; write the model's folder"),
+    (
+        "results/data/chats/report.json",
+        "my.yaml: datasets.chats.path: there is no file 'chats.jsonl'; write one that exists",
+    ),
+]
+
+
+@pytest.mark.parametrize(("target", "sentence"), TARGETS, ids=[target for target, _ in TARGETS])
+def test_a_target_that_names_nothing_is_one_sentence(project, in_folder, target, sentence):
+    with pytest.raises(UserError) as error:
+        project().check_targets([target])
+    assert sentence in str(error.value)
+
+
+@pytest.fixture
+def files(in_folder):
+    """The files that the small configuration names."""
+    (in_folder / "base").mkdir()
+    for name in ("chats.jsonl", "pairs.jsonl", "held_out.jsonl"):
+        (in_folder / name).touch()
+    return in_folder
+
+
+REFERENCES = [  # parent, changes of a run -> how the name of its reference's file says that the parent is held
+    ("sft", {}, ""),
+    ("sft", {"precision": "fp32"}, ",fp32"),
+    ("sft", {"precision": "bf16"}, ",bf16"),
+    ("sft", {"method": "qlora"}, ",nf4"),
+    ("sft", {"method": "qlora", "precision": "fp32"}, ",nf4,fp32"),
+    ("sft", {"method": "full"}, ",whole"),
+    ("sft", {"method": "full", "precision": "fp32"}, ",fp32"),
+    ("sft", {"peft_args": {"use_rslora": True}}, ""),
+    ("sft", {"peft_args": {"use_dora": True}}, ",whole"),
+    ("base", {"peft_args": {"use_dora": True}}, ""),
+]
+
+
+@pytest.mark.parametrize(("parent", "changes", "form"), REFERENCES)
+def test_runs_share_a_reference_where_their_parent_is_held_alike(project, parent, changes, form):
+    table = {"from": parent, "objective": "dpo", "data": "pairs"} | changes
+    folder = f"results/{parent}/logprobs"
+    assert project({"runs.one": table}).logprobs("one") == f"{folder}/pairs,max_length=1024{form}.parquet"
+
+
+def test_what_ships_and_the_arithmetic_of_evaluation_are_in_a_spec_where_they_are_set(project):
+    assert "save_precision" not in project().spec("sft")
+    assert "precision" not in json.loads(project().spec("sft/eval"))
+    changed = project({"runs.sft.save_precision": "bf16", "evaluation.precision": "bf16"})
+    assert json.loads(changed.spec("sft"))["save_precision"] == "bf16"
+    assert json.loads(changed.spec("sft/eval"))["precision"] == "bf16"
+
+
+def test_every_file_of_a_run_can_be_asked_for(project, files):
+    runs = [
+        "trained",
+        "merged",
+        "model",
+        "eval.json",
+        "eval/examples.parquet",
+        "loss.png",
+        "merge.json",
+        "provenance.json",
+        "train.jsonl",
+        "spec.json",
+    ]
+    targets = [f"results/dpo,rank=4/{name}" for name in runs] + [
+        "results/sft/logprobs/pairs,max_length=1024/train.parquet"
+    ]
+    targets += ["results/base/eval.json", "results/bases/base/model", "results/sweeps/rank/table.tsv", "--cores", "1"]
+    assert project().check_targets(targets) == []
+
+
+def test_a_reward_model_is_compared_with_nothing_and_models_are_measured_on_the_whole_of_a_selected_dataset(project):
+    graph = project(JUDGED)
+    assert graph.is_reward("reward,seed=3")
+    assert not graph.is_reward("ppo")
+    assert graph.others("reward") == []
+    assert graph.others("ppo") == ["sft", "base"]
+    assert graph.evaluation_data == ["chats", "pairs"]
+    assert [graph.datasets_pattern(kind) for kind in ("select", "data", "mix")] == [
+        "(?:easy)",
+        "(?:chats|pairs)",
+        "(?:(?!))",
+    ]
+
+
+def test_each_run_is_built_by_the_rule_of_its_objective_and_no_other_however_many_there_are(project):
+    graph = project(
+        JUDGED | {f"runs.dpo_{i}": {"from": "sft", "objective": "dpo", "data": "pairs", "seed": i} for i in range(20)}
+    )
+    patterns = {objective: re.compile(graph.pattern(objective)) for objective in get_args(Objective)}
+    for name, run in graph.config.runs.items():
+        for target in (name, f"{name},rank=4"):
+            built_by = [objective for objective, pattern in patterns.items() if pattern.fullmatch(target)]
+            assert built_by == [run.objective]
+    assert len(graph.pattern("dpo")) < 200  # it has the names of the other runs
+
+
+def test_what_a_target_needs_is_looked_for_behind_judges_and_selectors_too(project, files):
+    changes = JUDGED | {"bases.other": {"source": "path", "path": "other"}, "runs.reward": REWARD | {"from": "other"}}
+    for target in (
+        "ppo/eval.json",
+        "rto/trained",
+        "mixed/model",
+        "data/easy/report.json",
+        "tokens/base/easy,max_length=8",
+    ):
+        with pytest.raises(UserError, match=r"bases\.other\.path: there is no folder 'other'"):
+            project(changes).check_targets([f"results/{target}"])
+    assert project(changes).check_targets(["results/sft/model"]) == []
+    (files / "other").mkdir()
+    assert project(changes).check_targets(["results/ppo/eval.json", "results/data/easy/report.json"]) == []
+
+
+def test_a_reward_functions_file_is_looked_for(project, files):
+    changes = {"runs.ppo": PPO | {"reward": {"function": "rules.py:short"}}}
+    sentence = "my.yaml: runs.ppo.reward.function: there is no file 'rules.py'; write one that exists"
+    with pytest.raises(UserError, match=sentence):
+        project(changes).check_targets(["results/ppo/trained"])
+    assert project(changes).check_targets(["results/sft/trained"]) == []
+    (files / "rules.py").write_text("def shrt(answer, reference):\n    return 1\n")
+    with pytest.raises(
+        UserError, match=r"runs\.ppo\.reward\.function: rules\.py has no function 'short'; did you mean 'shrt'"
+    ):
+        project(changes).check_targets(["results/ppo/trained"])
+    (files / "rules.py").write_text("from helpers import short\n")
+    assert project(changes).check_targets(["results/ppo/trained"]) == []
+
+
+def test_a_missing_file_is_named_with_its_key_even_where_no_target_is_given(project, files):
+    (files / "held_out.jsonl").unlink()
+    with pytest.raises(UserError, match=r"my.yaml: datasets.pairs.validation: there is no file 'held_out.jsonl'"):
+        project().check_targets(["--cores", "1"])
+
+
+def test_only_names_that_are_not_canonical_become_aliases(project, files):
+    aliases = project().check_targets(
+        ["results/dpo,rank=16/eval.json", "results/dpo,rank=4/eval.json", "results/dpo/model"]
+    )
+    assert aliases == ["dpo,rank=16"]
+
+
+@pytest.mark.parametrize("file", ["config/config.yaml", "config/test/tiny.yaml"])
+def test_the_shipped_configurations_make_a_graph(file):
+    graph = Project(yaml.safe_load((REPOSITORY / file).read_text()), file, REPOSITORY)
+    assert all(len(graph.lineage(run)) > 1 for run in graph.config.runs)
+
+
+# ---- mixtures
+
+MIX = {"datasets.more": {"path": "more.jsonl", "format": "alpaca"}}
+MIX |= {"datasets.all": {"mix": {"chats": {"weight": 3}, "more": {"limit": 500}}}, "runs.sft.data": "all"}
+
+
+def test_a_mixture_is_what_its_datasets_are_and_changes_with_them(project):
+    graph = project(MIX)
+    assert [graph.datasets_pattern(kind) for kind in ("mix", "data")] == ["(?:all)", "(?:chats|pairs|more)"]
+    spec = json.loads(graph.spec("data/all"))
+    assert [(part["name"], part["weight"], part["limit"]) for part in spec["mix"]] == [
+        ("chats", 3.0, None),
+        ("more", None, 500),
+    ]
+    changed = project(MIX | {"datasets.more.columns": {"output": "answer"}})
+    assert changed.spec_hash("sft") != graph.spec_hash("sft")
+    assert changed.spec_hash("full") == graph.spec_hash("full")
+
+
+def test_a_mixture_has_the_licences_of_all_its_datasets(project):
+    licences = {"datasets.more.licence": "cc-by-nc-4.0"}
+    assert project(MIX | licences).licences(project(MIX).run("sft"))["datasets.more"] == "cc-by-nc-4.0"
+    with pytest.raises(UserError, match=r"datasets\.more -> datasets\.all -> sft, and the licence of datasets\.more"):
+        project(MIX | licences | {"use": "commercial"})
+
+
+def test_the_files_of_a_mixture_must_be_there(project, in_folder):
+    Path("chats.jsonl").touch()
+    with pytest.raises(UserError, match=r"datasets\.more\.path: there is no file 'more\.jsonl'"):
+        project(MIX).check_targets(["results/data/all/data.json"])
+
+
+MIXED_UP = [
+    ({"datasets.all": {"mix": {"chatz": {}}}}, "datasets.all.mix: there is no dataset 'chatz'; did you mean 'chats'?"),
+    (
+        {"datasets.all": {"mix": {"chats": {}, "pairs": {}}}},
+        "datasets.all.mix: its datasets are messages and preference",
+    ),
+    (MIX | {"datasets.both": {"mix": {"all": {}}}}, "datasets.both.mix: all is made of other datasets"),
+    (
+        {"datasets.all": {"mix": {"chats": {"wieght": 1}}}},
+        "datasets.all.mix.chats.wieght: unknown key 'wieght'; did you mean",
+    ),
+    ({"datasets.all": {"mix": {"chats": {"weight": 0}}}}, "datasets.all.mix.chats.weight: "),
+    ({"datasets.all": {"mix": {}}}, "datasets.all.mix: "),
+    ({"datasets.all": {"mix": {"chats": {}}, "limit": 3}}, "limit has no effect beside `mix`"),
+    ({"datasets.all": {"mix": {"pairs": {}}}, "runs.sft.data": "all"}, "sft needs rows of shape text or messages"),
+]
+
+
+@pytest.mark.parametrize(("changes", "sentence"), MIXED_UP, ids=[sentence for _, sentence in MIXED_UP])
+def test_a_mixture_that_cannot_be_is_one_sentence(project, changes, sentence):
+    with pytest.raises(UserError) as error:
+        project(changes)
+    assert sentence in str(error.value)
+
+
+# ---- suites, points, ratings
+
+
+def test_a_sweep_may_be_a_list_of_points_each_tried_at_every_point_of_a_grid(project):
+    points = {"run": "dpo", "points": [{"rank": 4, "beta": 0.2}, {"rank": 8}], "over": {"seed": [1, 2]}}
+    assert project({"sweeps.rank": points}).sweep_points("rank") == [
+        ("dpo,beta=0.2,rank=4,seed=1", {"rank": 4, "beta": 0.2, "seed": 1}),
+        ("dpo,beta=0.2,rank=4,seed=2", {"rank": 4, "beta": 0.2, "seed": 2}),
+        ("dpo,rank=8,seed=1", {"rank": 8, "seed": 1}),
+        ("dpo,rank=8,seed=2", {"rank": 8, "seed": 2}),
+    ]
+
+
+SUITES = {
+    "evaluation.data": ["chats"],
+    "evaluation.limit": 7,
+    "evaluation.suites": {
+        "two": {"kind": "generation", "data": "pairs", "shots": 2, "limit": 3},
+        "scored": {"kind": "reward", "data": "chats", "by": "reward,seed=42"},
+        "safe": {"kind": "safety", "files": ["mine.jsonl"]},
+    },
+}
+
+
+def test_suites_are_part_of_every_evaluation_but_a_reward_models(project, in_folder):
+    (in_folder / "mine.jsonl").touch()
+    graph = project(JUDGED | SUITES)
+    suites = json.loads(graph.spec("sft/eval"))["suites"]
+    assert (suites["two"]["limit"], suites["scored"]["limit"]) == (3, 7)  # its own, or the evaluation's
+    assert suites["scored"]["by"] == {"name": "reward", "spec": graph.spec_hash("reward")}
+    assert json.loads(graph.spec("reward/eval"))["suites"] == {}
+    assert graph.held_out_data == ["chats", "pairs"]
+    assert (graph.suite_data("generation"), graph.shots_data) == (["pairs"], ["pairs"])
+    assert (graph.evaluation_judges, graph.suite_files) == (["reward"], ["mine.jsonl"])
+
+
+SUITES_REFUSED = [
+    ({"kind": "generation", "data": "chatz"}, "data: there is no dataset 'chatz'; did you mean 'chats'?"),
+    ({"kind": "perplexity", "data": "pairs"}, "data: perplexity needs rows of shape text or messages, and pairs is preference"),
+    ({"kind": "reward", "data": "chats", "by": "sft"}, "by: sft is a run with objective: sft; write one with objective: reward"),
+    ({"kind": "tasks", "tasks": ["x"], "include": "mine"}, "include: there is no folder 'mine'; write the one with the task files"),
+    ({"kind": "safety", "files": ["mine.jsonl"]}, "files: there is no file 'mine.jsonl'; write one that exists"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("suite", "sentence"), SUITES_REFUSED, ids=[sentence for _, sentence in SUITES_REFUSED])
+def test_a_suite_that_cannot_be_measured_is_one_sentence(project, in_folder, suite, sentence):
+    with pytest.raises(UserError) as error:
+        project({"evaluation.suites": {"x": suite}})
+    assert f"my.yaml: evaluation.suites.x.{sentence}" in str(error.value)
+
+
+def test_pairs_that_people_preferred_are_a_dataset(project, files):
+    graph = project({"datasets.rated": {"ratings": "base~sft"}, "ratings": ["*.json"]})
+    spec = json.loads(graph.spec("data/rated"))
+    assert (spec["path"], spec["format"]) == ("results/ratings/base~sft/preferences.jsonl", "preference")
+    assert graph.sources("rated") == ["results/ratings/base~sft/preferences.jsonl"]
+    assert graph.check_targets(["results/ratings/base~sft/rate.html"]) == []
+    with pytest.raises(UserError, match=r"is made of exported ratings; name their files under ratings: in my\.yaml"):
+        graph.check_targets(["results/ratings/base~sft/ratings.json"])
+    (files / "anna.json").touch()
+    assert graph.check_targets(["results/ratings/base~sft/ratings.json"]) == []
+    assert graph.rating_files == ["anna.json"]
+
+
+PAIRS_REFUSED = [
+    ("sft~dpo,rank=16", "datasets.rated.ratings: write the models by their canonical names, sft~dpo"),
+    ("sft~sft", "datasets.rated.ratings: 'sft~sft': a model cannot be rated against itself; name two, as sft_lora~dpo_lora"),
+    ("sft~nothing", "there is no run 'nothing'"),
+    ("sft", "datasets.rated.ratings: 'sft' does not have the form"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("pair", "sentence"), PAIRS_REFUSED, ids=[pair for pair, _ in PAIRS_REFUSED])
+def test_a_pair_that_cannot_be_rated_is_one_sentence(project, pair, sentence):
+    with pytest.raises(UserError) as error:
+        project({"datasets.rated": {"ratings": pair}})
+    assert sentence in str(error.value)
+
+
+def test_the_report_names_parents_before_their_children_and_only_bases_that_are_used(project):
+    graph = project(JUDGED | {"bases.idle": {"source": "path", "path": "x"}, "cost.price_per_hour": 2.5})
+    report = graph.report("snakemake --cores 2")
+    names = [model["name"] for model in report["models"]]
+    assert names[0] == "base" and "idle" not in names
+    for model in report["models"][1:]:
+        assert {model["parent"], *model["also"]} <= set(names[: names.index(model["name"])]), model["name"]
+    assert "sft,rank=16" in names and report["models"][1]["command"].startswith("snakemake --cores 2 results/")
+    assert (report["price_per_hour"], report["currency"]) == (2.5, "EUR")
+
+
+def test_the_models_that_a_command_line_asks_to_evaluate_with_what_they_come_from(project):
+    asked = project().asked
+    assert asked(["results/dpo,rank=16/eval.json", "--cores", "1"]) == ["base", "sft", "dpo"]
+    assert asked(["results/dpo/train.json"]) == []
+    assert set(asked(["--cores", "1"])) == {"base", "sft", "dpo", "follow", "sft,rank=16", "full"}
