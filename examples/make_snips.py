@@ -131,13 +131,12 @@ def other_name(right: Call, command: str, names: list[str], chance: random.Rando
 def other_value(right: Call, command: str, names: list[str], chance: random.Random) -> Call | None:
     """A value with one word too many or too few."""
     name = chance.choice(list(right[1]))
-    words, said = right[1][name].split(), command.split()
-    at = next((i for i in range(len(said)) if said[i : i + len(words)] == words), None)
-    spans = [words[1:], words[:-1]] if len(words) > 1 else []
-    if at is not None:
-        spans += [said[at - 1 : at + len(words)]] * (at > 0) + [said[at : at + len(words) + 1]]
-    spans = [span for span in spans if span != words]
-    return (right[0], {**right[1], name: " ".join(chance.choice(spans))}) if spans else None
+    value = right[1][name]
+    before, _, after = command.partition(value)
+    spans = [value.partition(" ")[2], value.rpartition(" ")[0]] if " " in value else []
+    spans += [f"{word} {value}" for word in re.findall(r"(\S+) $", before)]
+    spans += [f"{value} {word}" for word in re.findall(r"^ ([\w']+)", after)]
+    return (right[0], {**right[1], name: chance.choice(spans)}) if spans else None
 
 
 def missing(right: Call, command: str, names: list[str], chance: random.Random) -> Call | None:
