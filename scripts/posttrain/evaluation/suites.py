@@ -13,7 +13,7 @@ from posttrain.data import rows, thoughts, tokens
 from posttrain.data.samples import ANSWERS, HeldOut, chosen, conversation, pick
 from posttrain.evaluation import generation_cache
 from posttrain.inference import decoding, reward_models, scoring
-from posttrain.metrics import final_numbers, statistics, text_metrics
+from posttrain.metrics import final_numbers, statistics, text_metrics, tool_calls
 from posttrain.runtime.atomic import read_json
 from posttrain.runtime.console import say
 from posttrain.runtime.errors import UserError
@@ -362,9 +362,9 @@ def _after(shots: list[Row], asked: list[Row]) -> list[Row]:
 
 
 def _reference(row: Row) -> str | None:
-    """The wanted answer of a row; None where it has none."""
+    """The wanted answer of a row, with its tool calls; None where it has none."""
     turns = row.get("messages") or row.get("chosen") or (row.get("completion") if row.get("label") else None)
-    return thoughts.answer(turns[-1]["content"]) if turns else None
+    return thoughts.answer(tool_calls.message_text(turns[-1])) if turns else None
 
 
 def _rows(dataset: str, split: str = "validation") -> Path:

@@ -759,6 +759,10 @@ def test_suites_that_their_rows_cannot_answer_are_errors(look):
     assert told(look(), {"d": holding(50) | {"shots": 3}}, shots)[1] is None
     found = told(look(), {"d": holding(50) | {"shots": 2}}, shots)[1]
     assert "shots is 3, and d has 2 training rows of one question and one answer" in found.message
+    calls = suite("generation", metrics=["json", "tool_name", "tool_arguments"], max_new_tokens=9)
+    assert told(look(), {"d": holding(50) | {"calls": 1}}, calls)[1] is None
+    found = told(look(), {"d": holding(50) | {"calls": 0}}, calls)[1]
+    assert "tool_arguments, tool_name compare tool calls, and no held-out row of d has one" in found.message
 
 
 # ---- the system prompt
