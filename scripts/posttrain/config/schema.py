@@ -19,7 +19,8 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from posttrain.config import foreign_names, library_refusals, trainer_args
-from posttrain.data.rows import FIELDS, FORMATS
+from posttrain.data.conversations import DATE
+from posttrain.data.formats import FIELDS, FORMATS
 from posttrain.data.samples import ANSWERS
 from posttrain.metrics import text_metrics
 from posttrain.models import parameter_patterns
@@ -32,7 +33,6 @@ NAME = r"^[a-z][a-z0-9_]*$"
 EXPONENT = r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+"
 RESERVED = ("bases", "data", "tokens", "sweeps", "ratings", "figures", "logs")
 
-DATE = "2025-01-01"  # what a chat template prints as today's date, so that a row has the same tokens tomorrow
 TEMPLATE_ARGUMENTS = ("messages", "tools", "documents", "add_generation_prompt", "strftime_now", "raise_exception")
 
 Name = Annotated[str, Field(pattern=NAME)]
