@@ -21,6 +21,8 @@ from posttrain.runtime.errors import UserError
 from posttrain.runtime.resource_limits import limited
 
 DATE = "2025-01-01"  # what a chat template prints as today's date, so that a row has the same tokens tomorrow
+# What a chat template is given for each conversation, beside the special tokens.
+TEMPLATE_ARGUMENTS = ("messages", "tools", "documents", "add_generation_prompt", "strftime_now", "raise_exception")
 # Of one conversation's rendering: a template is a program of the base's author.
 RENDER_SECONDS, RENDER_BYTES, RENDER_CHARACTERS = 10, 1 << 30, 16_000_000
 

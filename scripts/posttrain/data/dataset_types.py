@@ -20,6 +20,7 @@ from posttrain.data.encoding import (
     training_rows,
 )
 from posttrain.data.messages import Row, Turns
+from posttrain.metrics.tool_calls import message_text
 
 
 class Settings(NamedTuple):
@@ -122,8 +123,8 @@ class DatasetType:
         return [row[self.turns[0]][-1:]] if self.conversation else [row[name] for name in self.completions]
 
     def reference_text(self, row: Row) -> str | None:
-        """The completion that a generated one is compared with; None where there is none."""
-        return row[self.reference][-1]["content"] if self.reference else None
+        """The completion, with its tool calls, that a generated one is compared with; None where there is none."""
+        return message_text(row[self.reference][-1]) if self.reference else None
 
     def text(self, row: Row) -> str:
         """All text of a row."""
