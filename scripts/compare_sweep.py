@@ -37,7 +37,7 @@ def main(options) -> None:
         costs = [draw_cost(folder / "cost", sweep, "work"), draw_cost(folder / "memory", sweep, "memory")]
     with whole_file(options.output / "report.html") as file:
         file.write_text(html(sweep, drawn, costs), encoding="utf-8")
-    say(printed(sweep, shutil.get_terminal_size().columns) + f"\nSee {options.output}/report.html\n")
+    say(printed(sweep, shutil.get_terminal_size().columns) + f"\nSee {options.output}/report.html\n", "table")
 
 
 # ---- what was measured

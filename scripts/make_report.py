@@ -36,7 +36,7 @@ def main(options) -> None:
     text = html(found)
     with whole_file(options.output) as file:
         file.write_text(text, encoding="utf-8")
-    say(f"report: {len(found['models'])} models, {len(text.encode()) / 2**20:.1f} MiB, see {options.output}")
+    say(f"report: {len(found['models'])} models, {len(text.encode()) / 2**20:.1f} MiB, see {options.output}", "summary")
 
 
 def draw(trained: dict[str, Any], folder: Path) -> None:

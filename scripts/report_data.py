@@ -4,7 +4,7 @@ Reads a prepared dataset, its overlap with held-out rows and what tokenizers mad
 as a page, report.html.
 
     python scripts/report_data.py --data results/data/gsm8k --overlap results/data/gsm8k/overlap.json \
-        --tokens results/tokens/smollm2/gsm8k,max_length=1024 --licences '{"datasets.gsm8k": "mit"}' \
+        --tokens results/tokens/smollm2/gsm8k,max_length=1024 --context results/data/gsm8k/context.json \
         --output results/data/gsm8k
 """
 
@@ -37,7 +37,7 @@ def main(options) -> None:
     data = read_json(options.data / "data.json")
     name = options.data.name
     splits = [options.data / f"{split}.parquet" for split in ("train", "validation")]
-    parts = licences.with_cards(json.loads(options.licences)).values()  # of a mixture, its datasets'
+    parts = licences.with_cards(read_json(options.context)["licences"]).values()  # of a mixture, its datasets'
     licence = " AND ".join(sorted(set(parts))) if all(parts) else None
     report = data | {
         "licence": licence,
@@ -52,7 +52,10 @@ def main(options) -> None:
         file.write_text(html(name, report), encoding="utf-8")
     write_json(options.output / "report.json", report)
     todo = len(report["warnings"])
-    say(f"{name}: {todo or 'no'} thing{'' if todo == 1 else 's'} to look at, see {options.output}/report.html")
+    say(
+        f"{name}: {todo or 'no'} thing{'' if todo == 1 else 's'} to look at, see {options.output}/report.html",
+        "summary",
+    )
 
 
 def dropped_examples(path: Path) -> dict[str, list[dict[str, str]]]:
@@ -206,6 +209,6 @@ def html(name: str, report: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    parser = arguments(__doc__, data=Path, overlap=Path, licences=str, output=Path)
+    parser = arguments(__doc__, data=Path, overlap=Path, context=Path, output=Path)
     parser.add_argument("--tokens", type=Path, nargs="*", default=[], help="folders that tokenize_data wrote")
     run(parser, main)

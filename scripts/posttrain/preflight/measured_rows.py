@@ -1,5 +1,6 @@
 """What a run's evaluation will need of the rows that it measures, as far as it can be known before the run is trained."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,24 +24,25 @@ def names(evaluation: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys([*(data["name"] for data in evaluation.get("data", ())), *suites]))
 
 
-def read(folder: Path, evaluation: dict[str, Any]) -> dict[str, Report]:
+def read(folders: Iterable[Path], evaluation: dict[str, Any]) -> dict[str, Report]:
     """The data.json of each dataset that an evaluation measures on, by name, with what its suites need to know of the rows.
 
     That is `shots`, worked examples for a suite with shots, and `calls`, held-out rows for a suite that compares tool calls.
 
     Args:
-        folder: that of all datasets.
+        folders: those of the datasets.
     """
     from posttrain.runtime.atomic import read_json
 
-    found = {name: read_json(folder / name / "data.json") for name in names(evaluation)}
+    folder_of = {folder.name: folder for folder in folders}
+    found = {name: read_json(folder_of[name] / "data.json") for name in names(evaluation)}
     for suite in evaluation.get("suites", {}).values():
         if suite.get("shots") and suite["kind"] == "generation":
             name = suite["data"]["name"]
-            found[name] = found[name] | {"shots": worked_examples(folder / name / "train.parquet")}
+            found[name] = found[name] | {"shots": worked_examples(folder_of[name] / "train.parquet")}
         if not TOOL_METRICS.isdisjoint(suite.get("metrics", ())):
             name = suite["data"]["name"]
-            found[name] = found[name] | {"calls": rows_with_calls(folder / name / "validation.parquet")}
+            found[name] = found[name] | {"calls": rows_with_calls(folder_of[name] / "validation.parquet")}
     return found
 
 

@@ -240,7 +240,9 @@ def test_worked_examples_are_rows_of_one_question_and_one_answer(in_folder):
     write_rows(Path("d/train.parquet"), [row | {"id": str(i), "place": "x"} for i, row in enumerate(rows)], "messages")
     Path("d/data.json").write_text(json.dumps({"shape": "messages"}))
     suite = {"kind": "generation", "data": {"name": "d"}, "shots": 2}
-    assert measured_rows.read(Path(), {"data": [], "suites": {"s": suite}}) == {"d": {"shape": "messages", "shots": 3}}
+    assert measured_rows.read([Path("d")], {"data": [], "suites": {"s": suite}}) == {
+        "d": {"shape": "messages", "shots": 3}
+    }
     pair = {"prompt": turns[:1], "chosen": turns[1:], "rejected": turns[1:], "id": "a", "place": "x"}
     write_rows(Path("d/train.parquet"), [pair], "preference")
     assert measured_rows.worked_examples(Path("d/train.parquet")) == 1

@@ -61,7 +61,7 @@ def look(in_folder, configuration, chats, random_tiny_folder, tokenizer):
             Path("tokens").mkdir(exist_ok=True)
             pq.write_table(pa.Table.from_pylist(encoded, schema=schema(shape)), "tokens/train.parquet")
             atomic.write_json(Path("tokens/report.json"), {"train": summary(counts)})
-        options = Namespace(spec=Path("spec.json"), parent=random_tiny_folder, data=Path("data"))
+        options = Namespace(spec=Path("spec.json"), parent=random_tiny_folder, data=Path("data"), measured=[])
         context = {"use": "research", "licences": {"bases.base": "apache-2.0"}}
         context["chains"] = {"bases.base": ["sft"], "datasets.chats": ["sft", "dpo"]}
         return replace(check_run.look_at(options, None if on_policy else Path("tokens"), context), memory=MACHINE)
@@ -578,9 +578,9 @@ def test_a_strange_rank_is_a_warning(look):
 
 
 def test_every_default_is_in_its_own_range(look):
-    from posttrain.config.schema import LEARNING_RATE
+    from posttrain.methods import METHODS
 
-    for method in LEARNING_RATE:
+    for method in METHODS:
         run = look(run={"method": method})
         assert checks.learning_rate(run) is None
         found = checks.rank(run)
