@@ -4,6 +4,7 @@ import contextlib
 import shutil
 import sys
 import time
+from collections import deque
 from typing import TextIO
 
 from posttrain.runtime.errors import printable
@@ -48,6 +49,27 @@ def progress(message: str, left: float) -> None:
     width = shutil.get_terminal_size().columns - 1
     _show(f"\r\x1b[K{line[:width]}" + ("\n" if last else ""))
     _progress["open"] = not last
+
+
+class TimeLeft:
+    """How long work still takes, judged by its latest `LATEST` reports: the machine may have become busy since it began.
+
+    Args:
+        total: number of steps, or of whatever is counted.
+        done: how many were done before this process began.
+    """
+
+    LATEST = 10
+
+    def __init__(self, total: int, done: int = 0) -> None:
+        self.total = total
+        self.reports = deque([(time.monotonic(), done)], maxlen=self.LATEST + 1)
+
+    def after(self, done: int) -> float:
+        """Seconds that are left after `done` of the total."""
+        self.reports.append((time.monotonic(), done))
+        (began, before), (now, _) = self.reports[0], self.reports[-1]
+        return (now - began) / max(1, done - before) * (self.total - done)
 
 
 def duration(seconds: float) -> str:

@@ -46,6 +46,7 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], No
     options = parser.parse_args()
     on_signals(end_at_once)
     one_gpu()
+    sleep_while_waiting()
     os.environ.setdefault("TRACKIO_DIR", str(Path("results/logs/trackio").absolute()))  # Trackio reads it when imported
     try:
         with _lock(options.log), _log(options.log), _faults():
@@ -56,6 +57,15 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], No
         if sentence := storage_fault(error):  # the log itself
             sys.exit(f"posttrain: {sentence}")
         raise
+
+
+def sleep_while_waiting() -> None:
+    """Let OpenMP's threads sleep while they wait for each other; to be called before torch is imported.
+
+    By default they spin, and a thread that spins keeps the core that another program, or the thread that it waits for, needs
+    (`bench/contention.py`). Fewer threads on a busy machine would do as well, but sums of other parts have other bits.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def one_gpu() -> None:

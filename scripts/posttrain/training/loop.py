@@ -35,7 +35,7 @@ from posttrain.models.base_inspection import first_line
 from posttrain.models.lm_head import add_compact_head
 from posttrain.models.lora_linear import add_low_rank
 from posttrain.runtime.atomic import link, read_json, whole_folder, write_json
-from posttrain.runtime.console import progress, say
+from posttrain.runtime.console import TimeLeft, progress, say
 from posttrain.runtime.errors import UserError
 from posttrain.runtime.hashes import sha256
 from posttrain.runtime.script import end_at_once, on_signals
@@ -244,7 +244,7 @@ class Watch(TrainerCallback):
         self.stopped_by: int | None = None
         self.listening = self.ended = False
         self.began = self.saved = self.stepped = time.monotonic()
-        self.tokens = self.first = 0
+        self.tokens = 0
         self.saving = self.before = 0.0
 
     def _stop(self, number: int, _: Any) -> None:
@@ -264,7 +264,7 @@ class Watch(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Start the clocks where training starts, or go on where a killed stage's stood."""
         self.began = self.saved = self.stepped = time.monotonic()
-        self.first = state.global_step
+        self.left = TimeLeft(state.max_steps, state.global_step)
         self.before = max((line.get("seconds", 0.0) for line in state.log_history), default=0.0)
         psutil.cpu_percent()  # the next call tells the use since this one
 
@@ -345,12 +345,11 @@ class Watch(TrainerCallback):
         }
         with (self.folder / "train.jsonl").open("w") as file:
             file.writelines(json.dumps(line) + "\n" for line in history(state.log_history))
-        left = (now - self.began) / max(1, state.global_step - self.first) * (state.max_steps - state.global_step)
         reward = f"  reward {logs['reward']:.3f}" if "reward" in logs else ""
         pace = f"  {speed:.0f} tokens/s" if speed else ""
         progress(
             f"{self.name}: step {state.global_step}/{state.max_steps}  loss {logs['loss']:.4f}{reward}{pace}",
-            left,
+            self.left.after(state.global_step),
         )
 
 

@@ -442,6 +442,22 @@ def test_without_a_terminal_progress_is_plain_lines_now_and_then(shown):
     assert stream.getvalue() == "sft: step 1/100  2 min left\nsft: step 100/100\n"
 
 
+def test_time_left_follows_the_latest_steps_and_not_the_mean(monkeypatch):
+    times = iter([0, *range(1, 21), *range(30, 131, 10)])  # 20 steps of a second, then 11 of ten
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(times))
+    left = console.TimeLeft(100)
+    assert [left.after(step) for step in (1, 2)] == [99, 98]
+    seconds = [left.after(step) for step in range(3, 32)]
+    assert seconds[17] == 80  # after 20 steps
+    assert seconds[-1] == 69 * 10  # the mean of all would be 4.2 s a step
+
+
+def test_time_left_of_a_resumed_stage_counts_its_own_steps_alone(monkeypatch):
+    times = iter([100, 102])
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(times))
+    assert console.TimeLeft(50, done=40).after(41) == 18
+
+
 @pytest.mark.parametrize(
     ("seconds", "said"),
     [
