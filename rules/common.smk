@@ -27,7 +27,6 @@ from posttrain.config.schema import ON_POLICY, check_file, check_is_no_target
 from posttrain.runtime.errors import UserError
 from posttrain.config.overrides import OVERRIDES
 from posttrain.workflow.project import VERSIONS, Project
-from posttrain.runtime.atomic import packed
 from posttrain.runtime.last_configuration import READ_LAST
 
 # A file given with --configfile replaces the default one. Snakemake itself would merge the two.
@@ -161,10 +160,6 @@ def trained_turns(wildcards):
 
 def trained_thoughts(wildcards):
     return "false" if "train_thoughts=false" in wildcards.trained else "true"
-
-
-def dataset_licences(wildcards):
-    return json.dumps(PROJECT.dataset_licences(wildcards.dataset))
 
 
 def run_overlap(wildcards):
@@ -316,10 +311,6 @@ def sweep_results(wildcards):
     return expand("results/{run}/{file}", run=PROJECT.sweep_runs(wildcards.sweep), file=files)
 
 
-def sweep_points(wildcards):
-    return json.dumps(PROJECT.sweep_points(wildcards.sweep))
-
-
 def rated_models(wildcards):
     return wildcards.pair.split("~")
 
@@ -345,9 +336,15 @@ def reported_data(wildcards):
     return expand("results/data/{dataset}/report.json", dataset=PROJECT.report("")["datasets"])
 
 
-def report_context(wildcards):
-    command = f"snakemake --configfile {CONFIG_FILE} --cores {workflow.cores}"
-    return packed(PROJECT.report(command))
+def page_context(wildcards):
+    table, *name = wildcards.page.split("/")[:-1] or ["report"]
+    if table == "report":
+        context = PROJECT.report(f"snakemake --configfile {CONFIG_FILE} --cores {workflow.cores}")
+    elif table == "data":
+        context = {"licences": PROJECT.dataset_licences(*name)}
+    else:
+        context = {"sweep": name[0], "points": PROJECT.sweep_points(*name)}
+    return json.dumps(context)
 
 
 def wait_for_turn():
