@@ -68,7 +68,7 @@ def report(folder: Path) -> None:
         place = folder / str(runs)
         place.mkdir()
         os.chdir(place)
-        context = place / "report.context.json"
+        context = place / "context.json"
         write_json(context, made_up_results.write(runs, steps=400))
         script = [sys.executable, REPOSITORY / "scripts/make_report.py", "--context", context, "--cores", 1]
         seconds, memory = measured([*script, "--output", "report.html", "--figures", "figures"], place)

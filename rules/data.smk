@@ -119,8 +119,8 @@ rule data_report:
         validation="results/data/{dataset}/validation.parquet",
         summary="results/data/{dataset}/data.json",
         overlap="results/data/{dataset}/overlap.json",
+        context="results/data/{dataset}/context.json",
         tokens=dataset_tokens_reports,
-        context="results/data/{dataset}/report.context.json",
     output:
         report="results/data/{dataset}/report.json",
         page=report("results/data/{dataset}/report.html", caption="captions/data.rst", category="Data"),

@@ -10,7 +10,7 @@ which setting is enough.
 rule sweep:
     """Compare the runs of a sweep."""
     input:
-        context="results/sweeps/{sweep}/report.context.json",
+        context="results/sweeps/{sweep}/context.json",
         results=sweep_results,
     output:
         table=report("results/sweeps/{sweep}/table.tsv", caption="captions/table.rst", category="Sweeps"),

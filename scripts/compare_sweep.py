@@ -4,7 +4,7 @@ Reads the context, which names the sweep's points, and eval.json, the examples a
 the seed alone are trainings of one setting. Writes report.html, table.tsv (a line a setting, with its verdicts against the first)
 and plots/ (PNG and SVG).
 
-    python scripts/compare_sweep.py --context results/sweeps/rank/report.context.json --output results/sweeps/rank
+    python scripts/compare_sweep.py --context results/sweeps/rank/context.json --output results/sweeps/rank
 """
 
 import csv
@@ -23,15 +23,14 @@ from posttrain.runtime.script import arguments, run
 
 
 def main(options) -> None:
-    context = read_json(options.context)
-    sweep = sweep_results.read(context["sweep"], context["points"])
+    sweep = sweep_results.read(options.output.name, read_json(options.context)["points"])
     write_table(options.output / "table.tsv", sweep)
     with whole_folder(options.output / "plots") as folder:
         figures = {name: draw_metric(folder / name.replace("/", "_"), sweep, name) for name in sweep.metrics}
         cost_figures = [draw_cost(folder / "cost", sweep, "work"), draw_cost(folder / "memory", sweep, "memory")]
     with whole_file(options.output / "report.html") as file:
         file.write_text(sweep_page.page(sweep, figures, cost_figures), encoding="utf-8")
-    say(printed(sweep, shutil.get_terminal_size().columns) + f"\nSee {options.output}/report.html\n")
+    say(printed(sweep, shutil.get_terminal_size().columns) + f"\nSee {options.output}/report.html\n", "table")
 
 
 # ---- the table

@@ -40,7 +40,7 @@ ADAPTER = "adapter_config.json"
 def main(options) -> None:
     spec = read_json(options.spec)
     name = options.output.name
-    say(f"{name}: building the base from its {spec['source']}")
+    say(f"{name}: building the base from its {spec['source']}", "detail")
     build = {"wheel": from_wheel, "hub": from_hub, "path": from_path, "random": at_random}[spec["source"]]
     with whole_folder(options.output / "model") as folder:
         build(spec, folder, name)

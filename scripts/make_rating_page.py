@@ -31,7 +31,10 @@ def main(options) -> None:
     shown = items[: options.limit]
     with whole_file(options.output) as file:
         file.write_text(page(options.a, options.b, shown, equal), encoding="utf-8")
-    say(f"{options.a}~{options.b}: {len(shown)} of {len(items)} items to rate, {equal} with equal answers left out")
+    say(
+        f"{options.a}~{options.b}: {len(shown)} of {len(items)} items to rate, {equal} with equal answers left out",
+        "summary",
+    )
 
 
 def answered_by_both(a: str, b: str) -> list[dict[str, str]]:

@@ -4,7 +4,7 @@ Reads the context, and by the folders that it names each model's eval.json and e
 train.json, preflight.json, merge.json and provenance.json, and the data reports that exist. Writes the page, and two figures of each
 run as PNG and SVG.
 
-    python scripts/make_report.py --context results/report.context.json --cores 2 --output results/report.html \
+    python scripts/make_report.py --context results/context.json --cores 2 --output results/report.html \
         --figures results/figures
 """
 
@@ -33,7 +33,9 @@ def main(options) -> None:
     text = run_report.page(report)
     with whole_file(options.output) as file:
         file.write_text(text, encoding="utf-8")
-    say(f"report: {len(report['models'])} models, {len(text.encode()) / 2**20:.1f} MiB, see {options.output}")
+    say(
+        f"report: {len(report['models'])} models, {len(text.encode()) / 2**20:.1f} MiB, see {options.output}", "summary"
+    )
 
 
 def draw(trained: dict[str, Any], folder: Path) -> None:

@@ -83,7 +83,7 @@ def tell(name: str, report: dict, first_fault: str, file: Path, asked: int) -> N
     if asked and not held_out:
         shows = ", as nearly all share a prompt or are near each other: write a file of other rows as `validation:`"
     kinds = f"{report['shape']} from {report['format']}"
-    say(f"{name}: {report['train']} rows to train on, {held_out} held out{shows}, {kinds}")
+    say(f"{name}: {report['train']} rows to train on, {held_out} held out{shows}, {kinds}", "summary")
     dropped = ", ".join(f"{count} {kind}" for kind, count in report["dropped"].items() if count)
     if dropped:
         first = f"; the first fault: {first_fault}" if first_fault else ""

@@ -4,7 +4,7 @@ Reads a prepared dataset, its overlap with held-out rows, what tokenizers made o
 report.json and the same as a page, report.html.
 
     python scripts/report_data.py --data results/data/gsm8k --overlap results/data/gsm8k/overlap.json \
-        --tokens results/tokens/smollm2/gsm8k,max_length=1024 --context results/data/gsm8k/report.context.json \
+        --tokens results/tokens/smollm2/gsm8k,max_length=1024 --context results/data/gsm8k/context.json \
         --output results/data/gsm8k
 """
 
@@ -52,7 +52,10 @@ def main(options) -> None:
         file.write_text(page(name, report), encoding="utf-8")
     write_json(options.output / "report.json", report)
     todo = len(report["warnings"])
-    say(f"{name}: {todo or 'no'} thing{'' if todo == 1 else 's'} to look at, see {options.output}/report.html")
+    say(
+        f"{name}: {todo or 'no'} thing{'' if todo == 1 else 's'} to look at, see {options.output}/report.html",
+        "summary",
+    )
 
 
 def dropped_examples(path: Path) -> dict[str, list[dict[str, str]]]:

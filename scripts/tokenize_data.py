@@ -58,7 +58,7 @@ def main(options) -> None:
     report |= {"made_from": hashes(options.data, *names), "written": hashes(options.output, *names)}
     write_json(options.output / "report.json", sealed(report))
     train = report["train"]
-    say(f"{name}: {train['rows']} rows, {train['tokens']} tokens, {train['trained_tokens']} of them trained")
+    say(f"{name}: {train['rows']} rows, {train['tokens']} tokens, {train['trained_tokens']} of them trained", "summary")
     if train["cut"] or train["dropped"]:
         say(f"{name}: max_length {options.max_length} cuts {train['cut']} rows and drops {train['dropped']}")
 

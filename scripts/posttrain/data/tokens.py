@@ -28,6 +28,7 @@ from posttrain.data.conversations import (
     up_to,
 )
 from posttrain.data.rows import Row
+from posttrain.metrics.tool_calls import message_text
 from posttrain.runtime.resource_limits import memory_limited
 
 __all__ = [
@@ -361,7 +362,7 @@ def questions(tokenizer: Any, rows: list[Row]) -> list[Row]:
     for row in rows:
         turns = prompt_turns(row)
         answer = row["messages"] if "messages" in row else row.get("chosen")
-        reference = answer[-1]["content"] if answer else None
+        reference = message_text(answer[-1]) if answer else None
         if turns:  # a conversation may open with the assistant
             ids = prompt_tokens(tokenizer, turns, row.get("tools"))
             asked.append({"id": row.get("id"), "prompt_ids": ids, "reference": reference})

@@ -25,15 +25,16 @@ import torch
 from transformers import TrainerCallback, set_seed
 from transformers.utils import is_flash_attn_2_available, is_liger_kernel_available
 
-from posttrain.config.schema import ON_POLICY, PROMPT_LEARNING, shape_refusal
 from posttrain.data.row_order import EvenWeights, row_order
 from posttrain.data.rows import read
 from posttrain.data.tokens import questions
 from posttrain.inference import positions
+from posttrain.methods import METHODS
 from posttrain.models import initial_weights, loading, out_of_memory, parameter_patterns, peft_methods
 from posttrain.models.base_inspection import first_line
 from posttrain.models.lm_head import add_compact_head
 from posttrain.models.lora_linear import add_low_rank
+from posttrain.objectives import OBJECTIVES, data_refusal
 from posttrain.runtime.atomic import link, read_json, whole_folder, write_json
 from posttrain.runtime.console import progress, say
 from posttrain.runtime.errors import UserError
@@ -82,7 +83,7 @@ def check_shape(report: Path, spec: dict) -> None:
     Raises:
         UserError: with the shape that is needed and the objectives that the given one fits.
     """
-    refusal = shape_refusal(spec["objective"], spec["data"]["name"], read_json(report)["shape"])
+    refusal = data_refusal(spec["objective"], spec["data"]["name"], read_json(report)["shape"])
     if refusal:
         raise UserError(refusal)
 
@@ -161,7 +162,7 @@ def flash(spec: dict) -> bool:
     The other objectives compare with log-probabilities that were computed with torch's own attention.
     """
     able = torch.cuda.is_available() and is_flash_attn_2_available() and loading.precision(spec["precision"]) == "bf16"
-    return able and spec["objective"] == "sft" and spec["method"] not in PROMPT_LEARNING
+    return able and spec["objective"] == "sft" and not METHODS[spec["method"]].virtual_tokens
 
 
 def kernels(spec: dict) -> dict[str, bool]:
@@ -244,7 +245,7 @@ class Watch(TrainerCallback):
         self.stopped_by: int | None = None
         self.listening = self.ended = False
         self.began = self.saved = self.stepped = time.monotonic()
-        self.tokens = self.first = 0
+        self.tokens = 0
         self.saving = self.before = 0.0
 
     def _stop(self, number: int, _: Any) -> None:
@@ -264,7 +265,6 @@ class Watch(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Start the clocks where training starts, or go on where a killed stage's stood."""
         self.began = self.saved = self.stepped = time.monotonic()
-        self.first = state.global_step
         self.before = max((line.get("seconds", 0.0) for line in state.log_history), default=0.0)
         psutil.cpu_percent()  # the next call tells the use since this one
 
@@ -345,12 +345,12 @@ class Watch(TrainerCallback):
         }
         with (self.folder / "train.jsonl").open("w") as file:
             file.writelines(json.dumps(line) + "\n" for line in history(state.log_history))
-        left = (now - self.began) / max(1, state.global_step - self.first) * (state.max_steps - state.global_step)
         reward = f"  reward {logs['reward']:.3f}" if "reward" in logs else ""
         pace = f"  {speed:.0f} tokens/s" if speed else ""
         progress(
             f"{self.name}: step {state.global_step}/{state.max_steps}  loss {logs['loss']:.4f}{reward}{pace}",
-            left,
+            state.global_step,
+            state.max_steps,
         )
 
 
@@ -513,7 +513,8 @@ def _train(build: Callable[[dict], Any], options: Namespace, folder: Path, spec:
         parameter_patterns.control(trainer, spec)
     trained, total = trainable(model)
     say(
-        f"{name}: {spec['objective']}, {spec['method']}: {trained:,} of {total:,} parameters are trained ({trained / total:.2%})"
+        f"{name}: {spec['objective']}, {spec['method']}: {trained:,} of {total:,} parameters are trained ({trained / total:.2%})",
+        "detail",
     )
     checkpoint = keeping.last(folder, early_stopping.plan(spec))
     if spec["method"] in peft_methods.KEEPERS and spec["objective"] != "ppo":  # ppo saves everything that moves
@@ -521,7 +522,7 @@ def _train(build: Callable[[dict], Any], options: Namespace, folder: Path, spec:
     if spec.get("lora_plus"):
         trainer.optimizer = lora_plus(trainer, spec["lora_plus"])
     trainer.add_callback(WarmUp())
-    if spec["objective"] not in ON_POLICY:  # whose losses are means over answers that are not sorted by length
+    if not OBJECTIVES[spec["objective"]].on_policy:  # whose losses are means over answers that are not sorted by length
         rows = trainer.train_dataset
         amounts = rows["trained"][:] if "trained" in rows.column_names else [1] * len(rows)
         trainer.add_callback(EvenWeights(amounts, spec["batch_size"]))
@@ -595,7 +596,7 @@ def _tracked(trainer: Any, name: str, options: Namespace, folder: Path) -> Itera
 def can_be_compact(spec: dict) -> bool:
     """Whether only the log-probabilities of trained positions are needed, and the model sees tokens."""
     weighted = spec.get("trainer_args", {}).get("use_weighting")  # WPO's weights need what only TRL's head computes
-    return spec["objective"] in ("sft", "dpo", "kto") and spec["method"] not in PROMPT_LEARNING and not weighted
+    return spec["objective"] in ("sft", "dpo", "kto") and not METHODS[spec["method"]].virtual_tokens and not weighted
 
 
 def lora_plus(trainer: Any, ratio: float) -> torch.optim.Optimizer:

@@ -52,8 +52,8 @@ def write(
 def compare(points: list) -> Path:
     """Compare the points; returns the folder with what is made of them."""
     folder = Path("results/sweeps/s")
-    write_json(folder / "report.context.json", {"sweep": "s", "points": points})
-    compare_sweep.main(Namespace(context=folder / "report.context.json", output=folder))
+    write_json(folder / "context.json", {"points": points})
+    compare_sweep.main(Namespace(context=folder / "context.json", output=folder))
     return folder
 
 
@@ -145,7 +145,7 @@ def test_every_figure_is_a_file_of_two_kinds_and_the_same_inputs_give_the_same_b
     folder = compare(RANKS)
     before = {file: file.read_bytes() for file in folder.rglob("*.*") if file.is_file()}
     names = {"sums_hard_perplexity", "sums_hard_exact_match", "cost", "memory"}
-    assert {file.stem for file in before} == names | {"table", "report", "report.context"}
+    assert {file.stem for file in before} == names | {"table", "report", "context"}
     assert all(before[folder / f"plots/{name}.png"][:4] == PNG for name in names)
     assert all(name in (folder / "plots/cost.svg").read_text() for name in ("rank=4<", "rank=16<", "GFLOP<", "100%<"))
     compare(RANKS)

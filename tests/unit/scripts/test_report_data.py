@@ -60,12 +60,8 @@ def report(folder: Path, evaluation=(), tokens=(), licences=None) -> dict:
         f"{other.name}/validation": overlap(folder / "train.parquet", other / "validation.parquet") for other in folders
     }
     (folder / "overlap.json").write_text(json.dumps(found))
-    options = {
-        "overlap": folder / "overlap.json",
-        "tokens": list(tokens),
-        "context": folder / "report.context.json",
-    }
-    write_json(options["context"], {"licences": licences or {f"datasets.{folder.name}": None}})
+    write_json(folder / "context.json", {"licences": licences or {f"datasets.{folder.name}": None}})
+    options = {"overlap": folder / "overlap.json", "tokens": list(tokens), "context": folder / "context.json"}
     report_data.main(Namespace(data=folder, output=folder, **options))
     return read_json(folder / "report.json")
 

@@ -4,12 +4,11 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import yaml
 
-from posttrain.config.schema import Objective
+from posttrain.objectives import OBJECTIVES
 from posttrain.runtime.errors import UserError
 from posttrain.workflow.project import Project
 
@@ -718,7 +717,7 @@ def test_each_run_is_built_by_the_rule_of_its_objective_and_no_other_however_man
     graph = project(
         JUDGED | {f"runs.dpo_{i}": {"from": "sft", "objective": "dpo", "data": "pairs", "seed": i} for i in range(20)}
     )
-    patterns = {objective: re.compile(graph.pattern(objective)) for objective in get_args(Objective)}
+    patterns = {objective: re.compile(graph.pattern(objective)) for objective in OBJECTIVES}
     for name, run in graph.config.runs.items():
         for target in (name, f"{name},rank=4"):
             built_by = [objective for objective, pattern in patterns.items() if pattern.fullmatch(target)]
