@@ -29,6 +29,7 @@ SECTIONS = ("global", "install", ":env:")  # a later one replaces an earlier one
 
 
 def main() -> None:
+    """Install the package and its pinned dependencies: by uv, or by pip where uv cannot be had."""
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     uv = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", sys.executable]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
