@@ -23,7 +23,6 @@ from posttrain.workflow.project import Project
 from posttrain.workflow.specs import VERSIONS
 from posttrain.workflow.staging import staged
 from posttrain.workflow.targets import evaluated
-from posttrain.runtime.atomic import packed
 from posttrain.runtime.console import say
 
 # A file given with --configfile replaces the default one. Snakemake itself would merge the two.
@@ -315,10 +314,6 @@ def sweep_results(wildcards):
     return expand("results/{run}/{file}", run=PROJECT.sweep_runs(wildcards.sweep), file=files)
 
 
-def sweep_points(wildcards):
-    return json.dumps(PROJECT.names.sweep_points(wildcards.sweep))
-
-
 def rated_models(wildcards):
     return wildcards.pair.split("~")
 
@@ -342,10 +337,6 @@ def reported(wildcards):
 
 def reported_data(wildcards):
     return expand("results/data/{dataset}/report.json", dataset=contexts.report(PROJECT.inputs, "")["datasets"])
-
-
-def report_context(wildcards):
-    return packed(contexts.report(PROJECT.inputs, COMMAND))
 
 
 def wait_for_turn():

@@ -15,7 +15,7 @@ from posttrain.config.schema import (
 )
 from posttrain.data import licences
 from posttrain.data.files import is_file, is_folder
-from posttrain.data.rows import SHAPE_OF
+from posttrain.data.formats import FORMATS
 from posttrain.evaluation.suite_kinds import SUITE_TYPES
 from posttrain.inference import reward_reference
 from posttrain.models import chat_templates
@@ -33,7 +33,8 @@ def dataset_type(config: Config, dataset: str) -> str | None:
     table = config.datasets[dataset]
     if table.select:
         return "preference"
-    types = {dataset_type(config, part) for part in table.mix} if table.mix else {SHAPE_OF.get(table.format)}
+    format = FORMATS.get(table.format)
+    types = {dataset_type(config, part) for part in table.mix} if table.mix else {format and format.dataset_type}
     return next((found for found in types if found), None)
 
 
