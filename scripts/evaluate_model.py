@@ -14,8 +14,8 @@ weights ships, the likelihoods are measured with those as well, and eval.json ha
 
 from pathlib import Path
 
-from posttrain.cli.main import as_it_ships
-from posttrain.cli.main import columns as printed
+from posttrain.cli.table import as_it_ships
+from posttrain.cli.table import columns as printed
 from posttrain.data import origins
 from posttrain.evaluation.example_scores import (
     TEXTS,
