@@ -172,6 +172,7 @@ def at_random(spec: dict, folder: Path, name: str) -> None:
     from tokenizers import ByteLevelBPETokenizer
     from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, set_seed
 
+    from posttrain.compat.transformers_internals import raw_tokenizer
     from posttrain.data.rows import read
     from posttrain.metrics.word_hashes import text
     from posttrain.models.loading import save
@@ -181,7 +182,7 @@ def at_random(spec: dict, folder: Path, name: str) -> None:
     bpe = ByteLevelBPETokenizer()
     bpe.train_from_iterator(map(text, rows), vocab_size=spec["vocab_size"], special_tokens=special, show_progress=False)
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe._tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=CHATML
+        tokenizer_object=raw_tokenizer(bpe), eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=CHATML
     )
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
     set_seed(spec["seed"])

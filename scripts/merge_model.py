@@ -20,8 +20,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from posttrain.config.schema import LEAVES, reference_form
 from posttrain.data.licences import card_fields, forbids, is_known, normalise, with_cards
+from posttrain.methods import METHODS, reference_form
+from posttrain.objectives import OBJECTIVES
 from posttrain.provenance.records import code_hash, hashes, sealed, versions
 from posttrain.runtime.atomic import link, read_json, whole_folder, write_json
 from posttrain.runtime.console import say
@@ -37,7 +38,7 @@ SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 KEPT_APART = """What was trained cannot be merged, so this folder is an adapter and its base:
 
 ```python
-import posttrain.adapters  # only for the method adapter, which is not one of PEFT's own
+import posttrain.models.bottleneck  # only for the method adapter, which is not one of PEFT's own
 from peft import PeftModel
 from transformers import AutoModelForCausalLM  # of a reward model: AutoModelForSequenceClassification, num_labels=1
 
@@ -87,7 +88,7 @@ def load_fp32(folder: Path) -> Any:
 
 def tell(name: str, spec: dict, proof: dict) -> None:
     """Say what was measured."""
-    done = "adapter and base kept apart" if spec["method"] in LEAVES else "merged"
+    done = "merged" if METHODS[spec["method"]].mergeable else "adapter and base kept apart"
     say(
         f"{name}: {done}; on {proof['n']} positions training changed the logits by {proof['effect']:.2g} on average, and the "
         f"merged model is {proof['relative']:.2g} of that away from the trained one; the next token agrees on "
@@ -105,11 +106,11 @@ def trained_model(parent: Path, trained: Path, spec: dict, prompts: list[list[in
     """
     from posttrain.models import loading, merge_proof
 
-    if spec["method"] == "qlora":
+    if METHODS[spec["method"]].four_bit:
         return unquantised(parent, trained, spec, prompts)
     start = plain_parent(parent, trained, spec)
     before = merge_proof.logits(start, prompts)
-    model = load_fp32(trained) if spec["method"] == "full" else loading.add_adapter(start, trained).eval()
+    model = load_fp32(trained) if METHODS[spec["method"]].full else loading.add_adapter(start, trained).eval()
     return model, merge_proof.Reference(before, merge_proof.logits(model, prompts)), {}
 
 
@@ -157,11 +158,12 @@ def write_merged(model: Any, parent: Path, trained: Path, spec: dict, base_dtype
     """Write the trained model: merged, linked where training wrote it whole, or beside its parent; returns its type."""
     from posttrain.models import frozen_update, loading
 
-    if spec["method"] in LEAVES:
-        write_leaf(trained, parent, folder)
+    method = METHODS[spec["method"]]
+    if not method.mergeable:
+        write_adapter_and_base(trained, parent, folder)
         return loading.dtype_of(folder / "base")
-    learnt = frozen_update.learnt(model) if spec["method"] in ("lora", "qlora") else {}
-    if spec["method"] == "full":
+    learnt = frozen_update.learnt(model) if method.low_rank else {}
+    if method.full:
         link_all(trained, folder)
     else:
         model = model.merge_and_unload()
@@ -172,7 +174,7 @@ def write_merged(model: Any, parent: Path, trained: Path, spec: dict, base_dtype
     return "float32"
 
 
-def write_leaf(trained: Path, base: Path, folder: Path) -> None:
+def write_adapter_and_base(trained: Path, base: Path, folder: Path) -> None:
     """Link an adapter and, in `base/`, what it stands on."""
     link_all(trained, folder)
     link_all(base, folder / "base")
@@ -234,7 +236,7 @@ def ship(
     if dtype != proof["dtype"]:
         write_as(dtype, spec, options, merged, shipped)
         found = reference.measure(merge_proof.logits(load_fp32(shipped), prompts)) | {"dtype": dtype}
-        if spec["method"] not in LEAVES:  # whose parent's weights do not move
+        if METHODS[spec["method"]].mergeable:  # else the parent's weights are not changed
             found["kept"] = merge_proof.kept(options.parent, merged, getattr(torch, dtype))
         if merge_proof.keeps_the_update(found):
             say(
@@ -263,8 +265,9 @@ def write_as(dtype: str, spec: dict, options: Any, merged: Path, shipped: Path) 
 
     from posttrain.models import loading
 
-    source, target = (options.parent, shipped / "base") if spec["method"] in LEAVES else (merged, shipped)
-    if spec["method"] in LEAVES:
+    mergeable = METHODS[spec["method"]].mergeable
+    source, target = (merged, shipped) if mergeable else (options.parent, shipped / "base")
+    if not mergeable:
         for file in filter(Path.is_file, merged.iterdir()):
             link(file, shipped / file.name)
         if loading.dtype_of(options.shipped) == dtype:
@@ -289,12 +292,13 @@ def provenance(options, spec: dict) -> dict:
     git = subprocess.run(["git", "-C", code, "rev-parse", "HEAD"], capture_output=True, text=True)
     results, data = run_folder.parent, spec["data"]["name"]
     reward = spec.get("reward", {})
-    judges = [reward[key]["name"] for key in ("from", "sequence", "reference") if key in reward]
-    manifests = [file for name in judges for file in (f"{name}/merge.json", f"bases/{name}/base.json")]
+    names = [reward[key]["name"] for key in ("from", "sequence", "reference") if key in reward]
+    manifests = [file for name in names for file in (f"{name}/merge.json", f"bases/{name}/base.json")]
     form = reference_form(
         spec["method"], spec["precision"], spec.get("peft_args", {}), options.manifest.name != "base.json"
     )
-    logprobs = [f"{data},max_length={spec['max_length']}{form}.parquet"] if spec["objective"] == "dpo" else []
+    with_logprobs = OBJECTIVES[spec["objective"]].reference == "logprobs"
+    logprobs = [f"{data},max_length={spec['max_length']}{form}.parquet"] if with_logprobs else []
     return {
         "spec": sha256(options.spec),
         "settings": spec,
@@ -331,7 +335,7 @@ def card(name: str, spec: dict, licences: dict[str, str | None]) -> str:
         key for key in sorted(spec) if not isinstance(spec[key], dict) and key not in ("stage", "version", "tokens")
     ]
     lines = "\n".join(f"| {key} | {cell(spec[key])} |" for key in settings)
-    keep = KEPT_APART if spec["method"] in LEAVES else ""
+    keep = "" if METHODS[spec["method"]].mergeable else KEPT_APART
     found = with_cards(licences)
     fields = yaml.safe_dump(card_fields(found), sort_keys=False)
     return (

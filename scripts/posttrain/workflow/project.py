@@ -192,7 +192,7 @@ class Project:
         if refusal:
             raise UserError(f"{place}.data: {refusal}")
         if run.reward and (why := reward_reference.refusal(run.reward.function, run.data, shape or "")):
-            raise UserError(f"{place}.{why}")
+            raise UserError(f"{place}.reward.function: {why}")
         self._check_held_out(run, place, shape)
 
     def _check_held_out(self, run: Run, place: str, shape: str | None) -> None:
@@ -200,7 +200,7 @@ class Project:
         if not early_stopping.is_measured(run):
             return
         if why := early_stopping.no_answers({"objective": run.objective} | early_stopping.settings(run), shape):
-            raise UserError(f"{place}.{why}")
+            raise UserError(f"{place}.reward.function: {why}")
         origins = self._origins(run.data)
         if early_stopping.nothing_held_out([self.config.datasets[name].validation for name in origins]):
             key = next(key for key in ("early_stopping", "keep", "measure_every") if getattr(run, key) is not None)
@@ -240,7 +240,7 @@ class Project:
                 )
 
         for why in of_libraries(run):
-            raise UserError(f"{place}.{why}")
+            raise UserError(f"{place}.reward.function: {why}")
 
     def _parent(self, run: Run, place: str, seen: tuple[str, ...]) -> str:
         values = {field.alias or key: getattr(run, key) for key, field in Run.model_fields.items()}

@@ -127,7 +127,7 @@ def test_what_is_saved_is_loaded_under_any_name(trained, random_tiny_folder, tmp
 
 LOAD = """
 import sys
-import posttrain.adapters
+import posttrain.models.bottleneck
 import torch
 from peft import AutoPeftModelForCausalLM
 torch.set_num_threads(1)
