@@ -1,33 +1,25 @@
 """Read the configuration, refuse what is wrong with it, and tell the stages where they are."""
 
 import gc
-import inspect
 import json
 import os
 import re
 import sys
 from pathlib import Path
 
-from snakemake import persistence
-
 # Python's search for circles of objects goes through the whole graph again and again while it grows, and finds none.
 gc.set_threshold(100_000)
 
-# To see whether a parameter is a table, Snakemake imports pandas, which takes a fifth of a command that has nothing to do.
-# Nothing is one before somebody else has imported it.
-if hasattr(getattr(persistence, "PersistenceBase", None), "_serialize_param_builtin"):
-    serializer = persistence.PersistenceBase._serialize_param
-    persistence.PersistenceBase._serialize_param = property(
-        lambda self: serializer.fget(self) if "pandas" in sys.modules else self._serialize_param_builtin
-    )
-
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
-from posttrain.config.schema import ON_POLICY, check_file, check_is_no_target
+from posttrain.compat.snakemake import planned_outputs, start_again, targets
+from posttrain.config.schema import check_file, check_is_no_target
 from posttrain.runtime.errors import UserError
 from posttrain.config.overrides import OVERRIDES
+from posttrain.objectives import OBJECTIVES
 from posttrain.workflow.project import VERSIONS, Project
-from posttrain.runtime.atomic import packed
+from posttrain.workflow.staging import staged
+from posttrain.runtime.console import say
 from posttrain.runtime.last_configuration import READ_LAST
 
 # A file given with --configfile replaces the default one. Snakemake itself would merge the two.
@@ -48,9 +40,12 @@ if not workflow.overwrite_configfiles:
 CONFIG_FILE = os.path.relpath(workflow.configfiles[-1])
 try:
     PROJECT = Project(config, CONFIG_FILE)
-    ALIASES = PROJECT.check_targets(sys.argv[1:])
+    TARGETS = targets(sys.argv[1:])
+    ALIASES = PROJECT.check_targets(TARGETS)
 except UserError as error:
     sys.exit(f"posttrain: {error}")
+
+COMMAND = f"snakemake --configfile {CONFIG_FILE} --cores {workflow.cores}"
 
 # What a job needs and its result does not depend on goes through the environment, so that it causes no rerun.
 os.environ |= {
@@ -84,6 +79,18 @@ wildcard_constraints:
 
 def spec_json(wildcards):
     return PROJECT.spec(wildcards.target)
+
+
+def staged_spec(wildcards, output):
+    return staged(spec_json(wildcards))
+
+
+def context_json(wildcards):
+    return PROJECT.context(wildcards.context.rstrip("/"), COMMAND)
+
+
+def staged_context(wildcards, output):
+    return staged(context_json(wildcards))
 
 
 def own_model(wildcards):
@@ -163,16 +170,12 @@ def trained_thoughts(wildcards):
     return "false" if "train_thoughts=false" in wildcards.trained else "true"
 
 
-def dataset_licences(wildcards):
-    return json.dumps(PROJECT.dataset_licences(wildcards.dataset))
-
-
 def run_overlap(wildcards):
     return f"{run_rows_folder(wildcards)}/overlap.json"
 
 
 def preflight_tokens(wildcards):
-    return "" if PROJECT.run(wildcards.run).run.objective in ON_POLICY else run_tokens(wildcards)
+    return "" if OBJECTIVES[PROJECT.run(wildcards.run).run.objective].on_policy else run_tokens(wildcards)
 
 
 def preflight_tokens_files(wildcards):
@@ -180,25 +183,17 @@ def preflight_tokens_files(wildcards):
     return [f"{folder}/{file}" for file in ("train.parquet", "report.json")] if folder else []
 
 
-def preflight_context(wildcards):
-    run = PROJECT.run(wildcards.run)
-    context = {
-        "allow": run.run.allow,
-        "use": PROJECT.config.use,
-        "licences": PROJECT.licences(run),
-        "chains": PROJECT.chains(run),
-    }
-    judges = PROJECT.foreign_judges(run.name)
-    return json.dumps(context | ({"judges": judges} if judges else {}), sort_keys=True)
-
-
 def preflight_judges(wildcards):
     bases = PROJECT.foreign_judges(PROJECT.run(wildcards.run).name).values()
     return [PROJECT.manifest(base) for base in dict.fromkeys(bases)]
 
 
+def measured_folders(wildcards):
+    return [f"results/data/{name}" for name in PROJECT.held_out_data]
+
+
 def measured_rows(wildcards):
-    return [f"results/data/{name}/{file}" for name in PROJECT.held_out_data for file in ("train.parquet", "data.json")]
+    return [f"{folder}/{file}" for folder in measured_folders(wildcards) for file in ("train.parquet", "data.json")]
 
 
 def run_rows(wildcards):
@@ -316,10 +311,6 @@ def sweep_results(wildcards):
     return expand("results/{run}/{file}", run=PROJECT.sweep_runs(wildcards.sweep), file=files)
 
 
-def sweep_points(wildcards):
-    return json.dumps(PROJECT.sweep_points(wildcards.sweep))
-
-
 def rated_models(wildcards):
     return wildcards.pair.split("~")
 
@@ -345,17 +336,12 @@ def reported_data(wildcards):
     return expand("results/data/{dataset}/report.json", dataset=PROJECT.report("")["datasets"])
 
 
-def report_context(wildcards):
-    command = f"snakemake --configfile {CONFIG_FILE} --cores {workflow.cores}"
-    return packed(PROJECT.report(command))
-
-
 def wait_for_turn():
     """Let a command of another shell finish what both would build, then start anew with what is left."""
     from posttrain.runtime import build_lock
 
-    if build_lock.take([str(file) for job in workflow.dag.needrun_jobs() for file in job.output]):
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    if build_lock.take(planned_outputs(workflow)):
+        start_again()
 
 
 def remember_configuration():
@@ -366,14 +352,8 @@ def remember_configuration():
 
 def show_results():
     """The table of the models that were asked for, where each of them is evaluated."""
-    names = PROJECT.asked(sys.argv[1:])
+    names = PROJECT.asked(TARGETS)
     if names and all(Path(f"results/{name}/eval.json").exists() for name in names):
         from posttrain.cli.main import table  # brings scipy, which takes longer than reading the workflow
 
-        print(f"\n{table(names)}", file=sys.stderr)
-
-
-# Snakemake looks at a function's signature several times a job; it is quicker to find one that is written down (PEP 362).
-for function in [value for value in globals().values() if inspect.isfunction(value)]:
-    if [*(signature := inspect.signature(function)).parameters] == ["wildcards"]:
-        function.__signature__ = signature
+        say(table(names), "results")

@@ -33,7 +33,7 @@ def main(options) -> None:
     with whole_file(options.output) as file:
         pq.write_table(pa.table(columns), file)
     name = options.output.parent.parent.name
-    say(f"{name}: reference log-probabilities of {len(rows)} pairs in {clock.seconds():.0f} s")
+    say(f"{name}: reference log-probabilities of {len(rows)} pairs in {clock.seconds():.0f} s", "summary")
 
 
 def form(output: Path) -> dict[str, str]:

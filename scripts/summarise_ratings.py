@@ -25,7 +25,7 @@ def main(options) -> None:
         for row in ratings.preferences(rated):
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
     write_json(options.output / "ratings.json", result)
-    say(printed(result))
+    say(printed(result), "table")
     if twice := shown_differently(rated):
         say(
             f"{options.a}~{options.b}: {twice} prompts were rated with different answers, so a model has changed "

@@ -6,10 +6,13 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from posttrain.provenance import dry_run
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -29,6 +32,12 @@ def snakemake(folder: Path, *arguments: str, config: Path = TINY, **options) -> 
         env=environment(),
         **options,
     )
+
+
+def planned(folder: Path, *targets: str, config: Path = TINY) -> Counter:
+    """Jobs by rule that a command would run."""
+    jobs = dry_run.planned(*SIDE_BY_SIDE, "--directory", folder, "--configfile", config, "--", *targets)
+    return Counter(job.rule for job in jobs)
 
 
 def command(folder: Path, *arguments: str, config: Path = TINY) -> list[str]:

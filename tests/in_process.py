@@ -9,13 +9,13 @@ import re
 import runpy
 import shlex
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
-from conftest import REPOSITORY, environment
+from conftest import REPOSITORY
 
+from posttrain.provenance import dry_run
 from posttrain.runtime import script
 
 
@@ -35,28 +35,11 @@ def jobs(folder: Path, config: Path, targets: list[str]) -> list[Job]:
     """The jobs that make `targets` in the project `folder`, in an order in which they can run.
 
     Raises:
-        AssertionError: Snakemake refuses the configuration; its message has the reason.
+        UserError: Snakemake refuses the configuration; its message has the reason.
     """
-    where = ["-s", REPOSITORY / "Snakefile", "--directory", folder, "--configfile", config]
-    program = Path(sys.executable).parent / "snakemake"
-    command = [str(part) for part in (program, *where, "--cores", "1", "--dry-run", "--printshellcmds", *targets)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment())
-    text = done.stdout + done.stderr
-    assert done.returncode == 0, text
-    return [
-        _job(block) for block in re.split(r"^\[\w{3} \w{3} .*\]$", text, flags=re.MULTILINE)[1:] if "command: " in block
-    ]
-
-
-def _job(block: str) -> Job:
-    def files(kind: str) -> list[str]:
-        found = re.search(rf"^    {kind}: (.*)$", block, re.MULTILINE)
-        return re.split(r", (?=results/|examples/|\S+\.jsonl)", found[1]) if found else []
-
-    rule = re.search(r"^(?:local)?rule (\w+):", block, re.MULTILINE)[1]
-    command = block.partition("command: ")[2].split("\n\n[")[0]
-    command = re.split(r"\n(?:This was a dry-run|Job stats:|Reasons:|\d+ jobs have)", command)[0]
-    return Job(rule, files("input"), files("output"), command.strip())
+    where = ["--directory", folder, "--configfile", config]
+    planned = dry_run.planned(*where, "--", *targets)
+    return [Job(job.rule, job.inputs, job.outputs, job.command) for job in planned if job.command]
 
 
 def run(job: Job) -> None:

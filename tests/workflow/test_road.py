@@ -1,7 +1,6 @@
 """The whole road on a random tiny model, through `snakemake`: what it builds, and what a change builds again."""
 
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from conftest import REPOSITORY, TINY, environment, snakemake
+from conftest import REPOSITORY, TINY, environment, planned, snakemake
 
 TARGETS = (
     "results/dpo_full/loss.png",
@@ -36,13 +35,6 @@ def road(tmp_path_factory) -> Path:
     run = snakemake(folder, *TARGETS)
     assert run.returncode == 0, run.stdout
     return folder
-
-
-def planned(folder: Path, *arguments: str, config: Path = TINY) -> dict[str, int]:
-    """Jobs by rule that the next command would run."""
-    run = snakemake(folder, "--dry-run", *arguments, config=config)
-    assert run.returncode == 0, run.stdout
-    return {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", run.stdout, re.M) if rule != "total"}
 
 
 def read(file: Path) -> dict:
@@ -197,7 +189,7 @@ def test_a_finished_run_is_not_trained_again(road):
     before = (road / "results/sft_lora/trained/adapter_model.safetensors").read_bytes()
     shutil.rmtree(road / "results/sft_lora/trained")
     run = snakemake(road, "results/sft_lora/trained")
-    assert run.returncode == 0 and "step 1/" not in run.stdout
+    assert run.returncode == 0 and "started" in run.stdout
     assert (road / "results/sft_lora/trained/adapter_model.safetensors").read_bytes() == before
 
 

@@ -8,7 +8,6 @@ which had other settings, are never found either. Lines are added batch by batch
 import hashlib
 import json
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +52,7 @@ def answers(
     missing = asked.keys() - known.keys()
     if missing:
         file.parent.mkdir(parents=True, exist_ok=True)
-        begun, done = time.monotonic(), 0
+        done = 0
         for batch in batches:
             some = [order[i] for i in batch if order[i] in missing]
             if not some:
@@ -63,8 +62,7 @@ def answers(
             known |= zip(some, given, strict=True)
             _append(file, {name: known[name] for name in some})
             done += len(some)
-            left = (time.monotonic() - begun) / done * (len(missing) - done)
-            progress(f"answers {done}/{len(missing)}", left)
+            progress(f"answers {done}/{len(missing)}", done, len(missing))
     names = {tuple(prompt): name for name, prompt in asked.items()}
     return [known[names[tuple(prompt)]] for prompt in prompts]
 

@@ -6,19 +6,17 @@ a spec has changed: the spec on disk, or the settings in provenance.json, are th
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from posttrain.config.schema import RESERVED
+from posttrain.provenance import dry_run
 from posttrain.provenance.changes import differences, told
+from posttrain.provenance.dry_run import Job
 from posttrain.runtime.atomic import read_json
-from posttrain.runtime.errors import UserError
 from posttrain.workflow.project import Project
 
-REPOSITORY = Path(__file__).resolve().parents[3]
 # What a rule does to a result. Every objective trains; `spec` only writes down what the others do.
 DONE = {
     "base": "built",
@@ -45,20 +43,8 @@ REASONS = {
 }
 
 
+WRITTEN_DOWN = ("spec", "context")  # rules that only write down what the others do
 MODELS = ("trained", "merged", "model")  # folders of a run
-
-
-class Job(NamedTuple):
-    """A job that Snakemake would run."""
-
-    rule: str
-    outputs: list[str]
-    reason: str
-
-    @property
-    def result(self) -> str:
-        """What the job's files belong to: a model, its evaluation (`RUN/eval`), `data/NAME`, `bases/NAME` or a file."""
-        return owner(self.outputs[0])
 
 
 class Change(NamedTuple):
@@ -84,7 +70,8 @@ def why(project: Project, target: str, configfile: Path | None) -> list[Change]:
         UserError: what Snakemake, or the configuration, refuses.
     """
     file = target if target.startswith("results/") else f"results/{target}/eval.json"
-    return explain(project, planned(file, configfile))
+    where = ["--configfile", configfile] if configfile else []
+    return explain(project, dry_run.planned(*where, "--", file))
 
 
 def gone(project: Project, target: str) -> list[str]:
@@ -107,35 +94,12 @@ def gone(project: Project, target: str) -> list[str]:
     ]
 
 
-def planned(target: str, configfile: Path | None) -> list[Job]:
-    """The jobs of Snakemake's dry run.
-
-    Raises:
-        UserError: Snakemake refuses, in its own words.
-    """
-    where = ["--configfile", str(configfile)] if configfile else []
-    program = [str(Path(sys.executable).parent / "snakemake"), "--snakefile", str(REPOSITORY / "Snakefile"), *where]
-    run = subprocess.run([*program, "--dry-run", "--cores", "1", "--", target], capture_output=True, text=True)
-    if run.returncode:
-        said = [line for line in (run.stderr + run.stdout).splitlines() if line.strip()]
-        ours = [line.removeprefix("posttrain: ") for line in said if line.startswith("posttrain: ")]
-        raise UserError(ours[0] if ours else f"snakemake plans nothing for '{target}': {said[-1].strip()}")
-    return list(jobs(run.stdout + run.stderr))
-
-
-def jobs(text: str) -> Iterator[Job]:
-    """The jobs in what a dry run prints."""
-    for block in re.split(r"^(?:local)?(?:rule|checkpoint) ", text, flags=re.M)[1:]:
-        fields = dict(re.findall(r"^    (\w+): (.*)$", block, re.M))
-        yield Job(block.partition(":")[0], fields["output"].split(", "), fields["reason"])
-
-
 def explain(project: Project, found: list[Job]) -> list[Change]:
     """One change for each result; what is built only since another result is built says so."""
-    results = sorted(dict.fromkeys(job.result for job in found), key=lambda result: _order(project, result))
+    results = sorted(dict.fromkeys(_result(job) for job in found), key=lambda result: _order(project, result))
     changes = []
     for result in results:
-        own = [job for job in found if job.result == result]
+        own = [job for job in found if _result(job) == result]
         done = list(dict.fromkeys(_done(job.rule) for job in own if job.rule != "spec"))
         because = dict.fromkeys(cause for job in own for cause in _causes(project, job, results))
         if done:
@@ -151,6 +115,11 @@ def _order(project: Project, result: str) -> tuple[int, str]:
     if first in RESERVED or first == "results":
         return 10**6, result
     return len(tables) + len(project.lineage(first)), result
+
+
+def _result(job: Job) -> str:
+    """What a job's files belong to: a model, its evaluation (`RUN/eval`), `data/NAME`, `bases/NAME` or a file."""
+    return owner(job.outputs[0])
 
 
 def _done(rule: str) -> str:
@@ -176,26 +145,28 @@ def _causes(project: Project, job: Job, planned: list[str]) -> Iterator[str]:
     for part in re.split(r"; (?=[A-Z])", job.reason):
         kind, _, rest = part.partition(": ")
         files = rest.split(", ") if rest else []
-        if kind == MISSING and job.rule != "spec":
+        if job.rule == "context":
+            yield from ["its context has changed: licences, allowed checks or points"] if kind != MISSING else []
+        elif kind == MISSING and job.rule != "spec":
             yield from _missing(job, files)
         elif kind == UPDATED:
             yield from (_updated(project, job, file, planned) for file in files)
         elif kind == UPSTREAM:
             made = [
-                file for file in files if Path(file).name != "spec.json"
+                file for file in files if Path(file).name not in ("spec.json", "context.json")
             ]  # another's settings are written, not built
-            others = dict.fromkeys(owner(file) for file in made if owner(file) != job.result)
+            others = dict.fromkeys(owner(file) for file in made if owner(file) != _result(job))
             yield from (
                 f"{other} is built {'again' if _stands(other) else 'first'}" for other in others if other in planned
             )
         elif job.rule == "spec" and kind != MISSING:
-            yield from _own(_settings_changed(project, job.result), planned)
+            yield from _own(_settings_changed(project, _result(job)), planned)
         elif job.rule != "spec":
             yield REASONS.get(kind, part)
 
 
 def _missing(job: Job, files: list[str]) -> Iterator[str]:
-    if not _stands(job.result):
+    if not _stands(_result(job)):
         yield "it is not built yet"
         return
     yield from (f"{file} is not there" for file in files)
@@ -208,9 +179,9 @@ def _stands(result: str) -> bool:
 
 
 def _updated(project: Project, job: Job, file: str, planned: list[str]) -> str:
-    if Path(file) != Path("results") / job.result / "spec.json":
+    if Path(file) != Path("results") / _result(job) / "spec.json":
         return f"{file} is newer"
-    said = _own(_settings_changed(project, job.result), planned)
+    said = _own(_settings_changed(project, _result(job)), planned)
     return ", ".join(said) or "its settings were changed, and it was not built since"
 
 

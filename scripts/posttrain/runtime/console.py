@@ -1,15 +1,19 @@
 """What a stage shows at the terminal: messages, progress, durations."""
 
 import contextlib
+import os
 import shutil
 import sys
 import time
 from typing import TextIO
 
+from posttrain.runtime import events
 from posttrain.runtime.errors import printable
+from posttrain.runtime.pace import Pace
 
 _console = sys.stderr
 _progress = {"shown": 0.0, "open": False}  # when a line was last shown, and whether it may still be overwritten
+_pace = Pace()
 
 
 def redirect(stream: TextIO) -> None:
@@ -18,12 +22,20 @@ def redirect(stream: TextIO) -> None:
     _console = stream
 
 
-def say(message: str) -> None:
-    """Tell the person at the terminal; the libraries' own output goes to the log."""
+def say(message: str, kind: str = "note") -> None:
+    """Tell the person at the terminal; the libraries' own output goes to the log.
+
+    Args:
+        message: one or several lines.
+        kind: what Snakemake's terminal (`snakemake_logger_plugin_posttrain`) does with it. A `note` is shown at once, a `summary`
+            in the stage's one line, a `detail` only while the stage runs, a `table` after the last stage, `results` below that.
+    """
+    message = "\n".join(map(printable, message.split("\n")))  # a row's text may have what a terminal obeys
+    if events.send(kind=kind, text=message):
+        return
     end = "\n" if _progress["open"] else ""
     _progress["open"] = False
-    lines = map(printable, message.split("\n"))  # a row's text may have what a terminal obeys
-    _show(end + "\n".join(lines) + "\n")
+    _show(f"{end}{message}\n")
 
 
 def _show(text: str) -> None:
@@ -31,18 +43,25 @@ def _show(text: str) -> None:
         print(text, end="", file=_console, flush=True)
 
 
-def progress(message: str, left: float) -> None:
-    """Show how far a stage is and how many seconds are left: one line that changes at a terminal, else one now and then.
+def progress(message: str, done: int, total: int) -> None:
+    """Show how far a stage is: one line that changes at a terminal, else one now and then.
 
-    The first and the last are always shown.
+    The first and the last are always shown. The time left is that of the recent pace.
+
+    Args:
+        message: where the stage is.
+        done: how many of `total` steps are done.
     """
-    now, last = time.monotonic(), left <= 0
-    terminal = _console.isatty()
+    now, last = time.monotonic(), done >= total
+    left = _pace.left(done, total, now)
+    terminal = _console.isatty() or events.VARIABLE in os.environ
     if not last and now - _progress["shown"] < (0.5 if terminal else 15):
         return
     _progress["shown"] = now
-    line = message + ("" if last else f"  {duration(left)} left")
-    if not terminal:
+    if events.send(kind="progress", text=message, left=None if last else left, last=last):
+        return
+    line = message if last or left is None else f"{message}  {duration(left)} left"
+    if not _console.isatty():
         say(line)
         return
     width = shutil.get_terminal_size().columns - 1

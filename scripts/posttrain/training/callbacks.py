@@ -144,13 +144,12 @@ class LogSteps(TrainerCallback):
     def __init__(self, name: str, folder: Path) -> None:
         self.name, self.file = name, folder / "train.jsonl"
         self.began = self.stepped = time.monotonic()
-        self.first_step = self.tokens = 0
+        self.tokens = 0
         self.seconds_before = 0.0  # that an earlier process has trained
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Start the clocks where training starts, or where the checkpoint's stood."""
         self.began = self.stepped = time.monotonic()
-        self.first_step = state.global_step
         self.seconds_before = max((line.get("seconds", 0.0) for line in state.log_history), default=0.0)
         psutil.cpu_percent()  # the next call tells the use since this one
 
@@ -176,12 +175,12 @@ class LogSteps(TrainerCallback):
         }
         with self.file.open("w") as file:
             file.writelines(json.dumps(line) + "\n" for line in history(state.log_history))
-        left = (now - self.began) / max(1, state.global_step - self.first_step) * (state.max_steps - state.global_step)
         reward = f"  reward {logs['reward']:.3f}" if "reward" in logs else ""
         pace = f"  {speed:.0f} tokens/s" if speed else ""
         progress(
             f"{self.name}: step {state.global_step}/{state.max_steps}  loss {logs['loss']:.4f}{reward}{pace}",
-            left,
+            state.global_step,
+            state.max_steps,
         )
 
 

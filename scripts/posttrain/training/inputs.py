@@ -13,7 +13,7 @@ from posttrain.data.rows import read
 from posttrain.data.tokens import questions
 from posttrain.inference import positions
 from posttrain.models import loading
-from posttrain.objectives import OBJECTIVES, accepting
+from posttrain.objectives import OBJECTIVES, data_refusal
 from posttrain.runtime.atomic import read_json
 from posttrain.runtime.console import say
 from posttrain.runtime.errors import UserError
@@ -54,15 +54,8 @@ def check_dataset_type(report: Path, objective: str, dataset: str) -> None:
     Raises:
         UserError: with the types that it needs and the objectives that the given one fits.
     """
-    given, needed = read_json(report)["shape"], OBJECTIVES[objective].data
-    if given not in needed:
-        fits = accepting(given)
-        raise UserError(
-            "wrong-dataset-type",
-            f"dataset {dataset}",
-            f"{objective} needs rows of type {' or '.join(needed)}, and these are {given}",
-            f"which {'fits ' + ' or '.join(fits) if fits else 'no objective can use yet'}",
-        )
+    if refusal := data_refusal(objective, dataset, read_json(report)["shape"]):
+        raise UserError("wrong-dataset-type", f"dataset {dataset}", refusal)
 
 
 def read_prompts(options: Namespace, spec: dict, tokenizer: Any) -> list[dict]:

@@ -157,7 +157,8 @@ def _train(build: Callable[[dict], Any], options: Namespace, folder: Path, spec:
     _adapt(trainer, model, options, folder, spec)
     trained, total = results.trainable(model)
     say(
-        f"{name}: {spec['objective']}, {spec['method']}: {trained:,} of {total:,} parameters are trained ({trained / total:.2%})"
+        f"{name}: {spec['objective']}, {spec['method']}: {trained:,} of {total:,} parameters are trained ({trained / total:.2%})",
+        "detail",
     )
     checkpoint = keeping.last(folder, early_stopping.plan(spec))
     if spec["method"] in peft_methods.KEEPERS and not objective.value_model:  # which saves all that is trainable itself

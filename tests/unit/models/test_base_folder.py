@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from posttrain.models import base_folder, loading
 from posttrain.models.chat_templates import shipped
-from posttrain.runtime import atomic, hashes, script
+from posttrain.runtime import atomic, hashes
 
 pytestmark = pytest.mark.usefixtures("in_folder")
 DATED = "{{ strftime_now('%d %b %Y') }}" + tiny_bases.CHATML
@@ -98,7 +98,7 @@ def test_a_tokenizer_without_eos_takes_the_models_or_is_refused():
     assert loading.tokenizer(tiny_bases.build()).eos_token == "<|im_end|>"
     for file in ("config.json", "generation_config.json"):
         edit(file, eos_token_id=None)
-    script.shutil.rmtree("results")
+    atomic.shutil.rmtree("results")
     assert (
         "its tokenizer has no eos_token, so that a model cannot learn to stop; write eos_token:" in tiny_bases.refusal()
     )

@@ -8,46 +8,29 @@ import yaml
 
 from posttrain.provenance import explain
 from posttrain.provenance.changes import differences, told
+from posttrain.provenance.dry_run import Job
 from posttrain.runtime.atomic import write_json
 from posttrain.runtime.errors import UserError
 from posttrain.workflow.project import Project
 
-# As Snakemake 9.27 prints a dry run, shortened.
-PRINTED = """\
-Building DAG of jobs...
-Job stats:
-job      count
------  -------
-total        4
-
-[Wed Nov 25 06:22:04 2026]
-rule spec:
-    output: results/sft/spec.json
-    log: results/logs/spec/sft.log
-    jobid: 3
-    reason: Params have changed since last execution: Union of exclusive params before and now across all output: before: '{1; 2}' now: '{}'
-    wildcards: target=sft
-    resources: tmpdir=/tmp
-[Wed Nov 25 06:22:04 2026]
-localrule preflight:
-    input: results/sft/spec.json
-    output: results/sft/preflight.json, results/sft/preflight.txt
-    jobid: 4
-    reason: Input files updated by another job: results/sft/spec.json
-[Wed Nov 25 06:22:04 2026]
-rule sft:
-    input: results/sft/spec.json, results/sft/preflight.json
-    output: results/sft/trained, results/sft/train.jsonl, results/sft/train.json
-    jobid: 5
-    reason: Input files updated by another job: results/sft/preflight.json, results/sft/spec.json
-[Wed Nov 25 06:22:04 2026]
-rule dpo:
-    input: results/dpo/spec.json, results/sft/merge.json
-    output: results/dpo/trained
-    jobid: 6
-    reason: Missing output files: results/dpo/trained; Input files updated by another job: results/sft/merge.json
-Job stats:
-"""
+PLANNED = [
+    Job("spec", ["results/sft/spec.json"], "Params have changed since last execution: before: '{1; 2}' now: '{}'"),
+    Job(
+        "preflight",
+        ["results/sft/preflight.json", "results/sft/preflight.txt"],
+        "Input files updated by another job: results/sft/spec.json",
+    ),
+    Job(
+        "sft",
+        ["results/sft/trained", "results/sft/train.jsonl", "results/sft/train.json"],
+        "Input files updated by another job: results/sft/preflight.json, results/sft/spec.json",
+    ),
+    Job(
+        "dpo",
+        ["results/dpo/trained"],
+        "Missing output files: results/dpo/trained; Input files updated by another job: results/sft/merge.json",
+    ),
+]
 
 
 @pytest.fixture
@@ -58,24 +41,16 @@ def changed(in_folder, configuration) -> Project:
     return Project(configuration({"runs.sft.rank": 16, "runs.sft.alpha": 16}))
 
 
-def job(rule: str, output: str, reason: str) -> explain.Job:
-    return explain.Job(rule, [output], reason)
+def job(rule: str, output: str, reason: str) -> Job:
+    return Job(rule, [output], reason)
 
 
-def because(project: Project, *jobs: explain.Job) -> list[str]:
+def because(project: Project, *jobs: Job) -> list[str]:
     return [cause for change in explain.explain(project, list(jobs)) for cause in change.because]
 
 
-def test_jobs_are_read_off_a_dry_run():
-    found = list(explain.jobs(PRINTED))
-    assert [(job.rule, job.result) for job in found] == [
-        ("spec", "sft"), ("preflight", "sft"), ("sft", "sft"), ("dpo", "dpo"),
-    ]  # fmt: skip
-    assert found[1].outputs == ["results/sft/preflight.json", "results/sft/preflight.txt"]
-
-
 def test_a_changed_setting_is_named_with_both_values_and_its_child_names_the_parent(changed):
-    assert "\n".join(map(str, explain.explain(changed, list(explain.jobs(PRINTED))))) == (
+    assert "\n".join(map(str, explain.explain(changed, PLANNED))) == (
         "sft is checked and trained, because\n"
         "    rank: 8 -> 16\n"
         "dpo is trained, because\n"

@@ -11,7 +11,9 @@ from trl.experimental.cpo import CPOConfig
 from trl.experimental.orpo import ORPOConfig
 
 from posttrain.config import schema
+from posttrain.methods import METHODS
 from posttrain.models import loading, peft_methods
+from posttrain.objectives import OBJECTIVES
 from posttrain.training import arguments, inputs, loop
 from posttrain.training.arguments import trainer_arguments
 
@@ -42,12 +44,12 @@ def fields(cls) -> set[str]:
     return {field.name for field in dataclasses.fields(cls) if field.init}
 
 
-@pytest.mark.parametrize("objective", schema.OBJECTIVES_OF["trainer_args"])
+@pytest.mark.parametrize("objective", [name for name, row in OBJECTIVES.items() if row.trl_config])
 def test_the_fields_read_from_the_source_are_those_of_the_installed_trainer(objective):
     assert fields(TRL[objective]) == schema.trainer_fields(objective)
 
 
-@pytest.mark.parametrize("method", schema.METHODS_OF["peft_args"])
+@pytest.mark.parametrize("method", [name for name, row in METHODS.items() if row.peft_config])
 def test_the_fields_read_from_the_source_are_those_of_the_installed_method(method):
     assert fields(PEFT[method]) <= schema.peft_fields(method)
 

@@ -1,0 +1,80 @@
+"""Every touch of Snakemake that its documentation does not promise.
+
+Checked with Snakemake 9.27.1; tests/unit/compat/test_snakemake.py fails when one of these changes.
+
+- `targets`: the Snakefile is read before `workflow.dag_settings` is set (api.py, `DAGApi.__post_init__`), so the command line is
+  read. It could go if a Snakefile were told its targets.
+- `planned_outputs`: `onstart` is told nothing of the jobs, so `workflow.dag` is asked. It could go if `onstart` had the jobs, or if
+  Snakemake's lock made a second command wait instead of failing.
+- `start_again`: no hook can have Snakemake work out its jobs anew, so the process replaces itself. It could go along with it.
+- `default_handler`: a logger plugin cannot ask for Snakemake's own output, as under `--verbose`.
+- `INTERRUPTED`, `REPEATED`, `ROUTINE`: events without a type of their own, which are told apart by how their text begins.
+"""
+
+import logging
+import os
+import sys
+from typing import Any
+
+# Ctrl-C, and SIGTERM to Snakemake alone.
+INTERRUPTED = ("Terminating processes on user request", "Will exit after finishing currently running jobs")
+# Says again that a job failed, after the job's own event.
+REPEATED = (
+    "At least one job did not complete successfully",
+    "WorkflowError:\nAt least one job did not complete successfully",
+    "Exiting because a job execution failed",
+)
+# What every command says, and what is said otherwise.
+ROUTINE = (
+    *INTERRUPTED,
+    *REPEATED,
+    "Assuming unrestricted shared filesystem usage",
+    "Building DAG of jobs",
+    "Using shell:",
+    "Provided remote nodes",
+    "Conda environments: ignored",
+    "Singularity containers: ignored",
+    "Group jobs: inactive",
+    "Select jobs to execute",
+    "Shutting down, this might take some time",
+    "Removing output files of failed job",
+    "Complete log(s):",
+    "Elapsed time:",
+    "This was a dry-run",
+    "Reasons:",
+    "Some jobs were triggered by provenance information",
+    "Rules with provenance triggered jobs",
+    "Would remove temporary output",
+)
+
+
+def targets(arguments: list[str]) -> list[str]:
+    """The files under results/ that a command line names."""
+    return [argument for argument in arguments if argument.startswith("results/")]
+
+
+def planned_outputs(workflow: Any) -> list[str]:
+    """The files that the jobs of this command will make; to be called from `onstart`."""
+    return [str(file) for job in workflow.dag.needrun_jobs() for file in job.output]
+
+
+def start_again() -> None:
+    """Replace this process by the same command, which works out anew what there is to do; it never returns."""
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def default_handler(settings: Any) -> logging.Handler:
+    """Snakemake's own handler for the terminal.
+
+    Args:
+        settings: the `OutputSettings` that a logger plugin is given.
+    """
+    from snakemake.logging import ColorizingTextHandler, DefaultFilter, DefaultFormatter
+
+    quiet = set(settings.quiet or ())
+    return ColorizingTextHandler(
+        nocolor=settings.nocolor,
+        stream=sys.stdout if settings.stdout else sys.stderr,
+        formatter=DefaultFormatter(quiet, settings.show_failed_logs),
+        filter=DefaultFilter(quiet, settings.debug_dag, settings.verbose, settings.dryrun, settings.printshellcmds),
+    )
