@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from posttrain.data import splits, thoughts
+from posttrain.evaluation.suite_kinds import SUITE_TYPES
 from posttrain.metrics import tool_calls
 
 if TYPE_CHECKING:
@@ -76,15 +77,13 @@ def rows_with_calls(file: Path) -> int:
 
 def errors(run: "Subject") -> list[str]:
     """What would end the evaluation in an error, or leave a suite without a number, once the training is paid for."""
-    from posttrain.workflow.project import SUITE_SHAPES
-
     found = []
     for name, suite in run.evaluation["suites"].items():
         data = run.measured.get(suite.get("data", {}).get("name"))
         if data is None:
             continue
         place, dataset = f"evaluation.suites.{name}", suite["data"]["name"]
-        wanted = SUITE_SHAPES[suite["kind"]]
+        wanted = SUITE_TYPES[suite["kind"]]
         if data["shape"] not in wanted:
             found.append(
                 f"{place}.data: {suite['kind']} needs rows of shape {' or '.join(wanted)}, and {dataset} is {data['shape']}"
