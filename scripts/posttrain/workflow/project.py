@@ -34,7 +34,7 @@ from posttrain.config.schema import (
     trainer_fields,
     validate,
 )
-from posttrain.data import licences
+from posttrain.data import dataset_types, licences
 from posttrain.data.files import expand, is_file, is_folder
 from posttrain.data.formats import FORMATS
 from posttrain.inference import reward_reference
@@ -56,14 +56,6 @@ VERSIONS = {
     "logprobs": 2,
     **{name: row.version for name, row in OBJECTIVES.items()},
     "eval": 5,
-}
-
-# The shapes of rows that a suite can measure on.
-SUITE_SHAPES = {
-    "perplexity": ("text", "messages"),
-    "preference": ("preference",),
-    "generation": ("messages", "preference"),
-    "reward": ("messages", "preference", "prompts"),
 }
 
 # Every file of a run that a target may name.
@@ -350,7 +342,7 @@ class Project:
             place = f"{self.file}: evaluation.suites.{name}"
             if hasattr(suite, "data"):
                 _require(f"{place}.data", "dataset", suite.data, self.config.datasets)
-                shape, wanted = self._shape(suite.data), SUITE_SHAPES[suite.kind]
+                shape, wanted = self._shape(suite.data), dataset_types.for_suites(suite.kind)
                 if shape and shape not in wanted:
                     raise UserError(
                         f"{place}.data: {suite.kind} needs rows of shape {' or '.join(wanted)}, and {suite.data} is {shape}"
