@@ -42,7 +42,7 @@ def project() -> Path:
     PROJECT.mkdir(exist_ok=True)
     if not (PROJECT / "examples").exists():
         (PROJECT / "examples").symlink_to(REPOSITORY / "examples")
-    config = ("--configfile", REPOSITORY / "config/config.yaml")
+    config = ("--configfile", REPOSITORY / "config/examples/gsm8k.yaml")
     base = snakemake(PROJECT, *config, "--cores", CORES, "results/bases/smollm2/base.json")
     timed(base, PROJECT, PROJECT / "base.log")
     return PROJECT

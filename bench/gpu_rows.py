@@ -35,9 +35,9 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from trl.trainer.utils import get_peak_flops
 
 import compute_logprobs
-from posttrain.config.schema import reference_form
 from posttrain.data import rows
 from posttrain.inference import scoring
+from posttrain.methods import reference_form
 from posttrain.models import loading
 from posttrain.runtime import atomic
 from posttrain.training import loop

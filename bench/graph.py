@@ -22,7 +22,7 @@ ROUNDS = 5
 
 def many_runs(count: int) -> dict:
     """That many DPO runs from one SFT run."""
-    config = yaml.safe_load((REPOSITORY / "config/config.yaml").read_text())
+    config = yaml.safe_load((REPOSITORY / "config/examples/gsm8k.yaml").read_text())
     dpo = config["runs"]["dpo_lora"]
     config["runs"] |= {f"dpo_{i}": dpo | {"seed": i} for i in range(count - 1)}
     return config

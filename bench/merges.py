@@ -1,4 +1,4 @@
-"""What a base in bfloat16 keeps of training: the demo's SFT and DPO of SmolLM2 cast to bfloat16, merged, evaluated, shipped.
+"""What a base in bfloat16 keeps of training: SFT and DPO of SmolLM2 on GSM8K, cast to bfloat16, merged, evaluated, shipped.
 
     python bench/merges.py
 
@@ -50,7 +50,7 @@ def base() -> Path:
 
 
 def prepare(folder: Path, source: Path) -> Path:
-    """The base in bfloat16 and the demo's configuration on it."""
+    """The base in bfloat16 and config/examples/gsm8k.yaml on it."""
     import torch
 
     from posttrain.models import loading
@@ -60,7 +60,7 @@ def prepare(folder: Path, source: Path) -> Path:
         loading.save(loading.load(source, torch.bfloat16), loading.tokenizer(source), folder / "bf16")
     if not (folder / "examples").exists():
         (folder / "examples").symlink_to(REPOSITORY / "examples")
-    values = yaml.safe_load((REPOSITORY / "config/config.yaml").read_text())
+    values = yaml.safe_load((REPOSITORY / "config/examples/gsm8k.yaml").read_text())
     values["bases"]["smollm2"] = {"source": "path", "path": "bf16", "licence": "apache-2.0"}
     values["tracking"] = {"mlflow": False}
     config = folder / "config.yaml"
@@ -153,7 +153,7 @@ def say(name: str, margin, truth) -> None:
 
 
 def times() -> None:
-    """Seconds of the demo's evaluation in both arithmetics, on one thread."""
+    """Seconds of the DPO run's evaluation in both arithmetics, on one thread."""
     import torch
 
     torch.set_num_threads(1)

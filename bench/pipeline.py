@@ -1,10 +1,11 @@
-"""The demo's pipeline beside one plain TRL script that does the same work, and a sweep beside separate chains, in one run.
+"""The GSM8K example beside one plain TRL script that does the same work, and a sweep beside separate chains, in one run.
 
     python bench/pipeline.py
 
-Both sides go from the base's folder to the last evaluation; the results of both are printed. A sweep over the rank of
-`dpo_lora` shares everything but each point's own preflight, DPO, merge and evaluation, whose time is measured as that of
-the chain's last command. Jobs that train run one after the other, so n points take `chain + (n - 1) x point`.
+The example is config/examples/gsm8k.yaml. Both sides go from the base's folder to the last evaluation; the results of both are
+printed. A sweep over the rank of `dpo_lora` shares everything but each point's own preflight, DPO, merge and evaluation, whose
+time is measured as that of the chain's last command. Jobs that train run one after the other, so n points take
+`chain + (n - 1) x point`.
 """
 
 import json
@@ -29,7 +30,7 @@ def main() -> None:
         shutil.copytree(base.parents[1] / ".snakemake/metadata", folder / ".snakemake/metadata")
 
         def build(*targets: str) -> float:
-            command = ["--configfile", REPOSITORY / "config/config.yaml", "--cores", CORES, *targets]
+            command = ["--configfile", REPOSITORY / "config/examples/gsm8k.yaml", "--cores", CORES, *targets]
             return timed(snakemake(folder, *command), folder, folder / "ours.log")
 
         shared, point = build(*SHARED), build("results/dpo_lora/eval.json")

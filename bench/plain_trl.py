@@ -1,9 +1,9 @@
-"""The yardstick: the demo's work as one plain TRL script that a good user would write, in one process.
+"""The yardstick: config/examples/gsm8k.yaml as one plain TRL script that a good user would write, in one process.
 
     python bench/plain_trl.py MODEL_FOLDER DATA_FOLDER OUTPUT_FOLDER
 
 SFT with LoRA, merge, DPO with LoRA, merge, and the three models measured: perplexity, preference accuracy and exact
-match. Same rows, steps, batches, lengths and adapters as config/config.yaml.
+match. Same rows, steps, batches, lengths and adapters as config/examples/gsm8k.yaml.
 """
 
 import json

@@ -90,7 +90,7 @@ def write_rows(folder: Path) -> None:
 
 def configuration() -> dict:
     """Two runs on the demo's base."""
-    config = yaml.safe_load((REPOSITORY / "config/config.yaml").read_text())
+    config = yaml.safe_load((REPOSITORY / "config/examples/gsm8k.yaml").read_text())
     shared = {"from": "smollm2", "method": "lora", "dropout": 0, "batch_size": BATCH}
     sft = {"objective": "sft", "data": "rows", "learning_rate": 5e-4, "max_steps": STEPS["sft"]}
     sft |= {"measure_every": STEPS["sft"]}

@@ -1,7 +1,7 @@
-"""Make the demo's data from GSM8K's own files: short problems, and pairs of a right solution and one with a broken step.
+"""Make the GSM8K example's data from its own files: short problems, and pairs of a right solution and one with a broken step.
 
 The files are train.jsonl and test.jsonl of github.com/openai/grade-school-math (MIT licence). Short problems only, so
-that the demo ends in minutes on two cores; the calculator's annotations are taken out. Test rows are never trained on.
+that the example ends in minutes on two cores; the calculator's annotations are taken out. Test rows are never trained on.
 
     python examples/make_gsm8k.py train.jsonl test.jsonl examples/data
 """

@@ -13,11 +13,12 @@ gc.set_threshold(100_000)
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
 from posttrain.compat.snakemake import planned_outputs, start_again, targets
-from posttrain.config.schema import ON_POLICY, check_file, check_is_no_target
+from posttrain.config.schema import check_file, check_is_no_target
 from posttrain.runtime.errors import UserError
 from posttrain.config.overrides import OVERRIDES
+from posttrain.objectives import OBJECTIVES
 from posttrain.workflow.project import VERSIONS, Project
-from posttrain.runtime.atomic import packed
+from posttrain.workflow.staging import staged
 from posttrain.runtime.console import say
 from posttrain.runtime.last_configuration import READ_LAST
 
@@ -43,6 +44,8 @@ try:
     ALIASES = PROJECT.check_targets(TARGETS)
 except UserError as error:
     sys.exit(f"posttrain: {error}")
+
+COMMAND = f"snakemake --configfile {CONFIG_FILE} --cores {workflow.cores}"
 
 # What a job needs and its result does not depend on goes through the environment, so that it causes no rerun.
 os.environ |= {
@@ -76,6 +79,18 @@ wildcard_constraints:
 
 def spec_json(wildcards):
     return PROJECT.spec(wildcards.target)
+
+
+def staged_spec(wildcards, output):
+    return staged(spec_json(wildcards))
+
+
+def context_json(wildcards):
+    return PROJECT.context(wildcards.context.rstrip("/"), COMMAND)
+
+
+def staged_context(wildcards, output):
+    return staged(context_json(wildcards))
 
 
 def own_model(wildcards):
@@ -155,16 +170,12 @@ def trained_thoughts(wildcards):
     return "false" if "train_thoughts=false" in wildcards.trained else "true"
 
 
-def dataset_licences(wildcards):
-    return json.dumps(PROJECT.dataset_licences(wildcards.dataset))
-
-
 def run_overlap(wildcards):
     return f"{run_rows_folder(wildcards)}/overlap.json"
 
 
 def preflight_tokens(wildcards):
-    return "" if PROJECT.run(wildcards.run).run.objective in ON_POLICY else run_tokens(wildcards)
+    return "" if OBJECTIVES[PROJECT.run(wildcards.run).run.objective].on_policy else run_tokens(wildcards)
 
 
 def preflight_tokens_files(wildcards):
@@ -172,25 +183,17 @@ def preflight_tokens_files(wildcards):
     return [f"{folder}/{file}" for file in ("train.parquet", "report.json")] if folder else []
 
 
-def preflight_context(wildcards):
-    run = PROJECT.run(wildcards.run)
-    context = {
-        "allow": run.run.allow,
-        "use": PROJECT.config.use,
-        "licences": PROJECT.licences(run),
-        "chains": PROJECT.chains(run),
-    }
-    judges = PROJECT.foreign_judges(run.name)
-    return json.dumps(context | ({"judges": judges} if judges else {}), sort_keys=True)
-
-
 def preflight_judges(wildcards):
     bases = PROJECT.foreign_judges(PROJECT.run(wildcards.run).name).values()
     return [PROJECT.manifest(base) for base in dict.fromkeys(bases)]
 
 
+def measured_folders(wildcards):
+    return [f"results/data/{name}" for name in PROJECT.held_out_data]
+
+
 def measured_rows(wildcards):
-    return [f"results/data/{name}/{file}" for name in PROJECT.held_out_data for file in ("train.parquet", "data.json")]
+    return [f"{folder}/{file}" for folder in measured_folders(wildcards) for file in ("train.parquet", "data.json")]
 
 
 def run_rows(wildcards):
@@ -308,10 +311,6 @@ def sweep_results(wildcards):
     return expand("results/{run}/{file}", run=PROJECT.sweep_runs(wildcards.sweep), file=files)
 
 
-def sweep_points(wildcards):
-    return json.dumps(PROJECT.sweep_points(wildcards.sweep))
-
-
 def rated_models(wildcards):
     return wildcards.pair.split("~")
 
@@ -335,11 +334,6 @@ def reported(wildcards):
 
 def reported_data(wildcards):
     return expand("results/data/{dataset}/report.json", dataset=PROJECT.report("")["datasets"])
-
-
-def report_context(wildcards):
-    command = f"snakemake --configfile {CONFIG_FILE} --cores {workflow.cores}"
-    return packed(PROJECT.report(command))
 
 
 def wait_for_turn():

@@ -119,6 +119,7 @@ rule data_report:
         validation="results/data/{dataset}/validation.parquet",
         summary="results/data/{dataset}/data.json",
         overlap="results/data/{dataset}/overlap.json",
+        context="results/data/{dataset}/context.json",
         tokens=dataset_tokens_reports,
     output:
         report="results/data/{dataset}/report.json",
@@ -130,11 +131,10 @@ rule data_report:
     params:
         output=subpath(output.report, parent=True),
         tokens=dataset_tokens,
-        licences=dataset_licences,
     shell:
         """
         python "$POSTTRAIN"/report_data.py --data {params.output:q} --overlap {input.overlap:q} --tokens {params.tokens:q} \
-            --licences {params.licences:q} --output {params.output:q} --log {log:q}
+            --context {input.context:q} --output {params.output:q} --log {log:q}
         """
 
 

@@ -1,7 +1,8 @@
-"""Specs and names.
+"""Specs, contexts and names.
 
 Needs: the configuration.
-Makes: spec.json of a base, a dataset, a run or an evaluation; links for names that say what another name says.
+Makes: spec.json of a base, a dataset, a run or an evaluation; context.json of what else is asked of the configuration; links for
+names that say what another name says.
 Steps: canonical JSON -> a file, written only when it changes, so that Snakemake reruns what it changes.
 """
 
@@ -16,8 +17,26 @@ rule spec:
         "../envs/posttrain.yaml"
     params:
         spec=spec_json,
+        staged=staged_spec,
     shell:
-        "(printf '%s\\n' {params.spec:q} > {output:q}.part && mv {output:q}.part {output:q}) 2> {log:q}"
+        "(cp {params.staged:q} {output:q}.part && mv {output:q}.part {output:q}) 2> {log:q}"
+
+
+rule context:
+    """Write down what a check or a report has to know and no spec says: licences, allowed checks, a sweep's points."""
+    output:
+        "results/{context}context.json",
+    log:
+        "results/logs/context/{context}context.log",
+    wildcard_constraints:
+        context=rf"(((data|sweeps)/)?{CANONICAL}[a-z][a-z0-9_]*{OVERRIDES}/)?",
+    conda:
+        "../envs/posttrain.yaml"
+    params:
+        context=context_json,
+        staged=staged_context,
+    shell:
+        "(cp {params.staged:q} {output:q}.part && mv {output:q}.part {output:q}) 2> {log:q}"
 
 
 if ALIASES:
@@ -44,3 +63,4 @@ if ALIASES:
 
 localrules:
     spec,
+    context,

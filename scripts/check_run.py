@@ -6,13 +6,11 @@ preflight.txt, or where an error stops the run, the same under results/logs/pref
 
     python scripts/check_run.py --spec results/sft_lora/spec.json --parent results/bases/smollm2/model \
         --data results/data/gsm8k --tokens results/tokens/smollm2/gsm8k,max_length=1024 \
-        --context '{"allow": ["overlap"], "use": "research", "licences": {"bases.smollm2": "apache-2.0"},
-        "chains": {"bases.smollm2": ["sft_lora"]}}' \
-        --evaluation results/sft_lora/eval/spec.json --output results/sft_lora
+        --context results/sft_lora/context.json --evaluation results/sft_lora/eval/spec.json \
+        --measured results/data/gsm8k --output results/sft_lora
 """
 
 import argparse
-import json
 import os
 import textwrap
 from functools import partial
@@ -30,7 +28,7 @@ SAMPLE, PROMPTS = 200, 1000  # rows that are rendered; prompts that are tokenise
 
 def main(options) -> None:
     os.environ["USE_TORCH"] = "0"  # importing torch takes longer than all the checks
-    context = json.loads(options.context)
+    context = read_json(options.context)
     tokens = Path(options.tokens) if options.tokens else None
     name = options.output.name
     subject = look_at(options, tokens, context, read_json(options.evaluation) if options.evaluation else {})
@@ -70,14 +68,14 @@ def look_at(options, tokens: Path | None, context: dict, evaluation: dict | None
     Raises:
         UserError: the rows are of a shape that the objective, or its reward function, cannot use.
     """
-    from posttrain.config.schema import shape_refusal
     from posttrain.data import conversations, licences, unknown_keys
     from posttrain.inference import reward_reference
     from posttrain.models import memory_estimate
+    from posttrain.objectives import data_refusal
     from posttrain.preflight import measured_rows, token_scan
 
     spec, data = read_json(options.spec), read_json(options.data / "data.json")
-    refusal = shape_refusal(spec["objective"], spec["data"]["name"], data["shape"])
+    refusal = data_refusal(spec["objective"], spec["data"]["name"], data["shape"])
     if refusal:
         advice = unknown_keys.advice(data["shape"], data.get("unknown", {}))
         raise UserError("; ".join(filter(None, [refusal, advice])))
@@ -107,11 +105,8 @@ def look_at(options, tokens: Path | None, context: dict, evaluation: dict | None
         example=example,
         leaks=partial(leaks, train),
         evaluation=evaluation or {},
-        measured=measured_rows.read(options.data.parent, evaluation or {}),
-        judges={
-            suite: load_tokenizer(Path(f"results/bases/{base}/model"))
-            for suite, base in context.get("judges", {}).items()
-        },
+        measured=measured_rows.read(options.measured, evaluation or {}),
+        judges={suite: load_tokenizer(Path(model)) for suite, model in context.get("judges", {}).items()},
     )
 
 
@@ -204,9 +199,12 @@ def indented(text: str) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    options = arguments(__doc__, spec=Path, parent=Path, data=Path, context=str, output=Path)
+    options = arguments(__doc__, spec=Path, parent=Path, data=Path, context=Path, output=Path)
     options.add_argument(
         "--tokens", nargs="?", default="", const="", help="folder that tokenize_data wrote, if the run has one"
+    )
+    options.add_argument(
+        "--measured", type=Path, nargs="*", default=[], help="the folders of the datasets that the run is measured on"
     )
     options.add_argument("--evaluation", type=Path, help="the spec of the run's evaluation")
     return options

@@ -1,7 +1,7 @@
 """Reference log-probabilities: what the parent thinks of every chosen and rejected answer, once for all its DPO runs.
 
 Reads a model and the tokens of a preference dataset's training rows; writes one Parquet file, row by row as the tokens.
-The model is held as it is while a run trains on it, which the file's name says (see `config.reference_form`): `,nf4` in 4 bits, for
+The model is held as it is while a run trains on it, which the file's name says (see `methods.reference_form`): `,nf4` in 4 bits, for
 a QLoRA; `,whole` with all weights in float32, for full fine-tuning; `,fp32` or `,bf16` in that arithmetic.
 
     python scripts/compute_logprobs.py --model results/sft_lora/merged \
@@ -11,7 +11,7 @@ a QLoRA; `,whole` with all weights in float32, for full fine-tuning; `,fp32` or 
 
 from pathlib import Path
 
-from posttrain.config.schema import shape_refusal
+from posttrain.objectives import data_refusal
 from posttrain.runtime.atomic import read_json, whole_file
 from posttrain.runtime.console import Clock, say
 from posttrain.runtime.errors import UserError
@@ -25,7 +25,7 @@ def main(options) -> None:
     from posttrain.inference import scoring
     from posttrain.models import loading
 
-    refusal = shape_refusal(
+    refusal = data_refusal(
         "dpo", f"dataset {options.tokens.name.split(',')[0]}", read_json(options.tokens / "report.json")["shape"]
     )
     if refusal:

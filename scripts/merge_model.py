@@ -20,8 +20,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from posttrain.config.schema import LEAVES, reference_form
 from posttrain.data.licences import card_fields, forbids, is_known, normalise, with_cards
+from posttrain.methods import METHODS, reference_form
 from posttrain.provenance.records import code_hash, hashes, sealed, versions
 from posttrain.runtime.atomic import link, read_json, whole_folder, write_json
 from posttrain.runtime.console import say
@@ -87,7 +87,7 @@ def load_fp32(folder: Path) -> Any:
 
 def tell(name: str, spec: dict, proof: dict) -> None:
     """Say what was measured."""
-    done = "adapter and base kept apart" if spec["method"] in LEAVES else "merged"
+    done = "adapter and base kept apart" if not METHODS[spec["method"]].mergeable else "merged"
     say(
         f"{name}: {done}; on {proof['n']} positions training changed the logits by {proof['effect']:.2g} on average, and the "
         f"merged model is {proof['relative']:.2g} of that away from the trained one; the next token agrees on "
@@ -158,7 +158,7 @@ def write_merged(model: Any, parent: Path, trained: Path, spec: dict, base_dtype
     """Write the trained model: merged, linked where training wrote it whole, or beside its parent; returns its type."""
     from posttrain.models import frozen_update, loading
 
-    if spec["method"] in LEAVES:
+    if not METHODS[spec["method"]].mergeable:
         write_leaf(trained, parent, folder)
         return loading.dtype_of(folder / "base")
     learnt = frozen_update.learnt(model) if spec["method"] in ("lora", "qlora") else {}
@@ -235,7 +235,7 @@ def ship(
     if dtype != proof["dtype"]:
         write_as(dtype, spec, options, merged, shipped)
         found = reference.measure(merge_proof.logits(load_fp32(shipped), prompts)) | {"dtype": dtype}
-        if spec["method"] not in LEAVES:  # whose parent's weights do not move
+        if METHODS[spec["method"]].mergeable:  # whose parent's weights do not move
             found["kept"] = merge_proof.kept(options.parent, merged, getattr(torch, dtype))
         if merge_proof.keeps_the_update(found):
             say(
@@ -264,8 +264,8 @@ def write_as(dtype: str, spec: dict, options: Any, merged: Path, shipped: Path) 
 
     from posttrain.models import loading
 
-    source, target = (options.parent, shipped / "base") if spec["method"] in LEAVES else (merged, shipped)
-    if spec["method"] in LEAVES:
+    source, target = (options.parent, shipped / "base") if not METHODS[spec["method"]].mergeable else (merged, shipped)
+    if not METHODS[spec["method"]].mergeable:
         for file in filter(Path.is_file, merged.iterdir()):
             link(file, shipped / file.name)
         if loading.dtype_of(options.shipped) == dtype:
@@ -332,7 +332,7 @@ def card(name: str, spec: dict, licences: dict[str, str | None]) -> str:
         key for key in sorted(spec) if not isinstance(spec[key], dict) and key not in ("stage", "version", "tokens")
     ]
     lines = "\n".join(f"| {key} | {cell(spec[key])} |" for key in settings)
-    keep = KEPT_APART if spec["method"] in LEAVES else ""
+    keep = KEPT_APART if not METHODS[spec["method"]].mergeable else ""
     found = with_cards(licences)
     fields = yaml.safe_dump(card_fields(found), sort_keys=False)
     return (

@@ -182,3 +182,15 @@ OBJECTIVES: dict[str, Objective] = {
         value_model=True,
     ),
 }
+
+
+def data_refusal(objective: str, dataset: str, dataset_type: str) -> str | None:
+    """Why an objective cannot train on a dataset whose rows have this type, or None."""
+    needed = OBJECTIVES[objective].data
+    if dataset_type in needed:
+        return None
+    fits = [name for name, row in OBJECTIVES.items() if dataset_type in row.data]
+    return (
+        f"{objective} needs rows of shape {' or '.join(needed)}, and {dataset} is {dataset_type}, "
+        f"which {'fits ' + ' or '.join(fits) if fits else 'no objective can use yet'}"
+    )

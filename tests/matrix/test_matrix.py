@@ -10,7 +10,6 @@ import re
 import shutil
 from argparse import Namespace
 from pathlib import Path
-from typing import get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,10 +28,10 @@ import train_orpo
 import train_ppo
 import train_reward
 import train_sft
-from posttrain.config.schema import Method
 from posttrain.data import rows as row_schemas
 from posttrain.data.rows import normalise
 from posttrain.data.tokens import tokenise
+from posttrain.methods import METHODS
 from posttrain.models import loading
 from posttrain.runtime import atomic, hashes
 from posttrain.runtime.errors import UserError
@@ -40,7 +39,6 @@ from posttrain.training import checkpoints, loop
 from posttrain.workflow.project import Project
 
 PAGE = REPOSITORY / "docs/support-matrix.md"
-METHODS = get_args(Method)
 SCRIPTS = {
     "sft": train_sft,
     "dpo": train_dpo,

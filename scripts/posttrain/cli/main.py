@@ -313,11 +313,18 @@ def _tables() -> str:
 
 
 def _learning_rates() -> str:
-    from posttrain.config.schema import LEARNING_RATE
+    from posttrain.methods import METHODS
 
     lines = ["### Default learning rates", "", "| method | sft, reward | every other objective |", "|---|---|---|"]
     return (
-        "\n".join(lines + [f"| {name} | {own:g} | {others:g} |" for name, (own, others) in LEARNING_RATE.items()])
+        "\n".join(
+            lines
+            + [
+                f"| {name} | {own:g} | {others:g} |"
+                for name, row in METHODS.items()
+                for own, others in [row.learning_rates]
+            ]
+        )
         + "\n"
     )
 

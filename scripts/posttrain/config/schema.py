@@ -13,16 +13,19 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from posttrain.config import foreign_names, library_refusals, trainer_args
-from posttrain.data.rows import FIELDS, FORMATS
+from posttrain.data.conversations import DATE, TEMPLATE_ARGUMENTS
+from posttrain.data.formats import FIELDS, FORMATS
 from posttrain.data.samples import ANSWERS
+from posttrain.methods import METHODS
 from posttrain.metrics import text_metrics
 from posttrain.models import parameter_patterns
+from posttrain.objectives import OBJECTIVES
 from posttrain.preflight import checks
 from posttrain.runtime import user_code
 from posttrain.runtime.errors import PASSWORD, UserError, nearest
@@ -31,9 +34,6 @@ from posttrain.training import early_stopping, losses
 NAME = r"^[a-z][a-z0-9_]*$"
 EXPONENT = r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+"
 RESERVED = ("bases", "data", "tokens", "sweeps", "ratings", "figures", "logs")
-
-DATE = "2025-01-01"  # what a chat template prints as today's date, so that a row has the same tokens tomorrow
-TEMPLATE_ARGUMENTS = ("messages", "tools", "documents", "add_generation_prompt", "strftime_now", "raise_exception")
 
 Name = Annotated[str, Field(pattern=NAME)]
 
@@ -279,129 +279,11 @@ def is_default(table: Strict, key: str) -> bool:
     return getattr(table, key) == type(table).model_fields[key].default
 
 
-Objective = Literal["sft", "dpo", "kto", "orpo", "cpo", "reward", "grpo", "rloo", "ppo"]
-Method = Literal[
-    "full", "lora", "qlora", "adalora", "adapter", "prefix", "p_tuning", "prompt", "ia3", "oft", "vera"
-]  # fmt: skip
+Objective = Literal[tuple(OBJECTIVES)]
+Method = Literal[tuple(METHODS)]
 
-LORA = ("lora", "qlora")
-PROMPT_LEARNING = ("prefix", "p_tuning", "prompt")
-LEAVES = ("adapter", *PROMPT_LEARNING)  # nothing to merge into: what they add is no change of a weight
-WHOLE_ROWS = tuple(
-    method for method in get_args(Method) if method not in PROMPT_LEARNING
-)  # no virtual tokens in the rows
-PREFERENCE = ("dpo", "orpo", "cpo", "kto")
-ON_POLICY = ("grpo", "rloo", "ppo")  # they train on the model's own answers
-
-# Fields of PEFT's configuration under which an adapter computes beside its layer and asks nothing of the layer's weight.
-BESIDE = {"use_rslora", "rank_pattern", "alpha_pattern", "exclude_modules", "layers_to_transform", "layers_pattern"}
-
-
-def reads_weights(method: str, peft_args: dict[str, Any]) -> bool:
-    """Whether an adapter may read or change its parent's weights (DoRA, PiSSA, modules_to_save), so that they must be whole."""
-    return method not in (*LEAVES, "qlora") and not peft_args.keys() <= BESIDE
-
-
-def reference_form(method: str, precision: str, peft_args: dict[str, Any], of_run: bool) -> str:
-    """How a run's reference is held, as the name of the file with its log-probabilities says it.
-
-    `,nf4` in 4 bits; `,whole` with all weights in float32 (see `models.parent`); then a precision that is not auto.
-
-    Args:
-        of_run: whether the parent is a run, which may have learnt something that is held apart.
-    """
-    whole = precision != "fp32" and (method == "full" or (of_run and reads_weights(method, peft_args)))
-    parts = ["nf4" if method == "qlora" else "whole" if whole else "", precision if precision != "auto" else ""]
-    return "".join(f",{part}" for part in parts if part)
-
-
-# What a key means for whom: a key set where it has no effect is an error, never silently ignored.
-METHODS_OF = {
-    "rank": (*LORA, "adalora", "vera"),
-    "alpha": (*LORA, "adalora"),
-    "dropout": (*LORA, "adalora"),
-    "lora_plus": LORA,
-    "target_modules": (*LORA, "adalora", "oft", "vera", "ia3"),
-    "placement": ("adapter",),
-    "reduction_factor": ("adapter",),
-    "virtual_tokens": PROMPT_LEARNING,
-    "merge_into": ("qlora",),
-    "value_rank": ("full", *LORA),
-    "peft_args": (*LORA, "adalora", "oft", "vera", "ia3", *PROMPT_LEARNING),
-    **dict.fromkeys(parameter_patterns.KEYS, ("full", *LORA)),
-    **dict.fromkeys(("neftune", "packing"), WHOLE_ROWS),
-}
-OBJECTIVES_OF = {
-    "assistant_turns": ("sft",),
-    "train_thoughts": ("sft",),
-    "neftune": ("sft",),
-    "packing": ("sft",),
-    "loss_type": ("sft", "dpo", "kto", "cpo", "grpo"),
-    "loss_weights": ("dpo",),
-    "cpo_alpha": ("cpo",),
-    "simpo_gamma": ("cpo",),
-    "beta": (*PREFERENCE, "grpo", "rloo"),
-    "reward": ON_POLICY,
-    "max_new_tokens": ON_POLICY,
-    "temperature": ON_POLICY,
-    "generations": ("grpo", "rloo"),
-    "minibatches": ("ppo", "grpo", "rloo"),
-    "variant": ("grpo",),
-    "ppo_epochs": ("ppo",),
-    "kl_coefficient": ("ppo",),
-    "kl_target": ("ppo",),
-    "clip": ("ppo",),
-    "value_clip": ("ppo",),
-    "value_coefficient": ("ppo",),
-    "value_learning_rate": ("ppo",),
-    "value_rank": ("ppo",),
-    "value_start": ("ppo",),
-    "gamma": ("ppo",),
-    "gae_lambda": ("ppo",),
-    "whiten_rewards": ("ppo",),
-    "missing_eos_penalty": ("ppo",),
-    "trainer_args": ("sft", *PREFERENCE, "reward", "grpo", "rloo"),
-}
 # What of a conversation is trained; the tokens' folder is named for it, and a spec has it, only where it is not the default.
 TRAINED = ("assistant_turns", "train_thoughts")
-PAIRS = ("preference",)
-SHAPES = {
-    "sft": ("text", "messages"),
-    "dpo": PAIRS,
-    "orpo": PAIRS,
-    "cpo": PAIRS,
-    "reward": PAIRS,
-    "kto": (*PAIRS, "unpaired_preference"),
-    **dict.fromkeys(ON_POLICY, ("messages", *PAIRS, "prompts")),
-}
-# The first is the default.
-LOSS_TYPES = {
-    "sft": ("nll", "dft"),
-    "dpo": tuple(
-        "sigmoid hinge ipo exo_pair nca_pair robust bco_pair sppo_hard aot aot_unpaired apo_zero apo_down discopop sft "
-        "sigmoid_norm".split()
-    ),
-    "kto": ("kto", "apo_zero_unpaired"),
-    "cpo": ("sigmoid", "hinge", "ipo", "simpo"),
-    "grpo": ("dapo", "grpo", "dr_grpo", "bnpo"),
-}
-# Learning from given answers (sft, reward), and moving away from a reference (the others).
-LEARNING_RATE = {
-    "full": (2e-5, 1e-6),
-    "lora": (2e-4, 5e-5),
-    "qlora": (2e-4, 5e-5),
-    "adalora": (1e-3, 2e-4),
-    "adapter": (5e-4, 1e-4),
-    "oft": (5e-4, 1e-4),
-    "vera": (5e-3, 1e-3),
-    "ia3": (5e-3, 1e-3),
-    "prefix": (1e-2, 2e-3),
-    "p_tuning": (5e-3, 1e-3),
-    "prompt": (3e-2, 5e-3),
-}
-BETA = {"dpo": 0.1, "kto": 0.1, "orpo": 0.1, "cpo": 0.1, "grpo": 0.0, "rloo": 0.05}
-VALUE_RANK = 16  # of the LoRA that is the value of a fully trained policy
-RANK = {"vera": 256}  # its matrices are random and shared, only vectors are trained; otherwise 16
 
 # Keys that are in a spec only where they are not at their default, so that older specs keep their hash.
 SINCE = (
@@ -429,18 +311,7 @@ OWN_FIELDS = frozenset(
     ).split()
 )
 
-# Where PEFT keeps a method's configuration, and the fields in it that a run's own keys set.
-PEFT_FILES = {
-    "lora": "lora",
-    "qlora": "lora",
-    "adalora": "adalora",
-    "oft": "oft",
-    "vera": "vera",
-    "ia3": "ia3",
-    "prefix": "prefix_tuning",
-    "p_tuning": "p_tuning",
-    "prompt": "prompt_tuning",
-}
+# Fields of PEFT's configuration that a run's own keys set.
 OWN_PEFT_FIELDS = frozenset(
     (
         "r lora_alpha lora_dropout target_modules task_type peft_type inference_mode target_r init_r "
@@ -686,9 +557,10 @@ class Run(Strict):
 
     @model_validator(mode="after")
     def _keys_that_act(self) -> "Run":
-        for table, kind, own in ((METHODS_OF, "method", self.method), (OBJECTIVES_OF, "objective", self.objective)):
-            for key, needed in table.items():
-                if key in self.model_fields_set and own not in needed:
+        for kind, table, own in (("method", METHODS, self.method), ("objective", OBJECTIVES, self.objective)):
+            for key in self.model_fields_set:
+                needed = [name for name, row in table.items() if key in row.keys]
+                if needed and own not in needed:
                     raise ValueError(f"{key} has no effect here; it needs {kind}: {' or '.join(needed)}")
         if self.batch_size % self.accumulation:
             raise ValueError(f"accumulation {self.accumulation} does not divide batch_size {self.batch_size}")
@@ -701,24 +573,25 @@ class Run(Strict):
     @property
     def quantised(self) -> bool:
         """Whether the parent is held in 4 bits, frozen, while an adapter is trained on it."""
-        return self.method == "qlora"
+        return METHODS[self.method].four_bit
 
     def settings(self) -> dict[str, Any]:
         """The keys that determine the result, defaults filled in; the rest of a spec is what the stage reads."""
         drop = {"from_", "data", "reward", "allow"}
-        drop |= {key for key, methods in METHODS_OF.items() if self.method not in methods}
-        drop |= {key for key, objectives in OBJECTIVES_OF.items() if self.objective not in objectives}
+        for table, own in ((METHODS, self.method), (OBJECTIVES, self.objective)):
+            drop |= {key for row in table.values() for key in row.keys if key not in table[own].keys}
         drop |= {key for key in SINCE if is_default(self, key)} | early_stopping.KEYS
         values = self.model_dump(exclude=drop)
-        rank = self.rank or RANK.get(self.method, 16)
+        objective, method = OBJECTIVES[self.objective], METHODS[self.method]
+        rank = self.rank or method.rank
         defaults = {
-            "learning_rate": LEARNING_RATE[self.method][self.objective not in ("sft", "reward")],
+            "learning_rate": method.learning_rates[not objective.from_demonstrations],
             "rank": rank,
             "alpha": 2.0 * rank,
-            "dropout": 0.05 if self.objective == "sft" else 0.0,
-            "target_modules": None if self.method == "ia3" else "all-linear",
-            "loss_type": LOSS_TYPES.get(self.objective, (None,))[0],
-            "beta": BETA.get(self.objective),
+            "dropout": objective.dropout,
+            "target_modules": method.target_modules,
+            "loss_type": next(iter(objective.loss_types), None),
+            "beta": objective.beta,
         }
         defaults |= losses.defaults(self)
         values |= {key: default for key, default in defaults.items() if key in values and values[key] is None}
@@ -738,22 +611,22 @@ def refusals(run: Run) -> Iterator[str]:
 def _of_loss(run: Run) -> Iterator[str]:
     given = run.loss_type if isinstance(run.loss_type, list) else [run.loss_type] if run.loss_type is not None else []
     for name in given:
-        if name not in LOSS_TYPES[run.objective]:
-            yield (f"loss_type: '{name}' is not allowed; {nearest(name, LOSS_TYPES[run.objective])}")
-    if isinstance(run.loss_type, list) and (run.objective != "dpo" or not run.loss_type):
+        if name not in OBJECTIVES[run.objective].loss_types:
+            yield (f"loss_type: '{name}' is not allowed; {nearest(name, OBJECTIVES[run.objective].loss_types)}")
+    if isinstance(run.loss_type, list) and (not OBJECTIVES[run.objective].several_losses or not run.loss_type):
         yield ("loss_type: only dpo takes several, as a list of names")
     if run.loss_weights is not None and len(run.loss_weights) != len(given):
         yield (f"loss_weights has {len(run.loss_weights)} numbers for {len(given)} loss types; write one for each")
-    if run.objective in PREFERENCE and run.beta == 0:
+    if OBJECTIVES[run.objective].preference_loss and run.beta == 0:
         yield ("beta is 0; write a number above 0")
 
 
 def _of_reward(run: Run) -> Iterator[str]:
-    if run.objective in ON_POLICY and run.reward is None:
+    if OBJECTIVES[run.objective].on_policy and run.reward is None:
         yield (f"reward is missing; {run.objective} needs `reward: {{from: RUN}}` or `reward: {{function: NAME}}`")
     if run.reward and run.reward.kind == "implicit" and run.objective != "ppo":
         yield (f"reward.kind: implicit rewards tokens, which {run.objective} cannot use; it needs objective: ppo")
-    if run.objective in ON_POLICY and run.max_length <= run.max_new_tokens:
+    if OBJECTIVES[run.objective].on_policy and run.max_length <= run.max_new_tokens:
         yield (
             f"max_length {run.max_length} counts a prompt and its answer, and max_new_tokens {run.max_new_tokens} leaves no room "
             f"for a prompt; write a larger max_length, such as {2 * run.max_new_tokens}"
@@ -991,17 +864,6 @@ class Config(Strict):
     use: Literal["research", "commercial"] = Field("research", description="what the models are for")
 
 
-def shape_refusal(objective: str, dataset: str, shape: str) -> str | None:
-    """Why rows of this shape cannot be trained on with this objective, or None."""
-    if shape in SHAPES[objective]:
-        return None
-    fits = [name for name, shapes in SHAPES.items() if shape in shapes]
-    return (
-        f"{objective} needs rows of shape {' or '.join(SHAPES[objective])}, and {dataset} is {shape}, "
-        f"which {'fits ' + ' or '.join(fits) if fits else 'no objective can use yet'}"
-    )
-
-
 # Of a configuration, so that everything that is done with it ends soon and fits into a command line.
 DEEPEST, MOST, LONGEST = 20, 300_000, 4096  # levels, values in all, characters of one
 LONGEST_NAME, LONGEST_TABLE = 60, 50_000  # characters of a name, of a table as JSON
@@ -1205,9 +1067,13 @@ def meant(table: str, key: str, run: dict[str, Any]) -> str | None:
 def _of_library(field: str, run: dict[str, Any]) -> str | None:
     """Where a run has a field of TRL's or PEFT's configuration."""
     objective, method = run.get("objective"), run.get("method", "lora")
-    if objective in OBJECTIVES_OF["trainer_args"] and field in trainer_fields(objective) - OWN_FIELDS:
+    if (
+        objective in OBJECTIVES
+        and "trainer_args" in OBJECTIVES[objective].keys
+        and field in trainer_fields(objective) - OWN_FIELDS
+    ):
         return trainer_args.refusal(objective, field) or f"write trainer_args: {{{field}: ...}}"
-    if method in METHODS_OF["peft_args"] and field in peft_fields(method) - OWN_PEFT_FIELDS:
+    if method in METHODS and "peft_args" in METHODS[method].keys and field in peft_fields(method) - OWN_PEFT_FIELDS:
         return f"write peft_args: {{{field}: ...}}"
     return None
 
@@ -1252,8 +1118,7 @@ def trainer_files(objective: str) -> tuple[Path, ...]:
     """The sources of TRL's configuration of an objective, transformers' own last."""
     trl = Path(importlib.util.find_spec("trl").submodule_search_locations[0])
     transformers = Path(importlib.util.find_spec("transformers").submodule_search_locations[0])
-    folder = f"experimental/{objective}" if objective in ("orpo", "cpo") else "trainer"
-    return trl / folder / f"{objective}_config.py", trl / "trainer/base_config.py", transformers / "training_args.py"
+    return trl / OBJECTIVES[objective].trl_config, trl / "trainer/base_config.py", transformers / "training_args.py"
 
 
 @cache
@@ -1266,5 +1131,4 @@ def peft_fields(method: str) -> frozenset[str]:
 def peft_files(method: str) -> tuple[Path, ...]:
     """The sources of PEFT's configuration of a method."""
     peft = Path(importlib.util.find_spec("peft").submodule_search_locations[0])
-    parents = {"adalora": ("lora",)}.get(method, ())
-    return (*(peft / f"tuners/{name}/config.py" for name in (PEFT_FILES[method], *parents)), peft / "config.py")
+    return (*(peft / f"tuners/{name}/config.py" for name in METHODS[method].peft_config), peft / "config.py")

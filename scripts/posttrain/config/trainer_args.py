@@ -3,7 +3,9 @@
 TRL reads them where it loads the model, renders templates or tokenises; here it is handed a model and rows of tokens.
 """
 
-ALL = ("sft", "dpo", "kto", "orpo", "cpo", "reward", "grpo", "rloo")
+from posttrain.objectives import OBJECTIVES
+
+ALL = tuple(name for name, row in OBJECTIVES.items() if row.trl_config)
 
 # field: (the objectives that would ignore it, what to write instead)
 IGNORED = {

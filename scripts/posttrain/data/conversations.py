@@ -15,11 +15,14 @@ from os.path import commonprefix
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from posttrain.data.rows import Row
+from posttrain.data.messages import Row
 from posttrain.data.thoughts import BLOCKS
 from posttrain.runtime.errors import UserError
 from posttrain.runtime.resource_limits import limited
 
+DATE = "2025-01-01"  # what a chat template prints as today's date, so that a row has the same tokens tomorrow
+# What a chat template is given for each conversation, beside the special tokens.
+TEMPLATE_ARGUMENTS = ("messages", "tools", "documents", "add_generation_prompt", "strftime_now", "raise_exception")
 # Of one conversation's rendering: a template is a program of the base's author.
 RENDER_SECONDS, RENDER_BYTES, RENDER_CHARACTERS = 10, 1 << 30, 16_000_000
 
@@ -111,8 +114,6 @@ def _pin_date(tokenizer: Any, tools: list | None) -> None:
     template = tokenizer.get_chat_template(tools=tools)
     if "strftime_now" in template:
         from transformers.utils.chat_template_utils import _compile_jinja_template
-
-        from posttrain.config.schema import DATE
 
         pinned = date.fromisoformat(tokenizer.init_kwargs.get("chat_template_date", DATE))
         _compile_jinja_template(template).globals["strftime_now"] = pinned.strftime
@@ -348,8 +349,3 @@ def up_to(row: Row, id: str) -> Row:
         return row
     said = _trained(row["messages"])
     return row | {"messages": row["messages"][: said[int(answer)] + 1]}
-
-
-def prompt_turns(row: Row) -> Turns:
-    """What comes before a row's answer; nothing where a conversation opens with the assistant."""
-    return row["messages"][:-1] if "messages" in row else row["prompt"]

@@ -1,9 +1,9 @@
-"""Tasks of lm-evaluation-harness (Gao et al. 2024) on this project's scoring and generation.
+"""Tasks of lm-evaluation-harness (Gao et al. 2024) with this project's scoring and generation.
 
-Its Hugging Face back-end makes the prompts, tokens and windows, so that the numbers are the ones people know; only the
-model's work is ours. The dataset of a task comes from the hub or, with HF_HUB_OFFLINE=1, from its cache. The data files
-of a task file (`dataset_path: json`, `dataset_kwargs: {data_files: ...}`) belong, as every path, to the folder of the
-project, wherever the task file lies.
+Its Hugging Face back-end makes the prompts, tokens and windows, so that results are comparable with published ones; only the
+forward passes and the generation are ours. A task's dataset comes from the hub or, with HF_HUB_OFFLINE=1, from its cache. The
+data files of a task file (`dataset_path: json`, `dataset_kwargs: {data_files: ...}`) are relative, as every path, to the
+project's folder, wherever the task file lies.
 """
 
 import re
@@ -28,12 +28,13 @@ try:
     from lm_eval.tasks._index import Kind
     from lm_eval.tasks._yaml_loader import load_yaml
 except ImportError:
-    raise UserError("evaluation.suites: `kind: tasks` needs lm-evaluation-harness; `pip install lm-eval`") from None
+    raise UserError(
+        "missing-package", "evaluation.suites", "`kind: tasks` needs lm-evaluation-harness", "run `pip install lm-eval`"
+    ) from None
 
 Generate = Callable[[list[list[int]], int, tuple[str, ...]], list[str]]
 """Greedy answers to prompts (token ids), of so many tokens, cut before the first of these texts."""
 
-NO_TEMPLATE = "`chat: true` needs a chat template, and the base has none; write `chat: false`, or give the base one"
 ALL = 2**31  # requests in one call: the engine makes the batches
 # Metrics of a sum of log-probabilities: the column of what it is divided by.
 PER = {"word_perplexity": "words", "byte_perplexity": "bytes", "bits_per_byte": "bytes"}
@@ -48,7 +49,7 @@ class Engine(HFLM):
         self.outputs: dict[tuple[str, str], str] = {}  # whole answers, thoughts included, by what was asked
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """The text of a conversation, as in training; without a generation prompt, its last turn is to be continued."""
+        """Render a conversation as in training; without a generation prompt, its last turn is left open to be continued."""
         try:
             text = tokens.render(self.tokenizer, chat_history, generate=add_generation_prompt)
         except UserError:  # as lm-eval does where a template knows no system
@@ -128,9 +129,14 @@ def examples(
         UserError: a task is unknown, cannot be read or cannot be run here, or there is no chat template.
     """
     if chat and not tokenizer.chat_template:
-        raise UserError(f"evaluation.suites: {NO_TEMPLATE}")
+        raise UserError(
+            "missing-chat-template",
+            "evaluation.suites",
+            "`chat: true` needs a chat template, and the base has none",
+            "write `chat: false`, or set the base's `chat_template`",
+        )
     if chat is None and not tokenizer.chat_template:
-        say("without a chat template, the tasks' prompts are given as they are")
+        say("the base has no chat template: the tasks' prompts are used as plain text")
     chat = bool(tokenizer.chat_template) if chat is None else chat
     loaded = load(tasks, include)
     for task in loaded:
@@ -168,12 +174,15 @@ def load(names: list[str], include: Path | None) -> list[Task]:
     found: dict[str, Task] = {}
     for name in names:
         if name not in manager.task_index:
-            raise UserError(f"evaluation.suites: lm-eval has no task '{name}'; {nearest(name, manager.all_tasks)}")
+            hint = nearest(name, manager.all_tasks)
+            raise UserError("unknown-task", "evaluation.suites", f"lm-eval has no task '{name}'", hint)
         try:
             found |= manager.load([name])["tasks"]
         except Exception as error:  # a task file may run any code
             reason = str(error).strip().split("\n")[0] or type(error).__name__
-            raise UserError(f"evaluation.suites: the task '{name}' cannot be read: {reason}") from None
+            raise UserError(
+                "unreadable-task", "evaluation.suites", f"cannot read the task '{name}': {reason}"
+            ) from None
     return list(found.values())
 
 
@@ -184,21 +193,28 @@ def _check_files(include: Path | None) -> None:
             load_yaml(file, resolve_func=False)
         except Exception as error:
             reason = " ".join(str(error).split())
-            raise UserError(f"{file}: no task file that lm-eval can read: {reason}") from None
+            raise UserError("unreadable-task", str(file), f"lm-eval cannot read this task file: {reason}") from None
 
 
 def _check(task: Task, config: Any) -> None:
-    """Refuse what this engine does not do."""
+    """Refuse tasks that this engine does not support.
+
+    Raises:
+        UserError: the task runs generated code, has images or audio, or samples.
+    """
     settings = task.get_config("generation_kwargs") or {}
+    problem, hint = None, "remove the task"
     if getattr(task, "UNSAFE_CODE", False):
-        raise UserError(f"evaluation.suites: the task '{task.task_name}' runs code that a model writes; take it out")
-    if getattr(task, "MULTIMODAL", False):
-        raise UserError(f"evaluation.suites: the task '{task.task_name}' shows images or sounds; take it out")
-    if settings.get("do_sample"):
-        raise UserError(
-            f"evaluation.suites: the task '{task.task_name}' samples its answers, and here they are greedy; "
-            "write a task file with `do_sample: false`"
+        problem = "executes code that the model generates"
+    elif getattr(task, "MULTIMODAL", False):
+        problem = "has images or audio as input"
+    elif settings.get("do_sample"):
+        problem, hint = (
+            "samples its completions; only greedy decoding is supported",
+            "write a task file with `do_sample: false`",
         )
+    if problem:
+        raise UserError("unsupported-task", "evaluation.suites", f"the task '{task.task_name}' {problem}", hint)
 
 
 def _asked(arguments: tuple) -> tuple[str, str]:
@@ -216,7 +232,7 @@ def _rows(task: Task, samples: list[dict[str, Any]], outputs: dict[tuple[str, st
             row |= columns
             left_out |= set() if columns else {metric}
     if left_out:
-        say(f"{task.task_name}: without {', '.join(sorted(left_out))}, which no average of documents gives")
+        say(f"{task.task_name}: {', '.join(sorted(left_out))} left out: not a mean over documents")
     return list(rows.values())
 
 

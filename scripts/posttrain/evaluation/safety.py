@@ -55,16 +55,15 @@ def read(path: Path) -> list[dict]:
     """The prompts of a file, in their order.
 
     Raises:
-        UserError: a row has no such kind or lacks a field, an id stands twice, or a pair is none.
+        UserError: a row has an unknown kind or lacks a field, an id is used twice, or a pair is incomplete.
     """
     rows, places = [], {}
     for block in files.blocks(path):
         for place, row in block.parse():
             _check_row(place, row)
             if row["id"] in places:
-                raise UserError(
-                    f"{place}: the id '{row['id']}' stands in {places[row['id']]} as well; give each row its own"
-                )
+                problem = f"the id '{row['id']}' is already used in {places[row['id']]}"
+                raise UserError("duplicate-id", place, problem, "give each row an id of its own")
             places[row["id"]] = place
             rows.append(row)
     _check_pairs(rows, places)
@@ -75,27 +74,27 @@ def _check_row(place: str, row: dict | UserError) -> None:
     if isinstance(row, UserError):
         raise row
     if not isinstance(row, dict):
-        raise UserError(f'{place}: a row is an object such as {{"id": "h1", "kind": "harmful", "prompt": "..."}}')
+        hint = 'write a row such as {"id": "h1", "kind": "harmful", "prompt": "..."}'
+        raise UserError("invalid-row", place, "the row is not a JSON object", hint)
     kind = row.get("kind")
     if kind not in KINDS:
-        raise UserError(f"{place}: unknown kind {kind!r}; {nearest(str(kind), KINDS)}")
+        raise UserError("invalid-row", place, f"unknown kind {kind!r}", nearest(str(kind), KINDS))
     for key in KINDS[kind]:
         if not isinstance(row.get(key), str) or not row[key].strip():
-            raise UserError(
-                f"{place}: '{key}' is missing or no text; a row of kind '{kind}' has {', '.join(KINDS[kind])}"
-            )
+            hint = f"a row of kind '{kind}' needs {', '.join(KINDS[kind])}"
+            raise UserError("invalid-row", place, f"'{key}' is missing or is not text", hint)
 
 
 def _check_pairs(rows: list[dict], places: dict[str, str]) -> None:
     for pair, members in _pairs(rows).items():
         place = places[members[0]["id"]]
         if len(members) < 2:
-            raise UserError(f"{place}: the pair '{pair}' has this row only; add the same prompt with another group")
+            hint = "add the same prompt with another group"
+            raise UserError("incomplete-pair", place, f"the pair '{pair}' has only this row", hint)
         group, count = Counter(row["group"] for row in members).most_common(1)[0]
         if count > 1:
-            raise UserError(
-                f"{place}: the pair '{pair}' has the group '{group}' twice; its prompts differ in the group"
-            )
+            problem = f"the pair '{pair}' has the group '{group}' more than once"
+            raise UserError("incomplete-pair", place, problem, "give each row of a pair a group of its own")
 
 
 def _pairs(rows: list[dict]) -> dict[str, list[dict]]:

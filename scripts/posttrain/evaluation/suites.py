@@ -13,7 +13,7 @@ from posttrain.data import rows, thoughts, tokens
 from posttrain.data.samples import ANSWERS, HeldOut, chosen, conversation, pick
 from posttrain.evaluation import generation_cache
 from posttrain.inference import decoding, reward_models, scoring
-from posttrain.metrics import final_numbers, statistics, text_metrics
+from posttrain.metrics import final_numbers, statistics, text_metrics, tool_calls
 from posttrain.runtime.atomic import read_json
 from posttrain.runtime.console import say
 from posttrain.runtime.errors import UserError
@@ -79,7 +79,7 @@ class Candidate(NamedTuple):
 
 
 def check_known(candidate: Candidate, rows: Iterable[Sequence[int]]) -> None:
-    """Refuse tokens that the model has no embedding for, as those of a chat template that came without its model's have none.
+    """Refuse tokens that the model has no embedding for, such as special tokens of another model's chat template.
 
     Raises:
         UserError: naming the token, its id, and how many there are.
@@ -89,8 +89,10 @@ def check_known(candidate: Candidate, rows: Iterable[Sequence[int]]) -> None:
     if last >= embeddings:
         token = candidate.tokenizer.convert_ids_to_tokens(last)
         raise UserError(
-            f"{candidate.name}: the token {token} has the id {last}, and the model has embeddings for {embeddings} tokens only; "
-            f"write new_tokens: ['{token}'] under the base, or take it out"
+            "token-without-embedding",
+            candidate.name,
+            f"the token {token} has id {last}, but the model has embeddings for {embeddings} tokens only",
+            f"write new_tokens: ['{token}'] under the base, or remove the token from the chat template",
         )
 
 
@@ -342,10 +344,8 @@ def _shots(suite: dict) -> list[Row]:
     dataset, wanted = suite["data"]["name"], suite["shots"]
     found = [row for row in rows.read(_rows(dataset, "train")) if len(_turns(row)) == 2][:wanted] if wanted else []
     if len(found) < wanted:
-        raise UserError(
-            f"evaluation.suites: shots is {wanted}, and {dataset} has {len(found)} training rows of one question and "
-            "one answer; write fewer"
-        )
+        problem = f"num_fewshot is {wanted}, but {dataset} has {len(found)} single-turn training rows"
+        raise UserError("too-few-examples", "evaluation.suites", problem, "write a smaller number")
     return [turn for row in found for turn in _turns(row)]
 
 
@@ -362,9 +362,9 @@ def _after(shots: list[Row], asked: list[Row]) -> list[Row]:
 
 
 def _reference(row: Row) -> str | None:
-    """The wanted answer of a row; None where it has none."""
+    """The wanted answer of a row, with its tool calls; None where it has none."""
     turns = row.get("messages") or row.get("chosen") or (row.get("completion") if row.get("label") else None)
-    return thoughts.answer(turns[-1]["content"]) if turns else None
+    return thoughts.answer(tool_calls.message_text(turns[-1])) if turns else None
 
 
 def _rows(dataset: str, split: str = "validation") -> Path:

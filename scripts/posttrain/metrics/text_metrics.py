@@ -4,7 +4,6 @@ BLEU (Papineni et al. 2002) and chrF (Popović 2015) are no means over examples.
 `corpus_bleu` and `corpus_chrf` compute the score of any resample at once; both equal sacrebleu's (Post 2018).
 """
 
-import json
 import re
 from collections.abc import Callable
 from functools import cache
@@ -13,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from posttrain.metrics.final_numbers import answer_format, final_number
+from posttrain.metrics.json_answers import is_json, json_equal
+from posttrain.metrics.tool_calls import tool_arguments, tool_arguments_f1, tool_name
 from posttrain.metrics.word_hashes import words
 from posttrain.runtime import user_code
 from posttrain.runtime.errors import nearest
@@ -29,7 +30,6 @@ TAKEN = frozenset(
         "reward_accuracy refusal over_refusal toxicity unequal_treatment"
     ).split()
 )
-FENCED = re.compile(r"```(?:json)?[ \t]*\n(.*?)```", re.DOTALL | re.IGNORECASE)
 
 
 def score(
@@ -141,24 +141,6 @@ def regex(output: str, pattern: str) -> float:
     return float(re.search(pattern, output) is not None)
 
 
-def is_json(output: str, reference: str) -> float:
-    """1 where the output is one JSON value (RFC 8259), else 0; a Markdown fence around it, ```json, is allowed.
-
-    Python reads NaN and Infinity as well, which are no JSON.
-    """
-    fenced = FENCED.fullmatch(output.strip())
-    try:
-        # a number is left as text: Python converts none of more than 4300 digits
-        json.loads(fenced[1] if fenced else output, parse_constant=_no_constant, parse_int=str)
-    except (ValueError, RecursionError):  # a model that repeats itself nests as deeply as it may
-        return 0.0
-    return 1.0
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(name)
-
-
 # Each is a function of an output and its reference (`regex`: and the pattern).
 METRICS: dict[str, Callable[[str, str], float | list[float]]] = {
     "bleu": bleu,
@@ -171,6 +153,10 @@ METRICS: dict[str, Callable[[str, str], float | list[float]]] = {
     "answer_format": answer_format,
     "regex": regex,
     "json": is_json,
+    "json_equal": json_equal,
+    "tool_name": tool_name,
+    "tool_arguments": tool_arguments,
+    "tool_arguments_f1": tool_arguments_f1,
 }
 
 

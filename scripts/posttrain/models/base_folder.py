@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from posttrain.config.schema import DATE, TEMPLATE_ARGUMENTS
+from posttrain.data.conversations import DATE, TEMPLATE_ARGUMENTS
 from posttrain.models import chat_templates
 from posttrain.models.base_inspection import first_line
 from posttrain.runtime.atomic import read_json, whole_file, write_json

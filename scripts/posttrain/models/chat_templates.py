@@ -12,14 +12,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from posttrain.config.schema import AnyBase, Licensed
 from posttrain.data.files import is_file
 from posttrain.models.base_inspection import LONGEST_TEMPLATE, first_line
 from posttrain.runtime.errors import UserError
 from posttrain.runtime.resource_limits import limited
 
 # The keys of a base that change its folder after it was taken.
-KEYS = tuple(sorted(AnyBase.model_fields.keys() - Licensed.model_fields.keys()))
+KEYS = ("chat_template", "chat_template_kwargs", "date", "eos_token", "new_tokens", "pad_token")
 SECONDS, BYTES = 10, 1 << 30  # of a rendering of the probe
 QUESTION, ANSWER = "Question", "Answer"  # the probe; plain words, which no template trims or rewrites
 # What is written like a token of a chat: <|im_start|>, <start_of_turn>, [INST].
@@ -57,9 +56,13 @@ def find(template: str, folder: Path, place: str) -> Path:
     )
 
 
-def settings(base: AnyBase, folder: Path) -> dict[str, Any]:
-    """The keys of a base's spec that are not at their defaults; a template has the hash of its text."""
-    fields = AnyBase.model_fields
+def settings(base: Any, folder: Path) -> dict[str, Any]:
+    """The keys of a base's spec that are not at their defaults; a template has the hash of its text.
+
+    Args:
+        base: a pydantic model with the fields `KEYS`.
+    """
+    fields = type(base).model_fields
     values = {key: getattr(base, key) for key in KEYS}
     values = {key: value for key, value in values.items() if value != fields[key].get_default()}
     if base.chat_template:

@@ -15,7 +15,7 @@ from transformers import (
 )
 from transformers.pytorch_utils import Conv1D
 
-from posttrain.config.schema import reads_weights
+from posttrain.methods import reads_weights
 from posttrain.models import frozen_update
 from posttrain.models.base_inspection import first_line
 from posttrain.models.memory_estimate import multiplies_bf16, read_model

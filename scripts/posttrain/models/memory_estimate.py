@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from posttrain.config.schema import LORA, PROMPT_LEARNING, VALUE_RANK, reads_weights
+from posttrain.methods import METHODS, VALUE_RANK, reads_weights
 from posttrain.models import parameter_patterns, target_modules
 from posttrain.runtime.atomic import read_json
 from posttrain.runtime.errors import UserError
@@ -202,11 +202,11 @@ def estimate(spec: dict, model: Model, longest: int, trained_share: float, devic
     if spec["objective"] == "ppo":  # a second adapter is the value, and of full fine-tuning the only one
         rank = spec.get("value_rank") or VALUE_RANK
         value = rank * sum(map(sum, model.matrices.values())) if method == "full" else adapters
-        if spec.get("value_rank") and method in LORA:
+        if spec.get("value_rank") and METHODS[method].low_rank:
             value = adapters * rank / spec["rank"]
         adapters += value
         moving = adapters + (moving if method == "full" else 0)
-    tokens = _rows(spec) * (longest + (spec["virtual_tokens"] if method in PROMPT_LEARNING else 0))
+    tokens = _rows(spec) * (longest + (spec["virtual_tokens"] if METHODS[method].virtual_tokens else 0))
     pieces = FRAGMENTATION[device] * (ROLLOUTS if spec["objective"] == "ppo" else 1)
     parts = {
         "weights": _held(spec, model, bf16) + 4 * adapters,
@@ -273,7 +273,7 @@ def _activations(spec: dict, model: Model, tokens: int, device: str, bf16: bool)
     token = 8 * hidden + size * (5 * hidden + 3 * wide)
     if spec.get("dropout"):  # each matrix has a masked input of its own
         token += (6 * hidden + wide) * (2 * size if device == "cpu" else size + 1)
-    elif spec["method"] not in ("adapter", *PROMPT_LEARNING):
+    elif METHODS[spec["method"]].mergeable:
         token += size * (2 * hidden + wide)
     if spec["method"] == "full":
         token += 8 * hidden
@@ -296,7 +296,7 @@ def _logits(spec: dict, model: Model, tokens: int, trained_share: float, device:
         return 0
     if objective in ("orpo", "cpo"):  # all of them, their log-softmax, its gradient
         return 12 * tokens * model.vocabulary
-    if device == "cpu" and objective in ("sft", "dpo", "kto", "ppo") and spec["method"] not in PROMPT_LEARNING:
+    if device == "cpu" and objective in ("sft", "dpo", "kto", "ppo") and not METHODS[spec["method"]].virtual_tokens:
         return 6 * min(tokens * trained_share * model.vocabulary, LARGEST_LOGITS)
     return 12 * min(tokens, TILE[0]) * min(model.vocabulary, TILE[1])
 
@@ -315,8 +315,10 @@ def remedies(spec: dict, shorter: int) -> list[tuple[str, dict]]:
     most = checkpointing | ({"accumulation": split[-1]} if split else {})
     changes += [checkpointing, most]
     adapted = {"rank": 16, "target_modules": "all-linear", "dropout": 0.0}
-    for method in [name for name in LORA if name != spec["method"] and spec["method"] != "qlora"]:
-        own = adapted if spec["method"] not in LORA else {}
+    ours = METHODS[spec["method"]]
+    others = [name for name, row in METHODS.items() if row.low_rank and name != spec["method"]]
+    for method in [] if ours.four_bit else others:
+        own = {} if ours.low_rank else adapted
         changes += [{"method": method} | own, {"method": method} | own | most]
     shares = (2, 4, 8) if "max_new_tokens" not in spec else ()  # there the answers decide
     changes += [{"max_length": shorter // n} | most for n in shares]

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 from transformers.pytorch_utils import Conv1D
 
-from posttrain.config.schema import LORA
+from posttrain.methods import METHODS
 from posttrain.models import initial_weights, target_modules, token_rows
 from posttrain.models.bottleneck import BottleneckConfig
 from posttrain.runtime.console import say
@@ -59,7 +59,7 @@ def _named_targets(spec: dict, model: Any) -> dict:
         return spec | {"target_modules": _of_ia3(model)}
     if spec["target_modules"] != "all-linear":
         found = _targets(model, spec["target_modules"], spec)
-        if spec["method"] in (*LORA, "adalora"):
+        if "alpha" in METHODS[spec["method"]].keys:
             _check_rank(spec, found)
         return spec
     return spec | {"target_modules": all_linear(model, spec)}
@@ -212,7 +212,7 @@ def _targets(model: Any, wanted: str | list[str], spec: dict) -> list[tuple[str,
     matrices = [(name, _shape(module)) for name, module in modules.items() if isinstance(module, kinds)]
     body = [(name, shape) for name, shape in matrices if not name.endswith(("lm_head", "score"))]
     config, tied = model.config.get_text_config().to_dict(), is_tied(model)
-    mixture = target_modules.is_mixture(config) and spec["method"] in LORA
+    mixture = target_modules.is_mixture(config) and METHODS[spec["method"]].low_rank
     known = list(dict.fromkeys(name.split(".")[-1] for name, _ in body))
     found = []
     for target in [wanted] if isinstance(wanted, str) else wanted:

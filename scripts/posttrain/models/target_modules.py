@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from posttrain.config.schema import LORA
+from posttrain.methods import METHODS
 
 EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 ROUTERS = {"gate", "router", "shared_expert_gate"}
@@ -99,7 +99,7 @@ def refusal(
             f"'{target}' matches {output}, and TRL multiplies by the LM head's own weight, so that an adapter on it would not be "
             "trained; write peft_args: {modules_to_save: [" + output.rpartition(".")[2] + "]} instead"
         )
-    if is_mixture(config) and spec["method"] in LORA:
+    if is_mixture(config) and METHODS[spec["method"]].low_rank:
         return _expert_refusal(spec, target)
     return None
 

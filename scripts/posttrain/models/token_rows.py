@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from peft.utils.other import TrainableTokensWrapper
 
-from posttrain.config.schema import LORA
+from posttrain.methods import METHODS
 from posttrain.runtime.errors import UserError
 
 KEY = "trainable_token_indices"
@@ -29,7 +29,12 @@ def arguments(spec: dict, model: Any) -> dict[str, dict[str, list[int]]]:
     PPO holds two adapters on one model, and rows of both would be trained apart.
     """
     ids = getattr(model.config, "new_tokens", None)
-    if not ids or spec["method"] not in LORA or spec["objective"] == "ppo" or KEY in spec.get("peft_args", {}):
+    if (
+        not ids
+        or not METHODS[spec["method"]].low_rank
+        or spec["objective"] == "ppo"
+        or KEY in spec.get("peft_args", {})
+    ):
         return {}
     layers = [model.get_input_embeddings()]
     head = model.get_output_embeddings()

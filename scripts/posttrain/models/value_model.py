@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from posttrain.config.schema import LEARNING_RATE, VALUE_RANK
+from posttrain.methods import METHODS, VALUE_RANK
 from posttrain.models import peft_methods
 
 
@@ -28,7 +28,7 @@ def configuration(spec: dict, policy: Any | None, model: Any) -> Any:
 
 def learning_rate(spec: dict) -> float:
     """The critic's; by default its method's usual one for learning from given answers, and no less than the policy's."""
-    usual = LEARNING_RATE["lora" if spec["method"] == "full" else spec["method"]][0]
+    usual = METHODS["lora" if METHODS[spec["method"]].full else spec["method"]].learning_rates[0]
     return spec.get("value_learning_rate") or max(usual, spec["learning_rate"])
 
 

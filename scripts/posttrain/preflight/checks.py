@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from posttrain.data.bins import bins
+from posttrain.methods import METHODS
 from posttrain.models.evaluation_needs import learns_positions
+from posttrain.objectives import OBJECTIVES
 from posttrain.runtime.errors import nearest
 
 if TYPE_CHECKING:
@@ -259,14 +261,13 @@ def new_tokens(run: "Subject") -> Finding | None:
     """The new tokens of the base are trained, and occur in the rows."""
     import numpy as np
 
-    from posttrain.config.schema import LORA
-
     ids = run.model.config.get("new_tokens")
     if not ids:
         return Finding("skipped", "the base has no new tokens")
     method, objective = run.spec["method"], run.spec["objective"]
-    if method not in (*LORA, "full") or (objective == "ppo" and method != "full"):
-        what = objective if method in LORA else method
+    row = METHODS[method]
+    if not (row.low_rank or row.full) or (OBJECTIVES[objective].value_model and not row.full):
+        what = objective if row.low_rank else method
         text = (
             f"{what} does not train the embeddings of the base's new tokens; train them first, by sft with method: lora"
         )
@@ -499,11 +500,9 @@ def _prefixes(parameter: str) -> list[str]:
 
 def learning_rate(run: "Subject") -> Finding | None:
     """The learning rate is one with which the method usually learns."""
-    from posttrain.config.schema import LEARNING_RATE
-
     method, given = run.spec["method"], run.spec["learning_rate"]
-    answers = run.spec["objective"] in ("sft", "reward")
-    default = LEARNING_RATE[method][not answers]
+    answers = OBJECTIVES[run.spec["objective"]].from_demonstrations
+    default = METHODS[method].learning_rates[not answers]
     low, high = (LEARNING_RATES.get(method) if answers else None) or (default / FACTOR, default * FACTOR)
     if low * 0.999 <= given <= high * 1.001:  # a fifth of a default is not exact
         return None

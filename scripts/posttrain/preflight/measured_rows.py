@@ -1,14 +1,17 @@
 """What a run's evaluation will need of the rows that it measures, as far as it can be known before the run is trained."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from posttrain.data import splits
+from posttrain.data import splits, thoughts
+from posttrain.metrics import tool_calls
 
 if TYPE_CHECKING:
     from posttrain.preflight.token_scan import Subject
 
 MEASURED = ("text", "messages", "preference")  # shapes of which something is measured without a suite
+TOOL_METRICS = frozenset(("tool_name", "tool_arguments", "tool_arguments_f1"))
 COARSE = 0.25  # smallest difference of a share that a few held-out rows show, above which they are told of
 PLENTY = 100  # rows, which show smaller ones
 
@@ -21,19 +24,25 @@ def names(evaluation: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys([*(data["name"] for data in evaluation.get("data", ())), *suites]))
 
 
-def read(folder: Path, evaluation: dict[str, Any]) -> dict[str, Report]:
-    """The data.json of each dataset that an evaluation measures on, by name; where a suite wants worked examples, `shots` too.
+def read(folders: Iterable[Path], evaluation: dict[str, Any]) -> dict[str, Report]:
+    """The data.json of each dataset that an evaluation measures on, by name, with what its suites need to know of the rows.
+
+    That is `shots`, worked examples for a suite with shots, and `calls`, held-out rows for a suite that compares tool calls.
 
     Args:
-        folder: that of all datasets.
+        folders: those of the datasets.
     """
     from posttrain.runtime.atomic import read_json
 
-    found = {name: read_json(folder / name / "data.json") for name in names(evaluation)}
+    folder_of = {folder.name: folder for folder in folders}
+    found = {name: read_json(folder_of[name] / "data.json") for name in names(evaluation)}
     for suite in evaluation.get("suites", {}).values():
         if suite.get("shots") and suite["kind"] == "generation":
             name = suite["data"]["name"]
-            found[name] = found[name] | {"shots": worked_examples(folder / name / "train.parquet")}
+            found[name] = found[name] | {"shots": worked_examples(folder_of[name] / "train.parquet")}
+        if not TOOL_METRICS.isdisjoint(suite.get("metrics", ())):
+            name = suite["data"]["name"]
+            found[name] = found[name] | {"calls": rows_with_calls(folder_of[name] / "validation.parquet")}
     return found
 
 
@@ -51,6 +60,18 @@ def worked_examples(file: Path) -> int:
         said = pc.subtract(turns, pc.cast(pc.equal(first, "system"), turns.type))
         count += pc.sum(pc.equal(said, 2)).as_py() or 0
     return count
+
+
+def rows_with_calls(file: Path) -> int:
+    """Rows whose answer calls a tool, in `tool_calls` or as text."""
+    from posttrain.data.rows import batches, without_nulls
+
+    turns = (
+        (row.get("messages") or row.get("chosen") or row.get("completion") or [None])[-1]
+        for batch in batches(file, 4096)
+        for row in without_nulls(batch.to_pylist())
+    )
+    return sum(bool(turn and tool_calls.calls(thoughts.answer(tool_calls.message_text(turn)))) for turn in turns)
 
 
 def errors(run: "Subject") -> list[str]:
@@ -74,6 +95,11 @@ def errors(run: "Subject") -> list[str]:
             found.append(
                 f"{place}: shots is {suite['shots']}, and {dataset} has {data['shots']} training rows of one question and one "
                 "answer; write fewer"
+            )
+        elif data.get("calls") == 0 and not TOOL_METRICS.isdisjoint(suite.get("metrics", ())):
+            found.append(
+                f"{place}.metrics: {', '.join(sorted(TOOL_METRICS & {*suite['metrics']}))} compare tool calls, and no held-out row "
+                f"of {dataset} has one; docs/evaluation.md says which forms are read"
             )
     return found
 

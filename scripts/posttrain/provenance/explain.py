@@ -43,6 +43,7 @@ REASONS = {
 }
 
 
+WRITTEN_DOWN = ("spec", "context")  # rules that only write down what the others do
 MODELS = ("trained", "merged", "model")  # folders of a run
 
 
@@ -144,13 +145,15 @@ def _causes(project: Project, job: Job, planned: list[str]) -> Iterator[str]:
     for part in re.split(r"; (?=[A-Z])", job.reason):
         kind, _, rest = part.partition(": ")
         files = rest.split(", ") if rest else []
-        if kind == MISSING and job.rule != "spec":
+        if job.rule == "context":
+            yield from ["its context has changed: licences, allowed checks or points"] if kind != MISSING else []
+        elif kind == MISSING and job.rule != "spec":
             yield from _missing(job, files)
         elif kind == UPDATED:
             yield from (_updated(project, job, file, planned) for file in files)
         elif kind == UPSTREAM:
             made = [
-                file for file in files if Path(file).name != "spec.json"
+                file for file in files if Path(file).name not in ("spec.json", "context.json")
             ]  # another's settings are written, not built
             others = dict.fromkeys(owner(file) for file in made if owner(file) != _result(job))
             yield from (

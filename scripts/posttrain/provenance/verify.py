@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from posttrain.config.schema import ON_POLICY, RESERVED
+from posttrain.config.schema import RESERVED
+from posttrain.objectives import OBJECTIVES
 from posttrain.provenance import records
 from posttrain.provenance.changes import differences, told
 from posttrain.runtime.atomic import read_json
@@ -212,7 +213,7 @@ def _other_inputs(project: Project, name: str, record: dict[str, Any]) -> Iterat
     if manifest.exists() and read_json(manifest)["files"] != record["parent"]["files"]:
         yield project.merged(record["parent"]["name"])
     tokens = Path(project.run_tokens(node))
-    if node.run.objective not in ON_POLICY:  # it only tries its merge on them
+    if not OBJECTIVES[node.run.objective].on_policy:  # it only tries its merge on them
         recorded = {f"{split}.parquet": digest for split, digest in record["tokens"].items()}
         yield from (str(tokens / file) for file in _changed(tokens, recorded))
     for folder, key in ((RESULTS / "data" / node.run.data, "rows"), (RESULTS, "judges")):

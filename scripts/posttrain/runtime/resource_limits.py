@@ -1,4 +1,4 @@
-"""Limits for work on what somebody else wrote: so many seconds of the processor and so much memory, and it ends in a sentence."""
+"""CPU time and memory limits for work on untrusted files, such as a chat template or the header of a model file."""
 
 import contextlib
 import resource
@@ -10,17 +10,23 @@ from typing import Any
 
 from posttrain.runtime.errors import UserError
 
+HINT = "the file may be corrupt or malicious"
 _memory = {"limited": False}
 
 
 @contextlib.contextmanager
 def limited(what: str, seconds: float, memory: int) -> Iterator[None]:
-    """Let the block use so many seconds of the processor, and take so many bytes of address space more than the process has.
+    """Limit the CPU time and the additional memory of a block.
 
-    Inside `memory_limited` that one's limit holds. A thread other than the main one has no limit of time.
+    Inside `memory_limited` that limit applies instead. Threads other than the main thread have no time limit.
+
+    Args:
+        what: what is read or run, the place of the error.
+        seconds: CPU seconds.
+        memory: bytes of address space beyond those that the process has.
 
     Raises:
-        UserError: it needed more; `what` opens the sentence.
+        UserError: a limit was exceeded.
     """
     main = threading.current_thread() is threading.main_thread()
     try:
@@ -33,18 +39,16 @@ def limited(what: str, seconds: float, memory: int) -> Iterator[None]:
                 if main:
                     signal.setitimer(signal.ITIMER_PROF, 0)
     except TimeoutError:
-        raise UserError(
-            f"{what} is not done after {seconds:g} seconds of processor time; it is broken, or made to do harm"
-        ) from None
+        raise UserError("resource-limit", what, f"exceeded the {seconds:g} s CPU limit", HINT) from None
     except MemoryError:
-        raise UserError(f"{what} wants more memory than it may have; it is broken, or made to do harm") from None
+        raise UserError("resource-limit", what, "exceeded the memory limit", HINT) from None
 
 
 @contextlib.contextmanager
 def memory_limited(memory: int) -> Iterator[None]:
-    """Let the process take so many bytes of address space more than it has; then it gets a MemoryError.
+    """Limit the process to `memory` bytes of address space beyond those it has; more raises a MemoryError.
 
-    For many blocks that are `limited`, as this takes longer than they do.
+    Use it around many `limited` blocks: setting the limit takes longer than a short block.
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGPROF, _stop)

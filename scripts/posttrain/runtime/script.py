@@ -47,6 +47,7 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], No
     events.set_job(options.log)
     on_signals(end_at_once)
     one_gpu()
+    sleep_while_waiting()
     os.environ.setdefault("TRACKIO_DIR", str(Path("results/logs/trackio").absolute()))  # Trackio reads it when imported
     try:
         with _lock(options.log), _log(options.log), _faults():
@@ -54,14 +55,23 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], No
     except UserError as error:
         refuse(str(error))
     except OSError as error:
-        if sentence := storage_fault(error):  # the log itself
-            refuse(sentence)
+        if fault := storage_fault(error):  # of the log itself
+            refuse(str(fault))
         raise
 
 
 def refuse(sentence: str) -> NoReturn:
     """End this process with a mistake of the user's; it never returns."""
     sys.exit(1 if events.send(kind="error", text=sentence) else f"posttrain: {sentence}")
+
+
+def sleep_while_waiting() -> None:
+    """Let OpenMP's threads sleep while they wait for each other; to be called before torch is imported.
+
+    By default they spin, and a thread that spins keeps the core that another program, or the thread that it waits for, needs
+    (`bench/contention.py`). Fewer threads on a busy machine would do as well, but sums of other parts have other bits.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def one_gpu() -> None:
@@ -102,10 +112,10 @@ def _faults() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        sentence = storage_fault(error)
-        if sentence is None or isinstance(error, UserError):
+        fault = storage_fault(error)
+        if fault is None or isinstance(error, UserError):
             raise
-        raise UserError(sentence) from error
+        raise fault from error
 
 
 @contextlib.contextmanager

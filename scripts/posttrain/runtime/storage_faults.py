@@ -1,25 +1,27 @@
-"""What a disk or a mount did, told in one sentence."""
+"""Storage faults (full disk, quota, read-only or vanished mount), told in one sentence."""
 
 import errno
 import os
 
-# What a disk or a mount does to a stage, and what to do about it.
+from posttrain.runtime.errors import UserError
+
+# errno: what is wrong, what to do about it.
 FAULTS = {
     errno.ENOSPC: ("the disk is full", "free some space"),
     errno.EDQUOT: ("your quota on this disk is used up", "free some space or ask for more"),
-    errno.EROFS: ("it lies on a file system that is read-only", "mount that for writing"),
-    errno.EACCES: ("this user may not use it", "give this user the right to"),
-    errno.ENOTDIR: ("a part of this path is a file", "move that file away"),
-    errno.EIO: ("the disk or its mount does not answer", "check the disk and the mount"),
-    errno.ESTALE: ("the mount that it lies on has vanished", "mount that again"),
-    errno.ENOTCONN: ("the mount that it lies on has vanished", "mount that again"),
+    errno.EROFS: ("the file system is read-only", "mount it for writing"),
+    errno.EACCES: ("permission denied", "give this user access"),
+    errno.ENOTDIR: ("a parent of this path is a file", "move that file away"),
+    errno.EIO: ("the disk or its mount does not respond", "check the disk and the mount"),
+    errno.ESTALE: ("the mount has disappeared", "mount it again"),
+    errno.ENOTCONN: ("the mount has disappeared", "mount it again"),
 }
 
 
-def storage_fault(error: BaseException) -> str | None:
-    """What a disk or a mount did, where that is what an exception comes from: path, fault, cure; otherwise None.
+def storage_fault(error: BaseException) -> UserError | None:
+    """The error for the user if an exception comes from a storage fault, otherwise None.
 
-    Libraries written in Rust, C++ or SQL leave only the operating system's words, and torch not even those.
+    Libraries written in Rust or C++ and SQLite pass on only the operating system's message, and torch not even that.
     """
     notes, cause, text = [], error, ""
     while cause:
@@ -36,8 +38,8 @@ def storage_fault(error: BaseException) -> str | None:
     return _fault(found[0], notes[0] if notes else "results") if found else None
 
 
-def _fault(number: int, place: str) -> str:
+def _fault(number: int, place: str) -> UserError:
     what, cure = FAULTS[number]
     if number == errno.ENOSPC:
-        cure += " (finished runs need no results/*/checkpoints)"
-    return f"{place}: {what}; {cure} and type the same command again, which goes on from here"
+        cure += " (finished runs do not need their checkpoints)"
+    return UserError("storage-fault", place, what, f"{cure}, then run the same command again: it resumes")

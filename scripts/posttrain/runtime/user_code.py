@@ -153,14 +153,14 @@ def load(name: str, where: str = "") -> Function:
         UserError: the file cannot be run, or has no such function; at a call, where the function raises or returns no number.
     """
     file, _, wanted = name.partition(":")
-    place, folder = f"{where}: " if where else "", Path(file).absolute().parent
+    folder = Path(file).absolute().parent
     if why := refusal(name):
-        raise UserError(f"{place}{why}")
-    module = _module(Path(file), place)
+        raise UserError("invalid-function", where, why)
+    module = _module(Path(file), where)
     function = getattr(module, wanted, None)
     if not callable(function):
         known = [key for key, value in vars(module).items() if callable(value)]
-        raise UserError(f"{place}{file} has no function '{wanted}'; {nearest(wanted, known)}")
+        raise UserError("unknown-function", where, f"{file} has no function '{wanted}'", nearest(wanted, known))
 
     def checked(answer: str, reference: str) -> float:
         try:
@@ -168,13 +168,14 @@ def load(name: str, where: str = "") -> Function:
         except MemoryError:
             raise
         except Exception as error:  # whatever the user's code raises
-            raise UserError(f"{place}{name}: {_told(error, folder)}, for the answer {_short(answer)}") from error
-        return _number(value, f"{place}{name}", answer)
+            problem = f"{name} failed for the completion {_short(answer)}: {_told(error, folder)}"
+            raise UserError("failing-function", where, problem) from error
+        return _number(value, where, name, answer)
 
     return checked
 
 
-def _module(file: Path, place: str) -> ModuleType:
+def _module(file: Path, where: str) -> ModuleType:
     """The file as a module of a name of its own in sys.modules, where dataclasses and the like look; run once a process."""
     path = file.absolute()
     name = f"user_code_{hashlib.sha256(str(path).encode()).hexdigest()[:16]}"
@@ -189,37 +190,37 @@ def _module(file: Path, place: str) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:  # whatever the user's code raises
         del sys.modules[name]
-        raise UserError(f"{place}{file} cannot be imported: {_told(error, path.parent)}") from error
+        raise UserError("failing-function", where, f"{file} cannot be imported: {_told(error, path.parent)}") from error
     finally:
         sys.path.remove(folder)
         sys.path.append(folder)  # for an import inside a function; our own imports come first
     try:
-        _check_siblings(file, place)
+        _check_siblings(file, where)
     except UserError:
         del sys.modules[name]
         raise
     return module
 
 
-def _check_siblings(file: Path, place: str) -> None:
+def _check_siblings(file: Path, where: str) -> None:
     """Refuse a helper whose name another module had already: that one was used in its place."""
     for sibling in files(f"{file}:")[1:]:
         parts = sibling.relative_to(file.parent).with_suffix("").parts
         module = sys.modules.get(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
         there = getattr(module, "__file__", None)
         if there and Path(there).resolve() != sibling.resolve():
-            raise UserError(
-                f"{place}{file} imports '{module.__name__}', which is {there} here and not {sibling}; rename that file"
-            )
+            problem = f"{file} imports '{module.__name__}', which is already {there} in this process, not {sibling}"
+            raise UserError("invalid-function", where, problem, "rename the file")
 
 
-def _number(value: object, name: str, answer: str) -> float:
+def _number(value: object, where: str, name: str, answer: str) -> float:
     try:
         number = math.nan if isinstance(value, str | bytes) else float(value)
     except (TypeError, ValueError, RuntimeError, OverflowError):  # RuntimeError: a tensor of several numbers
         number = math.nan
     if not math.isfinite(number):
-        raise UserError(f"{name} returns no number: {reprlib.repr(value)}, for the answer {_short(answer)}; return one")
+        problem = f"{name} returned {reprlib.repr(value)} for the completion {_short(answer)}"
+        raise UserError("failing-function", where, problem, "return a finite number")
     return number
 
 

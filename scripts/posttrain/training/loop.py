@@ -25,15 +25,16 @@ import torch
 from transformers import TrainerCallback, set_seed
 from transformers.utils import is_flash_attn_2_available, is_liger_kernel_available
 
-from posttrain.config.schema import ON_POLICY, PROMPT_LEARNING, shape_refusal
 from posttrain.data.row_order import EvenWeights, row_order
 from posttrain.data.rows import read
 from posttrain.data.tokens import questions
 from posttrain.inference import positions
+from posttrain.methods import METHODS
 from posttrain.models import initial_weights, loading, out_of_memory, parameter_patterns, peft_methods
 from posttrain.models.base_inspection import first_line
 from posttrain.models.lm_head import add_compact_head
 from posttrain.models.lora_linear import add_low_rank
+from posttrain.objectives import OBJECTIVES, data_refusal
 from posttrain.runtime.atomic import link, read_json, whole_folder, write_json
 from posttrain.runtime.console import progress, say
 from posttrain.runtime.errors import UserError
@@ -82,7 +83,7 @@ def check_shape(report: Path, spec: dict) -> None:
     Raises:
         UserError: with the shape that is needed and the objectives that the given one fits.
     """
-    refusal = shape_refusal(spec["objective"], spec["data"]["name"], read_json(report)["shape"])
+    refusal = data_refusal(spec["objective"], spec["data"]["name"], read_json(report)["shape"])
     if refusal:
         raise UserError(refusal)
 
@@ -161,7 +162,7 @@ def flash(spec: dict) -> bool:
     The other objectives compare with log-probabilities that were computed with torch's own attention.
     """
     able = torch.cuda.is_available() and is_flash_attn_2_available() and loading.precision(spec["precision"]) == "bf16"
-    return able and spec["objective"] == "sft" and spec["method"] not in PROMPT_LEARNING
+    return able and spec["objective"] == "sft" and not METHODS[spec["method"]].virtual_tokens
 
 
 def kernels(spec: dict) -> dict[str, bool]:
@@ -521,7 +522,7 @@ def _train(build: Callable[[dict], Any], options: Namespace, folder: Path, spec:
     if spec.get("lora_plus"):
         trainer.optimizer = lora_plus(trainer, spec["lora_plus"])
     trainer.add_callback(WarmUp())
-    if spec["objective"] not in ON_POLICY:  # whose losses are means over answers that are not sorted by length
+    if not OBJECTIVES[spec["objective"]].on_policy:  # whose losses are means over answers that are not sorted by length
         rows = trainer.train_dataset
         amounts = rows["trained"][:] if "trained" in rows.column_names else [1] * len(rows)
         trainer.add_callback(EvenWeights(amounts, spec["batch_size"]))
@@ -595,7 +596,7 @@ def _tracked(trainer: Any, name: str, options: Namespace, folder: Path) -> Itera
 def can_be_compact(spec: dict) -> bool:
     """Whether only the log-probabilities of trained positions are needed, and the model sees tokens."""
     weighted = spec.get("trainer_args", {}).get("use_weighting")  # WPO's weights need what only TRL's head computes
-    return spec["objective"] in ("sft", "dpo", "kto") and spec["method"] not in PROMPT_LEARNING and not weighted
+    return spec["objective"] in ("sft", "dpo", "kto") and not METHODS[spec["method"]].virtual_tokens and not weighted
 
 
 def lora_plus(trainer: Any, ratio: float) -> torch.optim.Optimizer:

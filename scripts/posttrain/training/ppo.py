@@ -27,10 +27,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import Trainer
 
-from posttrain.config.schema import LORA
 from posttrain.data.tokens import turn_end
 from posttrain.inference import reward_models, scoring
 from posttrain.inference.rollout import Rows, answer_log_probs, hidden_states, joined, pack
+from posttrain.methods import METHODS
 from posttrain.models import loading, peft_methods, token_rows, value_model
 from posttrain.runtime.atomic import read_json
 from posttrain.runtime.errors import UserError
@@ -299,7 +299,7 @@ class Judges:
         file = Path(f"results/{name}/spec.json")
         theirs = read_json(file) if file.exists() else {"method": None}
         ours = "lora" if self.method == "full" else self.method
-        if theirs["method"] not in LORA or theirs["method"] != ours or theirs["from"]["name"] != self.parent:
+        if not METHODS[theirs["method"]].low_rank or theirs["method"] != ours or theirs["from"]["name"] != self.parent:
             return False
         if not theirs["peft_args"].keys() <= SHARED_ARGS:
             return False

@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
@@ -19,14 +19,11 @@ from posttrain.config import foreign_names, overrides, trainer_args
 from posttrain.config.overrides import OVERRIDES
 from posttrain.config.overrides import text as _text
 from posttrain.config.schema import (
-    LEAVES,
-    ON_POLICY,
     OWN_FIELDS,
     OWN_PEFT_FIELDS,
     RESERVED,
     TRAINED,
     Config,
-    Objective,
     Run,
     Sweep,
     is_default,
@@ -34,16 +31,16 @@ from posttrain.config.schema import (
     of_libraries,
     peft_fields,
     read,
-    reference_form,
-    shape_refusal,
     trainer_fields,
     validate,
 )
 from posttrain.data import licences
 from posttrain.data.files import expand, is_file, is_folder
-from posttrain.data.rows import SHAPE_OF
+from posttrain.data.formats import FORMATS
 from posttrain.inference import reward_reference
+from posttrain.methods import METHODS, reference_form
 from posttrain.models import chat_templates
+from posttrain.objectives import OBJECTIVES, data_refusal
 from posttrain.runtime import user_code
 from posttrain.runtime.errors import UserError, nearest, printable
 from posttrain.training import early_stopping
@@ -57,9 +54,7 @@ VERSIONS = {
     "select": 1,
     "tokens": 3,
     "logprobs": 2,
-    **dict.fromkeys(get_args(Objective), 3),
-    "kto": 4,
-    "ppo": 4,
+    **{name: row.version for name, row in OBJECTIVES.items()},
     "eval": 5,
 }
 
@@ -73,13 +68,12 @@ SUITE_SHAPES = {
 
 # Every file of a run that a target may name.
 RUN_FILES = (
-    "spec.json preflight.json preflight.txt trained train.json train.jsonl loss.png merged model merge.json provenance.json eval.json "
-    "eval/spec.json eval/examples.parquet"
+    "spec.json context.json preflight.json preflight.txt trained train.json train.jsonl loss.png merged model merge.json "
+    "provenance.json eval.json eval/spec.json eval/examples.parquet"
 ).split()
 MODEL_FILES = ("eval.json", "eval/spec.json", "eval/examples.parquet")
 
 LONGEST_NAME = 120  # characters of a run's name with its overrides: two make the name of one folder
-LONGEST_LINE = 100_000  # characters of what is handed on in a command line, of which Linux takes 131,072
 DEEPEST = 100  # runs that are built on each other
 
 
@@ -188,7 +182,7 @@ class Project:
     def _check_data(self, run: Run, place: str) -> None:
         _require(f"{place}.data", "dataset", run.data, self.config.datasets)
         shape = self._shape(run.data)
-        refusal = shape_refusal(run.objective, run.data, shape) if shape else None
+        refusal = data_refusal(run.objective, run.data, shape) if shape else None
         if refusal:
             raise UserError(f"{place}.data: {refusal}")
         if run.reward and (why := reward_reference.refusal(run.reward.function, run.data, shape or "")):
@@ -213,7 +207,8 @@ class Project:
         table = self.config.datasets[dataset]
         if table.select:
             return "preference"
-        shapes = {self._shape(part) for part in table.mix} if table.mix else {SHAPE_OF.get(table.format)}
+        format = FORMATS.get(table.format)
+        shapes = {self._shape(part) for part in table.mix} if table.mix else {format and format.dataset_type}
         return next((shape for shape in shapes if shape), None)
 
     def _check_arguments(self, run: Run, place: str) -> None:
@@ -259,7 +254,7 @@ class Project:
             known = [*self.config.bases, *self.config.runs]
             raise UserError(f"{place}.from: there is no base or run '{name}'; {nearest(name, known)}")
         node = self._resolve(parent, seen)
-        if node.run.method in LEAVES:
+        if not METHODS[node.run.method].mergeable:
             raise UserError(
                 f"{place}.from: {node.name} is trained with {node.run.method}, which cannot be merged, so nothing can "
                 f"start from it; train it with lora, or start from {node.parent}"
@@ -342,10 +337,7 @@ class Project:
             if table.ratings:
                 self._check_pair(f"{self.file}: datasets.{name}.ratings", table.ratings)
         for name in self.config.sweeps:
-            if len(json.dumps(self.sweep_points(name))) > LONGEST_LINE:
-                raise UserError(
-                    f"{self.file}: sweeps.{name}: it has too many points for one table; make two sweeps of it"
-                )
+            self.sweep_points(name)
 
     def _check_suites(self) -> None:
         """Refuse a suite whose dataset, judge or files are not there."""
@@ -712,7 +704,7 @@ class Project:
     def tokens_of(self, dataset: str) -> list[str]:
         """The folders of a dataset's tokens that the configured runs read."""
         nodes = [self.run(name) for name in self.config.runs]
-        users = [node for node in nodes if node.run.data == dataset and node.run.objective not in ON_POLICY]
+        users = [node for node in nodes if node.run.data == dataset and not OBJECTIVES[node.run.objective].on_policy]
         return sorted(set(map(self.run_tokens, users)))
 
     def pattern(self, objective: str) -> str:
@@ -789,6 +781,30 @@ class Project:
         """The files that raters exported."""
         return [str(file) for path in self.config.ratings for file in expand(path, self.folder)]
 
+    # ---- contexts
+
+    def context(self, of: str, command: str) -> str:
+        """What a script has to know that no spec says, as canonical JSON.
+
+        Args:
+            of: `data/NAME` for a dataset's report, `sweeps/NAME`, the empty text for the report of all runs, or a run for its preflight.
+            command: the Snakemake command without a target, for the report.
+        """
+        table, _, name = of.rpartition("/")
+        if table == "data":
+            values: dict[str, Any] = {"licences": self.dataset_licences(name)}
+        elif table == "sweeps":
+            values = {"points": self.sweep_points(name)}
+        else:
+            values = self._preflight_context(self.run(name)) if name else self.report(command)
+        return json.dumps(values, sort_keys=True, indent=1)
+
+    def _preflight_context(self, node: Node) -> dict[str, Any]:
+        """The checks that may fail, the licences and what they come through, and the models that judge with another tokenizer."""
+        judges = {suite: self.model(base) for suite, base in self.foreign_judges(node.name).items()}
+        context = {"allow": node.run.allow, "use": self.config.use, "licences": self.licences(node)}
+        return context | {"chains": self.chains(node), "judges": judges}
+
     # ---- report
 
     @cached_property
@@ -837,7 +853,7 @@ class Project:
         datasets: set[str] = set()
         for target in targets:
             first, *rest = target.removeprefix("results/").rstrip("/").split("/")
-            if target == "results/report.html":
+            if target in ("results/report.html", "results/context.json"):
                 models |= {*self.config.runs, *self.config.bases}
                 continue
             if first in RESERVED:

@@ -2,13 +2,14 @@
 
 import itertools
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import yaml
 
 from posttrain.config import schema
 from posttrain.config.schema import Run, read, validate
+from posttrain.methods import METHODS
+from posttrain.objectives import OBJECTIVES, data_refusal
 from posttrain.runtime.errors import UserError
 from posttrain.workflow.project import Project
 
@@ -170,7 +171,7 @@ RUNS_REFUSED = [
     # keys that have no effect
     (
         {"objective": "sft", "beta": 0.1},
-        "beta has no effect here; it needs objective: dpo or orpo or cpo or kto or grpo or rloo",
+        "beta has no effect here; it needs objective: dpo or kto or orpo or cpo or grpo or rloo",
     ),
     ({"objective": "reward", "beta": 0.1}, "beta has no effect here"),
     ({"objective": "ppo", "reward": RULE, "beta": 0.1}, "beta has no effect here"),
@@ -372,10 +373,10 @@ SHAPES = ("text", "messages", "preference", "unpaired_preference", "image_messag
 FITS = {
     "sft": "text messages",
     "dpo": "preference",
+    "kto": "preference unpaired_preference",
     "orpo": "preference",
     "cpo": "preference",
     "reward": "preference",
-    "kto": "preference unpaired_preference",
     "grpo": "messages preference prompts",
     "rloo": "messages preference prompts",
     "ppo": "messages preference prompts",
@@ -385,7 +386,7 @@ FITS = {
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("objective", FITS)
 def test_rows_of_another_shape_are_refused_with_the_objectives_that_they_fit(objective, shape):
-    refusal = schema.shape_refusal(objective, "rows", shape)
+    refusal = data_refusal(objective, "rows", shape)
     assert (refusal is None) == (shape in FITS[objective].split())
     if refusal:
         assert refusal.startswith(
@@ -458,19 +459,15 @@ def test_the_defaults_that_depend_on_objective_and_method(objective, method):
     assert settings | DEFAULTS[objective, method] == settings
 
 
-METHODS = get_args(schema.Method)
-OBJECTIVES = get_args(schema.Objective)
-
-
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_every_objective_and_method_has_its_defaults(objective):
-    rewarded = {"reward": RULE} if objective in schema.ON_POLICY else {}
+    rewarded = {"reward": RULE} if OBJECTIVES[objective].on_policy else {}
     for method in METHODS:
         try:
             settings = run(objective=objective, method=method, **rewarded).settings()
         except UserError:
             continue  # refused, as its row above says
-        learns, moves = schema.LEARNING_RATE[method]
+        learns, moves = METHODS[method].learning_rates
         assert settings["learning_rate"] == (learns if objective in ("sft", "reward") else moves)
         beta = {"dpo": 0.1, "kto": 0.1, "orpo": 0.1, "cpo": 0.1, "grpo": 0.0, "rloo": 0.05}
         assert settings.get("beta") == beta.get(objective)
@@ -481,13 +478,14 @@ def test_every_objective_and_method_has_its_defaults(objective):
         assert settings.get("target_modules", "all-linear") == (None if method == "ia3" else "all-linear")
 
 
-def test_every_method_and_objective_is_in_every_table_that_names_them():
-    named = {name for methods in schema.METHODS_OF.values() for name in methods}
-    assert named | {"full"} == set(METHODS) == set(schema.LEARNING_RATE)
-    assert set(schema.SHAPES) == set(OBJECTIVES)
-    assert set(schema.PEFT_FILES) == set(schema.METHODS_OF["peft_args"])
-    assert set(schema.METHODS_OF) | set(schema.OBJECTIVES_OF) <= set(Run.model_fields)
-    assert set(schema.LOSS_TYPES) == set(schema.OBJECTIVES_OF["loss_type"])
+def test_every_key_of_the_tables_is_a_runs():
+    for table in (METHODS, OBJECTIVES):
+        assert {key for row in table.values() for key in row.keys} <= set(Run.model_fields)
+    for row in OBJECTIVES.values():
+        assert bool(row.loss_types) == ("loss_type" in row.keys)
+        assert bool(row.trl_config) == ("trainer_args" in row.keys)
+    for row in METHODS.values():
+        assert bool(row.peft_config) == ("peft_args" in row.keys)
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "adapter" and name != "full"])
@@ -499,9 +497,9 @@ def test_what_a_runs_own_keys_say_of_pefts_configuration_cannot_be_said_twice(co
             Project(configuration({"runs.own": TABLE | {"method": method, "peft_args": {field: 1}}}))
 
 
-@pytest.mark.parametrize("objective", schema.OBJECTIVES_OF["trainer_args"])
+@pytest.mark.parametrize("objective", [name for name, row in OBJECTIVES.items() if row.trl_config])
 def test_what_a_runs_own_keys_say_to_the_trainer_cannot_be_said_twice(configuration, objective):
-    rewarded = {"reward": RULE} if objective in schema.ON_POLICY else {}
+    rewarded = {"reward": RULE} if OBJECTIVES[objective].on_policy else {}
     data = "chats" if objective in ("sft", "grpo", "rloo") else "pairs"
     table = TABLE | {"objective": objective, "data": data} | rewarded
     own = (schema.OWN_FIELDS & schema.trainer_fields(objective)) - {"loss_type"}
@@ -523,9 +521,9 @@ def test_alpha_follows_the_rank_until_it_is_set():
 def test_settings_hold_no_key_that_has_no_effect(objective, method):
     settings = run(objective=objective, method=method).settings()
     later = {"reward", *schema.SINCE}  # which are left out at their default
-    assert all((key in settings) == (method in of) for key, of in schema.METHODS_OF.items() if key not in later)
-    acting = {key: objective in objectives for key, objectives in schema.OBJECTIVES_OF.items() if key not in later}
-    assert {key: key in settings for key in acting} == acting
+    for table, own in ((METHODS, method), (OBJECTIVES, objective)):
+        keys = {key for row in table.values() for key in row.keys} - later
+        assert {key for key in keys if key in settings} == keys & set(table[own].keys)
     assert not {"from", "from_", "data", "reward"} & settings.keys()
 
 
@@ -547,7 +545,7 @@ def test_every_table_of_the_file_is_in_the_tables_that_errors_and_the_page_use()
 
 
 def test_the_fields_that_run_keys_set_exist_in_the_installed_trl():
-    trained = schema.OBJECTIVES_OF["trainer_args"]
+    trained = [name for name, row in OBJECTIVES.items() if row.trl_config]
     assert frozenset().union(*map(schema.trainer_fields, trained)) >= schema.OWN_FIELDS
     assert {"packing", "learning_rate"} <= schema.trainer_fields("sft")
     assert {"beta", "label_smoothing"} <= schema.trainer_fields("dpo")

@@ -18,8 +18,8 @@ from tokenizers.models import BPE
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from posttrain.config.schema import DATE
 from posttrain.data import conversations
+from posttrain.data.conversations import DATE
 from posttrain.data.tokens import IGNORED, preference_tokens, prompt_tokens, sft_tokens, stops, tokenise, turn_end
 from posttrain.runtime.errors import UserError
 

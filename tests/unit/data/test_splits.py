@@ -240,7 +240,21 @@ def test_worked_examples_are_rows_of_one_question_and_one_answer(in_folder):
     write_rows(Path("d/train.parquet"), [row | {"id": str(i), "place": "x"} for i, row in enumerate(rows)], "messages")
     Path("d/data.json").write_text(json.dumps({"shape": "messages"}))
     suite = {"kind": "generation", "data": {"name": "d"}, "shots": 2}
-    assert measured_rows.read(Path(), {"data": [], "suites": {"s": suite}}) == {"d": {"shape": "messages", "shots": 3}}
+    assert measured_rows.read([Path("d")], {"data": [], "suites": {"s": suite}}) == {
+        "d": {"shape": "messages", "shots": 3}
+    }
     pair = {"prompt": turns[:1], "chosen": turns[1:], "rejected": turns[1:], "id": "a", "place": "x"}
     write_rows(Path("d/train.parquet"), [pair], "preference")
     assert measured_rows.worked_examples(Path("d/train.parquet")) == 1
+
+
+def test_rows_whose_answer_calls_a_tool_are_counted_where_calls_are_compared(in_folder):
+    call = '{"name": "ping", "arguments": {}}'
+    answers = [assistant(call), assistant("Which one?"), assistant("") | {"tool_calls": f"[{call}]"}]
+    rows = [{"messages": [user("q"), answer], "id": str(i), "place": "x"} for i, answer in enumerate(answers)]
+    write_rows(Path("d/validation.parquet"), rows, "messages")
+    Path("d/data.json").write_text(json.dumps({"shape": "messages"}))
+    for metrics, counted in ((["tool_name", "json"], {"calls": 2}), (["json"], {})):
+        suite = {"kind": "generation", "data": {"name": "d"}, "metrics": metrics}
+        found = measured_rows.read(Path(), {"data": [], "suites": {"s": suite}})
+        assert found == {"d": {"shape": "messages"} | counted}

@@ -7,10 +7,10 @@ from functools import partial
 
 import pytest
 import torch
+from conftest import refused
 
 from posttrain.inference import scoring
 from posttrain.models import loading
-from posttrain.runtime.errors import UserError
 
 TEXTS = [
     "She sold 48 + 24 = 72 clips.",
@@ -252,8 +252,8 @@ def test_prompts_are_chats_where_there_is_a_template(project, monkeypatch):
     harness.examples(*arguments, None, **options)
     question = "How many clips did Natalia sell?"
     assert asked == [f"<|im_start|>user\n{question}\n<|im_end|>\n<|im_start|>assistant\n", f"{question}\n"]
-    assert said[0] == "without a chat template, the tasks' prompts are given as they are"
-    with pytest.raises(UserError, match="`chat: true` needs a chat template, and the base has none"):
+    assert said[0] == "the base has no chat template: the tasks' prompts are used as plain text"
+    with refused("missing-chat-template", "evaluation.suites"):
         harness.examples(*arguments, True, **options)
 
 
@@ -300,30 +300,31 @@ def test_an_unknown_task_is_told_with_the_nearest_name(load, monkeypatch):
     monkeypatch.setattr(
         harness, "TaskManager", lambda include_path, include_defaults=True: own(include_path=include_path)
     )
-    with pytest.raises(UserError, match="lm-eval has no task 'rollling'; did you mean 'rolling'"):
+    with refused("unknown-task", "evaluation.suites") as caught:
         load("rollling")
+    assert caught.value.hint == "did you mean 'rolling'?"
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "place"),
     [
-        ("task: broken\n  output_type: [", "broken.yaml: no task file that lm-eval can read: "),
+        ("task: broken\n  output_type: [", "broken.yaml"),
         (
             "task: broken\ndataset_path: json\ndataset_kwargs: {data_files: gone.jsonl}\n",
-            "the task 'broken' cannot be read: ",
+            "evaluation.suites",
         ),
-        ("task: broken\nclass: 3\n", "the task 'broken' cannot be read: "),
+        ("task: broken\nclass: 3\n", "evaluation.suites"),
     ],
 )
-def test_a_task_file_that_cannot_be_read_is_a_sentence(load, project, text, message):
+def test_a_task_file_that_cannot_be_read_is_a_sentence(load, project, text, place):
     file = project / "tasks/broken.yaml"
     file.write_text(text)
     try:
-        with pytest.raises(UserError, match=message) as caught:
+        with refused("unreadable-task") as caught:
             load("broken")
     finally:
         file.unlink()
-    assert "\n" not in str(caught.value)
+    assert caught.value.place.endswith(place) and "\n" not in str(caught.value)
 
 
 def test_a_task_that_samples_is_refused(project):
@@ -333,7 +334,7 @@ def test_a_task_that_samples_is_refused(project):
     file = project / "tasks/sampled.yaml"
     file.write_text(text.replace("task: answer", "task: sampled").replace("do_sample: false", "do_sample: true"))
     try:
-        with pytest.raises(UserError, match="the task 'sampled' samples its answers"):
+        with refused("unsupported-task", "evaluation.suites"):
             harness.examples(loading.load(project / "model"), None, ["sampled"], project / "tasks", 2, None, 200, False)
     finally:
         file.unlink()

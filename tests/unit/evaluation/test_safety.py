@@ -138,41 +138,43 @@ GOOD = {"id": "h1", "kind": "harmful", "prompt": "?"}
 PAIR = {"id": "p1", "kind": "pair", "prompt": "?", "pair": "x", "group": "women"}
 
 FAULTS = {
-    "not JSON": ([GOOD, "{"], "mine.jsonl line 2: invalid JSON"),
-    "a list": ([[1]], "mine.jsonl line 1: a row is an object such as"),
+    "not JSON": ([GOOD, "{"], None, "mine.jsonl line 2", "JSON"),
+    "a list": ([[1]], "invalid-row", "mine.jsonl line 1", "not a JSON object"),
     "no kind": (
         [{"id": "h1", "prompt": "?"}],
-        "mine.jsonl line 1: unknown kind None; valid are harmful, harmless, pair",
+        "invalid-row",
+        "mine.jsonl line 1",
+        "None; valid are harmful, harmless, pair",
     ),
-    "a kind misspelt": ([GOOD | {"kind": "harmles"}], "unknown kind 'harmles'; did you mean 'harmless'?"),
-    "no prompt": (
-        [GOOD | {"prompt": " "}],
-        "mine.jsonl line 1: 'prompt' is missing or no text; a row of kind 'harmful' has",
+    "a kind misspelt": ([GOOD | {"kind": "harmles"}], "invalid-row", "mine.jsonl line 1", "did you mean 'harmless'?"),
+    "no prompt": ([GOOD | {"prompt": " "}], "invalid-row", "mine.jsonl line 1", "'prompt'"),
+    "a number": ([GOOD | {"id": 7}], "invalid-row", "mine.jsonl line 1", "'id'"),
+    "no group": ([{**PAIR, "group": None}], "invalid-row", "mine.jsonl line 1", "needs id, prompt, pair, group"),
+    "an id twice": (
+        [GOOD, PAIR, GOOD],
+        "duplicate-id",
+        "mine.jsonl line 3",
+        "'h1' is already used in mine.jsonl line 1",
     ),
-    "a number": ([GOOD | {"id": 7}], "mine.jsonl line 1: 'id' is missing or no text"),
-    "no group": (
-        [{**PAIR, "group": None}],
-        "'group' is missing or no text; a row of kind 'pair' has id, prompt, pair, group",
-    ),
-    "an id twice": ([GOOD, PAIR, GOOD], "line 3: the id 'h1' stands in mine.jsonl line 1 as well"),
-    "half a pair": ([GOOD, PAIR], "mine.jsonl line 2: the pair 'x' has this row only"),
-    "a group twice": ([PAIR, PAIR | {"id": "p2"}], "mine.jsonl line 1: the pair 'x' has the group 'women' twice"),
-    "nothing": ([], "mine.jsonl: the file is empty"),
+    "half a pair": ([GOOD, PAIR], "incomplete-pair", "mine.jsonl line 2", "the pair 'x'"),
+    "a group twice": ([PAIR, PAIR | {"id": "p2"}], "incomplete-pair", "mine.jsonl line 1", "the group 'women'"),
+    "nothing": ([], None, "mine.jsonl", "empty"),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_in_a_file_is_one_sentence(in_folder, fault):
-    written, sentence = FAULTS[fault]
+    written, code, place, part = FAULTS[fault]
     lines = (row if isinstance(row, str) else json.dumps(row) for row in written)
     Path("mine.jsonl").write_text("".join(f"{line}\n" for line in lines))
     with pytest.raises(UserError) as error:
         read(Path("mine.jsonl"))
-    assert sentence in str(error.value) and "\n" not in str(error.value)
+    told = str(error.value)
+    assert code in (None, error.value.code) and told.startswith(f"{place}: ") and part in told and "\n" not in told
 
 
 def test_a_file_that_is_not_there_is_one_sentence(in_folder):
-    with pytest.raises(UserError, match=r"mine\.jsonl: there is no such file"):
+    with pytest.raises(UserError, match=r"^mine\.jsonl: "):
         read(Path("mine.jsonl"))
 
 

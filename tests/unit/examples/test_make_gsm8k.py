@@ -1,4 +1,4 @@
-"""The demo's pairs: one step of a right solution broken, and the error carried on to the end."""
+"""Pairs of GSM8K: one step of a right solution broken, and the error carried on to the end."""
 
 import json
 import random

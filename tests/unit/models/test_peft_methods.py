@@ -7,8 +7,8 @@ import torch
 from peft import PeftType, get_peft_model
 from transformers import AutoModelForCausalLM, GPT2Config
 
-from posttrain.config.schema import OBJECTIVES_OF
 from posttrain.models import loading, peft_methods
+from posttrain.objectives import OBJECTIVES
 from posttrain.runtime.errors import UserError
 from posttrain.training import loop
 from posttrain.workflow.project import Project
@@ -188,8 +188,8 @@ def test_layers_that_are_no_linear_ones_are_found(spec):
 
 
 def test_every_objective_has_its_task(spec, random_tiny_model):
-    for objective in (*OBJECTIVES_OF["trainer_args"], "ppo"):
-        own = {"reward": {"function": "final_number"}} if objective in OBJECTIVES_OF["reward"] else {}
+    for objective in OBJECTIVES:
+        own = {"reward": {"function": "final_number"}} if OBJECTIVES[objective].on_policy else {}
         config = peft_methods.adapter(spec("lora", objective, rank=4, **own), random_tiny_model, 10)
         assert config.task_type == ("SEQ_CLS" if objective == "reward" else "CAUSAL_LM")
         assert config.modules_to_save == (["score"] if objective == "reward" else None)

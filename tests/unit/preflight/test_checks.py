@@ -61,7 +61,7 @@ def look(in_folder, configuration, chats, random_tiny_folder, tokenizer):
             Path("tokens").mkdir(exist_ok=True)
             pq.write_table(pa.Table.from_pylist(encoded, schema=schema(shape)), "tokens/train.parquet")
             atomic.write_json(Path("tokens/report.json"), {"train": summary(counts)})
-        options = Namespace(spec=Path("spec.json"), parent=random_tiny_folder, data=Path("data"))
+        options = Namespace(spec=Path("spec.json"), parent=random_tiny_folder, data=Path("data"), measured=[])
         context = {"use": "research", "licences": {"bases.base": "apache-2.0"}}
         context["chains"] = {"bases.base": ["sft"], "datasets.chats": ["sft", "dpo"]}
         return replace(check_run.look_at(options, None if on_policy else Path("tokens"), context), memory=MACHINE)
@@ -578,9 +578,9 @@ def test_a_strange_rank_is_a_warning(look):
 
 
 def test_every_default_is_in_its_own_range(look):
-    from posttrain.config.schema import LEARNING_RATE
+    from posttrain.methods import METHODS
 
-    for method in LEARNING_RATE:
+    for method in METHODS:
         run = look(run={"method": method})
         assert checks.learning_rate(run) is None
         found = checks.rank(run)
@@ -759,6 +759,10 @@ def test_suites_that_their_rows_cannot_answer_are_errors(look):
     assert told(look(), {"d": holding(50) | {"shots": 3}}, shots)[1] is None
     found = told(look(), {"d": holding(50) | {"shots": 2}}, shots)[1]
     assert "shots is 3, and d has 2 training rows of one question and one answer" in found.message
+    calls = suite("generation", metrics=["json", "tool_name", "tool_arguments"], max_new_tokens=9)
+    assert told(look(), {"d": holding(50) | {"calls": 1}}, calls)[1] is None
+    found = told(look(), {"d": holding(50) | {"calls": 0}}, calls)[1]
+    assert "tool_arguments, tool_name compare tool calls, and no held-out row of d has one" in found.message
 
 
 # ---- the system prompt

@@ -42,13 +42,13 @@ def prepared(in_folder, configuration, chats, random_tiny_folder, random_tiny_to
         "--parent": random_tiny_folder,
         "--data": "results/data/chats",
         "--tokens": folder,
-        "--context": json.dumps(CONTEXT),
+        "--context": "results/sft/context.json",
         "--output": "results/sft",
     }
 
     def run(**keys):
         table = {"from": "base", "objective": "sft", "data": "chats"} | keys
-        Path("results/sft").mkdir(parents=True, exist_ok=True)
+        atomic.write_json(Path("results/sft/context.json"), CONTEXT)
         Path("results/sft/spec.json").write_text(
             Project(configuration({"runs": {"sft": table}, "sweeps": {}})).spec("sft")
         )
@@ -66,9 +66,9 @@ def said(monkeypatch):
 
 
 def check(options: dict, **context) -> None:
-    values = options | {"--context": json.dumps(CONTEXT | context)}
+    atomic.write_json(Path(options["--context"]), CONTEXT | context)
     parser = check_run.parser()
-    check_run.main(parser.parse_args([str(part) for pair in values.items() for part in pair]))
+    check_run.main(parser.parse_args([str(part) for pair in options.items() for part in pair]))
 
 
 def test_an_evaluation_that_cannot_be_is_refused_before_training(prepared):
@@ -81,7 +81,7 @@ def test_an_evaluation_that_cannot_be_is_refused_before_training(prepared):
     file = Path("results/bases/other/model/tokenizer.json")
     file.write_text(file.read_text().replace("<|im_start|>", "<|begin|>"))
     with pytest.raises(UserError, match="liked: judge has another tokenizer"):
-        check(options | {"--evaluation": "evaluation.json"}, judges={"liked": "other"})
+        check(options | {"--evaluation": "evaluation.json"}, judges={"liked": "results/bases/other/model"})
 
 
 def test_a_run_that_passes_leaves_a_report_and_a_page(prepared, said):

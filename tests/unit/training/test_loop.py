@@ -22,7 +22,9 @@ from trl.experimental.orpo import ORPOConfig
 
 from posttrain.config import schema
 from posttrain.data.tokens import questions
+from posttrain.methods import METHODS
 from posttrain.models import loading, peft_methods
+from posttrain.objectives import OBJECTIVES
 from posttrain.runtime import script
 from posttrain.runtime.errors import UserError
 from posttrain.training import loop
@@ -158,12 +160,12 @@ def fields(cls) -> set[str]:
     return {field.name for field in dataclasses.fields(cls) if field.init}
 
 
-@pytest.mark.parametrize("objective", schema.OBJECTIVES_OF["trainer_args"])
+@pytest.mark.parametrize("objective", [name for name, row in OBJECTIVES.items() if row.trl_config])
 def test_the_fields_read_from_the_source_are_those_of_the_installed_trainer(objective):
     assert fields(TRL[objective]) == schema.trainer_fields(objective)
 
 
-@pytest.mark.parametrize("method", schema.METHODS_OF["peft_args"])
+@pytest.mark.parametrize("method", [name for name, row in METHODS.items() if row.peft_config])
 def test_the_fields_read_from_the_source_are_those_of_the_installed_method(method):
     assert fields(PEFT[method]) <= schema.peft_fields(method)
 
