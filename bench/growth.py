@@ -23,7 +23,7 @@ from graph import dry_run, plain_dry_run
 sys.path[:0] = [str(REPOSITORY / "scripts"), str(REPOSITORY / "tests")]
 import made_up_results  # noqa: E402
 
-from posttrain.runtime.atomic import packed  # noqa: E402
+from posttrain.runtime.atomic import write_json  # noqa: E402
 
 GRAPH_RUNS = (10, 100, 1000, 10_000)
 PARTS = {"prompt": "question", "completion": "answer"}
@@ -68,7 +68,8 @@ def report(folder: Path) -> None:
         place = folder / str(runs)
         place.mkdir()
         os.chdir(place)
-        context = packed(made_up_results.write(runs, steps=400))
+        context = place / "context.json"
+        write_json(context, made_up_results.write(runs, steps=400))
         script = [sys.executable, REPOSITORY / "scripts/make_report.py", "--context", context, "--cores", 1]
         seconds, memory = measured([*script, "--output", "report.html", "--figures", "figures"], place)
         page = place / "report.html"

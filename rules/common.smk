@@ -19,7 +19,6 @@ from posttrain.config.overrides import OVERRIDES
 from posttrain.objectives import OBJECTIVES
 from posttrain.workflow.project import VERSIONS, Project
 from posttrain.workflow.staging import staged
-from posttrain.runtime.atomic import packed
 from posttrain.runtime.console import say
 from posttrain.runtime.last_configuration import READ_LAST
 
@@ -312,10 +311,6 @@ def sweep_results(wildcards):
     return expand("results/{run}/{file}", run=PROJECT.sweep_runs(wildcards.sweep), file=files)
 
 
-def sweep_points(wildcards):
-    return json.dumps(PROJECT.sweep_points(wildcards.sweep))
-
-
 def rated_models(wildcards):
     return wildcards.pair.split("~")
 
@@ -339,10 +334,6 @@ def reported(wildcards):
 
 def reported_data(wildcards):
     return expand("results/data/{dataset}/report.json", dataset=PROJECT.report("")["datasets"])
-
-
-def report_context(wildcards):
-    return packed(PROJECT.report(COMMAND))
 
 
 def wait_for_turn():

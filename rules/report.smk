@@ -9,6 +9,7 @@ Steps: collect -> draw -> one page. Nothing is measured here: every number comes
 rule report:
     """One page of all runs: the graph, verdicts, curves, answers side by side, cost, licences, provenance."""
     input:
+        context="results/context.json",
         results=reported,
         data=reported_data,
     output:
@@ -24,11 +25,9 @@ rule report:
     conda:
         "../envs/posttrain.yaml"
     threads: workflow.cores
-    params:
-        context=report_context,
     shell:
         """
-        python "$POSTTRAIN"/make_report.py --context {params.context:q} --cores {threads} --output {output.page:q} \
+        python "$POSTTRAIN"/make_report.py --context {input.context:q} --cores {threads} --output {output.page:q} \
             --figures {output.figures:q} --log {log:q}
         """
 

@@ -10,6 +10,7 @@ which setting is enough.
 rule sweep:
     """Compare the runs of a sweep."""
     input:
+        context="results/sweeps/{sweep}/context.json",
         results=sweep_results,
     output:
         table=report("results/sweeps/{sweep}/table.tsv", caption="captions/table.rst", category="Sweeps"),
@@ -25,11 +26,10 @@ rule sweep:
     conda:
         "../envs/posttrain.yaml"
     params:
-        points=sweep_points,
         output=subpath(output.table, parent=True),
     shell:
         """
-        python "$POSTTRAIN"/compare_sweep.py --points {params.points:q} \
+        python "$POSTTRAIN"/compare_sweep.py --context {input.context:q} \
             --output {params.output:q} --log {log:q}
         """
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from posttrain.data import thoughts
 from posttrain.evaluation.example_scores import read_examples
-from posttrain.reports import page
+from posttrain.reports import html
 from posttrain.reports.ratings import QUESTIONS
 from posttrain.runtime.atomic import whole_file
 from posttrain.runtime.console import say
@@ -30,7 +30,7 @@ def main(options) -> None:
         raise UserError(why_none(options.a, options.b, equal))
     shown = items[: options.limit]
     with whole_file(options.output) as file:
-        file.write_text(html(options.a, options.b, shown, equal), encoding="utf-8")
+        file.write_text(page(options.a, options.b, shown, equal), encoding="utf-8")
     say(
         f"{options.a}~{options.b}: {len(shown)} of {len(items)} items to rate, {equal} with equal answers left out",
         "summary",
@@ -68,11 +68,11 @@ def shuffled(pairs: list[dict[str, str]], seed: str) -> list[dict]:
     return [pair | {"b_left": drawn(pair)[-1] % 2 == 1} for pair in sorted(pairs, key=drawn)]
 
 
-def html(a: str, b: str, items: list[dict], equal: int) -> str:
+def page(a: str, b: str, items: list[dict], equal: int) -> str:
     """The page; `page` in its data is the hash of what is rated on it."""
     data = {"a": a, "b": b, "items": items}
     digest = hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
-    return page.render("rate.html", data=data | {"page": digest, "questions": QUESTIONS}, count=len(items), equal=equal)
+    return html.render("rate.html", data=data | {"page": digest, "questions": QUESTIONS}, count=len(items), equal=equal)
 
 
 def why_none(a: str, b: str, equal: int) -> str:

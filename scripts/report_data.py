@@ -1,7 +1,7 @@
 """Report on a dataset, for people: what was read, kept and dropped, and what to look at before training on it.
 
-Reads a prepared dataset, its overlap with held-out rows and what tokenizers made of it; writes report.json and the same
-as a page, report.html.
+Reads a prepared dataset, its overlap with held-out rows, what tokenizers made of it, and the licences in the context; writes
+report.json and the same as a page, report.html.
 
     python scripts/report_data.py --data results/data/gsm8k --overlap results/data/gsm8k/overlap.json \
         --tokens results/tokens/smollm2/gsm8k,max_length=1024 --context results/data/gsm8k/context.json \
@@ -12,9 +12,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from posttrain.data import licences, profile, splits, unknown_keys
-from posttrain.metrics.word_hashes import TURNS, text
-from posttrain.reports import page
+from posttrain.data import dataset_types, licences, profile, splits, unknown_keys
+from posttrain.data.dataset_types import DATASET_TYPES, TURNS
+from posttrain.reports import formatting, html
 from posttrain.runtime.atomic import read_json, whole_file, write_json
 from posttrain.runtime.console import say
 from posttrain.runtime.script import arguments, run
@@ -49,7 +49,7 @@ def main(options) -> None:
     }
     report["warnings"] = [*data.get("warnings", []), *warnings(report)]
     with whole_file(options.output / "report.html") as file:
-        file.write_text(html(name, report), encoding="utf-8")
+        file.write_text(page(name, report), encoding="utf-8")
     write_json(options.output / "report.json", report)
     todo = len(report["warnings"])
     say(
@@ -87,7 +87,7 @@ def beginnings(path: Path, ids: set[str]) -> dict[str, str]:
     found = {}
     for batch in profile.batches([path], ("id", "text", *TURNS)) if ids else ():
         for row in batch.filter(pc.is_in(batch["id"], wanted)).to_pylist():
-            found[row["id"]] = text(row)[: profile.BEGINNING]
+            found[row["id"]] = dataset_types.of(row).text(row)[: profile.BEGINNING]
     return found
 
 
@@ -122,7 +122,7 @@ def warnings(report: dict[str, Any]) -> list[str]:
 
 def _overlap_warnings(overlaps: dict[str, Any]) -> list[str]:
     return [
-        f"Held out and trained on as well: {found['shared']:,} of the {page.rows(found['rows'])} of {held_out}, "
+        f"Held out and trained on as well: {found['shared']:,} of the {formatting.rows(found['rows'])} of {held_out}, "
         f"{found['exact']:,} of them word for word. What is measured on these is memory."
         for held_out, found in overlaps.items()
         if found["shared"]
@@ -134,26 +134,26 @@ def _row_warnings(report: dict[str, Any]) -> list[str]:
     leaked, dropped = report["answer_in_prompt"], sum(report["dropped"].values())
     if leaked["rows"]:
         warnings.append(
-            f"In {page.rows(leaked['rows'])} the answer stands word for word in its own prompt, first in "
+            f"In {formatting.rows(leaked['rows'])} the answer stands word for word in its own prompt, first in "
             f"{leaked['first']}: unless the task is to copy, the model learns to look it up."
         )
     if dropped >= MANY_DROPPED * report["rows"] > 0:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in report["dropped"].items() if count)
-        warnings.append(f"Left out: {dropped:,} of {page.rows(report['rows'])} ({kinds}), see dropped.jsonl.")
+        warnings.append(f"Left out: {dropped:,} of {formatting.rows(report['rows'])} ({kinds}), see dropped.jsonl.")
     near = report.get("near")
     if near and not near["left_out"] and near["same_answer"] >= MANY_DROPPED * report["rows"] > 0:
         warnings.append(
-            f"{near['same_answer']:,} of {page.rows(report['rows'])} are {page.percent(near['similarity'])} like an earlier one and have "
-            f"its answer; near_duplicates: {near['similarity']:g} under the dataset leaves them out."
+            f"{near['same_answer']:,} of {formatting.rows(report['rows'])} are {formatting.percent(near['similarity'])} like an "
+            f"earlier one and have its answer; near_duplicates: {near['similarity']:g} under the dataset leaves them out."
         )
     if report["validation"] and report.get("detectable", 0) is None:
-        warnings.append(f"Held out: {page.rows(report['validation'])}, {splits.shown(None)}.")
+        warnings.append(f"Held out: {formatting.rows(report['validation'])}, {splits.shown(None)}.")
     if not report["validation"]:
         warnings.append(
             "No rows are held out, so nothing tells when the model learns by heart: write a larger validation for the dataset, "
             "or a file of rows."
         )
-    if report["shape"] != "text" and "user" not in report["lengths"]["characters"]:
+    if DATASET_TYPES[report["shape"]].turns and "user" not in report["lengths"]["characters"]:
         warnings.append("No turn is a user's: check that columns names the prompt.")
     if advice := unknown_keys.advice(report["shape"], report.get("unknown", {})):
         warnings.append(f"{advice[0].upper()}{advice[1:]}.")
@@ -170,14 +170,16 @@ def _token_warnings(tokens: dict[str, Any]) -> list[str]:
     warnings = []
     if train["dropped"] or shares["cut"] >= MANY_CUT:
         warnings.append(
-            f"Base {base}: max_length {tokens['max_length']:,} cuts {train['cut']:,} of {page.rows(train['of'])} and "
+            f"Base {base}: max_length {tokens['max_length']:,} cuts {train['cut']:,} of {formatting.rows(train['of'])} and "
             f"leaves out {train['dropped']:,} with nothing to train on; the longest: {train['lengths']['max']:,} tokens."
         )
     if shares["unknown"] >= MANY_UNKNOWN:
-        warnings.append(f"Base {base}: {page.percent(shares['unknown'])} of the tokens are unknown to its tokenizer.")
+        warnings.append(
+            f"Base {base}: {formatting.percent(shares['unknown'])} of the tokens are unknown to its tokenizer."
+        )
     if shares["fallback"] >= MANY_PIECES:
         warnings.append(
-            f"Base {base}: {page.percent(shares['fallback'])} of the tokens are pieces of characters: its tokenizer "
+            f"Base {base}: {formatting.percent(shares['fallback'])} of the tokens are pieces of characters: its tokenizer "
             "hardly knows this script, and so does the base."
         )
     return warnings
@@ -193,18 +195,18 @@ def _licence_warnings(licence: str | None, card: str | None) -> list[str]:
     return []
 
 
-def html(name: str, report: dict[str, Any]) -> str:
+def page(name: str, report: dict[str, Any]) -> str:
     """The report as a page."""
     kept = [("to train on", report["train"]), ("held out", report["validation"])]
     rows = [*kept, *((f"left out: {kind}", count) for kind, count in report["dropped"].items())]
-    return page.render(
-        "data_report.html",
+    return html.render(
+        "data.html",
         name=name,
         report=report,
         rows=rows,
         shown=splits.shown(report["detectable"]) if report.get("detectable") else "",
         extremes=EXTREMES,
-        limit=profile.BEGINNING,
+        limit=profile.BEGINNING - 1,  # a text of BEGINNING characters was cut there
     )
 
 

@@ -2,7 +2,7 @@
 
 from html.parser import HTMLParser
 
-VOID = {"meta", "link", "rect", "br", "hr", "img", "input", "wbr"}
+VOID = {"meta", "link", "br", "hr", "img", "input", "wbr", "col"}
 
 
 class Page(HTMLParser):

@@ -5,20 +5,24 @@ from html.parser import HTMLParser
 
 from conftest import REPOSITORY
 
-from posttrain.reports import page
+from posttrain.reports import html
 from security.hostile import STRINGS
 
 # Every place where text may go into a page as it is, and why it is safe.
 AS_IT_IS = {
-    "page.py": {
+    "html.py": {
         "autoescape=True,",
         # a file of pages/, ours
         'environment.globals["verbatim"] = lambda file: markupsafe.Markup((FOLDER / file).read_text(encoding="utf-8"))',
     },
-    "report.py": {
+    "formatting.py": {
         "from markupsafe import Markup, escape",
         "def breakable(name: str) -> Markup:",
-        'return Markup(re.sub(r"([/,]|_(?=\\w{8}))", r"\\1<wbr>", str(escape(name))))',  # escaped first
+        'return Markup(re.sub(r"([/,~]|_(?=\\w{8}))", r"\\1<wbr>", str(escape(name))))',  # escaped first
+    },
+    "run_report.py": {
+        "from markupsafe import Markup",
+        "def as_json(values: Any) -> Markup:",
         'return Markup(json.dumps(values, separators=(",", ":")).replace("<", "\\\\u003c"))',  # in an element for data
     },
     # drawings by matplotlib, which escapes their text
@@ -42,7 +46,7 @@ def test_text_goes_into_a_page_as_it_is_only_where_that_was_thought_about():
 
 
 def test_no_script_of_ours_makes_html_of_text():
-    for file in page.FOLDER.iterdir():
+    for file in html.FOLDER.rglob("*.*"):
         if file.name != "uPlot.min.js":
             assert not AS_HTML.search(file.read_text()), file.name
 
@@ -52,10 +56,10 @@ def test_a_template_escapes_every_hostile_string_in_text_and_in_attributes(tmp_p
     (tmp_path / "x.html").write_text(
         '<p>{{ text }}</p><a title="{{ text }}" data-x=\'{{ text }}\'>x</a>{{ {"a": text} | tojson }}'
     )
-    monkeypatch.setattr(page, "FOLDER", tmp_path)
+    monkeypatch.setattr(html, "FOLDER", tmp_path)
     for text in STRINGS:
         tags = Tags()
-        tags.feed(page.render("x.html", text=text))
+        tags.feed(html.render("x.html", text=text))
         assert tags.found == [("p", []), ("a", ["title", "data-x"])], text
 
 
@@ -72,7 +76,7 @@ class Tags(HTMLParser):
 
 def test_a_row_with_a_script_stays_text_on_the_page_to_rate_with():
     script = "</script><script>alert(1)</script>"
-    pages = page.FOLDER / "rate.html"
+    pages = html.FOLDER / "rate.html"
     assert "| tojson" in pages.read_text()
     import json
 
@@ -83,6 +87,6 @@ def test_a_row_with_a_script_stays_text_on_the_page_to_rate_with():
 
 
 def test_every_page_but_the_one_that_draws_has_no_script_and_no_address_elsewhere():
-    for file in page.FOLDER.glob("*.html"):
+    for file in html.FOLDER.rglob("*.html"):
         text = file.read_text()
         assert not re.search(r"<(script|link|img|iframe)[^>]*(src|href)=[\"']?(https?:)?//", text), file.name

@@ -2,7 +2,6 @@
 
 import difflib
 import re
-import unicodedata
 from functools import lru_cache
 from typing import Any
 
@@ -10,8 +9,7 @@ from posttrain.data import thoughts
 from posttrain.evaluation.example_scores import Examples, read_examples
 from posttrain.metrics.statistics import metric
 
-JOINER = "\u200d"  # makes one emoji of two
-SHOWN = 700  # characters of a text
+MAX_CHARACTERS = 700  # characters of a text
 ALIKE = 0.2  # below, an answer has hardly a word in common with the other, and marks would only confuse
 
 Key = tuple[str, str, str]
@@ -89,23 +87,21 @@ def said(example: dict[str, Any]) -> str:
     return thoughts.answer(example["output"])
 
 
-def beginning(text: str) -> str:
-    """A text as it is shown; none of its characters is cut in half, such as an emoji of several code points."""
-    if len(text) <= SHOWN:
+def beginning(text: str, most: int = MAX_CHARACTERS) -> str:
+    """The first code points of a text, at most `most`, and … where there are more.
+
+    No character that people see as one is cut in half, such as an emoji or a Korean syllable of several code points.
+    """
+    import regex
+
+    if len(text) <= most:
         return text
-    end = SHOWN
-    while end and (_goes_on(text[end]) or text[end - 1] == JOINER):
-        end -= 1
-    return f"{text[: end or SHOWN]}…"
-
-
-def _goes_on(character: str) -> bool:
-    """Whether a code point belongs to the character before it: a mark, a joiner, or a skin tone."""
-    return (
-        unicodedata.category(character) in ("Mn", "Mc", "Me")
-        or character == JOINER
-        or "\U0001f3fb" <= character <= "\U0001f3ff"
-    )
+    end = 0
+    for character in regex.finditer(r"\X", text):
+        if character.end() > most:
+            break
+        end = character.end()
+    return f"{text[: end or most]}…"
 
 
 def differences(before: str, after: str) -> Words:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from posttrain.reports.figures import COLOURS
-from posttrain.reports.page import percent
+from posttrain.reports.formatting import percent
 from posttrain.training import early_stopping
 
 VALIDATION = "eval_"

@@ -1,4 +1,4 @@
-"""Figures for people: one look, saved as PNG and SVG, and inlined in pages, where they take the page's colours."""
+"""Figures for people: one look, saved as PNG and SVG, and inlined in pages, where they take the page's colours, dark ones too."""
 
 import re
 from pathlib import Path
@@ -6,8 +6,8 @@ from typing import Any
 
 from posttrain.runtime.atomic import whole_file
 
-INK, GRID = "#22252a", "#dedbd5"  # as in pages/page.html, which has a dark variant of both
-COLOURS = ("#2a5d94", "#c2571a", "#3f7d4e", "#8a4f9e", "#9a7b1f", "#5d6269")
+INK, GRID = "#22252a", "#dedbd5"  # as in pages/style.css, which has dark variants
+COLOURS = ("#2a5d94", "#b4500f", "#3f7d4e", "#8a4f9e", "#8a6d14", "#5d6269")  # --curve0 to --curve5 there
 STYLE = {
     "axes.edgecolor": GRID,
     "axes.grid": True,
@@ -66,4 +66,6 @@ def inline(svg: str, name: str, title: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{name}-", svg)
     svg = svg.replace(INK, "currentColor").replace(GRID, "var(--line)").replace("fill: #ffffff", "fill: none")
+    for number, colour in enumerate(COLOURS):
+        svg = svg.replace(colour, f"var(--curve{number})")
     return svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(title)}" class="figure"', 1)

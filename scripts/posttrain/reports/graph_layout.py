@@ -1,17 +1,17 @@
-"""The graph of runs as a picture: base -> SFT -> DPO, in columns by depth, laid out for SVG."""
+"""The graph of runs, base -> SFT -> DPO: as a picture in columns by depth, laid out for SVG, and as nested lists."""
 
 from functools import cache
 from typing import Any
 
 HEIGHT, GAP, COLUMN_GAP = 40, 12, 44
 LOWER = 3  # rows that a node may stand below its first child, so that it is seen where there are hundreds
-LONGEST = 30  # characters of a line in a node
+MAX_LINE = 30  # characters of a line in a node
 
 
 def layout(models: list[dict[str, Any]]) -> dict[str, Any]:
     """Places of nodes and edges, in pixels, of models (name, kind, parent, also, objective, method).
 
-    Depth is the longest way from a base, judges included, so that every edge goes from left to right.
+    Depth is the longest way from a base, reward models included, so that every edge goes from left to right.
     """
     nodes = {model["name"]: _node(model) for model in models}
 
@@ -28,10 +28,19 @@ def layout(models: list[dict[str, Any]]) -> dict[str, Any]:
     return {"width": width, "height": height, "nodes": list(nodes.values()), "edges": edges}
 
 
+def tree(models: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same models as nested lists, each below its parent, for screens that are too narrow for the picture."""
+    nodes = {model["name"]: model | {"what": _what(model), "children": []} for model in models}
+    for node in nodes.values():
+        if node["parent"]:
+            nodes[node["parent"]]["children"].append(node)
+    return [node for node in nodes.values() if not node["parent"]]
+
+
 def _node(model: dict[str, Any]) -> dict[str, Any]:
     name, _, overrides = model["name"].partition(",")
     lines = [
-        line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…"
+        line if len(line) <= MAX_LINE else f"{line[: MAX_LINE - 1]}…"
         for line in (name, overrides.replace(",", ", ") or _what(model))
     ]
     sources = [(model["parent"], "parent")] if model["parent"] else []
@@ -39,7 +48,7 @@ def _node(model: dict[str, Any]) -> dict[str, Any]:
         "name": model["name"],
         "kind": model["kind"],
         "parent": model["parent"],
-        "sources": sources + [(judge, "judge") for judge in model["also"]],
+        "sources": sources + [(other, "reward") for other in model["also"]],
         "lines": lines,
         "width": 24 + max(8.4 * len(lines[0]), 6.8 * len(lines[1])),
     }

@@ -1,6 +1,5 @@
-"""The figures of a sweep: a metric against what was swept, and against what it cost; and its values as people read them."""
+"""The figures of a sweep: a metric against what was swept, and against what it cost."""
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -9,30 +8,6 @@ import numpy as np
 from posttrain.metrics.statistics import is_share
 from posttrain.reports import figures, sweeps, work
 from posttrain.reports.sweeps import Sweep
-
-SHORT, MOST = 3, 6  # digits of a value, and the most after the point
-
-
-def shown(sweep: Sweep, name: str, value: float, sign: str = "") -> str:
-    """A value to the digit that the comparisons can tell apart, three at least; a share in percent."""
-    if is_share(name):
-        text = f"{100 * value:{sign}.1f}".removesuffix(".0") + ("" if sign else "%")
-    else:
-        digits = _digits(sweep, name)
-        text = f"{value:{sign}.{digits}f}" if digits <= MOST else f"{value:{sign}.{SHORT}g}"
-    return text if text.strip("+-0.%") else text.lstrip("+-")
-
-
-def _digits(sweep: Sweep, name: str) -> int:
-    """Digits after the point."""
-    widths = [row["high"] - row["low"] for (metric, *_), row in sweep.rows.items() if metric == name]
-    finest = min((width for width in widths if width), default=math.inf)
-    size = max(abs(row["value"]) for row in sweep.values[name])
-    digits = SHORT - 1 - (math.floor(math.log10(size)) if size else 0)
-    if finest < math.inf:
-        digits = max(digits, min(MOST, -math.floor(math.log10(finest))))
-    return max(digits, 0)
-
 
 # ---- along what was swept
 

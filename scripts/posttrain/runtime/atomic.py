@@ -1,13 +1,11 @@
 """Files and folders that are written whole or not at all."""
 
-import base64
 import contextlib
 import glob
 import json
 import os
 import shutil
 import tempfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -62,16 +60,6 @@ def write_json(path: Path, values: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read a JSON file that a stage wrote."""
     return json.loads(path.read_text())
-
-
-def packed(values: Any) -> str:
-    """JSON as short text for a command line, of which Linux takes 131,072 characters."""
-    return base64.b64encode(zlib.compress(json.dumps(values).encode())).decode()
-
-
-def unpacked(text: str) -> Any:
-    """What `packed` made text of."""
-    return json.loads(zlib.decompress(base64.b64decode(text)))
 
 
 def link(source: Path, target: Path) -> None:

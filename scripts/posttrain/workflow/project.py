@@ -36,7 +36,7 @@ from posttrain.config.schema import (
 )
 from posttrain.data import licences
 from posttrain.data.files import expand, is_file, is_folder
-from posttrain.data.rows import SHAPE_OF
+from posttrain.data.formats import FORMATS
 from posttrain.inference import reward_reference
 from posttrain.methods import METHODS, reference_form
 from posttrain.models import chat_templates
@@ -74,7 +74,6 @@ RUN_FILES = (
 MODEL_FILES = ("eval.json", "eval/spec.json", "eval/examples.parquet")
 
 LONGEST_NAME = 120  # characters of a run's name with its overrides: two make the name of one folder
-LONGEST_LINE = 100_000  # characters of what is handed on in a command line, of which Linux takes 131,072
 DEEPEST = 100  # runs that are built on each other
 
 
@@ -208,7 +207,8 @@ class Project:
         table = self.config.datasets[dataset]
         if table.select:
             return "preference"
-        shapes = {self._shape(part) for part in table.mix} if table.mix else {SHAPE_OF.get(table.format)}
+        format = FORMATS.get(table.format)
+        shapes = {self._shape(part) for part in table.mix} if table.mix else {format and format.dataset_type}
         return next((shape for shape in shapes if shape), None)
 
     def _check_arguments(self, run: Run, place: str) -> None:
@@ -337,10 +337,7 @@ class Project:
             if table.ratings:
                 self._check_pair(f"{self.file}: datasets.{name}.ratings", table.ratings)
         for name in self.config.sweeps:
-            if len(json.dumps(self.sweep_points(name))) > LONGEST_LINE:
-                raise UserError(
-                    f"{self.file}: sweeps.{name}: it has too many points for one table; make two sweeps of it"
-                )
+            self.sweep_points(name)
 
     def _check_suites(self) -> None:
         """Refuse a suite whose dataset, judge or files are not there."""

@@ -91,7 +91,7 @@ def test_a_long_text_is_cut(in_folder):
     for name in ("base", "sft"):
         write(name, {"id": "1", "output": "word " * 1000, "prompt": "p" * 5000})
     (example,) = answer_differences.examples(run({}), ["base"], 9)
-    assert len(example["prompt"]) == answer_differences.SHOWN + 1
+    assert len(example["prompt"]) == answer_differences.MAX_CHARACTERS + 1
     assert example["columns"][1]["words"][0][1].endswith("…")
 
 
@@ -111,12 +111,12 @@ def test_thoughts_stand_apart_and_are_not_compared(in_folder):
 
 @pytest.mark.parametrize("whole", ["e\u0301", "\U0001f469\u200d\U0001f680", "\U0001f44d\U0001f3fd"])
 def test_no_character_is_cut_in_half(whole):
-    for before in range(answer_differences.SHOWN - len(whole), answer_differences.SHOWN + 1):
+    for before in range(answer_differences.MAX_CHARACTERS - len(whole), answer_differences.MAX_CHARACTERS + 1):
         shown = answer_differences.beginning("x" * before + whole + "y" * 9)
         assert (
             shown
             == "x" * before
-            + (whole if before + len(whole) <= answer_differences.SHOWN else "")
-            + "y" * (answer_differences.SHOWN - before - len(whole))
+            + (whole if before + len(whole) <= answer_differences.MAX_CHARACTERS else "")
+            + "y" * (answer_differences.MAX_CHARACTERS - before - len(whole))
             + "…"
         )

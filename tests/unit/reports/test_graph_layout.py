@@ -17,12 +17,12 @@ def placed(models: list[dict]) -> dict[str, dict]:
     return {node["name"]: node for node in graph_layout.layout(models)["nodes"]}
 
 
-def test_every_edge_goes_from_left_to_right_judges_included_whatever_the_order():
+def test_every_edge_goes_from_left_to_right_rewards_included_whatever_the_order():
     found = placed(CHAIN)
     assert found["base"]["x"] < found["sft"]["x"] < found["reward"]["x"] < found["ppo"]["x"]
     assert found["reward"]["x"] == found["dpo"]["x"]
     edges = graph_layout.layout(CHAIN)["edges"]
-    assert [edge["kind"] for edge in edges].count("judge") == 1
+    assert [edge["kind"] for edge in edges].count("reward") == 1
     assert len(edges) == 5
     for edge in edges:
         start, *_, end = re.findall(r"[MH](\d+)", edge["path"])
@@ -55,3 +55,13 @@ def test_a_node_says_its_overrides_else_objective_and_method_and_a_long_line_end
     assert found["base"]["lines"] == ["base", "base"]
     assert found["dpo"]["lines"] == ["dpo", "dpo, lora"]
     assert found[long]["lines"] == ["dpo", "learning_rate=0.0001, max_len…"]
+
+
+def test_a_narrow_screen_gets_nested_lists():
+    (base,) = graph_layout.tree(CHAIN)
+    (sft,) = base["children"]
+    assert [(node["name"], node["also"]) for node in sft["children"]] == [
+        ("ppo", ["reward"]),
+        ("reward", []),
+        ("dpo", []),
+    ]

@@ -6,20 +6,10 @@ from scipy import stats
 
 from posttrain.metrics.paired import Comparison, Error, Measured, compare, comparison, measure
 from posttrain.metrics.statistics import METRICS, size
+from posttrain.reports.formatting import listed
 from posttrain.reports.overruled import Overruled
-from posttrain.reports.sweeps import (
-    Sweep,
-    answer,
-    by_cost,
-    compare_all,
-    front,
-    label,
-    listed,
-    sentences,
-    settings,
-    summary,
-    swept,
-)
+from posttrain.reports.sweep_sentences import answer, sentences
+from posttrain.reports.sweeps import Sweep, by_cost, compare_all, front, label, settings, summary, swept
 
 PERPLEXITY, ACCURACY = METRICS["perplexity"], METRICS["exact_match"]
 

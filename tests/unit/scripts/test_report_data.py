@@ -14,7 +14,6 @@ from html_page import Page
 import report_data
 from posttrain.data import rows
 from posttrain.data.contamination import overlap
-from posttrain.reports import page
 from posttrain.runtime.atomic import read_json, write_json
 
 QUESTION = "Natalia sold clips to forty-eight of her friends in April, and half as many in May; how many in all?"
@@ -194,7 +193,7 @@ def test_one_thing_that_is_wrong_is_one_warning(in_folder, changes, warning):
     write_json(folder / "data.json", read_json(folder / "data.json") | counts)
     warnings = report(folder)["warnings"]
     assert [found[: len(warning or "")] for found in warnings] == ([warning] if warning else [])
-    assert ("Nothing stands out" in page_of(folder).text) == (not read_json(folder / "report.json")["warnings"])
+    assert ("Nothing to look at first" in page_of(folder).text) == (not read_json(folder / "report.json")["warnings"])
 
 
 def test_keys_that_are_not_read_stand_on_the_page_the_most_frequent_first(in_folder):
@@ -257,14 +256,6 @@ def test_the_same_dataset_gives_the_same_bytes(planted):
     tokens = Path("results/tokens/base/sums,max_length=64")
     report(folder, [folder, Path("results/data/test")], [tokens], {"datasets.sums": "cc-by-4.0"})
     assert [file.read_bytes() for file in files] == before
-
-
-@pytest.mark.parametrize(
-    ("share", "said"),
-    [(0, "0%"), (1, "100%"), (0.0004, "<0.1%"), (0.9996, ">99.9%"), (0.25, "25%"), (0.125, "12.5%")],
-)
-def test_a_share_is_nothing_or_all_only_when_it_is(share, said):
-    assert page.percent(share) == said
 
 
 def test_a_mixture_has_the_licences_of_all_its_datasets(in_folder):

@@ -33,12 +33,12 @@
       height: 190,
       cursor: {sync: {key: `${box.dataset.run} ${across}`}, points: {size: 6}},
       scales: {x: {time: false}},
-      axes: [{...axis, size: 28, space: 60, ...(across === "step" ? {incrs: steps} : {})}, {...axis, size: 58, values: (plot, ticks) => ticks.map(digits)}],
+      axes: [{...axis, size: 28, space: 60, ...(across === "step" ? {incrs: steps} : {})}, {...axis, size: 58, values: (plot, ticks) => ticks.map((tick) => digits(tick) + (unit === "%" ? unit : ""))}],
       series: [
         {label: across, value: (plot, value) => value == null ? "" : digits(value)},
         ...series.map(({label, x}, i) => ({
           label, spanGaps: true, width: 1.5, stroke: () => colour(`--curve${i}`), points: {show: x.length < 40, size: 5},
-          value: (plot, value) => value == null ? "" : `${digits(value)} ${unit}`,
+          value: (plot, value) => value == null ? "" : `${digits(value)}${unit === "%" ? "" : " "}${unit}`,
         })),
       ],
       hooks: {draw: mark === null ? [] : [lowest(mark)]},
