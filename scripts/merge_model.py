@@ -12,7 +12,7 @@ merge.json has the drift of both. What cannot be merged is kept beside its paren
 
     python scripts/merge_model.py --spec results/sft_lora/spec.json --parent results/bases/smollm2/model \
         --shipped results/bases/smollm2/model --manifest results/bases/smollm2/base.json \
-        --tokens results/tokens/smollm2/gsm8k,max_length=1024 --preflight results/sft_lora/preflight.json
+        --tokens results/tokens/smollm2/snips,max_length=1024 --preflight results/sft_lora/preflight.json
 """
 
 import json
