@@ -6,14 +6,14 @@ CORES ?= $(shell nproc)
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-slow lint format bench growth claims ui constraints
+.PHONY: setup demo test test-fast test-slow lint format bench growth claims ui constraints
 
 setup: $(READY)
 
 $(READY): pyproject.toml envs/constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "posttrain: Python 3.11 or newer is needed; set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
-	python -m pip install --quiet --disable-pip-version-check -c envs/constraints.txt -e '.[dev]'
+	python envs/install.py
 	touch $@
 
 demo: setup
@@ -23,6 +23,9 @@ demo: setup
 
 test: setup
 	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow'
+
+test-fast: setup
+	python -m pytest -n 2 -m 'unit and not slow'
 
 test-slow: setup
 	python -m pytest -m slow
@@ -42,6 +45,7 @@ format: setup
 
 bench: setup $(PPO_VENV)/.ready
 	python bench/startup.py
+	python bench/contention.py
 	python bench/graph.py
 	python bench/data.py
 	python bench/training.py

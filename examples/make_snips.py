@@ -15,17 +15,14 @@ from collections.abc import Callable, Iterable
 from itertools import chain
 from pathlib import Path
 
-TRAIN, PAIRS, TEST = 280, 140, 105  # rows of each file, equally many of each of the 7 tools
+TRAIN, PAIRS, TEST = 280, 120, 100  # rows of each file, equally many of each tool
 SHARED = 0.65  # of a held-out row's words; the preflight's check `overlap` stops at 0.7
-# Tools that are easily taken for each other: most titles could be a book, a film or a record.
+# Four of the seven tools, so that the demo ends in minutes: each, and the one that is easily taken for it.
 CONFUSED = {
-    "SearchCreativeWork": "SearchScreeningEvent",
-    "SearchScreeningEvent": "SearchCreativeWork",
-    "PlayMusic": "AddToPlaylist",
     "AddToPlaylist": "PlayMusic",
-    "RateBook": "SearchCreativeWork",
-    "BookRestaurant": "GetWeather",
-    "GetWeather": "BookRestaurant",
+    "PlayMusic": "AddToPlaylist",
+    "GetWeather": "PlayMusic",
+    "RateBook": "AddToPlaylist",
 }
 
 Call = tuple[str, dict[str, str]]  # a tool and its arguments
@@ -44,11 +41,11 @@ def main(train: Path, test: Path, output: Path) -> None:
 
 
 def read(file: Path) -> list[dict]:
-    """The rows of a file, without commands that occur twice and without those that give an argument twice."""
+    """The rows of a file that call one of the tools, without commands that occur twice or give an argument twice."""
     rows = {}
     for line in file.read_text().splitlines():
         row = json.loads(line)
-        if len(dict(row["slots"])) == len(row["slots"]):
+        if row["intent"] in CONFUSED and len(dict(row["slots"])) == len(row["slots"]):
             rows.setdefault(row["text"].lower(), row)
     return list(rows.values())
 

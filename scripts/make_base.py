@@ -172,14 +172,15 @@ def at_random(spec: dict, folder: Path, name: str) -> None:
     from tokenizers import ByteLevelBPETokenizer
     from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, set_seed
 
+    from posttrain.data import dataset_types
     from posttrain.data.rows import read
-    from posttrain.metrics.word_hashes import text
     from posttrain.models.loading import save
 
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     rows = read(Path(f"results/data/{spec['text']['name']}/train.parquet"))
     bpe = ByteLevelBPETokenizer()
-    bpe.train_from_iterator(map(text, rows), vocab_size=spec["vocab_size"], special_tokens=special, show_progress=False)
+    texts = (dataset_types.of(row).text(row) for row in rows)
+    bpe.train_from_iterator(texts, vocab_size=spec["vocab_size"], special_tokens=special, show_progress=False)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe._tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=CHATML
     )

@@ -39,7 +39,7 @@ def main(options) -> None:
     for stale in options.output.glob(f"{SCRATCH}*"):  # left by a process that was killed; the job's lock is ours
         shutil.rmtree(stale)
     with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=options.output) as scratch:
-        taken = ingest.Intake(Path(scratch), read.shape, spec["max_dropped"])
+        taken = ingest.Intake(Path(scratch), read.dataset_type, spec["max_dropped"])
         apart = taken.add(ingest.parts(held_out, read, None, options.cores)) if held_out else 0
         taken.add(ingest.parts(sources, read, spec["limit"], options.cores))
         check_faults(taken, name)
@@ -52,7 +52,7 @@ def main(options) -> None:
         report = {
             "format": read.name,
             "recognised": why,
-            "shape": read.shape,
+            "shape": read.dataset_type,
             "rows": taken.rows,
             "train": counts["train"],
             "validation": counts["validation"],
@@ -226,7 +226,7 @@ def write(taken: ingest.Intake, apart: int, spec: dict, cores: int) -> tuple[Cou
     places = dict.fromkeys([*original[original >= 0].tolist(), *shown.rows.tolist(), *shown.earlier.tolist()])
     counts = Counter(fault=taken.faults)
     with contextlib.ExitStack() as stack:
-        schema = rows.schema(taken.shape)
+        schema = rows.schema(taken.dataset_type)
         writers = {
             split: stack.enter_context(pq.ParquetWriter(taken.folder / file, schema)) for split, file in SPLITS.items()
         }

@@ -12,8 +12,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from posttrain.data import licences, profile, splits, unknown_keys
-from posttrain.metrics.word_hashes import TURNS, text
+from posttrain.data import dataset_types, licences, profile, splits, unknown_keys
+from posttrain.data.dataset_types import DATASET_TYPES, TURNS
 from posttrain.reports import formatting, html
 from posttrain.runtime.atomic import read_json, whole_file, write_json
 from posttrain.runtime.console import say
@@ -87,7 +87,7 @@ def beginnings(path: Path, ids: set[str]) -> dict[str, str]:
     found = {}
     for batch in profile.batches([path], ("id", "text", *TURNS)) if ids else ():
         for row in batch.filter(pc.is_in(batch["id"], wanted)).to_pylist():
-            found[row["id"]] = text(row)[: profile.BEGINNING]
+            found[row["id"]] = dataset_types.of(row).text(row)[: profile.BEGINNING]
     return found
 
 
@@ -153,7 +153,7 @@ def _row_warnings(report: dict[str, Any]) -> list[str]:
             "No rows are held out, so nothing tells when the model learns by heart: write a larger validation for the dataset, "
             "or a file of rows."
         )
-    if report["shape"] != "text" and "user" not in report["lengths"]["characters"]:
+    if DATASET_TYPES[report["shape"]].turns and "user" not in report["lengths"]["characters"]:
         warnings.append("No turn is a user's: check that columns names the prompt.")
     if advice := unknown_keys.advice(report["shape"], report.get("unknown", {})):
         warnings.append(f"{advice[0].upper()}{advice[1:]}.")

@@ -29,21 +29,23 @@ BLOCK_ROWS = 1000
 def main(options) -> None:
     import pyarrow.parquet as pq
 
-    shape = read_json(options.data / "data.json")["shape"]
+    dataset_type = read_json(options.data / "data.json")["shape"]
     name = options.output.name.split(",")[0]
     settings = {
         "max_length": options.max_length,
         "assistant_turns": options.assistant_turns,
         "train_thoughts": options.train_thoughts == "true",
     }
-    encode = partial(encoded, model=options.model, shape=shape, settings=settings)
+    encode = partial(encoded, model=options.model, dataset_type=dataset_type, settings=settings)
     sources = {split: options.data / f"{split}.parquet" for split in ("train", "validation")}
     rows = sum(pq.read_metadata(file).num_rows for file in sources.values())
     cores = options.cores if rows > 2 * BLOCK_ROWS else 1  # a process takes as long to start as for a thousand rows
     counts: dict[str, dict] = {}
     with contextlib.ExitStack() as stack:
         files = {split: stack.enter_context(whole_file(options.output / file.name)) for split, file in sources.items()}
-        writers = {split: stack.enter_context(pq.ParquetWriter(file, schema(shape))) for split, file in files.items()}
+        writers = {
+            split: stack.enter_context(pq.ParquetWriter(file, schema(dataset_type))) for split, file in files.items()
+        }
         for split, table, more in ordered_map(encode, blocks(sources), cores):
             writers[split].write_table(table)
             before = counts.get(split)
@@ -53,7 +55,7 @@ def main(options) -> None:
                 f"dataset {name}: max_length {options.max_length} cuts off every trained token of all "
                 f"{counts['train']['dropped']} rows; write a larger max_length"
             )
-    report = {"shape": shape} | settings | {split: summary(counts[split]) for split in sources}
+    report = {"shape": dataset_type} | settings | {split: summary(counts[split]) for split in sources}
     names = [file.name for file in sources.values()]
     report |= {"made_from": hashes(options.data, *names), "written": hashes(options.output, *names)}
     write_json(options.output / "report.json", sealed(report))
@@ -75,7 +77,7 @@ def blocks(files: dict[str, Path]) -> Iterator[tuple[str, Any]]:
             yield split, pq.read_table(file)
 
 
-def encoded(block: tuple[str, Any], model: Path, shape: str, settings: dict[str, Any]) -> tuple[str, Any, dict]:
+def encoded(block: tuple[str, Any], model: Path, dataset_type: str, settings: dict[str, Any]) -> tuple[str, Any, dict]:
     """A block's split, its tokens as a table and its counts, see `tokens.tokenise`.
 
     Between processes rows go ten times as fast in Arrow's form.
@@ -85,8 +87,8 @@ def encoded(block: tuple[str, Any], model: Path, shape: str, settings: dict[str,
 
     split, batch = block
     loaded, ends = tokenizer(model)
-    rows, counts = tokenise(loaded, without_nulls(batch.to_pylist()), shape, stops=ends, **settings)
-    return split, table(rows, schema(shape)), counts
+    rows, counts = tokenise(loaded, without_nulls(batch.to_pylist()), dataset_type, stops=ends, **settings)
+    return split, table(rows, schema(dataset_type)), counts
 
 
 def table(rows: list[dict], schema: Any) -> Any:
@@ -130,18 +132,12 @@ def summary(counts: dict) -> dict:
     return counts | {"lengths": dict(zip(("p50", "p90", "p99", "max"), quantiles, strict=True))}
 
 
-def schema(shape: str):
-    """The Parquet schema of a shape's tokens, the same for an empty file."""
-    import pyarrow as pa
+def schema(dataset_type: str) -> Any:
+    """The Parquet schema of a dataset type's tokens, the same for an empty file."""
+    from posttrain.data.dataset_types import DATASET_TYPES
+    from posttrain.data.rows import arrow_schema
 
-    ids = {
-        "preference": ("prompt_ids", "chosen_ids", "rejected_ids"),
-        "unpaired_preference": ("prompt_ids", "completion_ids"),
-        "prompts": ("prompt_ids",),
-    }.get(shape, ("input_ids", "labels"))
-    label = [("label", pa.bool_())] if shape == "unpaired_preference" else []
-    lists = [(name, pa.list_(pa.int32())) for name in ids]
-    return pa.schema([("id", pa.string()), ("length", pa.int32()), *lists, *label])
+    return arrow_schema({"id": "string", "length": "length"} | DATASET_TYPES[dataset_type].token_columns)
 
 
 def parser() -> argparse.ArgumentParser:

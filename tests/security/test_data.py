@@ -12,6 +12,7 @@ import pytest
 
 import prepare_data
 from posttrain.data import files, licences, rows
+from posttrain.data.readers import text as reader
 from posttrain.runtime.errors import UserError
 from security.hostile import STRINGS
 
@@ -74,7 +75,7 @@ def test_links_in_a_circle_end(in_folder):
 
 
 def test_a_search_of_everything_is_refused(in_folder, monkeypatch):
-    monkeypatch.setattr(files, "MANY_FILES", 50)
+    monkeypatch.setattr(files, "MAX_ENTRIES", 50)
     for i in range(60):
         Path(f"{i}.txt").touch()
     for pattern in (".", "*.jsonl", "**/*.jsonl", str(in_folder)):
@@ -88,7 +89,7 @@ def test_a_search_of_everything_is_refused(in_folder, monkeypatch):
 @pytest.fixture
 def small(monkeypatch):
     """A quarter of a megabyte is much."""
-    monkeypatch.setattr(files, "SMALL", 1 << 18)
+    monkeypatch.setattr(reader, "MIN_LIMIT", 1 << 18)
 
 
 @pytest.mark.parametrize("content", [b"\n", b" ", json.dumps(ROW).encode() + b"\n"], ids=["lines", "one line", "rows"])
@@ -115,7 +116,7 @@ def test_what_is_in_proportion_is_read(in_folder):
 
 @pytest.mark.parametrize("kind", [".jsonl", ".csv"])
 def test_a_line_without_an_end_is_refused(in_folder, kind, monkeypatch):
-    monkeypatch.setattr(files, "LONGEST_LINE", 1 << 20)
+    monkeypatch.setattr(reader, "MAX_LINE_BYTES", 1 << 20)
     Path(f"x{kind}").write_bytes(b"text\n" + b"x" * (3 << 20))
     assert "line 2: it is longer than 1 MiB" in refusal(f"x{kind}")
 

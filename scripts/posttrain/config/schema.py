@@ -20,7 +20,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from posttrain.config import foreign_names, library_refusals, trainer_args
 from posttrain.data.conversations import DATE, TEMPLATE_ARGUMENTS
-from posttrain.data.rows import FIELDS, FORMATS
+from posttrain.data.formats import FIELDS, FORMATS
 from posttrain.data.samples import ANSWERS
 from posttrain.methods import METHODS
 from posttrain.metrics import text_metrics

@@ -28,9 +28,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from posttrain.data import dataset_types
+from posttrain.data.dataset_types import MEDIA, TURNS
 from posttrain.data.rows import batches
 from posttrain.data.template_rows import Near, Templates
-from posttrain.metrics.word_hashes import TURNS, Runs, bounds, word_hashes
+from posttrain.metrics.word_hashes import Runs, bounds, word_hashes
 
 GRAM = 8
 FEWEST = 13  # counted words below which a row has to be equal: half a short prompt is a phrase that others write too
@@ -164,7 +166,7 @@ class _Words:
 
 def _batches(path: Path) -> Iterator[Any]:
     """A Parquet file's rows, some at a time."""
-    return _sliced(batches(path, BATCH, ("id", "place", "images", "text", *TURNS)))
+    return _sliced(batches(path, BATCH, ("id", "place", *MEDIA, "text", *TURNS)))
 
 
 def _sliced(batches: Iterable[Any]) -> Iterator[Any]:
@@ -174,14 +176,15 @@ def _sliced(batches: Iterable[Any]) -> Iterator[Any]:
         yield from (batch.slice(first, rows) for first in range(0, batch.num_rows, max(1, rows)))
 
 
-def _turns(batch: Any, names: tuple[str, ...] = TURNS) -> tuple[list[str], np.ndarray, np.ndarray]:
+def _turns(batch: Any, without: tuple[str, ...] = ()) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Contents, rows and roles of all turns of a batch, row by row (reading whole rows takes as long as all the rest)."""
     import pyarrow.compute as pc
 
-    if "text" in batch.schema.names:
+    kind = dataset_types.of(batch.schema.names)
+    if not kind.turns:
         return batch["text"].to_pylist(), np.arange(batch.num_rows), np.full(batch.num_rows, "text")
     contents, rows, roles = [], [], []
-    for name in [name for name in names if name in batch.schema.names]:
+    for name in [name for name in kind.turns if name not in without]:
         turns = batch[name].flatten()
         contents += turns.field("content").to_pylist()
         roles += turns.field("role").to_pylist()
@@ -232,17 +235,17 @@ class _Read(NamedTuple):
 def _held_out(batches: Iterable[Any]) -> _HeldOut:
     labels, parts = [], []
     for batch in batches:
-        contents, rows, roles = _turns(batch, tuple(name for name in TURNS if name != "rejected"))
+        kind = dataset_types.of(batch.schema.names)
+        contents, rows, roles = _turns(batch, without=kind.derived)
         contents = ["" if role == "system" else content for content, role in zip(contents, roles, strict=True)]
         read = _Words(contents, rows, batch.num_rows)
         lengths = np.diff(read.turns)
-        about_images = "images" in batch.schema.names  # the same question is asked of many
         parts.append(
             _Read(
                 turn_rows=rows + len(labels),
                 lengths=lengths,
                 turn_hashes=read.runs.between(read.turns[:-1], read.turns[1:]),
-                asks=(roles == "user") & (lengths >= GRAM) & (not about_images),
+                asks=(roles == "user") & (lengths >= GRAM) & (not kind.media),  # of many images the same is asked
                 row_hashes=read.runs.between(read.rows[:-1], read.rows[1:]),
                 row_lengths=np.diff(read.rows),
                 grams=read.grams,

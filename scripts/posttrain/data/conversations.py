@@ -15,7 +15,7 @@ from os.path import commonprefix
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from posttrain.data.rows import Row
+from posttrain.data.messages import Row
 from posttrain.data.thoughts import BLOCKS
 from posttrain.runtime.errors import UserError
 from posttrain.runtime.resource_limits import limited
@@ -349,8 +349,3 @@ def up_to(row: Row, id: str) -> Row:
         return row
     said = _trained(row["messages"])
     return row | {"messages": row["messages"][: said[int(answer)] + 1]}
-
-
-def prompt_turns(row: Row) -> Turns:
-    """What comes before a row's answer; nothing where a conversation opens with the assistant."""
-    return row["messages"][:-1] if "messages" in row else row["prompt"]

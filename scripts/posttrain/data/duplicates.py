@@ -15,8 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from posttrain.data.rows import Row
-from posttrain.metrics.word_hashes import TURNS, Runs, bounds, word_hashes
+from posttrain.data import dataset_types
+from posttrain.data.messages import Row
+from posttrain.metrics.word_hashes import Runs, bounds, word_hashes
 
 PERMUTATIONS, BANDS = 128, 32
 NEAR = 0.8  # similarity from which rows are told as near, and kept on one side of a split, where a dataset sets none
@@ -78,16 +79,17 @@ def _triples(hashes: np.ndarray, counts: np.ndarray) -> np.ndarray:
 def _texts(row: Row) -> list[tuple[int, str]]:
     """A row's texts, each with what tells it from the same words elsewhere.
 
-    The same words are others as a rejected answer, with another label, or about other images.
+    The same words are others as a rejected completion, with another label, or about other images.
     """
-    if "text" in row:
+    kind = dataset_types.of(row)
+    if not kind.turns:
         return [(0, row["text"])]
-    images = _number(repr(row["images"])) if "images" in row else 0
-    salts = {"rejected": _salt("rejected"), "completion": _salt(repr(row.get("label")))}
+    media = _number("\0".join(repr(row[name]) for name in kind.media)) if kind.media else 0
+    salts = {name: _salt(mark(row)) for name, mark in kind.marks.items()}
     return [
-        (salts.get(key, images), text)
-        for key in TURNS
-        for turn in row.get(key, ())
+        (salts.get(name, media), text)
+        for name in kind.turns
+        for turn in row[name]
         for text in (turn["content"], turn.get("tool_calls"))
         if text
     ]
@@ -95,11 +97,12 @@ def _texts(row: Row) -> list[tuple[int, str]]:
 
 def _answers(row: Row) -> str:
     """All that a row answers, thoughts and calls included, and what it is about or worth; a text as a whole is no answer."""
-    said = [repr(row[key]) for key in ("label", "images") if key in row]
-    for key in TURNS:
-        for turn in row.get(key, ()):
+    kind = dataset_types.of(row)
+    said = [repr(row[name]) for name in kind.facts]
+    for name in kind.turns:
+        for turn in row[name]:
             if turn["role"] == "assistant":
-                said += key, turn["content"].strip(), turn.get("reasoning_content", ""), turn.get("tool_calls", "")
+                said += name, turn["content"].strip(), turn.get("reasoning_content", ""), turn.get("tool_calls", "")
     return "\0".join(said)
 
 

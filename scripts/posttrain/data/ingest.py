@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from posttrain.data import contamination, duplicates, files, message_trees, recognition, rows, splits, unknown_keys
+from posttrain.data.formats import FORMATS
+from posttrain.data.readers.blocks import BLOCK_ROWS, Block
 from posttrain.metrics.word_hashes import bounds
 from posttrain.runtime.errors import UserError
 from posttrain.runtime.parallel import ordered_map
@@ -36,9 +38,9 @@ class Format(NamedTuple):
     """the system prompt of rows that have none"""
 
     @property
-    def shape(self) -> str:
-        """What its rows are when they are normalised."""
-        return rows.SHAPE_OF[self.name]
+    def dataset_type(self) -> str:
+        """What its rows are once they are normalised."""
+        return FORMATS[self.name].dataset_type
 
 
 class Part(NamedTuple):
@@ -58,12 +60,12 @@ class Part(NamedTuple):
 class Intake:
     """The rows that were read, in their order, in one file; and in memory what duplicates and splits are found by."""
 
-    def __init__(self, folder: Path, shape: str, max_dropped: float) -> None:
-        """Collect rows of a shape in `folder`, with the dropped ones, of which a share is allowed, in dropped.jsonl."""
+    def __init__(self, folder: Path, dataset_type: str, max_dropped: float) -> None:
+        """Collect rows of a type in `folder`, with the dropped ones, of which a share is allowed, in dropped.jsonl."""
         import pyarrow as pa
 
-        self.folder, self.shape, self.max_dropped = folder, shape, max_dropped
-        self.writer = pa.ipc.new_file(str(folder / "rows.arrow"), rows.schema(shape))
+        self.folder, self.dataset_type, self.max_dropped = folder, dataset_type, max_dropped
+        self.writer = pa.ipc.new_file(str(folder / "rows.arrow"), rows.schema(dataset_type))
         self.rows = self.faults = 0
         self.first_fault = ""
         self.unknown: Counter[str] = Counter()
@@ -210,25 +212,25 @@ def parts(paths: list[Path], format: Format, limit: int | None, cores: int) -> I
         raise _no_rows(paths)
     blocks = chain([first], blocks)
     unknown: Counter[str] = Counter()
-    if format.name in rows.TREES:
+    if tree_of := FORMATS[format.name].tree_of:
         blocks = _of_trees(list(blocks), format, unknown)
-        format = format._replace(name=rows.TREES[format.name], columns={})
+        format = format._replace(name=tree_of, columns={})
     for part in ordered_map(partial(normalised, format=format), blocks, cores):
         part.unknown.update(unknown)
         unknown.clear()
         yield part
 
 
-def _first(blocks: Iterator[files.Block], limit: int | None) -> Iterator[files.Block]:
+def _first(blocks: Iterator[Block], limit: int | None) -> Iterator[Block]:
     for block in blocks:
         if limit is not None and limit <= len(block):
-            yield files.Block(block.file, block.numbers[:limit], block.rows[:limit])
+            yield Block(block.file, block.numbers[:limit], block.rows[:limit])
             return
         yield block
         limit = limit and limit - len(block)
 
 
-def _of_trees(blocks: list[files.Block], format: Format, unknown: Counter[str]) -> Iterator[files.Block]:
+def _of_trees(blocks: list[Block], format: Format, unknown: Counter[str]) -> Iterator[Block]:
     """A table of messages as blocks of conversations, or of pairs; counts the messages' keys that are not read."""
     placed = [message for block in blocks for message in block.parse()]
     for _, message in placed:
@@ -239,12 +241,12 @@ def _of_trees(blocks: list[files.Block], format: Format, unknown: Counter[str]) 
     ]
     for file, some in groupby(found, key=lambda item: item[0]):
         some = list(some)
-        for start in range(0, len(some), files.BLOCK_ROWS):
-            part = some[start : start + files.BLOCK_ROWS]
-            yield files.Block(file, [int(number) for _, number, _ in part], [row for *_, row in part])
+        for start in range(0, len(some), BLOCK_ROWS):
+            part = some[start : start + BLOCK_ROWS]
+            yield Block(file, [int(number) for _, number, _ in part], [row for *_, row in part])
 
 
-def normalised(block: files.Block, format: Format) -> Part:
+def normalised(block: Block, format: Format) -> Part:
     """A block's rows in their normal form, with what duplicates and splits are found by."""
     import pyarrow as pa
 
@@ -265,7 +267,7 @@ def normalised(block: files.Block, format: Format) -> Part:
             dropped.append({"place": place, "kind": "fault", "reason": reason, "row": _shown(raw)})
     ids = np.frombuffer(bytes.fromhex("".join(row["id"][:32] for row in kept)), "V16")
     groups = np.frombuffer(bytes.fromhex("".join(rows.group(row)[:16] for row in kept)), ">u8").astype(np.uint64)
-    table = pa.Table.from_pylist(kept, schema=rows.schema(format.shape))
+    table = pa.Table.from_pylist(kept, schema=rows.schema(format.dataset_type))
     return Part(table, ids, groups, duplicates.said(kept), dropped, unknown)
 
 

@@ -7,20 +7,21 @@ each reply that is ranked below the best of its siblings.
 from collections.abc import Iterator
 from typing import Any
 
-from posttrain.data.rows import FORMATS, Row
+from posttrain.data.formats import FORMATS
+from posttrain.data.messages import Row
 from posttrain.runtime.errors import UserError
 
 Placed = list[tuple[str, Row | UserError]]
 
 
 def rows(placed: Placed, format: str, columns: dict[str, str]) -> Placed:
-    """Rows of shape messages (oasst) or preference (oasst_pairs), each with the place of the message that it is about.
+    """Conversations (oasst) or preferences (oasst_pairs), each with the place of the message that it is about.
 
     Args:
         placed: place and message, of the whole table; one that is in no tree comes back as a UserError.
         columns: our field to the file's field.
     """
-    fields = [field for kind in FORMATS[format] for field in kind]
+    fields = [*FORMATS[format].required, *FORMATS[format].optional]
     messages: dict[str, Row] = {}
     faults: Placed = []
     for place, row in placed:
@@ -36,7 +37,7 @@ def rows(placed: Placed, format: str, columns: dict[str, str]) -> Placed:
         siblings.sort(key=lambda reply: (reply["rank"] is None, reply["rank"] or 0))
     found: Placed = []
     for root in replies.get(None, ()):
-        found += (_best if format == "oasst" else _pairs)(root, replies)
+        found += (_pairs if FORMATS[format].dataset_type == "preference" else _best)(root, replies)
     return [*found, *faults, *_lost(messages, replies)]
 
 

@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from posttrain.data import rows
-from posttrain.data.rows import ROLES, Row
-from posttrain.metrics.word_hashes import ANSWERS, TURNS, sums, text, words
+from posttrain.data import dataset_types, rows
+from posttrain.data.dataset_types import COMPLETIONS, TURNS
+from posttrain.data.messages import ROLES, Row
+from posttrain.metrics.word_hashes import sums, words
 
-GROUPS = ("text", *ROLES, *ANSWERS)  # of turns whose lengths are counted together
+GROUPS = ("text", *ROLES, *COMPLETIONS)  # of turns whose lengths are counted together
 KEPT = 5  # rows of each extreme
 BEGINNING = 200  # characters of a row that people are shown
 SAMPLE = 1000  # rows whose language is told, at half a millisecond each
@@ -80,7 +81,7 @@ def _rows(path: Path) -> int:
 
 def columns_of(batch: Any) -> dict[str, Texts]:
     """The batch's texts by column."""
-    return {name: texts(batch[name]) for name in batch.schema.names if name in ("text", *TURNS)}
+    return {name: texts(batch[name]) for name in dataset_types.of(batch.schema.names).texts}
 
 
 def texts(column: Any) -> Texts:
@@ -123,8 +124,9 @@ class _Counts:
             self.bytes += np.bincount(column.data, minlength=256)
             for group, lengths in by_role(name, column):
                 self.lengths.setdefault(group, _Histogram(_LENGTHS)).add(lengths)
-        if "text" not in columns:
-            self.turns.add(sum(np.diff(column.rows) for name, column in columns.items() if name != "rejected"))
+        kind = dataset_types.of(columns)
+        if kind.turns:
+            self.turns.add(sum(np.diff(columns[name].rows) for name in kind.turns if name not in kind.derived))
         characters = sum(_by_row(column) for column in columns.values())
         self.longest.add(characters, batch)
         self.shortest.add(-characters, batch)
@@ -191,7 +193,7 @@ def by_role(name: str, column: Texts) -> Iterator[tuple[str, np.ndarray]]:
     for role in ROLES:
         lengths = column.characters[pc.equal(column.roles, role).to_numpy(zero_copy_only=False)]
         if len(lengths):
-            yield name if role == "assistant" and name in ANSWERS else role, lengths
+            yield name if role == "assistant" and name in COMPLETIONS else role, lengths
 
 
 def _by_row(column: Texts) -> np.ndarray:
@@ -243,7 +245,7 @@ class _Furthest:
 
 
 def _shown(row: Row) -> Row:
-    return {"place": row["place"], "text": text(row)[:BEGINNING]}
+    return {"place": row["place"], "text": dataset_types.of(row).text(row)[:BEGINNING]}
 
 
 # ---- answers that are given away
@@ -251,10 +253,10 @@ def _shown(row: Row) -> Row:
 
 def answers_in_prompts(columns: dict[str, Texts]) -> list[int]:
     """The rows of a batch whose answer, of FEWEST_WORDS or more, stands in a turn before it that is no assistant's."""
-    answers = next((columns[name] for name in ("messages", "chosen", "completion") if name in columns), None)
-    if answers is None:
+    kind = dataset_types.of(columns)
+    if kind.answer is None:
         return []
-    prompts = columns.get("prompt", answers)
+    answers, prompts = columns[kind.answer], columns[kind.turns[0]]
     prompt_bytes, answer_bytes = prompts.data.tobytes(), answers.data.tobytes()
     last = answers.rows[1:] - 1
     ends = answers.turns[last] if prompts is answers else prompts.bounds()[1:]
@@ -303,8 +305,9 @@ def strangest(files: list[Path], counts: np.ndarray) -> list[Row]:
 
 def language(row: Row) -> str:
     """The ISO 639 code of what a row says, without system turns; 'undetermined' for code, sums and few words."""
-    said = row | {name: [turn for turn in row.get(name) or () if turn["role"] != "system"] for name in TURNS}
-    code, _ = _identifier().classify(text(said)[:LANGUAGE_OF])
+    kind = dataset_types.of(row)
+    said = row | {name: [turn for turn in row[name] or () if turn["role"] != "system"] for name in kind.turns}
+    code, _ = _identifier().classify(kind.text(said)[:LANGUAGE_OF])
     return "undetermined" if code in ("und", "zxx") else code
 
 

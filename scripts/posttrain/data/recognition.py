@@ -6,7 +6,7 @@ but the user can say which.
 
 from typing import Any, NamedTuple
 
-from posttrain.data import rows
+from posttrain.data.formats import COMPLETION_OF, FIELDS, FORMATS
 from posttrain.data.messages import SPEAKER, Row, from_json, short
 from posttrain.runtime.errors import UserError
 
@@ -77,7 +77,7 @@ def recognise(row: Row, columns: dict[str, str]) -> Recognised:
     """
     if "label" not in row and "label" not in columns and _is_boolean(row.get(TAG)):
         columns = columns | {"label": TAG}
-    by_names = [format for format in rows.FORMATS if format not in LAST]
+    by_names = [format for format in FORMATS if format not in LAST]
     found = _exact(row, by_names, columns) or _renamed(row, columns) or _exact(row, LAST, columns)
     if found:
         return _with_system(row, found)
@@ -95,7 +95,7 @@ def complete(row: Row, format: str, columns: dict[str, str]) -> Recognised:
     Raises:
         UserError: several columns may be one of its fields.
     """
-    must, may = rows.FORMATS[format]
+    must, may = FORMATS[format].required, FORMATS[format].optional
     asks = {"instruction": "prompt", "output": "completion"}
     fields = [field for field in (*must, *may[:1]) if not _present(row, field, columns)]
     found = {}
@@ -112,7 +112,7 @@ def complete(row: Row, format: str, columns: dict[str, str]) -> Recognised:
 
 def _exact(row: Row, formats: Any, columns: dict[str, str]) -> Recognised | None:
     for format in formats:
-        must, _ = rows.FORMATS[format]
+        must = FORMATS[format].required
         names = [name for field in must if (name := _present(row, field, columns))]
         if len(names) == len(must) and _looks_like(format, row, columns):
             names += [_answer(row, columns)] if format == "unpaired_preference" and _answer(row, columns) else []
@@ -129,13 +129,13 @@ def _present(row: Row, field: str, columns: dict[str, str]) -> str | None:
 
 def _answer(row: Row, columns: dict[str, str]) -> str | None:
     """The name of the field that answers the one that is asked in, where a label has an answer of its own."""
-    pairs = [(columns.get(ask, ask), columns.get(answer, answer)) for ask, answer in rows.ANSWER_OF.items()]
+    pairs = [(columns.get(ask, ask), columns.get(answer, answer)) for ask, answer in COMPLETION_OF.items()]
     return next((answer for ask, answer in pairs if ask in row and answer in row), None)
 
 
 def _looks_like(format: str, row: Row, columns: dict[str, str]) -> bool:
     """Whether the fields hold what only this format has in them, where their names do not tell."""
-    values = {field: row.get(columns.get(field, field)) for field in rows.FIELDS}
+    values = {field: row.get(columns.get(field, field)) for field in FIELDS}
     chosen = values["chosen"]
     if format == "hh_rlhf":
         return isinstance(chosen, str) and SPEAKER.match(chosen.lstrip()) is not None
@@ -257,7 +257,7 @@ def _told(format: str, found: dict[str, str], columns: dict[str, str], row: Row)
 
 def _with_system(row: Row, found: Recognised) -> Recognised:
     """The same with the column of system prompts under another name, where the format has one."""
-    if "system" in rows.FORMATS[found.format][1] and "system" not in row and "system" not in found.columns:
+    if "system" in FORMATS[found.format].optional and "system" not in row and "system" not in found.columns:
         name = next(iter(_candidates(row, "system", found.columns)), None)
         if name and isinstance(row[name], str | None):
             why = f"{found.why}; {short(name)} is read as system"

@@ -9,15 +9,13 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from itertools import chain, repeat
 from pathlib import Path
-from typing import Any
 
 from posttrain.data import rows
+from posttrain.data.messages import Row
 from posttrain.runtime.atomic import read_json
 
 ANSWERS = 5  # that are generated of every dataset of conversations, to be read side by side
 BLOCK = 10_000  # rows that are looked at at once
-
-Row = dict[str, Any]
 
 
 def chosen(names: Sequence[str], strata: Sequence[Hashable], limit: int | None = None) -> list[int]:

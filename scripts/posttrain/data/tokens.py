@@ -1,34 +1,18 @@
-"""From normalised rows to token ids and the mask of what is trained: only what the assistant says, stop token included.
-
-A conversation is rendered by the model's own chat template, see `conversations`, and tokenised whole, without further special
-tokens; which tokens are trained is read off the characters. So the ids are exactly those the model sees in a chat, and no
-template needs generation marks. Without a chat template a text begins as the tokenizer begins every text, with its BOS.
-"""
+"""From normalised rows to token ids and the mask of what is trained, by the rows' dataset type; see `encoding`."""
 
 import functools
 import re
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, islice
-from operator import itemgetter
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
 
 import numpy as np
 
-from posttrain.data.conversations import (
-    Turns,
-    answered,
-    ending,
-    passages,
-    prompt_turns,
-    render,
-    stops,
-    thoughts,
-    turn_end,
-    up_to,
-)
-from posttrain.data.rows import Row
-from posttrain.metrics.tool_calls import message_text
+from posttrain.data import dataset_types
+from posttrain.data.conversations import Turns, render, stops, turn_end, up_to
+from posttrain.data.dataset_types import DATASET_TYPES, Settings, prompt_turns
+from posttrain.data.encoding import IGNORED, preference_tokens, prompt_tokens, sft_tokens
+from posttrain.data.messages import Row
 from posttrain.runtime.resource_limits import memory_limited
 
 __all__ = [
@@ -47,252 +31,44 @@ __all__ = [
     "up_to",
 ]
 
-IGNORED = -100
 ROWS_BYTES = 8 << 30  # of a block of rows, with their tokens
-AT_ONCE = 16  # texts; an encoding has some hundred bytes a token
-
-
-class Piece(NamedTuple):
-    """A text on its way to tokens."""
-
-    id: str | None
-    text: str
-    spans: list[tuple[int, int]] | None
-    """first and last character of each answer in it; None where all of it is trained"""
-    raw: bool = False
-    """whether it is plain text, which no chat template made"""
-
-
-class Endings:
-    """The tokens that end an answer."""
-
-    def __init__(self, tokenizer: Any, stops: Sequence[int]) -> None:
-        self.stops = {tokenizer.eos_token_id, *stops}
-        self.turn_end, self.missing = ending(tokenizer, sorted(self.stops))
-
-    def end(self, ids: list[int], said: slice) -> slice:
-        """The tokens `said` up to the stop token that ends them: what a template prints after it is never generated.
-
-        Where the template has none after a turn it is the one with which the next turn begins, or is added to the `ids`.
-        """
-        answer = ids[said]
-        if self.turn_end in answer:
-            return slice(said.start, said.stop - answer[::-1].index(self.turn_end))
-        back = next((i for i, token in enumerate(reversed(answer)) if token in self.stops), None)
-        if back is not None:
-            return slice(said.start, said.stop - back)
-        if self.missing and said.stop == len(ids):
-            ids.append(self.turn_end)
-        follows = ids[said.stop : said.stop + 1]
-        return slice(said.start, said.stop + (follows != [] and follows[0] in self.stops))
-
-
-def sft_tokens(
-    tokenizer: Any,
-    rows: list[Row],
-    stops: Sequence[int] = (),
-    assistant_turns: str = "all",
-    train_thoughts: bool = True,
-) -> Iterator[tuple[list[int], list[int]]]:
-    """Token ids and labels, both (length,), of each training row; labels are -100 where nothing is trained.
-
-    A row is one training row, or where the template rewrites earlier turns one for each trained turn of the assistant.
-
-    Args:
-        stops: the tokens that end an answer, beside EOS.
-        assistant_turns: `all` or `last`.
-        train_thoughts: whether labels cover what the assistant thinks, beside what it says.
-
-    Raises:
-        UserError: an answer cannot be told from what asks for it.
-    """
-    for _, ids, labels in _training_rows(tokenizer, rows, stops, assistant_turns, train_thoughts):
-        yield ids, labels
-
-
-def _training_rows(
-    tokenizer: Any, rows: list[Row], stops: Sequence[int], assistant_turns: str, train_thoughts: bool
-) -> Iterator[tuple[str | None, list[int], list[int]]]:
-    """Each training row's id, token ids and labels."""
-    endings = Endings(tokenizer, stops)
-    for piece, encoding in _encoded(tokenizer, _pieces(tokenizer, rows, assistant_turns)):
-        ids = encoding.ids
-        opening = _opening(tokenizer, ids, raw=piece.raw)
-        if piece.raw:
-            ids, labels = _raw(tokenizer, piece, encoding, endings)
-            yield piece.id, opening + ids, (opening if piece.spans is None else [IGNORED] * len(opening)) + labels
-            continue
-        labels = [IGNORED] * len(ids)
-        for span in piece.spans:
-            said = endings.end(ids, _said(encoding, *span))
-            labels += [IGNORED] * (len(ids) - len(labels))
-            labels[said] = ids[said]
-            if not train_thoughts:
-                _mask(labels, encoding.offsets, span[0], thoughts(piece.text, *span))
-        yield piece.id, opening + ids, [IGNORED] * len(opening) + labels
-
-
-def _pieces(tokenizer: Any, rows: list[Row], assistant_turns: str) -> Iterator[Piece]:
-    for row in rows:
-        name = row.get("id")
-        if "text" in row:
-            spans = row.get("trained")
-            yield Piece(name, row["text"], spans and list(map(tuple, spans)), raw=True)
-            continue
-        found = passages(tokenizer, row["messages"], row.get("tools"), assistant_turns)
-        for k, passage in enumerate(found):
-            yield Piece(name if len(found) == 1 else f"{name}.{k}", *passage)
-
-
-def _raw(tokenizer: Any, piece: Piece, encoding: Any, endings: Endings) -> tuple[list[int], list[int]]:
-    """Token ids and labels of plain text, which EOS closes; it is trained where the text's end is."""
-    ids = encoding.ids
-    labels = ids if piece.spans is None else [IGNORED] * len(ids)
-    for start, end in piece.spans or ():
-        said = _said(encoding, start, end)
-        labels[said] = ids[said]
-    if ids and ids[-1] in endings.stops:
-        return ids, labels
-    closed = piece.spans is None or piece.spans[-1][1] == len(piece.text)
-    return [*ids, tokenizer.eos_token_id], [*labels, tokenizer.eos_token_id if closed else IGNORED]
-
-
-def _mask(labels: list[int], offsets: list[tuple[int, int]], start: int, end: int) -> None:
-    """Take the labels from the tokens that lie inside some characters."""
-    first = bisect_left(offsets, start, key=itemgetter(0))
-    last = bisect_right(offsets, end, key=itemgetter(1))
-    labels[first:last] = [IGNORED] * max(0, last - first)
-
-
-def preference_tokens(
-    tokenizer: Any, rows: list[Row], stops: Sequence[int] = ()
-) -> Iterator[tuple[list[int], list[int], list[int]]]:
-    """Token ids of each row's prompt, of the chosen and of the rejected answer; an answer ends with its stop token.
-
-    Raises:
-        UserError: as `sft_tokens`.
-    """
-    sides = (_answers(tokenizer, rows, side, stops) for side in ("chosen", "rejected"))
-    for (prompt, chosen), (other, rejected) in zip(*sides, strict=True):
-        shared = 0
-        while shared < min(len(prompt), len(other)) and prompt[shared] == other[shared]:
-            shared += 1
-        yield prompt[:shared], prompt[shared:] + chosen, other[shared:] + rejected
-
-
-def prompt_tokens(tokenizer: Any, turns: Turns, tools: str | None = None) -> list[int]:
-    """Token ids that ask for the assistant's next turn."""
-    ids = tokenizer(render(tokenizer, turns, tools, generate=True), add_special_tokens=False)["input_ids"]
-    return _opening(tokenizer, ids) + ids
-
-
-def _answers(tokenizer: Any, rows: list[Row], side: str, stops: Sequence[int]) -> Iterator[tuple[list[int], list[int]]]:
-    """Each row's prompt and one of its answers."""
-    endings = Endings(tokenizer, stops)
-    pieces = (Piece(None, *answered(tokenizer, row["prompt"], row[side], row.get("tools"))) for row in rows)
-    for piece, encoding in _encoded(tokenizer, pieces):
-        ids = encoding.ids
-        said = endings.end(ids, _said(encoding, *piece.spans[0]))
-        yield _opening(tokenizer, ids) + ids[: said.start], ids[said]
-
-
-def _encoded(tokenizer: Any, pieces: Iterable[Piece]) -> Iterator[tuple[Piece, Any]]:
-    """Each text and its encoding, some at once: a call takes a third of the time that a text does."""
-    pieces = iter(pieces)
-    while some := list(islice(pieces, AT_ONCE)):
-        texts = [piece.text for piece in some]
-        encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)
-        yield from zip(some, encoded.encodings, strict=True)
-
-
-def _opening(tokenizer: Any, ids: list[int], raw: bool = False) -> list[int]:
-    """The tokens, such as BOS, that the tokenizer puts before every text and that these do not begin with.
-
-    A chat template prints its own, and whoever serves the model adds none; `raw` is text without one.
-    """
-    if tokenizer.chat_template and not raw:
-        return []
-    opening = _put_before(tokenizer)
-    return [] if ids[: len(opening)] == opening else opening
-
-
-@functools.cache
-def _put_before(tokenizer: Any) -> list[int]:
-    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
-    whole = tokenizer("a")["input_ids"]
-    starts = range(len(whole) - len(plain) + 1)
-    return whole[: next((i for i in starts if whole[i : i + len(plain)] == plain), 0)]
-
-
-def _said(encoding: Any, start: int, end: int) -> slice:
-    """Where the tokens of some characters stand.
-
-    The encoding itself tells the token of a character in a tenth of the time that a list of all tokens' characters takes;
-    it does not where a character belongs to no token, or two tokens begin at the same one.
-    """
-    ids = encoding.ids
-    first, last = encoding.char_to_token(start), _begun(encoding, len(ids), end)
-    if first is None:  # tokens stand in the order of their characters
-        first = bisect_right(encoding.offsets, start, key=itemgetter(1))
-    if last is None:
-        last = bisect_left(encoding.offsets, end, key=itemgetter(0))
-    return slice(first, last)
-
-
-def _begun(encoding: Any, tokens: int, end: int) -> int | None:
-    """Number of tokens that begin before character `end`, where the encoding can tell."""
-
-    def begins_before(token: int) -> bool:
-        return token < 0 or encoding.token_to_chars(token)[0] < end
-
-    if begins_before(tokens - 1):
-        return tokens
-    after = encoding.char_to_token(end)
-    return after if after is not None and begins_before(after - 1) and not begins_before(after) else None
 
 
 def tokenise(
     tokenizer: Any,
     rows: list[Row],
-    shape: str,
+    dataset_type: str,
     max_length: int,
     stops: Sequence[int] = (),
     assistant_turns: str = "all",
     train_thoughts: bool = True,
 ) -> tuple[list[Row], dict[str, Any]]:
-    """Tokenise rows, cut them to `max_length` and leave out those with no trained token left.
+    """Tokenise rows, cut them to `max_length` and leave out those without a trained token.
 
     Args:
-        stops, assistant_turns, train_thoughts: as in `sft_tokens`; pairs and labelled answers are always trained whole.
+        dataset_type: of the rows.
+        stops, assistant_turns, train_thoughts: as in `sft_tokens`; completions of preferences are always trained whole.
 
     Returns:
-        The rows (`input_ids`, `labels`, or `prompt_ids` with `chosen_ids` and `rejected_ids`, with `completion_ids` and `label`, or
-        alone, of which nothing is trained; always `id` and `length`), and the counts of rows, of trained and all tokens, of cut and
-        of dropped rows, of unknown tokens and of those that hold less than a character, with the `lengths` of all rows before they
-        were cut.
+        The rows, with the token columns of their dataset type, `id` and `length`, and the counts of rows, of trained and all
+        tokens, of cut and of dropped rows, of unknown tokens and of those that hold less than a character, with the `lengths` of
+        all rows before they were cut.
     """
-    if shape == "preference":
-        encode = _preference(tokenizer, rows, max_length, stops)
-    elif shape == "unpaired_preference":
-        encode = _unpaired(tokenizer, rows, max_length, stops)
-    elif shape == "prompts":
-        encode = _prompts(tokenizer, rows, max_length)
-    else:
-        encode = _sft(_training_rows(tokenizer, rows, stops, assistant_turns, train_thoughts), max_length)
+    settings = Settings(max_length, stops, assistant_turns, train_thoughts)
     counts = {"rows": 0, "tokens": 0, "trained_tokens": 0, "cut": 0, "dropped": 0, "unknown": 0, "fallback": 0}
     kept, lengths = [], []
     with memory_limited(ROWS_BYTES):
-        encodings = list(encode)
-    for encoded, trained, length in encodings:
-        lengths.append(length)
-        counts["cut"] += length > max_length
-        if not trained:
+        encodings = list(DATASET_TYPES[dataset_type].encode(tokenizer, rows, settings))
+    for encoded in encodings:
+        lengths.append(encoded.length)
+        counts["cut"] += encoded.length > max_length
+        if not encoded.kept:
             counts["dropped"] += 1
             continue
         counts["rows"] += 1
-        counts["tokens"] += encoded["length"]
-        counts["trained_tokens"] += trained if shape != "prompts" else 0
-        kept.append(encoded)
+        counts["tokens"] += encoded.row["length"]
+        counts["trained_tokens"] += encoded.trained
+        kept.append(encoded.row)
     ids = np.fromiter(chain.from_iterable(row[key] for row in kept for key in row if key.endswith("_ids")), np.int32)
     counts["unknown"] = int((ids == tokenizer.unk_token_id).sum()) if tokenizer.unk_token_id is not None else 0
     counts["fallback"] = int(fallback(tokenizer)[ids].sum())
@@ -320,50 +96,12 @@ def fallback(tokenizer: Any) -> np.ndarray:
     return np.array([is_part(token) for token in tokens])
 
 
-# Each gives a row, how many of its tokens are trained, and its length before it was cut.
-
-
-def _sft(rows: Iterable[tuple[str | None, list[int], list[int]]], limit: int) -> Iterator[tuple[Row, int, int]]:
-    for name, ids, labels in rows:
-        length = len(ids)
-        ids, labels = ids[:limit], labels[:limit]
-        trained = len(labels[1:]) - labels[1:].count(IGNORED)
-        yield {"id": name, "length": len(ids), "input_ids": ids, "labels": labels}, trained, length
-
-
-def _preference(tokenizer: Any, rows: list[Row], limit: int, stops: Sequence[int]) -> Iterator[tuple[Row, int, int]]:
-    for row, (prompt, chosen, rejected) in zip(rows, preference_tokens(tokenizer, rows, stops), strict=True):
-        longest = max(len(chosen), len(rejected))
-        room = max(0, limit - len(prompt))
-        answers = {"chosen_ids": chosen[:room], "rejected_ids": rejected[:room]}
-        differ = answers["chosen_ids"] != answers["rejected_ids"]
-        trained = sum(map(len, answers.values())) if differ else 0
-        length = len(prompt) + min(longest, room)
-        yield {"id": row["id"], "length": length, "prompt_ids": prompt, **answers}, trained, len(prompt) + longest
-
-
-def _unpaired(tokenizer: Any, rows: list[Row], limit: int, stops: Sequence[int]) -> Iterator[tuple[Row, int, int]]:
-    for row, (prompt, completion) in zip(rows, _answers(tokenizer, rows, "completion", stops), strict=True):
-        kept = completion[: max(0, limit - len(prompt))]
-        encoded = {"prompt_ids": prompt, "completion_ids": kept, "label": row["label"]}
-        yield {"id": row["id"], "length": len(prompt) + len(kept), **encoded}, len(kept), len(prompt) + len(completion)
-
-
-def _prompts(tokenizer: Any, rows: list[Row], limit: int) -> Iterator[tuple[Row, int, int]]:
-    """A prompt is never cut; one that leaves no room for an answer is left out."""
-    for row in rows:
-        ids = prompt_tokens(tokenizer, row["prompt"], row.get("tools"))
-        yield {"id": row["id"], "length": len(ids), "prompt_ids": ids}, max(0, limit - len(ids)), len(ids)
-
-
 def questions(tokenizer: Any, rows: list[Row]) -> list[Row]:
-    """What a model is asked: `id`, `prompt_ids` and `reference`, the row's answer as text; None where it has none."""
-    asked = []
+    """Prompts for a model to complete: `id`, `prompt_ids` and `reference`, the row's completion as text; None where it has none."""
+    found = []
     for row in rows:
-        turns = prompt_turns(row)
-        answer = row["messages"] if "messages" in row else row.get("chosen")
-        reference = message_text(answer[-1]) if answer else None
-        if turns:  # a conversation may open with the assistant
+        kind = dataset_types.of(row)
+        if turns := kind.prompt(row):  # a conversation may open with the assistant
             ids = prompt_tokens(tokenizer, turns, row.get("tools"))
-            asked.append({"id": row.get("id"), "prompt_ids": ids, "reference": reference})
-    return asked
+            found.append({"id": row.get("id"), "prompt_ids": ids, "reference": kind.reference_text(row)})
+    return found

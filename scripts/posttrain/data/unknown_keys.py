@@ -44,17 +44,17 @@ def told(counts: dict[str, int], most: int = 8) -> str:
     return f"{', '.join(f'{name} ({counts[name]:,})' for name in names[:most])}{more}"
 
 
-def advice(shape: str, unknown: dict[str, int]) -> str:
+def advice(dataset_type: str, unknown: dict[str, int]) -> str:
     """What to write where a key that is not read may be what the rows are about; nothing where none seems to be.
 
     Args:
-        shape: of the rows.
+        dataset_type: of the rows.
         unknown: `unknown` of data.json.
     """
-    if shape == "prompts" and unknown:
+    if dataset_type == "prompts" and unknown:
         keys = told(unknown)
         return f"the rows are prompts alone, and not read is {keys}; if that is their answer, write `columns: {{completion: NAME}}`"
-    if shape == "messages" and "label" in unknown:
+    if dataset_type == "messages" and "label" in unknown:
         return (
             "the column label is not read; if it says whether an answer is wanted, write `format: unpaired_preference`"
         )

@@ -2,7 +2,6 @@
 
 import re
 import sys
-from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -16,9 +15,6 @@ _FOREIGN = re.compile(r"[^\x00-\x7f]+")
 _BLANKED = bytes(code if code > 127 or chr(code).isalnum() or chr(code) == "_" else 32 for code in range(256))
 
 UNSEEN = 255
-
-ANSWERS = ("chosen", "rejected", "completion")
-TURNS = ("messages", "prompt", *ANSWERS)
 
 
 def words(text: str) -> list[str]:
@@ -38,17 +34,6 @@ def _blanked(match: re.Match) -> str:
         f" {character} " if _ALONE.match(character) else character if character.isalnum() else " "
         for character in match[0]
     )
-
-
-def turns(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """All turns of a normalised row, in the order in which they are read."""
-    for key in TURNS:
-        yield from row.get(key) or ()
-
-
-def text(row: dict[str, Any]) -> str:
-    """All text of a normalised row."""
-    return row["text"] if "text" in row else "\n".join(turn["content"] for turn in turns(row))
 
 
 # ---- words as numbers

@@ -12,13 +12,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from posttrain.data.conversations import Turns, answered, prompt_turns, render
-from posttrain.data.rows import Row, batches, without_nulls
-from posttrain.data.tokens import IGNORED, prompt_tokens
-from posttrain.metrics.word_hashes import ANSWERS, Runs, sums
+from posttrain.data import dataset_types
+from posttrain.data.conversations import answered, render
+from posttrain.data.dataset_types import DATASET_TYPES, prompt_turns
+from posttrain.data.encoding import IGNORED, prompt_tokens
+from posttrain.data.messages import Row, Turns
+from posttrain.data.rows import batches, without_nulls
+from posttrain.metrics.word_hashes import Runs, sums
 from posttrain.models.memory_estimate import Memory, Model
 
-SIDES = ("labels", *(f"{answer}_ids" for answer in ANSWERS))
+SIDES = tuple(dict.fromkeys(name for row in DATASET_TYPES.values() for name in row.trained_columns))
 END = 3  # trained tokens, among which the stop token is: a template may write a line's end after it
 SHORT = 8  # trained tokens of an answer that may be an empty one
 BATCH = 4096  # rows
@@ -114,8 +117,12 @@ class Subject:
     def texts(self) -> list[tuple[Row, Turns, str]]:
         """The sample's conversations: row, turns, and the text that the chat template makes of them, where the last is trained."""
         rows = self.sample[:: max(1, len(self.sample) // RENDERED)]
-        said = [(row, row["messages"][:-1], row["messages"][-1:]) for row in rows if "messages" in row]
-        said += [(row, row["prompt"], row[side]) for row in rows for side in ANSWERS if side in row]
+        kinds = [dataset_types.of(row) for row in rows]
+        said = [
+            (row, kind.prompt(row), answer)
+            for row, kind in zip(rows, kinds, strict=True)
+            for answer in kind.answers(row)
+        ]
         return [(row, prompt + answer, self._text(prompt, answer, row.get("tools"))) for row, prompt, answer in said]
 
     def _text(self, prompt: Turns, answer: Turns, tools: str | None) -> str:

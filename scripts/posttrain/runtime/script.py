@@ -47,6 +47,7 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], No
     events.set_job(options.log)
     on_signals(end_at_once)
     one_gpu()
+    sleep_while_waiting()
     os.environ.setdefault("TRACKIO_DIR", str(Path("results/logs/trackio").absolute()))  # Trackio reads it when imported
     try:
         with _lock(options.log), _log(options.log), _faults():
@@ -62,6 +63,15 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], No
 def refuse(sentence: str) -> NoReturn:
     """End this process with a mistake of the user's; it never returns."""
     sys.exit(1 if events.send(kind="error", text=sentence) else f"posttrain: {sentence}")
+
+
+def sleep_while_waiting() -> None:
+    """Let OpenMP's threads sleep while they wait for each other; to be called before torch is imported.
+
+    By default they spin, and a thread that spins keeps the core that another program, or the thread that it waits for, needs
+    (`bench/contention.py`). Fewer threads on a busy machine would do as well, but sums of other parts have other bits.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def one_gpu() -> None:

@@ -36,7 +36,7 @@ from posttrain.config.schema import (
 )
 from posttrain.data import licences
 from posttrain.data.files import expand, is_file, is_folder
-from posttrain.data.rows import SHAPE_OF
+from posttrain.data.formats import FORMATS
 from posttrain.inference import reward_reference
 from posttrain.methods import METHODS, reference_form
 from posttrain.models import chat_templates
@@ -207,7 +207,8 @@ class Project:
         table = self.config.datasets[dataset]
         if table.select:
             return "preference"
-        shapes = {self._shape(part) for part in table.mix} if table.mix else {SHAPE_OF.get(table.format)}
+        format = FORMATS.get(table.format)
+        shapes = {self._shape(part) for part in table.mix} if table.mix else {format and format.dataset_type}
         return next((shape for shape in shapes if shape), None)
 
     def _check_arguments(self, run: Run, place: str) -> None:

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from posttrain.data import files
+from posttrain.data.readers import blocks, text
 from posttrain.runtime.errors import UserError
 from unit.scripts.test_prepare_data import text_lines, write
 
@@ -32,7 +33,7 @@ def fault(name: str) -> str:
 @pytest.fixture(params=[64, 65, 66, 67, 1 << 20])
 def pieces(request, in_folder, monkeypatch):
     """Files are read in pieces of so many bytes."""
-    monkeypatch.setattr(files, "BLOCK_BYTES", request.param)
+    monkeypatch.setattr(text, "CHUNK_BYTES", request.param)
 
 
 # ---- wherever a piece ends
@@ -41,12 +42,12 @@ VALUES = [{"text": "one"}, {"text": 'zwei\n"ä" 😀, [}'}, {"a": {"b": [1, 2.5,
 
 
 def test_a_list_is_read_whatever_the_pieces(pieces):
-    for text in (
+    for written in (
         json.dumps(VALUES, indent=2, ensure_ascii=False),
         json.dumps(VALUES),
         "\ufeff\r\n " + json.dumps(VALUES) + " \r\n",
     ):
-        write("rows.json", text)
+        write("rows.json", written)
         assert [row for _, row in rows("rows.json")] == VALUES
     write("rows.json", "[\n" + ",\n\n".join(map(json.dumps, VALUES)) + "\n]")
     assert rows("rows.json") == list(zip((2, 4, 6, 8, 10), VALUES, strict=True))
@@ -64,7 +65,7 @@ BROKEN = {
     '[{"a": 1}, {"b": "ü"}, ü]': "rows.json line 1: invalid JSON at column 24: Expecting value",
     '[{"a": 1},\n': "rows.json line 2: invalid JSON: the list does not end; is it cut?",
     '[{"a": 1}': "rows.json line 1: invalid JSON: the list does not end; is it cut?",
-    '[{"a": 1}]\n\n{"b": 2}': "rows.json line 1: invalid JSON: there is more behind the end of the list; write one list",
+    '[{"a": 1}]\n\n{"b": 2}': "rows.json line 1: invalid JSON: there is more after the end of the list; write one list",
 }
 
 
@@ -91,10 +92,10 @@ def test_blocks_of_a_table_are_of_the_same_size_and_take_nothing_else_along(in_f
     table = pa.table({"text": ["x" * 100] * 50_000})
     with pa.ipc.new_file("rows.arrow", table.schema) as writer:
         writer.write_table(table)  # one batch
-    blocks = list(files.blocks(Path("rows.arrow")))
-    assert [len(block) for block in blocks] == [files.BLOCK_ROWS] * 25
-    assert [block.numbers[0] for block in blocks] == list(range(1, 50_001, files.BLOCK_ROWS))
-    assert max(len(pickle.dumps(block)) for block in blocks) < 110 * files.BLOCK_ROWS + 20_000
+    found = list(files.blocks(Path("rows.arrow")))
+    assert [len(block) for block in found] == [blocks.BLOCK_ROWS] * 25
+    assert [block.numbers[0] for block in found] == list(range(1, 50_001, blocks.BLOCK_ROWS))
+    assert max(len(pickle.dumps(block)) for block in found) < 110 * blocks.BLOCK_ROWS + 20_000
 
 
 def test_a_column_that_python_has_no_values_for_is_null_and_the_others_are_read(in_folder):
@@ -154,8 +155,8 @@ def test_another_kind_is_refused(name):
 
 
 def test_a_long_list_with_an_error_in_its_middle_is_read_no_further_than_a_few_pieces(in_folder, monkeypatch):
-    monkeypatch.setattr(files, "BLOCK_BYTES", 1 << 14)
-    monkeypatch.setattr(files, "BLOCK_ROWS", 20)
+    monkeypatch.setattr(text, "CHUNK_BYTES", 1 << 14)
+    monkeypatch.setattr(blocks, "BLOCK_ROWS", 20)
     row = json.dumps({"text": "x" * 1000})
     write("rows.json", "[" + ",\n".join([row] * 3000) + ",\n{text: 1},\n" + ",\n".join([row] * 3000) + "]")
     tracemalloc.start()
@@ -183,7 +184,7 @@ def test_an_object_of_several_megabytes_is_not_read_to_its_end(in_folder):
 
 
 def test_a_quote_that_is_never_closed_takes_in_no_more_than_a_few_pieces(in_folder, monkeypatch):
-    monkeypatch.setattr(files, "BLOCK_BYTES", 1 << 14)
+    monkeypatch.setattr(text, "CHUNK_BYTES", 1 << 14)
     write("rows.csv", 'text\nfirst\n"second\n' + "third\n" * 1_000_000)
     tracemalloc.start()
     try:
@@ -234,7 +235,7 @@ def test_a_file_of_one_column_is_not_taken_apart(in_folder):
 
 @pytest.mark.parametrize("size", [40, 1 << 20])
 def test_rows_under_a_key_may_be_many_blocks(in_folder, monkeypatch, size):
-    monkeypatch.setattr(files, "BLOCK_BYTES", size)
+    monkeypatch.setattr(text, "CHUNK_BYTES", size)
     some = [{"text": f"row {i}"} for i in range(50)]
     write("rows.json", json.dumps({"data": some, "n": 50}, indent=1))
     assert [row for _, row in rows("rows.json")] == some

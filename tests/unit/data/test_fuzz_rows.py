@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.configuration import set_hypothesis_home_dir
 
-from posttrain.data import rows
+from posttrain.data import formats, rows
 from posttrain.runtime.errors import UserError
 from unit.scripts.test_prepare_data import COLUMNS, FORMATS, KINDS, PACKED, image, lines, prepare, write
 
@@ -111,7 +111,7 @@ def tables(draw):
     format = draw(st.sampled_from(list(FORMATS)))
     raw = FORMATS[format][0]
     some = draw(st.lists(st.sampled_from(raw).flatmap(changed), min_size=1, max_size=4))
-    table = raw + some if format in rows.TREES else some
+    table = raw + some if formats.FORMATS[format].tree_of else some
     return format, [draw(VALUES) if draw(st.integers(0, 20)) == 0 else row for row in table]
 
 
@@ -136,12 +136,12 @@ def test_changed_rows_are_kept_or_dropped_with_a_reason(table, given_format, as_
     write(name, json.dumps(raw) if as_list else lines(*raw))
     asked = format if given_format or format == "oasst_pairs" else None
     data = outcome(name, format=asked, max_dropped=1.0, near_duplicates=0.8, validation=0.5 if held_out else 0.0)
-    if data and data["format"] not in rows.TREES:
+    if data and not formats.FORMATS[data["format"]].tree_of:
         assert data["rows"] == len(raw)
 
 
 @settings(fuzz, max_examples=400)
-@given(format=st.sampled_from([name for name in FORMATS if name not in rows.TREES]), data=st.data())
+@given(format=st.sampled_from([name for name in FORMATS if not formats.FORMATS[name].tree_of]), data=st.data())
 def test_a_normalised_row_is_what_the_contract_says(format, data):
     row = data.draw(st.sampled_from(FORMATS[format][0]).flatmap(changed))
     try:
@@ -149,7 +149,7 @@ def test_a_normalised_row_is_what_the_contract_says(format, data):
     except UserError as error:
         assert str(error).startswith("rows.jsonl line 1: ")
         return
-    shape = rows.SHAPE_OF[format]
+    shape = formats.FORMATS[format].dataset_type
     assert set(found) <= set(rows.schema(shape).names)
     json.dumps(found, allow_nan=False, ensure_ascii=False).encode()
     ends = {"messages": "assistant", "chosen": "assistant", "rejected": "assistant", "completion": "assistant"}

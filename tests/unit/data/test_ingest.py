@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from posttrain.data import files, ingest
+from posttrain.data import ingest
+from posttrain.data.readers import text
 from posttrain.runtime.errors import UserError
 from unit.scripts.test_prepare_data import (
     OUTPUT,
@@ -406,7 +407,7 @@ FILES = [
     ("comma.json", b'[{"text": "a"},  {"text": "b",}]',
      "comma.json line 1: invalid JSON at column 31: Expecting property name enclosed in double quotes"),
     ("two.json", b'[{"text": "a"}]\n[{"text": "b"}]',
-     "two.json line 1: invalid JSON: there is more behind the end of the list; write one list"),
+     "two.json line 1: invalid JSON: there is more after the end of the list; write one list"),
     ("deep.json", b"[" * 100_000, "deep.json line 1: invalid JSON: nested too deeply"),
     ("digits.json", b'[{"text": ' + b"1" * 5000 + b"}]",
      "digits.json line 1: invalid JSON: Exceeds the limit (4300 digits)"),
@@ -544,7 +545,7 @@ def test_the_share_of_faults_decides_and_all_of_them_are_in_the_log(earlier, cap
 
 
 def test_reading_stops_where_most_rows_are_faulty_and_goes_on_where_that_is_allowed(earlier, monkeypatch):
-    monkeypatch.setattr(files, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(text, "CHUNK_BYTES", 1000)
     write("rows.jsonl", lines(*[{"text": 1}] * 1500) + text_lines(*(f"text {i}" for i in range(1500))))
     sentence = refusal("rows.jsonl", format="text", max_dropped=0.4)
     assert 500 < int(re.search(r"of the first (\d+) rows", sentence)[1]) < 600
@@ -559,7 +560,7 @@ def test_the_format_may_be_told_by_a_later_file(in_folder):
 
 
 def test_a_row_on_another_core_that_is_nested_deeply_is_a_fault_like_any_other(in_folder, monkeypatch):
-    monkeypatch.setattr(files, "BLOCK_ROWS", 2)
+    monkeypatch.setattr(ingest, "BLOCK_ROWS", 2)
     deep = '{"text": ' + "[" * 900 + "]" * 900 + "}"
     write("rows.json", '[{"text": "one"}, {"text": "two"}, ' + deep + ', {"text": "three"}]')
     assert prepare("rows.json", cores=2, max_dropped=0.5)["dropped"]["fault"] == 1

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from posttrain.data import profile, rows
+from posttrain.data.dataset_types import of
 from posttrain.data.profile import answers_in_prompts, columns_of, language
-from posttrain.metrics.word_hashes import turns
 
 ALPHABET = "aab c\nÄ한€😀"
 
@@ -148,7 +148,7 @@ def test_the_numbers_are_those_of_a_count_row_by_row(measured, shape):
     }
     rows = [make[shape]() for _ in range(1300)]  # three batches, in row groups of 100
     extremes = measured(shape, rows[:900], rows[900:])["extremes"]
-    contents = [row.get("text") or "".join(turn["content"] for turn in turns(row)) for row in rows]
+    contents = [row.get("text") or "".join(turn["content"] for turn in of(row).all_turns(row)) for row in rows]
     sizes = sorted(map(len, contents))
     assert [row["characters"] for row in extremes["longest"]] == sizes[:-6:-1]
     assert [row["characters"] for row in extremes["shortest"]] == sizes[:5]

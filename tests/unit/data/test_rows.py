@@ -8,8 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from posttrain.data import files
+from posttrain.data.formats import FORMATS
 from posttrain.data.recognition import recognise
-from posttrain.data.rows import FORMATS, SHAPE_OF, group, normalise, schema
+from posttrain.data.rows import group, normalise, schema
 from posttrain.runtime.errors import UserError
 
 
@@ -213,7 +214,7 @@ FAULTS = [
     ("columns.json", '{"question": ["q"], "answer": ["a"]}', "and this is an object"),
     ("two.json", '{"train": [{"text": "a"}], "test": [{"text": "b"}]}',
      "two.json: rows stand under more than one key, such as 'test'; write a file for each"),
-    ("cut.json", '{"rows": [{"text": "a"}]', "cut.json line 1: invalid JSON: the object does not end behind its list of rows; is it cut?"),
+    ("cut.json", '{"rows": [{"text": "a"}]', "cut.json line 1: invalid JSON: the object does not end after its list of rows; is it cut?"),
     ("deep.jsonl", GOOD + "[" * 100_000, "deep.jsonl line 2: invalid JSON: nested too deeply"),
     ("deep.json", "[" * 100_000, "invalid JSON: nested too deeply"),
     # UTF-8
@@ -428,7 +429,7 @@ def test_columns_tell_the_format_as_well():
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_every_shape_has_a_schema_of_all_its_fields(format):
-    assert {"id", "place"} < set(schema(SHAPE_OF[format]).names)
+    assert {"id", "place"} < set(schema(FORMATS[format].dataset_type).names)
 
 
 def test_a_transcript_of_many_blank_lines_takes_no_time():

@@ -1,9 +1,8 @@
-"""Words, and all the text of a row of any shape."""
+"""Words of texts."""
 
 import pytest
 
-from posttrain.data.rows import normalise
-from posttrain.metrics.word_hashes import text, words
+from posttrain.metrics.word_hashes import words
 
 WORDS = {
     "It's 3.5 km, isn't it?": ["it", "s", "3", "5", "km", "isn", "t", "it"],
@@ -30,18 +29,3 @@ def test_plain_text_with_a_foreign_word_is_split_as_any_other(foreign):
 def test_plain_text_is_split_as_any_other():
     plain = "Mr. O'Neil paid $3.50 (in cash) for x_1-y_2;\ttwice!\n"
     assert words(plain) == words(plain + "é")[:-1]
-
-
-SHAPES = {
-    "text": {"text": "one two"},
-    "prompt_completion": {"prompt": "one", "completion": "two"},
-    "messages": {"messages": [{"role": "user", "content": "one"}, {"role": "assistant", "content": "two"}]},
-    "preference": {"prompt": "one", "chosen": "two", "rejected": "three"},
-    "unpaired_preference": {"prompt": "one", "completion": "two", "label": True},
-}
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_every_text_of_a_row_is_read_whatever_its_shape(shape):
-    found = text(normalise(SHAPES[shape], shape, {}, "row"))
-    assert sorted(found.split()) == sorted(["one", "two", "three"][: 3 if shape == "preference" else 2])

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 import prepare_data
-from posttrain.data import rows
+from posttrain.data import formats, rows
 from posttrain.provenance import records
 from posttrain.runtime.errors import UserError
 from posttrain.runtime.hashes import sha256
@@ -355,25 +355,25 @@ def images(in_folder):
     write("images/blue.jpg", image("blue", "JPEG"))
 
 
-@pytest.mark.parametrize("format", rows.FORMATS)
+@pytest.mark.parametrize("format", formats.FORMATS)
 def test_every_format_is_read_and_recognised_where_its_fields_tell(images, format):
     raw, expected = FORMATS[format]
     write("rows.jsonl", lines(*raw))
     asked = format if format == "oasst_pairs" else None  # the same table as oasst
     data = prepare(format=asked)
     assert contents() == expected
-    assert (data["format"], data["shape"]) == (format, rows.SHAPE_OF[format])
+    assert (data["format"], data["shape"]) == (format, formats.FORMATS[format].dataset_type)
     assert (data["recognised"] is None) == (asked is not None)
     assert all(row["place"].startswith("rows.jsonl line ") for row in read())
     assert len({row["id"] for row in read()}) == len(expected)
 
 
-@pytest.mark.parametrize("format", rows.FORMATS)
+@pytest.mark.parametrize("format", formats.FORMATS)
 def test_a_given_format_reads_the_same_rows_from_parquet(images, format):
     raw, expected = FORMATS[format]
-    for number, row in enumerate(raw if format not in rows.TREES else ()):  # one schema a file
+    for number, row in enumerate(raw if not formats.FORMATS[format].tree_of else ()):  # one schema a file
         pq.write_table(pa.Table.from_pylist([row]), f"rows_{number}.parquet")
-    if format in rows.TREES:
+    if formats.FORMATS[format].tree_of:
         pq.write_table(pa.Table.from_pylist(raw), "rows.parquet")
     prepare("*.parquet", format=format)
     assert [json.loads(json.dumps(row)) for row in contents()] == expected
@@ -708,9 +708,9 @@ def test_no_held_out_rows_leave_an_empty_file_with_the_same_columns(in_folder):
 
 
 def test_two_runs_and_two_processes_write_the_same_bytes(in_folder, monkeypatch):
-    from posttrain.data import files
+    from posttrain.data.readers import text
 
-    monkeypatch.setattr(files, "BLOCK_BYTES", 2000)
+    monkeypatch.setattr(text, "CHUNK_BYTES", 2000)
     write("rows.jsonl", numbered(200) + lines({"text": None}) + text_lines(WORDS, WORDS + " again", "text 7"))
     results = []
     for cores in (1, 1, 2):

@@ -695,7 +695,7 @@ def test_every_file_of_a_run_can_be_asked_for(project, files):
     targets = [f"results/dpo,rank=4/{name}" for name in runs] + [
         "results/sft/logprobs/pairs,max_length=1024/train.parquet"
     ]
-    targets += ["results/base/eval.json", "results/bases/base/model", "results/sweeps/rank/table.tsv", "--cores", "1"]
+    targets += ["results/base/eval.json", "results/bases/base/model", "results/sweeps/rank/table.tsv"]
     assert project().check_targets(targets) == []
 
 
@@ -759,7 +759,7 @@ def test_a_reward_functions_file_is_looked_for(project, files):
 def test_a_missing_file_is_named_with_its_key_even_where_no_target_is_given(project, files):
     (files / "held_out.jsonl").unlink()
     with pytest.raises(UserError, match=r"my.yaml: datasets.pairs.validation: there is no file 'held_out.jsonl'"):
-        project().check_targets(["--cores", "1"])
+        project().check_targets([])
 
 
 def test_only_names_that_are_not_canonical_become_aliases(project, files):
@@ -925,6 +925,6 @@ def test_the_report_names_parents_before_their_children_and_only_bases_that_are_
 
 def test_the_models_that_a_command_line_asks_to_evaluate_with_what_they_come_from(project):
     asked = project().asked
-    assert asked(["results/dpo,rank=16/eval.json", "--cores", "1"]) == ["base", "sft", "dpo"]
+    assert asked(["results/dpo,rank=16/eval.json"]) == ["base", "sft", "dpo"]
     assert asked(["results/dpo/train.json"]) == []
-    assert set(asked(["--cores", "1"])) == {"base", "sft", "dpo", "follow", "sft,rank=16", "full"}
+    assert set(asked([])) == {"base", "sft", "dpo", "follow", "sft,rank=16", "full"}
