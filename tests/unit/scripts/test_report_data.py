@@ -280,7 +280,10 @@ def test_near_rows_and_what_held_out_rows_show_are_on_the_page(in_folder):
         "6 held out for validation, which show a difference in accuracy of 96.4 points or more between two models."
         in text
     )
-    assert "3 rows at least 80% like an earlier one, not counting words that many rows share; 2 of them have its answer" in text
+    assert (
+        "3 rows at least 80% like an earlier one, not counting words that many rows share; 2 of them have its answer"
+        in text
+    )
     assert "91% rows.jsonl line 9" in text
     assert "like rows.jsonl line 2" in text
     few = write("few", rows_[:6], rows_[6:8], detectable=None)
