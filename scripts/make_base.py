@@ -51,6 +51,8 @@ def main(options) -> None:
         base_folder.normalise(spec, folder, name)
     model = options.output / "model"
     manifest = {"source": spec["source"], "licence": of_card(model), "files": folder_hashes(model)}
+    if spec["source"] == "hub":
+        manifest["base_model"] = spec["model"]  # for the model cards of what is trained from it
     write_json(options.output / "base.json", sealed(manifest))
 
 
