@@ -14,9 +14,9 @@ from posttrain.config.schema import (
     trainer_fields,
 )
 from posttrain.data import licences
+from posttrain.data.dataset_types import for_suites
 from posttrain.data.files import is_file, is_folder
 from posttrain.data.formats import FORMATS
-from posttrain.evaluation.suite_kinds import SUITE_TYPES
 from posttrain.inference import reward_reference
 from posttrain.models import chat_templates
 from posttrain.objectives import data_refusal
@@ -70,7 +70,7 @@ def check_run(config: Config, folder: Path, run: Run, place: str) -> None:
     if rows and (why := data_refusal(run.objective, run.data, rows)):
         raise UserError("wrong-dataset-type", f"{place}.data", why)
     if run.reward and (why := reward_reference.refusal(run.reward.function, run.data, rows or "")):
-        raise _refusal("wrong-dataset-type", place, why)
+        raise UserError("wrong-dataset-type", f"{place}.reward.function", why)
     _check_held_out(config, run, place, rows)
     _check_arguments(run, place)
 
@@ -169,7 +169,7 @@ def _check_suites(config: Config, file: str, folder: Path) -> None:
         place = f"{file}: evaluation.suites.{name}"
         if hasattr(suite, "data"):
             require(f"{place}.data", "dataset", suite.data, config.datasets)
-            rows, types = dataset_type(config, suite.data), SUITE_TYPES[suite.kind]
+            rows, types = dataset_type(config, suite.data), for_suites(suite.kind)
             if rows and rows not in types:
                 problem = f"{suite.kind} needs rows of type {' or '.join(types)}, and {suite.data} is {rows}"
                 raise UserError("wrong-dataset-type", f"{place}.data", problem)
