@@ -16,40 +16,24 @@ merge.json has the drift of both. What cannot be merged is kept beside its paren
 """
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
-from posttrain.data.licences import card_fields, forbids, is_known, normalise, with_cards
 from posttrain.methods import METHODS, reference_form
 from posttrain.objectives import OBJECTIVES
 from posttrain.provenance.records import code_hash, hashes, sealed, versions
 from posttrain.runtime.atomic import link, read_json, whole_folder, write_json
 from posttrain.runtime.console import say
-from posttrain.runtime.errors import UserError, printable
+from posttrain.runtime.errors import UserError
 from posttrain.runtime.hashes import folder_hashes, sha256, visible_files
 from posttrain.runtime.script import arguments, run
 
-CELL = 300  # characters of a value on the model card
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
-KEPT_APART = """What was trained cannot be merged, so this folder is an adapter and its base:
-
-```python
-import posttrain.models.bottleneck  # only for the method adapter, which is not one of PEFT's own
-from peft import PeftModel
-from transformers import AutoModelForCausalLM  # of a reward model: AutoModelForSequenceClassification, num_labels=1
-
-model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("FOLDER/base"), "FOLDER")
-```
-
-"""
-
-
 def main(options) -> None:
-    from posttrain.models import loading, merge_proof
+    from posttrain.models import loading, merge_proof, model_card
 
     run_folder = options.spec.parent
     name, trained, spec = run_folder.name, run_folder / "trained", read_json(options.spec)
@@ -64,12 +48,15 @@ def main(options) -> None:
         tell(name, spec, proof)
         merge_proof.check_merged(name, proof)
         proof["shipped"] = ship(name, spec, base_dtype, options, (merged, shipped), (reference, prompts), proof)
-        (shipped / "README.md").write_text(card(name, spec, read_json(options.preflight)["licences"]))
+        base = before.get("base", spec["from"]["name"])
+        licences = read_json(options.preflight)["licences"]
+        (shipped / "README.md").write_text(model_card.of_model(name, spec, licences, base))
         for file in [*merged.iterdir(), *shipped.iterdir()]:
             if is_own(file):
                 file.chmod(0o644)
     made = {"merged": folder_hashes(run_folder / "merged"), "model": folder_hashes(run_folder / "model")}
     proof |= drift | {
+        "base": base,
         "base_dtype": base_dtype,
         "files": made["merged"],
     }  # children depend on these, and not on the card
@@ -165,7 +152,7 @@ def write_merged(model: Any, parent: Path, trained: Path, spec: dict, base_dtype
         return loading.dtype_of(folder / "base")
     learnt = frozen_update.learnt(model) if method.low_rank else {}
     if method.full:
-        link_all(trained, folder)
+        link_all(trained, folder, without=("README.md",))
     else:
         model = model.merge_and_unload()
         model.save_pretrained(folder)
@@ -176,8 +163,8 @@ def write_merged(model: Any, parent: Path, trained: Path, spec: dict, base_dtype
 
 
 def write_adapter_and_base(trained: Path, base: Path, folder: Path) -> None:
-    """Link an adapter and, in `base/`, what it stands on."""
-    link_all(trained, folder)
+    """Link an adapter and, in `base/`, the model that it belongs to."""
+    link_all(trained, folder, without=("README.md",))
     link_all(base, folder / "base")
     carry(base, folder)
 
@@ -322,55 +309,6 @@ def provenance(options, spec: dict) -> dict:
         },
         "command": f"snakemake results/{run_folder.name}/eval.json",
     }
-
-
-def card(name: str, spec: dict, licences: dict[str, str | None]) -> str:
-    """The model card that travels with the weights.
-
-    Args:
-        licences: of every base and dataset in the whole lineage, as the configuration says; null: the part's own card.
-    """
-    import yaml
-
-    settings = [
-        key for key in sorted(spec) if not isinstance(spec[key], dict) and key not in ("stage", "version", "tokens")
-    ]
-    lines = "\n".join(f"| {key} | {cell(spec[key])} |" for key in settings)
-    keep = "" if METHODS[spec["method"]].mergeable else KEPT_APART
-    found = with_cards(licences)
-    fields = yaml.safe_dump(card_fields(found), sort_keys=False)
-    return (
-        f"---\n{fields}---\n\n"
-        f"# {name}\n\n{spec['objective'].upper()} ({spec['method']}) of `{spec['from']['name']}` on the dataset "
-        f"`{spec['data']['name']}`, made with posttrain.\n\n| setting | value |\n|---|---|\n{lines}\n\n"
-        f"{keep}Rebuild it with `snakemake results/{name}/eval.json`.\n\n{inherited(licences, found)}"
-    )
-
-
-def cell(value) -> str:
-    """A value in a table of Markdown: as code where it has more than words in it, so that nothing of it is markup."""
-    text = printable(str(value))
-    if re.fullmatch(r"[\w .,+-]*", text):
-        return text[:CELL]
-    escaped = text[:CELL].replace("`", "'").replace("|", "\\|")
-    return f"`{escaped}`"
-
-
-def inherited(stated: dict[str, str | None], found: dict[str, str | None]) -> str:
-    """The card's section on licences: each part's, where it was read, and what follows for this model."""
-    lines = ["## Licence", "", "What this model is made of; what these licences ask holds for it too.", ""]
-    lines += ["| part | licence | read from |", "|---|---|---|"]
-    for part, licence in found.items():
-        card = "its model card" if part.startswith("bases.") else "its dataset card"
-        source = "the configuration" if stated[part] else card if licence else "nowhere"
-        lines.append(f"| `{part}` | {cell(normalise(licence or 'unknown'))} | {source} |")
-    closed = [f"`{part}`" for part, licence in found.items() if forbids(licence, "commercial")]
-    if closed:
-        lines += ["", f"**Not for commercial use**, which the licence of {' and '.join(closed)} forbids."]
-    unclear = [f"`{part}`" for part, licence in found.items() if not (licence and is_known(licence))]
-    if unclear:
-        lines += ["", f"What the licence of {' and '.join(unclear)} asks is not known; find out before you share this."]
-    return "\n".join([*lines, ""])
 
 
 if __name__ == "__main__":

@@ -83,7 +83,10 @@ def test_a_rule_reads_no_thoughts(in_folder, random_tiny_tokenizer, opening):
     begin = "" if opening else "<think>\n"
     asked = [{"prompt_ids": prompt, "reference": "<think>\n\n</think>\n\n#### 72"}] * 2
     answers = encoded(random_tiny_tokenizer, f"{begin}72?\n</think>\n\n#### 7", f"{begin}It is #### 72")
-    assert reward_function({"function": "rules.py:pair"}, random_tiny_tokenizer)(asked, answers) == [607, 7]  # the second was cut
+    assert reward_function({"function": "rules.py:pair"}, random_tiny_tokenizer)(asked, answers) == [
+        607,
+        7,
+    ]  # the second was cut
     assert reward_function({"function": "final_number"}, random_tiny_tokenizer)(asked, answers) == [0, 0]
 
 
@@ -101,7 +104,9 @@ def test_a_rule_reads_no_thoughts(in_folder, random_tiny_tokenizer, opening):
 def test_a_rule_that_returns_no_number_is_one_sentence(in_folder, random_tiny_tokenizer, body, said):
     Path("rules.py").write_text(f"def own(answer, reference):\n    return {body}\n")
     with pytest.raises(UserError, match=rf"reward\.function: rules\.py:own returns no number: .*{said}"):
-        reward_function({"function": "rules.py:own"}, random_tiny_tokenizer)(QUESTIONS, encoded(random_tiny_tokenizer, "a", "b"))
+        reward_function({"function": "rules.py:own"}, random_tiny_tokenizer)(
+            QUESTIONS, encoded(random_tiny_tokenizer, "a", "b")
+        )
 
 
 @pytest.mark.parametrize("body", ["True", "1", "numpy.float32(1)", "torch.tensor(1)"])

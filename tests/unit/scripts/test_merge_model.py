@@ -7,13 +7,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 from peft import LoraModel, PeftModel
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
 
 import merge_model
 from posttrain.inference import scoring
-from posttrain.models import loading, merge_proof
+from posttrain.models import loading, merge_proof, model_card
 from posttrain.runtime import atomic, hashes
 from posttrain.runtime.errors import UserError
 from tokenize_data import schema
@@ -341,10 +342,9 @@ def test_the_card_states_each_inherited_licence_and_where_it_was_read(in_folder)
     atomic.write_json(Path("results/data/pairs/data.json"), {"licence": "CC BY-NC 4.0"})
     atomic.write_json(Path("results/data/lost/data.json"), {"licence": None})
     licences = {"bases.base": None, "datasets.chats": "MIT", "datasets.pairs": None, "datasets.lost": None}
-    card = merge_model.card("dpo", SPEC, licences)
-    assert card.startswith(
-        "---\nlicense: other\nlicense_name: cc-by-nc-4.0-and-gemma-and-mit-and-unknown\n---\n\n# dpo\n"
-    )
+    card = model_card.of_model("dpo", SPEC, licences, "base")
+    fields = yaml.safe_load(card.split("---\n")[1])
+    assert (fields["license"], fields["license_name"]) == ("other", "cc-by-nc-4.0-and-gemma-and-mit-and-unknown")
     assert card.endswith("""
 | part | licence | read from |
 |---|---|---|
@@ -355,13 +355,20 @@ def test_the_card_states_each_inherited_licence_and_where_it_was_read(in_folder)
 
 **Not for commercial use**, which the licence of `datasets.pairs` forbids.
 
-What the licence of `datasets.lost` asks is not known; find out before you share this.
+What the licence of `datasets.lost` asks is unknown; find out before you share this.
 """)
 
 
 def test_a_card_of_one_licence_carries_it_and_warns_of_nothing(in_folder):
-    card = merge_model.card("dpo", SPEC, {"bases.base": "Apache 2.0", "datasets.pairs": "apache-2.0"})
-    assert card.startswith("---\nlicense: apache-2.0\n---\n")
+    card = model_card.of_model("dpo", SPEC, {"bases.base": "Apache 2.0", "datasets.pairs": "apache-2.0"}, "base")
+    assert yaml.safe_load(card.split("---\n")[1]) == {
+        "base_model": "base",
+        "base_model_relation": "finetune",
+        "library_name": "transformers",
+        "license": "apache-2.0",
+        "pipeline_tag": "text-generation",
+        "tags": ["posttrain", "dpo", "lora"],
+    }
     assert card.endswith("| `datasets.pairs` | Apache-2.0 | the configuration |\n")
 
 
