@@ -194,7 +194,7 @@ class Project:
         if not early_stopping.is_measured(run):
             return
         if why := early_stopping.no_answers({"objective": run.objective} | early_stopping.settings(run), shape):
-            raise UserError(f"{place}.reward.function: {why}")
+            raise UserError(f"{place}.{why}")
         origins = self._origins(run.data)
         if early_stopping.nothing_held_out([self.config.datasets[name].validation for name in origins]):
             key = next(key for key in ("early_stopping", "keep", "measure_every") if getattr(run, key) is not None)
@@ -235,7 +235,7 @@ class Project:
                 )
 
         for why in of_libraries(run):
-            raise UserError(f"{place}.reward.function: {why}")
+            raise UserError(f"{place}.{why}")
 
     def _parent(self, run: Run, place: str, seen: tuple[str, ...]) -> str:
         values = {field.alias or key: getattr(run, key) for key, field in Run.model_fields.items()}
