@@ -5,8 +5,8 @@ The model is held as it is while a run trains on it, which the file's name says 
 a QLoRA; `,whole` with all weights in float32, for full fine-tuning; `,fp32` or `,bf16` in that arithmetic.
 
     python scripts/compute_logprobs.py --model results/sft_lora/merged \
-        --tokens results/tokens/smollm2/gsm8k_pairs,max_length=1024 \
-        --output results/sft_lora/logprobs/gsm8k_pairs,max_length=1024.parquet
+        --tokens results/tokens/smollm2/snips_pairs,max_length=1024 \
+        --output results/sft_lora/logprobs/snips_pairs,max_length=1024.parquet
 """
 
 from pathlib import Path

@@ -52,6 +52,8 @@ def main(options) -> None:
     model = options.output / "model"
     origin = next((spec[key] for key in ("model", "path", "package") if key in spec), name)
     manifest = {"source": spec["source"], "base": origin, "licence": of_card(model), "files": folder_hashes(model)}
+    if spec["source"] == "hub":
+        manifest["base_model"] = spec["model"]  # for the model cards of what is trained from it
     write_json(options.output / "base.json", sealed(manifest))
 
 

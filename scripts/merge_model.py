@@ -12,7 +12,7 @@ merge.json has the drift of both. What cannot be merged is kept beside its paren
 
     python scripts/merge_model.py --spec results/sft_lora/spec.json --parent results/bases/smollm2/model \
         --shipped results/bases/smollm2/model --manifest results/bases/smollm2/base.json \
-        --tokens results/tokens/smollm2/gsm8k,max_length=1024 --preflight results/sft_lora/preflight.json
+        --tokens results/tokens/smollm2/snips,max_length=1024 --preflight results/sft_lora/preflight.json
 """
 
 import json
@@ -22,6 +22,7 @@ from typing import Any
 from posttrain.methods import METHODS, reference_form
 from posttrain.objectives import OBJECTIVES
 from posttrain.provenance.records import code_hash, hashes, sealed, versions
+from posttrain.reports import model_card
 from posttrain.runtime.atomic import link, read_json, whole_folder, write_json
 from posttrain.runtime.console import say
 from posttrain.runtime.errors import UserError
@@ -33,7 +34,7 @@ SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def main(options) -> None:
-    from posttrain.models import loading, merge_proof, model_card
+    from posttrain.models import loading, merge_proof
 
     run_folder = options.spec.parent
     name, trained, spec = run_folder.name, run_folder / "trained", read_json(options.spec)
@@ -48,16 +49,15 @@ def main(options) -> None:
         tell(name, spec, proof)
         merge_proof.check_merged(name, proof)
         proof["shipped"] = ship(name, spec, base_dtype, options, (merged, shipped), (reference, prompts), proof)
-        base = before.get("base", spec["from"]["name"])
         licences = read_json(options.preflight)["licences"]
-        (shipped / "README.md").write_text(model_card.of_model(name, spec, licences, base))
+        (shipped / "README.md").write_text(model_card.card(name, spec, licences, before.get("base_model")))
         for file in [*merged.iterdir(), *shipped.iterdir()]:
             if is_own(file):
                 file.chmod(0o644)
     made = {"merged": folder_hashes(run_folder / "merged"), "model": folder_hashes(run_folder / "model")}
     proof |= drift | {
-        "base": base,
         "base_dtype": base_dtype,
+        **({"base_model": before["base_model"]} if "base_model" in before else {}),
         "files": made["merged"],
     }  # children depend on these, and not on the card
     write_json(run_folder / "merge.json", proof)

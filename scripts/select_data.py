@@ -5,7 +5,7 @@ dataset's spec, the reward model, the rows to select from and their tokens; writ
 margins' distribution in data.json.
 
     python scripts/select_data.py --spec results/data/easy/spec.json --model results/reward_lora/merged \
-        --rows results/data/gsm8k_pairs --tokens results/tokens/smollm2/gsm8k_pairs,max_length=1024 \
+        --rows results/data/snips_pairs --tokens results/tokens/smollm2/snips_pairs,max_length=1024 \
         --output results/data/easy
 """
 

@@ -5,7 +5,7 @@ CPO's loss is DPO's with a uniform reference, plus `cpo_alpha` times the negativ
 Reads and writes what train_sft.py does.
 
     python scripts/train_cpo.py --spec results/cpo_lora/spec.json --parent results/bases/smollm2/model \
-        --manifest results/bases/smollm2/base.json --tokens results/tokens/smollm2/gsm8k_pairs,max_length=1024
+        --manifest results/bases/smollm2/base.json --tokens results/tokens/smollm2/snips_pairs,max_length=1024
 """
 
 from pathlib import Path

@@ -4,8 +4,8 @@ The reference is the parent. Its log-probabilities were computed once, by comput
 the parent. Reads the run's spec, the parent's model, tokens and log-probabilities; writes what train_sft.py writes.
 
     python scripts/train_dpo.py --spec results/dpo_lora/spec.json --parent results/sft_lora/merged \
-        --manifest results/sft_lora/merge.json --tokens results/tokens/smollm2/gsm8k_pairs,max_length=1024 \
-        --logprobs results/sft_lora/logprobs/gsm8k_pairs,max_length=1024.parquet
+        --manifest results/sft_lora/merge.json --tokens results/tokens/smollm2/snips_pairs,max_length=1024 \
+        --logprobs results/sft_lora/logprobs/snips_pairs,max_length=1024.parquet
 """
 
 from pathlib import Path

@@ -4,7 +4,7 @@ Reads the run's spec, the parent's model, the dataset's rows, and the reward run
 train_sft.py writes. TRL samples, with the model itself, and trains.
 
     python scripts/train_grpo.py --spec results/grpo_lora/spec.json --parent results/sft_lora/merged \
-        --manifest results/sft_lora/merge.json --data results/data/gsm8k
+        --manifest results/sft_lora/merge.json --data results/data/snips
 """
 
 from pathlib import Path

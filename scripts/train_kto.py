@@ -4,7 +4,7 @@ Pairs are taken apart: the chosen completion is desirable, the rejected one unde
 writes what train_sft.py does.
 
     python scripts/train_kto.py --spec results/kto_lora/spec.json --parent results/sft_lora/merged \
-        --manifest results/sft_lora/merge.json --tokens results/tokens/smollm2/gsm8k_pairs,max_length=1024
+        --manifest results/sft_lora/merge.json --tokens results/tokens/smollm2/snips_pairs,max_length=1024
 """
 
 from itertools import chain

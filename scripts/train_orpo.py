@@ -4,7 +4,7 @@ There is no reference: the loss is that of supervised fine-tuning on the chosen 
 (the paper's equations; TRL's own loss also trains the chosen completion's prompt). Reads and writes what train_sft.py does.
 
     python scripts/train_orpo.py --spec results/orpo_lora/spec.json --parent results/bases/smollm2/model \
-        --manifest results/bases/smollm2/base.json --tokens results/tokens/smollm2/gsm8k_pairs,max_length=1024
+        --manifest results/bases/smollm2/base.json --tokens results/tokens/smollm2/snips_pairs,max_length=1024
 """
 
 from pathlib import Path

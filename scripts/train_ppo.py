@@ -4,7 +4,7 @@ Reads the run's spec, the parent's model, the dataset's rows and the reward mode
 is in posttrain/training/ppo/.
 
     python scripts/train_ppo.py --spec results/ppo_lora/spec.json --parent results/sft_lora/merged \
-        --manifest results/sft_lora/merge.json --data results/data/gsm8k
+        --manifest results/sft_lora/merge.json --data results/data/snips
 """
 
 from pathlib import Path

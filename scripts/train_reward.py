@@ -4,7 +4,7 @@ The loss of a pair is -log sigmoid(score(chosen) - score(rejected)); the score i
 writes what train_sft.py does; the model gets a score in place of its LM head.
 
     python scripts/train_reward.py --spec results/reward_lora/spec.json --parent results/sft_lora/merged \
-        --manifest results/sft_lora/merge.json --tokens results/tokens/smollm2/gsm8k_pairs,max_length=1024
+        --manifest results/sft_lora/merge.json --tokens results/tokens/smollm2/snips_pairs,max_length=1024
 """
 
 from pathlib import Path

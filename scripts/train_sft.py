@@ -4,7 +4,7 @@ Reads the run's spec, the parent's model and tokens; writes `trained/`, train.js
 beside the spec.
 
     python scripts/train_sft.py --spec results/sft_lora/spec.json --parent results/bases/smollm2/model \
-        --manifest results/bases/smollm2/base.json --tokens results/tokens/smollm2/gsm8k,max_length=1024
+        --manifest results/bases/smollm2/base.json --tokens results/tokens/smollm2/snips,max_length=1024
 """
 
 from functools import partial

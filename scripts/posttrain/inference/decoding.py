@@ -6,7 +6,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor
 
 from posttrain.compat.transformers_internals import neutral_generation
-from posttrain.models import evaluation_needs
+from posttrain.models.context import max_positions
 
 SAMPLING = (
     "do_sample", "temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff",
@@ -70,7 +70,7 @@ def context(model: Any) -> int | None:
     adapter take theirs.
     """
     config = model.config.get_text_config()
-    positions = evaluation_needs.context(config.to_dict())
+    positions = max_positions(config.to_dict())
     adapter = getattr(model, "active_peft_config", None)
     return positions and positions - getattr(adapter, "num_virtual_tokens", 0)
 

@@ -10,9 +10,9 @@ import torch
 
 from posttrain.compat.transformers_internals import attention_of
 from posttrain.methods import METHODS
-from posttrain.models import loading, model_card
+from posttrain.models import loading
 from posttrain.runtime.atomic import link, read_json, whole_folder, write_json
-from posttrain.training import early_stopping, keeping
+from posttrain.training import early_stopping, keeping, trained_card
 from posttrain.training.arguments import fast_kernels
 
 # Numbers of each step that train.jsonl has, under TRL's names.
@@ -122,10 +122,8 @@ def sort_sets(config: Any) -> None:
 def link_results(options: Namespace, folder: Path) -> None:
     """Put the finished result where the rule declares it, by links; `trained/` with all that others need to load it."""
     finished, run, spec = folder / "finished", options.spec.parent, read_json(options.spec)
-    manifest, parent = read_json(options.manifest), spec["from"]["name"]
-    base = manifest.get("base", parent)
-    if "source" in manifest:  # the parent is a base
-        parent = base
+    manifest = read_json(options.manifest)
+    parent = manifest.get("base", spec["from"]["name"])  # a base's own name, or a run's
     with whole_folder(run / "trained") as trained:
         for file in (finished / "trained").iterdir():
             if file.name == ADAPTER:
@@ -136,7 +134,7 @@ def link_results(options: Namespace, folder: Path) -> None:
         for pattern in TOKENIZER:
             for file in options.parent.glob(pattern):
                 link(file, trained / file.relative_to(options.parent))
-        (trained / "README.md").write_text(model_card.of_trained(run.name, spec, parent, base))
+        (trained / "README.md").write_text(trained_card.card(run.name, spec, parent, manifest))
     for name in ("train.jsonl", "train.json"):
         (run / name).unlink(missing_ok=True)
         link(finished / name, run / name)

@@ -104,7 +104,7 @@ def test_a_rule_reads_no_thoughts(in_folder, random_tiny_tokenizer, opening):
 )
 def test_a_rule_that_returns_no_number_is_one_sentence(in_folder, random_tiny_tokenizer, body, said):
     Path("rules.py").write_text(f"def own(answer, reference):\n    return {body}\n")
-    with pytest.raises(UserError, match=rf"reward\.function: rules\.py:own returned .*{said}"):
+    with pytest.raises(UserError, match=rf"reward\.function: rules\.py:own returns no number: .*{said}"):
         reward_function({"function": "rules.py:own"}, random_tiny_tokenizer)(
             QUESTIONS, encoded(random_tiny_tokenizer, "a", "b")
         )

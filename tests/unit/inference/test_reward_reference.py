@@ -12,7 +12,7 @@ def check(function, shape="prompts"):
 
 
 def test_one_of_ours_that_needs_a_reference_is_refused():
-    with refused("no-reference", "reward.function"):
+    with refused("wrong-dataset-type", "reward.function"):
         check("final_number")
     check("final_number", "messages")
     check("answer_format")
@@ -30,6 +30,6 @@ def test_a_function_of_the_users_is_tried_once(in_folder):
     check("rule.py:length")
     check("rule.py:overlap", "preference")
     check("rule.py:broken")  # it fails with a reference as well: not for this reason
-    with refused("no-reference", "reward.function") as error:
+    with refused("wrong-dataset-type", "reward.function") as error:
         check("rule.py:overlap")
     assert "line 4: AttributeError: 'NoneType' object has no attribute 'split'" in error.value.problem

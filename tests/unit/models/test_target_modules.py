@@ -9,7 +9,7 @@ import zoo
 from peft import PeftModel, get_peft_model
 
 from posttrain.models import loading, memory_estimate, peft_methods, target_modules
-from posttrain.preflight import checks
+from posttrain.preflight import settings_checks, token_checks
 from posttrain.runtime.errors import UserError
 from posttrain.workflow.project import Project
 
@@ -176,7 +176,7 @@ def test_a_named_target_that_cannot_work_is_one_sentence_before_and_at_training(
         peft_methods.peft_config(resolved, loading.load(member(name)), 10)
     assert text in str(error.value)
     assert "\n" not in str(error.value)
-    found = checks.target_modules(subject(resolved, member(name)))
+    found = settings_checks.target_modules(subject(resolved, member(name)))
     assert (found.severity, text in found.message) == ("error", True), found
 
 
@@ -199,7 +199,7 @@ ARCHITECTURE = [
 
 @pytest.mark.parametrize("name, method, keys, text", ARCHITECTURE)
 def test_a_method_that_an_architecture_cannot_have_is_one_sentence(name, method, keys, text, member, spec):
-    found = checks.architecture(subject(spec(method, **keys), member(name)))
+    found = settings_checks.architecture(subject(spec(method, **keys), member(name)))
     assert text in found.message if text else found is None
     if text:
         with pytest.raises(UserError, match=text):
@@ -208,9 +208,9 @@ def test_a_method_that_an_architecture_cannot_have_is_one_sentence(name, method,
 
 def test_a_reward_model_needs_a_classifier_of_its_type(member, spec):
     reward = spec("lora") | {"objective": "reward"}
-    found = checks.architecture(subject(reward, member("lfm2")))
+    found = settings_checks.architecture(subject(reward, member("lfm2")))
     assert "no model of the type lfm2 that gives a sequence one score" in found.message
-    assert checks.architecture(subject(reward, member("llama3"))) is None
+    assert settings_checks.architecture(subject(reward, member("llama3"))) is None
 
 
 @pytest.mark.parametrize("name", zoo.MEMBERS)
@@ -248,14 +248,14 @@ def test_learnt_positions_have_an_end(member, spec):
     at = SimpleNamespace(
         spec=spec("lora", max_length=600), model=memory_estimate.read_model(member("gpt2")), longest=20
     )
-    found = checks.context_length(at)
+    found = token_checks.context_length(at)
     assert found.severity == "error"
     assert "beyond the positions that the model has learnt" in found.message
     assert "write max_length: 512" in found.message
     at.spec = spec("prompt", max_length=500, virtual_tokens=20)
-    assert "write max_length: 492" in checks.context_length(at).message
+    assert "write max_length: 492" in token_checks.context_length(at).message
     at.model = memory_estimate.read_model(member("llama3"))
-    assert checks.context_length(at).severity == "warning"
+    assert token_checks.context_length(at).severity == "warning"
 
 
 @pytest.mark.parametrize("name", zoo.MEMBERS)

@@ -45,7 +45,7 @@ def finished(tmp_path):
 
 
 def test_a_finished_result_is_linked_whole_and_can_be_taken_away(tmp_path, finished):
-    options = finished({"source": "hub", "base": "org/model"})
+    options = finished({"source": "hub", "base": "org/model", "base_model": "org/model"})
     for _ in range(2):  # and again, over the old
         results.link_results(options, tmp_path)
         trained = tmp_path / "run/trained"
@@ -62,8 +62,11 @@ def test_a_finished_result_is_linked_whole_and_can_be_taken_away(tmp_path, finis
 
 
 def test_an_adapter_on_a_run_names_the_run_and_its_card_the_base(tmp_path, finished):
-    results.link_results(finished({"base": "org/model", "files": {}}), tmp_path)
+    results.link_results(finished({"base_model": "org/model", "files": {}}), tmp_path)
     config = json.loads((tmp_path / "run/trained/adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "parent"
     card = (tmp_path / "run/trained/README.md").read_text()
-    assert "base_model: org/model\n" in card and "An adapter for parent. It is the merged model" in card
+    assert (
+        "base_model: org/model\n" in card
+        and "belongs to the merged model of that run, in `results/parent/model`" in card
+    )
