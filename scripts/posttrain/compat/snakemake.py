@@ -16,6 +16,7 @@ import os
 import sys
 from typing import Any
 
+CHECKED = {"snakemake": "9.27.1"}
 # Ctrl-C, and SIGTERM to Snakemake alone.
 INTERRUPTED = ("Terminating processes on user request", "Will exit after finishing currently running jobs")
 # Says again that a job failed, after the job's own event.
