@@ -32,7 +32,11 @@ def main(options) -> None:
     spec, name = read_json(options.spec), options.output.name
     source = read_json(options.rows / "data.json")
     if source["shape"] != "preference":
-        raise UserError(f"dataset {name}: select needs rows of shape preference, and these are {source['shape']}")
+        raise UserError(
+            "wrong-dataset-type",
+            f"dataset {name}",
+            f"select needs rows of shape preference, and these are {source['shape']}",
+        )
     model = loading.load(options.model, apart=True).eval()  # bf16 would round away what it has learnt
     report = {key: source[key] for key in ("format", "recognised", "shape", "origin", "licence", "files")}
     report |= {"part": spec["part"], "margin": spec["margin"]}
@@ -50,8 +54,10 @@ def main(options) -> None:
         lines += [left_out(row, "without tokens", UNSCORED) for row in unscored]
         if split == "train" and not any(kept):
             raise UserError(
-                f"dataset {name}: no row is {spec['part']} at margin {spec['margin']:g}; the margins' quartiles are "
-                f"{', '.join(f'{q:.3g}' for q in quartiles)}, write a margin between them"
+                "nothing-selected",
+                f"dataset {name}",
+                f"no row is {spec['part']} at margin {spec['margin']:g}",
+                f"the margins' quartiles are {', '.join(f'{q:.3g}' for q in quartiles)}, write a margin between them",
             )
         with whole_file(options.output / f"{split}.parquet") as file:
             pq.write_table(table.filter(kept), file)
