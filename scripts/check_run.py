@@ -5,9 +5,9 @@ their summary and overlaps, and their tokens (none where the run answers prompts
 preflight.txt, or where an error stops the run, the same under results/logs/preflight/.
 
     python scripts/check_run.py --spec results/sft_lora/spec.json --parent results/bases/smollm2/model \
-        --data results/data/gsm8k --tokens results/tokens/smollm2/gsm8k,max_length=1024 \
+        --data results/data/snips --tokens results/tokens/smollm2/snips,max_length=1024 \
         --context results/sft_lora/context.json --evaluation results/sft_lora/eval/spec.json \
-        --measured results/data/gsm8k --output results/sft_lora
+        --measured results/data/snips --output results/sft_lora
 """
 
 import argparse

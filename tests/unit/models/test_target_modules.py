@@ -56,7 +56,7 @@ def spec(configuration):
 
 def adapted(folder: Path, spec: dict):
     model = loading.load(folder, dtype=torch.float32)
-    return get_peft_model(model, peft_methods.adapter(spec, model, 10))
+    return get_peft_model(model, peft_methods.peft_config(spec, model, 10))
 
 
 def with_adapters(model) -> set[str]:
@@ -88,13 +88,13 @@ def test_matrices_smaller_than_the_rank_are_left_out_and_told(member, spec, said
 def test_what_a_mixture_leaves_out_is_told(member, spec, said):
     model = loading.load(member("mixtral"))
     model.model.layers[0].mlp.shared_expert_gate = torch.nn.Linear(32, 1)  # as Qwen2-MoE has one
-    peft_methods.adapter(spec("lora"), model, 10)
+    peft_methods.peft_config(spec("lora"), model, 10)
     experts = "experts (mlp.experts.gate_up_proj, mlp.experts.down_proj)"
     assert said == [f"target_modules: all-linear leaves out {experts}; routers (mlp.shared_expert_gate)"]
 
 
 def test_nothing_is_told_where_nothing_is_left_out(member, spec, said):
-    peft_methods.adapter(spec("lora"), loading.load(member("llama3")), 10)
+    peft_methods.peft_config(spec("lora"), loading.load(member("llama3")), 10)
     assert said == []
 
 
@@ -173,7 +173,7 @@ def test_a_named_target_that_cannot_work_is_one_sentence_before_and_at_training(
     name, keys, text = REFUSED[case]
     resolved = spec("lora", rank=4, **keys)
     with pytest.raises(UserError) as error:
-        peft_methods.adapter(resolved, loading.load(member(name)), 10)
+        peft_methods.peft_config(resolved, loading.load(member(name)), 10)
     assert text in str(error.value)
     assert "\n" not in str(error.value)
     found = settings_checks.target_modules(subject(resolved, member(name)))
@@ -203,7 +203,7 @@ def test_a_method_that_an_architecture_cannot_have_is_one_sentence(name, method,
     assert text in found.message if text else found is None
     if text:
         with pytest.raises(UserError, match=text):
-            peft_methods.adapter(spec(method, **keys), loading.load(member(name)), 10)
+            peft_methods.peft_config(spec(method, **keys), loading.load(member(name)), 10)
 
 
 def test_a_reward_model_needs_a_classifier_of_its_type(member, spec):
@@ -232,9 +232,11 @@ def test_ia3_knows_where_keys_values_and_feed_forward_blocks_are(name, member, s
 
 
 def test_ia3_on_named_layers_scales_the_input_of_the_last_feed_forward_matrix_only(member, spec):
-    config = peft_methods.adapter(spec("ia3", target_modules=["k_proj", "v_proj"]), loading.load(member("llama3")), 10)
+    config = peft_methods.peft_config(
+        spec("ia3", target_modules=["k_proj", "v_proj"]), loading.load(member("llama3")), 10
+    )
     assert config.feedforward_modules == set()
-    config = peft_methods.adapter(
+    config = peft_methods.peft_config(
         spec("ia3", target_modules=["qkv_proj", "down_proj"]), loading.load(member("phi3")), 10
     )
     assert config.feedforward_modules == {"down_proj"}
