@@ -27,7 +27,7 @@ def main(options) -> None:
     items = shuffled([pair for pair in pairs if differ(pair)], f"{options.a}~{options.b}")
     equal = len(pairs) - len(items)
     if not items:
-        raise UserError(why_none(options.a, options.b, equal))
+        raise nothing_to_rate(options.a, options.b, equal)
     shown = items[: options.limit]
     with whole_file(options.output) as file:
         file.write_text(page(options.a, options.b, shown, equal), encoding="utf-8")
@@ -75,14 +75,13 @@ def page(a: str, b: str, items: list[dict], equal: int) -> str:
     return html.render("rate.html", data=data | {"page": digest, "questions": QUESTIONS}, count=len(items), equal=equal)
 
 
-def why_none(a: str, b: str, equal: int) -> str:
-    """The sentence for a pair with nothing to rate."""
+def nothing_to_rate(a: str, b: str, equal: int) -> UserError:
+    """The error for a pair with nothing to rate."""
     if equal:
-        return f"{a} and {b} gave the same answer to all {equal} prompts, so there is nothing to rate; compare other models"
-    return (
-        f"{a} and {b} have generated answers to no prompt that both were asked, so there is nothing to rate; "
-        "configure a suite that generates under `evaluation:`"
-    )
+        problem = f"{a} and {b} gave the same answer to all {equal} prompts, so there is nothing to rate"
+        return UserError("nothing-to-rate", f"{a}~{b}", problem, "compare other models")
+    problem = f"{a} and {b} have no prompt that both answered, so there is nothing to rate"
+    return UserError("nothing-to-rate", f"{a}~{b}", problem, "configure a generation suite under evaluation.suites")
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def test_items_are_those_that_both_answered_and_answered_differently(in_folder):
 def test_equal_ids_of_another_suite_are_other_examples(in_folder):
     answered("sft", {"1": "one"}, suite="easy")
     answered("dpo", {"1": "ONE"})
-    with pytest.raises(UserError, match="sft and dpo have generated answers to no prompt that both were asked"):
+    with pytest.raises(UserError, match="sft and dpo have no prompt that both answered"):
         build()
 
 
