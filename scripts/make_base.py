@@ -174,6 +174,7 @@ def at_random(spec: dict, folder: Path, name: str) -> None:
     from tokenizers import ByteLevelBPETokenizer
     from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, set_seed
 
+    from posttrain.compat.transformers_internals import raw_tokenizer
     from posttrain.data import dataset_types
     from posttrain.data.rows import read
     from posttrain.models.loading import save
@@ -184,7 +185,7 @@ def at_random(spec: dict, folder: Path, name: str) -> None:
     texts = (dataset_types.of(row).text(row) for row in rows)
     bpe.train_from_iterator(texts, vocab_size=spec["vocab_size"], special_tokens=special, show_progress=False)
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe._tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=CHATML
+        tokenizer_object=raw_tokenizer(bpe), eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=CHATML
     )
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
     set_seed(spec["seed"])

@@ -12,7 +12,7 @@ merge.json has the drift of both. What cannot be merged is kept beside its paren
 
     python scripts/merge_model.py --spec results/sft_lora/spec.json --parent results/bases/smollm2/model \
         --shipped results/bases/smollm2/model --manifest results/bases/smollm2/base.json \
-        --tokens results/tokens/smollm2/gsm8k,max_length=1024 --preflight results/sft_lora/preflight.json
+        --tokens results/tokens/smollm2/snips,max_length=1024 --preflight results/sft_lora/preflight.json
 """
 
 import json
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.methods import METHODS, reference_form
+from posttrain.objectives import OBJECTIVES
 from posttrain.provenance.records import code_hash, hashes, sealed, versions
 from posttrain.reports import model_card
 from posttrain.runtime.atomic import link, read_json, whole_folder, write_json
@@ -74,7 +75,7 @@ def load_fp32(folder: Path) -> Any:
 
 def tell(name: str, spec: dict, proof: dict) -> None:
     """Say what was measured."""
-    done = "adapter and base kept apart" if not METHODS[spec["method"]].mergeable else "merged"
+    done = "merged" if METHODS[spec["method"]].mergeable else "adapter and base kept apart"
     say(
         f"{name}: {done}; on {proof['n']} positions training changed the logits by {proof['effect']:.2g} on average, and the "
         f"merged model is {proof['relative']:.2g} of that away from the trained one; the next token agrees on "
@@ -93,11 +94,11 @@ def trained_model(parent: Path, trained: Path, spec: dict, prompts: list[list[in
     """
     from posttrain.models import loading, merge_proof
 
-    if spec["method"] == "qlora":
+    if METHODS[spec["method"]].four_bit:
         return unquantised(parent, trained, spec, prompts)
     start = plain_parent(parent, trained, spec)
     before = merge_proof.logits(start, prompts)
-    model = load_fp32(trained) if spec["method"] == "full" else loading.add_adapter(start, trained).eval()
+    model = load_fp32(trained) if METHODS[spec["method"]].full else loading.add_adapter(start, trained).eval()
     return model, merge_proof.Reference(before, merge_proof.logits(model, prompts)), {}
 
 
@@ -145,11 +146,12 @@ def write_merged(model: Any, parent: Path, trained: Path, spec: dict, base_dtype
     """Write the trained model: merged, linked where training wrote it whole, or beside its parent; returns its type."""
     from posttrain.models import frozen_update, loading
 
-    if not METHODS[spec["method"]].mergeable:
-        write_leaf(trained, parent, folder)
+    method = METHODS[spec["method"]]
+    if not method.mergeable:
+        write_adapter_and_base(trained, parent, folder)
         return loading.dtype_of(folder / "base")
-    learnt = frozen_update.learnt(model) if spec["method"] in ("lora", "qlora") else {}
-    if spec["method"] == "full":
+    learnt = frozen_update.learnt(model) if method.low_rank else {}
+    if method.full:
         link_all(trained, folder)
     else:
         model = model.merge_and_unload()
@@ -160,7 +162,7 @@ def write_merged(model: Any, parent: Path, trained: Path, spec: dict, base_dtype
     return "float32"
 
 
-def write_leaf(trained: Path, base: Path, folder: Path) -> None:
+def write_adapter_and_base(trained: Path, base: Path, folder: Path) -> None:
     """Link an adapter and, in `base/`, what it stands on."""
     link_all(trained, folder)
     link_all(base, folder / "base")
@@ -222,7 +224,7 @@ def ship(
     if dtype != proof["dtype"]:
         write_as(dtype, spec, options, merged, shipped)
         found = reference.measure(merge_proof.logits(load_fp32(shipped), prompts)) | {"dtype": dtype}
-        if METHODS[spec["method"]].mergeable:  # whose parent's weights do not move
+        if METHODS[spec["method"]].mergeable:  # else the parent's weights are not changed
             found["kept"] = merge_proof.kept(options.parent, merged, getattr(torch, dtype))
         if merge_proof.keeps_the_update(found):
             say(
@@ -251,8 +253,9 @@ def write_as(dtype: str, spec: dict, options: Any, merged: Path, shipped: Path) 
 
     from posttrain.models import loading
 
-    source, target = (options.parent, shipped / "base") if not METHODS[spec["method"]].mergeable else (merged, shipped)
-    if not METHODS[spec["method"]].mergeable:
+    mergeable = METHODS[spec["method"]].mergeable
+    source, target = (merged, shipped) if mergeable else (options.parent, shipped / "base")
+    if not mergeable:
         for file in filter(Path.is_file, merged.iterdir()):
             link(file, shipped / file.name)
         if loading.dtype_of(options.shipped) == dtype:
@@ -277,12 +280,13 @@ def provenance(options, spec: dict) -> dict:
     git = subprocess.run(["git", "-C", code, "rev-parse", "HEAD"], capture_output=True, text=True)
     results, data = run_folder.parent, spec["data"]["name"]
     reward = spec.get("reward", {})
-    judges = [reward[key]["name"] for key in ("from", "sequence", "reference") if key in reward]
-    manifests = [file for name in judges for file in (f"{name}/merge.json", f"bases/{name}/base.json")]
+    names = [reward[key]["name"] for key in ("from", "sequence", "reference") if key in reward]
+    manifests = [file for name in names for file in (f"{name}/merge.json", f"bases/{name}/base.json")]
     form = reference_form(
         spec["method"], spec["precision"], spec.get("peft_args", {}), options.manifest.name != "base.json"
     )
-    logprobs = [f"{data},max_length={spec['max_length']}{form}.parquet"] if spec["objective"] == "dpo" else []
+    with_logprobs = OBJECTIVES[spec["objective"]].reference == "logprobs"
+    logprobs = [f"{data},max_length={spec['max_length']}{form}.parquet"] if with_logprobs else []
     return {
         "spec": sha256(options.spec),
         "settings": spec,

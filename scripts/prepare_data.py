@@ -3,7 +3,7 @@
 Reads the dataset's spec and its files; writes two Parquet files of normalised rows, dropped.jsonl with every row that was
 left out and why, and data.json, which counts them.
 
-    python scripts/prepare_data.py --spec results/data/gsm8k/spec.json --cores 2 --output results/data/gsm8k
+    python scripts/prepare_data.py --spec results/data/snips/spec.json --cores 2 --output results/data/snips
 """
 
 import contextlib

@@ -3,9 +3,9 @@
 Reads a prepared dataset, its overlap with held-out rows, what tokenizers made of it, and the licences in the context; writes
 report.json and the same as a page, report.html.
 
-    python scripts/report_data.py --data results/data/gsm8k --overlap results/data/gsm8k/overlap.json \
-        --tokens results/tokens/smollm2/gsm8k,max_length=1024 --context results/data/gsm8k/context.json \
-        --output results/data/gsm8k
+    python scripts/report_data.py --data results/data/snips --overlap results/data/snips/overlap.json \
+        --tokens results/tokens/smollm2/snips,max_length=1024 --context results/data/snips/context.json \
+        --output results/data/snips
 """
 
 import json

@@ -2,8 +2,8 @@
 
 Reads the dataset's Parquet files and the base's tokenizer and stop tokens; writes train.parquet, validation.parquet and report.json.
 
-    python scripts/tokenize_data.py --data results/data/gsm8k --model results/bases/smollm2/model \
-        --max-length 1024 --cores 2 --output results/tokens/smollm2/gsm8k,max_length=1024
+    python scripts/tokenize_data.py --data results/data/snips --model results/bases/smollm2/model \
+        --max-length 1024 --cores 2 --output results/tokens/smollm2/snips,max_length=1024
 """
 
 import argparse

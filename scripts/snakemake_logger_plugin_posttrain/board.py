@@ -131,7 +131,7 @@ class Board:
         about = tuple(record.wildcards.values())
         stage = Stage(record.rule_name, name, about, next(iter(record.log), None), record.created)
         self.running[record.jobid] = stage
-        self.began = self.began or record.created
+        self.began = record.created if self.began is None else self.began
         if record.rule_name not in words.MINOR and not self.quiet:
             self.view.started(stage)
 

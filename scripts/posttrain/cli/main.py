@@ -24,7 +24,7 @@ from posttrain.metrics.statistics import shown
 from posttrain.reports import verdict_lines
 from posttrain.runtime.atomic import read_json
 from posttrain.runtime.errors import UserError, nearest
-from posttrain.runtime.last_configuration import READ_LAST
+from posttrain.workflow.paths import LAST_CONFIGURATION
 
 if TYPE_CHECKING:
     from posttrain.workflow.project import Project
@@ -214,7 +214,7 @@ def _project(options: argparse.Namespace) -> "tuple[Project, Path]":
 
 def _found() -> Path:
     """The configuration of the last Snakemake command in this folder, or the one that Snakemake would find; an unusual one is told."""
-    last = Path(READ_LAST.read_text().strip()) if READ_LAST.exists() else LOCAL
+    last = Path(LAST_CONFIGURATION.read_text().strip()) if LAST_CONFIGURATION.exists() else LOCAL
     if last != LOCAL and last.is_file():
         file, why = last, "as the last snakemake command here did"
     elif LOCAL.exists():

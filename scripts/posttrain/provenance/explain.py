@@ -83,7 +83,7 @@ def gone(project: Project, target: str) -> list[str]:
     if name in RESERVED:
         return []
     lost = []
-    for model in project.parents_first([name]):
+    for model in project.graph.parents_first([name]):
         base = model in project.config.bases
         folder = Path("results/bases") / model if base else Path("results") / model
         built = (folder / ("base.json" if base else "provenance.json")).exists()

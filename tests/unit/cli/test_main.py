@@ -14,7 +14,7 @@ from evaluate_model import write_examples
 from posttrain.cli import main
 from posttrain.runtime.atomic import write_json
 from posttrain.runtime.errors import UserError
-from posttrain.runtime.last_configuration import READ_LAST
+from posttrain.workflow.paths import LAST_CONFIGURATION
 
 SCRIPTS = Path(main.__file__).resolve().parents[2]
 
@@ -272,8 +272,8 @@ def test_the_configuration_of_the_last_command_is_read(project_file, monkeypatch
     Path("shop.yaml").write_text(
         yaml.safe_dump(configuration({"runs.own": {"from": "base", "objective": "sft", "data": "chats"}}))
     )
-    READ_LAST.parent.mkdir()
-    READ_LAST.write_text("shop.yaml\n")
+    LAST_CONFIGURATION.parent.mkdir()
+    LAST_CONFIGURATION.write_text("shop.yaml\n")
     assert run(monkeypatch, "verify", "own") == 0
     said = capsys.readouterr()
     assert (
@@ -283,7 +283,7 @@ def test_the_configuration_of_the_last_command_is_read(project_file, monkeypatch
     assert run(monkeypatch, "verify", "own", "--configfile", "config/config.yaml") == 1
     Path("shop.yaml").unlink()
     assert run(monkeypatch, "verify", "sft") == 0
-    READ_LAST.write_text("config/config.yaml\n")
+    LAST_CONFIGURATION.write_text("config/config.yaml\n")
     capsys.readouterr()
     assert run(monkeypatch, "verify", "sft") == 0
     assert capsys.readouterr().err == ""

@@ -19,7 +19,7 @@ from posttrain.data.tokens import tokenise
 from posttrain.models import out_of_memory
 from posttrain.runtime import atomic, hashes, script
 from posttrain.runtime.errors import UserError
-from posttrain.training import checkpoints, loop
+from posttrain.training import callbacks, checkpoints
 from posttrain.workflow.project import Project
 
 # ---- what counts
@@ -161,11 +161,10 @@ def saving(monkeypatch):
     """Save after these steps, whatever the clock says, and then do something."""
 
     def at(*steps: int, then=lambda step: None) -> None:
-        decide, save = loop.Watch.on_step_end, loop.Watch.on_save
+        decide, save = callbacks.SaveCheckpoints.on_step_end, callbacks.SaveCheckpoints.on_save
 
         def on_step_end(self, args, state, control, **options):
             decide(self, args, state, control, **options)
-            self.save_began = 0.0
             control.should_save |= state.global_step in steps
 
         def on_save(self, args, state, control, **options):
@@ -173,8 +172,8 @@ def saving(monkeypatch):
             then(state.global_step)
 
         patch = pytest.MonkeyPatch()
-        patch.setattr(loop.Watch, "on_step_end", on_step_end)
-        patch.setattr(loop.Watch, "on_save", on_save)
+        patch.setattr(callbacks.SaveCheckpoints, "on_step_end", on_step_end)
+        patch.setattr(callbacks.SaveCheckpoints, "on_save", on_save)
         return patch
 
     patches = []

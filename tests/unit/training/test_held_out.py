@@ -30,7 +30,7 @@ from posttrain.inference import scoring
 from posttrain.models import loading
 from posttrain.runtime import atomic, hashes
 from posttrain.runtime.errors import UserError
-from posttrain.training import checkpoints, early_stopping, held_out, keeping, loop
+from posttrain.training import callbacks, checkpoints, early_stopping, held_out, inputs, keeping, loop
 from posttrain.workflow.project import Project
 
 pytestmark = pytest.mark.usefixtures("in_folder", "signals", "fp32")
@@ -116,7 +116,7 @@ def trained_hashes() -> dict[str, str]:
 
 def kept_model(parent: Path) -> torch.nn.Module:
     """The model that the run leaves, put together anew."""
-    base = loop.load_parent(parent, atomic.read_json(Path("results/run/spec.json")))
+    base = inputs.load_parent(parent, atomic.read_json(Path("results/run/spec.json")))
     return peft.PeftModel.from_pretrained(base, "results/run/trained").eval()
 
 
@@ -245,20 +245,19 @@ def test_a_metric_of_the_users_own_is_measured_on_generated_answers(
 @pytest.fixture
 def saving(monkeypatch):
     """Save after these steps, whatever the clock says, and then do something."""
-    decide, save = loop.Watch.on_step_end, loop.Watch.on_save
+    decide, save = callbacks.SaveCheckpoints.on_step_end, callbacks.SaveCheckpoints.on_save
 
     def at(*steps: int, then=lambda step, folder: None) -> None:
         def on_step_end(self, args, state, control, **options):
             decide(self, args, state, control, **options)
-            self.save_began = 0.0
             control.should_save = state.global_step in steps
 
         def on_save(self, args, state, control, **options):
             save(self, args, state, control, **options)
             then(state.global_step, self.folder)
 
-        monkeypatch.setattr(loop.Watch, "on_step_end", on_step_end)
-        monkeypatch.setattr(loop.Watch, "on_save", on_save)
+        monkeypatch.setattr(callbacks.SaveCheckpoints, "on_step_end", on_step_end)
+        monkeypatch.setattr(callbacks.SaveCheckpoints, "on_save", on_save)
 
     return at
 

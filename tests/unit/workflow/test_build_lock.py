@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
-from posttrain.runtime import build_lock
+from posttrain.workflow import build_lock
 
 SCRIPT = """
 import sys, time
 from pathlib import Path
-from posttrain.runtime import build_lock
+from posttrain.workflow import build_lock
 build_lock.POLL_SECONDS = 0.05
 waited = build_lock.take(sys.argv[2:])
 Path(sys.argv[1]).write_text(str(waited))
