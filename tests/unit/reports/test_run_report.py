@@ -6,8 +6,7 @@ from pathlib import Path
 import made_up_results
 import pytest
 
-from posttrain.evaluation import answer_differences
-from posttrain.reports import curves, run_report, summary, training_curves
+from posttrain.reports import answer_differences, curves, run_report, summary, training_curves
 from posttrain.runtime.atomic import read_json, write_json
 
 

@@ -11,8 +11,7 @@ from html_page import Page
 from made_up_results import SCRIPT
 
 import make_report
-from posttrain.evaluation import answer_differences
-from posttrain.reports import run_report
+from posttrain.reports import answer_differences, run_report
 from posttrain.runtime.atomic import write_json
 from posttrain.runtime.errors import UserError
 
