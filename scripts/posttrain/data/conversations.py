@@ -283,7 +283,7 @@ def answered(
     opened = _OPENED.search(before)
     shared = len(commonprefix([before, whole]))  # noqa: RUF071  (characters are meant)
     if not opened or shared < opened.start():
-        raise UserError(_refusal(before))
+        raise UserError("unusable-chat-template", "", *_refusal(before))
     tag = before.index("<think>", opened.start())
     rest = whole[shared if shared >= tag + len("<think>") else min(shared, tag) :]
     if not _closes(rest):
@@ -291,16 +291,19 @@ def answered(
     return before + rest, [(len(before), len(before) + len(rest))]
 
 
-def _refusal(before: str) -> str:
+def _refusal(before: str) -> tuple[str, str]:
+    """The problem, and what to do."""
     if _NONE.search(before):
         return (
-            "the base's chat template asks for an answer without thoughts, and the rows have thoughts; give the base "
-            "`chat_template_kwargs:` with which it asks for thoughts, such as {enable_thinking: true}, or take them out of the rows"
+            "the base's chat template asks for an answer without thoughts, and the rows have thoughts",
+            "give the base `chat_template_kwargs:` with which it asks for thoughts, such as {enable_thinking: true}, or take them out "
+            "of the rows",
         )
     return (
         "the base's chat template asks for an answer in words that the finished conversation does not have, so the trained tokens "
-        "cannot be told from the others; give the base a template that only appends with `chat_template:` (a file, or the name of "
-        "one that TRL ships), or settings with which it does with `chat_template_kwargs:`, such as {enable_thinking: false}"
+        "cannot be told from the others",
+        "give the base a template that only appends with `chat_template:` (a file, or the name of one that TRL ships), or settings "
+        "with which it does with `chat_template_kwargs:`, such as {enable_thinking: false}",
     )
 
 
