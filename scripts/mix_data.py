@@ -1,7 +1,8 @@
 """Mix datasets by weight, with a cap for each.
 
 Reads the mixture's spec and the rows of its datasets, which are normalised and split already; writes what prepare_data.py
-writes. The datasets are folders beside the mixture's. Rows are taken by their hash, so that a row stays in the mixture when others are added.
+writes. The datasets are folders beside the mixture. Rows are taken by their hash, so that a row stays in the mixture when others
+are added.
 
     python scripts/mix_data.py --spec results/data/mixture/spec.json --output results/data/mixture
 """

@@ -15,6 +15,7 @@ from os.path import commonprefix
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from posttrain.compat.transformers_internals import compiled_template
 from posttrain.data.messages import Row
 from posttrain.data.thoughts import BLOCKS
 from posttrain.runtime.errors import UserError
@@ -120,10 +121,8 @@ def _pin_date(tokenizer: Any, tools: list | None) -> None:
     """
     template = tokenizer.get_chat_template(tools=tools)
     if "strftime_now" in template:
-        from transformers.utils.chat_template_utils import _compile_jinja_template
-
         pinned = date.fromisoformat(tokenizer.init_kwargs.get("chat_template_date", DATE))
-        _compile_jinja_template(template).globals["strftime_now"] = pinned.strftime
+        compiled_template(template).globals["strftime_now"] = pinned.strftime
 
 
 def calls(text: str, as_text: bool = False) -> list[dict]:
