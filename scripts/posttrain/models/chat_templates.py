@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from posttrain.compat.transformers_internals import compiled_template
 from posttrain.data.files import is_file
 from posttrain.models.base_inspection import LONGEST_TEMPLATE, first_line
 from posttrain.runtime.errors import UserError
@@ -82,13 +83,12 @@ def parsed(template: str, place: str) -> Any:
         UserError: it is too long, or not Jinja.
     """
     from jinja2 import TemplateSyntaxError
-    from transformers.utils.chat_template_utils import _compile_jinja_template  # the one place that knows the dialect
 
     if len(template) > LONGEST_TEMPLATE:
         raise UserError(f"{place} is longer than {LONGEST_TEMPLATE:,} characters; write another template")
     with limited(place, SECONDS, BYTES):
         try:
-            return _compile_jinja_template("").environment.parse(template)
+            return compiled_template("").environment.parse(template)
         except TemplateSyntaxError as error:
             raise UserError(
                 f"{place} is not a Jinja template: line {error.lineno}: {first_line(error)}; correct it, or write another"
