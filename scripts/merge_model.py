@@ -237,8 +237,10 @@ def ship(
         )
         if asked != "auto":
             raise UserError(
-                f"{name}: save_precision: {asked} loses what was learnt: {lost}; write save_precision: fp32, or auto, which "
-                f"takes {asked} only where it keeps the update"
+                "precision-loses-update",
+                f"{name}",
+                f"save_precision: {asked} loses what was learnt: {lost}",
+                f"write save_precision: fp32, or auto, which takes {asked} only where it keeps the update",
             )
         say(f"{name}: model/ is in float32, as {lost}")
         for file in sorted(shipped.rglob("*"), reverse=True):

@@ -23,7 +23,7 @@ NF4 = 0.516  # bytes a weight in 4 bits, with its share of the twice quantised c
 # A process on the CPU, its libraries imported; a CUDA context with its kernels.
 OVERHEAD = {"cpu": 0.8 * GIB, "gpu": 0.6 * GIB}
 # Peak over what the activations add up to. CPU: the C library's heap in pieces, 1.1 to 1.8 in 20 trainings of a 135M model;
-# GPU: PyTorch's allocator hands out blocks again, so that little is lost.
+# GPU: PyTorch's allocator reuses blocks, so little is lost.
 FRAGMENTATION = {"cpu": 1.5, "gpu": 1.1}
 ROLLOUTS = 1.25  # the same of PPO, which samples and scores between its steps
 LARGEST_LOGITS = 2**28  # see head.py
@@ -107,7 +107,9 @@ def weight_files(folder: Path) -> list[Path]:
     files = {"model.safetensors"} if not index.exists() else set(read_json(index)["weight_map"].values())
     missing = [name for name in sorted(files) if not (folder / name).exists()]
     if missing:
-        raise UserError(f"{folder}: there is no {missing[0]}; put the model's weights there as safetensors")
+        raise UserError(
+            "missing-file", f"{folder}", f"there is no {missing[0]}", "put the model's weights there as safetensors"
+        )
     return [folder / name for name in sorted(files)]
 
 
@@ -165,10 +167,12 @@ def adapted(spec: dict, model: Model) -> list[str]:
 
 
 def trained_parameters(spec: dict, model: Model) -> float:
-    """How many parameters move; of the methods that train less than a hundredth of a model, about so many."""
+    """How many parameters are trained; of the methods that train less than a hundredth of a model, about so many."""
     method = METHODS[spec["method"]]
     if method.full:
-        return sum(math.prod(shape) for name, shape in model.shapes.items() if parameter_patterns.moves(spec, (name,)))
+        return sum(
+            math.prod(shape) for name, shape in model.shapes.items() if parameter_patterns.is_trained(spec, (name,))
+        )
     shapes = [model.matrices[name] for name in adapted(spec, model)]
     own = method.parameters(spec, Sizes(model.layers, model.hidden, model.intermediate, shapes))
     saved = spec.get("peft_args", {}).get("modules_to_save") or []
@@ -243,7 +247,7 @@ def _is_apart(spec: dict, model: Model) -> bool:
 
 
 def _copies(spec: dict, model: Model) -> float:
-    """Bytes of other models beside it: a reference where there is no adapter to switch off, and a judge."""
+    """Bytes of other models beside it: a reference where there is no adapter to switch off, and reward models."""
     held = OBJECTIVES[spec["objective"]].reference
     reference = held == "resident" or (held == "resident where beta" and spec["beta"])
     reward_models = [key for key in ("from", "sequence") if key in spec.get("reward", {})]
@@ -261,7 +265,7 @@ def _activations(spec: dict, model: Model, tokens: int, device: str, bf16: bool)
     """What the backward pass needs of the forward pass.
 
     Of a token in a layer: inputs of the two norms (float32), queries, keys, values, attention's result, three vectors of the
-    feed-forward block; where matrices have an adapter or move themselves, the inputs of those as well.
+    feed-forward block; where matrices have an adapter or are trained themselves, the inputs of those as well.
     """
     method = METHODS[spec["method"]]
     held_in_float32 = method.full or (model.bytes > 2 * model.parameters and not _is_apart(spec, model))
