@@ -173,6 +173,8 @@ class Board:
         text = (record.getMessage() or "").strip()
         if text.startswith(snakemake.INTERRUPTED):
             self.interrupted = True
+            if text.startswith(snakemake.GRACEFUL):
+                self.view.note("Stopping when the running stages are done.")
         elif not text.startswith(snakemake.ROUTINE) and (record.levelno >= logging.WARNING or not self.quiet):
             self._note(text, warning=record.levelno >= logging.WARNING)
 
