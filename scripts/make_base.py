@@ -161,14 +161,14 @@ def refuse_adapter(source: Path, name: str) -> None:
         return
     if any(not file.name.startswith("adapter_") for file in source.glob("*.safetensors")):
         raise UserError(
-            "adapter-as-base",
+            "unsupported-model",
             f"base {name}",
             f"{ADAPTER} lies beside the model, so that it is not clear whether the adapter is meant as well",
             "take adapter_config.json and adapter_model.safetensors out of the folder, or merge the adapter into the model",
         )
     base = parsed(source / ADAPTER, name).get("base_model_name_or_path")
     raise UserError(
-        "adapter-as-base",
+        "unsupported-model",
         f"base {name}",
         f"it is an adapter of {base or 'another model'}, and not a model",
         "merge it into that model (PEFT's merge_and_unload), and write the folder of the merged one",

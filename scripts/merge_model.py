@@ -237,7 +237,7 @@ def ship(
         )
         if asked != "auto":
             raise UserError(
-                "precision-loses-update",
+                "merge-failed",
                 f"{name}",
                 f"save_precision: {asked} loses what was learnt: {lost}",
                 f"write save_precision: fp32, or auto, which takes {asked} only where it keeps the update",

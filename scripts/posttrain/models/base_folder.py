@@ -232,7 +232,7 @@ def _chosen_templates(spec: dict, own: dict[str, str], folder: Path, name: str) 
         for key, text in own.items():
             if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", key):
                 raise UserError(
-                    "invalid-chat-template",
+                    "unusable-chat-template",
                     f"base {name}",
                     f"a chat template has the name '{key}'",
                     "write letters, digits and _ . -",
@@ -245,7 +245,7 @@ def _chosen_templates(spec: dict, own: dict[str, str], folder: Path, name: str) 
         text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise UserError(
-            "invalid-chat-template", f"base {name}", f"chat_template: {wanted} is not UTF-8 at byte {error.start + 1}"
+            "unusable-chat-template", f"base {name}", f"chat_template: {wanted} is not UTF-8 at byte {error.start + 1}"
         ) from None
     chat_templates.parsed(text, f"base {name}: chat_template: {wanted}")
     others = sorted(own.keys() - {"default"})
@@ -271,7 +271,7 @@ def _check_arguments(spec: dict, templates: dict[str, str], name: str) -> None:
         valid = sorted(key for key in read - {*TEMPLATE_ARGUMENTS} if not key.endswith("_token"))
         what = f"its variables are {', '.join(valid)}" if valid else "it has no variables of its own"
         raise UserError(
-            "invalid-chat-template",
+            "unusable-chat-template",
             f"base {name}",
             f"chat_template_kwargs: the chat template never reads {', '.join(idle)}",
             f"{what}",
@@ -290,7 +290,7 @@ def _turn_end(tokenizer: Any, templates: dict[str, str], stops: set[int], spec: 
     except UserError as error:
         if "chat_template" in spec:
             raise UserError(
-                "invalid-chat-template", f"base {name}", f"chat_template: {spec['chat_template']['name']}: {error}"
+                "unusable-chat-template", f"base {name}", f"chat_template: {spec['chat_template']['name']}: {error}"
             ) from None
         say(f"{name}: its chat template was not tried: {error}")
         return None
@@ -314,7 +314,7 @@ def _date(spec: dict, folder: Path, templates: dict[str, str], name: str) -> str
         return spec.get("date") or own or DATE
     if "date" in spec:
         raise UserError(
-            "invalid-chat-template",
+            "unusable-chat-template",
             f"base {name}",
             "date: its chat template does not print today's date",
             "take the key out",

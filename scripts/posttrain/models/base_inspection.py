@@ -48,7 +48,7 @@ def check(folder: Path, name: str) -> None:
     for file in folder.rglob("*.jinja"):
         if file.stat().st_size > MAX_TEMPLATE:
             raise UserError(
-                "invalid-chat-template",
+                "unusable-chat-template",
                 f"base {name}",
                 f"{file.name} is longer than {MAX_TEMPLATE:,} bytes",
                 "give it another template",
@@ -97,7 +97,7 @@ def check_config(config: Any, file: str, name: str) -> None:
         templates = [values.get(key) for key in ("chat_template", "template")]  # alone, or one of a list
         if any(isinstance(template, str) and len(template) > MAX_TEMPLATE for template in templates):
             raise UserError(
-                "invalid-chat-template",
+                "unusable-chat-template",
                 f"base {name}",
                 f"chat_template in {file} is longer than {MAX_TEMPLATE:,} characters",
             )

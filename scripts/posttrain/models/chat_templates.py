@@ -92,7 +92,7 @@ def parsed(template: str, place: str) -> Any:
 
     if len(template) > MAX_TEMPLATE:
         raise UserError(
-            "invalid-chat-template",
+            "unusable-chat-template",
             "",
             f"{place} is longer than {MAX_TEMPLATE:,} characters",
             "write another template",
@@ -102,14 +102,14 @@ def parsed(template: str, place: str) -> Any:
             return _compile_jinja_template("").environment.parse(template)
         except TemplateSyntaxError as error:
             raise UserError(
-                "invalid-chat-template",
+                "unusable-chat-template",
                 "",
                 f"{place} is not a Jinja template: line {error.lineno}: {first_line(error)}",
                 "correct it, or write another",
             ) from None
         except RecursionError:
             raise UserError(
-                "invalid-chat-template", "", f"{place} is nested too deeply", "write another template"
+                "unusable-chat-template", "", f"{place} is nested too deeply", "write another template"
             ) from None
 
 
@@ -164,7 +164,7 @@ def probe(tokenizer: Any, template: str | None = None) -> str:
             raise
         except Exception as error:  # whatever its author's program raises
             raise UserError(
-                "invalid-chat-template", "", f"it fails on a conversation of two turns: {first_line(error)}"
+                "unusable-chat-template", "", f"it fails on a conversation of two turns: {first_line(error)}"
             ) from None
 
 

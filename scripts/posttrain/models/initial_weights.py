@@ -113,7 +113,7 @@ def _eva(trainer: Any, spec: dict[str, Any]) -> dict[str, torch.Tensor]:
     for name, layer in model.named_modules():
         if hasattr(layer, "base_layer") and layer not in matrices:
             raise UserError(
-                "unsupported-initialisation",
+                "unsupported-setting",
                 "init_lora_weights",
                 f"eva starts at what goes into matrices, and {name.rpartition('.')[2]} has rows of its own that are trained",
                 "take eva out, or the base's new_tokens and target_modules of embeddings",
@@ -123,7 +123,7 @@ def _eva(trainer: Any, spec: dict[str, Any]) -> dict[str, torch.Tensor]:
     if 2 * components > narrowest:  # PEFT's randomised SVD looks at twice as many
         fits = int(narrowest // (2 * config.eva_config.rho))
         raise UserError(
-            "unsupported-initialisation",
+            "unsupported-setting",
             "init_lora_weights",
             f"eva looks at 4 x rank directions (2 x rank x rho), and the narrowest layer has {narrowest} inputs",
             f"write a rank up to {fits}",
@@ -135,7 +135,7 @@ def _eva(trainer: Any, spec: dict[str, Any]) -> dict[str, torch.Tensor]:
         calls += 1
         if calls > MAX_BATCHES:
             raise UserError(
-                "unsupported-initialisation",
+                "unsupported-setting",
                 "init_lora_weights",
                 f"eva: the directions have not settled in {MAX_BATCHES} batches",
                 "write a smaller rank, or peft_args: {eva_config: {tau: 0.9}}",
@@ -195,7 +195,7 @@ def batches(dataset: Any, size: int, tokens: int, pad: int) -> list[dict[str, to
         made[-2] += made.pop()
     elif counted < tokens:
         raise UserError(
-            "unsupported-initialisation",
+            "unsupported-setting",
             "init_lora_weights",
             f"eva needs {tokens} trained tokens (2 x rank x rho), and the rows have {counted}",
             "write a smaller rank",

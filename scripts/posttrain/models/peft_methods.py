@@ -103,7 +103,7 @@ def _of_ia3(model: Any) -> list[str] | None:
     if found := target_modules.ia3(linear):
         return found
     raise UserError(
-        "unknown-layer",
+        "invalid-pattern",
         "ia3",
         f"the keys and values of {type(model).__name__} are not known",
         "write target_modules: [NAME, ...]",
@@ -115,7 +115,7 @@ def _check_rank(spec: dict, targeted: list[tuple[str, tuple[int, int]]]) -> None
         largest = target_modules.largest_rank(spec["method"], (rows, columns))
         if spec["rank"] > largest:
             raise UserError(
-                "rank-too-large",
+                "unsupported-target",
                 "",
                 f"rank {spec['rank']} is larger than the matrix {name} ({rows} x {columns}) allows",
                 f"write a rank up to {largest}",
@@ -134,7 +134,7 @@ def _adalora(spec: dict, shared: dict, _: Any, steps: int) -> Any:
     """
     if steps < 2:
         raise UserError(
-            "too-few-steps",
+            "unsupported-setting",
             "",
             "adalora shares out its ranks between the first step and the last",
             "write a larger max_steps or epochs",
@@ -244,7 +244,7 @@ def _targets(model: Any, wanted: str | list[str], spec: dict) -> list[tuple[str,
             )
         if not matching:
             raise UserError(
-                "unknown-layer", "target_modules", f"the model has no layer '{target}'", f"{nearest(target, known)}"
+                "invalid-pattern", "target_modules", f"the model has no layer '{target}'", f"{nearest(target, known)}"
             )
         found += matching
     return found

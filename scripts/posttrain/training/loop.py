@@ -276,7 +276,7 @@ def library_refusals(name: str) -> Iterator[None]:
         yield
     except (TypeError, ValueError, NotImplementedError, ImportError) as error:
         traceback.print_exc()
-        raise UserError("library-refusal", name, f"method, peft_args or trainer_args: {first_line(error)}") from None
+        raise UserError("refused-argument", name, f"method, peft_args or trainer_args: {first_line(error)}") from None
 
 
 @contextlib.contextmanager
