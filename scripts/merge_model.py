@@ -190,8 +190,8 @@ def carry(source: Path, folder: Path) -> None:
             link(file, target)
     ours, theirs = folder / "config.json", source / "config.json"
     if ours.exists():
-        said = read_json(theirs)
-        config = read_json(ours) | {key: said[key] for key in SPECIAL if said.get(key) is not None}
+        special = read_json(theirs)
+        config = read_json(ours) | {key: special[key] for key in SPECIAL if special.get(key) is not None}
         ours.unlink()  # it may be a link
         ours.write_text(json.dumps(config, indent=2, ensure_ascii=False, sort_keys=True) + "\n")
 

@@ -26,10 +26,10 @@ from posttrain.runtime.errors import UserError
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def precision(wanted: str) -> str:
+def precision(setting: str) -> str:
     """Resolve `auto`: bf16 where the processor multiplies it in hardware, fp32 elsewhere."""
-    if wanted != "auto":
-        return wanted
+    if setting != "auto":
+        return setting
     if torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     return "bf16" if multiplies_bf16() else "fp32"

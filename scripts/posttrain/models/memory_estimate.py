@@ -4,13 +4,14 @@ Weights, gradients and optimiser states are counted; activations are what PyTorc
 layer with gated feed-forward blocks, counted on a Llama for every method, and are the estimate's rough part. Nothing is loaded.
 """
 
-import json
 import math
 import os
 import re
 import subprocess
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from safetensors import safe_open
 
 from posttrain.methods import METHODS, VALUE_RANK, Sizes, reads_weights
 from posttrain.models import parameter_patterns, target_modules
@@ -81,10 +82,11 @@ def read_model(folder: Path) -> Model:
     Raises:
         UserError: there are no such files.
     """
-    headers = [_header(file) for file in weight_files(folder)]
-    tensors = {name: tensor for header in headers for name, tensor in header.items() if name != "__metadata__"}
-    shapes = {name: tuple(tensor["shape"]) for name, tensor in tensors.items()}
-    size = sum(end - start for start, end in (tensor["data_offsets"] for tensor in tensors.values()))
+    tensors: dict[str, Tensor] = {}
+    for file in weight_files(folder):
+        tensors |= _tensors(file)
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    size = sum(tensor.bytes for tensor in tensors.values())
     config = read_json(folder / "config.json")
     numbered: dict[str, dict[str, tuple[int, ...]]] = {}
     for name, shape in shapes.items():
@@ -96,8 +98,7 @@ def read_model(folder: Path) -> Model:
     embedding = max((shape for name, shape in shapes.items() if len(shape) == 2 and name not in blocks), key=max)
     widest = max(max(shape) for shape in blocks.values() if len(shape) == 2)
     file = folder / "update.safetensors"
-    factors = _header(file) if file.exists() else {}
-    update = sum(4 * math.prod(tensor["shape"]) for name, tensor in factors.items() if name != "__metadata__")
+    update = sum(tensor.bytes for tensor in _tensors(file).values()) if file.exists() else 0
     text = config.get("text_config", config)
     return Model(text, shapes, size, len(layers), min(embedding), widest, max(embedding), update)
 
@@ -113,9 +114,25 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(files)]
 
 
-def _header(file: Path) -> dict[str, Any]:
-    with file.open("rb") as stream:
-        return json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+class Tensor(NamedTuple):
+    """A tensor as a safetensors file describes it."""
+
+    shape: tuple[int, ...]
+    bytes: int
+
+
+def _tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file by their names; none is read."""
+    with safe_open(file, "np") as tensors:
+        slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118 (a file is not a mapping)
+    found = {}
+    for name, part in slices.items():
+        shape, bits = (
+            tuple(part.get_shape()),
+            re.search(r"\d+", part.get_dtype()),
+        )  # such as BF16 and F8_E4M3; BOOL has 8
+        found[name] = Tensor(shape, math.prod(shape) * (int(bits[0]) if bits else 8) // 8)
+    return found
 
 
 # ---- the modules that get an adapter
