@@ -27,7 +27,7 @@ OVERHEAD = {"cpu": 0.8 * GIB, "gpu": 0.6 * GIB}
 # GPU: PyTorch's allocator reuses blocks, so little is lost.
 FRAGMENTATION = {"cpu": 1.5, "gpu": 1.1}
 ROLLOUTS = 1.25  # the same of PPO, which samples and scores between its steps
-LARGEST_LOGITS = 2**28  # see head.py
+MAX_LOGITS = 2**28  # see lm_head.py
 TILE = (4096, 32768)  # tokens and words of the vocabulary whose logits TRL's own head has at once
 
 
@@ -314,7 +314,7 @@ def _logits(spec: dict, model: Model, tokens: int, trained_share: float, device:
     if objective.all_logits:  # the logits, their log-softmax, its gradient
         return 12 * tokens * model.vocabulary
     if device == "cpu" and objective.compact_head != "none" and not METHODS[spec["method"]].virtual_tokens:
-        return 6 * min(tokens * trained_share * model.vocabulary, LARGEST_LOGITS)
+        return 6 * min(tokens * trained_share * model.vocabulary, MAX_LOGITS)
     return 12 * min(tokens, TILE[0]) * min(model.vocabulary, TILE[1])
 
 
