@@ -68,7 +68,7 @@ GUARDS = [
     Guard("a template has its memory", f"{PACKAGE}/runtime/resource_limits.py", "    resource.setrlimit(resource.RLIMIT_AS, (most, hard))", "    pass", "tests/security/test_templates.py -k does_harm"),
     Guard("a wheel has its size", f"{PACKAGE}/models/base_inspection.py", "if size > max(SMALL, PACKED * packed) or", "if", "tests/security/test_bases.py -k unpacks_to_much_more"),
     Guard("a wheel has its hash", "scripts/make_base.py", 'if spec.get("sha256") not in (None, sha256(wheel)):', "if False:", "tests/security/test_bases.py -k another_hash"),
-    Guard("no value reaches a shell unquoted", "rules/sft.smk", "{input.model:q}", "{input.model}", "tests/security/test_shell.py -k every_value"),
+    Guard("no value reaches a shell unquoted", "rules/dpo.smk", "--parent {input.model:q}", "--parent {input.model}", "tests/security/test_shell.py -k every_value"),
     Guard("a configuration is no program", f"{PACKAGE}/config/schema.py", 'if isinstance(values, dict) and "__use_yte__" in values:', "if False:", "tests/security/test_shell.py -k configuration_that_is_a_program"),
     Guard("a secret in a configuration is refused", f"{PACKAGE}/config/schema.py", "        if SECRET.search(value):", "        if False:", "tests/security/test_secrets.py -k secret_in_the_configuration"),
     Guard("a message has no password", f"{PACKAGE}/runtime/errors.py", 'PASSWORD.sub("***@", str(text))', "str(text)", "tests/security/test_secrets.py -k message_has_no_password"),

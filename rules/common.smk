@@ -357,6 +357,6 @@ def show_results():
     """The table of the models that were asked for, where each of them is evaluated."""
     names = evaluated(PROJECT.inputs, TARGETS)
     if names and all(Path(f"results/{name}/eval.json").exists() for name in names):
-        from posttrain.cli.main import table  # brings scipy, which takes longer than reading the workflow
+        from posttrain.cli.table import table  # brings scipy, which takes longer than reading the workflow
 
         say(table(names), "results")

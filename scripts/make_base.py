@@ -50,7 +50,8 @@ def main(options) -> None:
             weights.add_tokens(folder, spec["new_tokens"], name)
         base_folder.normalise(spec, folder, name)
     model = options.output / "model"
-    manifest = {"source": spec["source"], "licence": of_card(model), "files": folder_hashes(model)}
+    origin = next((spec[key] for key in ("model", "path", "package") if key in spec), name)
+    manifest = {"source": spec["source"], "base": origin, "licence": of_card(model), "files": folder_hashes(model)}
     if spec["source"] == "hub":
         manifest["base_model"] = spec["model"]  # for the model cards of what is trained from it
     write_json(options.output / "base.json", sealed(manifest))

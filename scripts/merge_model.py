@@ -152,7 +152,7 @@ def write_merged(model: Any, parent: Path, trained: Path, spec: dict, base_dtype
         return loading.dtype_of(folder / "base")
     learnt = frozen_update.learnt(model) if method.low_rank else {}
     if method.full:
-        link_all(trained, folder)
+        link_all(trained, folder, without=("README.md",))
     else:
         model = model.merge_and_unload()
         model.save_pretrained(folder)
@@ -163,8 +163,8 @@ def write_merged(model: Any, parent: Path, trained: Path, spec: dict, base_dtype
 
 
 def write_adapter_and_base(trained: Path, base: Path, folder: Path) -> None:
-    """Link an adapter and, in `base/`, what it stands on."""
-    link_all(trained, folder)
+    """Link an adapter and, in `base/`, the model that it belongs to."""
+    link_all(trained, folder, without=("README.md",))
     link_all(base, folder / "base")
     carry(base, folder)
 

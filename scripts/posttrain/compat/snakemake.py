@@ -16,6 +16,7 @@ import os
 import sys
 from typing import Any
 
+CHECKED = {"snakemake": "9.27.1"}
 # SIGTERM to Snakemake alone, and Ctrl-C.
 GRACEFUL = "Will exit after finishing currently running jobs"
 INTERRUPTED = (GRACEFUL, "Terminating processes on user request")

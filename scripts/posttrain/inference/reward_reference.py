@@ -32,7 +32,7 @@ def check(spec: dict, shape: str) -> None:
     if name is None or shape != "prompts":
         return
     if why := refusal(name, dataset, shape):
-        raise UserError("no-reference", "reward.function", why)
+        raise UserError("wrong-dataset-type", "reward.function", why)
     if not user_code.is_own(name):
         return
     rule = user_code.load(name)

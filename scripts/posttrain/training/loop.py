@@ -161,8 +161,9 @@ def _train(build: Callable[[dict], Any], options: Namespace, folder: Path, spec:
         "detail",
     )
     checkpoint = keeping.last(folder, early_stopping.plan(spec))
-    if spec["method"] in peft_methods.KEEPERS and not objective.value_model:  # which saves all that is trainable itself
-        trainer.add_callback(peft_methods.KEEPERS[spec["method"]](model, checkpoint))
+    keeper = peft_methods.KEEPERS.get(spec["method"])
+    if keeper and not objective.value_model:  # whose trainer saves all that is trainable itself
+        trainer.add_callback(keeper(model, checkpoint))
     if spec.get("lora_plus"):
         trainer.optimizer = lora_plus(trainer, spec["lora_plus"])
     stop, log = _add_callbacks(trainer, name, folder, spec)

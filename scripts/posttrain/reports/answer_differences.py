@@ -3,11 +3,13 @@
 import difflib
 import re
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from posttrain.data import thoughts
 from posttrain.evaluation.example_scores import Examples, read_examples
 from posttrain.metrics.statistics import metric
+from posttrain.workflow import paths
 
 MAX_CHARACTERS = 700  # characters of a text
 ALIKE = 0.2  # below, an answer has hardly a word in common with the other, and marks would only confuse
@@ -43,7 +45,7 @@ def examples(run: dict[str, Any], others: list[str], most: int) -> list[dict[str
 @lru_cache(maxsize=32)  # parents are read once for their many children
 def answers(name: str) -> Examples:
     """A model's examples with a generated answer: texts and the metrics' columns, by suite, dataset and id."""
-    return {at: row for at, row in read_examples(name).items() if row["output"] is not None}
+    return {at: row for at, row in read_examples(Path(paths.examples(name))).items() if row["output"] is not None}
 
 
 def changed(names: list[str], before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, float, float]]:
