@@ -37,7 +37,8 @@ from security.hostile import STRINGS  # noqa: E402
 
 from posttrain.config.schema import RESERVED, Config, Dataset, Evaluation, Run, check_text  # noqa: E402
 from posttrain.runtime.errors import UserError, printable  # noqa: E402
-from posttrain.workflow.project import MODEL_FILES, RUN_FILES, Project  # noqa: E402
+from posttrain.workflow.paths import MODEL_FILES, RUN_FILES  # noqa: E402
+from posttrain.workflow.project import Project  # noqa: E402
 
 LIMIT = 1.0  # seconds of processor time for a case
 STOP = 20  # seconds after which a case is ended
@@ -202,10 +203,10 @@ def examine(values: Any, targets: list[str]) -> tuple[str, str]:
             project.spec(spec)
         if project.run(node.name) != node:
             raise AssertionError(f"{node.name} does not read back")
-        project.lineage(name), project.others(name), project.judge_models(name), project.licences(node)
+        project.lineage(name), project.graph.others(name), project.reward_models(name), project.graph.licences(node)
     for name in project.config.sweeps:
-        project.sweep_points(name)
-    project.report("snakemake")
+        project.names.sweep_points(name)
+    project.context("", "snakemake")
     for pattern in (project.pattern("sft"), project.datasets_pattern("data")):
         re.compile(pattern)
     return "accepted", ""

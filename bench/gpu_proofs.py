@@ -23,7 +23,8 @@ from safetensors.torch import load_file
 
 from posttrain.models import loading
 from posttrain.runtime import atomic, hashes
-from posttrain.training import loop
+from posttrain.training import callbacks
+from posttrain.training import inputs as stage_inputs
 
 
 def adapter(given: Namespace) -> Path:
@@ -73,7 +74,7 @@ def options_kept(bench: Bench, name: str, shape: str) -> Namespace:
 def killed(folder: Path, shape: str, keys: dict[str, Any], dry: bool) -> None:
     """Train with checkpoints, and end by signal 9 while a step is computed. Called in a process of its own."""
 
-    class Killed(loop.Watch):
+    class Killed(callbacks.SaveCheckpoints):
         """Sends the signal half a step after the second half of the training has begun, once there is a checkpoint."""
 
         def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -86,7 +87,7 @@ def killed(folder: Path, shape: str, keys: dict[str, Any], dry: bool) -> None:
 
     os.environ["POSTTRAIN_TRACKING"] = json.dumps({"mlflow": False, "checkpoint_seconds": 0})
     bench = Bench(folder, dry)
-    loop.Watch = Killed
+    callbacks.SaveCheckpoints = Killed
     train("sft", options(bench, "killed", "sft", "lora", shape, **keys))
 
 
@@ -126,7 +127,7 @@ def no_room(rows_at_once: int, gib: float) -> Iterator[None]:
         finally:
             torch.cuda.set_per_process_memory_fraction(1.0)
         return
-    load = loop.load_parent
+    load = stage_inputs.load_parent
 
     def greedy(*arguments: Any, **named: Any) -> Any:
         model = load(*arguments, **named)
@@ -138,11 +139,11 @@ def no_room(rows_at_once: int, gib: float) -> Iterator[None]:
         model.model.register_forward_pre_hook(forward, with_kwargs=True)
         return model
 
-    loop.load_parent = greedy
+    stage_inputs.load_parent = greedy
     try:
         yield
     finally:
-        loop.load_parent = load
+        stage_inputs.load_parent = load
 
 
 def merged(bench: Bench, shape: str) -> dict[str, Any]:

@@ -40,7 +40,7 @@ from posttrain.inference import scoring
 from posttrain.methods import reference_form
 from posttrain.models import loading
 from posttrain.runtime import atomic
-from posttrain.training import loop
+from posttrain.training import loop, results
 from posttrain.workflow.project import Project
 
 CUDA = torch.cuda.is_available()
@@ -271,7 +271,7 @@ def only(flash: bool | None = None, liger: bool | None = None) -> Iterator[None]
 
 def figures(bench: Bench, shape: str, objective: str, full: bool, speed: float, note: str = "") -> dict[str, Any]:
     """A training's row: tokens/s, peak memory, floating-point operations a second (not of ppo, which also samples)."""
-    found = {"tokens_per_s": speed, "memory_gib": loop.memory_gib(), "note": note}
+    found = {"tokens_per_s": speed, "memory_gib": results.memory_gib(), "note": note}
     if objective == "ppo":
         return found
     if objective == "sft":
@@ -353,7 +353,7 @@ def generated(bench: Bench, shape: str, plain: bool = False) -> dict[str, Any]:
     speed = timed(lambda: answer(asked[:2], 4), lambda: answer(asked, new), len(asked) * new)
     return {
         "tokens_per_s": speed,
-        "memory_gib": loop.memory_gib(),
+        "memory_gib": results.memory_gib(),
         "note": f"{len(asked)} prompts, {new} new tokens",
     }
 
@@ -384,7 +384,7 @@ def scored(bench: Bench, shape: str, plain: bool = False, precision: str = "bf16
             (chosen * (labels[:, 1:] != -100)).sum(1).tolist()
 
     speed = timed(lambda: score(sequences[:8]), lambda: score(sequences), sum(columns["length"]))
-    return {"tokens_per_s": speed, "memory_gib": loop.memory_gib(), "note": f"{len(sequences)} rows"}
+    return {"tokens_per_s": speed, "memory_gib": results.memory_gib(), "note": f"{len(sequences)} rows"}
 
 
 def timed(warm_up: Any, measured: Any, tokens: int) -> float:

@@ -107,7 +107,11 @@ def train(folder: str, seed: int, steps: int) -> None:
     from transformers import TrainingArguments
 
     from posttrain.models import loading, peft_methods
-    from posttrain.training import loop, ppo
+    from posttrain.training import arguments
+    from posttrain.training.ppo import schedule as planning
+    from posttrain.training.ppo.actor_critic import ActorCritic
+    from posttrain.training.ppo.rewards import TokenRewards
+    from posttrain.training.ppo.trainer import PPOTrainer
     from posttrain.workflow.project import Project
 
     os.chdir(folder)
@@ -119,16 +123,18 @@ def train(folder: str, seed: int, steps: int) -> None:
     }
     spec = json.loads(Project(values).spec("ppo"))
     questions = [json.loads(line) for line in Path("prompts.jsonl").read_text().splitlines()]
-    rollouts, rows = ppo.schedule(len(questions), spec)
-    net = ppo.ActorCritic(Path("model"), spec)
-    trainer = ppo.PPOTrainer(
+    rollouts, rows = planning.schedule(len(questions), spec)
+    net = ActorCritic(Path("model"), spec)
+    trainer = PPOTrainer(
         spec=spec,
-        questions=[[questions[i] for i in rollout] for rollout in rollouts],
-        judges=lambda questions, answers, rows: ppo.Earnings(torch.tensor([even_share(a) for a in answers]), None),
+        prompts=[[questions[i] for i in rollout] for rollout in rollouts],
+        rewards=lambda prompts, completions, rows: TokenRewards(
+            torch.tensor([even_share(a) for a in completions]), None
+        ),
         model=net,
-        args=TrainingArguments(**loop.trainer_arguments(spec, Path("out")), remove_unused_columns=False),
+        args=TrainingArguments(**arguments.trainer_arguments(spec, Path("out")), remove_unused_columns=False),
         train_dataset=Dataset.from_list(rows),
-        data_collator=ppo.collate,
+        data_collator=planning.collate,
         processing_class=loading.tokenizer(Path("model")),
     )
     start = time.monotonic()

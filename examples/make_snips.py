@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from itertools import chain
 from pathlib import Path
 
-TRAIN, PAIRS, TEST = 280, 120, 100  # rows of each file, equally many of each tool
+TRAIN, PAIRS, TEST = 200, 100, 100  # rows of each file, equally many of each tool
 SHARED = 0.65  # of a held-out row's words; the preflight's check `overlap` stops at 0.7
 # Four of the seven tools, so that the demo ends in minutes: each, and the one that is easily taken for it.
 CONFUSED = {

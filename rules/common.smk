@@ -17,11 +17,14 @@ from posttrain.config.schema import check_file, check_is_no_target
 from posttrain.runtime.errors import UserError
 from posttrain.config.overrides import OVERRIDES
 from posttrain.objectives import OBJECTIVES
-from posttrain.workflow.project import VERSIONS, Project
+from posttrain.workflow import contexts
+from posttrain.workflow.paths import LAST_CONFIGURATION
+from posttrain.workflow.project import Project
+from posttrain.workflow.specs import VERSIONS
 from posttrain.workflow.staging import staged
+from posttrain.workflow.targets import evaluated
 from posttrain.runtime import fork_server
 from posttrain.runtime.console import say
-from posttrain.runtime.last_configuration import READ_LAST
 
 # A file given with --configfile replaces the default one. Snakemake itself would merge the two.
 local = Path("config/config.yaml")
@@ -132,11 +135,11 @@ def base_text(wildcards):
 
 
 def base_template(wildcards):
-    return PROJECT.template_file(wildcards.base)
+    return PROJECT.inputs.template(wildcards.base)
 
 
 def data_sources(wildcards):
-    return PROJECT.sources(wildcards.dataset)
+    return PROJECT.inputs.sources(wildcards.dataset)
 
 
 ROWS = ("train.parquet", "validation.parquet", "data.json")
@@ -148,7 +151,7 @@ def mixed_rows(wildcards):
 
 
 def held_out_folders(wildcards):
-    return [f"results/data/{name}" for name in dict.fromkeys([wildcards.dataset, *PROJECT.held_out_data])]
+    return [f"results/data/{name}" for name in dict.fromkeys([wildcards.dataset, *PROJECT.inputs.held_out_data])]
 
 
 def held_out_rows(wildcards):
@@ -185,12 +188,12 @@ def preflight_tokens_files(wildcards):
 
 
 def preflight_judges(wildcards):
-    bases = PROJECT.foreign_judges(PROJECT.run(wildcards.run).name).values()
+    bases = PROJECT.inputs.foreign_rewards(PROJECT.run(wildcards.run).name).values()
     return [PROJECT.manifest(base) for base in dict.fromkeys(bases)]
 
 
 def measured_folders(wildcards):
-    return [f"results/data/{name}" for name in PROJECT.held_out_data]
+    return [f"results/data/{name}" for name in PROJECT.inputs.held_out_data]
 
 
 def measured_rows(wildcards):
@@ -206,15 +209,15 @@ def run_rows_folder(wildcards):
 
 
 def judge_manifests(wildcards):
-    return [PROJECT.manifest(name) for name in PROJECT.judge_models(wildcards.run)]
+    return [PROJECT.manifest(name) for name in PROJECT.reward_models(wildcards.run)]
 
 
 def judge_models(wildcards):
-    return [PROJECT.merged(name) for name in PROJECT.judge_models(wildcards.run)]
+    return [PROJECT.merged(name) for name in PROJECT.reward_models(wildcards.run)]
 
 
 def reward_function(wildcards):
-    return PROJECT.reward_file(wildcards.run)
+    return PROJECT.inputs.reward_function(wildcards.run)
 
 
 def run_held_out(wildcards):
@@ -222,11 +225,11 @@ def run_held_out(wildcards):
 
 
 def run_metric(wildcards):
-    return PROJECT.metric_files(wildcards.run)
+    return PROJECT.inputs.metric(wildcards.run)
 
 
 def selector(wildcards):
-    return PROJECT.selector(wildcards.dataset)
+    return PROJECT.names.selector(wildcards.dataset)
 
 
 def selector_model(wildcards):
@@ -270,10 +273,10 @@ def parent_logprobs(wildcards):
 def eval_tokens(wildcards):
     base = PROJECT.lineage(wildcards.run)[0]
     length = PROJECT.config.evaluation.max_length
-    suites = [] if PROJECT.is_reward(wildcards.run) else PROJECT.suite_data("perplexity", "preference")
+    suites = [] if PROJECT.is_reward(wildcards.run) else PROJECT.inputs.suite_data("perplexity", "preference")
     return [
         f"results/tokens/{base}/{dataset},max_length={length}/{file}"
-        for dataset in dict.fromkeys([*PROJECT.evaluation_data, *suites])
+        for dataset in dict.fromkeys([*PROJECT.inputs.evaluation_data, *suites])
         for file in ("validation.parquet", "report.json")
     ]
 
@@ -284,23 +287,23 @@ def eval_tokens_folder(wildcards):
 
 def eval_rows(wildcards):
     reward = PROJECT.is_reward(wildcards.run)
-    datasets = PROJECT.evaluation_data if reward else PROJECT.held_out_data
+    datasets = PROJECT.inputs.evaluation_data if reward else PROJECT.inputs.held_out_data
     return expand("results/data/{dataset}/{file}", dataset=datasets, file=("validation.parquet", "data.json")) + expand(
-        "results/data/{dataset}/train.parquet", dataset=[] if reward else PROJECT.shots_data
+        "results/data/{dataset}/train.parquet", dataset=[] if reward else PROJECT.inputs.shots_data
     )
 
 
 def eval_judges(wildcards):
-    judges = [] if PROJECT.is_reward(wildcards.run) else PROJECT.evaluation_judges
+    judges = [] if PROJECT.is_reward(wildcards.run) else PROJECT.inputs.evaluation_rewards
     return [PROJECT.manifest(judge) for judge in judges]
 
 
 def eval_files(wildcards):
-    return [] if PROJECT.is_reward(wildcards.run) else PROJECT.suite_files
+    return [] if PROJECT.is_reward(wildcards.run) else PROJECT.inputs.suite_files
 
 
 def eval_others(wildcards):
-    return expand("results/{other}/eval/examples.parquet", other=PROJECT.others(wildcards.run))
+    return expand("results/{other}/eval/examples.parquet", other=PROJECT.graph.others(wildcards.run))
 
 
 def lineage_steps(wildcards):
@@ -321,7 +324,7 @@ def rated_examples(wildcards):
 
 
 def rating_files(wildcards):
-    return PROJECT.rating_files
+    return PROJECT.inputs.ratings
 
 
 def reported(wildcards):
@@ -334,12 +337,12 @@ def reported(wildcards):
 
 
 def reported_data(wildcards):
-    return expand("results/data/{dataset}/report.json", dataset=PROJECT.report("")["datasets"])
+    return expand("results/data/{dataset}/report.json", dataset=contexts.report(PROJECT.inputs, "")["datasets"])
 
 
 def wait_for_turn():
     """Let a command of another shell finish what both would build, then start anew with what is left."""
-    from posttrain.runtime import build_lock
+    from posttrain.workflow import build_lock
 
     if build_lock.take(planned_outputs(workflow)):
         start_again()
@@ -352,14 +355,14 @@ def start_fork_server():
 
 def remember_configuration():
     """Write down which file was read, so that `posttrain verify` and its like read the same."""
-    READ_LAST.parent.mkdir(exist_ok=True)
-    READ_LAST.write_text(f"{CONFIG_FILE}\n")
+    LAST_CONFIGURATION.parent.mkdir(exist_ok=True)
+    LAST_CONFIGURATION.write_text(f"{CONFIG_FILE}\n")
 
 
 def show_results():
     """The table of the models that were asked for, where each of them is evaluated."""
-    names = PROJECT.asked(TARGETS)
+    names = evaluated(PROJECT.inputs, TARGETS)
     if names and all(Path(f"results/{name}/eval.json").exists() for name in names):
-        from posttrain.cli.main import table  # brings scipy, which takes longer than reading the workflow
+        from posttrain.cli.table import table  # brings scipy, which takes longer than reading the workflow
 
         say(table(names), "results")

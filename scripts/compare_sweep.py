@@ -12,7 +12,7 @@ import shutil
 import textwrap
 from pathlib import Path
 
-from posttrain.cli.main import columns as aligned
+from posttrain.cli.table import columns as aligned
 from posttrain.reports import formatting, sweep_page, sweep_results, sweeps
 from posttrain.reports.sweep_figures import draw_cost, draw_metric
 from posttrain.reports.sweep_sentences import answer, sentences
@@ -21,13 +21,17 @@ from posttrain.runtime.atomic import read_json, whole_file, whole_folder
 from posttrain.runtime.console import say
 from posttrain.runtime.script import arguments, run
 
+SAME_MEMORY = 1.02  # peaks whose ratio is smaller are not drawn: nobody chooses by less
+
 
 def main(options) -> None:
     sweep = sweep_results.read(options.output.name, read_json(options.context)["points"])
     write_table(options.output / "table.tsv", sweep)
     with whole_folder(options.output / "plots") as folder:
         figures = {name: draw_metric(folder / name.replace("/", "_"), sweep, name) for name in sweep.metrics}
-        cost_figures = [draw_cost(folder / "cost", sweep, "work"), draw_cost(folder / "memory", sweep, "memory")]
+        cost_figures = [draw_cost(folder / "cost", sweep, "work")]
+        if max(sweep.memory) > SAME_MEMORY * min(sweep.memory):
+            cost_figures.append(draw_cost(folder / "memory", sweep, "memory"))
     with whole_file(options.output / "report.html") as file:
         file.write_text(sweep_page.page(sweep, figures, cost_figures), encoding="utf-8")
     say(printed(sweep, shutil.get_terminal_size().columns) + f"\nSee {options.output}/report.html\n", "table")

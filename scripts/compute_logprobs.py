@@ -1,20 +1,18 @@
-"""Reference log-probabilities: what the parent thinks of every chosen and rejected answer, once for all its DPO runs.
+"""Reference log-probabilities: the parent's, of every chosen and rejected completion, once for all its DPO runs.
 
 Reads a model and the tokens of a preference dataset's training rows; writes one Parquet file, row by row as the tokens.
 The model is held as it is while a run trains on it, which the file's name says (see `methods.reference_form`): `,nf4` in 4 bits, for
 a QLoRA; `,whole` with all weights in float32, for full fine-tuning; `,fp32` or `,bf16` in that arithmetic.
 
     python scripts/compute_logprobs.py --model results/sft_lora/merged \
-        --tokens results/tokens/smollm2/gsm8k_pairs,max_length=1024 \
-        --output results/sft_lora/logprobs/gsm8k_pairs,max_length=1024.parquet
+        --tokens results/tokens/smollm2/snips_pairs,max_length=1024 \
+        --output results/sft_lora/logprobs/snips_pairs,max_length=1024.parquet
 """
 
 from pathlib import Path
 
-from posttrain.objectives import data_refusal
-from posttrain.runtime.atomic import read_json, whole_file
+from posttrain.runtime.atomic import whole_file
 from posttrain.runtime.console import Clock, say
-from posttrain.runtime.errors import UserError
 from posttrain.runtime.script import arguments, run
 
 
@@ -24,12 +22,9 @@ def main(options) -> None:
 
     from posttrain.inference import scoring
     from posttrain.models import loading
+    from posttrain.training.inputs import check_dataset_type
 
-    refusal = data_refusal(
-        "dpo", f"dataset {options.tokens.name.split(',')[0]}", read_json(options.tokens / "report.json")["shape"]
-    )
-    if refusal:
-        raise UserError(refusal)
+    check_dataset_type(options.tokens / "report.json", "dpo", options.tokens.name.split(",")[0])
     clock = Clock()
     model = loading.parent(options.model, form(options.output)).eval()
     rows = pq.read_table(options.tokens / "train.parquet").to_pylist()
@@ -44,9 +39,9 @@ def main(options) -> None:
 def form(output: Path) -> dict[str, str]:
     """Method and precision of the runs whose reference this is, as far as they say how it is held."""
     parts = output.stem.split(",")
-    method = {"nf4": "qlora", "whole": "full"}
+    held = {"nf4": "qlora", "whole": "full"}
     return {
-        "method": next((method[part] for part in parts if part in method), "lora"),
+        "method": next((held[part] for part in parts if part in held), "lora"),
         "precision": next((part for part in parts if part in ("fp32", "bf16")), "auto"),
     }
 

@@ -50,7 +50,10 @@ def main(options) -> None:
             weights.add_tokens(folder, spec["new_tokens"], name)
         base_folder.normalise(spec, folder, name)
     model = options.output / "model"
-    manifest = {"source": spec["source"], "licence": of_card(model), "files": folder_hashes(model)}
+    origin = next((spec[key] for key in ("model", "path", "package") if key in spec), name)
+    manifest = {"source": spec["source"], "base": origin, "licence": of_card(model), "files": folder_hashes(model)}
+    if spec["source"] == "hub":
+        manifest["base_model"] = spec["model"]  # for the model cards of what is trained from it
     write_json(options.output / "base.json", sealed(manifest))
 
 
@@ -172,6 +175,7 @@ def at_random(spec: dict, folder: Path, name: str) -> None:
     from tokenizers import ByteLevelBPETokenizer
     from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, set_seed
 
+    from posttrain.compat.transformers_internals import raw_tokenizer
     from posttrain.data import dataset_types
     from posttrain.data.rows import read
     from posttrain.models.loading import save
@@ -182,7 +186,7 @@ def at_random(spec: dict, folder: Path, name: str) -> None:
     texts = (dataset_types.of(row).text(row) for row in rows)
     bpe.train_from_iterator(texts, vocab_size=spec["vocab_size"], special_tokens=special, show_progress=False)
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe._tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=CHATML
+        tokenizer_object=raw_tokenizer(bpe), eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=CHATML
     )
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
     set_seed(spec["seed"])

@@ -1,7 +1,7 @@
 """Look for a dataset's training rows in held-out rows: its own, and those of every dataset that models are measured on.
 
-    python scripts/measure_overlap.py --data results/data/gsm8k --held-out results/data/gsm8k results/data/chat \
-        --output results/data/gsm8k/overlap.json
+    python scripts/measure_overlap.py --data results/data/snips --held-out results/data/snips results/data/chat \
+        --output results/data/snips/overlap.json
 """
 
 from pathlib import Path

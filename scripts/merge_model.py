@@ -12,39 +12,25 @@ merge.json has the drift of both. What cannot be merged is kept beside its paren
 
     python scripts/merge_model.py --spec results/sft_lora/spec.json --parent results/bases/smollm2/model \
         --shipped results/bases/smollm2/model --manifest results/bases/smollm2/base.json \
-        --tokens results/tokens/smollm2/gsm8k,max_length=1024 --preflight results/sft_lora/preflight.json
+        --tokens results/tokens/smollm2/snips,max_length=1024 --preflight results/sft_lora/preflight.json
 """
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
-from posttrain.data.licences import card_fields, forbids, is_known, normalise, with_cards
 from posttrain.methods import METHODS, reference_form
+from posttrain.objectives import OBJECTIVES
 from posttrain.provenance.records import code_hash, hashes, sealed, versions
+from posttrain.reports import model_card
 from posttrain.runtime.atomic import link, read_json, whole_folder, write_json
 from posttrain.runtime.console import say
-from posttrain.runtime.errors import UserError, printable
+from posttrain.runtime.errors import UserError
 from posttrain.runtime.hashes import folder_hashes, sha256, visible_files
 from posttrain.runtime.script import arguments, run
 
-CELL = 300  # characters of a value on the model card
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
-
-
-KEPT_APART = """What was trained cannot be merged, so this folder is an adapter and its base:
-
-```python
-import posttrain.models.bottleneck  # only for the method adapter, which is not one of PEFT's own
-from peft import PeftModel
-from transformers import AutoModelForCausalLM  # of a reward model: AutoModelForSequenceClassification, num_labels=1
-
-model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("FOLDER/base"), "FOLDER")
-```
-
-"""
 
 
 def main(options) -> None:
@@ -63,13 +49,15 @@ def main(options) -> None:
         tell(name, spec, proof)
         merge_proof.check_merged(name, proof)
         proof["shipped"] = ship(name, spec, base_dtype, options, (merged, shipped), (reference, prompts), proof)
-        (shipped / "README.md").write_text(card(name, spec, read_json(options.preflight)["licences"]))
+        licences = read_json(options.preflight)["licences"]
+        (shipped / "README.md").write_text(model_card.card(name, spec, licences, before.get("base_model")))
         for file in [*merged.iterdir(), *shipped.iterdir()]:
             if is_own(file):
                 file.chmod(0o644)
     made = {"merged": folder_hashes(run_folder / "merged"), "model": folder_hashes(run_folder / "model")}
     proof |= drift | {
         "base_dtype": base_dtype,
+        **({"base_model": before["base_model"]} if "base_model" in before else {}),
         "files": made["merged"],
     }  # children depend on these, and not on the card
     write_json(run_folder / "merge.json", proof)
@@ -87,7 +75,7 @@ def load_fp32(folder: Path) -> Any:
 
 def tell(name: str, spec: dict, proof: dict) -> None:
     """Say what was measured."""
-    done = "adapter and base kept apart" if not METHODS[spec["method"]].mergeable else "merged"
+    done = "merged" if METHODS[spec["method"]].mergeable else "adapter and base kept apart"
     say(
         f"{name}: {done}; on {proof['n']} positions training changed the logits by {proof['effect']:.2g} on average, and the "
         f"merged model is {proof['relative']:.2g} of that away from the trained one; the next token agrees on "
@@ -106,11 +94,11 @@ def trained_model(parent: Path, trained: Path, spec: dict, prompts: list[list[in
     """
     from posttrain.models import loading, merge_proof
 
-    if spec["method"] == "qlora":
+    if METHODS[spec["method"]].four_bit:
         return unquantised(parent, trained, spec, prompts)
     start = plain_parent(parent, trained, spec)
     before = merge_proof.logits(start, prompts)
-    model = load_fp32(trained) if spec["method"] == "full" else loading.add_adapter(start, trained).eval()
+    model = load_fp32(trained) if METHODS[spec["method"]].full else loading.add_adapter(start, trained).eval()
     return model, merge_proof.Reference(before, merge_proof.logits(model, prompts)), {}
 
 
@@ -158,12 +146,13 @@ def write_merged(model: Any, parent: Path, trained: Path, spec: dict, base_dtype
     """Write the trained model: merged, linked where training wrote it whole, or beside its parent; returns its type."""
     from posttrain.models import frozen_update, loading
 
-    if not METHODS[spec["method"]].mergeable:
-        write_leaf(trained, parent, folder)
+    method = METHODS[spec["method"]]
+    if not method.mergeable:
+        write_adapter_and_base(trained, parent, folder)
         return loading.dtype_of(folder / "base")
-    learnt = frozen_update.learnt(model) if spec["method"] in ("lora", "qlora") else {}
-    if spec["method"] == "full":
-        link_all(trained, folder)
+    learnt = frozen_update.learnt(model) if method.low_rank else {}
+    if method.full:
+        link_all(trained, folder, without=("README.md",))
     else:
         model = model.merge_and_unload()
         model.save_pretrained(folder)
@@ -173,9 +162,9 @@ def write_merged(model: Any, parent: Path, trained: Path, spec: dict, base_dtype
     return "float32"
 
 
-def write_leaf(trained: Path, base: Path, folder: Path) -> None:
-    """Link an adapter and, in `base/`, what it stands on."""
-    link_all(trained, folder)
+def write_adapter_and_base(trained: Path, base: Path, folder: Path) -> None:
+    """Link an adapter and, in `base/`, the model that it belongs to."""
+    link_all(trained, folder, without=("README.md",))
     link_all(base, folder / "base")
     carry(base, folder)
 
@@ -235,7 +224,7 @@ def ship(
     if dtype != proof["dtype"]:
         write_as(dtype, spec, options, merged, shipped)
         found = reference.measure(merge_proof.logits(load_fp32(shipped), prompts)) | {"dtype": dtype}
-        if METHODS[spec["method"]].mergeable:  # whose parent's weights do not move
+        if METHODS[spec["method"]].mergeable:  # else the parent's weights are not changed
             found["kept"] = merge_proof.kept(options.parent, merged, getattr(torch, dtype))
         if merge_proof.keeps_the_update(found):
             say(
@@ -264,8 +253,9 @@ def write_as(dtype: str, spec: dict, options: Any, merged: Path, shipped: Path) 
 
     from posttrain.models import loading
 
-    source, target = (options.parent, shipped / "base") if not METHODS[spec["method"]].mergeable else (merged, shipped)
-    if not METHODS[spec["method"]].mergeable:
+    mergeable = METHODS[spec["method"]].mergeable
+    source, target = (merged, shipped) if mergeable else (options.parent, shipped / "base")
+    if not mergeable:
         for file in filter(Path.is_file, merged.iterdir()):
             link(file, shipped / file.name)
         if loading.dtype_of(options.shipped) == dtype:
@@ -290,12 +280,13 @@ def provenance(options, spec: dict) -> dict:
     git = subprocess.run(["git", "-C", code, "rev-parse", "HEAD"], capture_output=True, text=True)
     results, data = run_folder.parent, spec["data"]["name"]
     reward = spec.get("reward", {})
-    judges = [reward[key]["name"] for key in ("from", "sequence", "reference") if key in reward]
-    manifests = [file for name in judges for file in (f"{name}/merge.json", f"bases/{name}/base.json")]
+    names = [reward[key]["name"] for key in ("from", "sequence", "reference") if key in reward]
+    manifests = [file for name in names for file in (f"{name}/merge.json", f"bases/{name}/base.json")]
     form = reference_form(
         spec["method"], spec["precision"], spec.get("peft_args", {}), options.manifest.name != "base.json"
     )
-    logprobs = [f"{data},max_length={spec['max_length']}{form}.parquet"] if spec["objective"] == "dpo" else []
+    with_logprobs = OBJECTIVES[spec["objective"]].reference == "logprobs"
+    logprobs = [f"{data},max_length={spec['max_length']}{form}.parquet"] if with_logprobs else []
     return {
         "spec": sha256(options.spec),
         "settings": spec,
@@ -318,55 +309,6 @@ def provenance(options, spec: dict) -> dict:
         },
         "command": f"snakemake results/{run_folder.name}/eval.json",
     }
-
-
-def card(name: str, spec: dict, licences: dict[str, str | None]) -> str:
-    """The model card that travels with the weights.
-
-    Args:
-        licences: of every base and dataset in the whole lineage, as the configuration says; null: the part's own card.
-    """
-    import yaml
-
-    settings = [
-        key for key in sorted(spec) if not isinstance(spec[key], dict) and key not in ("stage", "version", "tokens")
-    ]
-    lines = "\n".join(f"| {key} | {cell(spec[key])} |" for key in settings)
-    keep = KEPT_APART if not METHODS[spec["method"]].mergeable else ""
-    found = with_cards(licences)
-    fields = yaml.safe_dump(card_fields(found), sort_keys=False)
-    return (
-        f"---\n{fields}---\n\n"
-        f"# {name}\n\n{spec['objective'].upper()} ({spec['method']}) of `{spec['from']['name']}` on the dataset "
-        f"`{spec['data']['name']}`, made with posttrain.\n\n| setting | value |\n|---|---|\n{lines}\n\n"
-        f"{keep}Rebuild it with `snakemake results/{name}/eval.json`.\n\n{inherited(licences, found)}"
-    )
-
-
-def cell(value) -> str:
-    """A value in a table of Markdown: as code where it has more than words in it, so that nothing of it is markup."""
-    text = printable(str(value))
-    if re.fullmatch(r"[\w .,+-]*", text):
-        return text[:CELL]
-    escaped = text[:CELL].replace("`", "'").replace("|", "\\|")
-    return f"`{escaped}`"
-
-
-def inherited(stated: dict[str, str | None], found: dict[str, str | None]) -> str:
-    """The card's section on licences: each part's, where it was read, and what follows for this model."""
-    lines = ["## Licence", "", "What this model is made of; what these licences ask holds for it too.", ""]
-    lines += ["| part | licence | read from |", "|---|---|---|"]
-    for part, licence in found.items():
-        card = "its model card" if part.startswith("bases.") else "its dataset card"
-        source = "the configuration" if stated[part] else card if licence else "nowhere"
-        lines.append(f"| `{part}` | {cell(normalise(licence or 'unknown'))} | {source} |")
-    closed = [f"`{part}`" for part, licence in found.items() if forbids(licence, "commercial")]
-    if closed:
-        lines += ["", f"**Not for commercial use**, which the licence of {' and '.join(closed)} forbids."]
-    unclear = [f"`{part}`" for part, licence in found.items() if not (licence and is_known(licence))]
-    if unclear:
-        lines += ["", f"What the licence of {' and '.join(unclear)} asks is not known; find out before you share this."]
-    return "\n".join([*lines, ""])
 
 
 if __name__ == "__main__":

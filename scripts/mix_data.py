@@ -28,7 +28,7 @@ def main(options) -> None:
     shapes = {report["shape"] for report in reports.values()}
     if len(shapes) > 1:
         said = " and ".join(f"{part} is {report['shape']}" for part, report in reports.items())
-        raise UserError(f"dataset {name}: {said}; mix rows of one shape")
+        raise UserError("wrong-dataset-type", f"dataset {name}", said, "mix rows of one shape")
     taken = amounts(spec["mix"], {part: report["train"] for part, report in reports.items()})
     counts = write(taken, shapes.pop(), options.output)
     report = {

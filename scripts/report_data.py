@@ -3,9 +3,9 @@
 Reads a prepared dataset, its overlap with held-out rows, what tokenizers made of it, and the licences in the context; writes
 report.json and the same as a page, report.html.
 
-    python scripts/report_data.py --data results/data/gsm8k --overlap results/data/gsm8k/overlap.json \
-        --tokens results/tokens/smollm2/gsm8k,max_length=1024 --context results/data/gsm8k/context.json \
-        --output results/data/gsm8k
+    python scripts/report_data.py --data results/data/snips --overlap results/data/snips/overlap.json \
+        --tokens results/tokens/smollm2/snips,max_length=1024 --context results/data/snips/context.json \
+        --output results/data/snips
 """
 
 import json
@@ -26,10 +26,10 @@ MANY_UNKNOWN = 0.001
 MANY_PIECES = 0.1  # of a character: emoji and rare names are below, a script that the tokenizer never saw is above
 
 EXTREMES = [
-    ("longest", "characters", "characters", "The first to be cut, and what decides the memory."),
-    ("shortest", "characters", "characters", "Often empty answers, refusals, or rows that were cut off."),
-    ("strangest", "bits", "bits a byte", "By the bits that each byte would take with the byte frequencies of the whole "
-     "dataset: other scripts, code, markup and numbers come first."),
+    ("longest", "characters", "characters", "The first to be truncated; they decide the memory needed."),
+    ("shortest", "characters", "characters", "Often empty answers, refusals, or truncated rows."),
+    ("strangest", "bits", "bits a byte", "By the bits that a byte takes under the byte frequencies of the whole dataset: "
+     "other scripts, code, markup and numbers come first."),
 ]  # fmt: skip
 
 
@@ -197,8 +197,8 @@ def _licence_warnings(licence: str | None, card: str | None) -> list[str]:
 
 def page(name: str, report: dict[str, Any]) -> str:
     """The report as a page."""
-    kept = [("to train on", report["train"]), ("held out", report["validation"])]
-    rows = [*kept, *((f"left out: {kind}", count) for kind, count in report["dropped"].items())]
+    kept = [("for training", report["train"]), ("held out", report["validation"])]
+    rows = [*kept, *((f"left out: {kind}", count) for kind, count in report["dropped"].items() if count)]
     return html.render(
         "data.html",
         name=name,

@@ -5,7 +5,7 @@ dataset's spec, the reward model, the rows to select from and their tokens; writ
 margins' distribution in data.json.
 
     python scripts/select_data.py --spec results/data/easy/spec.json --model results/reward_lora/merged \
-        --rows results/data/gsm8k_pairs --tokens results/tokens/smollm2/gsm8k_pairs,max_length=1024 \
+        --rows results/data/snips_pairs --tokens results/tokens/smollm2/snips_pairs,max_length=1024 \
         --output results/data/easy
 """
 
@@ -32,7 +32,11 @@ def main(options) -> None:
     spec, name = read_json(options.spec), options.output.name
     source = read_json(options.rows / "data.json")
     if source["shape"] != "preference":
-        raise UserError(f"dataset {name}: select needs rows of shape preference, and these are {source['shape']}")
+        raise UserError(
+            "wrong-dataset-type",
+            f"dataset {name}",
+            f"select needs rows of type preference, and these are {source['shape']}",
+        )
     model = loading.load(options.model, apart=True).eval()  # bf16 would round away what it has learnt
     report = {key: source[key] for key in ("format", "recognised", "shape", "origin", "licence", "files")}
     report |= {"part": spec["part"], "margin": spec["margin"]}
@@ -50,8 +54,10 @@ def main(options) -> None:
         lines += [left_out(row, "without tokens", UNSCORED) for row in unscored]
         if split == "train" and not any(kept):
             raise UserError(
-                f"dataset {name}: no row is {spec['part']} at margin {spec['margin']:g}; the margins' quartiles are "
-                f"{', '.join(f'{q:.3g}' for q in quartiles)}, write a margin between them"
+                "no-rows",
+                f"dataset {name}",
+                f"no row is {spec['part']} at margin {spec['margin']:g}",
+                f"the margins' quartiles are {', '.join(f'{q:.3g}' for q in quartiles)}, write a margin between them",
             )
         with whole_file(options.output / f"{split}.parquet") as file:
             pq.write_table(table.filter(kept), file)

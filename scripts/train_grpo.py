@@ -1,87 +1,93 @@
-"""GRPO (Shao et al. 2024), its variants and RLOO (Ahmadian et al. 2024): several answers to a prompt, each against the others.
+"""GRPO (Shao et al. 2024), its variants and RLOO (Ahmadian et al. 2024): several completions of a prompt, each against the others.
 
 Reads the run's spec, the parent's model, the dataset's rows, and the reward run's model where there is one; writes what
 train_sft.py writes. TRL samples, with the model itself, and trains.
 
     python scripts/train_grpo.py --spec results/grpo_lora/spec.json --parent results/sft_lora/merged \
-        --manifest results/sft_lora/merge.json --data results/data/gsm8k
+        --manifest results/sft_lora/merge.json --data results/data/snips
 """
 
 from pathlib import Path
 
+from posttrain.objectives import OBJECTIVES
 from posttrain.runtime.atomic import read_json
 from posttrain.runtime.script import arguments, held_out_rows, run
 
 
 def main(options) -> None:
-    import trl
-    from datasets import Dataset
-
+    from posttrain.compat import trl_trainers
     from posttrain.data import tokens
     from posttrain.inference import positions, reward_models
     from posttrain.models import loading, peft_methods
-    from posttrain.training import loop, sampled
+    from posttrain.training import inputs, loop, sampled
 
-    spec = read_json(options.spec)
-    loop.check_shape(options.data / "data.json", spec)
-    folder = loop.work_folder(options, loop.judge_files(options, spec))
-    if not (folder / "finished").exists():
+    def files(spec):
+        inputs.check_dataset_type(options.data / "data.json", spec["objective"], spec["data"]["name"])
+        return inputs.reward_files(options, spec)
+
+    def prepare(spec, folder):
         tokenizer = loading.tokenizer(options.parent)
-        asked = loop.read_questions(options, spec, tokenizer)
-        prompts = spec["batch_size"] // spec["generations"]
-        passes = spec.get("minibatches", 1)  # optimiser steps over the answers to those prompts
-        rollouts = max(1, round(len(asked) * spec["epochs"] / prompts))  # TRL drops a part of one
-        steps = spec["max_steps"] or passes * rollouts
-        columns = {"id": "id", "prompt": "prompt_ids", "reference": "reference"}
-        table = Dataset.from_list([{name: row[key] for name, key in columns.items()} for row in asked])
-        rows = loop.ordered(table, spec | {"max_steps": -(-steps // passes)}, [1] * len(asked), prompts)
-        judge = reward_models.judge(spec["reward"], tokenizer, tokens.stops(options.parent, tokenizer))
+        prompts = inputs.read_prompts(options, spec, tokenizer)
+        rows, steps = schedule(prompts, spec)
+        score = reward_models.reward_function(spec["reward"], tokenizer, tokens.stops(options.parent, tokenizer))
+        trainer = trl_trainers.prepared_sampler(spec["objective"])
+        config = trl_trainers.config_of(spec["objective"])
 
         def reward(prompts, completion_ids, reference, **_):
             columns = zip(prompts, reference, strict=True)
-            return judge([{"prompt_ids": ids, "reference": text} for ids, text in columns], completion_ids)
-
-        name = spec["objective"].upper()
-
-        class PreparedTrainer(getattr(trl, f"{name}Trainer")):
-            """TRL's trainer, given the tokens that it would compute itself."""
-
-            def _tokenize_prompts(self, prompts):
-                return prompts, None, {}
+            return score([{"prompt_ids": ids, "reference": text} for ids, text in columns], completion_ids)
 
         def build(spec):
-            model = loop.load_parent(options.parent, spec)
-            loop.check_positions(model, asked, spec)
+            model = inputs.load_parent(options.parent, spec)
+            inputs.check_positions(model, prompts, spec)
             positions.from_mask(model)
-            trainer = PreparedTrainer(
+            made = trainer(
                 model=model,
-                args=getattr(trl, f"{name}Config")(**settings(spec, folder, steps)),
+                args=config(**settings(spec, folder, steps)),
                 reward_funcs=reward,
                 train_dataset=rows,
                 processing_class=tokenizer,
-                peft_config=peft_methods.adapter(spec, model, steps),
+                peft_config=peft_methods.peft_config(spec, model, steps),
             )
-            if trainer.ref_model is not None:
-                positions.from_mask(trainer.ref_model)
-            if passes > 1:
-                trainer.add_callback(sampled.KeepAnswers(trainer))
-            return trainer
+            if made.ref_model is not None:
+                positions.from_mask(made.ref_model)
+            if spec.get("minibatches", 1) > 1:
+                made.add_callback(sampled.KeepRollout(made))
+            return made
 
-        loop.fit(build, options, folder, spec)
-    sampled.say_what_was_left_out(options.spec.parent.name, folder / "finished/train.jsonl", spec)
-    loop.publish(options, folder)
+        return build
+
+    loop.run(options, files, prepare)
+    run_folder = options.spec.parent
+    sampled.tell_truncated(run_folder.name, run_folder / "train.jsonl", read_json(options.spec))
+
+
+def schedule(prompts, spec):
+    """The prompts in the order of training, as TRL takes them, and the number of optimiser steps."""
+    from datasets import Dataset
+
+    from posttrain.training import inputs
+
+    size = spec["batch_size"] // spec["generations"]  # prompts of a rollout
+    passes = spec.get("minibatches", 1)  # optimiser steps over the completions of those prompts
+    rollouts = max(1, round(len(prompts) * spec["epochs"] / size))  # TRL drops a part of one
+    steps = spec["max_steps"] or passes * rollouts
+    columns = {"id": "id", "prompt": "prompt_ids", "reference": "reference"}
+    table = Dataset.from_list([{name: row[key] for name, key in columns.items()} for row in prompts])
+    return inputs.ordered(table, spec | {"max_steps": -(-steps // passes)}, [1] * len(prompts), size), steps
 
 
 def settings(spec, folder, steps):
     """The fields of TRL's configuration, for a training of so many optimiser steps."""
-    from posttrain.training import loop, losses
+    from posttrain.training import losses
+    from posttrain.training.arguments import trainer_arguments
 
     passes = spec.get("minibatches", 1)
-    given = losses.trainer_fields(spec)
-    given |= loop.trainer_arguments(spec | {"batch_size": spec["batch_size"] // passes}, folder)
-    given |= {"loss_type": spec["loss_type"]} if spec["objective"] == "grpo" else {}
-    given |= {"max_steps": steps} if passes > 1 else {}  # the last rollout may not be used up
-    return given | {
+    fields = losses.trainer_fields(spec)
+    fields |= trainer_arguments(spec | {"batch_size": spec["batch_size"] // passes}, folder)
+    fields |= {"loss_type": spec["loss_type"]} if OBJECTIVES[spec["objective"]].loss_types else {}
+    fields |= {"max_steps": steps} if passes > 1 else {}  # the last rollout may not be used up
+    return fields | {
         "steps_per_generation": passes * spec["accumulation"],
         "beta": spec["beta"],
         "num_generations": spec["generations"],

@@ -1,15 +1,14 @@
-"""Proximal policy optimisation: RLHF with a reward model, RTO with a DPO run's implicit reward, or a rule.
+"""PPO (Schulman et al. 2017): RLHF with a reward model (Ouyang et al. 2022), RTO with a DPO run's implicit reward, or a rule.
 
-Reads the run's spec, the parent's model, the dataset's rows and the judges' adapters or models; writes what train_sft.py
-writes. The algorithm is posttrain/training/ppo.py.
+Reads the run's spec, the parent's model, the dataset's rows and the reward models; writes what train_sft.py writes. The algorithm
+is in posttrain/training/ppo/.
 
     python scripts/train_ppo.py --spec results/ppo_lora/spec.json --parent results/sft_lora/merged \
-        --manifest results/sft_lora/merge.json --data results/data/gsm8k
+        --manifest results/sft_lora/merge.json --data results/data/snips
 """
 
 from pathlib import Path
 
-from posttrain.runtime.atomic import read_json
 from posttrain.runtime.script import arguments, held_out_rows, run
 
 
@@ -19,36 +18,43 @@ def main(options) -> None:
 
     from posttrain.inference import rollout
     from posttrain.models import loading
-    from posttrain.training import loop, ppo
+    from posttrain.training import inputs, loop
+    from posttrain.training.arguments import trainer_arguments
+    from posttrain.training.ppo.actor_critic import ActorCritic
+    from posttrain.training.ppo.rewards import Rewards
+    from posttrain.training.ppo.schedule import collate, schedule
+    from posttrain.training.ppo.trainer import PPOTrainer
 
-    spec = read_json(options.spec)
-    loop.check_shape(options.data / "data.json", spec)
-    folder = loop.work_folder(options, loop.judge_files(options, spec))
-    if not (folder / "finished").exists():
+    def files(spec):
+        inputs.check_dataset_type(options.data / "data.json", spec["objective"], spec["data"]["name"])
+        return inputs.reward_files(options, spec)
+
+    def prepare(spec, folder):
         tokenizer = loading.tokenizer(options.parent)
-        asked = loop.read_questions(options, spec, tokenizer)
-        rollouts, rows = ppo.schedule(len(asked), spec)
-        rows = [row | {"id": asked[rollouts[row["rollout"]][row["slot"]]]["id"]} for row in rows]
+        prompts = inputs.read_prompts(options, spec, tokenizer)
+        rollouts, rows = schedule(len(prompts), spec)
+        rows = [row | {"id": prompts[rollouts[row["rollout"]][row["slot"]]]["id"]} for row in rows]
         step = spec["batch_size"] // spec["minibatches"]
 
         def build(spec):
-            net = ppo.ActorCritic(options.parent, spec)
-            loop.check_positions(rollout.causal(net.policy), asked, spec)
-            return ppo.PPOTrainer(
+            net = ActorCritic(options.parent, spec)
+            inputs.check_positions(rollout.causal(net.policy), prompts, spec)
+            return PPOTrainer(
                 spec=spec,
-                questions=[[asked[i] for i in rollout] for rollout in rollouts],
-                judges=ppo.Judges(net, spec, tokenizer),
+                prompts=[[prompts[i] for i in rollout] for rollout in rollouts],
+                rewards=Rewards(net, spec, tokenizer),
                 model=net,
                 args=TrainingArguments(
-                    **loop.trainer_arguments(spec | {"batch_size": step}, folder), remove_unused_columns=False
+                    **trainer_arguments(spec | {"batch_size": step}, folder), remove_unused_columns=False
                 ),
                 train_dataset=Dataset.from_list(rows),
-                data_collator=ppo.collate,
+                data_collator=collate,
                 processing_class=tokenizer,
             )
 
-        loop.fit(build, options, folder, spec)
-    loop.publish(options, folder)
+        return build
+
+    loop.run(options, files, prepare)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,24 @@ Nothing else compares a method's name: code asks for a property of its row. Noth
 configuration of a method is in models/peft_methods.py.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+
+class Sizes(NamedTuple):
+    """What the number of a method's parameters follows from."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    targets: list[tuple[int, ...]]
+    """shapes of the matrices that get an adapter"""
+
+    @property
+    def sides(self) -> int:
+        """Rows and columns of all targets together."""
+        return sum(map(sum, self.targets))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +46,12 @@ class Method:
     """default rank; 0 for a method without one"""
     usual_ranks: tuple[int, int] = (0, 0)
     """range of ranks"""
+    initial_rank: float = 1.0
+    """rank at the start of training, as a multiple of `rank`"""
+    bounded_rank: bool = True
+    """the rank is at most the smaller side of a matrix"""
+    parameters: Callable[[dict[str, Any], Sizes], float] = lambda spec, sizes: spec.get("rank", 0) * sizes.sides
+    """how many it trains, of a run's spec: for the estimate of memory, exact where it matters"""
     virtual_tokens: bool = False
     """prompt learning: trained vectors stand before the row"""
     at_input: bool = False
@@ -37,6 +60,10 @@ class Method:
     """what it learns is a change of the parent's weights"""
     target_modules: str | None = None
     """default"""
+    transposed_matrices: bool = True
+    """it knows matrices (inputs, outputs), as GPT-2 has them"""
+    wraps_blocks: bool = False
+    """its modules take the place of attention and feed-forward blocks"""
     several_adapters: bool = True
     """a model can carry two of them"""
     gradient_checkpointing: bool = True
@@ -78,6 +105,8 @@ METHODS: dict[str, Method] = {
         peft_config=("adalora", "lora"),
         rank=16,
         usual_ranks=(8, 64),
+        initial_rank=1.5,
+        parameters=lambda spec, sizes: 1.5 * spec["rank"] * sizes.sides,
         target_modules="all-linear",
         several_adapters=False,
         early_stopping=False,
@@ -85,12 +114,15 @@ METHODS: dict[str, Method] = {
     "adapter": Method(  # Houlsby et al. 2019, Pfeiffer et al. 2021
         learning_rates=(5e-4, 1e-4),
         keys=("placement", "reduction_factor", "neftune", "packing"),
+        parameters=lambda spec, sizes: sizes.layers * 2 * sizes.hidden * sizes.hidden / spec["reduction_factor"],
+        wraps_blocks=True,
         mergeable=False,
     ),
     "prefix": Method(  # Li and Liang 2021
         learning_rates=(1e-2, 2e-3),
         keys=("virtual_tokens", "peft_args"),
         peft_config=("prefix_tuning",),
+        parameters=lambda spec, sizes: spec["virtual_tokens"] * 2 * sizes.layers * sizes.hidden,
         virtual_tokens=True,
         mergeable=False,
         gradient_checkpointing=False,  # it drops the cache that the prefix is made of
@@ -99,6 +131,7 @@ METHODS: dict[str, Method] = {
         learning_rates=(5e-3, 1e-3),
         keys=("virtual_tokens", "peft_args"),
         peft_config=("p_tuning",),
+        parameters=lambda spec, sizes: 3 * sizes.hidden * sizes.hidden,
         virtual_tokens=True,
         at_input=True,
         mergeable=False,
@@ -107,15 +140,24 @@ METHODS: dict[str, Method] = {
         learning_rates=(3e-2, 5e-3),
         keys=("virtual_tokens", "peft_args"),
         peft_config=("prompt_tuning",),
+        parameters=lambda spec, sizes: spec["virtual_tokens"] * sizes.hidden,
         virtual_tokens=True,
         at_input=True,
         mergeable=False,
     ),
     "ia3": Method(  # Liu et al. 2022
-        learning_rates=(5e-3, 1e-3), keys=_TARGETED_KEYS, peft_config=("ia3",)
+        learning_rates=(5e-3, 1e-3),
+        keys=_TARGETED_KEYS,
+        peft_config=("ia3",),
+        parameters=lambda spec, sizes: sizes.layers * (2 * sizes.hidden + sizes.intermediate),
     ),
     "oft": Method(  # Qiu et al. 2023
-        learning_rates=(5e-4, 1e-4), keys=_TARGETED_KEYS, peft_config=("oft",), target_modules="all-linear"
+        learning_rates=(5e-4, 1e-4),
+        keys=_TARGETED_KEYS,
+        peft_config=("oft",),
+        parameters=lambda spec, sizes: 15.5 * sizes.sides / 2,  # blocks of 32
+        target_modules="all-linear",
+        transposed_matrices=False,
     ),
     "vera": Method(  # Kopiczko et al. 2024: its matrices are random and shared, only vectors are trained
         learning_rates=(5e-3, 1e-3),
@@ -123,6 +165,8 @@ METHODS: dict[str, Method] = {
         peft_config=("vera",),
         rank=256,
         usual_ranks=(64, 1024),
+        bounded_rank=False,
+        parameters=lambda spec, sizes: sizes.sides / 2 + spec["rank"] * len(sizes.targets),
         target_modules="all-linear",
     ),
 }

@@ -27,6 +27,8 @@ class Objective:
     """file of TRL's configuration class, within the package; None for a trainer of our own"""
     version: int
     """raised by hand when its results change their meaning; results of older versions are built anew"""
+    script: str | None = None
+    """the objective whose script trains it, where that is not its own"""
     on_policy: bool = False
     """it trains on completions that the model samples itself, and needs a reward"""
     from_demonstrations: bool = False
@@ -45,12 +47,19 @@ class Objective:
     """the first is the default"""
     several_losses: bool = False
     """`loss_type` may be a list"""
+    without_smoothing: tuple[str, ...] = ()
+    """loss types that do not read `label_smoothing`"""
+    mean_of: Literal["tokens", "labels", "rows"] = "rows"
+    """what its loss is a mean of: trained tokens; completions with a label, into which a pair is taken apart; or rows"""
     beta: float | None = None
     """default"""
     dropout: float = 0.0
     """default of an adapter"""
     compact_head: Literal["none", "patched", "built in"] = "none"
     """whether the logits of untrained tokens are left out: by models/lm_head.py in TRL's loss, or by our own trainer"""
+    fast_kernels: bool = False
+    """Flash Attention, Liger and rows without padding leave its results as they are: it compares with no log-probabilities that
+    were computed without them"""
     fused_head: bool = False
     """its trainer in TRL may compute the loss inside the LM head, which an adapter on the head would be left out of"""
     virtual_tokens_at_input: bool = True
@@ -59,6 +68,16 @@ class Objective:
     """it makes a reward model, with a score in the place of the LM head"""
     value_model: bool = False
     """it trains a value beside the policy"""
+
+    @property
+    def all_logits(self) -> bool:
+        """Whether its loss computes the logits of every token at once."""
+        return self.compact_head == "none" and not self.fused_head and not self.reward_model
+
+    @property
+    def needs_parent(self) -> bool:
+        """Whether training itself needs the parent's weights as they were."""
+        return self.reference not in ("none", "logprobs")
 
 
 _DPO_LOSSES = tuple(
@@ -79,8 +98,10 @@ OBJECTIVES: dict[str, Objective] = {
         version=3,
         from_demonstrations=True,
         loss_types=("nll", "dft"),
+        mean_of="tokens",
         dropout=0.05,
         compact_head="patched",
+        fast_kernels=True,
         fused_head=True,
     ),
     "dpo": Objective(  # Rafailov et al. 2023
@@ -108,6 +129,7 @@ OBJECTIVES: dict[str, Objective] = {
         preference_loss=True,
         least_batch=2,  # its KL divergence is estimated over a micro-batch
         loss_types=("kto", "apo_zero_unpaired"),
+        mean_of="labels",
         beta=0.1,
         compact_head="patched",
         fused_head=True,
@@ -132,6 +154,7 @@ OBJECTIVES: dict[str, Objective] = {
         preference_loss=True,
         sequences=2,
         loss_types=("sigmoid", "hinge", "ipo", "simpo"),
+        without_smoothing=("hinge", "ipo"),
         beta=0.1,
         virtual_tokens_at_input=False,  # TRL does not leave their labels out of the loss
     ),
@@ -165,6 +188,7 @@ OBJECTIVES: dict[str, Objective] = {
         keys=(*SAMPLING_KEYS, "generations", "beta", "trainer_args"),
         trl_config="trainer/rloo_config.py",
         version=3,
+        script="grpo",
         on_policy=True,
         reference="resident where beta",
         groups=True,

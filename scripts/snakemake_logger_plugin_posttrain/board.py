@@ -131,7 +131,7 @@ class Board:
         about = tuple(record.wildcards.values())
         stage = Stage(record.rule_name, name, about, next(iter(record.log), None), record.created)
         self.running[record.jobid] = stage
-        self.began = self.began or record.created
+        self.began = record.created if self.began is None else self.began
         if record.rule_name not in words.MINOR and not self.quiet:
             self.view.started(stage)
 
@@ -173,6 +173,8 @@ class Board:
         text = (record.getMessage() or "").strip()
         if text.startswith(snakemake.INTERRUPTED):
             self.interrupted = True
+            if text.startswith(snakemake.GRACEFUL):
+                self.view.note("Stopping when the running stages are done.")
         elif not text.startswith(snakemake.ROUTINE) and (record.levelno >= logging.WARNING or not self.quiet):
             self._note(text, warning=record.levelno >= logging.WARNING)
 

@@ -30,4 +30,4 @@ class Stage:
     @property
     def seconds(self) -> float:
         """How long it has run."""
-        return (self.ended or time.time()) - self.started
+        return (time.time() if self.ended is None else self.ended) - self.started

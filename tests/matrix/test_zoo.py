@@ -17,7 +17,7 @@ import zoo
 from conftest import REPOSITORY
 from in_process import Job, jobs, run
 
-from posttrain.preflight import checks
+from posttrain.compat import transformers_source
 from posttrain.runtime.errors import UserError
 
 CHATS = [
@@ -63,7 +63,9 @@ def configuration(names: list[str]) -> dict:
     for name in names:
         for stage, (parent, keys) in MODEL.items():
             table = json.loads(json.dumps(SHARED | keys).replace("{}", name))
-            if stage == "ppo" and not checks.can_score(zoo.MEMBERS[name].kind):  # there is no reward model
+            if stage == "ppo" and not transformers_source.has_classifier(
+                zoo.MEMBERS[name].kind
+            ):  # there is no reward model
                 table["reward"] = ANSWERING["reward"]
             runs[f"{stage}_{name}"] = table | {"from": parent.format(name)}
     return {

@@ -115,7 +115,7 @@ def random_run(in_folder, configuration, chats, random_tiny_folder, random_tiny_
     from posttrain.data.tokens import tokenise
     from posttrain.models import peft_methods
     from posttrain.runtime import atomic
-    from posttrain.training import loop
+    from posttrain.training import inputs
     from posttrain.workflow.project import Project
     from tokenize_data import schema
 
@@ -134,8 +134,8 @@ def random_run(in_folder, configuration, chats, random_tiny_folder, random_tiny_
         spec.parent.mkdir(parents=True, exist_ok=True)
         spec.write_text(Project(configuration({"runs": {objective: table}, "sweeps": {}})).spec(objective))
         values = atomic.read_json(spec)
-        base = loop.load_parent(parent, values)
-        config = peft_methods.adapter(values, base, 10)
+        base = inputs.load_parent(parent, values)
+        config = peft_methods.peft_config(values, base, 10)
         model = get_peft_model(base, config) if config else base
         for parameter in model.parameters():
             if parameter.requires_grad:

@@ -17,8 +17,10 @@ import os
 import sys
 from typing import Any
 
-# Ctrl-C, and SIGTERM to Snakemake alone.
-INTERRUPTED = ("Terminating processes on user request", "Will exit after finishing currently running jobs")
+CHECKED = {"snakemake": "9.27.1"}
+# SIGTERM to Snakemake alone, and Ctrl-C.
+GRACEFUL = "Will exit after finishing currently running jobs"
+INTERRUPTED = (GRACEFUL, "Terminating processes on user request")
 # Says again that a job failed, after the job's own event.
 REPEATED = (
     "At least one job did not complete successfully",

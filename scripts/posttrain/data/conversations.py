@@ -98,11 +98,18 @@ def _rendered(tokenizer: Any, turns: Turns, tools: str | None = None, generate: 
             raise
         except Exception as error:  # whatever its author's program raises
             raise UserError(
-                f"the base's chat template refuses a conversation: {str(error) or type(error).__name__}; give the base another "
-                "one with `chat_template:`, or take out of the rows what it refuses"
+                "unusable-chat-template",
+                "",
+                f"the base's chat template refuses a conversation: {str(error) or type(error).__name__}",
+                "give the base another one with `chat_template:`, or take out of the rows what it refuses",
             ) from None
     if len(text) > RENDER_CHARACTERS:
-        raise UserError(f"the base's chat template makes {len(text):,} characters of a conversation; give it another")
+        raise UserError(
+            "unusable-chat-template",
+            "",
+            f"the base's chat template makes {len(text):,} characters of a conversation",
+            "give it another",
+        )
     return text
 
 

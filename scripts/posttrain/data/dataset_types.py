@@ -68,8 +68,8 @@ class DatasetType:
     """completions that are made from another one: two rows are not the same for having the same"""
     marks: dict[str, Callable[[Row], str]] = field(default_factory=dict)
     """of a completion, what it is worth: the same words are something else as a rejected completion"""
-    metric: str | None = None
-    """kind of evaluation suite that measures held-out rows of this type without being configured"""
+    suites: tuple[str, ...] = ()
+    """kinds of evaluation suites that can measure its held-out rows; perplexity and preference do without being configured"""
 
     @cached_property
     def turns(self) -> tuple[str, ...]:
@@ -188,14 +188,14 @@ def _encode_prompt(tokenizer: Any, rows: list[Row], settings: Settings) -> Itera
 
 DATASET_TYPES: dict[str, DatasetType] = {
     "text": DatasetType(
-        columns={"text": "string", "trained": "spans"}, encode=_encode_text, tools=False, metric="perplexity"
+        columns={"text": "string", "trained": "spans"}, encode=_encode_text, tools=False, suites=("perplexity",)
     ),
     "messages": DatasetType(
         columns={"messages": "turns"},
         encode=_encode_text,
         conversation=True,
         reference="messages",
-        metric="perplexity",
+        suites=("perplexity", "generation", "reward"),
     ),
     "image_messages": DatasetType(
         columns={"messages": "turns", "images": "strings"},
@@ -210,19 +210,24 @@ DATASET_TYPES: dict[str, DatasetType] = {
         reference="chosen",
         derived=("rejected",),
         marks={"rejected": lambda row: "rejected"},
-        metric="preference",
+        suites=("preference", "generation", "reward"),
     ),
     "unpaired_preference": DatasetType(
         columns={"prompt": "turns", "completion": "turns", "label": "boolean"},
         encode=_encode_completion,
         marks={"completion": lambda row: repr(row["label"])},
     ),
-    "prompts": DatasetType(columns={"prompt": "turns"}, encode=_encode_prompt),
+    "prompts": DatasetType(columns={"prompt": "turns"}, encode=_encode_prompt, suites=("reward",)),
 }
 
 TURNS = tuple(dict.fromkeys(name for row in DATASET_TYPES.values() for name in row.turns))
 COMPLETIONS = tuple(dict.fromkeys(name for row in DATASET_TYPES.values() for name in row.completions))
 MEDIA = tuple(dict.fromkeys(name for row in DATASET_TYPES.values() for name in row.media))
+
+
+def for_suites(*kinds: str) -> tuple[str, ...]:
+    """The dataset types that one of these kinds of evaluation suites can measure."""
+    return tuple(name for name, row in DATASET_TYPES.items() if set(kinds) & set(row.suites))
 
 
 def of(names: Iterable[str]) -> DatasetType:

@@ -67,7 +67,7 @@ class Intake:
         self.folder, self.dataset_type, self.max_dropped = folder, dataset_type, max_dropped
         self.writer = pa.ipc.new_file(str(folder / "rows.arrow"), rows.schema(dataset_type))
         self.rows = self.faults = 0
-        self.first_fault = ""
+        self.first_fault: dict[str, str] = {}
         self.unknown: Counter[str] = Counter()
         self._ids: list[np.ndarray] = []
         self._groups: list[np.ndarray] = []
@@ -89,7 +89,7 @@ class Intake:
                 self.rows += len(part.ids) + len(part.dropped)
                 self.faults += len(part.dropped)
                 if part.dropped and not self.first_fault:
-                    self.first_fault = "{place}: {reason}".format_map(part.dropped[0])
+                    self.first_fault = part.dropped[0]
                 if self.max_dropped < 0.5 and self.faults > max(self.rows, MANY) / 2:
                     break
         return self.rows - self.faults - before
@@ -185,18 +185,19 @@ def recognise(paths: list[Path], columns: dict[str, str], format: str | None = N
     for path in paths:
         block = next(filter(len, files.blocks(path)), None)
         for place, row in block.parse() if block else ():
-            fault = row if isinstance(row, UserError) else UserError(f"{place}: a row is an object with named fields")
+            invalid = UserError("invalid-row", place, "a row is an object with named fields")
+            fault = row if isinstance(row, UserError) else invalid
             if isinstance(row, dict):
                 try:
                     return recognition.complete(row, format, columns) if format else recognition.recognise(row, columns)
                 except UserError as error:
-                    fault = UserError(f"{place}: {error}")
+                    fault = UserError(error.code, place, error.problem, error.hint)
             first = first or fault
     raise first or _no_rows(paths)
 
 
 def _no_rows(paths: list[Path]) -> UserError:
-    return UserError(f"{', '.join(map(str, paths[:3]))}: the file has no rows; write at least one")
+    return UserError("no-rows", ", ".join(map(str, paths[:3])), "the file has no rows", "write at least one")
 
 
 def parts(paths: list[Path], format: Format, limit: int | None, cores: int) -> Iterator[Part]:
@@ -263,7 +264,7 @@ def normalised(block: Block, format: Format) -> Part:
             unknown_keys.count(row, format.name, format.columns, unknown)
         except UserError as error:
             raw = row if isinstance(row, dict | list) else block.rows[i]
-            reason = " ".join(str(error).removeprefix(f"{place}: ").split())[:SENTENCE]
+            reason = " ".join(str(UserError(error.code, "", error.problem, error.hint)).split())[:SENTENCE]
             dropped.append({"place": place, "kind": "fault", "reason": reason, "row": _shown(raw)})
     ids = np.frombuffer(bytes.fromhex("".join(row["id"][:32] for row in kept)), "V16")
     groups = np.frombuffer(bytes.fromhex("".join(rows.group(row)[:16] for row in kept)), ">u8").astype(np.uint64)

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute
 import torch
 
+from posttrain.compat.transformers_internals import attention_of
 from posttrain.data.bins import bins
 from posttrain.data.tokens import IGNORED
 from posttrain.runtime.errors import UserError
@@ -95,7 +96,7 @@ def check(model: Any) -> None:
     """
     modes = [(module, module.training) for module in model.modules()]
     types = {p.dtype for p in model.parameters() if p.is_floating_point()}
-    narrow = len(types) > 1 or model.config._attn_implementation == "flash_attention_2"
+    narrow = len(types) > 1 or attention_of(model.config) == "flash_attention_2"
     first, second = torch.arange(1, 7), torch.arange(7, 13)
     model.eval()
     try:
@@ -109,7 +110,10 @@ def check(model: Any) -> None:
             module.training = training
     if not apart <= LEAK * joined:
         raise UserError(
-            f"packing: packed rows would see each other in a model of the type {model.config.model_type}; take packing out"
+            "packing-leaks",
+            "",
+            f"packing: packed rows would see each other in a model of the type {model.config.model_type}",
+            "take packing out",
         )
 
 

@@ -86,7 +86,9 @@ def recognise(row: Row, columns: dict[str, str]) -> Recognised:
         return _with_system(row, _told("prompts", _asking(row, _the("prompt", asked)), columns, row))
     names = [short(name) for name in row if name is not None]
     more = f" and {len(names) - 12} more" if len(names) > 12 else ""
-    raise UserError(f"its columns {', '.join(names[:12])}{more} fit no known format; {_advice(row, names)}")
+    raise UserError(
+        "unknown-format", "", f"its columns {', '.join(names[:12])}{more} fit no known format", _advice(row, names)
+    )
 
 
 def complete(row: Row, format: str, columns: dict[str, str]) -> Recognised:
@@ -214,7 +216,10 @@ def _the(field: str, names: list[str]) -> str:
     if len(names) > 1:
         said = " and ".join(map(short, names[:4]))
         raise UserError(
-            f"its columns {said} may each be the {field}; say which is meant with `columns:`, such as {{{field}: {short(names[0])}}}"
+            "ambiguous-columns",
+            "",
+            f"its columns {said} may each be the {field}",
+            f"say which is meant with `columns:`, such as {{{field}: {short(names[0])}}}",
         )
     return names[0]
 

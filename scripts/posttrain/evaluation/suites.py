@@ -262,7 +262,7 @@ def reward(candidate: Candidate, suite: dict) -> list[Row]:
     prompts = [tokens.prompt_tokens(candidate.tokenizer, tokens.prompt_turns(row), row.get("tools")) for row in asked]
     given = candidate.generate(prompts, suite["max_new_tokens"])
     precision = candidate.spec.get("precision", "fp32")
-    judge = reward_models.load_judge(suite["by"]["name"], candidate.tokenizer, arithmetic=precision)
+    judge = reward_models.load_reward_model(suite["by"]["name"], candidate.tokenizer, arithmetic=precision)
     end = tokens.turn_end(candidate.tokenizer, candidate.stops)
     whole = [
         (*prompt, *answer.ids, *([end] if answer.ended else [])) for prompt, answer in zip(prompts, given, strict=True)

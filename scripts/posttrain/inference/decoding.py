@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, LogitsProcessor
 
-from posttrain.models import evaluation_needs
+from posttrain.compat.transformers_internals import neutral_generation
+from posttrain.models.context import max_positions
 
 SAMPLING = (
     "do_sample", "temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff",
@@ -26,14 +27,14 @@ def greedy(model: Any) -> dict[str, Any]:
     transformers takes from the configuration what a call leaves out, so each entry is named. Its stop texts are the
     caller's to mind.
     """
-    neutral = GenerationConfig._get_default_generation_params()
+    neutral = neutral_generation()
     given = {key: neutral.get(key) for key in _given(model) if key not in SAMPLING}
     return given | dict.fromkeys(SAMPLING) | GREEDY
 
 
 def overruled(model: Any) -> dict[str, Any]:
     """What of the model's generation configuration would change greedy answers, and is off."""
-    neutral = GenerationConfig._get_default_generation_params()
+    neutral = neutral_generation()
     given = {key: value for key, value in _given(model).items() if key not in SAMPLING and not key.startswith(COMPUTED)}
     return {key: value for key, value in given.items() if value != neutral.get(key) and value not in (0, False)}
 
@@ -69,7 +70,7 @@ def context(model: Any) -> int | None:
     adapter take theirs.
     """
     config = model.config.get_text_config()
-    positions = evaluation_needs.context(config.to_dict())
+    positions = max_positions(config.to_dict())
     adapter = getattr(model, "active_peft_config", None)
     return positions and positions - getattr(adapter, "num_virtual_tokens", 0)
 

@@ -2,11 +2,11 @@
 
 import inspect
 import re
-from types import MethodType
 from typing import Any
 
 import torch
 
+from posttrain.compat.forward_patches import replace_forward
 from posttrain.runtime.errors import UserError
 
 OFFSET = 8  # rows of a table of positions beyond those that the configuration names: OPT and BioGPT have 2
@@ -31,7 +31,7 @@ def check(model: Any, longest: int, what: str) -> None:
 
     Args:
         longest: tokens of the longest row, virtual ones included.
-        what: opens the sentence, such as "dataset chats".
+        what: the place of a refusal, such as "dataset chats".
 
     Raises:
         UserError: with the number of positions.
@@ -39,8 +39,10 @@ def check(model: Any, longest: int, what: str) -> None:
     positions = learnt(model)
     if positions is not None and longest > positions:
         raise UserError(
-            f"{what}: the longest prompt and max_new_tokens make {longest} tokens, and the model has learnt {positions} "
-            "positions; write a smaller max_length or max_new_tokens"
+            "too-long",
+            what,
+            f"the longest prompt and max_new_tokens make {longest} tokens, and the model has learnt {positions} positions",
+            "write a smaller max_length or max_new_tokens",
         )
 
 
@@ -58,8 +60,10 @@ def from_mask(model: Any) -> None:
     forward = backbone.forward
     if "position_ids" not in inspect.signature(forward).parameters:
         raise UserError(
-            f"{type(model).__name__} has learnt positions and takes no position ids, so grpo and rloo, which pad on the left, "
-            "would shift them; write objective: ppo"
+            "unsupported-model",
+            type(model).__name__,
+            "it has learnt positions and takes no position ids, so grpo and rloo, which pad on the left, would shift them",
+            "write objective: ppo",
         )
 
     def counted(self: Any, *args: Any, attention_mask: Any = None, position_ids: Any = None, **options: Any) -> Any:
@@ -68,5 +72,4 @@ def from_mask(model: Any) -> None:
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
         return forward(*args, attention_mask=attention_mask, position_ids=position_ids, **options)
 
-    counted.__signature__ = inspect.signature(type(backbone).forward)
-    backbone.forward = MethodType(counted, backbone)
+    replace_forward(backbone, counted, signature=type(backbone).forward)

@@ -1,6 +1,6 @@
-"""What an answer is worth: a reward model's score, or a rule that reads the answer.
+"""Rewards of completions: a reward model's score, or a rule that reads the text.
 
-A rule is a function of (answer, reference), both texts without their thoughts, that returns a number: one of FUNCTIONS, or
+A rule is a function of (completion, reference), both texts without their thoughts, that returns a number: one of FUNCTIONS, or
 the user's own.
 """
 
@@ -35,13 +35,14 @@ def function(name: str) -> Callable[[str, str], float]:
     return user_code.load(name, "reward.function")
 
 
-def judge(
+def reward_function(
     spec: dict, tokenizer: Any, stops: list[int] | None = None
 ) -> Callable[[list[dict], list[list[int]]], list[float]]:
-    """A function of n questions (as `tokens.questions` makes them) and n answers (token ids) that gives n rewards.
+    """A function of n prompts (rows with `prompt_ids` and `reference`) and n completions (token ids) that gives n rewards.
 
     Args:
-        stops: the tokens that end an answer; by default the tokenizer's own.
+        spec: the `reward` of a run's spec.
+        stops: the tokens that end a completion; by default the tokenizer's own.
 
     Raises:
         UserError: the reward model reads other tokens than `tokenizer` writes.
@@ -49,42 +50,42 @@ def judge(
     if "function" in spec:
         rule = function(spec["function"])
 
-        def by_rule(questions: list[dict], answers: list[list[int]]) -> list[float]:
+        def by_rule(prompts: list[dict], completions: list[list[int]]) -> list[float]:
             return [
-                rule(_said(tokenizer, row["prompt_ids"], ids), _reference(row))
-                for row, ids in zip(questions, answers, strict=True)
+                rule(_text(tokenizer, row["prompt_ids"], ids), _reference(row))
+                for row, ids in zip(prompts, completions, strict=True)
             ]
 
         return by_rule
     name = spec["from"]["name"]
-    model = load_judge(name, tokenizer)
+    model = load_reward_model(name, tokenizer)
     stops = stops or [tokenizer.eos_token_id]
     end = turn_end(loading.tokenizer(_folder(name)), stops)
 
-    def by_model(questions: list[dict], answers: list[list[int]]) -> list[float]:
-        read = [as_trained(answer, stops, end) for answer in answers]
-        rows = [(*row["prompt_ids"], *answer) for row, answer in zip(questions, read, strict=True)]
+    def by_model(prompts: list[dict], completions: list[list[int]]) -> list[float]:
+        ended = [as_trained(completion, stops, end) for completion in completions]
+        rows = [(*row["prompt_ids"], *completion) for row, completion in zip(prompts, ended, strict=True)]
         return scoring.rewards(model, rows, BATCH_TOKENS)
 
     return by_model
 
 
 def _reference(row: dict) -> str | None:
-    """A row's own answer without thoughts; None for a prompt alone."""
+    """A row's own completion without thoughts; None for a prompt alone."""
     return None if row["reference"] is None else thoughts.answer(row["reference"])
 
 
-def _said(tokenizer: Any, prompt: list[int], answer: list[int]) -> str:
-    """The text of an answer (token ids) without what the model thought before it, from the prompt on."""
-    return thoughts.answer(thoughts.opened(tokenizer, prompt) + thoughts.decode(tokenizer, answer))
+def _text(tokenizer: Any, prompt: list[int], completion: list[int]) -> str:
+    """The text of a completion (token ids) without the model's thoughts, which may begin in the prompt."""
+    return thoughts.answer(thoughts.opened(tokenizer, prompt) + thoughts.decode(tokenizer, completion))
 
 
-def as_trained(answer: list[int], stops: list[int], end: int) -> list[int]:
-    """An answer as a reward model was trained to read it: one that has ended with its turn's end once, one that was cut as it is."""
-    kept = len(answer)
-    while kept and answer[kept - 1] in stops:
+def as_trained(completion: list[int], stops: list[int], end: int) -> list[int]:
+    """A completion as a reward model was trained to read it: with the end of its turn once, or as it is where it was cut."""
+    kept = len(completion)
+    while kept and completion[kept - 1] in stops:
         kept -= 1
-    return answer if kept == len(answer) else [*answer[:kept], end]
+    return completion if kept == len(completion) else [*completion[:kept], end]
 
 
 def _folder(name: str) -> Path:
@@ -92,8 +93,8 @@ def _folder(name: str) -> Path:
     return folder if folder.exists() else Path(f"results/bases/{name}/model")
 
 
-def load_judge(name: str, tokenizer: Any, quantised: str | None = None, arithmetic: str = "auto") -> Any:
-    """The model of the run (or base) `name`, frozen; `quantised` and `arithmetic` as in `models.load`.
+def load_reward_model(name: str, tokenizer: Any, quantised: str | None = None, arithmetic: str = "auto") -> Any:
+    """The model of the run (or base) `name`, frozen; `quantised` and `arithmetic` as in `loading.load`.
 
     Raises:
         UserError: it reads other tokens than `tokenizer` writes.
@@ -107,13 +108,15 @@ def load_judge(name: str, tokenizer: Any, quantised: str | None = None, arithmet
 
 
 def same_tokens(name: str, theirs: Any, ours: Any) -> None:
-    """Refuse a judge with another vocabulary.
+    """Refuse a reward model with another vocabulary.
 
     Raises:
         UserError: the same token has another id.
     """
     if theirs.get_vocab() != ours.get_vocab():
         raise UserError(
-            f"reward: {name} has another tokenizer than the model that it judges, so it would read other words; "
-            "train the reward on a model with the same tokenizer"
+            "incompatible-reward-model",
+            "reward",
+            f"{name} has another tokenizer than the model whose completions it scores, so it would read other words",
+            "train the reward model on a model with the same tokenizer",
         )

@@ -1,20 +1,20 @@
-"""Whether a reward function can judge answers to prompts that come without an answer of their own."""
+"""Whether a reward function can score completions of prompts that have no completion of their own."""
 
 from collections.abc import Callable
 
 from posttrain.runtime import user_code
 from posttrain.runtime.errors import UserError
 
-NEEDED_BY = ("final_number",)  # of rewards.FUNCTIONS
+NEEDED_BY = ("final_number",)  # of reward_models.FUNCTIONS
 _ANSWER = "An answer."
 
 
 def refusal(function: str | None, dataset: str, shape: str) -> str | None:
-    """Why a rule of ours cannot judge answers to these rows, or None."""
+    """Why a rule of ours cannot score completions of these rows, or None."""
     if function not in NEEDED_BY or shape != "prompts":
         return None
     return (
-        f"reward.function: {function} compares an answer with the row's own, and {dataset} is prompts alone; write their answers "
+        f"{function} compares a completion with the row's own, and {dataset} is prompts alone; write their answers "
         "into the rows as `completion`, or a function that needs none"
     )
 
@@ -32,15 +32,17 @@ def check(spec: dict, shape: str) -> None:
     if name is None or shape != "prompts":
         return
     if why := refusal(name, dataset, shape):
-        raise UserError(why)
+        raise UserError("wrong-dataset-type", "reward.function", why)
     if not user_code.is_own(name):
         return
     rule = user_code.load(name)
     fault = _fault(rule, None)
     if fault and not _fault(rule, _ANSWER):
         raise UserError(
-            f"reward.function: {dataset} is prompts alone, and where the reference is None, {fault}; write the rows' answers into "
-            "them as `completion`, or let the function do without"
+            "no-reference",
+            "reward.function",
+            f"{dataset} is prompts alone, and where the reference is None, {fault}",
+            "write the rows' answers into them as `completion`, or let the function work without a reference",
         )
 
 

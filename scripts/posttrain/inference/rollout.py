@@ -1,6 +1,6 @@
-"""Prompts with their answers as rows of tokens, and what a model makes of them: hidden states and log-probabilities.
+"""Prompts with their completions as rows of tokens, and what a model computes of them: hidden states and log-probabilities.
 
-Shapes: n answers of at most t tokens, w the longest prompt with its answer, d the model's width, v its vocabulary.
+Shapes: n completions of at most t tokens, w the longest prompt with its completion, d the model's width, v its vocabulary.
 """
 
 import inspect
@@ -12,33 +12,33 @@ from posttrain.models import lm_head
 
 
 class Rows(NamedTuple):
-    """Prompts with their answers, padded on the right."""
+    """Prompts with their completions, padded on the right."""
 
     ids: torch.Tensor
     """(n, w)"""
     prompts: torch.Tensor
     """lengths (n,)"""
-    answers: torch.Tensor
+    completions: torch.Tensor
     """lengths (n,)"""
 
     def mask(self) -> torch.Tensor:
-        """Which of the answers' tokens are there, (n, t)."""
-        longest = int(self.answers.max())
-        return torch.arange(longest, device=self.ids.device)[None] < self.answers[:, None]
+        """Which positions hold a completion's token, (n, t)."""
+        longest = int(self.completions.max())
+        return torch.arange(longest, device=self.ids.device)[None] < self.completions[:, None]
 
     def take(self, slots: torch.Tensor) -> "Rows":
         """Some of the rows, no wider than the longest of them."""
-        ids, prompts, answers = (part[slots] for part in self)
-        return Rows(ids[:, : int((prompts + answers).max())], prompts, answers)
+        ids, prompts, completions = (part[slots] for part in self)
+        return Rows(ids[:, : int((prompts + completions).max())], prompts, completions)
 
 
-def pack(questions: list[dict], answers: list[list[int]], pad: int, device: Any) -> Rows:
-    """Prompts and answers side by side, padded on the right."""
-    rows = [row["prompt_ids"] + answer for row, answer in zip(questions, answers, strict=True)]
+def pack(prompts: list[dict], completions: list[list[int]], pad: int, device: Any) -> Rows:
+    """Prompts and completions side by side, padded on the right."""
+    rows = [row["prompt_ids"] + completion for row, completion in zip(prompts, completions, strict=True)]
     width = max(map(len, rows))
     ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows], device=device)
-    prompts = torch.tensor([len(row["prompt_ids"]) for row in questions], device=device)
-    return Rows(ids, prompts, torch.tensor([len(answer) for answer in answers], device=device))
+    lengths = torch.tensor([len(row["prompt_ids"]) for row in prompts], device=device)
+    return Rows(ids, lengths, torch.tensor([len(completion) for completion in completions], device=device))
 
 
 def joined(pieces: list[torch.Tensor]) -> torch.Tensor:
@@ -53,12 +53,12 @@ def causal(model: Any) -> Any:
 
 
 def hidden_states(model: Any, rows: Rows) -> torch.Tensor:
-    """The backbone's last hidden states (n, t, d), from which each token of the answers is predicted."""
-    return _of_answers(_forward(model, rows, logits=False)[0], rows)
+    """The backbone's last hidden states (n, t, d), from which each token of the completions is predicted."""
+    return _of_completions(_forward(model, rows, logits=False)[0], rows)
 
 
-def answer_log_probs(model: Any, rows: Rows, temperature: float) -> torch.Tensor:
-    """Log-probabilities (n, t) of the answers' tokens, 0 beyond their end.
+def completion_log_probs(model: Any, rows: Rows, temperature: float) -> torch.Tensor:
+    """Log-probabilities (n, t) of the completions' tokens, 0 beyond their end.
 
     From the hidden states where what follows them is understood (`head.find`), else from the model's own logits, all of them.
     """
@@ -68,10 +68,10 @@ def answer_log_probs(model: Any, rows: Rows, temperature: float) -> torch.Tensor
     found = lm_head.find(causal(model))
     states, logits = _forward(model, rows, logits=found is None)
     if found is None:
-        logits = _of_answers(logits, rows)[mask].float() / temperature
+        logits = _of_completions(logits, rows)[mask].float() / temperature
         values = -torch.nn.functional.cross_entropy(logits, labels, reduction="none")
     else:
-        values, _ = found.heated(temperature).log_probs(_of_answers(states, rows)[mask], labels)
+        values, _ = found.heated(temperature).log_probs(_of_completions(states, rows)[mask], labels)
     return torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, values)
 
 
@@ -81,7 +81,7 @@ def _forward(model: Any, rows: Rows, logits: bool) -> tuple[torch.Tensor, torch.
     The states are taken where they leave the backbone: asked for as an output, they would come with those of every layer.
     """
     width = rows.ids.shape[1]
-    mask = (torch.arange(width, device=rows.ids.device)[None] < (rows.prompts + rows.answers)[:, None]).long()
+    mask = (torch.arange(width, device=rows.ids.device)[None] < (rows.prompts + rows.completions)[:, None]).long()
     base, kept = causal(model), []
     backbone = getattr(base.base_model, "decoder", base.base_model)  # OPT's head calls the decoder itself
     options = {"use_cache": False}
@@ -92,7 +92,7 @@ def _forward(model: Any, rows: Rows, logits: bool) -> tuple[torch.Tensor, torch.
     return kept[0][:, -width:], output.logits[:, -width:]  # virtual tokens come first
 
 
-def _of_answers(states: torch.Tensor, rows: Rows) -> torch.Tensor:
-    """Of (n, w, ...) what stands before each token of the answers, (n, t, ...)."""
-    at = rows.prompts[:, None] - 1 + torch.arange(int(rows.answers.max()), device=states.device)[None]
+def _of_completions(states: torch.Tensor, rows: Rows) -> torch.Tensor:
+    """Of (n, w, ...) what stands before each token of the completions, (n, t, ...)."""
+    at = rows.prompts[:, None] - 1 + torch.arange(int(rows.completions.max()), device=states.device)[None]
     return states.gather(1, at.clamp(max=states.shape[1] - 1)[..., None].expand(-1, -1, states.shape[-1]))

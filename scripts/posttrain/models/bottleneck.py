@@ -12,9 +12,9 @@ from typing import Any, Literal
 import torch
 from peft import PeftConfig, PeftType
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
-from peft.utils import register_peft_method
 from torch import nn
 
+from posttrain.compat import peft_registry
 from posttrain.models import token_rows  # noqa: F401  (whoever loads an adapter may load one with trained rows of a head)
 
 BLOCKS = {"houlsby": ("self_attn", "mlp"), "pfeiffer": ("mlp",)}
@@ -106,11 +106,4 @@ class BottleneckModel(BaseTuner):
         raise NotImplementedError("a bottleneck adapter is not linear and cannot be merged into the base model")
 
 
-if "BOTTLENECK" not in PeftType.__members__:
-    # PEFT knows its methods by an Enum, and an Enum takes no new member: this is what the class statement does for one.
-    _member = str.__new__(PeftType, "BOTTLENECK")
-    _member._name_ = _member._value_ = "BOTTLENECK"
-    PeftType.BOTTLENECK = _member
-    PeftType._member_names_.append("BOTTLENECK")
-    PeftType._member_map_["BOTTLENECK"] = PeftType._value2member_map_["BOTTLENECK"] = _member
-    register_peft_method(name="bottleneck", config_cls=BottleneckConfig, model_cls=BottleneckModel)
+peft_registry.register("bottleneck", BottleneckConfig, BottleneckModel)

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers.pytorch_utils import Conv1D
 
 from posttrain.data.tokens import IGNORED
+from posttrain.objectives import OBJECTIVES
 from posttrain.runtime.console import say
 from posttrain.runtime.errors import UserError
 
@@ -81,7 +82,7 @@ def _loftq(model: Any, parent: Path, spec: dict[str, Any]) -> dict[str, torch.Te
 
     from posttrain.models import loading
 
-    whole = loading.load(parent, reward=spec["objective"] == "reward", device="cpu")
+    whole = loading.load(parent, reward=OBJECTIVES[spec["objective"]].reward_model, device="cpu")
     found = {}
     before = after = 0.0
     for name, layer in _layers(model):

@@ -9,15 +9,16 @@ What a model does after its LM head (a scale, a soft cap) is measured on the mod
 
 import itertools
 import re
-import types
 import weakref
 from typing import Any, NamedTuple
 
 import torch
 
+from posttrain.compat.forward_patches import replace_forward
+from posttrain.compat.trl_fused_head import fused_output
 from posttrain.models import shared_prefix
 
-LARGEST = 2**28  # logits of a batch, 1 GiB in float32 for a base that moves; a larger batch keeps TRL's tiled head
+MAX_LOGITS = 2**28  # logits of a batch, 1 GiB in float32 for a base that moves; a larger batch keeps TRL's tiled head
 PIECE = 2**24  # logits that are there at once where the base is frozen
 
 
@@ -218,8 +219,6 @@ def add_compact_head(model: Any) -> None:
     `model` is the causal language model (not its PEFT wrapper), after TRL has patched it. Entropy and the mean
     logit, which only feed TRL's log, are not computed. A mixture of experts that adds its router's loss keeps TRL's head.
     """
-    from trl.trainer.utils import FusedCausalLMOutput  # seconds that scoring, which needs the rest of this file, saves
-
     config = model.config.get_text_config()
     router = getattr(config, "output_router_logits", False)
     if next(model.parameters()).device.type != "cpu" or router or not plain(model):
@@ -231,21 +230,13 @@ def add_compact_head(model: Any) -> None:
     ) -> Any:
         trained = labels[:, 1:] != -100 if labels is not None else None
         router = kwargs.get("output_router_logits")
-        if not fused_lm_head or router or trained.sum() * config.vocab_size > LARGEST:
+        if not fused_lm_head or router or trained.sum() * config.vocab_size > MAX_LOGITS:
             return trl_forward(*args, labels=labels, fused_lm_head=fused_lm_head, **kwargs)
         hidden = _hidden(self, labels, *args, **kwargs)
         log_probs, is_top1 = find(self).log_probs(hidden, labels[:, 1:][trained])
-        zeros = log_probs.new_zeros(trained.shape)
-        return FusedCausalLMOutput(
-            loss=-log_probs.mean(),
-            log_probs=zeros.masked_scatter(trained, log_probs),
-            entropy=zeros,
-            mean_logits=zeros,
-            is_top1=torch.zeros_like(trained).masked_scatter(trained, is_top1),
-            label_mask=trained,
-        )
+        return fused_output(log_probs, is_top1, trained)
 
-    model.forward = types.MethodType(forward, model)
+    replace_forward(model, forward)
 
 
 def _hidden(
@@ -257,7 +248,7 @@ def _hidden(
         lengths = attention_mask.sum(1).tolist()
         rows = [tuple(row[:length]) for row, length in zip(input_ids.tolist(), lengths, strict=True)]
         groups = shared_prefix.pair(rows)
-        if shared_prefix.saving(rows, groups) > shared_prefix.LEAST_SAVING:
+        if shared_prefix.saving(rows, groups) > shared_prefix.MIN_SAVING:
             packed = shared_prefix.pack(rows, groups, pad=0)
             hidden = shared_prefix.hidden_states(model.base_model, packed, input_ids.device)
             return hidden[shared_prefix.predicting(packed.where, labels)]

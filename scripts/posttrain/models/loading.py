@@ -15,7 +15,8 @@ from transformers import (
 )
 from transformers.pytorch_utils import Conv1D
 
-from posttrain.methods import reads_weights
+from posttrain.compat.transformers_internals import keep_4_bit_layout
+from posttrain.methods import METHODS, reads_weights
 from posttrain.models import frozen_update
 from posttrain.models.base_inspection import first_line
 from posttrain.models.memory_estimate import multiplies_bf16, read_model
@@ -86,7 +87,10 @@ def load(
     model.arithmetic = precision(arithmetic)
     if apart and model.arithmetic == "bf16" and (folder / frozen_update.FILE).exists():
         frozen_update.hold_apart(model, folder)
-    return _in_one_form(model) if quantised else model.to(device)
+    if quantised:
+        keep_4_bit_layout(model)
+        return model
+    return model.to(device)
 
 
 def roomy_device(folder: Path) -> str:
@@ -127,30 +131,17 @@ def parent(folder: Path, spec: dict, reward: bool | None = None, attention: str 
     Args:
         spec: the run's; of it `method`, `precision` and `peft_args`.
     """
-    arithmetic = precision(spec["precision"])
-    whole = spec["method"] == "full" or arithmetic == "fp32"
-    in_4_bits = spec["method"] == "qlora"
+    arithmetic, method = precision(spec["precision"]), METHODS[spec["method"]]
+    whole = method.full or arithmetic == "fp32"
     return load(
         folder,
         torch.float32 if whole else "auto",
-        arithmetic if in_4_bits else None,
+        arithmetic if method.four_bit else None,
         reward,
         attention,
         arithmetic,
-        apart=not whole and not in_4_bits and not reads_weights(spec["method"], spec.get("peft_args", {})),
+        apart=not whole and not method.four_bit and not reads_weights(spec["method"], spec.get("peft_args", {})),
     )
-
-
-def _in_one_form(model: PreTrainedModel) -> PreTrainedModel:
-    """Keep 4-bit weights as they were trained against.
-
-    Where a processor multiplies bf16, bitsandbytes packs them anew for inference: their constants are rounded, and matrices of
-    less than 64 columns are refused.
-    """
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
-    return model
 
 
 def dequantised(model: PreTrainedModel) -> PreTrainedModel:

@@ -4,12 +4,12 @@ PEFT's own layer is six steps, and four of them make a tensor as large as the la
 for the backward pass. Where the processor multiplies bfloat16 quickly, that is a fifth of a training step.
 """
 
-from types import MethodType
 from typing import Any
 
 import torch
 from peft.tuners.lora.layer import Linear
 
+from posttrain.compat.forward_patches import replace_forward
 from posttrain.models.frozen_update import FrozenUpdate
 
 
@@ -63,7 +63,7 @@ def add_low_rank(model: torch.nn.Module, frozen: torch.dtype | None) -> None:
     """
     layers = [layer for layer in model.modules() if isinstance(layer, Linear) and _is_plain(layer)]
     for layer in layers:
-        layer.forward = MethodType(_forward, layer)
+        replace_forward(layer, _forward)
     if frozen and layers:
         for layer in layers:
             layer.base_layer.weight.data = layer.base_layer.weight.data.to(frozen)

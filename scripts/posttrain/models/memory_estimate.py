@@ -12,8 +12,9 @@ import subprocess
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from posttrain.methods import METHODS, VALUE_RANK, reads_weights
+from posttrain.methods import METHODS, VALUE_RANK, Sizes, reads_weights
 from posttrain.models import parameter_patterns, target_modules
+from posttrain.objectives import OBJECTIVES
 from posttrain.runtime.atomic import read_json
 from posttrain.runtime.errors import UserError
 
@@ -165,21 +166,11 @@ def adapted(spec: dict, model: Model) -> list[str]:
 
 def trained_parameters(spec: dict, model: Model) -> float:
     """How many parameters move; of the methods that train less than a hundredth of a model, about so many."""
-    method, rank, layers, hidden = spec["method"], spec.get("rank", 0), model.layers, model.hidden
-    if method == "full":
+    method = METHODS[spec["method"]]
+    if method.full:
         return sum(math.prod(shape) for name, shape in model.shapes.items() if parameter_patterns.moves(spec, (name,)))
     shapes = [model.matrices[name] for name in adapted(spec, model)]
-    sides = sum(map(sum, shapes))
-    own = {
-        "adalora": 1.5 * rank * sides,
-        "vera": sides / 2 + rank * len(shapes),
-        "oft": 15.5 * sides / 2,  # blocks of 32
-        "ia3": layers * (2 * hidden + model.intermediate),
-        "adapter": layers * 2 * hidden * hidden / spec.get("reduction_factor", 1),
-        "prefix": spec.get("virtual_tokens", 0) * 2 * layers * hidden,
-        "p_tuning": 3 * hidden * hidden,
-        "prompt": spec.get("virtual_tokens", 0) * hidden,
-    }.get(method, rank * sides)
+    own = method.parameters(spec, Sizes(model.layers, model.hidden, model.intermediate, shapes))
     saved = spec.get("peft_args", {}).get("modules_to_save") or []
     parts = {name.rpartition(".")[0]: shape for name, shape in model.shapes.items()}
     return own + sum(math.prod(shape) for name, shape in parts.items() if _is_named(saved, name))
@@ -197,21 +188,22 @@ def estimate(spec: dict, model: Model, longest: int, trained_share: float, devic
         device: "cpu" or "gpu".
         bf16: whether matrices are multiplied in bfloat16.
     """
-    method, moving = spec["method"], trained_parameters(spec, model)
-    adapters = 0 if method == "full" else moving
-    if spec["objective"] == "ppo":  # a second adapter is the value, and of full fine-tuning the only one
+    method, trainable = METHODS[spec["method"]], trained_parameters(spec, model)
+    with_value = OBJECTIVES[spec["objective"]].value_model
+    adapters = 0 if method.full else trainable
+    if with_value:  # a second adapter is the value, and of full fine-tuning the only one
         rank = spec.get("value_rank") or VALUE_RANK
-        value = rank * sum(map(sum, model.matrices.values())) if method == "full" else adapters
-        if spec.get("value_rank") and METHODS[method].low_rank:
+        value = rank * sum(map(sum, model.matrices.values())) if method.full else adapters
+        if spec.get("value_rank") and method.low_rank:
             value = adapters * rank / spec["rank"]
         adapters += value
-        moving = adapters + (moving if method == "full" else 0)
-    tokens = _rows(spec) * (longest + (spec["virtual_tokens"] if METHODS[method].virtual_tokens else 0))
-    pieces = FRAGMENTATION[device] * (ROLLOUTS if spec["objective"] == "ppo" else 1)
+        trainable = adapters + (trainable if method.full else 0)
+    tokens = _rows(spec) * (longest + (spec["virtual_tokens"] if method.virtual_tokens else 0))
+    pieces = FRAGMENTATION[device] * (ROLLOUTS if with_value else 1)
     parts = {
         "weights": _held(spec, model, bf16) + 4 * adapters,
-        "gradients": 4 * moving,
-        "optimiser": _state(spec) * moving,
+        "gradients": 4 * trainable,
+        "optimiser": _state(spec) * trainable,
         "copies": _copies(spec, model),
         "activations": pieces * _activations(spec, model, tokens, device, bf16),
         "logits": _logits(spec, model, tokens, trained_share, device),
@@ -228,14 +220,15 @@ def estimate(spec: dict, model: Model, longest: int, trained_share: float, devic
 def _rows(spec: dict) -> int:
     """Rows in one forward pass; a pair is two."""
     step = spec["batch_size"] // spec.get("minibatches", 1)
-    return step // spec["accumulation"] * (2 if spec["objective"] in ("dpo", "orpo", "cpo", "reward") else 1)
+    return step // spec["accumulation"] * OBJECTIVES[spec["objective"]].sequences
 
 
 def _held(spec: dict, model: Model, bf16: bool) -> float:
     """Bytes of the model that is trained or carries an adapter: see models.parent."""
-    if spec["method"] != "qlora":
+    method = METHODS[spec["method"]]
+    if not method.four_bit:
         dtype = model.config.get("dtype") or model.config.get("torch_dtype")  # the second one in older files
-        in_float32 = spec["method"] == "full" or not bf16 or dtype == "float16"
+        in_float32 = method.full or not bf16 or dtype == "float16"
         if in_float32 or not _is_apart(spec, model):
             return 4 * model.parameters if in_float32 else model.bytes
         return 2 * model.parameters + model.update / 2
@@ -251,14 +244,16 @@ def _is_apart(spec: dict, model: Model) -> bool:
 
 def _copies(spec: dict, model: Model) -> float:
     """Bytes of other models beside it: a reference where there is no adapter to switch off, and a judge."""
-    reference = spec["objective"] == "ppo" or (spec["objective"] in ("grpo", "rloo") and spec["beta"])
-    judges = [key for key in ("from", "sequence") if key in spec.get("reward", {})]
-    return model.bytes * ((spec["method"] == "full" and bool(reference)) + len(judges))
+    held = OBJECTIVES[spec["objective"]].reference
+    reference = held == "resident" or (held == "resident where beta" and spec["beta"])
+    reward_models = [key for key in ("from", "sequence") if key in spec.get("reward", {})]
+    return model.bytes * ((METHODS[spec["method"]].full and bool(reference)) + len(reward_models))
 
 
 def _state(spec: dict) -> float:
     """Bytes that the optimiser keeps for each trained parameter: two moments of AdamW, or fewer."""
-    name = spec.get("trainer_args", {}).get("optim", "paged_adamw_8bit" if spec["method"] == "qlora" else "adamw")
+    default = "paged_adamw_8bit" if METHODS[spec["method"]].four_bit else "adamw"
+    name = spec.get("trainer_args", {}).get("optim", default)
     return 2 if "8bit" in name else 0 if name.startswith(("sgd", "adafactor")) else 8
 
 
@@ -268,17 +263,18 @@ def _activations(spec: dict, model: Model, tokens: int, device: str, bf16: bool)
     Of a token in a layer: inputs of the two norms (float32), queries, keys, values, attention's result, three vectors of the
     feed-forward block; where matrices have an adapter or move themselves, the inputs of those as well.
     """
-    held_in_float32 = spec["method"] == "full" or (model.bytes > 2 * model.parameters and not _is_apart(spec, model))
+    method = METHODS[spec["method"]]
+    held_in_float32 = method.full or (model.bytes > 2 * model.parameters and not _is_apart(spec, model))
     size, hidden, wide = 2 if bf16 or not held_in_float32 else 4, model.hidden, _active_width(model)
     token = 8 * hidden + size * (5 * hidden + 3 * wide)
     if spec.get("dropout"):  # each matrix has a masked input of its own
         token += (6 * hidden + wide) * (2 * size if device == "cpu" else size + 1)
-    elif METHODS[spec["method"]].mergeable:
+    elif method.mergeable:
         token += size * (2 * hidden + wide)
-    if spec["method"] == "full":
+    if method.full:
         token += 8 * hidden
     linear = sum(map(math.prod, model.matrices.values()))
-    casts = 2 * linear if bf16 and held_in_float32 and spec["method"] != "qlora" else 0
+    casts = 2 * linear if bf16 and held_in_float32 and not method.four_bit else 0
     casts += 4 * linear if spec.get("peft_args", {}).get("use_dora") else 0
     if spec["gradient_checkpointing"]:
         return tokens * (model.layers * 4 * hidden + token) + casts / model.layers
@@ -291,12 +287,12 @@ def _active_width(model: Model) -> int:
 
 
 def _logits(spec: dict, model: Model, tokens: int, trained_share: float, device: str) -> float:
-    objective = spec["objective"]
-    if objective == "reward":
+    objective = OBJECTIVES[spec["objective"]]
+    if objective.reward_model:
         return 0
-    if objective in ("orpo", "cpo"):  # all of them, their log-softmax, its gradient
+    if objective.all_logits:  # the logits, their log-softmax, its gradient
         return 12 * tokens * model.vocabulary
-    if device == "cpu" and objective in ("sft", "dpo", "kto", "ppo") and not METHODS[spec["method"]].virtual_tokens:
+    if device == "cpu" and objective.compact_head != "none" and not METHODS[spec["method"]].virtual_tokens:
         return 6 * min(tokens * trained_share * model.vocabulary, LARGEST_LOGITS)
     return 12 * min(tokens, TILE[0]) * min(model.vocabulary, TILE[1])
 
@@ -306,20 +302,19 @@ def _logits(spec: dict, model: Model, tokens: int, trained_share: float, device:
 
 def remedies(spec: dict, shorter: int) -> list[tuple[str, dict]]:
     """Changes of a run that save memory, the least of them first: what to write, and the keys that change."""
-    least = spec.get("generations", 1) if spec["objective"] in ("grpo", "rloo") else 1
-    least = 2 if spec["objective"] == "kto" else least
+    objective, own = OBJECTIVES[spec["objective"]], METHODS[spec["method"]]
+    least = spec.get("generations", 1) if objective.groups else objective.least_batch
     steps = spec["batch_size"] // spec.get("minibatches", 1)
     split = [n for n in range(spec["accumulation"] + 1, steps // least + 1) if steps % n == 0]
     changes = [{"accumulation": n} for n in split]
-    checkpointing = {"gradient_checkpointing": True} if spec["method"] != "prefix" else {}
+    checkpointing = {"gradient_checkpointing": True} if own.gradient_checkpointing else {}
     most = checkpointing | ({"accumulation": split[-1]} if split else {})
     changes += [checkpointing, most]
     adapted = {"rank": 16, "target_modules": "all-linear", "dropout": 0.0}
-    ours = METHODS[spec["method"]]
-    others = [name for name, row in METHODS.items() if row.low_rank and name != spec["method"]]
-    for method in [] if ours.four_bit else others:
-        own = {} if ours.low_rank else adapted
-        changes += [{"method": method} | own, {"method": method} | own | most]
+    low_rank = [name for name, row in METHODS.items() if row.low_rank and row is not own and not own.four_bit]
+    for name in low_rank:
+        more = {"method": name} | ({} if own.low_rank else adapted)
+        changes += [more, more | most]
     shares = (2, 4, 8) if "max_new_tokens" not in spec else ()  # there the answers decide
     changes += [{"max_length": shorter // n} | most for n in shares]
     hidden = {"rank", "target_modules", "dropout"}

@@ -11,6 +11,8 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from posttrain.methods import METHODS
+from posttrain.objectives import OBJECTIVES
 from posttrain.runtime.atomic import read_json, write_json
 
 ATTEMPTS, MARK = "attempts.json", "at_work.json"
@@ -32,7 +34,7 @@ def micro_batch(spec: dict) -> int:
 def smaller(spec: dict) -> dict | None:
     """The spec with at least twice the accumulation and the same batch, or None where the micro-batch is the smallest."""
     step = micro_batch(spec) * spec["accumulation"]
-    least = 2 if spec["objective"] == "kto" else 1  # its KL divergence is estimated over a micro-batch
+    least = OBJECTIVES[spec["objective"]].least_batch
     splits = [n for n in range(spec["accumulation"] + 1, step // least + 1) if step % n == 0]
     halves = [n for n in splits if n >= 2 * spec["accumulation"]]
     return spec | {"accumulation": min(halves)} if halves else None
@@ -40,10 +42,10 @@ def smaller(spec: dict) -> dict | None:
 
 def remedies(spec: dict) -> str:
     """What would fit where the smallest micro-batch does not."""
-    changes = []
-    if not spec["gradient_checkpointing"] and spec["method"] != "prefix":
+    method, changes = METHODS[spec["method"]], []
+    if not spec["gradient_checkpointing"] and method.gradient_checkpointing:
         changes.append("gradient_checkpointing: true")
-    if spec["method"] != "qlora":
+    if not method.four_bit:
         changes.append("method: qlora")
     changes.append(f"max_length: {spec['max_length'] // 2}")
     if spec.get("max_new_tokens"):

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
+from posttrain.methods import METHODS
+from posttrain.objectives import OBJECTIVES
 from posttrain.runtime.errors import UserError, nearest
 
 KEYS = ("freeze", "train", "learning_rates")
@@ -108,9 +110,9 @@ def foreseen(spec: dict, model: Any) -> list[Names]:
     from posttrain.models.token_rows import KEY
 
     arguments = spec.get("peft_args", {})
-    head = [("score.weight",)] if spec["objective"] == "reward" else []
+    head = [("score.weight",)] if OBJECTIVES[spec["objective"]].reward_model else []
     outside = [name for name in model.shapes if not re.search(r"\.\d+\.", name)]
-    if spec["method"] == "full":
+    if METHODS[spec["method"]].full:
         embedding = next((name for name in outside if model.shapes[name][0] == model.vocabulary), None)
         also = {embedding: ("lm_head.weight",)} if model.tied and not head else {}
         return head + [(name, *also.get(name, ())) for name in model.shapes]
@@ -146,8 +148,8 @@ def control(trainer: Any, spec: dict) -> None:
         parameter.register_hook(torch.zeros_like)
         parameter.requires_grad_(False)
     still = {id(parameter) for parameter in frozen}
-    if hasattr(trainer.model, "moving"):  # of PPO, which lets them move again itself
-        trainer.model.moving = [parameter for parameter in trainer.model.moving if id(parameter) not in still]
+    if hasattr(trainer.model, "trainable"):  # of PPO, which marks them as trainable again itself
+        trainer.model.trainable = [p for p in trainer.model.trainable if id(p) not in still]
     apart = [
         (
             rate / spec["learning_rate"],

@@ -4,25 +4,27 @@ Full fine-tuning moves all weights and has no configuration here. QLoRA (Dettmer
 4 bits. Every other method adds parameters to a frozen parent, so that the parent stays at hand as the reference.
 """
 
+import math
 import re
 from pathlib import Path
 from typing import Any
 
 import peft
 import torch
-from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 from transformers.pytorch_utils import Conv1D
 
+from posttrain.compat.peft_internals import allocator_state, knows_ia3_targets, set_allocator_state
 from posttrain.methods import METHODS
 from posttrain.models import initial_weights, target_modules, token_rows
 from posttrain.models.bottleneck import BottleneckConfig
+from posttrain.objectives import OBJECTIVES
 from posttrain.runtime.console import say
 from posttrain.runtime.errors import UserError, nearest
 
 
-def adapter(spec: dict, model: Any, steps: int) -> Any:
+def peft_config(spec: dict, model: Any, steps: int) -> Any:
     """The PEFT configuration of a spec's method for `model`, or None for full fine-tuning.
 
     Args:
@@ -31,10 +33,10 @@ def adapter(spec: dict, model: Any, steps: int) -> Any:
     Raises:
         UserError: a target that matches no module or cannot have an adapter, or a rank larger than a targeted matrix, VeRA's apart.
     """
-    if spec["method"] == "full":
+    if METHODS[spec["method"]].full:
         return None
     spec = _named_targets(spec, model) if "target_modules" in spec else spec
-    reward = spec["objective"] == "reward"
+    reward = OBJECTIVES[spec["objective"]].reward_model
     shared = {"task_type": "SEQ_CLS" if reward else "CAUSAL_LM"} | initial_weights.arguments(spec.get("peft_args", {}))
     shared |= token_rows.arguments(spec, model)
     if shared.get(token_rows.KEY):
@@ -48,7 +50,7 @@ def _named_targets(spec: dict, model: Any) -> dict:
     """The spec with the names of modules where `target_modules` says `all-linear`, or nothing, of an architecture that needs it.
 
     Raises:
-        UserError: see `adapter`.
+        UserError: see `peft_config`.
     """
     config = model.config.get_text_config().to_dict()
     why = target_modules.method_refusal(spec, config)
@@ -59,7 +61,7 @@ def _named_targets(spec: dict, model: Any) -> dict:
         return spec | {"target_modules": _of_ia3(model)}
     if spec["target_modules"] != "all-linear":
         found = _targets(model, spec["target_modules"], spec)
-        if "alpha" in METHODS[spec["method"]].keys:
+        if "rank" in spec and METHODS[spec["method"]].bounded_rank:
             _check_rank(spec, found)
         return spec
     return spec | {"target_modules": all_linear(model, spec)}
@@ -95,7 +97,7 @@ def _of_ia3(model: Any) -> list[str] | None:
     Raises:
         UserError: the architecture has none that are known.
     """
-    if model.config.model_type in TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING:
+    if knows_ia3_targets(model.config.model_type):
         return None
     linear = [name for name, module in model.named_modules() if isinstance(module, (torch.nn.Linear, Conv1D))]
     if found := target_modules.ia3(linear):
@@ -130,7 +132,8 @@ def _adalora(spec: dict, shared: dict, _: Any, steps: int) -> Any:
             "adalora shares out its ranks between the first step and the last; write a larger max_steps or epochs"
         )
     plan = {"tinit": steps // 10, "tfinal": steps // 3, "deltaT": max(1, steps // 100), "total_step": steps}
-    return peft.AdaLoraConfig(target_r=spec["rank"], init_r=_init_rank(spec), **_scaled(spec), **(plan | shared))
+    start = math.ceil(METHODS["adalora"].initial_rank * spec["rank"])
+    return peft.AdaLoraConfig(target_r=spec["rank"], init_r=start, **_scaled(spec), **(plan | shared))
 
 
 def _bottleneck(spec: dict, shared: dict, *_: Any) -> Any:
@@ -196,10 +199,6 @@ def _scaled(spec: dict) -> dict[str, Any]:
     }
 
 
-def _init_rank(spec: dict) -> int:
-    return -(-3 * spec["rank"] // 2)
-
-
 def _targets(model: Any, wanted: str | list[str], spec: dict) -> list[tuple[str, tuple[int, int]]]:
     """Names and shapes of the matrices that `target_modules` means, as PEFT reads it.
 
@@ -255,7 +254,6 @@ class AllocateRanks(TrainerCallback):
     """
 
     FILE = "ranks.pt"
-    STATE = ("ipt", "exp_avg_ipt", "exp_avg_unc")
 
     def __init__(self, model: Any, checkpoint: Path | None) -> None:
         self.tuner = model.base_model
@@ -263,8 +261,7 @@ class AllocateRanks(TrainerCallback):
         if checkpoint:
             saved = torch.load(checkpoint / self.FILE, weights_only=True)
             self.ranks = saved["ranks"]
-            for name in self.STATE:
-                setattr(self.tuner.rankallocator, name, saved[name])
+            set_allocator_state(self.tuner, saved)
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """After the step and before the gradients are cleared; `state` still counts the steps before this one."""
@@ -275,7 +272,7 @@ class AllocateRanks(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Add the importance of each parameter, and the ranks so far, to the checkpoint that was just written."""
-        saved = {name: getattr(self.tuner.rankallocator, name) for name in self.STATE}
+        saved = allocator_state(self.tuner)
         torch.save(saved | {"ranks": self.ranks}, Path(args.output_dir) / f"checkpoint-{state.global_step}" / self.FILE)
 
 
@@ -287,18 +284,18 @@ class KeepEncoder(TrainerCallback):
     def __init__(self, model: Any, checkpoint: Path | None) -> None:
         self.model, self.checkpoint = model, checkpoint
 
-    def _moving(self) -> dict[str, torch.Tensor]:
+    def _trainable(self) -> dict[str, torch.Tensor]:
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """After the trainer has loaded what PEFT kept."""
         saved = load_file(self.checkpoint / self.FILE) if self.checkpoint else {}
-        for name, parameter in self._moving().items():
+        for name, parameter in self._trainable().items():
             parameter.data.copy_(saved.get(name, parameter.data))
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Add the network to the checkpoint that was just written."""
-        tensors = {name: p.detach().contiguous() for name, p in self._moving().items()}
+        tensors = {name: p.detach().contiguous() for name, p in self._trainable().items()}
         save_file(tensors, Path(args.output_dir) / f"checkpoint-{state.global_step}" / self.FILE)
 
 

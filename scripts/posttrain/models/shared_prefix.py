@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-LEAST_SAVING = 0.15  # of the tokens; below it, the mask costs more than it saves
+from posttrain.compat.transformers_internals import attention_of
+
+MIN_SAVING = 0.15  # of the tokens; below it, the mask costs more than it saves
 
 Row = tuple[int, ...]
 
@@ -40,7 +42,7 @@ def can_share(model: Any) -> bool:
     """Whether the model sees a packed row as it would see it alone: a known architecture without a sliding window."""
     config = model.config.get_text_config()
     windowed = getattr(config, "sliding_window", None)
-    return config.model_type in ARCHITECTURES and not windowed and config._attn_implementation == "sdpa"
+    return config.model_type in ARCHITECTURES and not windowed and attention_of(config) == "sdpa"
 
 
 def pair(rows: list[Row]) -> list[tuple[int, ...]]:
@@ -59,7 +61,7 @@ def pair(rows: list[Row]) -> list[tuple[int, ...]]:
 
 
 def groups(rows: list[Row], hidden_size: int, most: int) -> list[tuple[int, ...]]:
-    """Group rows, neighbours in dictionary order, where that saves `LEAST_SAVING` of what a row costs alone.
+    """Group rows, neighbours in dictionary order, where that saves `MIN_SAVING` of what a row costs alone.
 
     A layer computes about 12 hidden_size^2 products for a token in its matrices and 2 width x hidden_size in attention,
     so `width` tokens in one row cost width (6 hidden_size + width), up to a factor. No group has more than `most` tokens.
@@ -72,7 +74,7 @@ def groups(rows: list[Row], hidden_size: int, most: int) -> list[tuple[int, ...]
     width = 0
     for i in sorted(range(len(rows)), key=lambda i: rows[i]):
         joined = width + len(rows[i]) - common(rows[found[-1][-1]], rows[i]) if found else most + 1
-        if joined <= most and cost(joined) - cost(width) <= (1 - LEAST_SAVING) * cost(len(rows[i])):
+        if joined <= most and cost(joined) - cost(width) <= (1 - MIN_SAVING) * cost(len(rows[i])):
             found[-1].append(i)
             width = joined
         else:

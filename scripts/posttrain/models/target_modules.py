@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 from posttrain.methods import METHODS
+from posttrain.objectives import OBJECTIVES
 
 EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 ROUTERS = {"gate", "router", "shared_expert_gate"}
@@ -18,7 +19,6 @@ EXPERTS = set().union(*GATE_AND_UP, {"down_proj", "w2"})
 CONV1D = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")  # their matrices are (inputs, outputs)
 HEADS = {"lm_head", "embed_out", "embed_tokens", "wte", "embed_in", "word_embeddings"}
 OUTPUTS = {"lm_head", "embed_out"}
-FUSED = ("sft", "dpo", "kto", "grpo", "rloo")  # objectives whose trainers of TRL's have a fused LM head
 # IA3 scales keys, values and what goes into the last matrix of a feed-forward block; a fused projection as a whole.
 KEYS_AND_VALUES = (("k_proj", "v_proj"), ("qkv_proj",), ("query_key_value",), ("c_attn",), ("Wqkv",))
 LAST = ("down_proj", "fc2", "dense_4h_to_h", "w2", "mlp.c_proj")
@@ -32,8 +32,8 @@ def is_mixture(config: dict[str, Any]) -> bool:
 
 
 def largest_rank(method: str, shape: Shape) -> int:
-    """Of an adapter on a matrix; AdaLoRA begins at 1.5 times its rank."""
-    return min(shape) if method != "adalora" else 2 * min(shape) // 3
+    """Of an adapter on a matrix."""
+    return int(min(shape) / METHODS[method].initial_rank)
 
 
 def is_read_past(name: str, modules: Collection[str]) -> bool:
@@ -59,7 +59,11 @@ def left_out(spec: dict, matrices: dict[str, Shape], modules: Collection[str], c
             reasons[name] = "experts"
         elif is_read_past(name, modules):
             reasons[name] = "what fused Mamba kernels read without an adapter"
-        elif "rank" in spec and spec["method"] != "vera" and spec["rank"] > largest_rank(spec["method"], shape):
+        elif (
+            "rank" in spec
+            and METHODS[spec["method"]].bounded_rank
+            and spec["rank"] > largest_rank(spec["method"], shape)
+        ):
             reasons[name] = f"matrices smaller than rank {spec['rank']}"
     return reasons
 
@@ -94,7 +98,7 @@ def refusal(
             "them cannot be merged; write peft_args: {modules_to_save: [" + head.rpartition(".")[2] + "]} instead"
         )
     output = next((name for name in found if name.rpartition(".")[2] in OUTPUTS), None)
-    if output and spec.get("objective") in FUSED:
+    if output and OBJECTIVES[spec["objective"]].fused_head:
         return (
             f"'{target}' matches {output}, and TRL multiplies by the LM head's own weight, so that an adapter on it would not be "
             "trained; write peft_args: {modules_to_save: [" + output.rpartition(".")[2] + "]} instead"
@@ -140,8 +144,8 @@ def method_refusal(spec: dict, config: dict) -> str | None:
     if config.get("model_type") not in CONV1D:
         return None
     kind = "matrices of GPT-2's kind, (inputs, outputs)"
-    if spec["method"] == "oft":
-        return f"PEFT's OFT cannot turn {kind}; write method: lora"
+    if not METHODS[spec["method"]].transposed_matrices:
+        return f"PEFT's {spec['method'].upper()} cannot turn {kind}; write method: lora"
     if first == "olora":
         return f"PEFT's OLoRA misreads {kind}; write peft_args: {{init_lora_weights: pissa}}, or take it out"
     return None

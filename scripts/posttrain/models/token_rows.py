@@ -6,21 +6,15 @@ these rows of the input embedding and of the LM head; where the two are tied, PE
 
 from typing import Any
 
-import torch
-from peft.utils.other import TrainableTokensWrapper
-
+from posttrain.compat.peft_internals import give_token_wrapper_a_bias
 from posttrain.methods import METHODS
+from posttrain.objectives import OBJECTIVES
 from posttrain.runtime.errors import UserError
 
 KEY = "trainable_token_indices"
 
 
-def _bias(self: TrainableTokensWrapper) -> torch.Tensor | None:
-    """The bias of the wrapped head. PEFT's wrapper knows only `weight`; TRL's fused head and ours read both."""
-    return self.original_module.bias
-
-
-TrainableTokensWrapper.bias = property(_bias)
+give_token_wrapper_a_bias()
 
 
 def arguments(spec: dict, model: Any) -> dict[str, dict[str, list[int]]]:
@@ -29,12 +23,8 @@ def arguments(spec: dict, model: Any) -> dict[str, dict[str, list[int]]]:
     PPO holds two adapters on one model, and rows of both would be trained apart.
     """
     ids = getattr(model.config, "new_tokens", None)
-    if (
-        not ids
-        or not METHODS[spec["method"]].low_rank
-        or spec["objective"] == "ppo"
-        or KEY in spec.get("peft_args", {})
-    ):
+    can = METHODS[spec["method"]].low_rank and not OBJECTIVES[spec["objective"]].value_model
+    if not ids or not can or KEY in spec.get("peft_args", {}):
         return {}
     layers = [model.get_input_embeddings()]
     head = model.get_output_embeddings()

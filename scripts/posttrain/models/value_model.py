@@ -19,7 +19,7 @@ def configuration(spec: dict, policy: Any | None, model: Any) -> Any:
     rank = spec.get("value_rank")
     if policy is None:
         own = {"method": "lora", "rank": rank or VALUE_RANK, "alpha": 2 * (rank or VALUE_RANK), "dropout": 0.0}
-        return peft_methods.adapter(spec | own | {"target_modules": "all-linear"}, model, steps=0)
+        return peft_methods.peft_config(spec | own | {"target_modules": "all-linear"}, model, steps=0)
     config = copy.deepcopy(policy)
     if rank:
         config.r, config.lora_alpha, config.rank_pattern, config.alpha_pattern = rank, 2 * rank, {}, {}
@@ -28,7 +28,8 @@ def configuration(spec: dict, policy: Any | None, model: Any) -> Any:
 
 def learning_rate(spec: dict) -> float:
     """The critic's; by default its method's usual one for learning from given answers, and no less than the policy's."""
-    usual = METHODS["lora" if METHODS[spec["method"]].full else spec["method"]].learning_rates[0]
+    method = METHODS[spec["method"]]
+    usual, _ = (METHODS["lora"] if method.full else method).learning_rates
     return spec.get("value_learning_rate") or max(usual, spec["learning_rate"])
 
 

@@ -4,13 +4,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from posttrain.data import splits, thoughts
+from posttrain.data import dataset_types, splits, thoughts
 from posttrain.metrics import tool_calls
+from posttrain.objectives import OBJECTIVES
 
 if TYPE_CHECKING:
-    from posttrain.preflight.token_scan import Subject
+    from posttrain.preflight.run_context import RunContext
 
-MEASURED = ("text", "messages", "preference")  # shapes of which something is measured without a suite
 TOOL_METRICS = frozenset(("tool_name", "tool_arguments", "tool_arguments_f1"))
 COARSE = 0.25  # smallest difference of a share that a few held-out rows show, above which they are told of
 PLENTY = 100  # rows, which show smaller ones
@@ -66,28 +66,24 @@ def rows_with_calls(file: Path) -> int:
     """Rows whose answer calls a tool, in `tool_calls` or as text."""
     from posttrain.data.rows import batches, without_nulls
 
-    turns = (
-        (row.get("messages") or row.get("chosen") or row.get("completion") or [None])[-1]
-        for batch in batches(file, 4096)
-        for row in without_nulls(batch.to_pylist())
-    )
-    return sum(bool(turn and tool_calls.calls(thoughts.answer(tool_calls.message_text(turn)))) for turn in turns)
+    rows = (row for batch in batches(file, 4096) for row in without_nulls(batch.to_pylist()))
+    completions = (next(iter(dataset_types.of(row).answers(row)), None) for row in rows)
+    texts = (tool_calls.message_text(turns[-1]) for turns in completions if turns)
+    return sum(bool(tool_calls.calls(thoughts.answer(text))) for text in texts)
 
 
-def errors(run: "Subject") -> list[str]:
+def errors(run: "RunContext") -> list[str]:
     """What would end the evaluation in an error, or leave a suite without a number, once the training is paid for."""
-    from posttrain.workflow.project import SUITE_SHAPES
-
     found = []
     for name, suite in run.evaluation["suites"].items():
         data = run.measured.get(suite.get("data", {}).get("name"))
         if data is None:
             continue
         place, dataset = f"evaluation.suites.{name}", suite["data"]["name"]
-        wanted = SUITE_SHAPES[suite["kind"]]
-        if data["shape"] not in wanted:
+        fitting = dataset_types.for_suites(suite["kind"])
+        if data["shape"] not in fitting:
             found.append(
-                f"{place}.data: {suite['kind']} needs rows of shape {' or '.join(wanted)}, and {dataset} is {data['shape']}"
+                f"{place}.data: {suite['kind']} needs rows of type {' or '.join(fitting)}, and {dataset} is {data['shape']}"
             )
         elif not data["validation"]:
             found.append(f"{place}.data: {dataset} holds out no rows; write {_larger(data)}, or a file of rows")
@@ -104,20 +100,21 @@ def errors(run: "Subject") -> list[str]:
     return found
 
 
-def unmeasured(run: "Subject") -> list[str]:
+def unmeasured(run: "RunContext") -> list[str]:
     """Why nothing, or little, will be known of the trained model."""
     measured = {
         data["name"]: run.measured[data["name"]] for data in run.evaluation["data"] if data["name"] in run.measured
     }
-    wanted = ("preference",) if run.spec["objective"] == "reward" else MEASURED
-    nowhere = all(data["shape"] not in wanted for data in measured.values())
+    suites = ("preference",) if OBJECTIVES[run.spec["objective"]].reward_model else ("perplexity", "preference")
+    fitting = dataset_types.for_suites(*suites)
+    nowhere = all(data["shape"] not in fitting for data in measured.values())
     found = []
     for name, data in measured.items():
         rows = min(data["validation"], run.evaluation["limit"])
-        if data["shape"] not in wanted:
+        if data["shape"] not in fitting:
             if nowhere or name == run.spec["data"]["name"]:
                 found.append(
-                    f"nothing is measured on {name}, whose rows are {data['shape']}; name a dataset of {' or '.join(wanted)} under "
+                    f"nothing is measured on {name}, whose rows are {data['shape']}; name a dataset of {' or '.join(fitting)} under "
                     "evaluation.data"
                 )
         elif not rows:

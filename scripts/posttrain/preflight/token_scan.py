@@ -1,37 +1,31 @@
-"""What the preflight looks at: a run with one pass over its tokens, a sample of its rows, and any row as people can read it.
+"""One pass over a run's tokens, a sample of its rows, and any row as people can read it.
 
 The tokens are counted on Arrow's buffers with numpy, batch by batch: a token costs nanoseconds, a row a few bytes that stay.
 """
 
 import itertools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from posttrain.data import dataset_types
-from posttrain.data.conversations import answered, render
-from posttrain.data.dataset_types import DATASET_TYPES, prompt_turns
-from posttrain.data.encoding import IGNORED, prompt_tokens
-from posttrain.data.messages import Row, Turns
+from posttrain.data.dataset_types import DATASET_TYPES
+from posttrain.data.encoding import IGNORED
+from posttrain.data.messages import Row
 from posttrain.data.rows import batches, without_nulls
 from posttrain.metrics.word_hashes import Runs, sums
-from posttrain.models.memory_estimate import Memory, Model
 
 SIDES = tuple(dict.fromkeys(name for row in DATASET_TYPES.values() for name in row.trained_columns))
 END = 3  # trained tokens, among which the stop token is: a template may write a line's end after it
 SHORT = 8  # trained tokens of an answer that may be an empty one
 BATCH = 4096  # rows
-RENDERED = 200  # rows of the sample whose whole text is looked at
-SHOWN = 300  # characters of a piece at either end
+SHOWN = 300  # characters of a long text at either end
 
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, so that it has an inverse modulo 2^64
 
 
-class Answers(NamedTuple):
+class Side(NamedTuple):
     """What is trained in each row, on one side; all (rows,)."""
 
     trained: np.ndarray
@@ -57,98 +51,20 @@ class Tokens(NamedTuple):
     """(rows,): a hash of all ids"""
     ids: np.ndarray
     """the ids that occur, sorted"""
-    answers: dict[str, Answers]
+    sides: dict[str, Side]
     """`labels`, or `chosen_ids` and `rejected_ids`, or `completion_ids`"""
 
 
-@dataclass
-class Subject:
-    """A run and everything that it will read."""
-
-    spec: dict[str, Any]
-    model: Model
-    tokenizer: Any
-    stops: list[int]
-    """ids of the tokens that end an answer"""
-    data: dict[str, Any]
-    """data.json"""
-    overlap: dict[str, Any]
-    """name of held-out rows: what overlap.overlap returns"""
-    report: dict[str, Any] | None
-    """the tokens' report.json; None where the run trains on its own answers"""
-    tokens: Tokens | None
-    sample: list[Row]
-    """normalised rows, evenly spaced"""
-    memory: Memory
-    licences: dict[str, str | None]
-    """of each part, as configured or else as its card says"""
-    chains: dict[str, list[str]]
-    """of each part, what leads from there to the run"""
-    use: str
-    example: Callable[[int], str]
-    """place and text of a row of tokens"""
-    leaks: Callable[[], tuple[int, str | None]]
-    """rows whose answer stands in their prompt, and the place of the first"""
-    evaluation: dict[str, Any] = field(default_factory=dict)
-    """the spec of the run's evaluation"""
-    judges: dict[str, Any] = field(default_factory=dict)
-    """of each reward suite whose judge has another base: that base's tokenizer"""
-    measured: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """data.json of each dataset that is measured on, see measured_rows.read"""
-
-    @cached_property
-    def asked(self) -> list[tuple[Row, Turns]]:
-        """The sample's prompts, each with its row; a conversation may open with the assistant."""
-        prompts = [(row, prompt_turns(row)) for row in self.sample]
-        return [(row, turns) for row, turns in prompts if turns]
-
-    @cached_property
-    def prompts(self) -> list[list[int]]:
-        """Token ids of `asked`."""
-        return [prompt_tokens(self.tokenizer, turns, row.get("tools")) for row, turns in self.asked]
-
-    def asks(self, number: int) -> str:
-        """Place and text of one of the prompts."""
-        row, turns = self.asked[number]
-        text = render(self.tokenizer, turns, row.get("tools"), generate=True)
-        return f"{row['place']}:\n{elided(text)}"
-
-    @cached_property
-    def texts(self) -> list[tuple[Row, Turns, str]]:
-        """The sample's conversations: row, turns, and the text that the chat template makes of them, where the last is trained."""
-        rows = self.sample[:: max(1, len(self.sample) // RENDERED)]
-        kinds = [dataset_types.of(row) for row in rows]
-        said = [
-            (row, kind.prompt(row), answer)
-            for row, kind in zip(rows, kinds, strict=True)
-            for answer in kind.answers(row)
-        ]
-        return [(row, prompt + answer, self._text(prompt, answer, row.get("tools"))) for row, prompt, answer in said]
-
-    def _text(self, prompt: Turns, answer: Turns, tools: str | None) -> str:
-        if self.tokens is None:  # none of these answers is trained
-            return render(self.tokenizer, prompt + answer, tools)
-        return answered(self.tokenizer, prompt, answer, tools)[0]
-
-    @cached_property
-    def longest(self) -> int:
-        """Tokens of the longest row that is trained on; an answer of the run's own may be as long as it is allowed."""
-        if self.tokens is not None:
-            return int(self.tokens.lengths.max())
-        room = self.spec["max_length"] - self.spec["max_new_tokens"]
-        return max((len(ids) for ids in self.prompts if len(ids) <= room), default=room) + self.spec["max_new_tokens"]
-
-
-def survey(file: Path, tokenizer: Any, stops: list[int], max_length: int) -> Tokens:
+def scan(file: Path, tokenizer: Any, stops: list[int], max_length: int) -> Tokens:
     """Measure the tokens that `tokenize_data` wrote."""
     blanks = _Blanks(tokenizer, stops)
     parts = [_measure(batch, blanks, max_length) for batch in batches(file, BATCH)]
-    answers = {
-        side: Answers(*(np.concatenate(arrays) for arrays in zip(*(part.answers[side] for part in parts), strict=True)))
-        for side in parts[0].answers
+    sides = {
+        side: Side(*(np.concatenate(arrays) for arrays in zip(*(part.sides[side] for part in parts), strict=True)))
+        for side in parts[0].sides
     }
     lengths, doubled, digest, ids = (np.concatenate([part[i] for part in parts]) for i in range(4))
-    return Tokens(lengths, doubled, digest, np.unique(ids), answers)
+    return Tokens(lengths, doubled, digest, np.unique(ids), sides)
 
 
 def _measure(batch: Any, blanks: "_Blanks", max_length: int) -> Tokens:
@@ -159,12 +75,12 @@ def _measure(batch: Any, blanks: "_Blanks", max_length: int) -> Tokens:
     doubled = np.zeros(len(opens), bool)
     doubled[opens] = (ids[bounds[:-1][opens]] == blanks.bos) & (ids[bounds[:-1][opens] + 1] == blanks.bos)
     before = np.diff(bounds) if first == "prompt_ids" else 0
-    answers = {side: _answers(*columns[side], before, blanks, max_length) for side in SIDES if side in columns}
+    sides = {side: _side(*columns[side], before, blanks, max_length) for side in SIDES if side in columns}
     digest = _digest(ids, bounds)
-    for side in answers.values():
+    for side in sides.values():
         digest = digest * _FACTOR + side.digest
     present = [np.flatnonzero(np.bincount(values)) for name, (values, _) in columns.items() if name != "labels"]
-    return Tokens(batch["length"].to_numpy(), doubled, digest, np.unique(np.concatenate(present)), answers)
+    return Tokens(batch["length"].to_numpy(), doubled, digest, np.unique(np.concatenate(present)), sides)
 
 
 def _flat(column: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -173,7 +89,7 @@ def _flat(column: Any) -> tuple[np.ndarray, np.ndarray]:
     return column.flatten().to_numpy(), bounds - bounds[0]
 
 
-def _answers(ids: np.ndarray, bounds: np.ndarray, before: Any, blanks: "_Blanks", max_length: int) -> Answers:
+def _side(ids: np.ndarray, bounds: np.ndarray, before: Any, blanks: "_Blanks", max_length: int) -> Side:
     """`before`: tokens of each row that stand before these ids."""
     where = np.flatnonzero(ids != IGNORED)
     trained = sums(ids != IGNORED, bounds)
@@ -185,7 +101,7 @@ def _answers(ids: np.ndarray, bounds: np.ndarray, before: Any, blanks: "_Blanks"
     blank = np.zeros(len(trained), bool)
     for row in np.flatnonzero(trained <= SHORT):
         blank[row] = blanks.all(values[ends[row] - trained[row] : ends[row]])
-    return Answers(trained, stopped, blank, np.diff(bounds) + before >= max_length, _digest(ids, bounds))
+    return Side(trained, stopped, blank, np.diff(bounds) + before >= max_length, _digest(ids, bounds))
 
 
 def _digest(ids: np.ndarray, bounds: np.ndarray) -> np.ndarray:
@@ -219,8 +135,8 @@ def sample(file: Path, size: int) -> list[Row]:
     import pyarrow.parquet as pq
 
     rows = pq.read_metadata(file).num_rows
-    wanted = np.arange(min(rows, size)) * rows // max(1, min(rows, size))
-    return without_nulls([row for batch, at in _taken(file, wanted) for row in batch.take(at).to_pylist()])
+    chosen = np.arange(min(rows, size)) * rows // max(1, min(rows, size))
+    return without_nulls([row for batch, at in _taken(file, chosen) for row in batch.take(at).to_pylist()])
 
 
 def row(file: Path, number: int) -> Row:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.provenance.changes import differences, told
-from posttrain.provenance.explain import REPOSITORY
+from posttrain.provenance.dry_run import REPOSITORY
 from posttrain.provenance.verify import RESULTS, built_with, sha256_of
 from posttrain.runtime.atomic import read_json
 from posttrain.runtime.console import say

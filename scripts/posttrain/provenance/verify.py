@@ -114,7 +114,7 @@ def is_known(project: Project, name: str) -> bool:
 
 def closure(project: Project, name: str) -> list[str]:
     """The model and all the models that it is made from, itself last."""
-    return project.parents_first([name]) if is_known(project, name) else [name]
+    return project.graph.parents_first([name]) if is_known(project, name) else [name]
 
 
 def data_of(project: Project, name: str) -> list[str]:
@@ -133,7 +133,7 @@ def tokens_of(project: Project, name: str) -> list[Path]:
     if name not in project.config.bases:
         folders.append(project.run_tokens(project.run(name)))
     if (RESULTS / name / "eval.json").exists():
-        data = [*project.evaluation_data, *project.suite_data("perplexity", "preference")]
+        data = [*project.inputs.evaluation_data, *project.inputs.suite_data("perplexity", "preference")]
         folders += [project.tokens(name, dataset, project.config.evaluation.max_length) for dataset in data]
     return list(map(Path, folders))
 
@@ -156,7 +156,7 @@ def _data(project: Project, name: str) -> Finding:
     if record:
         wrong += _files(folder, record.get("written", {}))
         notes += _would_be_built_otherwise(project, f"data/{name}", _settings(folder / "spec.json"))
-        sources = {file: record["files"][file] for file in project.sources(name) if file in record["files"]}
+        sources = {file: record["files"][file] for file in project.inputs.sources(name) if file in record["files"]}
         notes += [f"its file {file} has changed, so it would be built again" for file in _changed(Path(), sources)]
     return Finding(f"data/{name}", wrong, notes)
 

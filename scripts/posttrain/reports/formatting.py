@@ -6,8 +6,8 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from posttrain.evaluation.answer_differences import beginning
 from posttrain.metrics.statistics import SAME, is_share
+from posttrain.reports.answer_differences import beginning
 from posttrain.runtime.console import duration as long_duration
 
 MINUS = "\N{MINUS SIGN}"
@@ -84,10 +84,10 @@ def difference(name: str, row: dict[str, Any]) -> str:
 
 
 def detectable(name: str, size: float) -> str:
-    """A difference that could have been shown, either way: `±30 points`; that of examples which are all the same, in words."""
+    """The difference that would have been shown, either way: `would show ±30 points`; that all examples are the same, where they are."""
     if not size:
         return SAME
-    return f"±{short(100 * size)} points" if is_share(name) else f"±{short(size)}"
+    return f"would show ±{short(100 * size)} points" if is_share(name) else f"would show ±{short(size)}"
 
 
 def examples(row: dict[str, Any]) -> str:
@@ -105,7 +105,7 @@ def decimals(name: str, row: dict[str, Any]) -> int:
     low, high = (_scaled(name, row[end]) for end in ("low", "high"))
     middle = _scaled(name, row["difference"] if "difference" in row else row["value"])
     width = high - low if math.isfinite(high - low) else 0
-    if not width:
+    if width <= 1e-9 * abs(middle):  # nothing but rounding errors
         size = abs(middle) if math.isfinite(middle) else 0
         return 1 if is_share(name) and size % 1 else 0 if is_share(name) or not size else _digits(size, 3)
     digits = _digits(width, 1 if is_share(name) else 2)

@@ -54,7 +54,7 @@ def round_numbers(low: float, high: float, count: int) -> list[float]:
 
     if low == high:
         low, high = (0.0, 1.0) if not low else sorted((low, 2 * low))
-    return MaxNLocator(nbins=count, steps=[1, 2, 2.5, 4, 5, 10]).tick_values(low, high).tolist()
+    return MaxNLocator(nbins=count, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high).tolist()
 
 
 def _axis(name: str, ticks: list[float], sign: str = "") -> Axis:

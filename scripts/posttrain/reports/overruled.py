@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from posttrain.runtime.atomic import read_json
+from posttrain.workflow import paths
 
 MANY = 3  # runs that a sentence names
 ASIDE = ("licence", "memory")  # say nothing of what a model learnt, nor of what it is measured on
@@ -26,7 +27,7 @@ def of(*names: str) -> list[Overruled]:
     found = {}
     for name in names:
         for run in _lineage(name):
-            file = Path(f"results/{run}/preflight.json")
+            file = Path(paths.of(run, "preflight.json"))
             for check in read_json(file)["checks"] if file.exists() else ():
                 if check["result"] == "allowed" and check["severity"] == "error" and check["name"] not in ASIDE:
                     found[check["name"], run] = Overruled(check["name"], run, check["message"])
@@ -35,7 +36,7 @@ def of(*names: str) -> list[Overruled]:
 
 def _lineage(name: str) -> Iterable[str]:
     """A model and the runs that it starts from, itself first; a base ends it."""
-    while (file := Path(f"results/{name}/spec.json")).exists():
+    while (file := Path(paths.of(name, "spec.json"))).exists():
         yield name
         name = read_json(file)["from"]["name"]
 

@@ -20,6 +20,7 @@ QUESTIONS = ("helpfulness", "harmlessness", "honesty")
 ANSWERS = ("a", "b", "tie")
 ITEM = ("suite", "dataset", "id", "prompt", "answer_a", "answer_b")  # a model that changed since gives another item
 TEXTS = ("a", "b", "rater", *ITEM)
+AS_EXPORTED = "give the file as rate.html exported it"
 
 Rating = dict[str, str]
 
@@ -31,7 +32,7 @@ def read(paths: Iterable[Path], a: str, b: str) -> list[Rating]:
     """All ratings of one pair of models, sorted; of a rater's several of one item, the last.
 
     Raises:
-        UserError: a file is none that the page exports, or none rates the pair.
+        UserError: a file is not as the page exports it, or none rates the pair.
     """
     last, pairs = {}, set()
     for path in paths:
@@ -41,7 +42,8 @@ def read(paths: Iterable[Path], a: str, b: str) -> list[Rating]:
                 last[(*item(rating), rating["rater"])] = rating
     if not last:
         found = f"they rate {', '.join(sorted(pairs))}" if pairs else "there is no rating in them"
-        raise UserError(f"ratings: no file rates {a}~{b}, {found}; export one from results/ratings/{a}~{b}/rate.html")
+        hint = f"export one from results/ratings/{a}~{b}/rate.html"
+        raise UserError("missing-ratings", "ratings", f"no file rates {a}~{b}, {found}", hint)
     return [last[key] for key in sorted(last)]
 
 
@@ -54,11 +56,11 @@ def _rows(path: Path) -> Iterator[Rating]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
-        raise UserError(f"ratings: there is no file '{path}'; check the path") from None
+        raise UserError("missing-file", "ratings", f"there is no file '{path}'", "check the path") from None
     except (ValueError, RecursionError):
-        raise UserError(f"{path}: this is no JSON; give the file as rate.html exported it") from None
+        raise UserError("invalid-rating", str(path), "the file is not JSON", AS_EXPORTED) from None
     if not isinstance(rows, list):
-        raise UserError(f"{path}: this is no list of ratings; give the file as rate.html exported it")
+        raise UserError("invalid-rating", str(path), "the file is not a list of ratings", AS_EXPORTED)
     for number, row in enumerate(rows, 1):
         _check(row, f"{path} item {number}")
         yield row
@@ -66,19 +68,20 @@ def _rows(path: Path) -> Iterator[Rating]:
 
 def _check(row: Any, place: str) -> None:
     if not isinstance(row, dict):
-        raise UserError(f"{place}: this is no rating; write an object with {', '.join((*TEXTS, *QUESTIONS))}")
+        hint = f"write an object with {', '.join((*TEXTS, *QUESTIONS))}"
+        raise UserError("invalid-rating", place, "the rating is not a JSON object", hint)
     for key in (*TEXTS, *QUESTIONS):
         if key not in row:
-            raise UserError(f"{place}: '{key}' is missing; give the file as rate.html exported it")
+            raise UserError("invalid-rating", place, f"'{key}' is missing", AS_EXPORTED)
     for key in TEXTS:
         if not _is_text(row[key]):
-            raise UserError(f"{place}: '{key}' is no text; write a string")
+            raise UserError("invalid-rating", place, f"'{key}' is not text", "write a string")
     if not row["rater"].strip():
-        raise UserError(f"{place}: 'rater' is empty; write who rated")
+        raise UserError("invalid-rating", place, "'rater' is empty", "write who rated")
     for key in QUESTIONS:
         if row[key] not in ANSWERS:
-            said = json.dumps(row[key])[:40]
-            raise UserError(f'{place}: \'{key}\' is {said}; write "a", "b" or "tie"')
+            problem = f"'{key}' is {json.dumps(row[key])[:40]}"
+            raise UserError("invalid-rating", place, problem, 'write "a", "b" or "tie"')
 
 
 def _is_text(value: Any) -> bool:

@@ -154,30 +154,42 @@ def draw_cost(stem: Path, sweep: Sweep, cost: str) -> str:
         axis.locator_params(nbins=5)
         axis.set_ylabel(name)
         in_percent(axis, name)
-        name_points(axis, [(costs[i], values[i], sweep.label(i).replace(",", ",\n")) for i in best])
-    axes[-1, 0].set_xlabel(what)
+        names: dict[tuple[float, float], list[str]] = {}
+        for index in best:
+            names.setdefault((costs[index], values[index]), []).append(values_of(sweep, index))
+        name_points(axis, [(x, y, "\n".join(own)) for (x, y), own in names.items()])
+    keys = f"; points: {', '.join(sweep.keys)}" if sweep.keys else ""
+    axes[-1, 0].set_xlabel(f"{what}{keys}")
     return figures.save(figure, stem, f"Metrics against {what}; the Pareto front is a line with names")
 
 
+def values_of(sweep: Sweep, index: int) -> str:
+    """A setting by its values alone: `16, lora`; the axis says of which keys."""
+    overrides = sweep.settings[index].overrides
+    return ", ".join(sweeps.text(overrides.get(key, "as configured")) for key in sweep.keys) or sweep.label(index)
+
+
 def name_points(axis: Any, points: list[tuple[float, float, str]]) -> None:
-    """Write a name beside each point (x, y, name), on the side where their line is not, one above the other where they would touch."""
+    """Write a name beside each point (x, y, name), on the side where their line is not, where it covers no other and stays inside.
+
+    A name that finds no room is left out; the table has it.
+    """
     axis.autoscale_view()  # places are known only then
     rises = points[-1][1] > points[0][1]
     renderer = axis.figure.canvas.get_renderer()
+    inside = axis.get_window_extent(renderer)
     placed: list[Any] = []
     for x, y, name in points:
-        for up in range(5, 85, 8):
+        for up in (5, 13, 21, 29, -9, -17, -25):
             text = axis.annotate(
                 name, (x, y), xytext=(-6 if rises else 6, up), textcoords="offset points", ha="right" if rises else "left",
-                fontsize=8,
+                va="bottom", fontsize=8,
             )  # fmt: skip
             box = text.get_window_extent(renderer)
-            if not any(box.overlaps(other) for other in placed):
+            if inside.y0 <= box.y0 and box.y1 <= inside.y1 and not any(box.overlaps(other) for other in placed):
+                placed.append(box)
                 break
             text.remove()
-        else:
-            continue  # a name that has no room; the table has it
-        placed.append(box)
 
 
 def in_percent(axis: Any, name: str) -> None:

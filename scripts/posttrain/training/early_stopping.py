@@ -11,24 +11,12 @@ import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from posttrain.methods import METHODS
 from posttrain.metrics import text_metrics
+from posttrain.objectives import OBJECTIVES
 from posttrain.runtime import user_code
 from posttrain.runtime.errors import nearest
 
-PREFERENCE = {"loss": "loss", "accuracy": "rewards/accuracies", "margin": "rewards/margins"}
-REWARD = {"reward": "reward"}
-# objective: {its metrics: the trainer's name of each}; the first is the default.
-METRICS = {
-    "sft": {"loss": "loss", "token_accuracy": "mean_token_accuracy"},
-    "dpo": PREFERENCE,
-    "orpo": PREFERENCE,
-    "cpo": PREFERENCE,
-    "kto": {"loss": "loss", "margin": "rewards/margins"},
-    "reward": {"loss": "loss", "accuracy": "accuracy", "margin": "margin"},
-    "grpo": REWARD,
-    "rloo": REWARD,
-    "ppo": REWARD,
-}
 # Metrics of answers that are a mean over examples: BLEU and chrF are of a corpus, `regex` needs a pattern.
 OF_ANSWERS = tuple(name for name in text_metrics.METRICS if name not in ("bleu", "chrf", "regex"))
 LOWER_IS_BETTER = ("loss",)
@@ -36,8 +24,8 @@ LOWER_IS_BETTER = ("loss",)
 KEYS = {"early_stopping", "keep", "measure_every", "measure_rows"}  # a run's, of this kind
 MEASUREMENTS = 10  # of a training, where `measure_every` is not set
 ROWS = 100  # held-out rows of a measurement
-LONGEST = 128  # tokens of an answer, where nothing else says so
-FEW = 30  # held-out rows below which chance decides which step is best
+MAX_NEW_TOKENS = 128  # of an answer, where nothing else says so
+MIN_ROWS = 30  # held-out rows below which chance decides which step is best
 EVALUATED = "eval_"  # what transformers puts before the name of a number of held-out rows
 
 
@@ -113,8 +101,10 @@ def settings(run: Any) -> dict[str, Any]:
 
 
 def _table(run: Any) -> dict[str, Any]:
-    metric = run.early_stopping.metric or next(iter(METRICS[run.objective]))
-    longest = {"max_new_tokens": run.early_stopping.max_new_tokens or LONGEST} if _needs_length(run, metric) else {}
+    metric = run.early_stopping.metric or next(iter(OBJECTIVES[run.objective].measures))
+    longest = (
+        {"max_new_tokens": run.early_stopping.max_new_tokens or MAX_NEW_TOKENS} if _needs_length(run, metric) else {}
+    )
     return {
         "metric": metric,
         "patience": run.early_stopping.patience,
@@ -124,14 +114,14 @@ def _table(run: Any) -> dict[str, Any]:
 
 def _needs_length(run: Any, metric: str) -> bool:
     """Whether nothing else says how long an answer that is measured may be."""
-    return metric not in METRICS[run.objective] and "reward" not in METRICS[run.objective]
+    return metric not in OBJECTIVES[run.objective].measures and "reward" not in OBJECTIVES[run.objective].measures
 
 
 def plan(spec: dict[str, Any]) -> Plan | None:
     """How the run of a spec is measured on the way; None where it is not."""
     if not {"early_stopping", "keep", "measure_every"} & spec.keys():
         return None
-    own, table = METRICS[spec["objective"]], spec.get("early_stopping", {})
+    own, table = OBJECTIVES[spec["objective"]].measures, spec.get("early_stopping", {})
     metric = table.get("metric") or next(iter(own))
     return Plan(
         metric=metric,
@@ -142,13 +132,13 @@ def plan(spec: dict[str, Any]) -> Plan | None:
         patience=table.get("patience"),
         min_change=table.get("min_change", 0.0),
         keep_best=spec.get("keep") == "best",
-        max_new_tokens=spec.get("max_new_tokens", table.get("max_new_tokens", LONGEST)),
+        max_new_tokens=spec.get("max_new_tokens", table.get("max_new_tokens", MAX_NEW_TOKENS)),
     )
 
 
 def _of_its_own(label: str) -> str:
     """A metric's name in train.jsonl, where a user's may be called as a number of the trainer's is."""
-    taken = {name for names in METRICS.values() for pair in names.items() for name in pair}
+    taken = {name for row in OBJECTIVES.values() for pair in row.measures.items() for name in pair}
     return f"own_{label}" if label in taken else label
 
 
@@ -158,9 +148,9 @@ def refusals(run: Any) -> Iterator[str]:
         yield "measure_rows has no effect here; it needs early_stopping, keep: best or measure_every"
     if not is_measured(run):
         return
-    if run.method == "adalora" and (keeps_best(run) or run.early_stopping is not None):
+    if not METHODS[run.method].early_stopping and (keeps_best(run) or run.early_stopping is not None):
         yield (
-            "adalora comes to its rank at the end of training, before which neither early_stopping nor keep: best may end it; "
+            f"{run.method} reaches its rank at the end of training, before which neither early_stopping nor keep: best may end it; "
             "write method: lora"
         )
     table = run.early_stopping
@@ -171,8 +161,8 @@ def refusals(run: Any) -> Iterator[str]:
 
 
 def _refused_metric(run: Any, table: Any) -> Iterator[str]:
-    own, metric = METRICS[run.objective], table.metric or next(iter(METRICS[run.objective]))
-    answers = run.objective != "reward"
+    own, metric = OBJECTIVES[run.objective].measures, table.metric or next(iter(OBJECTIVES[run.objective].measures))
+    answers = not OBJECTIVES[run.objective].reward_model
     if metric not in own and not (answers and (metric in OF_ANSWERS or user_code.is_own(metric))):
         known = [*own, *(OF_ANSWERS if answers else ())]
         other = "which is no FILE.py:NAME of your own either" if answers else "as a reward model writes no answers"
@@ -180,7 +170,7 @@ def _refused_metric(run: Any, table: Any) -> Iterator[str]:
     elif table.max_new_tokens is not None and not _needs_length(run, metric):
         why = "write the run's max_new_tokens" if "reward" in own else f"{metric} generates nothing; take it out"
         yield f"early_stopping.max_new_tokens has no effect here: {why}"
-    elif _needs_length(run, metric) and run.max_length <= (longest := table.max_new_tokens or LONGEST):
+    elif _needs_length(run, metric) and run.max_length <= (longest := table.max_new_tokens or MAX_NEW_TOKENS):
         yield (
             f"max_length {run.max_length} counts a prompt and its answer, and early_stopping's max_new_tokens {longest} leaves no room "
             "for a prompt; write a smaller max_new_tokens there"
@@ -204,7 +194,7 @@ def no_answers(spec: dict[str, Any], shape: str | None) -> str | None:
     planned = plan(spec)
     if planned is None or not planned.of_answers or planned.metric == "reward":
         return None
-    instead = next(iter(METRICS[spec["objective"]]))
+    instead = next(iter(OBJECTIVES[spec["objective"]].measures))
     if shape == "text":
         return f"early_stopping.metric: {planned.metric} reads answers, and rows of shape text have no prompts; write metric: {instead}"
     if shape in ("prompts", "unpaired_preference") and not user_code.is_own(planned.metric):
@@ -230,11 +220,12 @@ def steps(spec: dict[str, Any], rows: int, are_pairs: bool) -> int:
     """Optimiser steps (ppo: rollouts) of a training on `rows`."""
     if spec["max_steps"]:
         return spec["max_steps"]
-    answers = rows * (2 if spec["objective"] == "kto" and are_pairs else 1) * spec["epochs"]
-    if "reward" in METRICS[spec["objective"]]:
+    objective = OBJECTIVES[spec["objective"]]
+    trained = rows * (2 if are_pairs and objective.mean_of == "labels" else 1) * spec["epochs"]
+    if objective.on_policy:
         passes = spec.get("minibatches", 1) if "generations" in spec else 1
-        return passes * max(1, round(answers * spec.get("generations", 1) / spec["batch_size"]))
-    return -(-max(1, round(answers)) // spec["batch_size"])
+        return passes * max(1, round(trained * spec.get("generations", 1) / spec["batch_size"]))
+    return -(-max(1, round(trained)) // spec["batch_size"])
 
 
 def faults(spec: dict[str, Any], count: int, held_out: int, evaluated: int) -> Iterator[tuple[str, str]]:
@@ -254,7 +245,7 @@ def faults(spec: dict[str, Any], count: int, held_out: int, evaluated: int) -> I
         yield "error", sentence
     if not (planned.keep_best or planned.patience):
         return
-    if measured_rows < FEW:
+    if measured_rows < MIN_ROWS:
         yield (
             "warning",
             f"{planned.metric} is measured on {measured_rows} held-out rows, so that chance may choose the step; hold out more "

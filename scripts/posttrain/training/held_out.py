@@ -1,9 +1,9 @@
-"""Held-out rows, measured while a model trains: by the trainer's own loss, by what its answers earn, or by a metric of them.
+"""Held-out rows, measured while a model trains: by the trainer's own loss, or by rewards or metrics of completions.
 
 transformers calls `evaluate` after a step's numbers are logged and before its checkpoint is saved, so a checkpoint always
 knows the measurement of its step. What is measured is ours, since a mean over batches would weigh the rows of an incomplete
-one more, and since no trainer here can tell what answers are worth. Measuring moves no generator: a training takes the same
-steps with it as without.
+one more, and since no trainer here can score completions by a metric. Measuring changes no random state: a training takes the
+same steps with it as without.
 """
 
 import contextlib
@@ -20,16 +20,18 @@ import numpy as np
 import torch
 from transformers import Trainer, TrainerCallback
 
+from posttrain.compat.trainer_internals import evaluation_loss, noted_in_evaluation
 from posttrain.data import samples, thoughts
 from posttrain.data.rows import read
 from posttrain.data.tokens import IGNORED, questions, turn_end
 from posttrain.inference import rollout, scoring
 from posttrain.metrics import text_metrics
+from posttrain.objectives import OBJECTIVES, Objective
 from posttrain.runtime import user_code
 from posttrain.runtime.console import say
 from posttrain.runtime.errors import UserError
 from posttrain.training import early_stopping, keeping
-from posttrain.training.early_stopping import EVALUATED, METRICS, Decision, Plan
+from posttrain.training.early_stopping import EVALUATED, Decision, Plan
 
 # ---- which rows
 
@@ -56,12 +58,12 @@ def rows(file: Path, spec: dict, read: Callable[[Path], Any]) -> Any:
         return None
     table = read(file)
     if not len(table):
-        raise UserError(nothing(spec))
+        raise nothing_to_measure(spec)
     return table.select(sample(table["id"], planned.rows))
 
 
-def asked(file: Path, spec: dict, planned: Plan, tokenizer: Any) -> list[dict]:
-    """The held-out prompts that are answered on the way, as `tokens.questions` gives them, without those of no room.
+def held_out_prompts(file: Path, spec: dict, planned: Plan, tokenizer: Any) -> list[dict]:
+    """The held-out prompts that the model completes during training, without those that leave no room for a completion.
 
     Raises:
         UserError: there is none, or none with room for an answer.
@@ -72,18 +74,26 @@ def asked(file: Path, spec: dict, planned: Plan, tokenizer: Any) -> list[dict]:
     kept = [row for row in found if len(row["prompt_ids"]) <= room]
     if found and not kept:
         raise UserError(
-            f"dataset {spec['data']['name']}: no held-out prompt is short enough for an answer of {planned.max_new_tokens} tokens within "
-            f"max_length {spec['max_length']}; write a larger max_length, or a smaller max_new_tokens"
+            "too-long",
+            f"dataset {spec['data']['name']}",
+            f"no held-out prompt is short enough for an answer of {planned.max_new_tokens} tokens within max_length "
+            f"{spec['max_length']}",
+            "write a larger max_length, or a smaller max_new_tokens",
         )
     if not kept:
-        raise UserError(nothing(spec))
+        raise nothing_to_measure(spec)
     return kept
 
 
-def nothing(spec: dict) -> str:
-    """That there is nothing to measure."""
+def nothing_to_measure(spec: dict) -> UserError:
+    """The error of a run that has no held-out row to measure during training."""
     name = spec["data"]["name"]
-    return f"dataset {name}: no row is held out that could be measured while it trains; write a larger validation under datasets.{name}"
+    return UserError(
+        "nothing-held-out",
+        f"dataset {name}",
+        "no row is held out that could be measured during training",
+        f"write a larger validation under datasets.{name}",
+    )
 
 
 def inputs(options: Namespace, spec: dict) -> list[Path]:
@@ -97,46 +107,37 @@ def inputs(options: Namespace, spec: dict) -> list[Path]:
 # ---- what a measurement gives
 
 
-def losses(trainer: Any, objective: str) -> dict[str, float]:
-    """The objective's own metrics over the trainer's held-out rows: a token weighs as any other in sft, a row in the rest."""
+def losses(trainer: Any, objective: Objective) -> dict[str, float]:
+    """The objective's own metrics over the trainer's held-out rows, in which all that its loss is a mean of weighs the same."""
     sums, weights = Counter(), Counter()
     for batch in trainer.get_eval_dataloader():
-        given = trainer._prepare_inputs(batch)
-        loss, *_ = trainer.prediction_step(trainer.model, given, prediction_loss_only=True)
-        found = {"loss": float(loss)} | _noted(trainer)
+        loss, given = evaluation_loss(trainer, batch)
+        found = {"loss": loss} | noted_in_evaluation(trainer)
         for name, weight in _weights(objective, given).items():
             if name in found and weight:
                 sums[name] += weight * found[name]
                 weights[name] += weight
     found = {name: sums[name] / weights[name] for name in sums}
-    if objective == "kto":  # of batches, the last of which may have no answer of one kind
+    if objective.mean_of == "labels":  # of batches, the last of which may have no completion of one kind
         found["rewards/margins"] = found.get("rewards/chosen", 0.0) - found.get("rewards/rejected", 0.0)
-    return {name: found[name] for name in METRICS[objective].values() if name in found}
+    return {name: found[name] for name in objective.measures.values() if name in found}
 
 
-def _noted(trainer: Any) -> dict[str, float]:
-    """What TRL's loss has noted of one batch beside its value; it is taken away, or would be in the next line of the log."""
-    notes = trainer._metrics if hasattr(trainer, "_metrics") else trainer._stored_metrics
-    found = {name.removeprefix(EVALUATED): values[-1] for name, values in notes["eval"].items() if values}
-    notes["eval"].clear()
-    return found
-
-
-def _weights(objective: str, batch: dict) -> dict[str, int]:
-    """What a batch counts for, in each number that it gives."""
-    if objective == "sft":
-        return dict.fromkeys(METRICS["sft"].values(), int((batch["labels"][:, 1:] != IGNORED).sum()))
-    if objective == "kto":
-        wanted = sum(map(bool, batch["label"]))
-        unwanted = len(batch["label"]) - wanted
-        return {"loss": wanted + unwanted, "rewards/chosen": wanted, "rewards/rejected": unwanted}
+def _weights(objective: Objective, batch: dict) -> dict[str, int]:
+    """The weight of a batch, in each number that it gives."""
+    if objective.mean_of == "tokens":
+        return dict.fromkeys(objective.measures.values(), int((batch["labels"][:, 1:] != IGNORED).sum()))
+    if objective.mean_of == "labels":
+        desired = sum(map(bool, batch["label"]))
+        undesired = len(batch["label"]) - desired
+        return {"loss": desired + undesired, "rewards/chosen": desired, "rewards/rejected": undesired}
     count = len(next(value for value in batch.values() if isinstance(value, torch.Tensor)))
-    return dict.fromkeys(METRICS[objective].values(), count)
+    return dict.fromkeys(objective.measures.values(), count)
 
 
-def answers(trainer: Any, questions: list[dict], max_new_tokens: int) -> list[scoring.Answer]:
-    """The greedy answer of the model in training to each question."""
-    prompts, tokenizer = [row["prompt_ids"] for row in questions], trainer.processing_class
+def completions(trainer: Any, rows: list[dict], max_new_tokens: int) -> list[scoring.Answer]:
+    """The greedy completion of each prompt by the model in training."""
+    prompts, tokenizer = [row["prompt_ids"] for row in rows], trainer.processing_class
     found: dict[int, scoring.Answer] = {}
     with _policy(trainer) as model, trainer.compute_loss_context_manager():
         for batch in scoring.prompt_batches(prompts, max_new_tokens):
@@ -155,17 +156,17 @@ def _policy(trainer: Any) -> Iterator[Any]:
         yield trainer.model
 
 
-def of_answers(trainer: Any, planned: Plan, questions: list[dict]) -> dict[str, float]:
-    """The mean of a metric of answers, or of what they earn, over held-out questions."""
-    given = answers(trainer, questions, planned.max_new_tokens)
+def of_completions(trainer: Any, planned: Plan, prompts: list[dict]) -> dict[str, float]:
+    """The mean of a metric of completions, or of their rewards, over held-out prompts."""
+    given = completions(trainer, prompts, planned.max_new_tokens)
     if planned.metric == "reward":
-        values = earned(trainer, questions, given)
+        values = rewards(trainer, prompts, given)
     else:
         own = user_code.is_own(planned.metric)
         metric = (
             user_code.load(planned.metric, "early_stopping.metric") if own else text_metrics.METRICS[planned.metric]
         )
-        pairs = zip(given, questions, strict=True)
+        pairs = zip(given, prompts, strict=True)
         values = [metric(thoughts.answer(answer.text), _reference(row)) for answer, row in pairs]
     return {planned.logged.removeprefix(EVALUATED): math.fsum(values) / len(values)}
 
@@ -176,27 +177,27 @@ def _reference(row: dict) -> str | None:
 
 
 @torch.no_grad()
-def earned(trainer: Any, questions: list[dict], given: list[scoring.Answer]) -> list[float]:
-    """The reward of each answer, as the trainer's own reward gives it to what it samples."""
+def rewards(trainer: Any, prompts: list[dict], given: list[scoring.Answer]) -> list[float]:
+    """The reward of each completion, as the trainer's own reward gives it to what it samples."""
     with _policy(trainer) as model:
         stops = scoring.stop_tokens(model, trainer.processing_class)
     end = turn_end(trainer.processing_class, stops)
     ids = [[*answer.ids, *([end] if answer.ended else [])] for answer in given]
-    if hasattr(trainer, "judges"):
-        return _judged(trainer, questions, ids)
+    if hasattr(trainer, "rewards"):
+        return _ppo_rewards(trainer, prompts, ids)
     (reward,) = trainer.reward_funcs
-    prompts, references = ([row[key] for row in questions] for key in ("prompt_ids", "reference"))
-    return [float(value) for value in reward(prompts=prompts, completion_ids=ids, reference=references)]
+    columns = {"prompts": [row["prompt_ids"] for row in prompts], "reference": [row["reference"] for row in prompts]}
+    return [float(value) for value in reward(completion_ids=ids, **columns)]
 
 
-def _judged(trainer: Any, questions: list[dict], ids: list[list[int]]) -> list[float]:
-    """PPO's, whose judges may be adapters of the model itself and may reward each token."""
+def _ppo_rewards(trainer: Any, prompts: list[dict], ids: list[list[int]]) -> list[float]:
+    """PPO's rewards, whose models may be adapters of the model itself and may reward each token."""
     values, size = [], trainer.args.per_device_train_batch_size
     with trainer.compute_loss_context_manager():
         for start in range(0, len(ids), size):
-            some, answers = questions[start : start + size], ids[start : start + size]
-            packed = rollout.pack(some, answers, trainer.processing_class.pad_token_id, trainer.args.device)
-            scores, tokens = trainer.judges(some, answers, packed)
+            some, given = prompts[start : start + size], ids[start : start + size]
+            packed = rollout.pack(some, given, trainer.processing_class.pad_token_id, trainer.args.device)
+            scores, tokens = trainer.rewards(some, given, packed)
             values += (scores if tokens is None else scores + tokens.sum(1)).tolist()
     return values
 
@@ -255,8 +256,10 @@ class Measuring(TrainerCallback):
             for name, number in found.items():
                 if not math.isfinite(number):
                     raise UserError(
-                        f"{self.name}: {name} of the held-out rows is {number} at step {step}; "
-                        "write a lower learning_rate, a longer warmup or precision: fp32"
+                        "not-finite",
+                        self.name,
+                        f"{name} of the held-out rows is {number} at step {step}",
+                        "write a lower learning_rate, a longer warmup or precision: fp32",
                     )
             value = found[self.planned.logged]
             Trainer.log(trainer, dict(found))  # TRL's own would add what the training step has noted
@@ -301,7 +304,10 @@ class Measuring(TrainerCallback):
         if best := keeping.result(self.folder, step):
             return best
         raise UserError(
-            f"{self.folder}: the result of the best step, {step}, was changed or removed; run the same command again"
+            "changed-file",
+            str(self.folder),
+            f"the result of the best step, {step}, was changed or removed",
+            "run the same command again",
         )
 
     def summary(self) -> dict[str, Any]:
@@ -350,14 +356,14 @@ def begin(
     Raises:
         UserError: there is nothing held out to measure.
     """
-    planned = early_stopping.plan(spec)
+    planned, objective = early_stopping.plan(spec), OBJECTIVES[spec["objective"]]
     if planned is None:
         return None
     if planned.of_answers:
-        found = asked(*options.held_out, spec, planned, trainer.processing_class)
-        measure = partial(of_answers, trainer, planned, found)
+        found = held_out_prompts(*options.held_out, spec, planned, trainer.processing_class)
+        measure = partial(of_completions, trainer, planned, found)
     else:
         found = trainer.eval_dataset
-        measure = partial(losses, trainer, spec["objective"])
-    steps = spec["ppo_epochs"] * spec["minibatches"] if spec["objective"] == "ppo" else 1
+        measure = partial(losses, trainer, objective)
+    steps = spec["ppo_epochs"] * spec["minibatches"] if objective.value_model else 1
     return Measuring(planned, trainer, folder, measure, write, end, len(found), steps)

@@ -3,6 +3,9 @@
 from collections.abc import Iterator
 from typing import Any
 
+from posttrain.methods import METHODS
+from posttrain.objectives import OBJECTIVES
+
 # Meng et al. 2024, section 3 and appendix B: beta 2 to 2.5 (10 for Llama 3 Instruct), gamma / beta 0.3 to 0.8.
 SIMPO = {"beta": 2.0, "cpo_alpha": 0.0}
 SIMPO_MARGIN = 0.5  # gamma / beta
@@ -34,9 +37,10 @@ def defaults(run: Any) -> dict[str, Any]:
     found = {"minibatches": MINIBATCHES.get(run.variant, 1)}
     if run.variant:
         found |= {"loss_type": VARIANTS[run.variant]["loss_type"], "beta": 0.0}
-    if run.objective == "cpo" and run.loss_type != "simpo":
+    can_be_simpo = "simpo_gamma" in OBJECTIVES[run.objective].keys
+    if can_be_simpo and run.loss_type != "simpo":
         found |= {"cpo_alpha": 1.0}
-    elif run.objective == "cpo":
+    elif can_be_simpo:
         found |= SIMPO | {"simpo_gamma": SIMPO_MARGIN * (run.beta or SIMPO["beta"])}
     return found
 
@@ -44,7 +48,7 @@ def defaults(run: Any) -> dict[str, Any]:
 def without_idle(values: dict[str, Any]) -> dict[str, Any]:
     """A run's settings without the keys that its loss does not read, and without those that came later, at their defaults."""
     idle = {"simpo_gamma"} if values.get("simpo_gamma") is None else set()
-    if values["objective"] in ("grpo", "rloo") and values["minibatches"] == 1:
+    if OBJECTIVES[values["objective"]].groups and values["minibatches"] == 1:
         idle.add("minibatches")
     return {key: value for key, value in values.items() if key not in idle}
 
@@ -57,15 +61,16 @@ def trainer_fields(spec: dict[str, Any]) -> dict[str, Any]:
 
 def refusals(run: Any) -> Iterator[str]:
     """Why a run's loss cannot be had with its other keys; nothing where it can."""
+    objective = OBJECTIVES[run.objective]
     if run.simpo_gamma is not None and run.loss_type != "simpo":
         yield "simpo_gamma has no effect here; it needs loss_type: simpo"
-    if run.objective == "cpo" and run.loss_type in ("hinge", "ipo") and run.trainer_args.get("label_smoothing"):
+    if run.loss_type in objective.without_smoothing and run.trainer_args.get("label_smoothing"):
         yield f"trainer_args.label_smoothing has no effect on loss_type: {run.loss_type}; take it out, or write sigmoid"
-    if run.objective == "grpo" and run.loss_type in ("gspo", "cispo"):
+    if "variant" in objective.keys and run.loss_type in ("gspo", "cispo"):
         yield f"loss_type: {run.loss_type} is more than a loss; write variant: {run.loss_type}"
     if run.variant and run.loss_type is not None:
         yield f"loss_type and variant are both set, and {run.variant} has its own loss; write one of them"
-    if run.objective in ("ppo", "grpo", "rloo"):
+    if objective.on_policy:
         yield from _minibatches(run)
     yield from _first_weights(run)
 
@@ -73,8 +78,9 @@ def refusals(run: Any) -> Iterator[str]:
 def _first_weights(run: Any) -> Iterator[str]:
     """Why an adapter cannot have the first weights that are asked for, and settings of theirs that would do nothing."""
     first, place = str(run.peft_args.get("init_lora_weights")), "peft_args.init_lora_weights"
-    if first in ("pissa", "olora") and (run.quantised or run.objective in ("kto", "grpo", "rloo", "ppo")):
-        why = "the 4-bit weights cannot be changed" if run.quantised else "the parent is needed as the reference"
+    objective, method = OBJECTIVES[run.objective], METHODS[run.method]
+    if first in ("pissa", "olora") and (method.four_bit or objective.needs_parent):
+        why = "the 4-bit weights cannot be changed" if method.four_bit else "the parent is needed as the reference"
         yield f"{place}: {first} moves a part of the parent's weights into the adapter, and {why}"
     if first.startswith("pissa_niter"):
         yield f"{place}: a fast PiSSA draws at random, so that what is loaded again is not what was trained; write pissa"
@@ -83,13 +89,13 @@ def _first_weights(run: Any) -> Iterator[str]:
     for name in ("eva", "loftq"):
         if f"{name}_config" in run.peft_args and first != name:
             yield f"peft_args.{name}_config has no effect here; it needs init_lora_weights: {name}"
-    if first == "eva" and (run.objective == "ppo" or run.method not in ("lora", "qlora")):
+    if first == "eva" and (objective.value_model or not method.low_rank):
         yield f"{place}: eva is the start of a LoRA that is the only adapter; it needs method: lora or qlora, and not objective: ppo"
     if first != "loftq":
         return
-    if run.method != "qlora":
+    if not method.four_bit:
         yield f"{place}: loftq makes up for what 4 bits lose; it needs method: qlora"
-    if run.objective not in ("sft", "orpo", "cpo", "reward"):
+    if objective.reference != "none":
         yield (
             f"{place}: loftq starts at the parent before 4 bits, and the parent in 4 bits is the reference of {run.objective}; take "
             "it out"

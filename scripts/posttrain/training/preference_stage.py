@@ -1,71 +1,75 @@
-"""Training on pairs of answers without a reference, by TRL's ORPO and CPO trainers."""
+"""Training on preferences by one of TRL's trainers: the stage that dpo, kto, orpo, cpo and reward share."""
 
 from argparse import Namespace
-from functools import partial
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from posttrain.data.tokens import IGNORED
-from posttrain.runtime.atomic import read_json
+from posttrain.models import loading, peft_methods
+from posttrain.training import held_out, inputs, loop
+from posttrain.training.arguments import steps, trainer_arguments
+
+PAIRS = ("prompt_ids", "chosen_ids", "rejected_ids")
 
 
-def train(options: Namespace, trainer: type, config: type, keys: tuple[str, ...]) -> None:
-    """Run the training stage of ORPO or CPO.
+def read_pairs(file: Path) -> Any:
+    """Rows of preference tokens, with the length by which they are ordered."""
+    return inputs.read_tokens(file, ("id", *PAIRS, "length"))
+
+
+def train(
+    options: Namespace,
+    trainer: type,
+    config: type,
+    keys: tuple[str, ...] = (),
+    *,
+    read: Callable[[Path], Any] = read_pairs,
+    given: Callable[[Any, Any, dict], Any] | None = None,
+    files: tuple[Path, ...] = (),
+    **fields: Any,
+) -> None:
+    """Run the training stage of a preference objective.
 
     Args:
         options: of the stage's command line.
-        trainer: TRL's trainer; it is given the tokens that it would compute itself.
-        config: TRL's configuration for it.
-        keys: the run's keys that are fields of the configuration by the same name.
+        trainer: TRL's trainer, as it takes the rows that it is given.
+        config: TRL's configuration of it.
+        keys: the run's keys that are fields of the configuration by the same name; one that is not in the spec is left out.
+        read: reads a Parquet file of tokens as a dataset with the columns `id` and `length` beside what the trainer takes.
+        given: changes a dataset before the trainer gets it, by the model and the spec of an attempt.
+        files: what the stage reads beside its spec, manifest and tokens.
+        fields: of the configuration, the same for every run.
     """
-    from posttrain.models import loading, peft_methods
-    from posttrain.training import held_out, loop
+    train_file, validation = options.tokens / "train.parquet", options.tokens / "validation.parquet"
+    given = given or (lambda rows, model, spec: rows)
 
-    class Prepared(trainer):
-        def tokenize_row(self, feature: dict, model: Any = None) -> dict:
-            return columns(feature)
+    def read_files(spec: dict) -> list[Path]:
+        inputs.check_dataset_type(options.tokens / "report.json", spec["objective"], spec["data"]["name"])
+        return [options.manifest, train_file, *files]
 
-    spec = read_json(options.spec)
-    loop.check_shape(options.tokens / "report.json", spec)
-    train, validation = options.tokens / "train.parquet", options.tokens / "validation.parquet"
-    folder = loop.work_folder(options, [options.manifest, train])
-    if not (folder / "finished").exists():
-        read = partial(loop.read_tokens, columns=("id", "prompt_ids", "chosen_ids", "rejected_ids", "length"))
-        rows = read(train)
-        rows = loop.ordered(rows, spec, rows["length"])
+    def prepare(spec: dict, folder: Path) -> Callable[[dict], Any]:
+        rows = read(train_file)
+        rows = inputs.ordered(rows, spec, rows["length"]).remove_columns("length")
         measured = held_out.rows(validation, spec, read)
+        measured = measured and measured.remove_columns("length")
 
         def build(spec: dict) -> Any:
-            model = loop.load_parent(options.parent, spec)
-            return Prepared(
+            model = inputs.load_parent(options.parent, spec)
+            return trainer(
                 model=model,
                 args=config(
-                    **loop.trainer_arguments(spec, folder),
+                    **trainer_arguments(spec, folder),
                     **{key: spec[key] for key in keys if key in spec},
+                    **fields,
                     max_length=spec["max_length"],
                     disable_dropout=not spec.get("dropout"),
                 ),
-                train_dataset=rows,
-                eval_dataset=measured,
+                train_dataset=given(rows, model, spec),
+                eval_dataset=measured and given(measured, model, spec),
                 processing_class=loading.tokenizer(options.parent),
-                peft_config=peft_methods.adapter(spec, model, loop.steps(len(rows), spec["batch_size"])),
+                peft_config=peft_methods.peft_config(spec, model, steps(len(rows), spec["batch_size"])),
             )
 
-        loop.fit(build, options, folder, spec)
-    loop.publish(options, folder)
+        return build
 
-
-def columns(row: dict) -> dict:
-    """A pair of token lists, `prompt_ids`, `chosen_ids` and `rejected_ids`, as those trainers' own `tokenize_row` returns it.
-
-    Only an answer's tokens have a label; the prompt's are `IGNORED`.
-    """
-    prompt = row["prompt_ids"]
-    columns = {"prompt_input_ids": prompt, "prompt_attention_mask": [1] * len(prompt)}
-    for side in ("chosen", "rejected"):
-        ids = prompt + row[f"{side}_ids"]
-        columns |= {
-            f"{side}_input_ids": ids,
-            f"{side}_attention_mask": [1] * len(ids),
-            f"{side}_labels": [IGNORED] * len(prompt) + row[f"{side}_ids"],
-        }
-    return columns
+    loop.run(options, read_files, prepare)

@@ -1,4 +1,4 @@
-"""Answers that TRL's GRPO and RLOO sampled and have not yet used up, in each checkpoint.
+"""Completions that TRL's GRPO and RLOO have sampled and not yet trained on, in each checkpoint.
 
 With several minibatches a checkpoint may lie in the middle of a rollout. TRL would sample it anew from the model that has
 already learnt from its first part.
@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from posttrain.compat.trainer_internals import rollout_parts, rollout_position, set_rollout
 from posttrain.runtime.console import say
 from posttrain.training.losses import trainer_fields
 
-CUT = "completions/clipped_ratio"  # TRL's name for the share of answers that did not end
+CUT = "completions/clipped_ratio"  # TRL's name for the share of completions that did not end
 
 
-class KeepAnswers(TrainerCallback):
+class KeepRollout(TrainerCallback):
     """Add what is left of a rollout to each checkpoint, and hand it back to the trainer that goes on from one."""
 
     FILE = "answers.pt"
@@ -26,23 +27,25 @@ class KeepAnswers(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Let TRL count micro-batches on from a checkpoint, and find the answers that it had sampled."""
+        """Let TRL continue its count of micro-batches from a checkpoint, with the completions that it had sampled."""
         if not state.global_step:
             return
-        self.trainer._step = state.global_step * args.gradient_accumulation_steps
         file = _checkpoint(args, state) / self.FILE
-        if file.exists():
-            kept = torch.load(file, weights_only=True)
-            self.trainer._buffered_inputs = split(kept, args.steps_per_generation)
+        kept = torch.load(file, weights_only=True) if file.exists() else None
+        set_rollout(
+            self.trainer,
+            state.global_step * args.gradient_accumulation_steps,
+            None if kept is None else split(kept, args.steps_per_generation),
+        )
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """After the checkpoint was written; at the end of a rollout nothing is left."""
-        if self.trainer._step % args.steps_per_generation:
-            torch.save(self.trainer._buffered_inputs, _checkpoint(args, state) / self.FILE)
+        if rollout_position(self.trainer) % args.steps_per_generation:
+            torch.save(rollout_parts(self.trainer), _checkpoint(args, state) / self.FILE)
 
 
-def say_what_was_left_out(name: str, steps: Path, spec: dict[str, Any]) -> None:
-    """Tell the person at the terminal where half of the answers or more were cut and therefore not trained.
+def tell_truncated(name: str, steps: Path, spec: dict[str, Any]) -> None:
+    """Say where half of the completions or more were truncated and therefore not trained.
 
     Args:
         steps: the run's train.jsonl.
@@ -53,8 +56,8 @@ def say_what_was_left_out(name: str, steps: Path, spec: dict[str, Any]) -> None:
     if fields.get("mask_truncated_completions") and cut and (share := sum(cut) / len(cut)) >= 0.5:
         who = spec.get("variant") or "mask_truncated_completions"
         say(
-            f"{name}: {share:.0%} of the answers were cut at max_new_tokens: {spec['max_new_tokens']}, and {who} leaves them out of "
-            "the loss; write a larger max_new_tokens, or trainer_args: {mask_truncated_completions: false}"
+            f"{name}: {share:.0%} of the completions were truncated at max_new_tokens: {spec['max_new_tokens']}, and {who} leaves "
+            "them out of the loss; write a larger max_new_tokens, or trainer_args: {mask_truncated_completions: false}"
         )
 
 
@@ -63,7 +66,7 @@ def _checkpoint(args: Any, state: Any) -> Path:
 
 
 def split(parts: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
-    """A rollout's parts as `count` parts of the same answers in the same order, as after running out of memory.
+    """A rollout's parts as `count` parts of the same completions in the same order, as after running out of memory.
 
     >>> split([{"a": torch.tensor([1, 2]), "n": torch.tensor(3), "b": None}], 2)
     [{'a': tensor([1]), 'n': tensor(3), 'b': None}, {'a': tensor([2]), 'n': tensor(3), 'b': None}]

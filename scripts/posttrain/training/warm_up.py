@@ -1,9 +1,11 @@
-"""A warm-up whose first step is not wasted: transformers' schedules begin at a rate of 0."""
+"""A warm-up whose first step changes the weights: transformers' schedules begin at a rate of 0."""
 
 from typing import Any
 
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
+
+from posttrain.compat.trainer_internals import set_first_rates
 
 
 class WarmUp(TrainerCallback):
@@ -16,12 +18,7 @@ class WarmUp(TrainerCallback):
             return
         lr_scheduler.lr_lambdas = [_raised(share, steps) for share in lr_scheduler.lr_lambdas]
         if state.global_step == 0:
-            rates = [
-                base * share(0) for base, share in zip(lr_scheduler.base_lrs, lr_scheduler.lr_lambdas, strict=True)
-            ]
-            for group, rate in zip(lr_scheduler.optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate
-            lr_scheduler._last_lr = rates
+            set_first_rates(lr_scheduler)
 
 
 def _raised(share: Any, steps: int) -> Any:

@@ -62,7 +62,7 @@ def test_a_sweep_varies_lists_and_tables(project):
     ]  # fmt: skip
     tables = {"peft_args": [{}, {"use_dora": True}, {"use_dora": True, "layers_to_transform": [0, 1]}]}
     found = project({"runs.sft.target_modules": ["q_proj"], "sweeps.own": {"run": "sft", "over": tables}})
-    assert found.sweep_points("own") == [
+    assert found.names.sweep_points("own") == [
         ("sft", {}),
         ("sft,peft_args.use_dora=true", {"peft_args.use_dora": True}),
         (

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.configuration import set_hypothesis_home_dir
 
-from posttrain.data import formats, rows
+from posttrain.data import formats, messages, rows
 from posttrain.runtime.errors import UserError
 from unit.scripts.test_prepare_data import COLUMNS, FORMATS, KINDS, PACKED, image, lines, prepare, write
 
@@ -156,7 +156,7 @@ def test_a_normalised_row_is_what_the_contract_says(format, data):
     for key in {*ends, "prompt"} & set(found):
         assert found[key][-1]["role"] in ([ends[key]] if key in ends else ["user", "tool"])
         for turn in found[key]:
-            assert turn["role"] in rows.ROLES
+            assert turn["role"] in messages.ROLES
             assert turn["content"].strip() or "tool_calls" in turn
             for call in json.loads(turn.get("tool_calls", "[]")):
                 assert call.get("function", call)["name"]

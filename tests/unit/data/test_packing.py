@@ -13,10 +13,10 @@ from families import FAMILIES, build
 from safetensors.torch import load_file
 
 import train_sft
+from posttrain.compat import transformers_source
 from posttrain.data import packing
 from posttrain.data.tokens import IGNORED
 from posttrain.models import initial_weights
-from posttrain.preflight import checks
 from posttrain.runtime import atomic
 from posttrain.runtime.errors import UserError
 from posttrain.training import loop
@@ -86,7 +86,7 @@ def test_an_examples_gradient_does_not_depend_on_its_neighbours_or_the_family_is
         model.set_attn_implementation(attention)
     except ValueError:
         pytest.skip(f"{family} has no {attention}")
-    assert checks.masks_packed_rows(family) == (family not in LEAKS)  # as the preflight says
+    assert transformers_source.masks_packed_rows(family) == (family not in LEAKS)  # as the preflight says
     if family in LEAKS:
         with pytest.raises(
             UserError, match=f"packing: packed rows would see each other in a model of the type {family};"

@@ -3,12 +3,16 @@
 # ruff: noqa: F811  (fixtures of another file's)
 
 import json
+import math
+from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from safetensors.torch import load_file
 
 import train_dpo
@@ -103,3 +107,92 @@ def test_the_first_step_of_a_default_preference_training_moves_the_model(train):
 def test_objectives_on_own_answers_begin_above_0_too(sample):
     lines, _ = sample("grpo", 2, warmup=0.5, max_steps=2, learning_rate=1e-3)
     assert [line["learning_rate"] for line in lines] == pytest.approx([5e-4, 1e-3])
+
+
+# ---- the order of the rows
+
+
+def lengths(n: int) -> list[int]:
+    """Lengths as real data has them: most short, some long."""
+    return np.random.default_rng(3).lognormal(4, 0.7, n).astype(int).tolist()
+
+
+ORDERS = [  # rows, batch_size, epochs, max_steps -> rows in the order
+    (64, 8, 1, None, 64),
+    (100, 8, 1, None, 100),
+    (100, 8, 3, None, 300),
+    (100, 8, 1.5, None, 150),
+    (100, 8, 0.25, None, 25),
+    (100, 8, 0.001, None, 1),
+    (3, 8, 1, None, 3),
+    (3, 8, 2.5, None, 8),
+    (1, 8, 1, None, 1),
+    (100, 8, 1, 5, 40),
+    (100, 8, 1, 20, 160),
+    (3, 8, 1, 4, 32),
+    (100, 1, 1, None, 100),
+]
+
+
+@pytest.mark.parametrize(("n", "batch_size", "epochs", "max_steps", "total"), ORDERS)
+def test_every_row_is_seen_as_often_as_every_other_to_within_one(n, batch_size, epochs, max_steps, total):
+    order = row_order(lengths(n), batch_size, epochs, max_steps, 42)
+    seen = Counter(order)
+    assert len(order) == total
+    assert set(seen) <= set(range(n))
+    assert all(seen[row] in (total // n, math.ceil(total / n)) for row in range(n))
+
+
+@pytest.mark.parametrize(("n", "batch_size", "epochs", "max_steps", "total"), ORDERS)
+def test_the_order_is_the_same_whatever_the_generators_state(n, batch_size, epochs, max_steps, total):
+    np.random.seed(1)
+    torch.manual_seed(1)
+    one = row_order(lengths(n), batch_size, epochs, max_steps, 42)
+    np.random.seed(2)
+    torch.manual_seed(2)
+    assert row_order(lengths(n), batch_size, epochs, max_steps, 42) == one
+
+
+def test_an_epoch_that_fills_its_windows_is_a_permutation_and_no_epoch_is_like_another():
+    order = row_order(lengths(128), 8, 3, None, 42)
+    epochs = [order[i : i + 128] for i in range(0, 384, 128)]
+    assert all(sorted(epoch) == list(range(128)) for epoch in epochs)
+    batches = {frozenset(frozenset(epoch[i : i + 8]) for i in range(0, 128, 8)) for epoch in epochs}
+    assert len(batches) == 3  # rows meet other rows each time
+
+
+def test_the_seed_moves_the_order():
+    assert row_order(lengths(64), 8, 1, None, 1) != row_order(lengths(64), 8, 1, None, 2)
+
+
+def padding(order: list[int], sizes: list[int], batch_size: int) -> int:
+    batches = [[sizes[row] for row in order[i : i + batch_size]] for i in range(0, len(order), batch_size)]
+    return sum(max(batch) * len(batch) - sum(batch) for batch in batches)
+
+
+def test_batches_group_similar_lengths_and_are_not_sorted_from_short_to_long():
+    sizes = lengths(512)
+    order = row_order(sizes, 8, 1, None, 42)
+    shuffled = np.random.default_rng(0).permutation(512).tolist()
+    assert padding(order, sizes, 8) < 0.4 * padding(shuffled, sizes, 8)
+    longest = [max(sizes[row] for row in order[i : i + 8]) for i in range(0, 512, 8)]
+    assert sum(one > other for one, other in pairwise(longest)) > 15
+
+
+def test_what_is_left_of_an_epoch_is_drawn_at_random_and_every_other_batch_is_whole():
+    sizes = list(range(100, 0, -1))
+    left = []
+    for seed in range(20):
+        order = row_order(sizes, 8, 1, None, seed)
+        window = sorted(sizes[row] for row in order[64:96])
+        batches = [sorted(sizes[row] for row in order[i : i + 8]) for i in range(64, 96, 8)]
+        assert sorted(batches) == [window[i : i + 8] for i in range(0, 32, 8)]
+        left += [sizes[row] for row in order[96:]]
+    assert 40 < np.mean(left) < 61  # the longest rows would have 98.5
+
+
+def test_batches_of_later_epochs_group_similar_lengths_too():
+    sizes = lengths(100)
+    order = row_order(sizes, 8, 3, None, 42)
+    shuffled = [row for epoch in range(3) for row in np.random.default_rng(epoch).permutation(100).tolist()]
+    assert padding(order[104:], sizes, 8) < 0.6 * padding(shuffled[104:], sizes, 8)

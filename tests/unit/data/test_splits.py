@@ -115,7 +115,7 @@ def test_rows_of_one_prompt_show_no_more_than_one(in_folder):
 
 def test_rows_of_one_prompt_cannot_be_split_and_it_is_told(in_folder, monkeypatch):
     told = []
-    monkeypatch.setattr(prepare_data, "say", told.append)
+    monkeypatch.setattr(prepare_data, "say", lambda text, *_: told.append(text))
     write("rows.jsonl", lines(*({"prompt": "Tell a joke.", "completion": f"joke {i}"} for i in range(50))))
     assert prepare(validation=None)["validation"] == 0
     assert told == [
@@ -256,5 +256,5 @@ def test_rows_whose_answer_calls_a_tool_are_counted_where_calls_are_compared(in_
     Path("d/data.json").write_text(json.dumps({"shape": "messages"}))
     for metrics, counted in ((["tool_name", "json"], {"calls": 2}), (["json"], {})):
         suite = {"kind": "generation", "data": {"name": "d"}, "metrics": metrics}
-        found = measured_rows.read(Path(), {"data": [], "suites": {"s": suite}})
+        found = measured_rows.read([Path("d")], {"data": [], "suites": {"s": suite}})
         assert found == {"d": {"shape": "messages"} | counted}

@@ -10,7 +10,8 @@ from tokenizers.models import BPE
 from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
 
-from posttrain.data import tokens
+from posttrain.data import encoding, tokens
+from posttrain.data.encoding import _said
 from posttrain.data.rows import normalise
 from posttrain.data.tokens import IGNORED, preference_tokens, prompt_tokens, questions, render, sft_tokens, tokenise
 from posttrain.runtime.errors import UserError
@@ -78,7 +79,7 @@ def test_exactly_the_assistants_words_and_stop_tokens_are_trained(tokenizer, mes
 
 
 def test_many_rows_have_the_tokens_that_each_has_alone(tokenizer, monkeypatch):
-    monkeypatch.setattr(tokens, "AT_ONCE", 4)
+    monkeypatch.setattr(encoding, "AT_ONCE", 4)
     rows = [{"messages": messages} for messages, _ in CONVERSATIONS]
     assert list(sft_tokens(tokenizer, rows)) == [next(sft_tokens(tokenizer, [row])) for row in rows]
     texts = [{"text": text} for text in ("one", "two three", "ünïcödé 😀", "", "a", "b")]
@@ -355,7 +356,7 @@ def test_the_tokens_of_some_characters_are_those_that_end_after_the_first_and_be
         start, end = sorted(chance.choices(range(len(text) + 1), k=2))
         first = bisect_right(encoding.offsets, start, key=itemgetter(1))
         last = bisect_left(encoding.offsets, end, key=itemgetter(0))
-        said = tokens._said(encoding, start, end)
+        said = _said(encoding, start, end)
         assert (said.start, said.stop) == (first, last)
 
 

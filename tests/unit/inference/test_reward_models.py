@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import refused
 
 from posttrain.inference import reward_models, scoring
-from posttrain.inference.reward_models import answer_format, final_number, function, judge
+from posttrain.inference.reward_models import answer_format, final_number, function, reward_function
 from posttrain.models import loading
 from posttrain.runtime.errors import UserError
 
@@ -71,9 +72,9 @@ def encoded(tokenizer, *texts: str) -> list[list[int]]:
 def test_a_rule_reads_the_answer_without_its_stop_token_beside_its_own_reference(in_folder, random_tiny_tokenizer):
     Path("rules.py").write_text("def pair(answer, reference):\n    return 100 * len(answer) + len(reference)\n")
     answers = encoded(random_tiny_tokenizer, "#### 72", "5")
-    assert judge({"function": "rules.py:pair"}, random_tiny_tokenizer)(QUESTIONS, answers) == [707, 106]
-    assert judge({"function": "final_number"}, random_tiny_tokenizer)(QUESTIONS, answers) == [1, 1]
-    assert judge({"function": "final_number"}, random_tiny_tokenizer)(QUESTIONS, answers[::-1]) == [0, 0]
+    assert reward_function({"function": "rules.py:pair"}, random_tiny_tokenizer)(QUESTIONS, answers) == [707, 106]
+    assert reward_function({"function": "final_number"}, random_tiny_tokenizer)(QUESTIONS, answers) == [1, 1]
+    assert reward_function({"function": "final_number"}, random_tiny_tokenizer)(QUESTIONS, answers[::-1]) == [0, 0]
 
 
 @pytest.mark.parametrize("opening", ["", "<think>\n"])
@@ -83,8 +84,11 @@ def test_a_rule_reads_no_thoughts(in_folder, random_tiny_tokenizer, opening):
     begin = "" if opening else "<think>\n"
     asked = [{"prompt_ids": prompt, "reference": "<think>\n\n</think>\n\n#### 72"}] * 2
     answers = encoded(random_tiny_tokenizer, f"{begin}72?\n</think>\n\n#### 7", f"{begin}It is #### 72")
-    assert judge({"function": "rules.py:pair"}, random_tiny_tokenizer)(asked, answers) == [607, 7]  # the second was cut
-    assert judge({"function": "final_number"}, random_tiny_tokenizer)(asked, answers) == [0, 0]
+    assert reward_function({"function": "rules.py:pair"}, random_tiny_tokenizer)(asked, answers) == [
+        607,
+        7,
+    ]  # the second was cut
+    assert reward_function({"function": "final_number"}, random_tiny_tokenizer)(asked, answers) == [0, 0]
 
 
 @pytest.mark.parametrize(
@@ -101,13 +105,15 @@ def test_a_rule_reads_no_thoughts(in_folder, random_tiny_tokenizer, opening):
 def test_a_rule_that_returns_no_number_is_one_sentence(in_folder, random_tiny_tokenizer, body, said):
     Path("rules.py").write_text(f"def own(answer, reference):\n    return {body}\n")
     with pytest.raises(UserError, match=rf"reward\.function: rules\.py:own returns no number: .*{said}"):
-        judge({"function": "rules.py:own"}, random_tiny_tokenizer)(QUESTIONS, encoded(random_tiny_tokenizer, "a", "b"))
+        reward_function({"function": "rules.py:own"}, random_tiny_tokenizer)(
+            QUESTIONS, encoded(random_tiny_tokenizer, "a", "b")
+        )
 
 
 @pytest.mark.parametrize("body", ["True", "1", "numpy.float32(1)", "torch.tensor(1)"])
 def test_a_rule_may_return_any_kind_of_number(in_folder, random_tiny_tokenizer, body):
     Path("rules.py").write_text(f"import numpy, torch\ndef own(answer, reference):\n    return {body}\n")
-    worth = judge({"function": "rules.py:own"}, random_tiny_tokenizer)(
+    worth = reward_function({"function": "rules.py:own"}, random_tiny_tokenizer)(
         QUESTIONS, encoded(random_tiny_tokenizer, "a", "b")
     )
     assert worth == [1.0, 1.0]
@@ -122,7 +128,7 @@ def test_a_rule_may_return_any_kind_of_number(in_folder, random_tiny_tokenizer, 
 def test_a_reward_model_reads_the_prompt_and_the_answer(merge, random_tiny_tokenizer, method):
     merge("reward", method)
     answers = [[60, 61, 62], [70]]
-    worth = judge({"from": {"name": "reward"}}, random_tiny_tokenizer)(QUESTIONS, answers)
+    worth = reward_function({"from": {"name": "reward"}}, random_tiny_tokenizer)(QUESTIONS, answers)
     model = loading.load(Path("results/reward/merged")).eval()
     with torch.no_grad():
         alone = [
@@ -130,19 +136,21 @@ def test_a_reward_model_reads_the_prompt_and_the_answer(merge, random_tiny_token
             for question, answer in zip(QUESTIONS, answers, strict=True)
         ]
     assert worth == pytest.approx(alone, abs=1e-5)
-    assert not any(p.requires_grad for p in reward_models.load_judge("reward", random_tiny_tokenizer).parameters())
+    assert not any(
+        p.requires_grad for p in reward_models.load_reward_model("reward", random_tiny_tokenizer).parameters()
+    )
 
 
 def test_a_judge_that_reads_other_tokens_is_one_sentence(merge, random_tiny_tokenizer):
     merge("reward")
     random_tiny_tokenizer.add_tokens(["another"])
-    with pytest.raises(UserError, match="reward: reward has another tokenizer than the model that it judges"):
-        judge({"from": {"name": "reward"}}, random_tiny_tokenizer)
+    with refused("incompatible-reward-model", "reward"):
+        reward_function({"from": {"name": "reward"}}, random_tiny_tokenizer)
 
 
 def test_a_base_may_be_asked_too(random_run, random_tiny_tokenizer):
     """An implicit reward's reference can be one."""
-    assert reward_models.load_judge("base", random_tiny_tokenizer).config.architectures == ["LlamaForCausalLM"]
+    assert reward_models.load_reward_model("base", random_tiny_tokenizer).config.architectures == ["LlamaForCausalLM"]
 
 
 @pytest.mark.usefixtures("fp32")

@@ -154,7 +154,7 @@ def test_the_spec_has_a_templates_hash_and_only_what_differs_from_the_defaults(c
     project = Project(configuration(changes))
     first = json.loads(project.spec("bases/base"))
     assert first["chat_template"]["name"] == "mine.jinja" and first["date"] == "2026-02-01"
-    assert project.template_file("base") == ["mine.jinja"]
+    assert project.inputs.template("base") == ["mine.jinja"]
     Path("mine.jinja").write_text("two")
     assert json.loads(Project(configuration(changes)).spec("bases/base")) != first
     shipped = Project(configuration({"bases.base.chat_template": "qwen3"}))

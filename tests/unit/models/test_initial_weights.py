@@ -21,7 +21,7 @@ import train_sft
 from posttrain.models import initial_weights, loading
 from posttrain.runtime import atomic
 from posttrain.runtime.errors import UserError
-from posttrain.training import loop
+from posttrain.training import results
 from posttrain.workflow.project import Project
 from unit.scripts.test_train import pairs, sample, train, wide_folder  # noqa: F401  (fixtures)
 
@@ -147,14 +147,14 @@ def test_loftq_starts_at_the_best_of_its_rank_for_what_4_bits_lose(train, chats,
 
 @pytest.mark.parametrize(("method", "peft_args"), [("lora", EVA), ("qlora", EVA), ("qlora", LOFTQ)])
 def test_what_is_merged_is_what_was_trained(train, chats, method, peft_args, wide_folder, monkeypatch):
-    keep, trained, ids = loop._keep, [], torch.tensor([[5, 9, 17, 33]])
+    keep, trained, ids = results.write, [], torch.tensor([[5, 9, 17, 33]])
 
     def look(trainer, model, *rest):
         with torch.no_grad():
             trained.append(model.eval()(input_ids=ids).logits)
         keep(trainer, model, *rest)
 
-    monkeypatch.setattr(loop, "_keep", look)
+    monkeypatch.setattr(results, "write", look)
     keys = {"method": method, "rank": 4, "learning_rate": 0.01, "peft_args": peft_args, "parent": wide_folder}
     run(train, train_sft, "sft", chats, "messages", **keys)
     atomic.write_json(Path("base.json"), {"files": {}})

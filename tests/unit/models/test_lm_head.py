@@ -169,7 +169,7 @@ def test_a_batch_that_is_too_large_keeps_trls_head(random_tiny_model, monkeypatc
     add_fused_lm_head(random_tiny_model, outputs=OUTPUTS)
     expected = random_tiny_model(**batch(), fused_lm_head=True)
     add_compact_head(random_tiny_model)
-    monkeypatch.setattr("posttrain.models.lm_head.LARGEST", 100)
+    monkeypatch.setattr("posttrain.models.lm_head.MAX_LOGITS", 100)
     output = random_tiny_model(**batch(), fused_lm_head=True)
     assert output.entropy.abs().max() > 0  # the compact head has none
     torch.testing.assert_close(output.log_probs, expected.log_probs)

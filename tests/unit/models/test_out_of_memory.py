@@ -44,7 +44,7 @@ def test_an_error_without_a_text_is_called_by_its_type(kind):
 
 
 def test_a_refusal_without_a_text_is_one_sentence():
-    with pytest.raises(UserError) as error, loop.refusals("sft"):
+    with pytest.raises(UserError) as error, loop.library_refusals("sft"):
         raise NotImplementedError
     assert str(error.value) == "sft: method, peft_args or trainer_args: NotImplementedError"
 

@@ -21,7 +21,7 @@ import train_ppo
 import train_reward
 import train_sft
 from posttrain.models import memory_estimate, parameter_patterns
-from posttrain.preflight import checks
+from posttrain.preflight import settings_checks
 from posttrain.runtime import atomic
 from posttrain.runtime.errors import UserError
 from posttrain.training import loop
@@ -117,12 +117,12 @@ def test_what_this_model_cannot_follow_is_told_before_training_and_by_it(
         train(train_sft, name, chats, "messages", changes)
     assert str(error.value).startswith(f"{name}: {sentence}")
     spec = json.loads(Path(f"results/{name}/spec.json").read_text())
-    found = checks.patterns(Namespace(spec=spec, model=memory_estimate.read_model(random_tiny_folder)))
+    found = settings_checks.patterns(Namespace(spec=spec, model=memory_estimate.read_model(random_tiny_folder)))
     assert (found.severity, found.message.startswith(sentence)) == ("error", True)
 
 
 def test_the_preflight_skips_what_names_nothing():
-    assert checks.patterns(Namespace(spec={}, model=None)).severity == "skipped"
+    assert settings_checks.patterns(Namespace(spec={}, model=None)).severity == "skipped"
 
 
 def test_frozen_parameters_have_no_gradients_in_the_memory(random_tiny_folder):

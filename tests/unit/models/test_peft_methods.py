@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, GPT2Config
 from posttrain.models import loading, peft_methods
 from posttrain.objectives import OBJECTIVES
 from posttrain.runtime.errors import UserError
-from posttrain.training import loop
+from posttrain.training import inputs, results
 from posttrain.workflow.project import Project
 
 # The random tiny model: rows and columns of the matrices of one of its two layers.
@@ -70,8 +70,8 @@ def adapted(spec, random_tiny_folder, fp32):
 
     def make(method: str, objective: str = "sft", **keys):
         resolved = spec(method, objective, **keys)
-        model = loop.load_parent(random_tiny_folder, resolved)
-        return get_peft_model(model, peft_methods.adapter(resolved, model, 100))
+        model = inputs.load_parent(random_tiny_folder, resolved)
+        return get_peft_model(model, peft_methods.peft_config(resolved, model, 100))
 
     return make
 
@@ -79,20 +79,20 @@ def adapted(spec, random_tiny_folder, fp32):
 @pytest.mark.parametrize("case", COUNTS)
 def test_the_number_of_trained_parameters_is_the_formulas(adapted, case):
     method, keys, count = COUNTS[case]
-    assert loop.trainable(adapted(method, **keys))[0] == count
+    assert results.trainable(adapted(method, **keys))[0] == count
 
 
 @pytest.mark.parametrize("case", ["lora", "qlora", "prefix", "ia3", "oft", "vera", "pfeiffer", "adalora"])
 def test_a_reward_model_trains_its_head_as_well(adapted, case):
     method, keys, count = COUNTS[case]
     model = adapted(method, "reward", **keys)
-    assert loop.trainable(model)[0] == count + D
+    assert results.trainable(model)[0] == count + D
     assert any("score" in name for name, p in model.named_parameters() if p.requires_grad)
 
 
 def test_all_parameters_are_counted_where_they_are_packed_in_4_bits(adapted, random_tiny_folder):
     total = sum(p.numel() for p in loading.load(random_tiny_folder).parameters())
-    assert loop.trainable(adapted("qlora", rank=4)) == (lora(4), total + lora(4))
+    assert results.trainable(adapted("qlora", rank=4)) == (lora(4), total + lora(4))
 
 
 STARTS = ["lora", "DoRA", "rsLoRA", "PiSSA", "adalora", "ia3", "oft", "vera", "houlsby"]
@@ -117,14 +117,14 @@ def test_prompt_tuning_starts_as_words(adapted, random_tiny_folder):
 
 
 def test_adalora_plans_with_the_steps_of_the_whole_training(spec, random_tiny_model):
-    config = peft_methods.adapter(spec("adalora", rank=8), random_tiny_model, 200)
+    config = peft_methods.peft_config(spec("adalora", rank=8), random_tiny_model, 200)
     assert (config.init_r, config.target_r) == (12, 8)
     assert (config.tinit, config.tfinal, config.deltaT, config.total_step) == (20, 66, 2, 200)
-    assert peft_methods.adapter(spec("adalora"), random_tiny_model, 2).deltaT == 1
+    assert peft_methods.peft_config(spec("adalora"), random_tiny_model, 2).deltaT == 1
     with pytest.raises(
         UserError, match="adalora shares out its ranks between the first step and the last; write a larger"
     ):
-        peft_methods.adapter(spec("adalora"), random_tiny_model, 1)
+        peft_methods.peft_config(spec("adalora"), random_tiny_model, 1)
 
 
 def test_the_scale_is_alpha_over_rank_or_over_its_root(adapted):
@@ -138,7 +138,7 @@ def test_the_scale_is_alpha_over_rank_or_over_its_root(adapted):
 
 
 def test_pefts_own_words_have_the_last_word(spec, random_tiny_model):
-    config = peft_methods.adapter(spec("prompt", peft_args={"prompt_tuning_init": "RANDOM"}), random_tiny_model, 10)
+    config = peft_methods.peft_config(spec("prompt", peft_args={"prompt_tuning_init": "RANDOM"}), random_tiny_model, 10)
     assert (config.peft_type, config.prompt_tuning_init) == (PeftType.PROMPT_TUNING, "RANDOM")
 
 
@@ -181,15 +181,15 @@ def test_layers_that_are_no_linear_ones_are_found(spec):
         GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=16, tie_word_embeddings=False)
     )
     for targets in (["c_attn", "wte"], "all-linear"):
-        config = peft_methods.adapter(spec("lora", rank=4, target_modules=targets), model, 10)
+        config = peft_methods.peft_config(spec("lora", rank=4, target_modules=targets), model, 10)
         assert get_peft_model(AutoModelForCausalLM.from_config(model.config), config)
     with pytest.raises(UserError, match=r"rank 9 is larger than the matrix transformer\.h\.0\.attn\.c_attn \(8 x 24\)"):
-        peft_methods.adapter(spec("lora", rank=9, target_modules="all-linear"), model, 10)
+        peft_methods.peft_config(spec("lora", rank=9, target_modules="all-linear"), model, 10)
 
 
 def test_every_objective_has_its_task(spec, random_tiny_model):
     for objective in OBJECTIVES:
         own = {"reward": {"function": "final_number"}} if OBJECTIVES[objective].on_policy else {}
-        config = peft_methods.adapter(spec("lora", objective, rank=4, **own), random_tiny_model, 10)
+        config = peft_methods.peft_config(spec("lora", objective, rank=4, **own), random_tiny_model, 10)
         assert config.task_type == ("SEQ_CLS" if objective == "reward" else "CAUSAL_LM")
         assert config.modules_to_save == (["score"] if objective == "reward" else None)

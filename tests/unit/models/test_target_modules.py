@@ -9,7 +9,7 @@ import zoo
 from peft import PeftModel, get_peft_model
 
 from posttrain.models import loading, memory_estimate, peft_methods, target_modules
-from posttrain.preflight import checks
+from posttrain.preflight import settings_checks, token_checks
 from posttrain.runtime.errors import UserError
 from posttrain.workflow.project import Project
 
@@ -56,7 +56,7 @@ def spec(configuration):
 
 def adapted(folder: Path, spec: dict):
     model = loading.load(folder, dtype=torch.float32)
-    return get_peft_model(model, peft_methods.adapter(spec, model, 10))
+    return get_peft_model(model, peft_methods.peft_config(spec, model, 10))
 
 
 def with_adapters(model) -> set[str]:
@@ -88,13 +88,13 @@ def test_matrices_smaller_than_the_rank_are_left_out_and_told(member, spec, said
 def test_what_a_mixture_leaves_out_is_told(member, spec, said):
     model = loading.load(member("mixtral"))
     model.model.layers[0].mlp.shared_expert_gate = torch.nn.Linear(32, 1)  # as Qwen2-MoE has one
-    peft_methods.adapter(spec("lora"), model, 10)
+    peft_methods.peft_config(spec("lora"), model, 10)
     experts = "experts (mlp.experts.gate_up_proj, mlp.experts.down_proj)"
     assert said == [f"target_modules: all-linear leaves out {experts}; routers (mlp.shared_expert_gate)"]
 
 
 def test_nothing_is_told_where_nothing_is_left_out(member, spec, said):
-    peft_methods.adapter(spec("lora"), loading.load(member("llama3")), 10)
+    peft_methods.peft_config(spec("lora"), loading.load(member("llama3")), 10)
     assert said == []
 
 
@@ -173,10 +173,10 @@ def test_a_named_target_that_cannot_work_is_one_sentence_before_and_at_training(
     name, keys, text = REFUSED[case]
     resolved = spec("lora", rank=4, **keys)
     with pytest.raises(UserError) as error:
-        peft_methods.adapter(resolved, loading.load(member(name)), 10)
+        peft_methods.peft_config(resolved, loading.load(member(name)), 10)
     assert text in str(error.value)
     assert "\n" not in str(error.value)
-    found = checks.target_modules(subject(resolved, member(name)))
+    found = settings_checks.target_modules(subject(resolved, member(name)))
     assert (found.severity, text in found.message) == ("error", True), found
 
 
@@ -199,18 +199,18 @@ ARCHITECTURE = [
 
 @pytest.mark.parametrize("name, method, keys, text", ARCHITECTURE)
 def test_a_method_that_an_architecture_cannot_have_is_one_sentence(name, method, keys, text, member, spec):
-    found = checks.architecture(subject(spec(method, **keys), member(name)))
+    found = settings_checks.architecture(subject(spec(method, **keys), member(name)))
     assert text in found.message if text else found is None
     if text:
         with pytest.raises(UserError, match=text):
-            peft_methods.adapter(spec(method, **keys), loading.load(member(name)), 10)
+            peft_methods.peft_config(spec(method, **keys), loading.load(member(name)), 10)
 
 
 def test_a_reward_model_needs_a_classifier_of_its_type(member, spec):
     reward = spec("lora") | {"objective": "reward"}
-    found = checks.architecture(subject(reward, member("lfm2")))
+    found = settings_checks.architecture(subject(reward, member("lfm2")))
     assert "no model of the type lfm2 that gives a sequence one score" in found.message
-    assert checks.architecture(subject(reward, member("llama3"))) is None
+    assert settings_checks.architecture(subject(reward, member("llama3"))) is None
 
 
 @pytest.mark.parametrize("name", zoo.MEMBERS)
@@ -232,9 +232,11 @@ def test_ia3_knows_where_keys_values_and_feed_forward_blocks_are(name, member, s
 
 
 def test_ia3_on_named_layers_scales_the_input_of_the_last_feed_forward_matrix_only(member, spec):
-    config = peft_methods.adapter(spec("ia3", target_modules=["k_proj", "v_proj"]), loading.load(member("llama3")), 10)
+    config = peft_methods.peft_config(
+        spec("ia3", target_modules=["k_proj", "v_proj"]), loading.load(member("llama3")), 10
+    )
     assert config.feedforward_modules == set()
-    config = peft_methods.adapter(
+    config = peft_methods.peft_config(
         spec("ia3", target_modules=["qkv_proj", "down_proj"]), loading.load(member("phi3")), 10
     )
     assert config.feedforward_modules == {"down_proj"}
@@ -246,14 +248,14 @@ def test_learnt_positions_have_an_end(member, spec):
     at = SimpleNamespace(
         spec=spec("lora", max_length=600), model=memory_estimate.read_model(member("gpt2")), longest=20
     )
-    found = checks.context_length(at)
+    found = token_checks.context_length(at)
     assert found.severity == "error"
     assert "beyond the positions that the model has learnt" in found.message
     assert "write max_length: 512" in found.message
     at.spec = spec("prompt", max_length=500, virtual_tokens=20)
-    assert "write max_length: 492" in checks.context_length(at).message
+    assert "write max_length: 492" in token_checks.context_length(at).message
     at.model = memory_estimate.read_model(member("llama3"))
-    assert checks.context_length(at).severity == "warning"
+    assert token_checks.context_length(at).severity == "warning"
 
 
 @pytest.mark.parametrize("name", zoo.MEMBERS)

@@ -116,7 +116,7 @@ def test_the_compact_head_has_the_gradients_of_the_models_own(base):
     for compact in (False, True):
         torch.manual_seed(0)
         plain = loading.load(base)
-        model = get_peft_model(plain, peft_methods.adapter(spec, plain, 1))
+        model = get_peft_model(plain, peft_methods.peft_config(spec, plain, 1))
         assert lm_head.plain(plain)
         if compact:
             from trl.trainer.utils import add_fused_lm_head

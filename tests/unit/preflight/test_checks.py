@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from conftest import write_rows
 
-import check_run
 from posttrain.data.tokens import tokenise
 from posttrain.models.memory_estimate import GIB, Memory
-from posttrain.preflight import checks
+from posttrain.preflight import data_checks, evaluation_checks, settings_checks, token_checks
 from posttrain.preflight.checks import CHECKS, NAMES, check
-from posttrain.preflight.token_scan import survey
+from posttrain.preflight.context import build_context, load_tokenizer
+from posttrain.preflight.token_scan import scan
 from posttrain.runtime import atomic
 from posttrain.workflow.project import Project
 from tokenize_data import schema, summary
@@ -29,7 +29,7 @@ MACHINE = Memory("cpu", "this machine", 64 * GIB, 60 * GIB, False)
 
 @pytest.fixture(scope="module")
 def tokenizer(random_tiny_folder):
-    return check_run.load_tokenizer(random_tiny_folder)
+    return load_tokenizer(random_tiny_folder)
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def look(in_folder, configuration, chats, random_tiny_folder, tokenizer):
         options = Namespace(spec=Path("spec.json"), parent=random_tiny_folder, data=Path("data"), measured=[])
         context = {"use": "research", "licences": {"bases.base": "apache-2.0"}}
         context["chains"] = {"bases.base": ["sft"], "datasets.chats": ["sft", "dpo"]}
-        return replace(check_run.look_at(options, None if on_policy else Path("tokens"), context), memory=MACHINE)
+        return replace(build_context(options, None if on_policy else Path("tokens"), context), memory=MACHINE)
 
     return at
 
@@ -115,7 +115,7 @@ def without_stop(encoded):
 
 
 def test_answers_without_a_trained_stop_token_are_an_error_with_the_row(look):
-    found = checks.stop_token(look(change=without_stop))
+    found = token_checks.stop_token(look(change=without_stop))
     assert found.severity == "error"
     assert found.message.startswith("4 (100 %) of the rows have an answer that does not end with a trained <|im_end|>")
     assert found.example.startswith("chats.jsonl line 1:\n<|im_start|>user\nHow many")
@@ -123,7 +123,7 @@ def test_answers_without_a_trained_stop_token_are_an_error_with_the_row(look):
 
 
 def test_a_few_rows_without_a_stop_token_are_a_warning(look):
-    found = checks.stop_token(look(change=lambda encoded: without_stop(encoded[1:2])))
+    found = token_checks.stop_token(look(change=lambda encoded: without_stop(encoded[1:2])))
     assert found.severity == "warning"
     assert found.message.startswith("1 (25 %)")
     assert found.example.startswith("chats.jsonl line 2:")
@@ -131,8 +131,8 @@ def test_a_few_rows_without_a_stop_token_are_a_warning(look):
 
 def test_a_row_that_is_cut_may_lose_its_stop_token(look):
     run = look(max_length=30)
-    assert not run.tokens.answers["labels"].stopped.all()
-    assert checks.stop_token(run) is None
+    assert not run.tokens.sides["labels"].stopped.all()
+    assert token_checks.stop_token(run) is None
 
 
 def test_what_a_template_writes_after_the_stop_token_does_not_hide_it(look, tokenizer):
@@ -141,8 +141,8 @@ def test_what_a_template_writes_after_the_stop_token_does_not_hide_it(look, toke
             row["labels"][-1] = row["input_ids"][-1]  # the line's end after <|im_end|>
 
     run = look(change=newline)
-    assert checks.stop_token(run) is None
-    tokens = run.tokens.answers["labels"]
+    assert token_checks.stop_token(run) is None
+    tokens = run.tokens.sides["labels"]
     assert tokens.stopped.all()
 
 
@@ -150,7 +150,7 @@ def test_one_side_of_a_pair_without_a_stop_token_is_found(look):
     def change(encoded):
         del encoded[0]["rejected_ids"][-1]
 
-    found = checks.stop_token(look([PAIR], "preference", change, run={"objective": "dpo"}))
+    found = token_checks.stop_token(look([PAIR], "preference", change, run={"objective": "dpo"}))
     assert "rejected: ⟦She sold 96 clips.⟧" in found.example
     assert "chosen: ⟦She sold 72 clips.<|im_end|>⟧" in found.example
     assert "prompt: <|im_start|>user\n" in found.example
@@ -162,7 +162,7 @@ def test_an_answer_of_the_stop_token_alone_is_empty(look, tokenizer):
         last = max(i for i, label in enumerate(row["labels"]) if label != -100)
         row["labels"] = [-100 if i < last else label for i, label in enumerate(row["labels"])]
 
-    found = checks.empty(look(change=change))
+    found = token_checks.empty(look(change=change))
     assert found.severity == "warning"
     assert found.example.startswith("chats.jsonl line 4:")
     blank = tokenizer(" \n")["input_ids"]
@@ -171,7 +171,7 @@ def test_an_answer_of_the_stop_token_alone_is_empty(look, tokenizer):
         for row in encoded:
             row["rejected_ids"] = [*blank, tokenizer.eos_token_id]
 
-    found = checks.empty(look([PAIR], "preference", spaces, run={"objective": "dpo"}))
+    found = token_checks.empty(look([PAIR], "preference", spaces, run={"objective": "dpo"}))
     assert found.severity == "error"
 
 
@@ -180,7 +180,7 @@ def test_a_row_without_a_trained_token_is_an_error(look):
         encoded[2]["labels"] = [-100] * len(encoded[2]["labels"])
 
     run = look(change=change)
-    found = checks.nothing_trained(run)
+    found = token_checks.nothing_trained(run)
     assert found.severity == "error"
     assert found.example.startswith("chats.jsonl line 3:")
     assert "⟦" not in found.example
@@ -192,7 +192,7 @@ def test_a_chosen_answer_that_is_the_rejected_one_is_an_error(look):
     def change(encoded):
         encoded[1]["rejected_ids"] = encoded[1]["chosen_ids"]
 
-    found = checks.chosen_is_rejected(look([PAIR, other], "preference", change, run={"objective": "dpo"}))
+    found = token_checks.chosen_is_rejected(look([PAIR, other], "preference", change, run={"objective": "dpo"}))
     assert found.severity == "error"
     assert found.example.startswith("chats.jsonl line 2:")
 
@@ -205,23 +205,23 @@ def test_two_bos_at_the_beginning_are_an_error(look, own_tokenizer):
         row["input_ids"], row["labels"] = row["input_ids"][:1] + row["input_ids"], row["labels"][:1] + row["labels"]
 
     run = look(change=change)
-    assert checks.double_bos(run) is None  # this tokenizer has no BOS
-    doubled = survey(Path("tokens/train.parquet"), own_tokenizer, run.stops, 256).doubled
+    assert token_checks.double_bos(run) is None  # this tokenizer has no BOS
+    doubled = scan(Path("tokens/train.parquet"), own_tokenizer, run.stops, 256).doubled
     assert doubled.tolist() == [False, True, False, False]
-    found = checks.double_bos(replace(run, tokenizer=own_tokenizer, tokens=run.tokens._replace(doubled=doubled)))
+    found = token_checks.double_bos(replace(run, tokenizer=own_tokenizer, tokens=run.tokens._replace(doubled=doubled)))
     assert found.message.startswith("1 (25 %) of the rows have two <|im_start|> at the beginning")
 
 
 def test_two_bos_are_found_in_prompts_as_well(look, own_tokenizer):
     own_tokenizer.bos_token = "<|im_start|>"
     own_tokenizer.chat_template = "<|im_start|>" + own_tokenizer.chat_template
-    found = checks.double_bos(replace(look(run=on_policy()), tokenizer=own_tokenizer))
+    found = token_checks.double_bos(replace(look(run=on_policy()), tokenizer=own_tokenizer))
     assert found.severity == "error"
     assert "4 (100 %) of the prompts" in found.message
 
 
 def test_repeated_rows_are_a_warning(look, chats):
-    found = checks.repeated_rows(look([*chats, chats[2]]))
+    found = token_checks.repeated_rows(look([*chats, chats[2]]))
     assert found.message.startswith("1 (20 %) of the rows are the same tokens as another row")
     assert found.example.startswith("chats.jsonl line 3:")
 
@@ -231,22 +231,22 @@ def test_rows_that_differ_in_one_token_do_not_repeat(look, chats):
     longer["messages"][-1]["content"] += "!"
     run = look([chats[2], longer, *chats[:2]])
     assert len(np.unique(run.tokens.digest)) == 4
-    assert checks.repeated_rows(run) is None
+    assert token_checks.repeated_rows(run) is None
 
 
 def test_a_dataset_that_was_full_of_repeats_is_a_warning(look):
     run = look()
     data = run.data | {"rows": 10, "dropped": {"repeated": 4, "near duplicate": 2, "fault": 3}}
-    assert checks.repeated_rows(replace(run, data=data)).message.startswith("6 (60 %)")
-    assert checks.repeated_rows(replace(run, data=data | {"dropped": {"repeated": 1}})) is None
+    assert token_checks.repeated_rows(replace(run, data=data)).message.startswith("6 (60 %)")
+    assert token_checks.repeated_rows(replace(run, data=data | {"dropped": {"repeated": 1}})) is None
 
 
 def test_truncation_names_the_length_that_would_do(look):
     run = look(max_length=45)
-    found = checks.truncation(run)
+    found = token_checks.truncation(run)
     assert found.severity == "error"
     assert "max_length 45 cuts 3 (75 %) of the rows;" in found.message
-    assert f"write max_length: {run.report['train']['lengths']['p99']} to keep" in found.message
+    assert f"write max_length: {run.token_report['train']['lengths']['p99']} to keep" in found.message
     assert found.example.startswith("chats.jsonl line 1:")
     assert found.example.endswith("\n⟦She⟧")
 
@@ -256,8 +256,8 @@ def test_truncation_names_the_length_that_would_do(look):
 )  # fmt: skip
 def test_truncation_is_an_error_above_a_share(look, cut, dropped, severity):
     run = look()
-    counts = run.report["train"] | {"rows": 1000 - dropped, "cut": cut, "dropped": dropped}
-    found = checks.truncation(replace(run, report={"train": counts}))
+    counts = run.token_report["train"] | {"rows": 1000 - dropped, "cut": cut, "dropped": dropped}
+    found = token_checks.truncation(replace(run, token_report={"train": counts}))
     assert (found.severity if found else None) == severity
 
 
@@ -265,10 +265,10 @@ def test_a_row_longer_than_the_context_is_an_error(look):
     run = look()
     longest = int(run.tokens.lengths.max())
     short = replace(run, model=run.model._replace(config={"max_position_embeddings": longest - 1}))
-    assert checks.context_length(short).severity == "error"
-    assert f"the longest row has {longest} tokens" in checks.context_length(short).message
+    assert token_checks.context_length(short).severity == "error"
+    assert f"the longest row has {longest} tokens" in token_checks.context_length(short).message
     enough = replace(run, model=run.model._replace(config={"max_position_embeddings": longest}))
-    found = checks.context_length(enough)
+    found = token_checks.context_length(enough)
     assert found.severity == "warning"
     assert found.message.endswith("though no row is as long yet")
 
@@ -277,14 +277,14 @@ def test_virtual_tokens_take_room_in_the_context(look):
     run = look(run={"method": "prompt", "virtual_tokens": 20})
     longest = int(run.tokens.lengths.max())
     tight = replace(run, model=run.model._replace(config={"max_position_embeddings": longest + 19}))
-    assert checks.context_length(tight).severity == "error"
+    assert token_checks.context_length(tight).severity == "error"
 
 
 def test_prompts_that_leave_no_room_for_an_answer_are_told(look):
     run = look(run=on_policy(max_new_tokens=226))
     lengths = sorted(len(ids) for ids in run.prompts)
     assert lengths[-2] > 30 >= lengths[-3]
-    found = checks.prompt_length(run)
+    found = token_checks.prompt_length(run)
     assert found.severity == "error"
     assert found.message.startswith("2 (50 %) of the prompts have more than max_length - max_new_tokens = 30 tokens")
     assert f"write max_length: {max(lengths) + 226}" in found.message
@@ -301,8 +301,8 @@ def test_tokens_beyond_the_embedding_are_an_error_that_names_them(look, own_toke
     subject = look(run=run)
     end = own_tokenizer.convert_tokens_to_ids("<|im_end|>")
     highest = max(end, int(subject.tokens.ids.max()) if subject.tokens else max(map(max, subject.prompts)))
-    assert checks.embeddings(replace(subject, model=with_rows(subject, highest + 1))) is None
-    found = checks.embeddings(replace(subject, model=with_rows(subject, highest)))
+    assert token_checks.embeddings(replace(subject, model=with_rows(subject, highest + 1))) is None
+    found = token_checks.embeddings(replace(subject, model=with_rows(subject, highest)))
     token = own_tokenizer.convert_ids_to_tokens(highest)
     assert found.severity == "error"
     assert (
@@ -312,7 +312,7 @@ def test_tokens_beyond_the_embedding_are_an_error_that_names_them(look, own_toke
     assert found.message.endswith(
         f"for {highest} tokens only; the tokenizer belongs to another model; put the one of this model into its folder"
     )
-    few = checks.embeddings(replace(subject, model=with_rows(subject, 3)))
+    few = token_checks.embeddings(replace(subject, model=with_rows(subject, 3)))
     assert "more of the tokens in use have none, such as" in few.message
 
 
@@ -321,21 +321,21 @@ def test_tokens_beyond_the_embedding_that_only_a_template_has_are_found(look, ow
     own_tokenizer.add_special_tokens({"additional_special_tokens": ["<|unused|>", "<|call|>"]})
     own_tokenizer.chat_template += "{% if false %}<|call|>{% endif %}"
     run = look()
-    found = checks.embeddings(replace(run, tokenizer=own_tokenizer, model=with_rows(run, rows)))
+    found = token_checks.embeddings(replace(run, tokenizer=own_tokenizer, model=with_rows(run, rows)))
     assert found.message.startswith(
         f"<|call|>, which is among the tokens of the chat template, has the id {rows + 1}, and"
     )
     assert found.message.endswith("tokens only; write new_tokens: ['<|call|>'] under the base, or take them out")
-    assert checks.embeddings(replace(run, tokenizer=own_tokenizer, model=with_rows(run, rows + 2))) is None
+    assert token_checks.embeddings(replace(run, tokenizer=own_tokenizer, model=with_rows(run, rows + 2))) is None
 
 
 def test_new_tokens_that_nothing_trains_are_told(look, tokenizer):
     run = look()
     seen = int(run.tokens.ids[-1])
-    assert checks.new_tokens(run).severity == "skipped"
-    assert checks.new_tokens(replace(run, model=with_rows(run, 384, new_tokens=[seen]))) is None
+    assert token_checks.new_tokens(run).severity == "skipped"
+    assert token_checks.new_tokens(replace(run, model=with_rows(run, 384, new_tokens=[seen]))) is None
     unseen = next(i for i in range(384) if i not in run.tokens.ids)
-    found = checks.new_tokens(replace(run, model=with_rows(run, 384, new_tokens=[unseen, seen])))
+    found = token_checks.new_tokens(replace(run, model=with_rows(run, 384, new_tokens=[unseen, seen])))
     name = tokenizer.convert_ids_to_tokens(unseen)
     assert found == (
         "warning",
@@ -343,7 +343,7 @@ def test_new_tokens_that_nothing_trains_are_told(look, tokenizer):
         "",
     )
     other = look(run={"method": "vera"})
-    found = checks.new_tokens(replace(other, model=with_rows(other, 384, new_tokens=[seen])))
+    found = token_checks.new_tokens(replace(other, model=with_rows(other, 384, new_tokens=[seen])))
     assert found.message.startswith("vera does not train the embeddings of the base's new tokens")
 
 
@@ -352,8 +352,8 @@ def test_a_pad_token_that_the_model_does_not_have_is_an_error(look, own_tokenize
     own_tokenizer.add_special_tokens({"pad_token": "[PAD]"})
     number = own_tokenizer.pad_token_id
     known, unknown = (replace(run, tokenizer=own_tokenizer, model=with_rows(run, number + n)) for n in (1, 0))
-    assert checks.pad_token(known) is None
-    found = checks.pad_token(unknown)
+    assert token_checks.pad_token(known) is None
+    found = token_checks.pad_token(unknown)
     assert found.severity == "error"
     assert f"[PAD] has the id {number}" in found.message
 
@@ -398,7 +398,7 @@ def shared(exact: int, count: int, rows: int = 1000) -> dict:
     "exact, count, severity", [(0, 0, None), (0, 10, "warning"), (0, 11, "error"), (1, 1, "error")]
 )
 def test_an_overlap_is_an_error_where_it_is_exact_or_large(look, exact, count, severity):
-    found = checks.overlap(replace(look(), overlap={"chats/validation": shared(exact, count)}))
+    found = data_checks.overlap(replace(look(), overlap={"chats/validation": shared(exact, count)}))
     assert (found.severity if found else None) == severity
     if found:
         assert "test.jsonl line 3 stands in chats.jsonl line 9:\nthe same question" in found.example
@@ -409,7 +409,7 @@ def test_an_answer_in_its_prompt_is_a_warning_with_its_place(look, chats):
     answer = chats[0]["messages"][-1]["content"]
     given = copy.deepcopy(chats[0])
     given["messages"][0]["content"] = f"Say after me: {answer}"
-    found = checks.answer_in_prompt(look([*chats, given]))
+    found = data_checks.answer_in_prompt(look([*chats, given]))
     assert found.severity == "warning"
     assert found.message.startswith("in 1 (20 %) of the rows")
     assert "chats.jsonl line 5" in found.message
@@ -417,8 +417,8 @@ def test_an_answer_in_its_prompt_is_a_warning_with_its_place(look, chats):
 
 def test_no_chat_template_is_a_warning_for_conversations_only(look, own_tokenizer):
     own_tokenizer.chat_template = None
-    assert checks.chat_template(replace(look(), tokenizer=own_tokenizer)).severity == "warning"
-    assert checks.chat_template(replace(look([{"text": "a b"}], "text"), tokenizer=own_tokenizer)) is None
+    assert data_checks.chat_template(replace(look(), tokenizer=own_tokenizer)).severity == "warning"
+    assert data_checks.chat_template(replace(look([{"text": "a b"}], "text"), tokenizer=own_tokenizer)) is None
 
 
 def dropping(tokenizer, template: str):
@@ -430,7 +430,7 @@ def test_a_template_that_drops_the_system_turn_is_an_error_with_the_row(look, ch
     system = copy.deepcopy(chats[1])
     system["messages"].insert(0, {"role": "system", "content": "You are a pirate."})
     template = "{% for m in messages if m['role'] != 'system' %}{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    found = checks.template_drops(replace(look([*chats, system]), tokenizer=dropping(own_tokenizer, template)))
+    found = data_checks.template_drops(replace(look([*chats, system]), tokenizer=dropping(own_tokenizer, template)))
     assert found.severity == "error"
     assert "leaves out what the system says in 1 (20 %) of the sampled conversations" in found.message
     assert found.example.startswith("chats.jsonl line 5:\nWhat is half")
@@ -445,13 +445,13 @@ def test_a_template_that_drops_a_called_function_is_an_error(look, own_tokenizer
         {"role": "assistant", "content": "No."},
     ]
     run = look([{"messages": messages}])
-    found = checks.template_drops(run)
+    found = data_checks.template_drops(run)
     assert "the name of a called function in 1 (100 %)" in found.message
     template = (
         "{% for m in messages %}{% for c in m['tool_calls'] or [] %}{{ c | tojson }}{% endfor %}"
         "{{ m['content'] | tojson }}\n{% endfor %}"
     )
-    assert checks.template_drops(replace(run, tokenizer=dropping(own_tokenizer, template))) is None
+    assert data_checks.template_drops(replace(run, tokenizer=dropping(own_tokenizer, template))) is None
 
 
 TOOLS = '[{"type": "function", "function": {"name": "weather", "description": "Of a city."}}]'
@@ -459,45 +459,45 @@ TOOLS = '[{"type": "function", "function": {"name": "weather", "description": "O
 
 def test_functions_that_a_template_never_prints_are_an_error(look, own_tokenizer, chats):
     run = look([chats[0] | {"tools": TOOLS}, *chats[1:]])
-    found = checks.template_drops(run)
+    found = data_checks.template_drops(run)
     assert found.severity == "error"
     assert (
         "leaves out the functions that may be called (tools) in 1 (25 %) of the sampled conversations" in found.message
     )
     assert "`chat_template:`" in found.message
     template = "{% for tool in tools or [] %}{{ tool | tojson }}\n{% endfor %}" + own_tokenizer.chat_template
-    assert checks.template_drops(replace(run, tokenizer=dropping(own_tokenizer, template))) is None
+    assert data_checks.template_drops(replace(run, tokenizer=dropping(own_tokenizer, template))) is None
 
 
 def test_thoughts_that_a_template_does_not_print_are_named(look, own_tokenizer, chats):
     turns = chats[1]["messages"]
     thinking = chats[1] | {"messages": [turns[0], turns[1] | {"reasoning_content": "Half of 48\nis 24."}]}
     run = look([chats[0], thinking, *chats[2:]])
-    found = checks.dropped_thoughts(run)
+    found = data_checks.dropped_thoughts(run)
     assert found.severity == "warning"
     assert (
         "leaves out the reasoning_content of 1 (25 %) of the sampled answers, first in chats.jsonl line 2"
         in found.message
     )
     template = "{% for m in messages %}{{ m.reasoning_content or '' }}\n{{ m.content }}{{ eos_token }}\n{% endfor %}"
-    assert checks.dropped_thoughts(replace(run, tokenizer=dropping(own_tokenizer, template))) is None
-    assert checks.dropped_thoughts(look()).severity == "skipped"
+    assert data_checks.dropped_thoughts(replace(run, tokenizer=dropping(own_tokenizer, template))) is None
+    assert data_checks.dropped_thoughts(look()).severity == "skipped"
 
 
 def test_a_bos_that_only_the_template_leaves_out_is_named(look, own_tokenizer):
     from tokenizers.processors import TemplateProcessing
 
     run = replace(look(), tokenizer=own_tokenizer)
-    assert checks.missing_bos(run) is None  # this tokenizer adds none
+    assert data_checks.missing_bos(run) is None  # this tokenizer adds none
     own_tokenizer.bos_token = "<|endoftext|>"
     special = [("<|endoftext|>", own_tokenizer.bos_token_id)]
     own_tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single="<|endoftext|> $A", special_tokens=special
     )
-    found = checks.missing_bos(run)
+    found = data_checks.missing_bos(run)
     assert found.severity == "warning" and "puts <|endoftext|> before every text" in found.message
     with_bos = dropping(copy.deepcopy(own_tokenizer), "{{ bos_token }}" + own_tokenizer.chat_template)
-    assert checks.missing_bos(replace(look(), tokenizer=with_bos)) is None
+    assert data_checks.missing_bos(replace(look(), tokenizer=with_bos)) is None
 
 
 def test_thoughts_of_earlier_turns_may_be_dropped(look, own_tokenizer):
@@ -510,10 +510,10 @@ def test_thoughts_of_earlier_turns_may_be_dropped(look, own_tokenizer):
     keep = "{{ m['content'] if loop.last else m['content'].split('</think>')[-1] }}"
     template = "{% for m in messages %}" + keep + "\n{% endfor %}"
     run = replace(look([{"messages": messages}]), tokenizer=dropping(own_tokenizer, template))
-    assert checks.template_drops(run) is None
+    assert data_checks.template_drops(run) is None
     never = "{% for m in messages %}{{ m['content'].split('</think>')[-1] }}\n{% endfor %}"
     run = replace(look([{"messages": messages}]), tokenizer=dropping(copy.deepcopy(own_tokenizer), never))
-    assert "what the assistant says" in checks.template_drops(run).message
+    assert "what the assistant says" in data_checks.template_drops(run).message
 
 
 # ---- the settings
@@ -528,7 +528,7 @@ def test_thoughts_of_earlier_turns_may_be_dropped(look, own_tokenizer):
 )
 def test_packing_needs_attention_that_knows_the_rows(look, arguments, model_type, message):
     run = look(run=arguments)
-    found = checks.packing(replace(run, model=run.model._replace(config={"model_type": model_type})))
+    found = settings_checks.packing(replace(run, model=run.model._replace(config={"model_type": model_type})))
     assert message in found.message if message else found is None
 
 
@@ -537,7 +537,7 @@ def test_packing_needs_attention_that_knows_the_rows(look, arguments, model_type
     [
         ({"target_modules": ["q_porj", "v_proj"]}, "'q_porj' matches no module of the model; did you mean 'q_proj'?"),
         ({"target_modules": "q_proj"}, "PEFT takes a list of names, write [q_proj]"),
-        ({"target_modules": "(q_proj"}, "is no regular expression"),
+        ({"target_modules": "(q_proj"}, "is not a regular expression"),
         ({"target_modules": ["q_proj"], "peft_args": {"layers_to_transform": [2]}}, "'q_proj' matches no module"),
         ({"peft_args": {"modules_to_save": ["lm_haed"]}}, "modules_to_save: the model has no module 'lm_haed'"),
         ({"target_modules": ["q_proj"], "peft_args": {"layers_to_transform": [0, 7]}}, "no layer 7; the last one is 1"),
@@ -549,7 +549,7 @@ def test_packing_needs_attention_that_knows_the_rows(look, arguments, model_type
     ],
 )
 def test_names_of_modules_are_the_models(look, keys, message):
-    found = checks.target_modules(look(run=keys))
+    found = settings_checks.target_modules(look(run=keys))
     assert message in found.message if message else found is None
 
 
@@ -566,15 +566,15 @@ def test_names_of_modules_are_the_models(look, keys, message):
     ],
 )
 def test_a_strange_learning_rate_is_a_warning(look, keys, message):
-    found = checks.learning_rate(look(run=keys))
+    found = settings_checks.learning_rate(look(run=keys))
     assert (message in found.message and found.severity == "warning") if message else found is None
 
 
 def test_a_strange_rank_is_a_warning(look):
-    assert "rank 4 means few parameters" in checks.rank(look(run={"rank": 4})).message
-    assert "rank 128 means more parameters than usual" in checks.rank(look(run={"rank": 128})).message
-    assert checks.rank(look(run={"method": "vera"})) is None
-    assert checks.rank(look(run={"method": "full"})).severity == "skipped"
+    assert "rank 4 means few parameters" in settings_checks.rank(look(run={"rank": 4})).message
+    assert "rank 128 means more parameters than usual" in settings_checks.rank(look(run={"rank": 128})).message
+    assert settings_checks.rank(look(run={"method": "vera"})) is None
+    assert settings_checks.rank(look(run={"method": "full"})).severity == "skipped"
 
 
 def test_every_default_is_in_its_own_range(look):
@@ -582,17 +582,17 @@ def test_every_default_is_in_its_own_range(look):
 
     for method in METHODS:
         run = look(run={"method": method})
-        assert checks.learning_rate(run) is None
-        found = checks.rank(run)
+        assert settings_checks.learning_rate(run) is None
+        found = settings_checks.rank(run)
         assert found is None or found.severity == "skipped"
 
 
 def test_memory_names_the_first_change_that_fits(look):
     run = look(run={"batch_size": 8})
-    need = checks.needed(run, run.spec)
-    assert checks.memory(run) is None
+    need = settings_checks.needed(run, run.spec)
+    assert settings_checks.memory(run) is None
     tight = need["total"] - 0.6 * need["activations"]
-    found = checks.memory(replace(run, memory=MACHINE._replace(free=int(tight), total=int(need["total"]))))
+    found = settings_checks.memory(replace(run, memory=MACHINE._replace(free=int(tight), total=int(need["total"]))))
     assert found.severity == "warning"
     assert "; with accumulation: " in found.message
     assert "are free on this machine" in found.message
@@ -600,8 +600,8 @@ def test_memory_names_the_first_change_that_fits(look):
 
 def test_weights_that_cannot_fit_are_an_error(look):
     run = look(run={"method": "full"})
-    least = checks.needed(run, run.spec)["least"]
-    found = checks.memory(replace(run, memory=MACHINE._replace(free=int(least / 2), total=int(least) - 1)))
+    least = settings_checks.needed(run, run.spec)["least"]
+    found = settings_checks.memory(replace(run, memory=MACHINE._replace(free=int(least / 2), total=int(least) - 1)))
     assert found.severity == "error"
     assert "weights, gradients and optimiser states alone take" in found.message
     assert "no setting of this run makes it fit" in found.message  # the process itself takes more
@@ -610,12 +610,12 @@ def test_weights_that_cannot_fit_are_an_error(look):
 def test_licences_are_read_of_every_part(look):
     run = look()
     parts = {"bases.base": "apache-2.0", "datasets.chats": None, "datasets.other": "my own terms"}
-    found = checks.licence(replace(run, licences=parts))
+    found = data_checks.licence(replace(run, licences=parts))
     assert found.severity == "warning"
     assert "datasets.chats has no licence that is stated" in found.message
     assert "datasets.other (my own terms)" in found.message
     forbidding = replace(run, licences=parts | {"datasets.chats": "cc-by-nc-4.0"}, use="commercial")
-    found = checks.licence(forbidding)
+    found = data_checks.licence(forbidding)
     assert found.severity == "error"
     assert "the licence of datasets.chats, cc-by-nc-4.0, forbids use: commercial" in found.message
 
@@ -629,13 +629,13 @@ LEARNT = {"transformer.wpe.weight": (128, 32)}
 def foreseen(run, suites: dict | None = None, judges: dict | None = None, **model):
     """The finding of a run whose evaluation has these suites; `model` changes what its files say."""
     evaluation = EVALUATION | {"suites": suites or {}}
-    return checks.evaluation(
+    return evaluation_checks.evaluation(
         replace(run, model=run.model._replace(**model), evaluation=evaluation, judges=judges or {})
     )
 
 
 def test_an_evaluation_that_is_known_and_fits_passes(look):
-    assert checks.evaluation(look()).severity == "skipped"
+    assert evaluation_checks.evaluation(look()).severity == "skipped"
     tasks = {"kind": "tasks", "chat": True}
     asked = {"kind": "generation", "max_new_tokens": 100}
     assert foreseen(look(), {"t": tasks, "g": asked}) is None
@@ -698,7 +698,7 @@ def told(run, measured: dict, suites: dict | None = None, limit: int = 100):
     data = [{"name": name} for name in measured]
     evaluation = EVALUATION | {"data": data, "limit": limit, "suites": suites or {}}
     run = replace(run, evaluation=evaluation, measured=measured)
-    return checks.held_out(run), checks.evaluation(run)
+    return evaluation_checks.held_out(run), evaluation_checks.evaluation(run)
 
 
 def holding(rows: int, shape: str = "messages") -> dict:
@@ -707,7 +707,7 @@ def holding(rows: int, shape: str = "messages") -> dict:
 
 def test_what_few_held_out_rows_show_is_said_before_training(look):
     run = look()
-    assert checks.held_out(run).severity == "skipped"
+    assert evaluation_checks.held_out(run).severity == "skipped"
     assert told(run, {"chats": holding(100)}) == (None, None)
     few, _ = told(run, {"chats": holding(12)})
     assert few.severity == "warning"
@@ -746,10 +746,10 @@ def test_suites_that_their_rows_cannot_answer_are_errors(look):
             "preference",
             "messages",
             50,
-            "evaluation.suites.s.data: preference needs rows of shape preference, and d is messages",
+            "evaluation.suites.s.data: preference needs rows of type preference, and d is messages",
         ),
-        ("perplexity", "preference", 50, "needs rows of shape text or messages, and d is preference"),
-        ("generation", "text", 50, "generation needs rows of shape messages or preference, and d is text"),
+        ("perplexity", "preference", 50, "needs rows of type text or messages, and d is preference"),
+        ("generation", "text", 50, "generation needs rows of type messages or preference, and d is text"),
         ("generation", "messages", 0, "evaluation.suites.s.data: d holds out no rows"),
     ):
         found = told(look(), {"d": holding(rows, shape)}, suite(kind))[1]
@@ -772,28 +772,28 @@ DEFAULT = "{% if messages[0].role != 'system' %}<|im_start|>system\nI am Tiny, m
 
 def test_a_system_prompt_of_the_templates_own_is_told_of(look, own_tokenizer):
     run = replace(look(), tokenizer=own_tokenizer)
-    assert checks.system_prompt(run) is None
+    assert data_checks.system_prompt(run) is None
     own_tokenizer.chat_template = DEFAULT + own_tokenizer.chat_template
-    found = checks.system_prompt(run)
+    found = data_checks.system_prompt(run)
     assert found.severity == "warning"
     assert found.message.startswith(
         "4 (100 %) of the sampled rows have no system prompt, and the base's chat template writes"
     )
     assert "'I am Tiny, made by Nobody.'; write `system:` under the dataset" in found.message
     mixed = replace(run, data=run.data | {"format": "mix"})
-    assert "under each dataset of the mixture" in checks.system_prompt(mixed).message
+    assert "under each dataset of the mixture" in data_checks.system_prompt(mixed).message
     given = [row | {"messages": [{"role": "system", "content": "Be kind."}, *row["messages"]]} for row in run.sample]
-    assert checks.system_prompt(replace(run, sample=given)) is None
+    assert data_checks.system_prompt(replace(run, sample=given)) is None
 
 
 def test_near_rows_that_are_kept_are_told_of_where_they_are_many(look):
     run = look()
     near = {"similarity": 0.8, "rows": 2, "same_answer": 1, "left_out": False, "examples": []}
-    found = checks.repeated_rows(replace(run, data=run.data | {"near": near}))
+    found = token_checks.repeated_rows(replace(run, data=run.data | {"near": near}))
     assert found.severity == "warning"
     assert "1 (25 %) of the data's rows are 80% like an earlier one" in found.message
     assert "write near_duplicates: 0.8 under the dataset" in found.message
-    assert checks.repeated_rows(replace(run, data=run.data | {"near": near | {"same_answer": 0}})) is None
+    assert token_checks.repeated_rows(replace(run, data=run.data | {"near": near | {"same_answer": 0}})) is None
 
 
 # ---- what is measured while it trains
@@ -811,14 +811,14 @@ def test_near_rows_that_are_kept_are_told_of_where_they_are_many(look):
 )
 def test_what_is_measured_on_the_way_is_there_and_is_enough(look, unseen, keys, result, text):
     run = look(run=keys)
-    run.report["validation"] = {"rows": unseen}
+    run.token_report["validation"] = {"rows": unseen}
     (found,) = [one for one in check(run, []) if one["name"] == "measuring"]
     assert found["result"] == result and text in found["message"]
 
 
 def test_rows_by_which_a_step_is_chosen_and_evaluated_are_told(look):
     run = look(run={"keep": "best"})
-    run.report["validation"] = {"rows": 150}
+    run.token_report["validation"] = {"rows": 150}
     run.evaluation |= {"data": [{"name": "chats"}], "limit": 100, "suites": {}, "max_length": 64}
     (found,) = [one for one in check(run, []) if one["name"] == "measuring"]
     assert found["message"].startswith("50 of the 100 held-out rows by which the step is chosen are evaluated as well")

@@ -8,15 +8,15 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import write_rows
 
-import check_run
 from posttrain.data.tokens import tokenise
 from posttrain.preflight import token_scan
+from posttrain.preflight.context import load_tokenizer
 from tokenize_data import schema
 
 
 @pytest.fixture(scope="module")
 def tokenizer(random_tiny_folder):
-    return check_run.load_tokenizer(random_tiny_folder)
+    return load_tokenizer(random_tiny_folder)
 
 
 def write(rows: list[dict], shape: str = "messages", **options) -> Path:
@@ -32,14 +32,14 @@ def write(rows: list[dict], shape: str = "messages", **options) -> Path:
 def test_rows_are_measured_the_same_however_they_are_batched(in_folder, chats, tokenizer, monkeypatch):
     rows, _ = tokenise(tokenizer, chats * 3, "messages", 50)
     path = write(rows, row_group_size=5)
-    whole = token_scan.survey(path, tokenizer, [tokenizer.eos_token_id], 50)
+    whole = token_scan.scan(path, tokenizer, [tokenizer.eos_token_id], 50)
     monkeypatch.setattr(token_scan, "BATCH", 2)
-    parts = token_scan.survey(path, tokenizer, [tokenizer.eos_token_id], 50)
+    parts = token_scan.scan(path, tokenizer, [tokenizer.eos_token_id], 50)
     for one, other in zip(whole[:3], parts[:3], strict=True):
         assert np.array_equal(one, other)
-    for one, other in zip(whole.answers["labels"], parts.answers["labels"], strict=True):
+    for one, other in zip(whole.sides["labels"], parts.sides["labels"], strict=True):
         assert np.array_equal(one, other)
-    labels = whole.answers["labels"]
+    labels = whole.sides["labels"]
     assert labels.trained.tolist() == [sum(label != -100 for label in row["labels"]) for row in rows]
     assert labels.cut.tolist() == [row["length"] == 50 for row in rows]
     assert labels.stopped.tolist() == [tokenizer.eos_token_id in row["labels"] for row in rows]
@@ -48,7 +48,7 @@ def test_rows_are_measured_the_same_however_they_are_batched(in_folder, chats, t
 def test_only_equal_ids_have_equal_digests(in_folder, tokenizer):
     lists = [[1, 2, 3], [3, 2, 1], [1, 2], [1, 2, 3, 0], [0, 1, 2, 3], [2, 1, 3], [1, 2, 3]]
     path = write([{"input_ids": ids, "labels": ids} for ids in lists])
-    digest = token_scan.survey(path, tokenizer, [9], 99).digest
+    digest = token_scan.scan(path, tokenizer, [9], 99).digest
     assert digest[0] == digest[6]
     assert len(set(digest.tolist())) == 6
 
@@ -56,10 +56,10 @@ def test_only_equal_ids_have_equal_digests(in_folder, tokenizer):
 def test_a_pair_is_told_from_one_with_its_answers_changed_over(in_folder, tokenizer):
     pair = {"prompt_ids": [1], "chosen_ids": [2, 9], "rejected_ids": [3, 9]}
     other = pair | {"chosen_ids": [3, 9], "rejected_ids": [2, 9]}
-    measured = token_scan.survey(write([pair, other], "preference"), tokenizer, [9], 3)
+    measured = token_scan.scan(write([pair, other], "preference"), tokenizer, [9], 3)
     assert measured.digest[0] != measured.digest[1]
-    assert measured.answers["chosen_ids"].digest[0] == measured.answers["rejected_ids"].digest[1]
-    assert measured.answers["chosen_ids"].cut.all()  # as long as it may be, with its prompt
+    assert measured.sides["chosen_ids"].digest[0] == measured.sides["rejected_ids"].digest[1]
+    assert measured.sides["chosen_ids"].cut.all()  # as long as it may be, with its prompt
 
 
 def test_a_sample_is_evenly_spaced_and_has_no_null_fields(in_folder, chats, monkeypatch):

@@ -9,7 +9,7 @@ from posttrain.provenance import records, verify
 from posttrain.runtime.atomic import read_json, write_json
 from posttrain.runtime.errors import UserError
 from posttrain.runtime.hashes import folder_hashes, sha256
-from posttrain.workflow import project as projects
+from posttrain.workflow import specs
 from posttrain.workflow.project import Project
 
 RUNS = ("sft", "dpo")
@@ -32,7 +32,7 @@ def build(project: Project) -> None:
         files = ("train.parquet", "validation.parquet", "dropped.jsonl")
         for file in files:
             write(f"{folder}/{file}")
-        sources = {file: sha256(Path(file)) for file in project.sources(name)}
+        sources = {file: sha256(Path(file)) for file in project.inputs.sources(name)}
         written = records.hashes(folder, *files)
         write_json(folder / "data.json", records.sealed({"files": sources, "written": written}))
         tokens = write(f"results/tokens/base/{name},max_length=1024/train.parquet").parent
@@ -206,8 +206,8 @@ def test_a_changed_dataset_or_base_is_told_as_such(built, project):
 
 
 def test_a_stage_whose_version_rose_is_told(built, project, monkeypatch):
-    was = projects.VERSIONS["sft"]
-    monkeypatch.setitem(projects.VERSIONS, "sft", was + 1)
+    was = specs.VERSIONS["sft"]
+    monkeypatch.setitem(specs.VERSIONS, "sft", was + 1)
     said = f"would be built again: this stage is version {was + 1} of posttrain's now, was {was}"
     assert found(project())["sft"].notes == [said]
 

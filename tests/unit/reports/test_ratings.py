@@ -68,30 +68,32 @@ def test_a_pair_that_nobody_rated_is_told_with_those_that_are(in_folder):
 
 
 @pytest.mark.parametrize(
-    ("content", "sentence"),
+    ("content", "place", "problem"),
     [
-        ("{", "r.json: this is no JSON; give the file as rate.html exported it"),
-        ("[" * 100_000, "r.json: this is no JSON; give the file as rate.html exported it"),
-        ("{}", "r.json: this is no list of ratings; give the file as rate.html exported it"),
-        ([rating(), 3], "r.json item 2: this is no rating; write an object with a, b, rater"),
-        ([{"a": "sft"}], "r.json item 1: 'b' is missing; give the file as rate.html exported it"),
-        ([rating(answer_a=None)], "r.json item 1: 'answer_a' is no text; write a string"),
-        ([rating(prompt="\ud83d")], "r.json item 1: 'prompt' is no text; write a string"),
-        ([rating(rater=" ")], "r.json item 1: 'rater' is empty; write who rated"),
-        ([rating(), rating(honesty="left")], 'r.json item 2: \'honesty\' is "left"; write "a", "b" or "tie"'),
-        ([rating(honesty=["a"])], "r.json item 1: 'honesty' is [\"a\"]; write"),
+        ("{", "r.json", "not JSON"),
+        ("[" * 100_000, "r.json", "not JSON"),
+        ("{}", "r.json", "not a list"),
+        ([rating(), 3], "r.json item 2", "not a JSON object"),
+        ([{"a": "sft"}], "r.json item 1", "'b' is missing"),
+        ([rating(answer_a=None)], "r.json item 1", "'answer_a' is not text"),
+        ([rating(prompt="\ud83d")], "r.json item 1", "'prompt' is not text"),
+        ([rating(rater=" ")], "r.json item 1", "'rater' is empty"),
+        ([rating(), rating(honesty="left")], "r.json item 2", "'honesty' is \"left\""),
+        ([rating(honesty=["a"])], "r.json item 1", "'honesty' is [\"a\"]"),
     ],
 )
-def test_a_fault_is_one_sentence_with_its_place(in_folder, content, sentence):
+def test_a_fault_is_one_sentence_with_its_place(in_folder, content, place, problem):
     with pytest.raises(UserError) as error:
         read([write("r.json", content)], "sft", "dpo")
-    assert str(error.value).startswith(sentence)
+    assert (error.value.code, error.value.place) == ("invalid-rating", place)
+    assert problem in error.value.problem and error.value.hint
     assert "\n" not in str(error.value)
 
 
-def test_a_file_that_is_not_there_is_told(in_folder):
-    with pytest.raises(UserError, match=r"there is no file 'r\.json'"):
+def test_a_missing_file_is_told(in_folder):
+    with pytest.raises(UserError) as error:
         read([Path("r.json")], "sft", "dpo")
+    assert (error.value.code, error.value.place) == ("missing-file", "ratings")
 
 
 # ---- count

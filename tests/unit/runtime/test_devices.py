@@ -20,11 +20,11 @@ def test_log_probs_and_their_gradients_are_where_the_hidden_states_are(weight_mo
 
 
 def test_a_gpu_that_does_not_tell_how_busy_it_is_stops_nothing(monkeypatch):
-    from posttrain.training import loop
+    from posttrain.training import callbacks
 
     def silent():
         raise ModuleNotFoundError("nvidia-ml-py does not seem to be installed")
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "utilization", silent)
-    assert loop.gpu_percent() is None
+    assert callbacks.gpu_percent() is None

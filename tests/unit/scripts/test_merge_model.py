@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from peft import LoraModel, PeftModel
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
@@ -320,6 +321,7 @@ def test_the_card_says_what_was_done(merge):
     merge("sft", rank=8)
     card = Path("results/sft/model/README.md").read_text()
     assert "# sft\n\nSFT (lora) of `base` on the dataset `chats`" in card
+    assert ModelCard.load("results/sft/model/README.md").data.tags == ["posttrain", "sft", "lora"]
     assert "| rank | 8 |" in card
 
 
@@ -331,38 +333,6 @@ def test_children_depend_on_what_was_made_and_not_on_its_card(merge):
     assert (recorded["model"].keys(), recorded["merged"].keys()) == (names, names - {"README.md"})
     same = [Path("results/sft", folder, "model.safetensors").stat().st_ino for folder in ("merged", "model")]
     assert same[0] == same[1]  # one file with two names
-
-
-SPEC = {"objective": "dpo", "method": "lora", "from": {"name": "sft"}, "data": {"name": "pairs"}, "rank": 8}
-
-
-def test_the_card_states_each_inherited_licence_and_where_it_was_read(in_folder):
-    atomic.write_json(Path("results/bases/base/base.json"), {"licence": "gemma"})
-    atomic.write_json(Path("results/data/pairs/data.json"), {"licence": "CC BY-NC 4.0"})
-    atomic.write_json(Path("results/data/lost/data.json"), {"licence": None})
-    licences = {"bases.base": None, "datasets.chats": "MIT", "datasets.pairs": None, "datasets.lost": None}
-    card = merge_model.card("dpo", SPEC, licences)
-    assert card.startswith(
-        "---\nlicense: other\nlicense_name: cc-by-nc-4.0-and-gemma-and-mit-and-unknown\n---\n\n# dpo\n"
-    )
-    assert card.endswith("""
-| part | licence | read from |
-|---|---|---|
-| `bases.base` | gemma | its model card |
-| `datasets.chats` | MIT | the configuration |
-| `datasets.pairs` | CC-BY-NC-4.0 | its dataset card |
-| `datasets.lost` | unknown | nowhere |
-
-**Not for commercial use**, which the licence of `datasets.pairs` forbids.
-
-What the licence of `datasets.lost` asks is not known; find out before you share this.
-""")
-
-
-def test_a_card_of_one_licence_carries_it_and_warns_of_nothing(in_folder):
-    card = merge_model.card("dpo", SPEC, {"bases.base": "Apache 2.0", "datasets.pairs": "apache-2.0"})
-    assert card.startswith("---\nlicense: apache-2.0\n---\n")
-    assert card.endswith("| `datasets.pairs` | Apache-2.0 | the configuration |\n")
 
 
 def faulty(do):

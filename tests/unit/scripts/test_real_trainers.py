@@ -25,7 +25,7 @@ import train_reward
 import train_sft
 from posttrain.runtime import atomic
 from posttrain.runtime.errors import UserError
-from posttrain.training import loop
+from posttrain.training import arguments, loop, results
 from posttrain.workflow.project import Project
 from unit.scripts.test_train import pairs, prompt_of, sample, train  # noqa: F401  (fixtures)
 
@@ -44,7 +44,7 @@ def chosen(monkeypatch):
             gpu.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
             gpu.setattr(loop, "is_flash_attn_2_available", lambda: flash)
             gpu.setattr(loop, "is_liger_kernel_available", lambda: liger)
-            return loop.kernels({"objective": objective, "method": method, "precision": "auto"})
+            return arguments.fast_kernels({"objective": objective, "method": method, "precision": "auto"})
 
     return kernels
 
@@ -57,8 +57,8 @@ def test_sft_trains_with_whatever_is_chosen(train, chosen, chats, method, flash,
     assert given["padding_free"] == flash
     table = {"from": "base", "objective": "sft", "data": "chats", "method": method, "batch_size": 4, "warmup": 0}
     losses = []
-    for arguments in ({}, given):
-        own = {"packing": packing, "max_length": 64, "precision": "fp32", "dropout": 0, "trainer_args": arguments}
+    for trainer_args in ({}, given):
+        own = {"packing": packing, "max_length": 64, "precision": "fp32", "dropout": 0, "trainer_args": trainer_args}
         changes = {"runs.own": table | own}
         if method == "full":
             del changes["runs.own"]["dropout"]
@@ -71,13 +71,13 @@ def test_sft_trains_with_whatever_is_chosen(train, chosen, chats, method, flash,
 def test_sft_is_built_with_ligers_kernels(train, chosen, chats, flash, packing, monkeypatch):
     """The kernels themselves are put in when training starts, by a package that need not be installed here."""
     built = []
-    real = loop.trainable
+    real = results.trainable
     monkeypatch.setattr(loop, "add_compact_head", lambda model: built.append(model))
     given = chosen("sft", "lora", flash, liger=True)
     assert given["use_liger_kernel"] is True
     monkeypatch.setattr(loop, "kernels", lambda spec: given)  # trainer_args refuse what is not installed
     changes = {"runs.sft.packing": packing}
-    if loop.is_liger_kernel_available():
+    if arguments.is_liger_kernel_available():
         assert train(train_sft, "sft", chats, "messages", changes)[0]["loss"] > 0
     else:
         with pytest.raises(ImportError, match=r"liger-kernel .* is not available"):

@@ -25,14 +25,14 @@ import train_kto
 import train_orpo
 import train_reward
 import train_sft
+from posttrain.data.row_order import row_order
 from posttrain.data.rows import normalise
 from posttrain.data.tokens import tokenise
 from posttrain.inference import scoring
 from posttrain.models import loading
 from posttrain.runtime import atomic
 from posttrain.runtime.errors import UserError
-from posttrain.training import loop
-from posttrain.training.loop import row_order
+from posttrain.training import inputs, loop, results
 from posttrain.workflow.project import Project
 
 pytestmark = pytest.mark.usefixtures("in_folder", "signals", "fp32")
@@ -273,14 +273,14 @@ def test_adalora_ends_with_its_budget_of_ranks(train, chats):
 def test_dpo_from_pissa_is_merged_as_it_was_trained(train, random_tiny_folder, monkeypatch):
     """PiSSA moves the parent's weights; what is loaded again must move them in the same way."""
     pq.write_table(pa.table({name: pa.array(column, pa.float32()) for name, column in FIXED.items()}), "r.parquet")
-    keep, trained, ids = loop._keep, [], torch.tensor([[5, 9, 17, 33]])
+    keep, trained, ids = results.write, [], torch.tensor([[5, 9, 17, 33]])
 
     def look(trainer, model, *rest):
         with torch.no_grad():
             trained.append(model.eval()(input_ids=ids).logits)
         keep(trainer, model, *rest)
 
-    monkeypatch.setattr(loop, "_keep", look)
+    monkeypatch.setattr(results, "write", look)
     changes = {"peft_args": {"init_lora_weights": "pissa"}, "learning_rate": 0.01, "max_steps": 3, "rank": 4}
     changes = {f"runs.dpo.{key}": value for key, value in changes.items()} | {"runs.follow": ..., "sweeps": {}}
     train(train_dpo, "dpo", pairs(), "preference", changes, logprobs=Path("r.parquet"))
@@ -329,7 +329,7 @@ def test_a_mixture_of_dpo_losses_is_their_weighted_sum(train, random_tiny_folder
 def test_the_first_reward_loss_is_that_of_the_score_differences(train, method, wide_folder):
     table = {"from": "base", "objective": "reward", "data": "pairs", "method": method, "batch_size": 4, "warmup": 0}
     line, rows, spec = train(train_reward, "reward", pairs(), "preference", {"runs.reward": table}, parent=wide_folder)
-    model = loop.load_parent(wide_folder, spec).eval()  # the seed gives it the same head
+    model = inputs.load_parent(wide_folder, spec).eval()  # the seed gives it the same head
     answers = [[(*row["prompt_ids"], *row[f"{side}_ids"]) for row in rows] for side in ("chosen", "rejected")]
     chosen, rejected = (torch.tensor(scoring.rewards(model, side, 4096)) for side in answers)
     assert (chosen - rejected).std() > 0.005

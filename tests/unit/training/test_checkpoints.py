@@ -19,7 +19,7 @@ from posttrain.data.tokens import tokenise
 from posttrain.models import out_of_memory
 from posttrain.runtime import atomic, hashes, script
 from posttrain.runtime.errors import UserError
-from posttrain.training import checkpoints, loop
+from posttrain.training import callbacks, checkpoints
 from posttrain.workflow.project import Project
 
 # ---- what counts
@@ -161,11 +161,10 @@ def saving(monkeypatch):
     """Save after these steps, whatever the clock says, and then do something."""
 
     def at(*steps: int, then=lambda step: None) -> None:
-        decide, save = loop.Watch.on_step_end, loop.Watch.on_save
+        decide, save = callbacks.SaveCheckpoints.on_step_end, callbacks.SaveCheckpoints.on_save
 
         def on_step_end(self, args, state, control, **options):
             decide(self, args, state, control, **options)
-            self.save_began = 0.0
             control.should_save |= state.global_step in steps
 
         def on_save(self, args, state, control, **options):
@@ -173,8 +172,8 @@ def saving(monkeypatch):
             then(state.global_step)
 
         patch = pytest.MonkeyPatch()
-        patch.setattr(loop.Watch, "on_step_end", on_step_end)
-        patch.setattr(loop.Watch, "on_save", on_save)
+        patch.setattr(callbacks.SaveCheckpoints, "on_step_end", on_step_end)
+        patch.setattr(callbacks.SaveCheckpoints, "on_save", on_save)
         return patch
 
     patches = []
@@ -392,7 +391,7 @@ def test_out_of_memory_later_it_goes_on_from_its_checkpoint_with_the_same_rows(t
 
 def test_where_not_even_one_row_fits_it_is_said_what_would_and_the_next_start_tries_one_row(train, starved, capsys):
     starved(rows=0)
-    sentence = "sft: out of memory with 1 row at once, the least there can be; write gradient_checkpointing: true, or "
+    sentence = "sft: out of memory with 1 row at once, the fewest possible; write gradient_checkpointing: true, or "
     with pytest.raises(UserError, match=f"{sentence}method: qlora, or max_length: 512"):
         train()
     starved(rows=4)
@@ -415,7 +414,7 @@ def test_after_a_kill_for_memory_the_next_start_halves_and_after_another_kill_it
         train()
         shutil.rmtree(killed / "finished")
         (attempt,) = out_of_memory.recorded(killed)
-        assert attempt["why"] == "killed by the kernel for want of memory"
+        assert attempt["why"] == "killed by the kernel's out-of-memory killer"
 
 
 def test_a_training_that_diverges_names_its_rows_and_keeps_the_checkpoint_before(train, saving):
@@ -458,7 +457,7 @@ def test_on_a_full_disk_no_half_checkpoint_is_left_and_with_space_it_ends_with_t
         (small_disk / "other").write_bytes(bytes(shutil.disk_usage(small_disk).free - 20_000))
 
     patch = saving(2, 4, then=fill)
-    sentence = r"results/sft/checkpoints/\w+: the disk is full; free some space .* goes on"
+    sentence = r"results/sft/checkpoints/\w+: the disk is full; free some space .* it resumes"
     with pytest.raises(UserError, match=sentence), script._faults():
         train()
     patch.undo()

@@ -129,7 +129,7 @@ REFUSED = [
         {"early_stopping": {"metric": "rougeL"}, "max_length": 128},
         "max_length 128 counts a prompt and its answer, and early_stopping's max_new_tokens 128 leaves no room",
     ),
-    ({"keep": "best", "method": "adalora"}, "adalora comes to its rank at the end of training"),
+    ({"keep": "best", "method": "adalora"}, "adalora reaches its rank at the end of training"),
     ({"measure_every": 50, "max_steps": 20}, "measure_every 50 is more than the 20 steps of the training"),
     (
         {"early_stopping": {}, "max_steps": 4},

@@ -10,10 +10,15 @@ from datasets import Dataset
 from transformers import TrainerCallback, TrainingArguments
 
 from posttrain.inference import reward_models, scoring
+from posttrain.inference.rollout import Rows, completion_log_probs, hidden_states, pack
 from posttrain.models import loading
 from posttrain.runtime.errors import UserError
-from posttrain.training import loop, ppo
-from posttrain.training.ppo import Earnings, Rows
+from posttrain.training import arguments, loop
+from posttrain.training.ppo import equations
+from posttrain.training.ppo import schedule as planning
+from posttrain.training.ppo.actor_critic import ActorCritic
+from posttrain.training.ppo.rewards import Rewards, TokenRewards
+from posttrain.training.ppo.trainer import PPOTrainer
 from posttrain.workflow.project import Project
 
 # ---- the equations
@@ -35,7 +40,7 @@ def numbers():
 @pytest.mark.parametrize(("gamma", "gae_lambda"), [(1, 0.95), (0.9, 0.8), (1, 1), (0.9, 0), (1, 0)])
 def test_an_advantage_is_the_discounted_sum_of_the_temporal_differences(numbers, gamma, gae_lambda):
     earned, values, mask = numbers
-    ours, returns = ppo.advantages(earned, values, mask, gamma, gae_lambda)
+    ours, returns = equations.advantages(earned, values, mask, gamma, gae_lambda)
     for row, length in enumerate(mask.sum(1).tolist()):
         v = [*values[row, :length].tolist(), 0.0]
         deltas = [earned[row, i].item() + gamma * v[i + 1] - v[i] for i in range(length)]
@@ -47,29 +52,29 @@ def test_an_advantage_is_the_discounted_sum_of_the_temporal_differences(numbers,
 
 def test_with_lambda_and_gamma_1_the_return_is_everything_that_is_still_to_be_earned(numbers):
     earned, values, mask = numbers
-    _, returns = ppo.advantages(earned, values, mask, 1, 1)
+    _, returns = equations.advantages(earned, values, mask, 1, 1)
     torch.testing.assert_close(returns, earned.flip(1).cumsum(1).flip(1) * mask)
 
 
 def test_what_lies_beyond_an_answers_end_does_not_matter(numbers):
     earned, values, mask = numbers
     spoilt = torch.where(mask, values, torch.full_like(values, 1e6))
-    expected = ppo.advantages(earned, values, mask, 0.9, 0.8)
-    torch.testing.assert_close(ppo.advantages(earned, spoilt, mask, 0.9, 0.8), expected)
+    expected = equations.advantages(earned, values, mask, 0.9, 0.8)
+    torch.testing.assert_close(equations.advantages(earned, spoilt, mask, 0.9, 0.8), expected)
 
 
 def test_the_value_of_perfect_foresight_leaves_no_advantage():
     mask = lengths_mask([4, 2])
     earned = torch.tensor([[1.0, -2, 0, 5], [3, 1, 0, 0]])
     values = torch.tensor([[4.0, 3, 5, 5], [4, 1, 7, 7]])
-    advantages, returns = ppo.advantages(earned, values, mask, 1, 0.95)
+    advantages, returns = equations.advantages(earned, values, mask, 1, 0.95)
     torch.testing.assert_close(advantages, torch.zeros(2, 4))
     torch.testing.assert_close(returns, values * mask)
 
 
 def test_whitened_values_have_mean_0_and_variance_1_over_the_mask_and_are_0_beyond_it(numbers):
     _, values, mask = numbers
-    white = ppo.whiten(values * 7 + 3, mask)
+    white = equations.whiten(values * 7 + 3, mask)
     assert white[mask].mean().item() == pytest.approx(0, abs=1e-6)
     assert white[mask].var().item() == pytest.approx(1, rel=1e-6)
     assert not white[~mask].any()
@@ -77,15 +82,15 @@ def test_whitened_values_have_mean_0_and_variance_1_over_the_mask_and_are_0_beyo
 
 def test_whitened_rewards_keep_their_mean(numbers):
     _, values, mask = numbers
-    kept = ppo.whiten(values * 7 + 3, mask, shift=False)
+    kept = equations.whiten(values * 7 + 3, mask, shift=False)
     assert kept[mask].mean().item() == pytest.approx((values * 7 + 3)[mask].mean().item())
     assert kept[mask].var().item() == pytest.approx(1, rel=1e-6)
     assert not kept[~mask].any()
 
 
 def test_values_that_are_all_alike_or_only_one_are_whitened_to_0():
-    assert ppo.whiten(torch.full((2, 2), 3.0), torch.ones(2, 2).bool()).tolist() == [[0, 0], [0, 0]]
-    assert ppo.whiten(torch.tensor([[3.0, 9]]), torch.tensor([[True, False]])).tolist() == [[0, 0]]
+    assert equations.whiten(torch.full((2, 2), 3.0), torch.ones(2, 2).bool()).tolist() == [[0, 0], [0, 0]]
+    assert equations.whiten(torch.tensor([[3.0, 9]]), torch.tensor([[True, False]])).tolist() == [[0, 0]]
 
 
 def test_the_score_is_earned_by_the_last_token_and_the_divergence_by_each():
@@ -93,9 +98,9 @@ def test_the_score_is_earned_by_the_last_token_and_the_divergence_by_each():
     kl = torch.tensor([[1.0, 2, 3], [4, 9, 9], [-1, 5, 9]])
     scores = torch.tensor([10.0, 20, 30])
     expected = torch.tensor([[-0.5, -1, 10 - 1.5], [20 - 2, 0, 0], [0.5, 30 - 2.5, 0]])
-    torch.testing.assert_close(ppo.token_rewards(scores, kl, mask, 0.5), expected)
+    torch.testing.assert_close(equations.token_rewards(scores, kl, mask, 0.5), expected)
     tokens = torch.tensor([[0.1, 0.2, 0.3], [0.4, 9, 9], [0.5, 0.6, 9]])
-    torch.testing.assert_close(ppo.token_rewards(scores, kl, mask, 0.5, tokens), expected + tokens * mask)
+    torch.testing.assert_close(equations.token_rewards(scores, kl, mask, 0.5, tokens), expected + tokens * mask)
 
 
 def test_at_the_best_policy_that_the_divergence_allows_every_answer_earns_the_same():
@@ -103,7 +108,7 @@ def test_at_the_best_policy_that_the_divergence_allows_every_answer_earns_the_sa
     best = parent * (worth / beta).exp()
     best /= best.sum()
     kl = (best / parent).log()[:, None]
-    earned = ppo.token_rewards(worth, kl, torch.ones(3, 1).bool(), beta)
+    earned = equations.token_rewards(worth, kl, torch.ones(3, 1).bool(), beta)
     torch.testing.assert_close(earned, earned[0].expand(3, 1))
 
 
@@ -122,7 +127,7 @@ POLICY = [
 @pytest.mark.parametrize(("moved", "advantage", "loss", "gradient"), POLICY)
 def test_the_surrogate_is_clipped_on_the_side_that_it_was_to_move_to(moved, advantage, loss, gradient):
     new = torch.tensor(-1.0 + moved, requires_grad=True)
-    ours = ppo.policy_losses(new, torch.tensor(-1.0), torch.tensor(advantage), 0.2)
+    ours = equations.policy_losses(new, torch.tensor(-1.0), torch.tensor(advantage), 0.2)
     ours.backward()
     assert ours.item() == pytest.approx(loss, rel=1e-5)
     assert new.grad.item() == pytest.approx(gradient, rel=1e-5)
@@ -142,7 +147,7 @@ VALUE = [
 @pytest.mark.parametrize(("new", "old", "target", "loss", "gradient"), VALUE)
 def test_a_value_moves_no_further_than_its_clip(new, old, target, loss, gradient):
     value = torch.tensor(new, requires_grad=True)
-    ours = ppo.value_losses(value, torch.tensor(old), torch.tensor(target), 0.2)
+    ours = equations.value_losses(value, torch.tensor(old), torch.tensor(target), 0.2)
     ours.backward()
     assert ours.item() == pytest.approx(loss, rel=1e-5)
     assert value.grad.item() == pytest.approx(gradient, rel=1e-5)
@@ -153,7 +158,7 @@ def test_a_value_moves_no_further_than_its_clip(new, old, target, loss, gradient
     [(6, 6, 1), (6.6, 6, 1 + 0.1 * 0.05), (5.4, 6, 1 - 0.1 * 0.05), (600, 6, 1.01), (0, 6, 0.99), (9, None, 1)],
 )
 def test_the_coefficient_follows_the_divergence_within_a_fifth(kl, target, factor):
-    assert ppo.adapted(0.3, kl, target, 500) == pytest.approx(0.3 * factor)
+    assert equations.adapted(0.3, kl, target, 500) == pytest.approx(0.3 * factor)
 
 
 # ---- the schedule
@@ -162,7 +167,7 @@ PLAN = {"batch_size": 8, "minibatches": 4, "ppo_epochs": 3, "epochs": 1, "max_st
 
 
 def test_every_answer_is_trained_on_once_an_epoch_with_the_peers_of_its_step():
-    rollouts, rows = ppo.schedule(16, PLAN)
+    rollouts, rows = planning.schedule(16, PLAN)
     assert len(rows) == 2 * 3 * 8
     for start in range(0, len(rows), 8):
         epoch = rows[start : start + 8]
@@ -188,7 +193,7 @@ def test_every_answer_is_trained_on_once_an_epoch_with_the_peers_of_its_step():
     ],
 )
 def test_a_rollout_is_as_large_as_the_batch_whatever_the_prompts(prompts, changes, rollouts):
-    plan, rows = ppo.schedule(prompts, PLAN | changes)
+    plan, rows = planning.schedule(prompts, PLAN | changes)
     assert [len(rollout) for rollout in plan] == [8] * rollouts
     assert {prompt for rollout in plan for prompt in rollout} <= set(range(prompts))
     assert len(rows) == rollouts * 24
@@ -196,24 +201,24 @@ def test_a_rollout_is_as_large_as_the_batch_whatever_the_prompts(prompts, change
 
 def test_the_schedule_depends_on_the_seed_alone():
     torch.manual_seed(1)
-    one = ppo.schedule(16, PLAN)
+    one = planning.schedule(16, PLAN)
     torch.manual_seed(2)
-    assert ppo.schedule(16, PLAN) == one
-    assert ppo.schedule(16, PLAN | {"seed": 7}) != one
+    assert planning.schedule(16, PLAN) == one
+    assert planning.schedule(16, PLAN | {"seed": 7}) != one
 
 
 def test_a_forward_pass_gets_its_slots_and_those_of_the_whole_step():
-    _, rows = ppo.schedule(8, PLAN | {"minibatches": 2})
-    part = ppo.collate(rows[:2])
+    _, rows = planning.schedule(8, PLAN | {"minibatches": 2})
+    part = planning.collate(rows[:2])
     assert part["rollout"] == 0
     assert part["slots"].tolist() == [row["slot"] for row in rows[:2]]
     assert part["peers"].tolist() == [row["slot"] for row in rows[:4]]
 
 
 def test_prompts_and_answers_are_packed_side_by_side():
-    rows = ppo.pack([{"prompt_ids": [5, 6]}, {"prompt_ids": [7]}], [[8], [9, 10, 11]], 0, "cpu")
+    rows = pack([{"prompt_ids": [5, 6]}, {"prompt_ids": [7]}], [[8], [9, 10, 11]], 0, "cpu")
     assert rows.ids.tolist() == [[5, 6, 8, 0], [7, 9, 10, 11]]
-    assert (rows.prompts.tolist(), rows.answers.tolist()) == ([2, 1], [1, 3])
+    assert (rows.prompts.tolist(), rows.completions.tolist()) == ([2, 1], [1, 3])
     assert rows.mask().tolist() == [[True, False, False], [True, True, True]]
     taken = rows.take(torch.tensor([1]))
     assert (taken.ids.tolist(), taken.mask().shape) == ([[7, 9, 10, 11]], (1, 3))
@@ -248,10 +253,10 @@ def spec(configuration):
     return resolved
 
 
-def moved(net: ppo.ActorCritic, seed: int = 0) -> ppo.ActorCritic:
+def moved(net: ActorCritic, seed: int = 0) -> ActorCritic:
     """As after some training: every parameter that is trained has moved at random."""
     torch.manual_seed(seed)
-    for parameter in net.moving:
+    for parameter in net.trainable:
         parameter.data += 0.1 * torch.randn_like(parameter)
     return net
 
@@ -261,7 +266,7 @@ ANSWERS = [[60, 61, 62], [70], [80, 81, 82, 83, 84]]
 
 
 def rows() -> Rows:
-    return ppo.pack(QUESTIONS, ANSWERS, 0, "cpu")
+    return pack(QUESTIONS, ANSWERS, 0, "cpu")
 
 
 def token_by_token(model) -> list[list[float]]:
@@ -277,7 +282,7 @@ def token_by_token(model) -> list[list[float]]:
 
 
 @torch.no_grad()
-def log_probs(net: ppo.ActorCritic, role: str) -> list[list[float]]:
+def log_probs(net: ActorCritic, role: str) -> list[list[float]]:
     values = net.log_probs(role, rows(), 1.0)
     assert not values[~rows().mask()].any()
     return [row[: len(answer)] for row, answer in zip(values.tolist(), ANSWERS, strict=True)]
@@ -295,7 +300,7 @@ HEAD = {"peft_args": {"modules_to_save": ["lm_head"]}}
 def test_the_reference_is_the_parent_alone_and_the_policy_the_model_that_is_saved(
     method, keys, spec, random_tiny_folder, tmp_path
 ):
-    net = moved(ppo.ActorCritic(random_tiny_folder, spec(method, **keys))).eval()
+    net = moved(ActorCritic(random_tiny_folder, spec(method, **keys))).eval()
     parent = loading.load(random_tiny_folder, quantised="fp32" if method == "qlora" else None).eval()
     expected = token_by_token(parent)
     assert close(log_probs(net, "reference"), expected)
@@ -308,24 +313,24 @@ def test_the_reference_is_the_parent_alone_and_the_policy_the_model_that_is_save
 @pytest.mark.usefixtures("fp32")
 @pytest.mark.parametrize("method", BESIDE)
 def test_before_the_first_step_the_policy_is_the_reference_to_the_bit(method, spec, random_tiny_folder):
-    net = ppo.ActorCritic(random_tiny_folder, spec(method)).eval()
+    net = ActorCritic(random_tiny_folder, spec(method)).eval()
     assert log_probs(net, "policy") == log_probs(net, "reference")
 
 
 @pytest.mark.usefixtures("fp32")
 def test_the_temperature_divides_the_logits(spec, random_tiny_folder):
-    net = moved(ppo.ActorCritic(random_tiny_folder, spec("lora"))).eval()
+    net = moved(ActorCritic(random_tiny_folder, spec("lora"))).eval()
     with torch.no_grad():
         hot = net.log_probs("policy", rows(), 2.0)
         logits = net.policy(input_ids=torch.tensor([QUESTIONS[1]["prompt_ids"]])).logits[0, -1]
     assert hot[1, 0].item() == pytest.approx((logits / 2).log_softmax(-1)[ANSWERS[1][0]].item(), abs=1e-5)
 
 
-def gradients(net: ppo.ActorCritic, role: str) -> dict[str, torch.Tensor]:
+def gradients(net: ActorCritic, role: str) -> dict[str, torch.Tensor]:
     """Gradients of a loss of one role, as a training step computes them."""
     net.zero_grad()
     with net.role(role) as model:
-        own = ppo.answer_log_probs(model, rows(), 1.0) if role == "policy" else ppo.hidden_states(model, rows())
+        own = completion_log_probs(model, rows(), 1.0) if role == "policy" else hidden_states(model, rows())
         outputs = own if role == "policy" else net.values(own, rows())
         (outputs * torch.linspace(-1, 1, outputs.numel()).view_as(outputs)).sum().backward()
     return {name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None and p.grad.any()}
@@ -336,7 +341,7 @@ def gradients(net: ppo.ActorCritic, role: str) -> dict[str, torch.Tensor]:
 def test_the_gradients_of_policy_and_value_do_not_mix_and_are_the_same_where_activations_are_computed_again(
     method, spec, random_tiny_folder
 ):
-    net = moved(ppo.ActorCritic(random_tiny_folder, spec(method))).train()
+    net = moved(ActorCritic(random_tiny_folder, spec(method))).train()
     plain = {role: gradients(net, role) for role in ("policy", "value")}
     ours = "policy." if method == "full" else ".default"
     assert plain["policy"]
@@ -351,32 +356,32 @@ def test_the_gradients_of_policy_and_value_do_not_mix_and_are_the_same_where_act
 
 def test_an_adapter_on_the_lm_head_whose_weights_are_read_without_it_is_refused(spec, random_tiny_folder):
     with pytest.raises(UserError, match=r"target_modules: ppo .* take lm_head out"):
-        ppo.ActorCritic(random_tiny_folder, spec("lora", target_modules=["q_proj", "lm_head"]))
+        ActorCritic(random_tiny_folder, spec("lora", target_modules=["q_proj", "lm_head"]))
 
 
 @pytest.mark.usefixtures("fp32")
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_what_moves_stays_the_same_whatever_role_was_last(method, spec, random_tiny_folder):
-    net = ppo.ActorCritic(random_tiny_folder, spec(method))
+    net = ActorCritic(random_tiny_folder, spec(method))
     moving = {name for name, p in net.named_parameters() if p.requires_grad}
-    assert {id(p) for p in net.moving} == {id(p) for p in net.parameters() if p.requires_grad}
+    assert {id(p) for p in net.trainable} == {id(p) for p in net.parameters() if p.requires_grad}
     for role in ("value", "reference", "policy"):
         with net.role(role):
             pass
         assert {name for name, p in net.named_parameters() if p.requires_grad} == moving
 
 
-# ---- judges that share the weights
+# ---- reward models that share the weights
 
 
 @pytest.fixture
-def judge(merge, fp32):
+def reward_run(merge, fp32):
     """Make a run on the base whose weights have moved at random, with its merged model."""
     return lambda objective, method="lora", **keys: merge(objective, method, **(OWN[method] | keys))
 
 
-def judges(net: ppo.ActorCritic, reward: dict, tokenizer, method: str = "lora", **keys) -> ppo.Judges:
-    return ppo.Judges(net, {"reward": reward, "from": {"name": "base"}, "method": method} | keys, tokenizer)
+def rewards_of(net: ActorCritic, reward: dict, tokenizer, method: str = "lora", **keys) -> Rewards:
+    return Rewards(net, {"reward": reward, "from": {"name": "base"}, "method": method} | keys, tokenizer)
 
 
 SHARED = {
@@ -396,43 +401,43 @@ APART = {
 
 @pytest.mark.parametrize("case", [*SHARED, *APART])
 def test_a_reward_run_gives_the_scores_of_its_model_alone_whether_it_shares_the_weights_or_not(
-    case, judge, spec, random_tiny_folder, random_tiny_tokenizer
+    case, reward_run, spec, random_tiny_folder, random_tiny_tokenizer
 ):
-    judge("reward", **(SHARED | APART)[case])
-    net = moved(ppo.ActorCritic(random_tiny_folder, spec("lora"))).eval()
+    reward_run("reward", **(SHARED | APART)[case])
+    net = moved(ActorCritic(random_tiny_folder, spec("lora"))).eval()
     before = {role: log_probs(net, role) for role in ("policy", "reference")}
-    judged = judges(net, {"from": {"name": "reward"}}, random_tiny_tokenizer)
-    assert (judged.head is not None) == (case in SHARED)
+    rewards = rewards_of(net, {"from": {"name": "reward"}}, random_tiny_tokenizer)
+    assert (rewards.head is not None) == (case in SHARED)
     with torch.no_grad():
-        scores, tokens = judged(QUESTIONS, ANSWERS, rows())
-    alone = reward_models.judge({"from": {"name": "reward"}}, random_tiny_tokenizer)(QUESTIONS, ANSWERS)
+        scores, tokens = rewards(QUESTIONS, ANSWERS, rows())
+    alone = reward_models.reward_function({"from": {"name": "reward"}}, random_tiny_tokenizer)(QUESTIONS, ANSWERS)
     assert scores.tolist() == pytest.approx(alone, abs=1e-4)
     assert max(alone) - min(alone) > 0.05
     assert tokens is None
     assert {role: log_probs(net, role) for role in before} == before
-    assert {id(p) for p in net.parameters() if p.requires_grad} == {id(p) for p in net.moving}
+    assert {id(p) for p in net.parameters() if p.requires_grad} == {id(p) for p in net.trainable}
 
 
 def test_a_reward_run_that_trained_rows_of_the_embedding_scores_with_its_own_model(
-    judge, spec, random_tiny_folder, random_tiny_tokenizer
+    reward_run, spec, random_tiny_folder, random_tiny_tokenizer
 ):
     """As on a base with new tokens; in one model with the policy, its rows would be the policy's too."""
-    judge("reward")
+    reward_run("reward")
     file = Path("results/reward/trained/adapter_config.json")
     file.write_text(json.dumps(json.loads(file.read_text()) | {"trainable_token_indices": {"embed_tokens": [1, 30]}}))
-    net = ppo.ActorCritic(random_tiny_folder, spec("lora"))
-    judged = judges(net, {"from": {"name": "reward"}}, random_tiny_tokenizer)
-    assert judged.head is None
-    assert judged.score is not None
+    net = ActorCritic(random_tiny_folder, spec("lora"))
+    rewards = rewards_of(net, {"from": {"name": "reward"}}, random_tiny_tokenizer)
+    assert rewards.head is None
+    assert rewards.score is not None
 
 
-def test_a_reward_run_in_4_bits_shares_a_parent_in_4_bits(judge, spec, random_tiny_folder, random_tiny_tokenizer):
-    judge("reward", "qlora")
-    net = moved(ppo.ActorCritic(random_tiny_folder, spec("qlora"))).eval()
-    judged = judges(net, {"from": {"name": "reward"}}, random_tiny_tokenizer, "qlora")
-    assert judged.head is not None
+def test_a_reward_run_in_4_bits_shares_a_parent_in_4_bits(reward_run, spec, random_tiny_folder, random_tiny_tokenizer):
+    reward_run("reward", "qlora")
+    net = moved(ActorCritic(random_tiny_folder, spec("qlora"))).eval()
+    rewards = rewards_of(net, {"from": {"name": "reward"}}, random_tiny_tokenizer, "qlora")
+    assert rewards.head is not None
     with torch.no_grad():
-        scores, _ = judged(QUESTIONS, ANSWERS, rows())
+        scores, _ = rewards(QUESTIONS, ANSWERS, rows())
     alone = loading.with_adapter(random_tiny_folder, Path("results/reward/trained"), "fp32").eval()
     expected = [[*question["prompt_ids"], *answer] for question, answer in zip(QUESTIONS, ANSWERS, strict=True)]
     assert scores.tolist() == pytest.approx(scoring.rewards(alone, expected, 4096), abs=1e-4)
@@ -456,17 +461,17 @@ def test_a_reward_run_in_4_bits_shares_a_parent_in_4_bits(judge, spec, random_ti
     ],
 )
 def test_the_value_starts_as_the_reward_model_or_at_0(
-    ours, reward, starts, judge, spec, random_tiny_folder, random_tiny_tokenizer
+    ours, reward, starts, reward_run, spec, random_tiny_folder, random_tiny_tokenizer
 ):
-    judge("reward", **reward)
+    reward_run("reward", **reward)
     keys = {"method": "lora"} | ours
     shape = {key: value for key, value in keys.items() if key != "value_start"}
-    net = ppo.ActorCritic(random_tiny_folder, spec(**shape)).eval()
-    judged = judges(net, {"from": {"name": "reward"}}, random_tiny_tokenizer, **keys)
+    net = ActorCritic(random_tiny_folder, spec(**shape)).eval()
+    rewards = rewards_of(net, {"from": {"name": "reward"}}, random_tiny_tokenizer, **keys)
     with torch.no_grad():
-        scores, _ = judged(QUESTIONS, ANSWERS, rows())
-        whole = Rows(rows().ids, rows().prompts + rows().answers, torch.ones(3).long())  # read after the last token
-        assert {id(p) for p in net.parameters() if p.requires_grad} == {id(p) for p in net.moving}
+        scores, _ = rewards(QUESTIONS, ANSWERS, rows())
+        whole = Rows(rows().ids, rows().prompts + rows().completions, torch.ones(3).long())  # read after the last token
+        assert {id(p) for p in net.parameters() if p.requires_grad} == {id(p) for p in net.trainable}
         values = net.values(net.hidden("value", whole), whole)[:, 0]
     expected = scores if starts else torch.zeros(3)
     torch.testing.assert_close(values, expected, rtol=1e-4, atol=1e-4)
@@ -474,18 +479,18 @@ def test_the_value_starts_as_the_reward_model_or_at_0(
 
 @pytest.mark.parametrize("case", ["DoRA", "all weights", "PiSSA, which changes the parent's weights", "4 bits"])
 def test_an_implicit_reward_is_beta_times_the_log_ratio_of_the_dpo_run_and_its_parent_token_by_token(
-    case, judge, spec, random_tiny_folder, random_tiny_tokenizer
+    case, reward_run, spec, random_tiny_folder, random_tiny_tokenizer
 ):
-    judge("dpo", **(SHARED | APART)[case])
-    net = moved(ppo.ActorCritic(random_tiny_folder, spec("lora"))).eval()
+    reward_run("dpo", **(SHARED | APART)[case])
+    net = moved(ActorCritic(random_tiny_folder, spec("lora"))).eval()
     before = {role: log_probs(net, role) for role in ("policy", "reference")}
     reward = {"from": {"name": "dpo"}, "reference": {"name": "base"}, "kind": "implicit", "beta": 0.5}
-    judged = judges(net, reward, random_tiny_tokenizer)
+    rewards = rewards_of(net, reward, random_tiny_tokenizer)
     in_4_bits = case == "4 bits"  # then its reference was in 4 bits as well
-    assert (judged.sources["reference"] == "reference") == (not in_4_bits)
-    assert (judged.sources["from"] == "dpo") == (case in SHARED)
+    assert (rewards.sources["reference"] == "reference") == (not in_4_bits)
+    assert (rewards.sources["from"] == "dpo") == (case in SHARED)
     with torch.no_grad():
-        scores, tokens = judged(QUESTIONS, ANSWERS, rows())
+        scores, tokens = rewards(QUESTIONS, ANSWERS, rows())
     policy = token_by_token(loading.load(Path("results/dpo/model")).eval())
     reference = token_by_token(loading.load(random_tiny_folder, quantised="fp32" if in_4_bits else None).eval())
     for row, (ours, theirs) in enumerate(zip(policy, reference, strict=True)):
@@ -496,15 +501,15 @@ def test_an_implicit_reward_is_beta_times_the_log_ratio_of_the_dpo_run_and_its_p
     assert {role: log_probs(net, role) for role in before} == before
 
 
-def test_rto_adds_a_reward_runs_score_at_the_end(judge, spec, random_tiny_folder, random_tiny_tokenizer):
-    judge("reward")
-    judge("dpo")
-    net = ppo.ActorCritic(random_tiny_folder, spec("full")).eval()
+def test_rto_adds_a_reward_runs_score_at_the_end(reward_run, spec, random_tiny_folder, random_tiny_tokenizer):
+    reward_run("reward")
+    reward_run("dpo")
+    net = ActorCritic(random_tiny_folder, spec("full")).eval()
     implicit = {"from": {"name": "dpo"}, "reference": {"name": "base"}, "kind": "implicit", "beta": 0.5}
-    judged = judges(net, implicit | {"sequence": {"name": "reward"}}, random_tiny_tokenizer, "full")
+    rewards = rewards_of(net, implicit | {"sequence": {"name": "reward"}}, random_tiny_tokenizer, "full")
     with torch.no_grad():
-        scores, tokens = judged(QUESTIONS, ANSWERS, rows())
-    alone = reward_models.judge({"from": {"name": "reward"}}, random_tiny_tokenizer)(QUESTIONS, ANSWERS)
+        scores, tokens = rewards(QUESTIONS, ANSWERS, rows())
+    alone = reward_models.reward_function({"from": {"name": "reward"}}, random_tiny_tokenizer)(QUESTIONS, ANSWERS)
     assert scores.tolist() == pytest.approx(alone, abs=1e-4)
     assert tokens.abs().max() > 0.01
 
@@ -519,21 +524,21 @@ def trainer(random_tiny_folder, random_tiny_tokenizer, tmp_path, monkeypatch):
 
     def make(
         spec: dict, scores=lambda answer: float(answer[0] % 2), tokens=None, parent=random_tiny_folder
-    ) -> ppo.PPOTrainer:
-        def judge(questions, answers, rows) -> Earnings:
-            return Earnings(torch.tensor([scores(answer) for answer in answers]), tokens and tokens(rows))
+    ) -> PPOTrainer:
+        def score(prompts, completions, rows) -> TokenRewards:
+            return TokenRewards(torch.tensor([scores(answer) for answer in completions]), tokens and tokens(rows))
 
-        rollouts, schedule = ppo.schedule(len(QUESTIONS), spec)
+        rollouts, schedule = planning.schedule(len(QUESTIONS), spec)
         step = spec["batch_size"] // spec["minibatches"]
-        arguments = loop.trainer_arguments(spec | {"batch_size": step}, tmp_path)
-        return ppo.PPOTrainer(
+        fields = arguments.trainer_arguments(spec | {"batch_size": step}, tmp_path)
+        return PPOTrainer(
             spec=spec,
-            questions=[[QUESTIONS[i] for i in rollout] for rollout in rollouts],
-            judges=judge,
-            model=ppo.ActorCritic(parent, spec),
-            args=TrainingArguments(**arguments, remove_unused_columns=False),
+            prompts=[[QUESTIONS[i] for i in rollout] for rollout in rollouts],
+            rewards=score,
+            model=ActorCritic(parent, spec),
+            args=TrainingArguments(**fields, remove_unused_columns=False),
             train_dataset=Dataset.from_list(schedule),
-            data_collator=ppo.collate,
+            data_collator=planning.collate,
             processing_class=random_tiny_tokenizer,
         )
 
@@ -582,13 +587,13 @@ def test_the_first_losses_are_means_over_the_answers_tokens(spec, trainer):
     torch.manual_seed(0)
     rollout = made.rollout = made.collect(made.model, 0)
     logged, _ = first_step(made)
-    mask = torch.arange(rollout["old"].shape[1])[None] < rollout["answers"][:, None]
+    mask = torch.arange(rollout["old"].shape[1])[None] < rollout["completions"][:, None]
     value_loss = (0.5 * (rollout["values"] - rollout["returns"]).square())[mask].mean().item()
     assert logged["policy_loss"] == pytest.approx(-rollout["advantage"][mask].mean().item(), abs=1e-5)
     assert logged["value_loss"] == pytest.approx(value_loss, rel=1e-4)
     assert logged["loss"] == pytest.approx(logged["policy_loss"] + 0.3 * logged["value_loss"], abs=1e-4)
     assert logged["clip_fraction"] == 0
-    assert logged["num_tokens"] == int((rollout["prompts"] + rollout["answers"]).sum())
+    assert logged["num_tokens"] == int((rollout["prompts"] + rollout["completions"]).sum())
 
 
 def test_a_rollout_holds_what_the_equations_make_of_its_answers(spec, trainer):
@@ -601,13 +606,13 @@ def test_a_rollout_holds_what_the_equations_make_of_its_answers(spec, trainer):
     with torch.no_grad():
         old, reference = (net.log_probs(role, rows, 0.7) for role in ("policy", "reference"))
         values = net.values(net.hidden("value", rows), rows)
-    answers = [ids[n : n + m].tolist() for ids, n, m in zip(rows.ids, rows.prompts, rows.answers, strict=True)]
+    answers = [ids[n : n + m].tolist() for ids, n, m in zip(rows.ids, rows.prompts, rows.completions, strict=True)]
     ends = [answer[-1] == stop for answer in answers]
     scores = torch.tensor([answer[0] % 2 - 3.0 * (not end) for answer, end in zip(answers, ends, strict=True)])
     tokens = 0.01 * torch.arange(mask.numel()).view(mask.shape)
-    earned = ppo.token_rewards(scores, old - reference, mask, 0.5, tokens)
-    advantage, returns = ppo.advantages(earned, values, mask, 0.9, settings["gae_lambda"])
-    expected = {"old": old, "values": values, "advantage": ppo.whiten(advantage, mask), "returns": returns}
+    earned = equations.token_rewards(scores, old - reference, mask, 0.5, tokens)
+    advantage, returns = equations.advantages(earned, values, mask, 0.9, settings["gae_lambda"])
+    expected = {"old": old, "values": values, "advantage": equations.whiten(advantage, mask), "returns": returns}
     torch.testing.assert_close({name: rollout[name] for name in expected}, expected)
     assert rollout["kl"].item() == pytest.approx(((old - reference) * mask).sum(1).mean().item(), rel=1e-4)
     assert all(stop not in answer[:-1] for answer in answers)
@@ -620,7 +625,7 @@ def test_whitened_rewards_have_variance_1_before_the_advantages_are_made_of_them
         spec("lora", max_steps=1, whiten_rewards=True, gamma=1, gae_lambda=1), lambda answer: 1e3 * answer[0]
     )
     rollout = made.collect(made.model, 0)
-    mask = torch.arange(rollout["old"].shape[1])[None] < rollout["answers"][:, None]
+    mask = torch.arange(rollout["old"].shape[1])[None] < rollout["completions"][:, None]
     earned = rollout["returns"] - torch.nn.functional.pad(rollout["returns"], (0, 1))[:, 1:]  # with gamma = lambda = 1
     assert earned[mask].var().item() == pytest.approx(1, rel=1e-3)
 

@@ -12,7 +12,7 @@ import train_sft
 from posttrain.config import library_refusals
 from posttrain.runtime import atomic, hashes
 from posttrain.runtime.errors import UserError
-from posttrain.training import checkpoints, loop, trackers
+from posttrain.training import callbacks, checkpoints, trackers
 from posttrain.workflow.project import Project
 from unit.scripts.test_train import train  # noqa: F401  (a fixture)
 
@@ -33,9 +33,11 @@ def watched(train, chats, monkeypatch):
         with monkeypatch.context() as only:
             only.setenv("POSTTRAIN_TRACKING", json.dumps(also))
             if killed_at:
-                only.setattr(loop.Watch, "on_step_end", save_at_2)
-                only.setattr(loop.Watch, "on_save", seal)
-                only.setattr(loop.Watch, "on_log", lambda self, args, state, control, **_: die(state, killed_at))
+                only.setattr(callbacks.SaveCheckpoints, "on_step_end", save_at_2)
+                only.setattr(callbacks.SaveCheckpoints, "on_save", seal)
+                only.setattr(
+                    callbacks.LogSteps, "on_log", lambda self, args, state, control, **_: die(state, killed_at)
+                )
                 with pytest.raises(Killed):
                     train(train_sft, "own", chats, "messages", {"runs": {"own": table}, "sweeps": {}})
                 return []

@@ -6,9 +6,10 @@ from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any
 
+from posttrain.data.readers import text
 from posttrain.data.readers.blocks import Block, blocks
 from posttrain.data.readers.tables import check_names
-from posttrain.data.readers.text import MAX_LINE_BYTES, decode, lines, open_file
+from posttrain.data.readers.text import decode, lines, open_file
 from posttrain.runtime.errors import UserError
 
 DELIMITERS = (",", ";", "\t")
@@ -23,17 +24,17 @@ def read(path: Path) -> Iterator[Block]:
 
 def _rows(path: Path) -> Iterator[tuple[int, Any]]:
     """Row, and the line in which it begins: a quoted cell may have several."""
-    csv.field_size_limit(MAX_LINE_BYTES)  # a quote that is never closed takes in all that follows
+    csv.field_size_limit(16 * text.CHUNK_BYTES)  # a quote that is never closed takes in all that follows
     with open_file(path) as file:
-        text = (
+        decoded = (
             decode(f"{path} line {number}", number, raw + b"\n")
             for number, raw in enumerate(chain.from_iterable(lines(path, file)), 1)
         )
-        first = list(islice(text, SAMPLE))
+        first = list(islice(decoded, SAMPLE))
         named = declared(first[0]) if first else None
         first = first[1:] if named else first
         separator = named or delimiter(first, ".tsv" if ".tsv" in path.suffixes[-2:] else ".csv")
-        reader = csv.reader(chain(first, text), strict=True, delimiter=separator)
+        reader = csv.reader(chain(first, decoded), strict=True, delimiter=separator)
         skipped = 1 if named else 0
         header, begin = None, 1 + skipped
         try:

@@ -1,0 +1,123 @@
+"""TRL's trainers, given the tokens and reference log-probabilities that they would compute themselves.
+
+Checked with TRL 1.16.0. Tokens and log-probabilities are stages of their own here, shared by every run that needs them, and TRL
+has no argument for rows that are prepared already: DPOTrainer ignores such columns or computes them again. Each class replaces
+the private method that prepares the rows. They can go once TRL accepts prepared rows in these trainers, as SFTTrainer and
+RewardTrainer do.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+CHECKED = {"trl": "1.16.0"}
+IGNORED = -100  # label of a token that is not trained
+
+
+def prepared_dpo() -> type:
+    """DPOTrainer for rows of prompt_ids, chosen_ids, rejected_ids, ref_chosen_logps and ref_rejected_logps."""
+    from trl import DPOTrainer
+
+    class PreparedDPOTrainer(DPOTrainer):
+        def _prepare_dataset(self, dataset: Any, *args: Any) -> Any:
+            return dataset
+
+        def _precompute_ref_logps(self, dataset: Any, *args: Any) -> Any:
+            return dataset
+
+    return PreparedDPOTrainer
+
+
+def prepared_kto() -> type:
+    """KTOTrainer for rows of prompt_ids, completion_ids, label and KL_completion_ids."""
+    from trl import KTOTrainer
+
+    class PreparedKTOTrainer(KTOTrainer):
+        def _prepare_dataset(self, dataset: Any, *args: Any) -> Any:
+            return dataset
+
+    return PreparedKTOTrainer
+
+
+def prepared_pairs(trainer: type) -> type:
+    """TRL's ORPOTrainer or CPOTrainer for rows of prompt_ids, chosen_ids and rejected_ids."""
+
+    class PreparedPairTrainer(trainer):
+        def tokenize_row(self, feature: dict, model: Any = None) -> dict:
+            return pair_columns(feature)
+
+    return PreparedPairTrainer
+
+
+def pair_columns(row: dict) -> dict:
+    """A row of token lists as the `tokenize_row` of ORPOTrainer and CPOTrainer returns it.
+
+    Only the tokens of a completion have a label; those of the prompt are `IGNORED`.
+    """
+    prompt = row["prompt_ids"]
+    columns = {"prompt_input_ids": prompt, "prompt_attention_mask": [1] * len(prompt)}
+    for side in ("chosen", "rejected"):
+        ids = prompt + row[f"{side}_ids"]
+        columns |= {
+            f"{side}_input_ids": ids,
+            f"{side}_attention_mask": [1] * len(ids),
+            f"{side}_labels": [IGNORED] * len(prompt) + row[f"{side}_ids"],
+        }
+    return columns
+
+
+def completions_only_orpo() -> type:
+    """ORPOTrainer whose loss of the chosen completion leaves its prompt out, as the paper's does.
+
+    TRL's own loss also trains the prompt of the chosen completion. This one can go once that is an option.
+    """
+    from trl.experimental.orpo import ORPOTrainer
+
+    class CompletionsOnly(ORPOTrainer):
+        def concatenated_forward(self, model: Any, batch: dict) -> tuple:
+            chosen, *others = super().concatenated_forward(model, batch)
+            lengths = (batch["chosen_labels"] != IGNORED).sum(1)
+            others[3] = -(chosen * lengths).sum() / lengths.sum()  # TRL's loss of the chosen rows
+            return (chosen, *others)
+
+    return CompletionsOnly
+
+
+def prepared_sampler(name: str) -> type:
+    """GRPOTrainer or RLOOTrainer for prompts that are token ids.
+
+    Args:
+        name: `grpo` or `rloo`.
+    """
+    import trl
+
+    class PreparedSampler(getattr(trl, f"{name.upper()}Trainer")):
+        def _tokenize_prompts(self, prompts: list[list[int]]) -> tuple:
+            return prompts, None, {}
+
+    return PreparedSampler
+
+
+def counting_sft() -> type:
+    """SFTTrainer that counts the tokens of a batch without an attention mask by its key `tokens`.
+
+    TRL takes the width of such a batch for their number, padding included.
+    """
+    from trl import SFTTrainer
+
+    class CountingSFTTrainer(SFTTrainer):
+        def compute_loss(self, model: Any, inputs: dict, *args: Any, **kwargs: Any) -> Any:
+            tokens, before = inputs.pop("tokens", None), self._total_train_tokens
+            loss = super().compute_loss(model, inputs, *args, **kwargs)
+            if tokens and self.model.training:
+                self._total_train_tokens = before + tokens
+                self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
+            return loss
+
+    return CountingSFTTrainer
+
+
+def config_of(name: str) -> Callable[..., Any]:
+    """TRL's configuration class of a trainer, such as `DPOConfig` for `dpo`."""
+    import trl
+
+    return getattr(trl, f"{name.upper()}Config")

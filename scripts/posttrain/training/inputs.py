@@ -1,0 +1,128 @@
+"""What a training stage reads: rows in the order of training, prompts, the parent; and the folder that belongs to all of it."""
+
+import hashlib
+import json
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from transformers import set_seed
+
+from posttrain.data.row_order import row_order
+from posttrain.data.rows import read
+from posttrain.data.tokens import questions
+from posttrain.inference import positions
+from posttrain.models import loading
+from posttrain.objectives import OBJECTIVES, data_refusal
+from posttrain.runtime.atomic import read_json
+from posttrain.runtime.console import say
+from posttrain.runtime.errors import UserError
+from posttrain.runtime.hashes import sha256
+from posttrain.training import held_out
+from posttrain.training.arguments import fast_kernels, uses_flash_attention
+
+AFTER_TRAINING = ("merge_into", "save_precision")  # keys of a spec that say what is done with the result
+
+
+def read_columns(file: Path, columns: tuple[str, ...]) -> list[list]:
+    """Columns of a Parquet file."""
+    import pyarrow.parquet as pq
+
+    return [column.to_pylist() for column in pq.read_table(file, columns=list(columns)).columns]
+
+
+def read_tokens(file: Path, columns: tuple[str, ...]) -> Any:
+    """A Parquet file of tokens as a dataset in memory."""
+    import pyarrow.parquet as pq
+    from datasets import Dataset
+
+    return Dataset(pq.read_table(file, columns=list(columns)))
+
+
+def ordered(dataset: Any, spec: dict, lengths: list[int], batch_size: int | None = None) -> Any:
+    """The dataset's rows in `row_order`."""
+    batch_size = batch_size or spec["batch_size"]
+    return dataset.select(row_order(lengths, batch_size, spec["epochs"], spec["max_steps"], spec["seed"]))
+
+
+def check_dataset_type(report: Path, objective: str, dataset: str) -> None:
+    """Refuse rows of a type that the objective cannot train on.
+
+    Args:
+        report: of the data or of its tokens.
+
+    Raises:
+        UserError: with the types that it needs and the objectives that the given one fits.
+    """
+    if refusal := data_refusal(objective, dataset, read_json(report)["shape"]):
+        raise UserError("wrong-dataset-type", f"dataset {dataset}", refusal)
+
+
+def read_prompts(options: Namespace, spec: dict, tokenizer: Any) -> list[dict]:
+    """The training prompts of an objective that samples its completions, without those that leave no room for one.
+
+    Raises:
+        UserError: no prompt is left.
+    """
+    rows = questions(tokenizer, read(options.data / "train.parquet"))
+    room = spec["max_length"] - spec["max_new_tokens"]
+    kept = [row for row in rows if len(row["prompt_ids"]) <= room]
+    name = spec["data"]["name"]
+    if not kept:
+        raise UserError(
+            "too-long",
+            f"dataset {name}",
+            f"every prompt is longer than max_length - max_new_tokens = {room} tokens",
+            "write a larger max_length",
+        )
+    if len(kept) < len(rows):
+        say(f"{name}: {len(rows) - len(kept)} of {len(rows)} prompts are longer than {room} tokens, and left out")
+    return kept
+
+
+def check_positions(model: Any, prompts: list[dict], spec: dict) -> None:
+    """Refuse prompts and completions that go beyond the positions that a model has learnt.
+
+    Raises:
+        UserError: before a step is taken.
+    """
+    longest = max(len(row["prompt_ids"]) for row in prompts) + spec["max_new_tokens"] + spec.get("virtual_tokens", 0)
+    positions.check(model, longest, f"dataset {spec['data']['name']}")
+
+
+def reward_files(options: Namespace, spec: dict) -> list[Path]:
+    """The files that stand for everything that an on-policy objective reads: parent, prompts, models of the reward."""
+    names = [spec["reward"][key]["name"] for key in ("from", "sequence", "reference") if key in spec["reward"]]
+    manifests = [Path(f"results/{name}/merge.json") for name in names]
+    manifests = [file if file.exists() else Path(f"results/bases/{file.parent.name}/base.json") for file in manifests]
+    return [options.manifest, options.data / "train.parquet", *manifests]
+
+
+def load_parent(folder: Path, spec: dict) -> Any:
+    """The model to train, see `loading.parent`.
+
+    Seeds every generator as well, since PEFT draws the adapter's first weights before TRL sets any seed.
+    """
+    set_seed(spec["seed"])
+    return loading.parent(
+        folder,
+        spec,
+        reward=OBJECTIVES[spec["objective"]].reward_model,
+        attention="flash_attention_2" if uses_flash_attention(spec) else None,
+    )
+
+
+def work_folder(options: Namespace, files: list[Path]) -> Path:
+    """The stage's own folder under checkpoints/, named by a hash of everything that its result depends on.
+
+    Args:
+        files: what the stage reads beside its spec and the held-out rows that it measures.
+    """
+    spec = {key: value for key, value in read_json(options.spec).items() if key not in AFTER_TRAINING}
+    chosen = [loading.precision(spec["precision"]), *fast_kernels(spec).items()]
+    files = [*files, *held_out.inputs(options, spec)]
+    parts = [json.dumps(spec, sort_keys=True), *map(str, chosen), *map(sha256, files)]
+    key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    folder = options.spec.parent / "checkpoints" / key
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

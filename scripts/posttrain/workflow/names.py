@@ -1,0 +1,266 @@
+"""Names of runs with their overrides, resolved to what they mean.
+
+A run in a path is `NAME[,KEY=VALUE]*`. Its canonical name lists the overrides that differ from the file, sorted by key,
+each value written one way, so that equal runs have equal paths.
+"""
+
+import itertools
+import re
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel
+
+from posttrain.config import overrides
+from posttrain.config.overrides import text
+from posttrain.config.schema import Config, Run, Sweep, validate
+from posttrain.methods import METHODS
+from posttrain.objectives import OBJECTIVES
+from posttrain.runtime.errors import UserError, nearest
+from posttrain.workflow import paths
+
+MAX_NAME = 120  # characters of a run's name with its overrides: two make the name of one folder
+MAX_DEPTH = 100  # runs that are built on each other
+
+
+class Node(NamedTuple):
+    """A run with its overrides applied."""
+
+    name: str
+    """canonical name, the folder under results/"""
+    run: Run
+    parent: str
+    """canonical name of the run, or name of the base, that it starts from"""
+    judges: tuple[str, ...]
+    """canonical names of the runs that its reward comes from"""
+    selector: str | None
+    """canonical name of the reward run that selects its data"""
+
+    @property
+    def models(self) -> list[str]:
+        """The models that the run is directly built from."""
+        return [self.parent, *self.judges, *([self.selector] if self.selector else [])]
+
+
+class Names:
+    """Resolves the name of a run, an override of it, a pair or a sweep."""
+
+    def __init__(
+        self,
+        config: Config,
+        raw_runs: dict[str, Any],
+        file: str,
+        check: Callable[[Run, str], None],
+        accept: Callable[[Node], None],
+    ) -> None:
+        """Resolve names in a configuration.
+
+        Args:
+            config: the validated configuration.
+            raw_runs: its runs as the file has them, to which overrides are applied.
+            file: its name, for error messages.
+            check: refuses a run by itself; the second argument is the place that an error names.
+            accept: refuses a resolved run that somebody asks for.
+        """
+        self.config, self.file = config, file
+        self._raw_runs, self._check, self._accept = raw_runs, check, accept
+        self._nodes: dict[str, Node] = {}
+        self._depths: dict[str, int] = {}
+
+    def run(self, target: str) -> Node:
+        """The run that `target`, such as `dpo_lora,rank=4`, names.
+
+        Raises:
+            UserError: unknown run or key, a value outside its type, a parent that does not exist, a cycle.
+        """
+        if target not in self._nodes:
+            self._nodes[target] = self._resolve(target, ())
+        return self._nodes[target]
+
+    def model(self, name: str) -> str:
+        """A base's name, or the canonical name of a run."""
+        return name if name in self.config.bases else self.run(name).name
+
+    def sweep_points(self, sweep: str) -> list[tuple[str, dict[str, Any]]]:
+        """Canonical name and overrides of a sweep's runs, in the grid's order; lists as they are written in names.
+
+        Raises:
+            UserError: unknown sweep, run, key or value.
+        """
+        require(self.file, "sweep", sweep, self.config.sweeps)
+        table = self.config.sweeps[sweep]
+        grid = itertools.product(*([(key, value) for value in values] for key, values in table.over.items()))
+        points = [point | dict(cell) for point, cell in itertools.product(table.points or [{}], grid)]
+        return [self._point(f"{self.file}: sweeps.{sweep}", table, point) for point in points]
+
+    def pair(self, pair: str) -> tuple[str, str]:
+        """Canonical names of the two models of `a~b`.
+
+        Raises:
+            UserError: `pair` does not name two different models that generate text.
+        """
+        a, _, b = pair.partition("~")
+        names = (self.model(a), self.model(b))
+        if names[0] == names[1]:
+            raise UserError(
+                "invalid-pair", f"'{pair}'", "a model cannot be rated against itself", "name two, as sft_lora~dpo_lora"
+            )
+        for name in names:
+            if self.is_reward(name):
+                problem = f"{name} is a reward model, which generates no text"
+                raise UserError("invalid-pair", f"'{pair}'", problem, "name two models that do")
+        return names
+
+    def is_reward(self, name: str) -> bool:
+        """Whether `name` is a run that trains a reward model."""
+        return name not in self.config.bases and OBJECTIVES[self.run(name).run.objective].reward_model
+
+    def reward_model(self, place: str, name: str, objective: str = "reward", seen: tuple[str, ...] = ()) -> str:
+        """The canonical name of the run that a key names as a reward model.
+
+        Args:
+            place: the key.
+            name: its value.
+            objective: the objective that the run must have.
+            seen: the runs that are being resolved, the outermost first.
+
+        Raises:
+            UserError: there is no such run, or it has another objective.
+        """
+        require(place, "run", name.split(",")[0], self.config.runs)
+        node = self._resolve(name, seen)
+        if node.run.objective == objective:
+            return node.name
+        asked = objective == "reward" and place.endswith("reward.from")
+        raise UserError(
+            "wrong-reward-model",
+            place,
+            f"{name} is a run with objective: {node.run.objective}",
+            f"write one with objective: {objective}{'; with kind: implicit it takes a dpo run' if asked else ''}",
+        )
+
+    def selector(self, dataset: str, seen: tuple[str, ...] = ()) -> str | None:
+        """The reward run that selects a dataset's rows, where one does."""
+        select = self.config.datasets[dataset].select
+        place = f"{self.file}: datasets.{dataset}.select.by"
+        return self.reward_model(place, select.by, seen=seen) if select else None
+
+    # ---- resolution
+
+    def _resolve(self, target: str, seen: tuple[str, ...], place: str | None = None) -> Node:
+        """The run of a target; `place` is where it stands in the file, where nobody has typed it."""
+        if target in self._nodes:
+            return self._nodes[target]
+        name, *written = target.split(",")
+        require(self.file, "run", name, self.config.runs)
+        place = place or (paths.of(target) if written else f"{self.file}: runs.{name}")
+        if len(target) > MAX_NAME:
+            problem = f"a name of {len(target)} characters, more than the {MAX_NAME} that fit into a folder's"
+            raise UserError("name-too-long", place, problem, f"write the run under runs: in {self.file}")
+        self._check_order(name, target, seen)
+        changed = overrides.read(written, self._raw_runs[name], place, self.file)
+        run = validate(Run, overrides.applied(self._raw_runs[name], changed), place)
+        self._check(run, place)
+        inner = (*seen, target)
+        parent, judges = self._parent(run, place, inner), self._judges(run, place, inner)
+        selector = self.selector(run.data, inner)
+        kept = self._needed(name, changed, run)
+        canonical = ",".join([name, *(f"{key}={text(overrides.of(run, key, changed[key]))}" for key in kept)])
+        node = Node(canonical, run, parent, judges, selector)
+        below = (self._depths[other] for other in node.models if other not in self.config.bases)
+        self._depths[canonical] = 1 + max(below, default=0)
+        if self._depths[canonical] > MAX_DEPTH:
+            raise _too_deep(place)
+        if not seen:  # what it is built on is looked at with it
+            self._accept(node)
+        self._nodes[target] = self._nodes.setdefault(canonical, node)
+        return self._nodes[target]
+
+    def _check_order(self, name: str, target: str, seen: tuple[str, ...]) -> None:
+        """Refuse runs that are built on themselves, whatever their overrides: each round would only make another name."""
+        names = [earlier.split(",")[0] for earlier in seen]
+        if name in names:
+            cycle = [*seen[names.index(name) :], target]
+            links = [(self.config.runs[one.split(",")[0]].from_, other) for one, other in itertools.pairwise(cycle)]
+            parents = all(parent.split(",")[0] == other.split(",")[0] for parent, other in links)
+            way = "" if parents else ", through a reward or a selected dataset"
+            place = f"{self.file}: runs.{name}{'.from' if parents else ''}"
+            raise UserError("cyclic-reference", place, f"the runs form a cycle{way}: {' -> '.join(cycle)}")
+        if len(seen) >= MAX_DEPTH:
+            raise _too_deep(f"{self.file}: runs.{name}")
+
+    def _needed(self, name: str, changed: dict[str, Any], run: Run) -> list[str]:
+        """The overrides, sorted, without which `run` would be another; the rest say what holds anyway."""
+        kept = dict(changed)
+        for key in sorted(changed):
+            rest = {other: value for other, value in kept.items() if other != key}
+            try:
+                without = validate(Run, overrides.applied(self._raw_runs[name], rest), "")
+            except UserError:
+                continue
+            if (without.settings(), without.data, without.reward) == (run.settings(), run.data, run.reward):
+                kept = rest
+        return sorted(kept)
+
+    def _parent(self, run: Run, place: str, seen: tuple[str, ...]) -> str:
+        place = f"{place}.from"
+        parent = _filled(run, place)
+        if parent in self.config.bases:
+            return parent
+        require(place, "base or run", parent.split(",")[0], [*self.config.bases, *self.config.runs])
+        node = self._resolve(parent, seen)
+        if not METHODS[node.run.method].mergeable:
+            raise UserError(
+                "wrong-parent",
+                place,
+                f"{node.name} is trained with {node.run.method}, which cannot be merged, so nothing can start from it",
+                f"train it with lora, or start from {node.parent}",
+            )
+        if OBJECTIVES[node.run.objective].reward_model:
+            problem = f"{node.name} is a reward model, which scores completions and generates none"
+            raise UserError("wrong-parent", place, problem, f"start from {node.parent}, and name it under reward:")
+        return node.name
+
+    def _judges(self, run: Run, place: str, seen: tuple[str, ...]) -> tuple[str, ...]:
+        """The runs that a run's reward comes from."""
+        if run.reward is None or run.reward.from_ is None:
+            return ()
+        asked = {"from": (run.reward.from_, "dpo" if run.reward.kind == "implicit" else "reward")}
+        if run.reward.sequence:
+            asked["sequence"] = (run.reward.sequence, "reward")
+        return tuple(self.reward_model(f"{place}.reward.{key}", *value, seen) for key, value in asked.items())
+
+    def _point(self, place: str, table: Sweep, point: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Canonical name and overrides of one point; `place` is the sweep's."""
+        own = {key: value for key, value in point.items() if key in table.over}
+        raw = self._raw_runs.get(table.run) or {}
+        written = overrides.of_point(own, raw, f"{place}.over")
+        written |= overrides.of_point({key: point[key] for key in point if key not in own}, raw, f"{place}.points")
+        name = ",".join([table.run, *(f"{key}={value}" for key, value in written.items())])
+        said = overrides.flat(point, raw)
+        plain = (str, bool, int, float, type(None))
+        values = {key: value if isinstance(value, plain) else text(value) for key, value in said.items()}
+        return self._resolve(name, (), f"{place} ({name})").name, values
+
+
+def require(place: str, kind: str, name: str, table: Collection[str]) -> None:
+    """Refuse a name that its table does not have."""
+    if name not in table:
+        raise UserError("unknown-name", place, f"there is no {kind} '{name}'", nearest(name, table))
+
+
+def _filled(run: Run, place: str) -> str:
+    """A run's `from` with its `{key}` filled in."""
+    values = {field.alias or key: getattr(run, key) for key, field in Run.model_fields.items()} | run.settings()
+    for key in re.findall(r"{([^}]*)}", run.from_):
+        if key not in values:
+            raise UserError("unknown-key", place, f"a run has no key '{key}'", nearest(key, values))
+        if isinstance(values[key], dict | BaseModel):
+            problem = f"{key} is a table, which cannot be part of a name"
+            raise UserError("invalid-value", place, problem, "write two runs for it")
+    return re.sub(r"{([^}]*)}", lambda match: text(values[match[1]]), run.from_)
+
+
+def _too_deep(place: str) -> UserError:
+    problem = f"more than {MAX_DEPTH} runs are built on each other"
+    return UserError("chain-too-long", place, problem, "build on fewer")

@@ -1,0 +1,114 @@
+"""Every path of the graph. Nothing else in the library knows where a result lies: scripts are given their files.
+
+The rules in rules/*.smk have the same patterns, since Snakemake needs them as literals.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from posttrain.config.schema import RESERVED
+
+RESULTS = "results"
+REPORT = f"{RESULTS}/report.html"
+CONTEXT = f"{RESULTS}/context.json"
+LAST_CONFIGURATION = Path(RESULTS, ".configuration")  # names the file that the last Snakemake command here read
+
+# Every file of a run, and of a base by its own name, that a target may name.
+RUN_FILES = (
+    "spec.json context.json preflight.json preflight.txt trained train.json train.jsonl loss.png merged model merge.json "
+    "provenance.json eval.json eval/spec.json eval/examples.parquet"
+).split()
+MODEL_FILES = ("eval.json", "eval/spec.json", "eval/examples.parquet")
+
+
+class Target(NamedTuple):
+    """A file under results/ as a command line names it, taken apart."""
+
+    table: str
+    """`data`, `bases`, `tokens` or another reserved folder; the empty text for a run or an evaluated base"""
+    name: str
+    """of the run, the base, the dataset and so on; the empty text for a file of results/ itself"""
+    file: str
+    """its place within that folder"""
+
+
+def target(text: str) -> Target:
+    """Take a target apart; a bare name means a run or a base.
+
+    >>> target("results/data/gsm8k/report.json")
+    Target(table='data', name='gsm8k', file='report.json')
+    >>> target("sft_lora,rank=4")
+    Target(table='', name='sft_lora,rank=4', file='')
+    """
+    first, *rest = text.removeprefix(f"{RESULTS}/").rstrip("/").split("/")
+    if first in RESERVED:
+        return Target(first, rest[0] if rest else "", "/".join(rest[1:]))
+    return Target("", first, "/".join(rest))
+
+
+def is_target(text: str) -> bool:
+    """Whether an argument of a command line names a file under results/."""
+    return text.startswith(f"{RESULTS}/")
+
+
+def of(result: str, file: str = "") -> str:
+    """A file of a result, or its folder; `result` is a run, `data/NAME`, `bases/NAME`, `RUN/eval` and so on."""
+    return f"{RESULTS}/{result}/{file}".rstrip("/")
+
+
+def base(name: str, file: str = "") -> str:
+    """A file of a base, or its folder."""
+    return of(f"bases/{name}", file)
+
+
+def data(dataset: str, file: str = "") -> str:
+    """A file of a dataset, or its folder."""
+    return of(f"data/{dataset}", file)
+
+
+def tokens(base: str, dataset: str, max_length: int, trained: str = "", file: str = "") -> str:
+    """The folder of a dataset's tokens for a base, or a file of it.
+
+    Args:
+        trained: which parts of a conversation are trained, as `,assistant_turns=last`; empty for the default.
+    """
+    return of(f"tokens/{base}/{dataset},max_length={max_length}{trained}", file)
+
+
+def logprobs(model: str, dataset: str, max_length: int, form: str) -> str:
+    """The file of a reference's log-probabilities; `form` says how the reference is held, see `methods.reference_form`."""
+    return of(model, f"logprobs/{dataset},max_length={max_length}{form}.parquet")
+
+
+def evaluation(model: str) -> str:
+    """The metrics of a base or a run."""
+    return of(model, "eval.json")
+
+
+def examples(model: str) -> str:
+    """Each example of a model's evaluation, with its scores."""
+    return of(model, "eval/examples.parquet")
+
+
+def sweep(name: str, file: str = "") -> str:
+    """A file of a sweep, or its folder."""
+    return of(f"sweeps/{name}", file)
+
+
+def ratings(pair: str, file: str = "") -> str:
+    """A file of the ratings of two models `a~b`, or their folder."""
+    return of(f"ratings/{pair}", file)
+
+
+def owner(file: str) -> str:
+    """The result that a file belongs to: a run, `RUN/eval`, `data/NAME`, `bases/NAME`, `tokens/BASE/...`, or the file itself."""
+    parts = file.removeprefix(f"{RESULTS}/").split("/")
+    if parts[0] in ("data", "bases"):
+        return "/".join(parts[:2])
+    if parts[0] == "tokens":
+        return "/".join(parts[:3])
+    if parts[1:2] == ["logprobs"]:
+        return "/".join(parts)
+    if parts[1:2] in (["eval"], ["eval.json"]):
+        return f"{parts[0]}/eval"
+    return file if parts[0] in RESERVED or len(parts) == 1 else parts[0]

@@ -1,0 +1,176 @@
+"""The spec of each result: everything that determines it, and nothing that does not.
+
+A spec names what it is built from with that part's own hash, so any change upstream changes it. A key at its default is
+not in a spec, except for the keys that were there before this rule (WRITTEN_OUT): a new key leaves finished results valid.
+A changed default needs a new version of the stage.
+"""
+
+import hashlib
+import json
+from typing import Any
+
+from pydantic import BaseModel
+
+from posttrain.data.files import is_file
+from posttrain.models import chat_templates
+from posttrain.objectives import OBJECTIVES
+from posttrain.runtime import user_code
+from posttrain.training import early_stopping
+from posttrain.workflow import paths
+from posttrain.workflow.inputs import Inputs, own_reward
+from posttrain.workflow.names import Node
+
+# Raised by hand when a stage's results change their meaning: results of older versions are built anew. A refactoring
+# leaves its number alone, and so throws no training away. An objective's version is in its row of objectives.py.
+VERSIONS = {"base": 2, "data": 4, "mix": 1, "select": 1, "tokens": 3, "logprobs": 2, "eval": 5}
+VERSIONS |= {name: row.version for name, row in OBJECTIVES.items()}
+
+# Keys that a spec has at their default too.
+WRITTEN_OUT = {
+    "base": "source package file model revision path hidden_size layers heads vocab_size seed".split(),
+    "data": "path hub revision subset split format columns validation limit near_duplicates max_dropped image_folder".split(),
+    "select": ["part", "margin"],
+    "mix": ["weight", "limit"],
+    "eval": "limit max_length max_new_tokens batch_tokens".split(),
+    "suite": "kind limit max_new_tokens metrics pattern shots tasks include chat files".split(),
+}
+# Keys that are in no spec: they change no result, or a reference with a hash stands for them.
+REFERENCES = {
+    "base": {"licence", "text", *chat_templates.KEYS},
+    "data": {"licence", "from_", "select", "mix", "ratings"},
+    "select": {"by"},
+    "eval": {"data", "suites"},
+    "suite": {"data", "by"},
+}
+
+
+def settings(stage: str, table: BaseModel) -> dict[str, Any]:
+    """The keys of a table that a spec has.
+
+    Args:
+        stage: a key of WRITTEN_OUT.
+        table: the validated table of the configuration.
+    """
+    left_out = set(REFERENCES.get(stage, ()))
+    for key, field in type(table).model_fields.items():
+        at_default = getattr(table, key) == field.get_default(call_default_factory=True)
+        left_out |= {key} if at_default and key not in WRITTEN_OUT[stage] else set()
+    return table.model_dump(exclude=left_out)
+
+
+class Specs:
+    """Specs of one configuration."""
+
+    def __init__(self, inputs: Inputs) -> None:
+        """Specs of what has these inputs."""
+        self.inputs, self.lineage, self.names, self.config = inputs, inputs.lineage, inputs.names, inputs.config
+        self.folder = inputs.folder
+        self._texts: dict[str, str] = {}
+
+    def text(self, target: str) -> str:
+        """The spec of a run, `bases/NAME`, `data/NAME` or `MODEL/eval` as canonical JSON: sorted keys, nothing else."""
+        if target not in self._texts:
+            self._texts[target] = json.dumps(self._spec(target), sort_keys=True, indent=1)
+        return self._texts[target]
+
+    def sha256(self, target: str) -> str:
+        """SHA-256 of the spec file of `target`."""
+        return hashlib.sha256((self.text(target) + "\n").encode()).hexdigest()
+
+    def _spec(self, target: str) -> dict[str, Any]:
+        table, _, name = target.partition("/")
+        if table == "bases":
+            return self._base(name)
+        if table == "data":
+            return self._data(name)
+        return self._evaluation(table) if name == "eval" else self._run(self.names.run(target))
+
+    def _base(self, name: str) -> dict[str, Any]:
+        base = self.config.bases[name]
+        text = {"text": self._reference("data", base.text)} if base.source == "random" else {}
+        return _stage("base") | settings("base", base) | text | chat_templates.settings(base, self.folder)
+
+    def _data(self, name: str) -> dict[str, Any]:
+        table = self.config.datasets[name]
+        if table.mix:
+            parts = [self._reference("data", part) | settings("mix", take) for part, take in table.mix.items()]
+            return _stage("mix") | {"mix": parts}
+        if table.select:
+            by = self._model(self.names.selector(name))
+            whole = self._reference("data", table.from_)
+            return _stage("select") | settings("select", table.select) | {"from": whole, "by": by}
+        if table.ratings:
+            file = paths.ratings(table.ratings, "preferences.jsonl")
+            table = table.model_copy(update={"path": file, "format": "preference"})
+        return _stage("data") | settings("data", table)
+
+    def _run(self, node: Node) -> dict[str, Any]:
+        return (
+            _stage(node.run.objective)
+            | node.run.settings()
+            | {"tokens": VERSIONS["tokens"]}
+            | {"from": self._model(node.parent), "data": self._reference("data", node.run.data)}
+            | self._reward(node)
+            | self._metric(node)
+        )
+
+    def _reward(self, node: Node) -> dict[str, Any]:
+        """The reward with the specs of the runs that it comes from; a function of the user's has its files' hashes."""
+        reward = node.run.reward
+        if reward is None:
+            return {}
+        if reward.function:
+            own = own_reward(node.run)
+            return {"reward": {"function": reward.function, "sha256": self._hashes(own) if own else []}}
+        judges = dict(zip(("from", "sequence"), map(self._model, node.judges), strict=False))
+        if reward.kind == "implicit":
+            judged = self.names.run(node.judges[0])
+            judges |= {"beta": judged.run.settings()["beta"], "reference": self._model(judged.parent)}
+        return {"reward": {"kind": reward.kind} | judges}
+
+    def _metric(self, node: Node) -> dict[str, Any]:
+        """How a run stops early by a metric of the user's own, with the hashes of the metric's files."""
+        function = early_stopping.own_metric(node.run)
+        table = node.run.settings()["early_stopping"] if function else {}
+        return {"early_stopping": table | {"sha256": self._hashes(function)}} if function else {}
+
+    def _evaluation(self, name: str) -> dict[str, Any]:
+        data = [self._reference("data", dataset) for dataset in self.inputs.evaluation_data]
+        against = [self._model(other) for other in self.lineage.others(name)]
+        suites = {} if self.names.is_reward(name) else self._suites()
+        references = {"model": self._model(name), "data": data, "against": against}
+        return _stage("eval") | settings("eval", self.config.evaluation) | references | {"suites": suites}
+
+    def _suites(self) -> dict[str, dict[str, Any]]:
+        """The configured suites, with the evaluation's own limits where they set none."""
+        suites = {}
+        for name, suite in self.config.evaluation.suites.items():
+            values = settings("suite", suite)
+            for key in ("limit", "max_new_tokens"):
+                if key in values and values[key] is None:
+                    values[key] = getattr(self.config.evaluation, key)
+            if hasattr(suite, "data"):
+                values["data"] = self._reference("data", suite.data)
+            if suite.kind == "reward":
+                values["by"] = self._model(self.names.model(suite.by))
+            if suite.kind == "generation" and suite.own_metrics:
+                values["sha256"] = {metric: self._hashes(metric) for metric in suite.own_metrics}
+            suites[name] = values
+        return suites
+
+    def _hashes(self, function: str) -> list[str]:
+        """SHA-256 of the file of a function of the user's, and of those that it imports."""
+        files = [self.folder / file for file in user_code.files(function, self.folder)]
+        return [hashlib.sha256(file.read_bytes()).hexdigest() for file in files if is_file(file)]
+
+    def _model(self, name: str) -> dict[str, str]:
+        return (
+            self._reference("bases", name) if name in self.config.bases else {"name": name, "spec": self.sha256(name)}
+        )
+
+    def _reference(self, table: str, name: str) -> dict[str, str]:
+        return {"name": name, "spec": self.sha256(f"{table}/{name}")}
+
+
+def _stage(stage: str) -> dict[str, Any]:
+    return {"stage": stage, "version": VERSIONS[stage]}

@@ -1,0 +1,47 @@
+"""What posttrain/compat/snakemake.py takes for granted of Snakemake; a failure here names what a new version has changed."""
+
+import inspect
+import io
+import logging
+import sys
+
+import pytest
+from snakemake import api, dag, jobs, workflow
+from snakemake import logging as snakemake_logging
+from snakemake.scheduling import job_scheduler
+from snakemake.settings.types import OutputSettings
+
+from posttrain.compat import snakemake
+
+SOURCES = "\n".join(map(inspect.getsource, (api, dag, jobs, workflow, job_scheduler, snakemake_logging)))
+
+
+@pytest.mark.parametrize("text", [text for text in snakemake.ROUTINE if not text.startswith("WorkflowError")])
+def test_snakemake_still_says_it_so(text):
+    assert text in SOURCES, f"Snakemake has no message that begins with '{text}' any more: change compat/snakemake.py"
+
+
+def test_a_snakefile_is_read_before_its_targets_are_known():
+    """Once this fails, `targets` can ask `workflow.dag_settings` instead of the command line."""
+    code = inspect.getsource(api.DAGApi.__post_init__)
+    assert "self.workflow_api._workflow.dag_settings = self.dag_settings" in code
+
+
+def test_targets_are_the_results_of_a_command_line():
+    assert snakemake.targets(["--cores", "2", "results/a/eval.json", "all", "--", "results/b"]) == [
+        "results/a/eval.json", "results/b",
+    ]  # fmt: skip
+
+
+def test_the_jobs_to_run_can_be_asked_for():
+    assert not inspect.signature(dag.DAG.needrun_jobs).parameters.keys() - {"self", "exclude_finished"}
+    assert "self._onstart(" in inspect.getsource(workflow.Workflow.execute)
+
+
+def test_snakemake_has_its_own_handler(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    handler = snakemake.default_handler(OutputSettings(verbose=True, nocolor=True))
+    record = logging.LogRecord("snakemake.logging", logging.INFO, "", 0, "Select jobs to execute...", None, None)
+    assert handler.filter(record)
+    handler.emit(record)
+    assert sys.stderr.getvalue() == "Select jobs to execute...\n"
