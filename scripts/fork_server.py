@@ -21,6 +21,7 @@ from pathlib import Path
 
 from posttrain.runtime.script import sleep_while_waiting
 
+CODE = Path(__file__).parent
 MODULES = (
     "scipy.stats",
     "trl.trainer.sft_trainer",
@@ -34,7 +35,13 @@ MODULES = (
 )
 
 
+def versions() -> dict[Path, int]:
+    """The time at which each file of the code was last changed."""
+    return {path: path.stat().st_mtime_ns for path in CODE.rglob("*.py")}
+
+
 def main(folder: Path) -> None:
+    before = versions()
     sleep_while_waiting()
     for module in MODULES:
         importlib.import_module(module)
@@ -53,7 +60,8 @@ def main(folder: Path) -> None:
             if os.fork() == 0:
                 break
             connection.close()
-    run(connection)
+    if versions() == before:  # otherwise the stage's own process imports the code that is there now
+        run(connection)
 
 
 def run(connection: socket.socket) -> None:
