@@ -147,7 +147,7 @@ def _row_warnings(report: dict[str, Any]) -> list[str]:
             f"earlier one and have its answer; near_duplicates: {near['similarity']:g} under the dataset leaves them out."
         )
     if report["validation"] and report.get("detectable", 0) is None:
-        warnings.append(f"Held out: {formatting.rows(report['validation'])}, {splits.shown(None)}.")
+        warnings.append(f"Held out: {formatting.rows(report['validation'])}, {splits.in_words(None)}.")
     if not report["validation"]:
         warnings.append(
             "No rows are held out, so overfitting cannot be detected: set a larger validation share for the dataset, or a file of "
@@ -204,7 +204,7 @@ def page(name: str, report: dict[str, Any]) -> str:
         name=name,
         report=report,
         rows=rows,
-        shown=splits.shown(report["detectable"]) if report.get("detectable") else "",
+        shown=splits.in_words(report["detectable"]) if report.get("detectable") else "",
         extremes=EXTREMES,
         limit=profile.BEGINNING - 1,  # a text of BEGINNING characters was cut there
     )

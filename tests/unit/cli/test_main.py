@@ -260,7 +260,10 @@ def test_verify_reads_the_folders_own_configuration_and_says_a_line_a_result(pro
 def test_verify_exits_1_where_something_was_edited(project_file, monkeypatch, capsys):
     write_json(Path("results/bases/base/base.json"), {"files": {}, "seal": "0"})
     assert run(monkeypatch, "verify", "bases/base") == 1
-    assert capsys.readouterr().out == "bases/base: base.json is edited\n"
+    assert capsys.readouterr().out == (
+        "bases/base: base.json is edited\n"
+        "    to build it again: snakemake --cores 1 --force results/bases/base/base.json\n"
+    )
 
 
 def test_another_configuration_is_named(project_file, monkeypatch, capsys):

@@ -46,12 +46,12 @@ def sides(**keys) -> tuple[list[dict], list[dict]]:
     ],
 )  # fmt: skip
 def test_the_share_is_exact_and_the_default_has_a_least(rows, share, expected):
-    assert splits.wanted(rows, share) == expected
+    assert splits.held_out_count(rows, share) == expected
 
 
 def test_what_held_out_rows_show():
     assert splits.detectable(9) is None
-    assert splits.shown(None) == "too few to show any difference between two models"
+    assert splits.in_words(None) == "too few to show any difference between two models"
     assert splits.detectable(12) == pytest.approx(0.578, abs=0.001)
     assert splits.detectable(100) == pytest.approx(0.128, abs=0.001)
     shown = [splits.detectable(rows) for rows in (10, 20, 100, 1000, 10_000)]

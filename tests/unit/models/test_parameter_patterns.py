@@ -52,9 +52,9 @@ def test_a_pattern_means_whole_parts_of_a_name(pattern, name, is_meant):
 
 
 REFUSED = [
-    ({"freeze": "["}, "freeze: '[' is no regular expression: unterminated character set at position 0"),
-    ({"freeze": ["a", ".*"]}, "freeze: '.*' matches every parameter; write the names of those that are not to move"),
-    ({"train": ""}, "train: '' matches every parameter; take it out, or write the names of those that are to move"),
+    ({"freeze": "["}, "freeze: '[' is not a regular expression: unterminated character set at position 0"),
+    ({"freeze": ["a", ".*"]}, "freeze: '.*' matches every parameter; write the names of the parameters to freeze"),
+    ({"train": ""}, "train: '' matches every parameter; take it out, or write the names of the parameters to train"),
     ({"learning_rates": {".+": 1e-3}}, "learning_rates: '.+' matches every parameter; write learning_rate"),
     ({"learning_rates": {"a": 0}}, ".learning_rates.a: input should be greater than 0, but it is 0"),
     ({"freeze": "a", "method": "ia3"}, "freeze has no effect here; it needs method: full or lora or qlora"),
