@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from posttrain.config.schema import RESERVED
+from posttrain.config.plain_values import RESERVED
 from posttrain.provenance import dry_run
 from posttrain.provenance.changes import differences, told
 from posttrain.provenance.dry_run import Job

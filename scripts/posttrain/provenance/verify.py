@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from posttrain.config.schema import RESERVED
+from posttrain.config.plain_values import RESERVED
 from posttrain.objectives import OBJECTIVES
 from posttrain.provenance import records
 from posttrain.provenance.changes import differences, told
