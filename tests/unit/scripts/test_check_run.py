@@ -213,7 +213,7 @@ def test_rows_of_a_shape_that_the_objective_cannot_use_are_one_sentence(prepared
     rewarded = {"reward": {"function": "answer_format"}} if objective == "grpo" else {}
     options = prepared(objective=objective, **rewarded)
     atomic.write_json(Path("results/data/chats/data.json"), {"shape": shape})
-    with pytest.raises(UserError, match=f"^{objective} needs rows of shape .*, and chats is {shape}, which"):
+    with pytest.raises(UserError, match=f"^{objective} needs rows of type .*, and chats is {shape}, which"):
         check(options)
     assert not Path("results/sft/preflight.json").exists()
 
@@ -224,6 +224,6 @@ def test_prompts_alone_for_sft_are_refused_with_the_column_that_may_be_their_ans
     with pytest.raises(UserError) as error:
         check(options)
     assert str(error.value) == (
-        "sft needs rows of shape text or messages, and chats is prompts, which fits grpo or rloo or ppo; the rows are prompts "
+        "sft needs rows of type text or messages, and chats is prompts, which fits grpo or rloo or ppo; the rows are prompts "
         "alone, and not read is expected (3); if that is their answer, write `columns: {completion: NAME}`"
     )
