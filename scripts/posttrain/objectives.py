@@ -215,6 +215,6 @@ def data_refusal(objective: str, dataset: str, dataset_type: str) -> str | None:
         return None
     fits = [name for name, row in OBJECTIVES.items() if dataset_type in row.data]
     return (
-        f"{objective} needs rows of shape {' or '.join(needed)}, and {dataset} is {dataset_type}, "
+        f"{objective} needs rows of type {' or '.join(needed)}, and {dataset} is {dataset_type}, "
         f"which {'fits ' + ' or '.join(fits) if fits else 'no objective can use yet'}"
     )

@@ -67,7 +67,7 @@ CHANGES = {
     "cycle": (lambda c: c["runs"]["sft_lora"].update({"from": "dpo_lora"}), "in a circle"),
     "unknown dataset": (lambda c: c["runs"]["sft_lora"].update(data="gsm8"), "did you mean 'gsm8k'?"),
     "wrong type": (lambda c: c["runs"]["sft_lora"].update(rank="many"), "runs.sft_lora.rank: "),
-    "wrong shape": (lambda c: c["runs"]["sft_lora"].update(data="gsm8k_pairs"), "sft needs rows of shape"),
+    "wrong shape": (lambda c: c["runs"]["sft_lora"].update(data="gsm8k_pairs"), "sft needs rows of type"),
     "missing file": (lambda c: c["datasets"]["gsm8k"].update(path="none.jsonl"), "there is no file 'none.jsonl'"),
     "missing folder": (
         lambda c: c["bases"].update(tiny={"source": "path", "path": "none"}),

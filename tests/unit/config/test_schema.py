@@ -390,7 +390,7 @@ def test_rows_of_another_shape_are_refused_with_the_objectives_that_they_fit(obj
     assert (refusal is None) == (shape in FITS[objective].split())
     if refusal:
         assert refusal.startswith(
-            f"{objective} needs rows of shape {FITS[objective].replace(' ', ' or ')}, and rows is {shape}"
+            f"{objective} needs rows of type {FITS[objective].replace(' ', ' or ')}, and rows is {shape}"
         )
         fits = [name for name, shapes in FITS.items() if shape in shapes.split()]
         assert refusal.endswith(f"which fits {' or '.join(fits)}" if fits else "which no objective can use yet")

@@ -141,7 +141,7 @@ REFUSED = [
     ),
     (
         {"early_stopping": {"metric": "rougeL"}, "data": "labels", "objective": "kto"},
-        "rougeL compares an answer with a reference, which rows of shape unpaired_preference have not; write metric: loss",
+        "rougeL compares an answer with a reference, which rows of type unpaired_preference have not; write metric: loss",
     ),
 ]
 
