@@ -37,7 +37,7 @@ def company(tmp_path, monkeypatch):
             "q": {"from": "tiny", "objective": "sft", "data": "faq", **QUICK},
             "liked": {"from": "tiny", "objective": "orpo", "data": "pairs", **QUICK},
         },
-        "evaluation": {"suites": {"asked": {"kind": "generation", "data": "faq", "shots": 2}}},
+        "evaluation": {"suites": {"asked": {"kind": "generation", "data": "faq", "num_fewshot": 2}}},
     }
     Path("config.yaml").write_text(yaml.dump(values))
     return tmp_path
