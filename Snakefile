@@ -10,14 +10,8 @@ include: "rules/spec.smk"
 include: "rules/base.smk"
 include: "rules/data.smk"
 include: "rules/preflight.smk"
-include: "rules/sft.smk"
+include: "rules/train.smk"
 include: "rules/dpo.smk"
-include: "rules/kto.smk"
-include: "rules/orpo.smk"
-include: "rules/cpo.smk"
-include: "rules/reward.smk"
-include: "rules/ppo.smk"
-include: "rules/grpo.smk"
 include: "rules/merge.smk"
 include: "rules/eval.smk"
 include: "rules/sweep.smk"
@@ -35,6 +29,7 @@ rule all:
 onstart:
     wait_for_turn()
     remember_configuration()
+    start_fork_server()
 
 
 onsuccess:

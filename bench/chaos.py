@@ -32,6 +32,7 @@ import yaml
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 
+from posttrain.objectives import OBJECTIVES  # noqa: E402
 from posttrain.provenance.rebuild import CLOCKS  # noqa: E402
 
 KINDS = ("SIGKILL stage", "SIGKILL snakemake", "SIGKILL group", "SIGTERM stage", "SIGTERM group", "restart")
@@ -150,7 +151,7 @@ def live(folder: Path, targets: list[str], chance: random.Random, tally: Tally) 
         raise RuntimeError(f"hangs after {kind}:\n{output.read_text()[-3000:]}") from None
     tally.kinds[kind] += 1
     tally.stages.update(stage for _, stage in at_work)
-    tally.resumes += output.read_text().count("goes on from checkpoint-")
+    tally.resumes += output.read_text().count("resumes from checkpoint-")
     if kind in ("SIGKILL group", "restart", "SIGTERM group"):  # of the others, some stages are still at work
         lost = tally.lost_politely if kind.startswith("SIGTERM") else tally.lost
         lost += lost_steps(folder, began)
@@ -208,14 +209,13 @@ def finish(folder: Path, targets: list[str], tally: Tally | None = None) -> None
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     if tally:
-        tally.resumes += output.read_text().count("goes on from checkpoint-")
+        tally.resumes += output.read_text().count("resumes from checkpoint-")
 
 
 def start_command(folder: Path, targets: list[str], output: Path) -> subprocess.Popen:
     """Snakemake in a process group of its own, each stage on one thread, two at once."""
-    rules = re.findall(
-        r"^rule (\w+):", "".join(file.read_text() for file in (REPOSITORY / "rules").glob("*.smk")), re.M
-    )
+    texts = [file.read_text() for file in (REPOSITORY / "rules").glob("*.smk")]
+    rules = {*re.findall(r"^rule (\w+):", "".join(texts), re.M), *OBJECTIVES}
     where = ["-s", REPOSITORY / "Snakefile", "--directory", folder, "--configfile", folder / "config.yaml"]
     small = ["--cores", 2, "--resources", "gpu=2", "--set-threads", *(f"{rule}=1" for rule in rules)]
     line = [Path(sys.executable).with_name("snakemake"), *where, *small, "--", *targets]

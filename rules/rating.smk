@@ -21,7 +21,7 @@ rule rating_page:
     shell:
         """
         python "$POSTTRAIN"/make_rating_page.py --a {params.models[0]:q} --b {params.models[1]:q} \
-            --output {output.page:q} --log {log:q}
+            --examples {input:q} --output {output.page:q} --log {log:q}
         """
 
 

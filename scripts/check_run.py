@@ -37,7 +37,7 @@ def main(options) -> None:
         results = checks.check(context, facts["allow"])
         examples = rows(context)
     except UserError as error:
-        raise UserError(f"{name}: dataset {context.spec['data']['name']}: {error}") from None
+        raise UserError(error.code, name, f"dataset {context.spec['data']['name']}: {error}") from None
     errors = [result for result in results if result["result"] == "error"]
     need = {key: round(value / GIB, 3) for key, value in needed(context, context.spec).items()}
     there = {"unit": "GiB", "on": context.memory.name, "there": round(context.memory.total / GIB, 3)}
@@ -51,7 +51,7 @@ def main(options) -> None:
             label = "WARNING" if result["result"] == "warning" else f"{result['severity']}, allowed"
             say(f"{name}: {result['name']}: {label}: {result['message']}")
     if errors:
-        raise UserError(*refusal(name, errors, f"{file}.txt").splitlines())
+        raise UserError("preflight-failed", name, refusal(errors, f"{file}.txt"))
     for suffix in ("json", "txt"):
         Path(f"{failed}.{suffix}").unlink(missing_ok=True)
 
@@ -107,7 +107,7 @@ def trained(spec: dict) -> str:
     return turns if spec.get("train_thoughts", True) else f"{turns}, without thoughts"
 
 
-def refusal(name: str, errors: list[dict], file: str) -> str:
+def refusal(errors: list[dict], file: str) -> str:
     """What stopped a run: each error with the row that shows it, and how to overrule them, where that helps."""
     told = [f"{error['name']}: {error['message']}\n{indented(error['example'])}".rstrip() for error in errors]
     names = [error["name"] for error in errors]
@@ -115,7 +115,7 @@ def refusal(name: str, errors: list[dict], file: str) -> str:
     mended = " and ".join(check for check in names if checks.CHECKS[check].refused_again)
     offer = f"write `allow: [{', '.join(overruled)}]` to train it all the same" if overruled else ""
     offer += (f", once {mended} is mended" if mended else "") + "; " if offer else ""
-    return "\n".join([f"{name} is not trained:", *told, f"{offer}all that was checked is in {file}"])
+    return "\n".join(["it is not trained:", *told, f"{offer}all that was checked is in {file}"])
 
 
 def indented(text: str) -> str:

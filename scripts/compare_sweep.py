@@ -12,7 +12,7 @@ import shutil
 import textwrap
 from pathlib import Path
 
-from posttrain.cli.main import columns as aligned
+from posttrain.cli.table import columns as aligned
 from posttrain.reports import formatting, sweep_page, sweep_results, sweeps
 from posttrain.reports.sweep_figures import draw_cost, draw_metric
 from posttrain.reports.sweep_sentences import answer, sentences

@@ -14,8 +14,8 @@ weights ships, the likelihoods are measured with those as well, and eval.json ha
 
 from pathlib import Path
 
-from posttrain.cli.main import as_it_ships
-from posttrain.cli.main import columns as printed
+from posttrain.cli.table import as_it_ships
+from posttrain.cli.table import columns as printed
 from posttrain.data import origins
 from posttrain.evaluation.example_scores import (
     TEXTS,
@@ -36,6 +36,7 @@ from posttrain.runtime.atomic import read_json, whole_file, write_json
 from posttrain.runtime.console import Clock, say
 from posttrain.runtime.hashes import sha256
 from posttrain.runtime.script import arguments, run
+from posttrain.workflow import paths
 
 
 def main(options) -> None:
@@ -56,7 +57,7 @@ def main(options) -> None:
         spec,
     )
     examples = suites.score_pairs(candidate) if loading.is_reward(options.model) else measure(candidate)
-    others = {other["name"]: read_examples(other["name"]) for other in spec["against"]}
+    others = {other["name"]: read_examples(Path(paths.examples(other["name"]))) for other in spec["against"]}
     add_margins(examples, others)
     result = {"run": name, "spec": sha256(options.spec), **summarise(examples, others)}
     candidate = candidate._replace(model=None)  # the next one may need its memory

@@ -3,6 +3,7 @@
 Reads both models' examples; writes one page, which needs no network, keeps what the rater says in the browser and exports it.
 
     python scripts/make_rating_page.py --a sft_lora --b dpo_lora --limit 50 \
+        --examples results/sft_lora/eval/examples.parquet results/dpo_lora/eval/examples.parquet \
         --output results/ratings/sft_lora~dpo_lora/rate.html
 """
 
@@ -11,7 +12,7 @@ import json
 from pathlib import Path
 
 from posttrain.data import thoughts
-from posttrain.evaluation.example_scores import read_examples
+from posttrain.evaluation.example_scores import Examples, read_examples
 from posttrain.reports import html
 from posttrain.reports.ratings import QUESTIONS
 from posttrain.runtime.atomic import whole_file
@@ -23,7 +24,7 @@ LIMIT = 50
 
 
 def main(options) -> None:
-    pairs = answered_by_both(options.a, options.b)
+    pairs = answered_by_both(*map(read_examples, options.examples))
     items = shuffled([pair for pair in pairs if differ(pair)], f"{options.a}~{options.b}")
     equal = len(pairs) - len(items)
     if not items:
@@ -37,9 +38,8 @@ def main(options) -> None:
     )
 
 
-def answered_by_both(a: str, b: str) -> list[dict[str, str]]:
-    """The examples that both models generated an answer for, by suite, dataset and id; what they thought is left out."""
-    ours, theirs = read_examples(a), read_examples(b)
+def answered_by_both(a: Examples, b: Examples) -> list[dict[str, str]]:
+    """The examples that both models generated an answer for, by suite, dataset and id; thoughts are left out."""
     return [
         {
             "suite": row["suite"],
@@ -47,10 +47,10 @@ def answered_by_both(a: str, b: str) -> list[dict[str, str]]:
             "id": row["id"],
             "prompt": row["prompt"],
             "answer_a": thoughts.answer(row["output"]),
-            "answer_b": thoughts.answer(theirs[key]["output"]),
+            "answer_b": thoughts.answer(b[key]["output"]),
         }
-        for key, row in ours.items()
-        if row["output"] is not None and key in theirs and theirs[key]["output"] is not None
+        for key, row in a.items()
+        if row["output"] is not None and key in b and b[key]["output"] is not None
     ]
 
 
@@ -86,5 +86,6 @@ def nothing_to_rate(a: str, b: str, equal: int) -> UserError:
 
 if __name__ == "__main__":
     parser = arguments(__doc__, a=str, b=str, output=Path)
+    parser.add_argument("--examples", type=Path, nargs=2, required=True, help="examples.parquet of a and of b")
     parser.add_argument("--limit", type=int, default=LIMIT, help=f"items on the page, {LIMIT} unless said")
     run(parser, main)

@@ -152,7 +152,7 @@ def write_merged(model: Any, parent: Path, trained: Path, spec: dict, base_dtype
         return loading.dtype_of(folder / "base")
     learnt = frozen_update.learnt(model) if method.low_rank else {}
     if method.full:
-        link_all(trained, folder)
+        link_all(trained, folder, without=("README.md",))
     else:
         model = model.merge_and_unload()
         model.save_pretrained(folder)
@@ -163,8 +163,8 @@ def write_merged(model: Any, parent: Path, trained: Path, spec: dict, base_dtype
 
 
 def write_adapter_and_base(trained: Path, base: Path, folder: Path) -> None:
-    """Link an adapter and, in `base/`, what it stands on."""
-    link_all(trained, folder)
+    """Link an adapter and, in `base/`, the model that it belongs to."""
+    link_all(trained, folder, without=("README.md",))
     link_all(base, folder / "base")
     carry(base, folder)
 
@@ -190,8 +190,8 @@ def carry(source: Path, folder: Path) -> None:
             link(file, target)
     ours, theirs = folder / "config.json", source / "config.json"
     if ours.exists():
-        said = read_json(theirs)
-        config = read_json(ours) | {key: said[key] for key in SPECIAL if said.get(key) is not None}
+        special = read_json(theirs)
+        config = read_json(ours) | {key: special[key] for key in SPECIAL if special.get(key) is not None}
         ours.unlink()  # it may be a link
         ours.write_text(json.dumps(config, indent=2, ensure_ascii=False, sort_keys=True) + "\n")
 
@@ -237,8 +237,10 @@ def ship(
         )
         if asked != "auto":
             raise UserError(
-                f"{name}: save_precision: {asked} loses what was learnt: {lost}; write save_precision: fp32, or auto, which "
-                f"takes {asked} only where it keeps the update"
+                "merge-failed",
+                f"{name}",
+                f"save_precision: {asked} loses what was learnt: {lost}",
+                f"write save_precision: fp32, or auto, which takes {asked} only where it keeps the update",
             )
         say(f"{name}: model/ is in float32, as {lost}")
         for file in sorted(shipped.rglob("*"), reverse=True):

@@ -48,7 +48,9 @@ def main(options) -> None:
             counts, found = write(taken, apart, spec, options.cores)
         if not counts["train"]:
             files_of = ", ".join(map(str, sources[:3]))
-            raise UserError(f"{files_of}: no row is left to train on; write more rows or a smaller `validation`")
+            raise UserError(
+                "no-rows", files_of, "no row is left to train on", "write more rows or a smaller `validation`"
+            )
         report = {
             "format": read.name,
             "recognised": why,
@@ -66,12 +68,12 @@ def main(options) -> None:
         for file in (*SPLITS.values(), DROPPED):
             (taken.folder / file).replace(options.output / file)
     write_data(options.output, report)
-    asked = 0 if held_out else splits.wanted(report["train"] + report["validation"], spec["validation"])
+    asked = 0 if held_out else splits.held_out_count(report["train"] + report["validation"], spec["validation"])
     tell(name, report, taken.first_fault, options.output / DROPPED, asked)
     tell_what_is_read(name, report)
 
 
-def tell(name: str, report: dict, first_fault: str, file: Path, asked: int) -> None:
+def tell(name: str, report: dict, first_fault: dict[str, str], file: Path, asked: int) -> None:
     """Say what became of the rows.
 
     Args:
@@ -79,14 +81,14 @@ def tell(name: str, report: dict, first_fault: str, file: Path, asked: int) -> N
         asked: how many rows were to be held out.
     """
     held_out, near = report["validation"], report["near"]
-    shows = f" ({splits.shown(report['detectable'])})" if held_out else ""
+    shows = f" ({splits.in_words(report['detectable'])})" if held_out else ""
     if asked and not held_out:
         shows = ", as nearly all share a prompt or are near each other: write a file of other rows as `validation:`"
     kinds = f"{report['shape']} from {report['format']}"
     say(f"{name}: {report['train']} rows to train on, {held_out} held out{shows}, {kinds}", "summary")
     dropped = ", ".join(f"{count} {kind}" for kind, count in report["dropped"].items() if count)
     if dropped:
-        first = f"; the first fault: {first_fault}" if first_fault else ""
+        first = "; the first fault: {place}: {reason}".format_map(first_fault) if first_fault else ""
         say(f"{name}: left out: {dropped}, see {file}{first}")
     if near["same_answer"] and not near["left_out"]:
         say(
@@ -100,7 +102,7 @@ def tell_what_is_read(name: str, report: dict) -> None:
     if " is read as " in (report["recognised"] or ""):
         say(f"{name}: {report['recognised']}")
     if report["unknown"]:
-        say(f"{name}: not read, with the rows that have them: {unknown_keys.told(report['unknown'])}")
+        say(f"{name}: not read, with the rows that have them: {unknown_keys.in_words(report['unknown'])}")
     if advice := unknown_keys.advice(report["shape"], report["unknown"]):
         say(f"{name}: WARNING: {advice}")
 
@@ -128,7 +130,10 @@ def find(spec: dict, name: str) -> tuple[Path, list[Path]]:
     if not spec["hub"] and (splits := saved_datasets.splits(origin)):
         if spec["split"] not in splits:
             raise UserError(
-                f"dataset {name}: {origin} has no split '{spec['split']}'; its splits are {', '.join(splits)}"
+                "unknown-split",
+                f"dataset {name}",
+                f"{origin} has no split '{spec['split']}'",
+                f"its splits are {', '.join(splits)}",
             )
         return origin, expand(str(origin / spec["split"]), name)
     if spec["hub"] or (origin.is_dir() and (origin / "README.md").is_file()):
@@ -144,11 +149,19 @@ def expand(path: str, name: str) -> list[Path]:
     """
     if splits := saved_datasets.splits(Path(path)):
         raise UserError(
-            f"dataset {name}: {path} has several splits, {', '.join(splits)}; name the folder of one, such as {path}/{splits[0]}"
+            "unknown-split",
+            f"dataset {name}",
+            f"{path} has several splits, {', '.join(splits)}",
+            f"name the folder of one, such as {path}/{splits[0]}",
         )
     found = files.expand(path)
     if not found:
-        raise UserError(f"dataset {name}: {path} has no file of rows; write a path with {', '.join(files.SUFFIXES)}")
+        raise UserError(
+            "missing-file",
+            f"dataset {name}",
+            f"{path} has no file of rows",
+            f"write a path with {', '.join(files.SUFFIXES)}",
+        )
     return found
 
 
@@ -165,8 +178,10 @@ def from_hub(spec: dict, name: str) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         print(error)
         raise UserError(
-            f"dataset {name}: {spec['hub']} at {spec['revision']} is neither on the hub nor in its cache; "
-            "check the id, the network and HF_TOKEN, or run once where there is internet"
+            "not-on-hub",
+            f"dataset {name}",
+            f"{spec['hub']} at {spec['revision']} is neither on the hub nor in its cache",
+            "check the id, the network and HF_TOKEN, or run once where there is internet",
         ) from None
     return Path(folder)
 
@@ -179,9 +194,16 @@ def in_layout(folder: Path, spec: dict, name: str) -> list[Path]:
         found = load_dataset_builder(str(folder.absolute()), name=spec["subset"]).config.data_files
     except Exception as error:  # whatever a mistake in the card makes `datasets` raise
         reason = " ".join(str(error).partition("Example of usage")[0].split())
-        raise UserError(f"dataset {name}: {folder}: {reason}; check its files, README.md and `subset:`") from None
+        raise UserError(
+            "unreadable-dataset", f"dataset {name}", f"{folder}: {reason}", "check its files, README.md and `subset:`"
+        ) from None
     if spec["split"] not in found:
-        raise UserError(f"dataset {name}: {folder} has no split '{spec['split']}'; its splits are {', '.join(found)}")
+        raise UserError(
+            "unknown-split",
+            f"dataset {name}",
+            f"{folder} has no split '{spec['split']}'",
+            f"its splits are {', '.join(found)}",
+        )
     sources = [folder / os.path.relpath(file, folder) for file in found[spec["split"]]]
     return list(filter(files.is_data, sources)) or expand(str(folder), name)  # where images are in the majority
 
@@ -196,8 +218,10 @@ def check_faults(taken: ingest.Intake, name: str) -> None:
         for line in (taken.folder / DROPPED).open(encoding="utf-8"):
             print("{place}: {reason}".format_map(json.loads(line)))
         raise UserError(
-            f"{taken.first_fault} ({taken.faults} of the first {taken.rows} rows of dataset {name} are faulty, more than "
-            f"`max_dropped: {taken.max_dropped:g}` allows)"
+            "too-many-invalid-rows",
+            taken.first_fault["place"],
+            f"{taken.first_fault['reason']} ({taken.faults} of the first {taken.rows} rows of dataset {name} are faulty, more than "
+            f"`max_dropped: {taken.max_dropped:g}` allows)",
         )
 
 

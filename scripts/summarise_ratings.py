@@ -11,7 +11,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from posttrain.cli.main import columns
+from posttrain.cli.table import columns
 from posttrain.reports import ratings
 from posttrain.runtime.atomic import whole_file, write_json
 from posttrain.runtime.console import say

@@ -52,8 +52,10 @@ def main(options) -> None:
             counts[split] = {key: before[key] + more[key] for key in more} if before else more
         if not counts["train"]["rows"]:
             raise UserError(
-                f"dataset {name}: max_length {options.max_length} cuts off every trained token of all "
-                f"{counts['train']['dropped']} rows; write a larger max_length"
+                "nothing-trained",
+                f"dataset {name}",
+                f"max_length {options.max_length} cuts off every trained token of all {counts['train']['dropped']} rows",
+                "write a larger max_length",
             )
     report = {"shape": dataset_type} | settings | {split: summary(counts[split]) for split in sources}
     names = [file.name for file in sources.values()]
@@ -119,7 +121,9 @@ def tokenizer(model: Path) -> tuple[Any, list[int]]:
     try:
         loaded = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
     except Exception as error:  # whatever a broken file makes it raise
-        raise UserError(f"{model}: no tokenizer that can be loaded: {first_line(error)}") from None
+        raise UserError(
+            "unreadable-model", str(model), f"the tokenizer cannot be loaded: {first_line(error)}"
+        ) from None
     return loaded, stops(model, loaded)
 
 

@@ -27,6 +27,8 @@ class Objective:
     """file of TRL's configuration class, within the package; None for a trainer of our own"""
     version: int
     """raised by hand when its results change their meaning; results of older versions are built anew"""
+    script: str | None = None
+    """the objective whose script trains it, where that is not its own"""
     on_policy: bool = False
     """it trains on completions that the model samples itself, and needs a reward"""
     from_demonstrations: bool = False
@@ -190,6 +192,7 @@ OBJECTIVES: dict[str, Objective] = {
         keys=(*SAMPLING_KEYS, "num_generations", "beta", "trainer_args"),
         trl_config="trainer/rloo_config.py",
         version=3,
+        script="grpo",
         on_policy=True,
         reference="resident where beta",
         groups=True,

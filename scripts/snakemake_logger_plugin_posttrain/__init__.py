@@ -68,7 +68,12 @@ class LogHandler(LogHandlerBase):
             self.handleError(record)
 
     def close(self) -> None:
-        """Show how the command ended."""
+        """Show how the command ended.
+
+        Ctrl-C while the workflow is read ends Snakemake by an exception, of which Python would print where it was raised.
+        """
+        if isinstance(sys.exception(), KeyboardInterrupt):
+            sys.excepthook = lambda *_: None
         with self.lock:
             output, self.output = self.output, None
         if output:

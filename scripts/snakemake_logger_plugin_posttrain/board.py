@@ -55,7 +55,7 @@ class Board:
         self.interrupted = False
         self.began: float | None = None
         self.messages = messages
-        messages.start(self.receive)
+        messages.start(self.receive, self._show)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take one of Snakemake's records."""
@@ -173,6 +173,8 @@ class Board:
         text = (record.getMessage() or "").strip()
         if text.startswith(snakemake.INTERRUPTED):
             self.interrupted = True
+            if text.startswith(snakemake.GRACEFUL):
+                self.view.note("Stopping when the running stages are done.")
         elif not text.startswith(snakemake.ROUTINE) and (record.levelno >= logging.WARNING or not self.quiet):
             self._note(text, warning=record.levelno >= logging.WARNING)
 

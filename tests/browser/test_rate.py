@@ -6,7 +6,7 @@ from argparse import Namespace
 from pathlib import Path
 
 import pytest
-from unit.scripts.test_make_rating_page import answered
+from unit.scripts.test_make_rating_page import answered, examples
 
 import make_rating_page
 import summarise_ratings
@@ -24,7 +24,9 @@ def url(tmp_path, monkeypatch) -> str:
     monkeypatch.chdir(tmp_path)
     answered("sft", {str(n): f"old {n}" for n in range(6)} | {"same": "equal"})
     answered("dpo", {str(n): f"new {n} {LONG if n == 3 else ''}" for n in range(6)} | {"same": "equal"})
-    make_rating_page.main(Namespace(a="sft", b="dpo", limit=50, output=FOLDER / "rate.html"))
+    make_rating_page.main(
+        Namespace(a="sft", b="dpo", limit=50, output=FOLDER / "rate.html", examples=examples("sft", "dpo"))
+    )
     return (FOLDER / "rate.html").resolve().as_uri()
 
 

@@ -5,8 +5,7 @@ from pathlib import Path
 import made_up_results
 import pytest
 
-from posttrain.evaluation import answer_differences
-from posttrain.reports import run_report
+from posttrain.reports import answer_differences, run_report
 
 # The labels of tables that are cut by the screen.
 CUT = """all => all.filter((one) => one.scrollWidth > one.clientWidth + 1 && one.matches(":has(table)"))

@@ -60,7 +60,7 @@ def test_a_card_that_is_a_pipe_is_none(in_folder):
 
 def test_an_image_that_is_a_pipe_is_none(in_folder):
     os.mkfifo("pipe.png")
-    assert "is no image that can be read" in image_refusal("pipe.png")
+    assert "cannot be read as an image" in image_refusal("pipe.png")
 
 
 def test_links_in_a_circle_end(in_folder):
@@ -140,7 +140,7 @@ def test_an_image_starts_no_ghostscript(in_folder, monkeypatch):
     Path("gs").chmod(0o755)
     monkeypatch.setenv("PATH", f"{in_folder}:{os.environ['PATH']}")
     Path("x.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n")
-    assert "is no image that can be read" in image_refusal("x.png")
+    assert "cannot be read as an image" in image_refusal("x.png")
     assert not Path("CANARY").exists()
 
 

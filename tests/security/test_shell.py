@@ -7,6 +7,7 @@ import subprocess
 import pytest
 from conftest import REPOSITORY, environment, snakemake
 
+from posttrain.objectives import OBJECTIVES
 from posttrain.runtime.errors import printable
 from security.hostile import STRINGS, as_file_name
 
@@ -44,7 +45,11 @@ def test_no_rule_has_a_command_that_was_not_looked_at():
 def test_what_is_not_quoted_is_a_word_of_the_rules_own():
     for file in RULES:
         for script in re.findall(r"\bscript=(.*),", file.read_text()):
-            assert re.fullmatch(r'"train_[a-z]+\.py"', script), file
+            assert script in ('f"train_{objective}.py"', 'f"train_{OBJECTIVES[objective].script or objective}.py"'), (
+                file
+            )
+    for objective, row in OBJECTIVES.items():
+        assert re.fullmatch("[a-z]+", row.script or objective)
 
 
 @pytest.fixture(scope="module")

@@ -132,7 +132,7 @@ def test_a_run_on_what_it_is_measured_on_is_stopped_before_it_trains_and_goes_on
     file = folder / "config.yaml"
     file.write_text(yaml.safe_dump(config))
     said = refused(folder, "results/sft_lora/preflight.json", config=file)
-    assert said == "posttrain: sft_lora is not trained:"
+    assert said == "posttrain: sft_lora: it is not trained:"
     told = (folder / "results/logs/preflight/sft_lora.txt").read_text()
     place = f"examples/data/gsm8k_pairs_test.jsonl line 1 stands in examples/data/leak.jsonl line {len(rows.splitlines()) + 1}"
     assert place in told and "2 (10 %) of the held-out rows of gsm8k_pairs/validation" in told

@@ -1,7 +1,7 @@
 """The result of TRL's fused LM head, which SFTTrainer, DPOTrainer and KTOTrainer ask a model for by `fused_lm_head=True`.
 
-Checked with TRL 1.16.0: those trainers replace the forward pass of a causal language model by one that returns this result. It can
-go once TRL computes logits of trained positions only.
+Checked with TRL 1.16.0: those trainers replace the forward pass of a causal language model by one that returns this result.
+It can go once TRL computes logits of trained positions only.
 """
 
 from typing import Any

@@ -36,12 +36,16 @@ def _segments(values: Row, place: str) -> Row:
     """Axolotl's text in segments, each trained or not."""
     segments = messages.from_json(values["segments"])
     if not isinstance(segments, list) or not segments:
-        raise UserError(f"{place}: the segments are a list of {{label, text}}, and this is {kind(segments)}")
+        raise UserError(
+            "invalid-row", place, f"the segments are a list of {{label, text}}, and this is {kind(segments)}"
+        )
     text, trained = "", []
     for number, segment in enumerate(segments, 1):
         label = messages.boolean(segment.get("label")) if isinstance(segment, dict) else None
         if not isinstance(label, bool):
-            raise UserError(f"{place}: segment {number} needs a text and a label, true where it is trained, or false")
+            raise UserError(
+                "invalid-row", place, f"segment {number} needs a text and a label, true where it is trained, or false"
+            )
         messages.check_text(segment.get("text"), f"text of segment {number}", place)
         end = len(text) + len(segment["text"])
         if label and segment["text"]:
@@ -49,7 +53,7 @@ def _segments(values: Row, place: str) -> Row:
             trained.append([start, end])
         text += segment["text"]
     if not trained:
-        raise UserError(f"{place}: no segment is trained; give one `label: true`, or take the row out")
+        raise UserError("invalid-row", place, "no segment is trained", "give one `label: true`, or take the row out")
     return {"text": messages.text(text, "text of all segments", place)} | (
         {} if trained == [[0, len(text)]] else {"trained": trained}
     )
@@ -77,7 +81,9 @@ def _ultrachat(values: Row, place: str) -> Row:
     texts = values["data"]
     if not isinstance(texts, list) or len(texts) < 2:
         raise UserError(
-            f"{place}: the data is a list of what user and assistant say in turn, and this is {kind(texts)}"
+            "invalid-row",
+            place,
+            f"the data is a list of what user and assistant say in turn, and this is {kind(texts)}",
         )
     roles = ("user", "assistant")
     said = enumerate(texts)
@@ -119,7 +125,9 @@ def _unpaired(values: Row, place: str) -> Row:
         messages.ends_with(turns, "assistant", name, place)
         prompt, completion = turns[:-1], turns[-1:]
         if not prompt:
-            raise UserError(f"{place}: '{name}' has an answer and no prompt; write what it answers before it")
+            raise UserError(
+                "invalid-row", place, f"'{name}' has an answer and no prompt", "write what it answers before it"
+            )
         messages.ends_with(prompt, "user", f"{name} before the answer", place)
     else:
         name = "completion" if "completion" in values else "output"
@@ -137,7 +145,7 @@ def _llava(values: Row, place: str) -> Row:
     images = values.get("images", values.get("image"))
     images = [images] if isinstance(images, str) else images
     if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
-        raise UserError(f"{place}: the images are a list of paths, and this is {kind(images)}")
+        raise UserError("invalid-row", place, f"the images are a list of paths, and this is {kind(images)}")
     for image in images:
         messages.check_text(image, "path of an image", place)
     name = "messages" if "messages" in values else "conversations"
@@ -149,14 +157,21 @@ def _llava(values: Row, place: str) -> Row:
 
 def _pair(prompt: Turns, chosen: Turns, rejected: Turns, place: str) -> Row:
     if not prompt:
-        raise UserError(f"{place}: chosen and rejected share no prompt; write one, as the field 'prompt'")
+        raise UserError("invalid-row", place, "chosen and rejected share no prompt", "write one, as the field 'prompt'")
     if prompt[-1]["role"] not in ("user", "tool"):
-        raise UserError(f"{place}: the prompt ends with the {prompt[-1]['role']}; the last message must be the user's")
+        raise UserError(
+            "invalid-row",
+            place,
+            f"the prompt ends with the {prompt[-1]['role']}",
+            "the last message must be the user's",
+        )
     if chosen == rejected:
-        raise UserError(f"{place}: chosen and rejected are the same; a preference needs two different answers")
+        raise UserError(
+            "invalid-row", place, "chosen and rejected are the same", "a preference needs two different answers"
+        )
     for side, answer in (("chosen", chosen), ("rejected", rejected)):
         if not answer:
-            raise UserError(f"{place}: the {side} is only the prompt; write the answer after it")
+            raise UserError("invalid-row", place, f"the {side} is only the prompt", "write the answer after it")
         messages.check_order([*prompt, *answer], place)
         messages.ends_with(answer, "assistant", side, place)
         messages.whole(answer, side, place)
@@ -167,7 +182,7 @@ _ASKING = ("prompt", "conversations", "instruction", "messages")
 
 
 def _prompt(values: Row, place: str) -> Turns:
-    """What asks for the answer: text, turns, or an instruction with its input and what was said before."""
+    """The prompt: text, turns, or an instruction with its input and the turns before it."""
     name = next(name for name in _ASKING if name in values)
     turns = (
         _instruction(values, place) if name == "instruction" else messages.said_by("user", values[name], name, place)
@@ -181,7 +196,9 @@ def _prompt(values: Row, place: str) -> Turns:
 def _instruction(values: Row, place: str) -> Turns:
     history = messages.from_json(values.get("history", []))
     if not isinstance(history, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
-        raise UserError(f"{place}: the history is a list of [question, answer], and this is {kind(history)}")
+        raise UserError(
+            "invalid-row", place, f"the history is a list of [question, answer], and this is {kind(history)}"
+        )
     turns = []
     for pair in history:
         roles = zip(("user", "assistant"), pair, strict=True)
@@ -201,7 +218,9 @@ def _with_system(values: Row, turns: Turns, place: str) -> Turns:
     system = messages.turn("system", values["system"], "system", place)
     if turns and turns[0]["role"] == "system":
         if turns[0] != system:
-            raise UserError(f"{place}: the field 'system' and the first message are two system prompts; take one out")
+            raise UserError(
+                "invalid-row", place, "the field 'system' and the first message are two system prompts", "take one out"
+            )
         return turns
     return [system, *turns]
 
@@ -217,7 +236,10 @@ def _label(value: Any, place: str) -> bool:
     label = messages.boolean(value)
     if not isinstance(label, bool):
         raise UserError(
-            f"{place}: the label is {kind(value)}; write true for a wanted answer, false for an unwanted one"
+            "invalid-row",
+            place,
+            f"the label is {kind(value)}",
+            "write true for a wanted answer, false for an unwanted one",
         )
     return label
 

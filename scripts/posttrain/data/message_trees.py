@@ -43,24 +43,31 @@ def rows(placed: Placed, format: str, columns: dict[str, str]) -> Placed:
 
 def _message(row: Any, fields: list[str], columns: dict[str, str], place: str, known: dict) -> Row | UserError:
     if not isinstance(row, dict):
-        return UserError(f"{place}: a message is an object with named fields")
+        return UserError("invalid-row", place, "a message is an object with named fields")
     message = {field: row.get(columns.get(field, field)) for field in fields} | {"place": place}
     id = message["message_id"]
     if not isinstance(id, str) or not id:
-        return UserError(f"{place}: the message has no message_id; write one, as text")
+        return UserError("invalid-row", place, "the message has no message_id", "write one, as text")
     if id in known:
         return UserError(
-            f"{place}: the message_id '{id}' is that of {known[id]['place']} too; give each message its own"
+            "invalid-row",
+            place,
+            f"the message_id '{id}' is that of {known[id]['place']} too",
+            "give each message its own",
         )
     if not isinstance(message["parent_id"], str | None):
-        return UserError(f"{place}: the parent_id is no text; write the message_id of the message before, or null")
+        return UserError(
+            "invalid-row", place, "the parent_id is not text", "write the message_id of the message before, or null"
+        )
     for field in ("role", "text"):
         if isinstance(message[field], list | dict):
-            return UserError(f"{place}: the {field} is no string; write one")
+            return UserError("invalid-row", place, f"the {field} is not a string", "write one")
     if not isinstance(message["deleted"], bool | None):  # CSV's "False" would be true
-        return UserError(f"{place}: the field deleted is no boolean; write true, false or null")
+        return UserError("invalid-row", place, "the field deleted is not a boolean", "write true, false or null")
     if not isinstance(message["rank"], int | float | None):
-        return UserError(f"{place}: the rank is no number; write 0 for the best of its siblings, or null")
+        return UserError(
+            "invalid-row", place, "the rank is not a number", "write 0 for the best of its siblings, or null"
+        )
     return message
 
 
@@ -102,8 +109,10 @@ def _lost(messages: dict[str, Row], replies: dict[str | None, list[Row]]) -> Pla
         (
             message["place"],
             UserError(
-                f"{message['place']}: no root leads to the message '{id}'; its parent '{message['parent_id']}', or one "
-                "before it, is missing or comes round in a circle"
+                "invalid-row",
+                message["place"],
+                f"no root leads to the message '{id}'",
+                f"its parent '{message['parent_id']}', or one before it, is missing or forms a cycle",
             ),
         )
         for id, message in messages.items()

@@ -48,9 +48,11 @@ def turns(value: Any, name: str, place: str) -> Turns:
     """
     value = from_json(value)
     if isinstance(value, str) and value.lstrip().startswith("["):
-        raise UserError(f"{place}: '{name}' is text that is no JSON; write its messages as `json.dumps` does")
+        raise UserError(
+            "invalid-row", place, f"'{name}' is text that is not JSON", "write its messages as `json.dumps` does"
+        )
     if not isinstance(value, list) or not value:
-        raise UserError(f"{place}: '{name}' is a list of messages, and this is {kind(value)}")
+        raise UserError("invalid-row", place, f"'{name}' is a list of messages, and this is {kind(value)}")
     return [_message(turn, number, name, place) for number, turn in enumerate(value, 1)]
 
 
@@ -99,7 +101,9 @@ def transcript(value: Any, name: str, place: str) -> Turns:
     """The turns of a text of `Human:` and `Assistant:` (Bai et al. 2022)."""
     whole = text(value, name, place).lstrip()
     if not SPEAKER.match(whole):
-        raise UserError(f"{place}: the {name} does not begin with 'Human:' or 'Assistant:' on a line of its own")
+        raise UserError(
+            "invalid-row", place, f"the {name} does not begin with 'Human:' or 'Assistant:' on a line of its own"
+        )
     pieces = SPEAKER.split(whole)[1:]
     roles = {"Human": "user", "Assistant": "assistant"}
     said = zip(pieces[::2], pieces[1::2], strict=True)
@@ -115,7 +119,9 @@ def ends_with(found: Turns, role: str, name: str, place: str) -> None:
     """Refuse turns that end with another role; a prompt may end with a tool."""
     last = found[-1]["role"]
     if last != role and not (role == "user" and last == "tool"):
-        raise UserError(f"{place}: '{name}' ends with the {last}; the last message must be the {role}'s")
+        raise UserError(
+            "invalid-row", place, f"'{name}' ends with the {last}", f"the last message must be the {role}'s"
+        )
 
 
 def check_order(found: Turns, place: str) -> None:
@@ -123,12 +129,17 @@ def check_order(found: Turns, place: str) -> None:
     for number, (before, turn) in enumerate(zip([None, *found], found, strict=False), 1):
         role = turn["role"]
         if role == "system" and before:
-            raise UserError(f"{place}: message {number} is the system's; write it first, or as the user's")
+            raise UserError(
+                "invalid-row", place, f"message {number} is the system's", "write it first, or as the user's"
+            )
         if role == "tool" and (not before or before["role"] not in ("assistant", "tool")):
-            raise UserError(f"{place}: message {number} is a tool's, and no assistant asked for it")
+            raise UserError("invalid-row", place, f"message {number} is a tool's, but the assistant called no tool")
         if before and role == before["role"] and role in ("user", "assistant"):
             raise UserError(
-                f"{place}: messages {number - 1} and {number} are both the {role}'s; join them, or write what came between"
+                "invalid-row",
+                place,
+                f"messages {number - 1} and {number} are both the {role}'s",
+                "join them, or write what came between",
             )
 
 
@@ -145,7 +156,9 @@ def trained(found: Turns, place: str) -> Turns:
         return found
     last = max((i for i, turn in enumerate(found) if turn["role"] == "assistant" and "train" not in turn), default=None)
     if last is None:
-        raise UserError(f"{place}: no message of the assistant is trained; give one `weight: 1`, or take the row out")
+        raise UserError(
+            "invalid-row", place, "no message of the assistant is trained", "give one `weight: 1`, or take the row out"
+        )
     return found[: last + 1]
 
 
@@ -157,8 +170,10 @@ def whole(found: Turns, name: str, place: str) -> Turns:
     """
     if any("train" in turn for turn in found):
         raise UserError(
-            f"{place}: a message of '{name}' is not to be trained, and a preference compares whole answers; take its "
-            f"{', '.join(TRAINED)} out"
+            "invalid-row",
+            place,
+            f"a message of '{name}' is not to be trained, and a preference compares whole answers",
+            f"take its {', '.join(TRAINED)} out",
         )
     return found
 
@@ -176,7 +191,7 @@ def _message(message: Any, number: int, name: str, place: str) -> Row:
     if isinstance(message, dict) and "from" in message and "role" not in message:
         message = {**message, "role": message["from"], "content": message.get("value")}
     if not isinstance(message, dict) or "role" not in message or not ("content" in message or _called(message)):
-        raise UserError(f"{place}: {here} needs the fields role and content")
+        raise UserError("invalid-row", place, f"{here} needs the fields role and content")
     said, calls = message["role"], _called(message)
     role = _role(said, here, place)
     if said.lower() == "function_call":
@@ -185,7 +200,7 @@ def _message(message: Any, number: int, name: str, place: str) -> Row:
         found = {"role": role, "content": "", "tool_calls": _calls(calls, here, place)}
     elif calls:
         if role != "assistant":
-            raise UserError(f"{place}: {here} has tool_calls, and only the assistant calls tools")
+            raise UserError("invalid-row", place, f"{here} has tool_calls, and only the assistant calls tools")
         content = _joined(message.get("content") or "", f"content of message {number}", place)
         check_text(content, f"content of {here}", place)
         called = {"tool_calls": _calls(calls, f"tool_calls of {here}", place)}
@@ -208,10 +223,10 @@ def _called(message: Row) -> Any:
 
 def _role(said: Any, here: str, place: str) -> str:
     if not isinstance(said, str):
-        raise UserError(f"{place}: the role of {here} is {kind(said)}; {nearest('', ROLES)}")
+        raise UserError("invalid-row", place, f"the role of {here} is {kind(said)}", nearest("", ROLES))
     role = ALIASES.get(said.lower())
     if role is None:
-        raise UserError(f"{place}: {here} has the role '{short(said)}'; {nearest(short(said), ROLES)}")
+        raise UserError("invalid-row", place, f"{here} has the role '{short(said)}'", nearest(short(said), ROLES))
     return role
 
 
@@ -225,7 +240,10 @@ def _joined(content: Any, name: str, place: str) -> Any:
         if not isinstance(part, dict) or part.get("type", "text") not in PARTS or not isinstance(part.get("text"), str):
             of = f" of the type {short(part['type'])}" if isinstance(part, dict) and part.get("type") else ""
             raise UserError(
-                f"{place}: part {number} of the {name}{of} has no text; write parts {{type: text, text: ...}}"
+                "invalid-row",
+                place,
+                f"part {number} of the {name}{of} has no text",
+                "write parts {type: text, text: ...}",
             )
         texts.append(part["text"])
     return "\n".join(texts)
@@ -246,7 +264,10 @@ def _is_trained(message: Row, here: str, place: str) -> bool:
             value = _WRITTEN.get(value.lower(), value)
         if not isinstance(value, bool | int | float) or value not in (0, 1):
             raise UserError(
-                f"{place}: the {key} of {here} is {short(value)}; a message is trained or it is not, write 1 or 0 (true or false)"
+                "invalid-row",
+                place,
+                f"the {key} of {here} is {short(value)}",
+                "a message is trained or it is not, write 1 or 0 (true or false)",
             )
         result = result and bool(value)
     return result
@@ -269,7 +290,7 @@ def _calls(value: Any, name: str, place: str) -> str:
     calls = objects(value, name, place)
     functions = [call.get("function", call) for call in calls]
     if not all(isinstance(function, dict) and isinstance(function.get("name"), str) for function in functions):
-        raise UserError(f"{place}: a call in {name} needs the function's name and arguments")
+        raise UserError("invalid-row", place, f"a call in {name} needs the function's name and arguments")
     return json.dumps(calls, ensure_ascii=False)
 
 
@@ -279,10 +300,10 @@ def objects(value: Any, name: str, place: str) -> list[dict]:
         value = json.loads(value) if isinstance(value, str) else value
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError, TypeError):
-        raise UserError(f"{place}: the {name} is no JSON; write a list of objects") from None
+        raise UserError("invalid-row", place, f"the {name} is not JSON", "write a list of objects") from None
     found = value if isinstance(value, list) else [value]
     if not all(isinstance(item, dict) for item in found):
-        raise UserError(f"{place}: the {name} is {kind(value)}; write a list of objects")
+        raise UserError("invalid-row", place, f"the {name} is {kind(value)}", "write a list of objects")
     return found
 
 
@@ -293,18 +314,20 @@ def text(value: Any, name: str, place: str) -> str:
     """A text that is not empty."""
     check_text(value, name, place)
     if not value.strip():
-        raise UserError(f"{place}: the {name} is empty; give it text or take the row out")
+        raise UserError("empty-row", place, f"the {name} is empty", "give it text or take the row out")
     return value
 
 
 def check_text(value: Any, name: str, place: str) -> None:
     """Refuse what is no text, or text that is no Unicode."""
     if not isinstance(value, str):
-        raise UserError(f"{place}: the {name} is {kind(value)}; write a string")
+        raise UserError("invalid-row", place, f"the {name} is {kind(value)}", "write a string")
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise UserError(f"{place}: the {name} holds half of a surrogate pair; write the whole character") from None
+        raise UserError(
+            "invalid-row", place, f"the {name} holds half of a surrogate pair", "write the whole character"
+        ) from None
 
 
 def boolean(value: Any) -> Any:

@@ -110,7 +110,10 @@ def check(model: Any) -> None:
             module.training = training
     if not apart <= LEAK * joined:
         raise UserError(
-            f"packing: packed rows would see each other in a model of the type {model.config.model_type}; take packing out"
+            "packing-leaks",
+            "",
+            f"packing: packed rows would see each other in a model of the type {model.config.model_type}",
+            "take packing out",
         )
 
 

@@ -98,14 +98,14 @@ def normalise(row: Any, format: str, columns: dict[str, str], place: str, images
         UserError: a field is missing, null, empty or of the wrong type.
     """
     if not isinstance(row, dict):
-        raise UserError(f"{place}: a row is an object with named fields, and this is {kind(row)}")
+        raise UserError("invalid-row", place, f"a row is an object with named fields, and this is {kind(row)}")
     if None in row:
-        raise UserError(f"{place}: more fields than the header has; quote the commas")
+        raise UserError("invalid-row", place, "more fields than the header has", "quote the commas")
     values = {}
     for ours, name, needed in fields(format, tuple(columns.items()), given(row)):
         value = row.get(name)
         if needed and value is None:
-            raise UserError(f"{place}: {_missing(row, format, columns, ours)}")
+            raise UserError("missing-field", place, *_missing(row, format, columns, ours))
         if needed or value not in ("", []):
             values[ours] = value
     asked = values.get("prompt")
@@ -154,15 +154,15 @@ def fields(
     return tuple(one for one in read if instructed or one[0] not in ("input", "history"))
 
 
-def _missing(row: Row, format: str, columns: dict[str, str], ours: str) -> str:
-    """What is wrong with a field that must be there, and is not."""
+def _missing(row: Row, format: str, columns: dict[str, str], ours: str) -> tuple[str, str]:
+    """What is wrong with a required field that has no value, and what to do."""
     alternatives = next((field for field in FORMATS[format].required if ours in field.split("|")), ours).split("|")
     names = [columns.get(field, field) for field in alternatives]
     null = next((name for name in names if name in row), None)
     if null is not None:
-        return f"the field '{null}' is null; give it a value or take the row out"
+        return f"the field '{null}' is null", "give it a value or take the row out"
     name = next((columns[field] for field in alternatives if field in columns), columns.get(ours, ours))
-    return f"there is no field '{name}' for the {ours}; {nearest(name, map(short, row))}"
+    return f"there is no field '{name}' for the {ours}", nearest(name, map(short, row))
 
 
 def _check_images(content: Row, folder: Path, place: str) -> None:
@@ -172,7 +172,10 @@ def _check_images(content: Row, folder: Path, place: str) -> None:
     marks = sum(turn["content"].count("<image>") for turn in content["messages"])
     if marks != len(content["images"]):
         raise UserError(
-            f"{place}: the text has {marks} <image> and the row {len(content['images'])} images; write one for each"
+            "invalid-row",
+            place,
+            f"the text has {marks} <image> and the row {len(content['images'])} images",
+            "write one for each",
         )
     for i, name in enumerate(content["images"]):
         file = folder / name
@@ -186,9 +189,11 @@ def _check_images(content: Row, folder: Path, place: str) -> None:
                     image.draft("L", (1, 1))  # JPEG can be decoded at an eighth of its size
                     image.load()
         except FileNotFoundError:
-            raise UserError(f"{place}: there is no image '{file}'; check the path, or set `image_folder:`") from None
+            raise UserError(
+                "unreadable-image", place, f"there is no image '{file}'", "check the path, or set `image_folder:`"
+            ) from None
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-            raise UserError(f"{place}: '{file}' is no image that can be read; replace it") from None
+            raise UserError("unreadable-image", place, f"'{file}' cannot be read as an image", "replace it") from None
         content["images"][i] = str(file)
 
 
@@ -196,7 +201,10 @@ def _check_size(content: Row, place: str) -> None:
     size = len(dataset_types.of(content).text(content))
     if size > MAX_CHARACTERS:
         raise UserError(
-            f"{place}: the row has {size:,} characters, and no model reads more than {MAX_CHARACTERS:,} at once; split it"
+            "invalid-row",
+            place,
+            f"the row has {size:,} characters, and no model reads more than {MAX_CHARACTERS:,} at once",
+            "split it",
         )
 
 
@@ -218,7 +226,9 @@ def with_system(row: Row, prompt: str) -> Row:
     """
     turns = dataset_types.of(row).turns
     if not turns:
-        raise UserError(f"{row['place']}: a text has no turns, and so no system prompt; take `system:` out")
+        raise UserError(
+            "invalid-row", row["place"], "a text has no turns, and so no system prompt", "take `system:` out"
+        )
     key = turns[0]
     if row[key] and row[key][0]["role"] == "system":
         return row

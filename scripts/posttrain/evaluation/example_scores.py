@@ -1,6 +1,7 @@
 """The examples of an evaluated model, and two models compared on them."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -19,11 +20,11 @@ PARTS = {column for found in METRICS.values() for column in found.columns} - MET
 }
 
 
-def read_examples(name: str) -> Examples:
-    """A model's examples, by suite, dataset and id."""
+def read_examples(file: Path) -> Examples:
+    """The examples of a model's examples.parquet, by suite, dataset and id."""
     import pyarrow.parquet as pq
 
-    rows = pq.read_table(f"results/{name}/eval/examples.parquet").to_pylist()
+    rows = pq.read_table(file).to_pylist()
     return {key(row): row for row in rows}
 
 

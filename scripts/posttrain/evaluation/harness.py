@@ -25,8 +25,8 @@ try:
     from lm_eval.models.huggingface import HFLM
     from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
     from lm_eval.tasks import TaskManager
-    from lm_eval.tasks._index import Kind
-    from lm_eval.tasks._yaml_loader import load_yaml
+
+    from posttrain.compat.lm_eval_internals import Kind, load_yaml
 except ImportError:
     raise UserError(
         "missing-package", "evaluation.suites", "`kind: tasks` needs lm-evaluation-harness", "run `pip install lm-eval`"

@@ -32,14 +32,14 @@ def check(spec: dict, shape: str) -> None:
     if name is None or shape != "prompts":
         return
     if why := refusal(name, dataset, shape):
-        raise UserError("no-reference", "reward.function", why)
+        raise UserError("wrong-dataset-type", "reward.function", why)
     if not user_code.is_own(name):
         return
     rule = user_code.load(name)
     fault = _fault(rule, None)
     if fault and not _fault(rule, _ANSWER):
         raise UserError(
-            "no-reference",
+            "wrong-dataset-type",
             "reward.function",
             f"{dataset} is prompts alone, and where the reference is None, {fault}",
             "write the rows' answers into them as `completion`, or let the function work without a reference",

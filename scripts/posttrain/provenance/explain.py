@@ -10,14 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from posttrain.config.plain_values import RESERVED
+from posttrain.objectives import OBJECTIVES
 from posttrain.provenance import dry_run
 from posttrain.provenance.changes import differences, told
 from posttrain.provenance.dry_run import Job
 from posttrain.runtime.atomic import read_json
+from posttrain.workflow import paths
 from posttrain.workflow.project import Project
 
-# What a rule does to a result. Every objective trains; `spec` only writes down what the others do.
+# What a rule does to a result. Every objective trains.
 DONE = {
     "base": "built",
     "data": "read",
@@ -43,8 +44,8 @@ REASONS = {
 }
 
 
+MANIFESTS = ("merge.json", "base.json")  # what stands for a model
 WRITTEN_DOWN = ("spec", "context")  # rules that only write down what the others do
-MODELS = ("trained", "merged", "model")  # folders of a run
 
 
 class Change(NamedTuple):
@@ -69,29 +70,9 @@ def why(project: Project, target: str, configfile: Path | None) -> list[Change]:
     Raises:
         UserError: what Snakemake, or the configuration, refuses.
     """
-    file = target if target.startswith("results/") else f"results/{target}/eval.json"
+    file = target if paths.is_target(target) else paths.evaluation(target)
     where = ["--configfile", configfile] if configfile else []
     return explain(project, dry_run.planned(*where, "--", file))
-
-
-def gone(project: Project, target: str) -> list[str]:
-    """Folders that were built and are not there any more, of a target and all that it is made from.
-
-    Snakemake does not miss them, as long as nothing that it is asked for reads them.
-    """
-    name = target.removeprefix("results/").split("/")[0]
-    if name in RESERVED:
-        return []
-    lost = []
-    for model in project.graph.parents_first([name]):
-        base = model in project.config.bases
-        folder = Path("results/bases") / model if base else Path("results") / model
-        built = (folder / ("base.json" if base else "provenance.json")).exists()
-        lost += [folder / part for part in (["model"] if base else MODELS) if built and not (folder / part).exists()]
-    return [
-        f"{folder} is gone, and nothing here reads it; to build it again: {project.command(str(folder))}"
-        for folder in lost
-    ]
 
 
 def explain(project: Project, found: list[Job]) -> list[Change]:
@@ -100,7 +81,7 @@ def explain(project: Project, found: list[Job]) -> list[Change]:
     changes = []
     for result in results:
         own = [job for job in found if _result(job) == result]
-        done = list(dict.fromkeys(_done(job.rule) for job in own if job.rule != "spec"))
+        done = list(dict.fromkeys(_done(project, job) for job in own if job.rule not in WRITTEN_DOWN))
         because = dict.fromkeys(cause for job in own for cause in _causes(project, job, results))
         if done:
             changes.append(Change(result, done, list(because)))
@@ -112,37 +93,38 @@ def _order(project: Project, result: str) -> tuple[int, str]:
     first, _, rest = result.partition("/")
     if first in (tables := ("data", "bases", "tokens")):
         return tables.index(first), rest
-    if first in RESERVED or first == "results":
+    if first in paths.RESERVED or first == paths.RESULTS:
         return 10**6, result
     return len(tables) + len(project.lineage(first)), result
 
 
 def _result(job: Job) -> str:
     """What a job's files belong to: a model, its evaluation (`RUN/eval`), `data/NAME`, `bases/NAME` or a file."""
-    return owner(job.outputs[0])
+    return paths.owner(job.outputs[0])
 
 
-def _done(rule: str) -> str:
-    return (DONE | MADE).get(rule, "trained")
+def _done(project: Project, job: Job) -> str:
+    if job.rule not in OBJECTIVES:
+        return (DONE | MADE)[job.rule]
+    return "linked" if _is_finished(project, job) else "trained"
 
 
-def owner(file: str) -> str:
-    """The result that a file under results/ belongs to."""
-    parts = file.removeprefix("results/").split("/")
-    if parts[0] in ("data", "bases"):
-        return "/".join(parts[:2])
-    if parts[0] == "tokens":
-        return "/".join(parts[:3])
-    if parts[1:2] == ["logprobs"]:
-        return "/".join(parts)
-    if parts[1:2] in (["eval"], ["eval.json"]):
-        return f"{parts[0]}/eval"
-    return file if parts[0] in RESERVED or len(parts) == 1 else parts[0]
+def _is_finished(project: Project, job: Job) -> bool:
+    """Whether a training has a finished copy with this spec and from these inputs, which is only linked."""
+    result = _result(job)
+    changed = {part.partition(": ")[0] for part in _parts(job)} & {UPDATED, UPSTREAM}
+    finished = any(Path(paths.of(result, "checkpoints")).glob("*/finished"))
+    return finished and not changed and settings_of(result) == json.loads(project.spec(result))
+
+
+def _parts(job: Job) -> list[str]:
+    """Snakemake's reasons for a job, each `KIND: FILES`."""
+    return re.split(r"; (?=[A-Z])", job.reason)
 
 
 def _causes(project: Project, job: Job, planned: list[str]) -> Iterator[str]:
     """Why a job would run, as far as it is not for another job of the same result."""
-    for part in re.split(r"; (?=[A-Z])", job.reason):
+    for part in _parts(job):
         kind, _, rest = part.partition(": ")
         files = rest.split(", ") if rest else []
         if job.rule == "context":
@@ -155,7 +137,7 @@ def _causes(project: Project, job: Job, planned: list[str]) -> Iterator[str]:
             made = [
                 file for file in files if Path(file).name not in ("spec.json", "context.json")
             ]  # another's settings are written, not built
-            others = dict.fromkeys(owner(file) for file in made if owner(file) != _result(job))
+            others = dict.fromkeys(paths.owner(file) for file in made if paths.owner(file) != _result(job))
             yield from (
                 f"{other} is built {'again' if _stands(other) else 'first'}" for other in others if other in planned
             )
@@ -174,13 +156,14 @@ def _missing(job: Job, files: list[str]) -> Iterator[str]:
 
 def _stands(result: str) -> bool:
     """Whether a result has been built: its spec, or the file itself, is there."""
-    place = Path("results") / result
+    place = Path(paths.of(result))
     return (place / "spec.json").exists() or place.is_file()
 
 
 def _updated(project: Project, job: Job, file: str, planned: list[str]) -> str:
-    if Path(file) != Path("results") / _result(job) / "spec.json":
-        return f"{file} is newer"
+    if file != paths.of(_result(job), "spec.json"):
+        owner = paths.owner(file)
+        return f"{owner} was built again after it" if Path(file).name in MANIFESTS else f"{file} is newer"
     said = _own(_settings_changed(project, _result(job)), planned)
     return ", ".join(said) or "its settings were changed, and it was not built since"
 
@@ -204,7 +187,7 @@ def settings_of(result: str) -> dict[str, Any] | None:
 
     A run's own record has them; a spec on disk may be newer, where something went wrong before the run was built again.
     """
-    folder = Path("results") / result
+    folder = Path(paths.of(result))
     if (folder / "provenance.json").exists():
         settings = read_json(folder / "provenance.json").get("settings")
         if settings:

@@ -6,8 +6,8 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from posttrain.evaluation.answer_differences import beginning
 from posttrain.metrics.statistics import SAME, is_share
+from posttrain.reports.answer_differences import beginning
 from posttrain.runtime.console import duration as long_duration
 
 MINUS = "\N{MINUS SIGN}"

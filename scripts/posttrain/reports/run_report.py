@@ -8,8 +8,8 @@ from typing import Any
 from markupsafe import Markup
 
 from posttrain.data import licences, origins
-from posttrain.evaluation import answer_differences
 from posttrain.reports import (
+    answer_differences,
     cost,
     curves,
     formatting,
@@ -22,6 +22,7 @@ from posttrain.reports import (
 )
 from posttrain.reports.intervals import value_axis
 from posttrain.runtime.atomic import read_json
+from posttrain.workflow import paths
 
 MAX_EXAMPLES = 8  # of a run's answers; fewer on a page of many runs
 MAX_ALL_EXAMPLES = 400
@@ -106,7 +107,7 @@ def as_json(values: Any) -> Markup:
 
 def _read(model: Model) -> Model:
     """A model of the context with what the files of its folder say."""
-    folder = Path(f"results/{model['name']}")
+    folder = Path(paths.of(model["name"]))
     touching = overruled.of(model["name"])
     found = model | {
         "eval": read_json(folder / "eval.json"),
@@ -114,7 +115,7 @@ def _read(model: Model) -> Model:
         "overruled": overruled.named(touching),
     }
     if model["kind"] == "base":
-        file = Path(f"results/bases/{model['name']}/base.json")
+        file = Path(paths.base(model["name"], "base.json"))
         return found | {"files": read_json(file)["files"] if file.exists() else {}}
     for name in ("train", "merge", "preflight", "provenance"):
         found[name] = read_json(folder / f"{name}.json")
@@ -161,16 +162,16 @@ def _answers(runs: list[Model]) -> list[dict[str, Any]]:
 
 def _datasets(names: list[str]) -> list[dict[str, Any]]:
     """The data reports that exist."""
-    files = {name: Path(f"results/data/{name}/report.json") for name in names}
+    files = {name: Path(paths.data(name, "report.json")) for name in names}
     return [{"name": name, **read_json(file)} for name, file in files.items() if file.exists()]
 
 
 def _sweep(name: str, points: list) -> dict[str, Any]:
-    return {"name": name, "points": len(points), "built": Path(f"results/sweeps/{name}/report.html").exists()}
+    return {"name": name, "points": len(points), "built": Path(paths.sweep(name, "report.html")).exists()}
 
 
 def _rating(pair: str) -> dict[str, Any]:
-    folder = Path(f"results/ratings/{pair}")
+    folder = Path(paths.ratings(pair))
     a, b = pair.split("~")
     return {
         "pair": pair,

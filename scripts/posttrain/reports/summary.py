@@ -12,38 +12,42 @@ Model = dict[str, Any]
 
 
 def card(run: Model, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """A run's verdicts: those of better and worse one by one, the parent's first, the others as sentences.
+    """A run's verdicts against each other model, its parent first.
 
     Args:
         rows: the run's comparisons, as `results_table.compared` has them.
     """
-    decided = [row for row in rows if row["word"] in ("better", "worse")]
-    decided.sort(key=lambda row: row["role"] != "parent")
+    others = sorted(dict.fromkeys(row["other"] for row in rows), key=lambda other: other != run["parent"])
     return {
         "name": run["name"],
         "what": f"{run['objective']}, {run['method']}, from {run['parent']}",
-        "decided": decided[:MAX_VERDICTS],
-        "more": len(decided[MAX_VERDICTS:]),
-        "unclear": [*_unclear(rows, "no evidence"), *_unclear(rows, TOO_FEW)],
+        "others": [_against([row for row in rows if row["other"] == other]) for other in others],
         "alone": [] if rows else _alone(run),
         "overruled": run["overruled"],
     }
 
 
+def _against(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The verdicts against one other model: better and worse one by one, the rest as sentences."""
+    decided = [row for row in rows if row["word"] in ("better", "worse")]
+    return {
+        "decided": decided[:MAX_VERDICTS],
+        "more": len(decided[MAX_VERDICTS:]),
+        "unclear": [*_unclear(rows, "no evidence"), *_unclear(rows, TOO_FEW)],
+    }
+
+
 def _unclear(rows: list[dict[str, Any]], word: str) -> list[str]:
-    """One sentence for all the metrics of one verdict that have the same other models and as many examples."""
-    others: dict[tuple[str, str], list[str]] = {}
+    """One sentence for all the metrics of one verdict that have as many examples."""
+    metrics: dict[str, list[str]] = {}
     for row in rows:
         if row["word"] == word:
             on = f" ({row['examples']})" if word == TOO_FEW else ""
-            others.setdefault((on, row["metric"]), []).append(row["other"])
-    metrics: dict[tuple[str, tuple[str, ...]], list[str]] = {}
-    for (on, metric), names in others.items():
-        metrics.setdefault((on, tuple(names)), []).append(formatting.label(metric))
+            metrics.setdefault(on, []).append(formatting.label(row["metric"]))
     start, verb = (
         ("Too few examples", "to compare with") if word == TOO_FEW else ("No evidence", "of a difference from")
     )
-    return [f"{start}{on} {verb} {formatting.listed(names)} on {_some(own)}." for (on, names), own in metrics.items()]
+    return [f"{start}{on} {verb} {rows[0]['other']} on {_some(own)}." for on, own in metrics.items()]
 
 
 def _some(names: list[str]) -> str:
@@ -61,11 +65,11 @@ def _alone(run: Model) -> list[str]:
 
 def tiles(runs: list[Model], cards: list[dict[str, Any]], cost: dict[str, Any]) -> list[tuple[str, str]]:
     """The key figures: a number and what it counts."""
-    words = [{row["word"] for row in card["decided"]} for card in cards]
+    words = [{row["word"] for other in card["others"][:1] for row in other["decided"]} for card in cards]
     found = [
         (str(len(runs)), "trained models" if len(runs) != 1 else "trained model"),
-        (str(sum("better" in own for own in words)), "better than parent or base in some metric"),
-        (str(sum("worse" in own for own in words)), "worse than parent or base in some metric"),
+        (str(sum("better" in own for own in words)), "better than the parent in some metric"),
+        (str(sum("worse" in own for own in words)), "worse than the parent in some metric"),
     ]
     if touched := sum(bool(run["overruled"]) for run in runs):
         found.append((str(touched), "rest on a check that was overruled"))

@@ -10,6 +10,7 @@ from posttrain.metrics.paired import Measured, measure
 from posttrain.reports import overruled, sweeps, work
 from posttrain.reports.sweeps import Setting, Sweep
 from posttrain.runtime.atomic import read_json
+from posttrain.workflow import paths
 
 Points = list[tuple[str, dict[str, Any]]]
 
@@ -17,7 +18,7 @@ Points = list[tuple[str, dict[str, Any]]]
 def read(name: str, points: Points) -> Sweep:
     """The sweep of points, each a run and its overrides."""
     settings = sweeps.settings(points)
-    folders = {run: Path(f"results/{run}") for run, _ in points}
+    folders = {run: Path(paths.of(run)) for run, _ in points}
     results = {run: read_json(folder / "eval.json")["metrics"] for run, folder in folders.items()}
     training = {run: read_json(folder / "train.json") for run, folder in folders.items()}
     parents = {read_json(folder / "spec.json")["from"]["name"] for folder in folders.values()}
@@ -49,7 +50,7 @@ def read(name: str, points: Points) -> Sweep:
 
 def _measure(settings: list[Setting], results: dict[str, dict]) -> tuple[dict, dict[str, list[Measured]]]:
     """The metrics that every point has, and each of them for every setting, on the same examples in the same order."""
-    examples = {run: read_examples(run) for run in results}
+    examples = {run: read_examples(Path(paths.examples(run))) for run in results}
     first = list(next(iter(examples.values())).values())
     metrics, found = {}, {}
     for name, metric, rows in measured(first):

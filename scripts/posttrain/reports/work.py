@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from posttrain.reports import curves
 from posttrain.runtime.atomic import read_json
+from posttrain.workflow import paths
 
 PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -25,9 +26,8 @@ def of(run: str) -> Work:
     trained (Kaplan et al. 2020, arXiv 2001.08361, has the 6 of training all of them). What attention takes besides, reference
     scores and generated answers are not counted.
     """
-    folder = Path(f"results/{run}")
-    train, spec = read_json(folder / "train.json"), read_json(folder / "spec.json")
-    counts = [line["num_tokens"] for line in curves.read(folder / "train.jsonl") if line.get("num_tokens")]
+    train, spec = (read_json(Path(paths.of(run, file))) for file in ("train.json", "spec.json"))
+    counts = [line["num_tokens"] for line in curves.read(Path(paths.of(run, "train.jsonl"))) if line.get("num_tokens")]
     a_token = 4 * train["parameters"] + 2 * train["trainable_parameters"]
     rows = (
         train["steps"] * spec["batch_size"] // spec.get("minibatches", 1)

@@ -77,7 +77,7 @@ class Decision(NamedTuple):
 
 
 def plan(spec: dict[str, Any]) -> Plan | None:
-    """How the run of a spec is measured on the way; None where it is not."""
+    """How the run of a spec is measured during training; None where it is not."""
     if not {"early_stopping", "keep", "measure_every"} & spec.keys():
         return None
     own, table = OBJECTIVES[spec["objective"]].measures, spec.get("early_stopping", {})

@@ -11,8 +11,8 @@ import torch
 from posttrain.compat.transformers_internals import attention_of
 from posttrain.methods import METHODS
 from posttrain.models import loading
-from posttrain.runtime.atomic import link, whole_folder, write_json
-from posttrain.training import early_stopping, keeping
+from posttrain.runtime.atomic import link, read_json, whole_folder, write_json
+from posttrain.training import early_stopping, keeping, trained_card
 from posttrain.training.arguments import fast_kernels
 
 # Numbers of each step that train.jsonl has, under TRL's names.
@@ -22,6 +22,12 @@ REPORTED = (
     "reward reward_std score kl kl_coefficient entropy policy_loss value_loss clip_fraction answer_length "
     "completions/mean_length completions/clipped_ratio clip_ratio/region_mean cispo_clip_ratio"
 ).split()
+ADAPTER = "adapter_config.json"
+# A tokenizer's files.
+TOKENIZER = (
+    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model"),
+    *("chat_template*", "additional_chat_templates/*"),
+)
 MEASURED = ("tokens_per_second", "memory_gib", "seconds", "cpu_percent", "gpu_percent")
 
 
@@ -114,13 +120,21 @@ def sort_sets(config: Any) -> None:
 
 
 def link_results(options: Namespace, folder: Path) -> None:
-    """Put the finished result where the rule declares it, by links."""
-    finished = folder / "finished"
-    run = options.spec.parent
+    """Put the finished result where the rule declares it, by links; `trained/` with all that others need to load it."""
+    finished, run, spec = folder / "finished", options.spec.parent, read_json(options.spec)
+    manifest = read_json(options.manifest)
+    parent = manifest.get("base", spec["from"]["name"])  # a base's own name, or a run's
     with whole_folder(run / "trained") as trained:
         for file in (finished / "trained").iterdir():
-            if file.name != "README.md":  # PEFT's empty card
+            if file.name == ADAPTER:
+                text = json.dumps(read_json(file) | {"base_model_name_or_path": parent}, indent=2, sort_keys=True)
+                (trained / ADAPTER).write_text(text)
+            elif file.name != "README.md":  # PEFT's empty card
                 link(file, trained / file.name)
+        for pattern in TOKENIZER:
+            for file in options.parent.glob(pattern):
+                link(file, trained / file.relative_to(options.parent))
+        (trained / "README.md").write_text(trained_card.card(run.name, spec, parent, manifest))
     for name in ("train.jsonl", "train.json"):
         (run / name).unlink(missing_ok=True)
         link(finished / name, run / name)

@@ -56,6 +56,11 @@ class Project:
         """
         return self.names.run(target)
 
+    def model_named(self, target: str) -> str | None:
+        """The base or run that a target names; None for another result."""
+        table, name, _ = paths.target(target)
+        return name if name and not table and name not in ("report.html", "context.json") else None
+
     def sweep_runs(self, sweep: str) -> list[str]:
         """Canonical names of a sweep's runs, in the grid's order."""
         return [name for name, _ in self.names.sweep_points(sweep)]

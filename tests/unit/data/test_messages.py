@@ -132,7 +132,7 @@ def test_a_call_in_openais_older_form_is_a_call():
 
 def test_messages_as_text_that_is_no_json_are_refused():
     with pytest.raises(
-        UserError, match=r"x: 'messages' is text that is no JSON; write its messages as `json\.dumps` does"
+        UserError, match=r"x: 'messages' is text that is not JSON; write its messages as `json\.dumps` does"
     ):
         normalise({"messages": str([user("q"), assistant("a")])}, "messages", {}, "x")
 

@@ -46,12 +46,12 @@ def sides(**keys) -> tuple[list[dict], list[dict]]:
     ],
 )  # fmt: skip
 def test_the_share_is_exact_and_the_default_has_a_least(rows, share, expected):
-    assert splits.wanted(rows, share) == expected
+    assert splits.held_out_count(rows, share) == expected
 
 
 def test_what_held_out_rows_show():
     assert splits.detectable(9) is None
-    assert splits.shown(None) == "too few to show any difference between two models"
+    assert splits.in_words(None) == "too few to show any difference between two models"
     assert splits.detectable(12) == pytest.approx(0.578, abs=0.001)
     assert splits.detectable(100) == pytest.approx(0.128, abs=0.001)
     shown = [splits.detectable(rows) for rows in (10, 20, 100, 1000, 10_000)]
@@ -115,7 +115,7 @@ def test_rows_of_one_prompt_show_no_more_than_one(in_folder):
 
 def test_rows_of_one_prompt_cannot_be_split_and_it_is_told(in_folder, monkeypatch):
     told = []
-    monkeypatch.setattr(prepare_data, "say", told.append)
+    monkeypatch.setattr(prepare_data, "say", lambda text, *_: told.append(text))
     write("rows.jsonl", lines(*({"prompt": "Tell a joke.", "completion": f"joke {i}"} for i in range(50))))
     assert prepare(validation=None)["validation"] == 0
     assert told == [
@@ -256,5 +256,5 @@ def test_rows_whose_answer_calls_a_tool_are_counted_where_calls_are_compared(in_
     Path("d/data.json").write_text(json.dumps({"shape": "messages"}))
     for metrics, counted in ((["tool_name", "json"], {"calls": 2}), (["json"], {})):
         suite = {"kind": "generation", "data": {"name": "d"}, "metrics": metrics}
-        found = measured_rows.read(Path(), {"data": [], "suites": {"s": suite}})
+        found = measured_rows.read([Path("d")], {"data": [], "suites": {"s": suite}})
         assert found == {"d": {"shape": "messages"} | counted}

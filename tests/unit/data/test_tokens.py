@@ -11,6 +11,7 @@ from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
 
 from posttrain.data import encoding, tokens
+from posttrain.data.encoding import _said
 from posttrain.data.rows import normalise
 from posttrain.data.tokens import IGNORED, preference_tokens, prompt_tokens, questions, render, sft_tokens, tokenise
 from posttrain.runtime.errors import UserError
@@ -355,7 +356,7 @@ def test_the_tokens_of_some_characters_are_those_that_end_after_the_first_and_be
         start, end = sorted(chance.choices(range(len(text) + 1), k=2))
         first = bisect_right(encoding.offsets, start, key=itemgetter(1))
         last = bisect_left(encoding.offsets, end, key=itemgetter(0))
-        said = encoding._said(encoding, start, end)
+        said = _said(encoding, start, end)
         assert (said.start, said.stop) == (first, last)
 
 

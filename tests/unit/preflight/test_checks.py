@@ -537,7 +537,7 @@ def test_packing_needs_attention_that_knows_the_rows(look, arguments, model_type
     [
         ({"target_modules": ["q_porj", "v_proj"]}, "'q_porj' matches no module of the model; did you mean 'q_proj'?"),
         ({"target_modules": "q_proj"}, "PEFT takes a list of names, write [q_proj]"),
-        ({"target_modules": "(q_proj"}, "is no regular expression"),
+        ({"target_modules": "(q_proj"}, "is not a regular expression"),
         ({"target_modules": ["q_proj"], "peft_args": {"layers_to_transform": [2]}}, "'q_proj' matches no module"),
         ({"peft_args": {"modules_to_save": ["lm_haed"]}}, "modules_to_save: the model has no module 'lm_haed'"),
         ({"target_modules": ["q_proj"], "peft_args": {"layers_to_transform": [0, 7]}}, "no layer 7; the last one is 1"),
@@ -746,10 +746,10 @@ def test_suites_that_their_rows_cannot_answer_are_errors(look):
             "preference",
             "messages",
             50,
-            "evaluation.suites.s.data: preference needs rows of shape preference, and d is messages",
+            "evaluation.suites.s.data: preference needs rows of type preference, and d is messages",
         ),
-        ("perplexity", "preference", 50, "needs rows of shape text or messages, and d is preference"),
-        ("generation", "text", 50, "generation needs rows of shape messages or preference, and d is text"),
+        ("perplexity", "preference", 50, "needs rows of type text or messages, and d is preference"),
+        ("generation", "text", 50, "generation needs rows of type messages or preference, and d is text"),
         ("generation", "messages", 0, "evaluation.suites.s.data: d holds out no rows"),
     ):
         found = told(look(), {"d": holding(rows, shape)}, suite(kind))[1]

@@ -8,15 +8,15 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import write_rows
 
-import check_run
 from posttrain.data.tokens import tokenise
 from posttrain.preflight import token_scan
+from posttrain.preflight.context import load_tokenizer
 from tokenize_data import schema
 
 
 @pytest.fixture(scope="module")
 def tokenizer(random_tiny_folder):
-    return check_run.load_tokenizer(random_tiny_folder)
+    return load_tokenizer(random_tiny_folder)
 
 
 def write(rows: list[dict], shape: str = "messages", **options) -> Path:

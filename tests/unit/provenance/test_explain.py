@@ -11,6 +11,7 @@ from posttrain.provenance.changes import differences, told
 from posttrain.provenance.dry_run import Job
 from posttrain.runtime.atomic import write_json
 from posttrain.runtime.errors import UserError
+from posttrain.workflow import paths
 from posttrain.workflow.project import Project
 
 PLANNED = [
@@ -117,7 +118,7 @@ def test_every_reason_of_snakemakes_has_words_of_ours(changed, kind):
     ],
 )
 def test_files_belong_to_results(file, result):
-    assert explain.owner(file) == result
+    assert paths.owner(file) == result
 
 
 @pytest.fixture

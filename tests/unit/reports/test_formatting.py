@@ -2,8 +2,8 @@
 
 import pytest
 
-from posttrain.evaluation.answer_differences import beginning
 from posttrain.reports import formatting
+from posttrain.reports.answer_differences import beginning
 
 MINUS = "\N{MINUS SIGN}"
 

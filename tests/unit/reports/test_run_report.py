@@ -6,8 +6,7 @@ from pathlib import Path
 import made_up_results
 import pytest
 
-from posttrain.evaluation import answer_differences
-from posttrain.reports import curves, run_report, summary, training_curves
+from posttrain.reports import answer_differences, curves, run_report, summary, training_curves
 from posttrain.runtime.atomic import read_json, write_json
 
 
@@ -22,44 +21,47 @@ def found(context) -> dict:
     return run_report.collect(context)
 
 
-def test_a_card_has_better_and_worse_one_by_one_the_parents_first_and_sentences_for_the_rest(found):
+def test_a_card_has_the_verdicts_against_the_parent_and_then_those_against_the_base(found):
     cards = {card["name"]: card for card in found["cards"]}
-    assert [(row["word"], row["other"], row["metric"]) for row in cards["dpo_1"]["decided"]] == [
+    parent, base = cards["dpo_1"]["others"]
+    assert [(row["word"], row["other"], row["metric"]) for row in parent["decided"]] == [
         ("better", "sft_0", "perplexity"), ("worse", "sft_0", "format_followed"),
-        ("better", "base", "perplexity"), ("worse", "base", "format_followed"),
     ]  # fmt: skip
-    assert cards["dpo_1"]["unclear"] == [
-        "No evidence of a difference from sft_0 and base on exact match.",
-        "Too few examples (n 8) to compare with sft_0 and base on safety: refusal.",
+    assert parent["unclear"] == [
+        "No evidence of a difference from sft_0 on exact match.",
+        "Too few examples (n 8) to compare with sft_0 on safety: refusal.",
     ]
+    assert {row["other"] for row in base["decided"]} == {"base"}
     assert cards["reward_2"]["alone"] == ["reward accuracy 75% [50, 90], n 20"]
-    assert (cards["reward_2"]["decided"], cards["reward_2"]["unclear"]) == ([], [])
+    assert cards["reward_2"]["others"] == []
 
 
-def row(metric: str, word: str, role: str = "parent") -> dict:
-    return {"metric": metric, "word": word, "role": role, "other": role, "examples": "n 20"}
+def row(metric: str, word: str, other: str = "parent") -> dict:
+    return {"metric": metric, "word": word, "other": other, "examples": "n 20"}
 
 
 RUN = {"name": "run", "objective": "dpo", "method": "lora", "parent": "parent", "overruled": ""}
 
 
 def test_of_many_metrics_without_evidence_four_are_named():
-    card = summary.card(RUN, [row(f"suite/m{i}", "no evidence") for i in range(9)])
-    assert card["unclear"] == [
+    (parent,) = summary.card(RUN, [row(f"suite/m{i}", "no evidence") for i in range(9)])["others"]
+    assert parent["unclear"] == [
         "No evidence of a difference from parent on suite: m0, suite: m1, suite: m2, suite: m3 and 5 more."
     ]
 
 
 def test_of_many_verdicts_the_first_are_shown_and_the_rest_counted():
-    card = summary.card(RUN, [row(f"m{i}", "better", role) for i in range(5) for role in ("base", "parent")])
-    assert ([one["role"] for one in card["decided"]], card["more"]) == (["parent"] * 5 + ["base"], 4)
+    card = summary.card(RUN, [row(f"m{i}", "better", other) for i in range(8) for other in ("base", "parent")])
+    assert [(one["decided"][0]["other"], len(one["decided"]), one["more"]) for one in card["others"]] == [
+        ("parent", 6, 2), ("base", 6, 2),
+    ]  # fmt: skip
 
 
 def test_key_figures_count_runs_by_what_was_decided(found):
     assert found["tiles"] == [
         ("4", "trained models"),
-        ("3", "better than parent or base in some metric"),
-        ("3", "worse than parent or base in some metric"),
+        ("3", "better than the parent in some metric"),
+        ("3", "worse than the parent in some metric"),
         ("4", "rest on a check that was overruled"),
         ("4 h 06 min", "of training and evaluation"),
         ("8.22 EUR", "at 2 an hour"),

@@ -126,7 +126,7 @@ def test_an_error_is_refused_and_what_was_checked_is_kept_where_snakemake_leaves
     with pytest.raises(UserError) as refused:
         check(options)
     text = str(refused.value)
-    assert text.startswith("sft is not trained:\noverlap: the training rows contain 1 (10 %) of the held-out rows")
+    assert text.startswith("sft: it is not trained:\noverlap: the training rows contain 1 (10 %) of the held-out rows")
     assert "\n    test.jsonl line 3 stands in chats.jsonl line 1:\n    How many clips\n" in text
     assert "\ntarget_modules: 'q_porj' matches no module of the model; did you mean 'q_proj'?\n" in text
     assert "\nwrite `allow: [overlap]` to train it all the same, once target_modules is mended; all that was" in text

@@ -121,7 +121,7 @@ def test_the_margin_accuracy_is_measured_and_never_compared():
 def test_examples_read_back_with_null_where_a_column_does_not_apply(in_folder):
     examples = [chat("a", -10.0, 1.0), preference("b", -1, -2)]
     write_examples(Path("results/sft/eval/examples.parquet"), examples)
-    rows = read_examples("sft")
+    rows = read_examples(Path("results/sft/eval/examples.parquet"))
     assert {key: value for key, value in rows["", "chats", "a"].items() if value is not None} == examples[0]
     assert rows["", "pairs", "b"]["chosen_log_prob"] == -1
     assert rows["", "pairs", "b"]["log_prob"] is None
@@ -195,14 +195,14 @@ def test_a_base_gets_every_metric_that_needs_no_parent(evaluate):
     assert (result["run"], result["against"]) == ("base", {})
     assert result["spec"] == hashes.sha256(Path("results/base/eval/spec.json"))
     assert result["metrics"]["perplexity"]["value"] == pytest.approx(384, rel=0.2)  # the vocabulary, of a random model
-    rows = read_examples("base")
+    rows = read_examples(Path("results/base/eval/examples.parquet"))
     asked = [row for (_, data, _), row in rows.items() if data == "sums"]
     assert all(row["prompt"] and row["reference"] and row["output"] is not None for row in asked)
 
 
 def test_some_answers_of_every_dataset_of_conversations_are_there_to_be_read(evaluate):
     evaluate("base", answers=1)
-    rows = read_examples("base")
+    rows = read_examples(Path("results/base/eval/examples.parquet"))
     answered = [(data, row) for (_, data, _), row in rows.items() if row["output"] is not None]
     assert sorted(data for data, _ in answered) == ["chats", "pairs", "rated", "sums", "sums"]  # sums: all are measured
     assert {row["reference"] for data, row in answered if data == "pairs"} == {"good"}
@@ -227,7 +227,11 @@ def test_every_metric_is_there_by_dataset(evaluate):
         "pairs": {"preference_accuracy": 3},
         "rated": {},
     }
-    rows = [row for (_, data, _), row in read_examples("base").items() if data == "chats"]
+    rows = [
+        row
+        for (_, data, _), row in read_examples(Path("results/base/eval/examples.parquet")).items()
+        if data == "chats"
+    ]
     log_prob, tokens = (sum(row[name] for row in rows) for name in ("log_prob", "tokens"))
     assert result["by_dataset"]["chats"]["perplexity"]["value"] == pytest.approx(math.exp(-log_prob / tokens))
     assert "by_part" not in result
@@ -241,7 +245,7 @@ def test_a_mixture_is_measured_by_part_as_well(evaluate):
     result = evaluate("base")
     parts = {part: rows["preference_accuracy"]["n"] for part, rows in result["by_part"]["pairs"].items()}
     assert parts == {"one": 2, "two": 1}
-    rows = read_examples("base")
+    rows = read_examples(Path("results/base/eval/examples.parquet"))
     ids = pq.read_table("results/data/pairs/validation.parquet")["id"].to_pylist()
     assert [rows["", "pairs", name]["part"] for name in ids] == ["one", "one", "two"]
     assert {row["part"] for (_, data, _), row in rows.items() if data != "pairs"} == {None}
@@ -255,7 +259,7 @@ def test_a_mixture_is_measured_by_part_as_well(evaluate):
 def test_examples_of_one_prompt_have_one_group(evaluate, chats, random_tiny_tokenizer):
     suites = {"pairs": suite("preference", data={"name": "pairs"}), "say": generated(metrics=["chrf"])["say"]}
     evaluate("base", suites=suites)
-    rows = read_examples("base")
+    rows = read_examples(Path("results/base/eval/examples.parquet"))
     groups = {(data, name): row["prompt_group"] for (_, data, name), row in rows.items()}
     assert all(
         (data, name) in groups and row["prompt_group"] == groups[data, name] for (_, data, name), row in rows.items()
@@ -283,7 +287,11 @@ def test_the_same_model_is_no_evidence_against_itself(evaluate):
 
 def test_answers_with_a_label_have_nothing_to_be_compared_with_and_are_left_out(evaluate):
     evaluate("base")
-    rated = [row for (_, data, _), row in read_examples("base").items() if data == "rated"]
+    rated = [
+        row
+        for (_, data, _), row in read_examples(Path("results/base/eval/examples.parquet")).items()
+        if data == "rated"
+    ]
     assert len(rated) == 2
     texts = ("suite", "dataset", "id", "prompt_group", "prompt", "reference", "output")
     assert all(value is None for row in rated for key, value in row.items() if key not in texts)
@@ -341,7 +349,7 @@ def test_a_suite_of_likelihoods_is_the_standard_measurement_of_its_dataset(evalu
     }
     metrics = evaluate("base", suites=suites)["metrics"]
     assert (metrics["chat/perplexity"]["n"], metrics["pairs/preference_accuracy"]["n"]) == (2, 2)
-    rows = read_examples("base")
+    rows = read_examples(Path("results/base/eval/examples.parquet"))
     twice = [row for row in rows.values() if row["dataset"] == "chats" and row["suite"] == "chat"]
     assert all(row["log_prob"] == rows["", "chats", row["id"]]["log_prob"] for row in twice)
     assert all(row["bytes"] > 0 for row in twice)
@@ -376,7 +384,9 @@ def test_a_metric_of_the_users_own_is_measured_and_compared(evaluate):
     Path("mine.py").write_text("def accuracy(answer, reference):\n    return len(reference) / 10\n")
     suites = generated(metrics=["chrf", "mine.py:accuracy"])
     result = evaluate("base", suites=suites)
-    rows = [row for (name, _, _), row in read_examples("base").items() if name == "say"]
+    rows = [
+        row for (name, _, _), row in read_examples(Path("results/base/eval/examples.parquet")).items() if name == "say"
+    ]
     assert result["metrics"]["say/accuracy"]["value"] == pytest.approx(
         sum(len(row["reference"]) / 10 for row in rows) / 2
     )
@@ -454,7 +464,7 @@ def test_answers_are_compared_without_their_thoughts_and_kept_with_them(evaluate
     metrics = evaluate("base", suites=generated(metrics=wanted))["metrics"]
     assert [metrics[f"say/{name}"]["value"] for name in wanted[:3]] == [0.5, 0.5, 1.0]  # of two rows the first is right
     assert (metrics["exact_match"]["value"], metrics["format_followed"]["value"]) == (0.5, 1.0)
-    rows = [row for row in read_examples("base").values() if row["suite"] == "say"]
+    rows = [row for row in read_examples(Path("results/base/eval/examples.parquet")).values() if row["suite"] == "say"]
     assert max(row["rougeL"] for row in rows) == 1
     assert {row["output"] for row in rows} == {text}
 

@@ -34,10 +34,14 @@ def answered(name: str, outputs: dict[str, str | None], suite: str = "") -> None
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
 
 
+def examples(*names: str) -> list[Path]:
+    return [Path(f"results/{name}/eval/examples.parquet") for name in names]
+
+
 def build(a: str = "sft", b: str = "dpo", limit: int = 50) -> tuple[str, dict]:
     """The page and the data in it."""
     output = Path(f"results/ratings/{a}~{b}/rate.html")
-    make_rating_page.main(Namespace(a=a, b=b, limit=limit, output=output))
+    make_rating_page.main(Namespace(a=a, b=b, limit=limit, output=output, examples=examples(a, b)))
     text = output.read_text(encoding="utf-8")
     (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)
     return text, json.loads(data)

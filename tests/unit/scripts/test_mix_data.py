@@ -89,6 +89,6 @@ def test_what_another_dataset_has_or_holds_out_is_left_out_and_written_down(in_f
 def test_rows_of_two_shapes_are_one_sentence_and_leave_nothing(in_folder):
     dataset("one", [chat("q")], [])
     dataset("two", [normalise({"text": "t"}, "text", {}, "x line 1")], [], "text")
-    with pytest.raises(UserError, match="dataset all: one is messages and two is text; mix rows of one shape"):
+    with pytest.raises(UserError, match="dataset all: one is messages and two is text; mix rows of one type"):
         mix(one={}, two={})
     assert not Path("results/data/all").exists()

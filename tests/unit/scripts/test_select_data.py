@@ -120,5 +120,5 @@ def test_held_out_rows_may_be_none(select):
 
 def test_rows_of_another_shape_are_one_sentence(select):
     atomic.write_json(Path("rows/data.json"), SOURCE | {"shape": "messages"})
-    with pytest.raises(UserError, match="dataset easy: select needs rows of shape preference, and these are messages"):
+    with pytest.raises(UserError, match="dataset easy: select needs rows of type preference, and these are messages"):
         select("easy", 0.0)

@@ -115,13 +115,13 @@ def test_a_spec_becomes_pefts_configuration(spec, random_tiny_model):
 
 
 def test_what_peft_refuses_is_one_sentence(spec, random_tiny_model):
-    with refused("library-refusal", "sft"), loop.library_refusals("sft"):
+    with refused("refused-argument", "sft"), loop.library_refusals("sft"):
         peft_methods.peft_config(spec("sft") | {"peft_args": {"layers_to_transform": [0]}}, random_tiny_model, 10)
 
 
 @pytest.mark.parametrize("kind", [TypeError, ValueError, NotImplementedError, ImportError])
 def test_what_a_library_refuses_is_its_first_line(kind, capsys):
-    with refused("library-refusal", "sft") as error, loop.library_refusals("sft"):
+    with refused("refused-argument", "sft") as error, loop.library_refusals("sft"):
         raise kind("no such thing\nand much more")
     assert str(error.value) == "sft: method, peft_args or trainer_args: no such thing"
     assert "and much more" in capsys.readouterr().err  # the log has it all

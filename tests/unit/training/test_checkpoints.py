@@ -391,7 +391,7 @@ def test_out_of_memory_later_it_goes_on_from_its_checkpoint_with_the_same_rows(t
 
 def test_where_not_even_one_row_fits_it_is_said_what_would_and_the_next_start_tries_one_row(train, starved, capsys):
     starved(rows=0)
-    sentence = "sft: out of memory with 1 row at once, the least there can be; write gradient_checkpointing: true, or "
+    sentence = "sft: out of memory with 1 row at once, the fewest possible; write gradient_checkpointing: true, or "
     with pytest.raises(UserError, match=f"{sentence}method: qlora, or max_length: 512"):
         train()
     starved(rows=4)
@@ -414,7 +414,7 @@ def test_after_a_kill_for_memory_the_next_start_halves_and_after_another_kill_it
         train()
         shutil.rmtree(killed / "finished")
         (attempt,) = out_of_memory.recorded(killed)
-        assert attempt["why"] == "killed by the kernel for want of memory"
+        assert attempt["why"] == "killed by the kernel's out-of-memory killer"
 
 
 def test_a_training_that_diverges_names_its_rows_and_keeps_the_checkpoint_before(train, saving):
@@ -457,7 +457,7 @@ def test_on_a_full_disk_no_half_checkpoint_is_left_and_with_space_it_ends_with_t
         (small_disk / "other").write_bytes(bytes(shutil.disk_usage(small_disk).free - 20_000))
 
     patch = saving(2, 4, then=fill)
-    sentence = r"results/sft/checkpoints/\w+: the disk is full; free some space .* goes on"
+    sentence = r"results/sft/checkpoints/\w+: the disk is full; free some space .* it resumes"
     with pytest.raises(UserError, match=sentence), script._faults():
         train()
     patch.undo()

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import write_rows
+from conftest import refused, write_rows
 from safetensors.torch import load_file
 from torch.nn.functional import logsigmoid
 
@@ -29,8 +29,7 @@ from posttrain.data.tokens import tokenise
 from posttrain.inference import scoring
 from posttrain.models import loading
 from posttrain.runtime import atomic, hashes
-from posttrain.runtime.errors import UserError
-from posttrain.training import callbacks, checkpoints, early_stopping, held_out, inputs, keeping, loop
+from posttrain.training import callbacks, checkpoints, early_stopping, held_out, inputs, keeping, results
 from posttrain.workflow.project import Project
 
 pytestmark = pytest.mark.usefixtures("in_folder", "signals", "fp32")
@@ -356,7 +355,7 @@ MOMENTS = {
         *(held_out.Measuring, "on_save", lambda best: lambda self, args, state, *_: state.global_step > best),
         *(True, 1),
     ),
-    "once it has stopped": (loop, "_keep", lambda best: lambda *_: True, False, 1),
+    "once it has stopped": (results, "write", lambda best: lambda *_: True, False, 1),
 }
 
 
@@ -431,7 +430,5 @@ def test_prompts_without_room_for_an_answer_are_one_sentence(random_tiny_tokeniz
     write_rows(Path("validation.parquet"), chats)
     spec = {"objective": "sft", "keep": "best", "max_length": 132, "data": {"name": "chats"}}
     planned = early_stopping.plan(spec | {"early_stopping": {"metric": "rougeL", "patience": None}})
-    with pytest.raises(
-        UserError, match="chats: no held-out prompt is short enough for an answer of 128 tokens within max_length 132"
-    ):
-        held_out.asked(Path("validation.parquet"), spec, planned, random_tiny_tokenizer)
+    with refused("too-long", "dataset chats"):
+        held_out.held_out_prompts(Path("validation.parquet"), spec, planned, random_tiny_tokenizer)

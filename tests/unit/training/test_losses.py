@@ -169,7 +169,7 @@ def test_dapo_says_how_many_answers_it_left_out(sample, monkeypatch):
     assert [line["completions/clipped_ratio"] for line in lines] == [1, 1]
     assert [line["grad_norm"] for line in lines] == [0, 0]
     assert said == [
-        "grpo: 100% of the answers were cut at max_new_tokens: 4, and dapo leaves them out of the loss; write a larger "
+        "grpo: 100% of the completions were truncated at max_new_tokens: 4, and dapo leaves them out of the loss; write a larger "
         "max_new_tokens, or trainer_args: {mask_truncated_completions: false}"
     ]
 

@@ -371,16 +371,16 @@ def test_what_moves_stays_the_same_whatever_role_was_last(method, spec, random_t
         assert {name for name, p in net.named_parameters() if p.requires_grad} == moving
 
 
-# ---- judges that share the weights
+# ---- reward models that share the weights
 
 
 @pytest.fixture
-def judge(merge, fp32):
+def reward_run(merge, fp32):
     """Make a run on the base whose weights have moved at random, with its merged model."""
     return lambda objective, method="lora", **keys: merge(objective, method, **(OWN[method] | keys))
 
 
-def judges(net: ActorCritic, reward: dict, tokenizer, method: str = "lora", **keys) -> Rewards:
+def rewards_of(net: ActorCritic, reward: dict, tokenizer, method: str = "lora", **keys) -> Rewards:
     return Rewards(net, {"reward": reward, "from": {"name": "base"}, "method": method} | keys, tokenizer)
 
 
@@ -401,15 +401,15 @@ APART = {
 
 @pytest.mark.parametrize("case", [*SHARED, *APART])
 def test_a_reward_run_gives_the_scores_of_its_model_alone_whether_it_shares_the_weights_or_not(
-    case, judge, spec, random_tiny_folder, random_tiny_tokenizer
+    case, reward_run, spec, random_tiny_folder, random_tiny_tokenizer
 ):
-    judge("reward", **(SHARED | APART)[case])
+    reward_run("reward", **(SHARED | APART)[case])
     net = moved(ActorCritic(random_tiny_folder, spec("lora"))).eval()
     before = {role: log_probs(net, role) for role in ("policy", "reference")}
-    judged = judges(net, {"from": {"name": "reward"}}, random_tiny_tokenizer)
-    assert (judged.head is not None) == (case in SHARED)
+    rewards = rewards_of(net, {"from": {"name": "reward"}}, random_tiny_tokenizer)
+    assert (rewards.head is not None) == (case in SHARED)
     with torch.no_grad():
-        scores, tokens = judged(QUESTIONS, ANSWERS, rows())
+        scores, tokens = rewards(QUESTIONS, ANSWERS, rows())
     alone = reward_models.reward_function({"from": {"name": "reward"}}, random_tiny_tokenizer)(QUESTIONS, ANSWERS)
     assert scores.tolist() == pytest.approx(alone, abs=1e-4)
     assert max(alone) - min(alone) > 0.05
@@ -419,25 +419,25 @@ def test_a_reward_run_gives_the_scores_of_its_model_alone_whether_it_shares_the_
 
 
 def test_a_reward_run_that_trained_rows_of_the_embedding_scores_with_its_own_model(
-    judge, spec, random_tiny_folder, random_tiny_tokenizer
+    reward_run, spec, random_tiny_folder, random_tiny_tokenizer
 ):
     """As on a base with new tokens; in one model with the policy, its rows would be the policy's too."""
-    judge("reward")
+    reward_run("reward")
     file = Path("results/reward/trained/adapter_config.json")
     file.write_text(json.dumps(json.loads(file.read_text()) | {"trainable_token_indices": {"embed_tokens": [1, 30]}}))
     net = ActorCritic(random_tiny_folder, spec("lora"))
-    judged = judges(net, {"from": {"name": "reward"}}, random_tiny_tokenizer)
-    assert judged.head is None
-    assert judged.score is not None
+    rewards = rewards_of(net, {"from": {"name": "reward"}}, random_tiny_tokenizer)
+    assert rewards.head is None
+    assert rewards.score is not None
 
 
-def test_a_reward_run_in_4_bits_shares_a_parent_in_4_bits(judge, spec, random_tiny_folder, random_tiny_tokenizer):
-    judge("reward", "qlora")
+def test_a_reward_run_in_4_bits_shares_a_parent_in_4_bits(reward_run, spec, random_tiny_folder, random_tiny_tokenizer):
+    reward_run("reward", "qlora")
     net = moved(ActorCritic(random_tiny_folder, spec("qlora"))).eval()
-    judged = judges(net, {"from": {"name": "reward"}}, random_tiny_tokenizer, "qlora")
-    assert judged.head is not None
+    rewards = rewards_of(net, {"from": {"name": "reward"}}, random_tiny_tokenizer, "qlora")
+    assert rewards.head is not None
     with torch.no_grad():
-        scores, _ = judged(QUESTIONS, ANSWERS, rows())
+        scores, _ = rewards(QUESTIONS, ANSWERS, rows())
     alone = loading.with_adapter(random_tiny_folder, Path("results/reward/trained"), "fp32").eval()
     expected = [[*question["prompt_ids"], *answer] for question, answer in zip(QUESTIONS, ANSWERS, strict=True)]
     assert scores.tolist() == pytest.approx(scoring.rewards(alone, expected, 4096), abs=1e-4)
@@ -461,15 +461,15 @@ def test_a_reward_run_in_4_bits_shares_a_parent_in_4_bits(judge, spec, random_ti
     ],
 )
 def test_the_value_starts_as_the_reward_model_or_at_0(
-    ours, reward, starts, judge, spec, random_tiny_folder, random_tiny_tokenizer
+    ours, reward, starts, reward_run, spec, random_tiny_folder, random_tiny_tokenizer
 ):
-    judge("reward", **reward)
+    reward_run("reward", **reward)
     keys = {"method": "lora"} | ours
     shape = {key: value for key, value in keys.items() if key != "value_start"}
     net = ActorCritic(random_tiny_folder, spec(**shape)).eval()
-    judged = judges(net, {"from": {"name": "reward"}}, random_tiny_tokenizer, **keys)
+    rewards = rewards_of(net, {"from": {"name": "reward"}}, random_tiny_tokenizer, **keys)
     with torch.no_grad():
-        scores, _ = judged(QUESTIONS, ANSWERS, rows())
+        scores, _ = rewards(QUESTIONS, ANSWERS, rows())
         whole = Rows(rows().ids, rows().prompts + rows().completions, torch.ones(3).long())  # read after the last token
         assert {id(p) for p in net.parameters() if p.requires_grad} == {id(p) for p in net.trainable}
         values = net.values(net.hidden("value", whole), whole)[:, 0]
@@ -479,18 +479,18 @@ def test_the_value_starts_as_the_reward_model_or_at_0(
 
 @pytest.mark.parametrize("case", ["DoRA", "all weights", "PiSSA, which changes the parent's weights", "4 bits"])
 def test_an_implicit_reward_is_beta_times_the_log_ratio_of_the_dpo_run_and_its_parent_token_by_token(
-    case, judge, spec, random_tiny_folder, random_tiny_tokenizer
+    case, reward_run, spec, random_tiny_folder, random_tiny_tokenizer
 ):
-    judge("dpo", **(SHARED | APART)[case])
+    reward_run("dpo", **(SHARED | APART)[case])
     net = moved(ActorCritic(random_tiny_folder, spec("lora"))).eval()
     before = {role: log_probs(net, role) for role in ("policy", "reference")}
     reward = {"from": {"name": "dpo"}, "reference": {"name": "base"}, "kind": "implicit", "beta": 0.5}
-    judged = judges(net, reward, random_tiny_tokenizer)
+    rewards = rewards_of(net, reward, random_tiny_tokenizer)
     in_4_bits = case == "4 bits"  # then its reference was in 4 bits as well
-    assert (judged.sources["reference"] == "reference") == (not in_4_bits)
-    assert (judged.sources["from"] == "dpo") == (case in SHARED)
+    assert (rewards.sources["reference"] == "reference") == (not in_4_bits)
+    assert (rewards.sources["from"] == "dpo") == (case in SHARED)
     with torch.no_grad():
-        scores, tokens = judged(QUESTIONS, ANSWERS, rows())
+        scores, tokens = rewards(QUESTIONS, ANSWERS, rows())
     policy = token_by_token(loading.load(Path("results/dpo/model")).eval())
     reference = token_by_token(loading.load(random_tiny_folder, quantised="fp32" if in_4_bits else None).eval())
     for row, (ours, theirs) in enumerate(zip(policy, reference, strict=True)):
@@ -501,14 +501,14 @@ def test_an_implicit_reward_is_beta_times_the_log_ratio_of_the_dpo_run_and_its_p
     assert {role: log_probs(net, role) for role in before} == before
 
 
-def test_rto_adds_a_reward_runs_score_at_the_end(judge, spec, random_tiny_folder, random_tiny_tokenizer):
-    judge("reward")
-    judge("dpo")
+def test_rto_adds_a_reward_runs_score_at_the_end(reward_run, spec, random_tiny_folder, random_tiny_tokenizer):
+    reward_run("reward")
+    reward_run("dpo")
     net = ActorCritic(random_tiny_folder, spec("full")).eval()
     implicit = {"from": {"name": "dpo"}, "reference": {"name": "base"}, "kind": "implicit", "beta": 0.5}
-    judged = judges(net, implicit | {"sequence": {"name": "reward"}}, random_tiny_tokenizer, "full")
+    rewards = rewards_of(net, implicit | {"sequence": {"name": "reward"}}, random_tiny_tokenizer, "full")
     with torch.no_grad():
-        scores, tokens = judged(QUESTIONS, ANSWERS, rows())
+        scores, tokens = rewards(QUESTIONS, ANSWERS, rows())
     alone = reward_models.reward_function({"from": {"name": "reward"}}, random_tiny_tokenizer)(QUESTIONS, ANSWERS)
     assert scores.tolist() == pytest.approx(alone, abs=1e-4)
     assert tokens.abs().max() > 0.01
@@ -525,8 +525,8 @@ def trainer(random_tiny_folder, random_tiny_tokenizer, tmp_path, monkeypatch):
     def make(
         spec: dict, scores=lambda answer: float(answer[0] % 2), tokens=None, parent=random_tiny_folder
     ) -> PPOTrainer:
-        def judge(questions, answers, rows) -> TokenRewards:
-            return TokenRewards(torch.tensor([scores(answer) for answer in answers]), tokens and tokens(rows))
+        def score(prompts, completions, rows) -> TokenRewards:
+            return TokenRewards(torch.tensor([scores(answer) for answer in completions]), tokens and tokens(rows))
 
         rollouts, schedule = planning.schedule(len(QUESTIONS), spec)
         step = spec["batch_size"] // spec["minibatches"]
@@ -534,7 +534,7 @@ def trainer(random_tiny_folder, random_tiny_tokenizer, tmp_path, monkeypatch):
         return PPOTrainer(
             spec=spec,
             prompts=[[QUESTIONS[i] for i in rollout] for rollout in rollouts],
-            judges=judge,
+            rewards=score,
             model=ActorCritic(parent, spec),
             args=TrainingArguments(**fields, remove_unused_columns=False),
             train_dataset=Dataset.from_list(schedule),

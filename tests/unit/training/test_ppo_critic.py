@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 from posttrain.data import tokens
 from posttrain.inference import reward_models, rollout, scoring
 from posttrain.inference.rollout import pack
-from posttrain.models import loading, memory_estimate, value_model
+from posttrain.models import lm_head, loading, memory_estimate, value_model
 from posttrain.runtime.errors import UserError
 from posttrain.training import loop
 from posttrain.training.ppo.actor_critic import ActorCritic
@@ -21,10 +21,10 @@ from unit.models.test_lm_head import build
 from unit.training.test_ppo import (  # noqa: F401  (fixtures)
     ANSWERS,
     QUESTIONS,
-    judge,
-    judges,
     log_probs,
     moved,
+    reward_run,
+    rewards_of,
     rows,
     spec,
     token_by_token,
@@ -120,15 +120,15 @@ def test_a_key_of_the_value_that_could_not_act_is_refused(keys, code, place, con
 def test_a_value_that_cannot_start_as_the_reward_model_is_one_sentence(
     reward,
     keys,
-    judge,
+    reward_run,
     spec,
     random_tiny_folder,
     random_tiny_tokenizer,
 ):
-    judge("reward", **reward)
+    reward_run("reward", **reward)
     net = ActorCritic(random_tiny_folder, spec("lora", **keys))
     with pytest.raises(UserError, match="value_start: the value cannot start as reward"):
-        judges(net, {"from": {"name": "reward"}}, random_tiny_tokenizer, value_start="reward", **keys)
+        rewards_of(net, {"from": {"name": "reward"}}, random_tiny_tokenizer, value_start="reward", **keys)
 
 
 # ---- rollouts in pieces
@@ -136,7 +136,7 @@ def test_a_value_that_cannot_start_as_the_reward_model_is_one_sentence(
 
 def test_a_rollout_holds_no_more_rows_at_once_than_a_step(spec, trainer):
     made = trainer(spec("lora", batch_size=8, minibatches=2, accumulation=2, max_steps=1))
-    rollout.head.find(made.model.policy.get_base_model())  # looks at the model once, on a row of its own
+    lm_head.find(made.model.policy.get_base_model())  # looks at the model once, on a row of its own
     rows_at_once = []
     backbone = made.model.policy.get_base_model().base_model
     backbone.register_forward_pre_hook(lambda _, __, kw: rows_at_once.append(len(kw["input_ids"])), with_kwargs=True)
@@ -211,7 +211,7 @@ def test_a_model_that_does_more_to_its_logits_has_its_own_log_probabilities(
     net.policy.get_base_model().config.final_logit_softcapping = 3.0
     monkeypatch.setattr(kind, "forward", changed)
     with torch.no_grad():
-        found = rollout.head.find(net.policy.get_base_model())
+        found = lm_head.find(net.policy.get_base_model())
         assert (found is None) == odd
         for theirs, ours in zip(token_by_token(net.policy), log_probs(net, "policy"), strict=True):
             assert ours == pytest.approx(theirs, abs=1e-4)
@@ -256,24 +256,24 @@ def test_an_ended_answer_is_read_at_the_turns_end_once_and_a_cut_one_at_its_last
 @pytest.mark.parametrize("shares", [True, False])
 def test_whatever_token_ends_an_answer_it_is_worth_the_same(
     shares,
-    judge,
+    reward_run,
     spec,
     random_tiny_folder,
     random_tiny_tokenizer,
 ):
-    judge("reward", **({} if shares else {"method": "full"}))
+    reward_run("reward", **({} if shares else {"method": "full"}))
     net = ActorCritic(random_tiny_folder, spec("lora")).eval()
     eos = random_tiny_tokenizer.eos_token_id
     rollout.causal(net.policy).generation_config.eos_token_id = [eos, 99]
-    judged = judges(net, {"from": {"name": "reward"}}, random_tiny_tokenizer)
-    assert (judged.head is not None) == shares
+    rewards = rewards_of(net, {"from": {"name": "reward"}}, random_tiny_tokenizer)
+    assert (rewards.head is not None) == shares
     said = [[60, 61], [70], [80, 81]]
     scores = []
     with torch.no_grad():
         for end in ([eos], [99], []):
             answers = [answer + end for answer in said]
             packed = pack(QUESTIONS, answers, random_tiny_tokenizer.pad_token_id, "cpu")
-            scores.append(judged(QUESTIONS, answers, packed).scores.tolist())
+            scores.append(rewards(QUESTIONS, answers, packed).scores.tolist())
     model = loading.load(reward_models._folder("reward")).eval()
     for found, end in zip(scores, ([eos], [eos], []), strict=True):
         whole = [(*row["prompt_ids"], *answer, *end) for row, answer in zip(QUESTIONS, said, strict=True)]

@@ -50,7 +50,7 @@ class Rewards:
             self.score = reward_models.reward_function({"from": {"name": name}}, self.tokenizer, self.stops)
         if self.start == "reward" and not starts:
             raise UserError(
-                "incompatible-reward-model",
+                "wrong-reward-model",
                 "value_start",
                 f"the value cannot start as {name}, which is not a LoRA on {self.parent} of rank value_rank that left its weights "
                 "unchanged",
@@ -77,9 +77,8 @@ class Rewards:
         """Whether a run is a LoRA on our own parent, held in the same bits, that left the parent's weights unchanged."""
         file = Path(f"results/{name}/spec.json")
         theirs = read_json(file) if file.exists() else {}
-        method = METHODS.get(theirs.get("method"))
-        ours = METHODS["lora"] if self.method.full else self.method
-        if method is None or method is not ours or not method.low_rank or theirs["from"]["name"] != self.parent:
+        row, ours = METHODS.get(theirs.get("method")), METHODS["lora"] if self.method.full else self.method
+        if row is not ours or not row.low_rank or theirs["from"]["name"] != self.parent:
             return False
         if not theirs["peft_args"].keys() <= SHARED_ARGS:
             return False

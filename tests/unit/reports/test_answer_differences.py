@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from posttrain.evaluation import answer_differences
-from posttrain.evaluation.answer_differences import differences
+from posttrain.reports import answer_differences
+from posttrain.reports.answer_differences import differences
 
 TEXTS = ("suite", "dataset", "id", "prompt", "reference", "output")
 

@@ -3,11 +3,13 @@
 import difflib
 import re
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from posttrain.data import thoughts
 from posttrain.evaluation.example_scores import Examples, read_examples
 from posttrain.metrics.statistics import metric
+from posttrain.workflow import paths
 
 MAX_CHARACTERS = 700  # characters of a text
 ALIKE = 0.2  # below, an answer has hardly a word in common with the other, and marks would only confuse
@@ -33,7 +35,7 @@ def examples(run: dict[str, Any], others: list[str], most: int) -> list[dict[str
     def rank(key: Key) -> int:
         if changes[key]:
             return 0 if decided & {name for name, *_ in changes[key]} else 1
-        return 2 if said(ours[key]) != said(parent[key]) else 3
+        return 2 if answer_of(ours[key]) != answer_of(parent[key]) else 3
 
     return [
         _example(key, changes[key], run["name"], others, [*theirs, ours]) for key in sorted(shared, key=rank)[:most]
@@ -43,7 +45,7 @@ def examples(run: dict[str, Any], others: list[str], most: int) -> list[dict[str
 @lru_cache(maxsize=32)  # parents are read once for their many children
 def answers(name: str) -> Examples:
     """A model's examples with a generated answer: texts and the metrics' columns, by suite, dataset and id."""
-    return {at: row for at, row in read_examples(name).items() if row["output"] is not None}
+    return {at: row for at, row in read_examples(Path(paths.examples(name))).items() if row["output"] is not None}
 
 
 def changed(names: list[str], before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, float, float]]:
@@ -82,7 +84,7 @@ def _example(key: Key, changes: list, name: str, others: list[str], rows: list[d
     }
 
 
-def said(example: dict[str, Any]) -> str:
+def answer_of(example: dict[str, Any]) -> str:
     """An example's answer without the thoughts before it."""
     return thoughts.answer(example["output"])
 
