@@ -149,7 +149,12 @@ def write_data(name: str, data: list[dict]) -> None:
 def settings(objective: str, method: str, steps: int) -> dict:
     """The run's table in the configuration."""
     own = {"objective": "ppo" if objective == "rto" else objective, "method": method, "from": "tiny"}
-    shared = {"learning_rate": RATE.get(method, 0.01), "lr_scheduler_type": "constant", "warmup_ratio": 0, "max_length": 128}
+    shared = {
+        "learning_rate": RATE.get(method, 0.01),
+        "lr_scheduler_type": "constant",
+        "warmup_ratio": 0,
+        "max_length": 128,
+    }
     table = own | shared | {"batch_size": 8, "epochs": steps, "data": "pairs"}
     if objective == "sft":
         table |= {"data": "chats"}

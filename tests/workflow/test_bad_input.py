@@ -81,7 +81,10 @@ CHANGES = {
         lambda c: c["runs"]["sft_lora"].update(allow=["overlaps"]),
         "allow: there is no check 'overlaps'; did you mean 'overlap'?",
     ),
-    "unknown format": (lambda c: c["datasets"]["gsm8k"].update(format="alpacca"), "datasets.gsm8k.format: invalid value 'alpacca'"),
+    "unknown format": (
+        lambda c: c["datasets"]["gsm8k"].update(format="alpacca"),
+        "datasets.gsm8k.format: invalid value 'alpacca'",
+    ),
 }
 
 

@@ -1,10 +1,10 @@
-"""`posttrain schema`: regenerate config/schema.json and the tables of config/README.md from the models of the configuration."""
+"""`posttrain schema`: regenerate config/schema.json and the tables of config/README.md."""
 
 import argparse
-
-from posttrain.config import documentation
 
 
 def run(options: argparse.Namespace) -> None:
     """Write the generated files, or with --check compare them."""
+    from posttrain.config import documentation
+
     documentation.write(options.check)

@@ -120,10 +120,10 @@ def no_answers(spec: dict[str, Any], shape: str | None) -> str | None:
         return None
     instead = next(iter(OBJECTIVES[spec["objective"]].measures))
     if shape == "text":
-        return f"early_stopping.metric: {planned.metric} reads answers, and rows of shape text have no prompts; write metric: {instead}"
+        return f"early_stopping.metric: {planned.metric} reads answers, and rows of type text have no prompts; write metric: {instead}"
     if shape in ("prompts", "unpaired_preference") and not user_code.is_own(planned.metric):
         return (
-            f"early_stopping.metric: {planned.metric} compares an answer with a reference, which rows of shape {shape} have not; "
+            f"early_stopping.metric: {planned.metric} compares an answer with a reference, which rows of type {shape} have not; "
             f"write metric: {instead}, or your own as FILE.py:NAME"
         )
     return None

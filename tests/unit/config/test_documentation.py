@@ -28,7 +28,7 @@ def config(tmp_path, monkeypatch):
 def test_file_that_drifts_is_named_and_mended(config, capsys, name):
     right = (config / name).read_text()
     (config / name).write_text(right.replace("peak learning rate", "the learning rate"))
-    with refused("stale-file", f"config/{name}"):
+    with refused("outdated-file", f"config/{name}"):
         documentation.write(check=True)
     assert "peak learning rate" in capsys.readouterr().out
     documentation.write(check=False)
