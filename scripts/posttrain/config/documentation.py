@@ -27,7 +27,9 @@ def write(check: bool) -> None:
         if check:
             print("".join(difflib.unified_diff(old.splitlines(True), text.splitlines(True), "is", "should be")))
             place = str(file.relative_to(FOLDER.parent))
-            raise UserError("outdated-file", place, "it differs from the configuration's models", "run: posttrain schema")
+            raise UserError(
+                "outdated-file", place, "it differs from the configuration's models", "run: posttrain schema"
+            )
         file.write_text(text)
 
 
