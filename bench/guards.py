@@ -69,13 +69,13 @@ GUARDS = [
     Guard("a wheel has its size", f"{PACKAGE}/models/base_inspection.py", "if size > max(SMALL, PACKED * packed) or", "if", "tests/security/test_bases.py -k unpacks_to_much_more"),
     Guard("a wheel has its hash", "scripts/make_base.py", 'if spec.get("sha256") not in (None, sha256(wheel)):', "if False:", "tests/security/test_bases.py -k another_hash"),
     Guard("no value reaches a shell unquoted", "rules/dpo.smk", "--parent {input.model:q}", "--parent {input.model}", "tests/security/test_shell.py -k every_value"),
-    Guard("a configuration is no program", f"{PACKAGE}/config/schema.py", 'if isinstance(values, dict) and "__use_yte__" in values:', "if False:", "tests/security/test_shell.py -k configuration_that_is_a_program"),
-    Guard("a secret in a configuration is refused", f"{PACKAGE}/config/schema.py", "        if SECRET.search(value):", "        if False:", "tests/security/test_secrets.py -k secret_in_the_configuration"),
+    Guard("a configuration is no program", f"{PACKAGE}/config/plain_values.py", 'if isinstance(values, dict) and "__use_yte__" in values:', "if False:", "tests/security/test_shell.py -k configuration_that_is_a_program"),
+    Guard("a secret in a configuration is refused", f"{PACKAGE}/config/plain_values.py", "    if SECRET.search(value):", "    if False:", "tests/security/test_secrets.py -k secret_in_the_configuration"),
     Guard("a message has no password", f"{PACKAGE}/runtime/errors.py", 'PASSWORD.sub("***@", str(text))', "str(text)", "tests/security/test_secrets.py -k message_has_no_password"),
     Guard("pages escape", f"{PACKAGE}/reports/html.py", "autoescape=True", "autoescape=False", "tests/security/test_pages.py -k escapes_every"),
     Guard("a pipe is not waited for", f"{PACKAGE}/data/files.py", "    return os.path.isfile(path)", "    return os.path.exists(path)", "tests/security/test_data.py -k a_pipe_and_a_device"),
     Guard("an image starts no program", f"{PACKAGE}/data/rows.py", "Image.open(file, formats=IMAGES)", "Image.open(file)", "tests/security/test_data.py -k ghostscript"),
-    Guard("any configuration ends in a sentence", f"{PACKAGE}/config/schema.py", "        if not isinstance(rows, dict):", "        if False:", "tests/security/test_fuzz.py"),
+    Guard("any configuration ends in a sentence", f"{PACKAGE}/config/plain_values.py", "        if not isinstance(rows, dict):", "        if False:", "tests/security/test_fuzz.py"),
     Guard("a dependency names its licence", "tests/unit/house/test_constraints.py", '"conda-inject": "https://github.com/koesterlab/conda-inject",', "", "tests/unit/house/test_constraints.py -k every_pinned"),
 ]  # fmt: skip
 

@@ -13,7 +13,7 @@ gc.set_threshold(100_000)
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
 from posttrain.compat.snakemake import planned_outputs, stages_here, start_again, targets
-from posttrain.config.schema import check_file, check_is_no_target
+from posttrain.config.plain_values import check_file, check_is_no_target
 from posttrain.runtime.errors import UserError
 from posttrain.config.overrides import OVERRIDES
 from posttrain.objectives import OBJECTIVES

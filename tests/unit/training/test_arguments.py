@@ -10,7 +10,7 @@ from trl import DPOConfig, GRPOConfig, KTOConfig, RewardConfig, RLOOConfig, SFTC
 from trl.experimental.cpo import CPOConfig
 from trl.experimental.orpo import ORPOConfig
 
-from posttrain.config import schema
+from posttrain.config import library_fields
 from posttrain.methods import METHODS
 from posttrain.models import loading, peft_methods
 from posttrain.objectives import OBJECTIVES
@@ -46,12 +46,12 @@ def fields(cls) -> set[str]:
 
 @pytest.mark.parametrize("objective", [name for name, row in OBJECTIVES.items() if row.trl_config])
 def test_the_fields_read_from_the_source_are_those_of_the_installed_trainer(objective):
-    assert fields(TRL[objective]) == schema.trainer_fields(objective)
+    assert fields(TRL[objective]) == library_fields.trainer_fields(objective)
 
 
 @pytest.mark.parametrize("method", [name for name, row in METHODS.items() if row.peft_config])
 def test_the_fields_read_from_the_source_are_those_of_the_installed_method(method):
-    assert fields(PEFT[method]) <= schema.peft_fields(method)
+    assert fields(PEFT[method]) <= library_fields.peft_fields(method)
 
 
 def test_a_spec_becomes_trls_arguments(spec, tmp_path):
