@@ -1,7 +1,6 @@
 """Chat templates of a base: TRL's by name, defaults at the head, what a template reads, and the token that ends a turn."""
 
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,6 @@ from conftest import refused
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from posttrain.models import chat_templates
-from posttrain.runtime.errors import UserError
 from posttrain.workflow.project import Project
 
 TURNS = [

@@ -13,7 +13,6 @@ from posttrain.data import tokens
 from posttrain.inference import reward_models, rollout, scoring
 from posttrain.inference.rollout import pack
 from posttrain.models import lm_head, loading, memory_estimate, value_model
-from posttrain.runtime.errors import UserError
 from posttrain.training import loop
 from posttrain.training.ppo.actor_critic import ActorCritic
 from posttrain.workflow.project import Project
