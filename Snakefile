@@ -29,6 +29,7 @@ rule all:
 onstart:
     wait_for_turn()
     remember_configuration()
+    start_fork_server()
 
 
 onsuccess:

@@ -12,8 +12,8 @@ gc.set_threshold(100_000)
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
-from posttrain.compat.snakemake import planned_outputs, start_again, targets
-from posttrain.config.schema import check_file, check_is_no_target
+from posttrain.compat.snakemake import planned_outputs, stages_here, start_again, targets
+from posttrain.config.plain_values import check_file, check_is_no_target
 from posttrain.runtime.errors import UserError
 from posttrain.config.overrides import OVERRIDES
 from posttrain.objectives import OBJECTIVES
@@ -22,6 +22,7 @@ from posttrain.workflow.project import Project
 from posttrain.workflow.specs import VERSIONS
 from posttrain.workflow.staging import staged
 from posttrain.workflow.targets import evaluated
+from posttrain.runtime import fork_server
 from posttrain.runtime.console import say
 from posttrain.provenance.missing import gone
 
@@ -363,6 +364,11 @@ def wait_for_turn():
 
     if build_lock.take(planned_outputs(workflow)):
         start_again()
+
+
+def start_fork_server():
+    """Import once, for all stages of this command, what each of them imports."""
+    fork_server.start(Path(workflow.basedir) / "scripts/fork_server.py", stages_here(workflow))
 
 
 def remember_configuration():

@@ -1,6 +1,7 @@
 """Shared by all tests: where the repository is, and a way to run Snakemake as a user does."""
 
 import contextlib
+import functools
 import os
 import shutil
 import signal
@@ -13,6 +14,11 @@ from pathlib import Path
 import pytest
 
 from posttrain.provenance import dry_run
+from posttrain.runtime import fork_server, script
+
+# Before anything imports torch: two workers are enough for two cores.
+script.sleep_while_waiting()
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -20,6 +26,14 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 STAGES = ("sft", "reward", "logprobs", "dpo", "select", "ppo", "merge", "eval")
 SIDE_BY_SIDE = ("--resources", "gpu=2", "--set-threads", *(f"{stage}=1" for stage in STAGES))
 TINY = REPOSITORY / "config/test/tiny.yaml"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test with its folder's name, so that `-m unit` works; tests/gpu marks what needs a GPU itself."""
+    for item in items:
+        folder = item.path.relative_to(REPOSITORY / "tests").parts[0]
+        if folder != "gpu":
+            item.add_marker(folder)
 
 
 def snakemake(folder: Path, *arguments: str, config: Path = TINY, **options) -> subprocess.CompletedProcess:
@@ -48,8 +62,16 @@ def command(folder: Path, *arguments: str, config: Path = TINY) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """The environment of a user who has set nothing of ours."""
-    return {key: value for key, value in os.environ.items() if not key.startswith(("POSTTRAIN", "MLFLOW"))}
+    """The environment of a user who has set nothing of ours; all commands share one fork server."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("POSTTRAIN", "MLFLOW"))}
+    return kept | {fork_server.VARIABLE: shared_server()}
+
+
+@functools.cache
+def shared_server() -> str:
+    """A fork server that ends with these tests; importing is most of what a tiny model's stage does."""
+    fork_server.start(REPOSITORY / "scripts/fork_server.py", fork_server.MIN_STAGES)
+    return os.environ.pop(fork_server.VARIABLE, "off")
 
 
 def write_rows(path: Path, rows: list[dict], shape: str = "messages") -> None:

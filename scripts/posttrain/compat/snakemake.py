@@ -6,6 +6,7 @@ Checked with Snakemake 9.27.1; tests/unit/compat/test_snakemake.py fails when on
   read. It could go if a Snakefile were told its targets.
 - `planned_outputs`: `onstart` is told nothing of the jobs, so `workflow.dag` is asked. It could go if `onstart` had the jobs, or if
   Snakemake's lock made a second command wait instead of failing.
+- `stages_here`: neither is it told where jobs run; `workflow.local_exec` and the settings of the deployment know.
 - `start_again`: no hook can have Snakemake work out its jobs anew, so the process replaces itself. It could go along with it.
 - `default_handler`: a logger plugin cannot ask for Snakemake's own output, as under `--verbose`.
 - `INTERRUPTED`, `REPEATED`, `ROUTINE`: events without a type of their own, which are told apart by how their text begins.
@@ -58,6 +59,12 @@ def targets(arguments: list[str]) -> list[str]:
 def planned_outputs(workflow: Any) -> list[str]:
     """The files that the jobs of this command will make; to be called from `onstart`."""
     return [str(file) for job in workflow.dag.needrun_jobs() for file in job.output]
+
+
+def stages_here(workflow: Any) -> int:
+    """The number of jobs that load a model, where they run on this machine in Snakemake's own environment; otherwise 0."""
+    here = workflow.local_exec and not workflow.deployment_settings.deployment_method
+    return sum("gpu" in job.rule.resources for job in workflow.dag.needrun_jobs()) if here else 0
 
 
 def start_again() -> None:

@@ -101,7 +101,7 @@ def check_known(candidate: Candidate, rows: Iterable[Sequence[int]]) -> None:
 
 
 def standard(candidate: Candidate) -> tuple[list[Row], list[Request]]:
-    """The measurements of `evaluation.data`, by the shape of each dataset's rows."""
+    """The measurements of `evaluation.data`, by the type of each dataset's rows."""
     spec = candidate.spec
     found: tuple[list[Row], list[Request]] = [], []
     for data in spec["data"]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from posttrain.runtime import console, events
+from posttrain.runtime import console, events, fork_server
 from posttrain.runtime.console import say
 from posttrain.runtime.errors import UserError
 from posttrain.runtime.storage_faults import storage_fault
@@ -50,6 +50,8 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], No
     Exits with 1 and one line for a mistake of the user's or a fault of the disk, with 128 + the number of a signal.
     """
     options = parser.parse_args()
+    if (status := fork_server.ask(SIGNALS)) is not None:
+        sys.exit(status)
     events.set_job(options.log)
     on_signals(end_at_once)
     one_gpu()

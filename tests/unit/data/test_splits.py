@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_rows
+from conftest import refused, write_rows
 
 import prepare_data
 from posttrain.data import splits
@@ -222,7 +222,7 @@ def test_the_system_prompt_is_in_a_spec_only_where_it_is_set(configuration):
     said = Project(configuration({"datasets.chats.system": "Be brief."}))
     assert json.loads(said.spec("data/chats"))["system"] == "Be brief."
     for wrong in ("", " "):
-        with pytest.raises(UserError, match=r"datasets.chats: system is empty; write its text or take it out"):
+        with refused("invalid-value", "datasets.chats.system"):
             Project(configuration({"datasets.chats.system": wrong}))
 
 

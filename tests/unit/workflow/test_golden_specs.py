@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from posttrain.config.schema import Dataset, Evaluation, GenerationSuite, Part, RandomBase, Select
 from pydantic import Field, create_model
 
-from posttrain.config.schema import Dataset, Evaluation, GenerationSuite, Part, RandomBase, Select
 from posttrain.methods import METHODS
 from posttrain.objectives import OBJECTIVES
 from posttrain.runtime.errors import UserError

@@ -54,7 +54,7 @@ class Rewards:
             )
         if self.start == "reward" and not starts:
             raise UserError(
-                "incompatible-reward-model",
+                "wrong-reward-model",
                 "value_start",
                 f"the value cannot start as {name}, which is not a LoRA on {self.parent} of rank value_rank that left its weights "
                 "unchanged",
