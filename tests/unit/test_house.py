@@ -77,6 +77,22 @@ def test_nothing_is_too_long(file):
             assert node.end_lineno - node.lineno < limit, f"{node.name} has more than {limit} lines"
 
 
+# What a stage keeps beside all results, and what it reads of a dataset only to name a row or a licence.
+BESIDE_RESULTS = (
+    "compat/snakemake.py data/licences.py runtime/script.py runtime/storage_faults.py training/loop.py "
+    "training/mlflow_tracking.py training/trackers.py workflow/paths.py"
+).split()
+
+
+@pytest.mark.parametrize(
+    "file", [file for file in FILES if str(file.relative_to(LIBRARY)) not in BESIDE_RESULTS], ids=module_of
+)
+def test_only_one_place_knows_where_results_lie(file):
+    texts = [node.value for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Constant)]
+    found = [text for text in texts if isinstance(text, str) and (text == "results" or text.startswith("results/"))]
+    assert not [text for text in found if "\n" not in text and "{" not in text]
+
+
 def test_packages_start_empty():
     assert not [file for file in LIBRARY.rglob("__init__.py") if file.parent != LIBRARY and file.read_text()]
 
