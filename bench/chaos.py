@@ -151,7 +151,7 @@ def live(folder: Path, targets: list[str], chance: random.Random, tally: Tally) 
         raise RuntimeError(f"hangs after {kind}:\n{output.read_text()[-3000:]}") from None
     tally.kinds[kind] += 1
     tally.stages.update(stage for _, stage in at_work)
-    tally.resumes += output.read_text().count("goes on from checkpoint-")
+    tally.resumes += output.read_text().count("resumes from checkpoint-")
     if kind in ("SIGKILL group", "restart", "SIGTERM group"):  # of the others, some stages are still at work
         lost = tally.lost_politely if kind.startswith("SIGTERM") else tally.lost
         lost += lost_steps(folder, began)
@@ -209,7 +209,7 @@ def finish(folder: Path, targets: list[str], tally: Tally | None = None) -> None
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     if tally:
-        tally.resumes += output.read_text().count("goes on from checkpoint-")
+        tally.resumes += output.read_text().count("resumes from checkpoint-")
 
 
 def start_command(folder: Path, targets: list[str], output: Path) -> subprocess.Popen:

@@ -35,7 +35,11 @@ sys.path[:0] = [str(REPOSITORY / "scripts"), str(REPOSITORY / "tests")]
 
 from security.hostile import STRINGS  # noqa: E402
 
-from posttrain.config.schema import RESERVED, Config, Dataset, Evaluation, Run, check_text  # noqa: E402
+from posttrain.config.datasets import Dataset  # noqa: E402
+from posttrain.config.evaluation import Evaluation  # noqa: E402
+from posttrain.config.plain_values import RESERVED, check_text  # noqa: E402
+from posttrain.config.project_file import Config  # noqa: E402
+from posttrain.config.runs import Run  # noqa: E402
 from posttrain.runtime.errors import UserError, printable  # noqa: E402
 from posttrain.workflow.paths import MODEL_FILES, RUN_FILES  # noqa: E402
 from posttrain.workflow.project import Project  # noqa: E402

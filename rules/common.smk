@@ -13,18 +13,18 @@ gc.set_threshold(100_000)
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
 from posttrain.compat.snakemake import planned_outputs, stages_here, start_again, targets
-from posttrain.config.schema import check_file, check_is_no_target
+from posttrain.config.plain_values import check_file, check_is_no_target
 from posttrain.runtime.errors import UserError
 from posttrain.config.overrides import OVERRIDES
 from posttrain.objectives import OBJECTIVES
-from posttrain.workflow import contexts
-from posttrain.workflow.paths import LAST_CONFIGURATION
+from posttrain.workflow import contexts, paths
 from posttrain.workflow.project import Project
 from posttrain.workflow.specs import VERSIONS
 from posttrain.workflow.staging import staged
 from posttrain.workflow.targets import evaluated
 from posttrain.runtime import fork_server
 from posttrain.runtime.console import say
+from posttrain.provenance.missing import gone
 
 # A file given with --configfile replaces the default one. Snakemake itself would merge the two.
 local = Path("config/config.yaml")
@@ -48,6 +48,11 @@ try:
     ALIASES = PROJECT.check_targets(TARGETS)
 except UserError as error:
     sys.exit(f"posttrain: {error}")
+
+# Snakemake does not miss a folder that nothing reads which it is asked for.
+for line in gone(PROJECT, [name for name in map(PROJECT.model_named, TARGETS) if name]):
+    if not any(target in line for target in TARGETS):
+        say(f"posttrain: {line}")
 
 COMMAND = f"snakemake --configfile {CONFIG_FILE} --cores {workflow.cores}"
 
@@ -355,8 +360,8 @@ def start_fork_server():
 
 def remember_configuration():
     """Write down which file was read, so that `posttrain verify` and its like read the same."""
-    LAST_CONFIGURATION.parent.mkdir(exist_ok=True)
-    LAST_CONFIGURATION.write_text(f"{CONFIG_FILE}\n")
+    paths.LAST_CONFIGURATION.parent.mkdir(exist_ok=True)
+    paths.LAST_CONFIGURATION.write_text(f"{CONFIG_FILE}\n")
 
 
 def show_results():

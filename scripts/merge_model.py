@@ -190,8 +190,8 @@ def carry(source: Path, folder: Path) -> None:
             link(file, target)
     ours, theirs = folder / "config.json", source / "config.json"
     if ours.exists():
-        said = read_json(theirs)
-        config = read_json(ours) | {key: said[key] for key in SPECIAL if said.get(key) is not None}
+        special = read_json(theirs)
+        config = read_json(ours) | {key: special[key] for key in SPECIAL if special.get(key) is not None}
         ours.unlink()  # it may be a link
         ours.write_text(json.dumps(config, indent=2, ensure_ascii=False, sort_keys=True) + "\n")
 
@@ -237,8 +237,10 @@ def ship(
         )
         if asked != "auto":
             raise UserError(
-                f"{name}: save_precision: {asked} loses what was learnt: {lost}; write save_precision: fp32, or auto, which "
-                f"takes {asked} only where it keeps the update"
+                "merge-failed",
+                f"{name}",
+                f"save_precision: {asked} loses what was learnt: {lost}",
+                f"write save_precision: fp32, or auto, which takes {asked} only where it keeps the update",
             )
         say(f"{name}: model/ is in float32, as {lost}")
         for file in sorted(shipped.rglob("*"), reverse=True):

@@ -1,7 +1,8 @@
 """Mix datasets by weight, with a cap for each.
 
 Reads the mixture's spec and the rows of its datasets, which are normalised and split already; writes what prepare_data.py
-writes. Rows are taken by their hash, so that a row stays in the mixture when others are added.
+writes. The datasets are folders beside the mixture. Rows are taken by their hash, so that a row stays in the mixture when others
+are added.
 
     python scripts/mix_data.py --spec results/data/mixture/spec.json --output results/data/mixture
 """
@@ -19,18 +20,17 @@ from posttrain.runtime.console import say
 from posttrain.runtime.errors import UserError
 from posttrain.runtime.script import arguments, run
 
-DATA = Path("results/data")
-
 
 def main(options) -> None:
     spec, name = read_json(options.spec), options.output.name
-    reports = {part["name"]: read_json(DATA / part["name"] / "data.json") for part in spec["mix"]}
-    shapes = {report["shape"] for report in reports.values()}
-    if len(shapes) > 1:
+    folders = {part["name"]: options.output.parent / part["name"] for part in spec["mix"]}
+    reports = {part["name"]: read_json(folders[part["name"]] / "data.json") for part in spec["mix"]}
+    types = {report["shape"] for report in reports.values()}
+    if len(types) > 1:
         said = " and ".join(f"{part} is {report['shape']}" for part, report in reports.items())
-        raise UserError("wrong-dataset-type", f"dataset {name}", said, "mix rows of one shape")
+        raise UserError("wrong-dataset-type", f"dataset {name}", said, "mix rows of one type")
     taken = amounts(spec["mix"], {part: report["train"] for part, report in reports.items()})
-    counts = write(taken, shapes.pop(), options.output)
+    counts = write(taken, folders, types.pop(), options.output)
     report = {
         "format": "mix",
         "recognised": None,
@@ -64,7 +64,7 @@ def amounts(parts: list[dict], rows: dict[str, int]) -> dict[str, int]:
     return {name: round(unit * weight) for name, weight in weights.items()}
 
 
-def write(taken: dict[str, int], shape: str, folder: Path) -> Counter:
+def write(taken: dict[str, int], folders: dict[str, Path], dataset_type: str, output: Path) -> Counter:
     """Write the mixture; a row that another dataset holds out, or whose prompt it holds out, is not trained on."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -73,17 +73,17 @@ def write(taken: dict[str, int], shape: str, folder: Path) -> Counter:
     seen: dict[str, str] = {}
     held_out: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
-        dropped = stack.enter_context(stack.enter_context(whole_file(folder / "dropped.jsonl")).open("w"))
+        dropped = stack.enter_context(stack.enter_context(whole_file(output / "dropped.jsonl")).open("w"))
         for split in ("validation", "train"):
-            file = stack.enter_context(whole_file(folder / f"{split}.parquet"))
-            writer = stack.enter_context(pq.ParquetWriter(file, rows.schema(shape)))
+            file = stack.enter_context(whole_file(output / f"{split}.parquet"))
+            writer = stack.enter_context(pq.ParquetWriter(file, rows.schema(dataset_type)))
             for part, amount in taken.items():
-                for batch in blocks(part, split, amount):
+                for batch in blocks(folders[part], split, amount):
                     kept, lines = sift(batch, split, seen, held_out)
                     counts.update({"rows": len(batch), split: len(kept), (part, split): len(kept)})
                     counts.update(line["kind"] for line in lines)
                     dropped.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-                    writer.write_table(pa.Table.from_pylist(kept, schema=rows.schema(shape)))
+                    writer.write_table(pa.Table.from_pylist(kept, schema=rows.schema(dataset_type)))
     return counts
 
 
@@ -115,11 +115,11 @@ def refuse(row: dict, same: str | None, held_out: str | None) -> dict | None:
     return rows.left_out(row, "repeated", f"the same as {same}") if same else None
 
 
-def blocks(part: str, split: str, amount: int) -> Iterator[list[dict]]:
+def blocks(folder: Path, split: str, amount: int) -> Iterator[list[dict]]:
     """A dataset's rows, some at a time: all that it holds out, and `amount` of those to train on, by their hash."""
     import pyarrow.parquet as pq
 
-    file = DATA / part / f"{split}.parquet"
+    file = folder / f"{split}.parquet"
     ids = pq.read_table(file, columns=["id"])["id"].to_pylist()
     chosen = set(sorted(ids)[:amount] if split == "train" else ids)
     for batch in rows.batches(file, 2000):

@@ -68,7 +68,7 @@ def main(options) -> None:
         for file in (*SPLITS.values(), DROPPED):
             (taken.folder / file).replace(options.output / file)
     write_data(options.output, report)
-    asked = 0 if held_out else splits.wanted(report["train"] + report["validation"], spec["validation"])
+    asked = 0 if held_out else splits.held_out_count(report["train"] + report["validation"], spec["validation"])
     tell(name, report, taken.first_fault, options.output / DROPPED, asked)
     tell_what_is_read(name, report)
 
@@ -81,7 +81,7 @@ def tell(name: str, report: dict, first_fault: dict[str, str], file: Path, asked
         asked: how many rows were to be held out.
     """
     held_out, near = report["validation"], report["near"]
-    shows = f" ({splits.shown(report['detectable'])})" if held_out else ""
+    shows = f" ({splits.in_words(report['detectable'])})" if held_out else ""
     if asked and not held_out:
         shows = ", as nearly all share a prompt or are near each other: write a file of other rows as `validation:`"
     kinds = f"{report['shape']} from {report['format']}"
@@ -102,7 +102,7 @@ def tell_what_is_read(name: str, report: dict) -> None:
     if " is read as " in (report["recognised"] or ""):
         say(f"{name}: {report['recognised']}")
     if report["unknown"]:
-        say(f"{name}: not read, with the rows that have them: {unknown_keys.told(report['unknown'])}")
+        say(f"{name}: not read, with the rows that have them: {unknown_keys.in_words(report['unknown'])}")
     if advice := unknown_keys.advice(report["shape"], report["unknown"]):
         say(f"{name}: WARNING: {advice}")
 

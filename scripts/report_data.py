@@ -122,8 +122,8 @@ def warnings(report: dict[str, Any]) -> list[str]:
 
 def _overlap_warnings(overlaps: dict[str, Any]) -> list[str]:
     return [
-        f"Held out and trained on as well: {found['shared']:,} of the {formatting.rows(found['rows'])} of {held_out}, "
-        f"{found['exact']:,} of them word for word. What is measured on these is memory."
+        f"{found['shared']:,} of the {formatting.rows(found['rows'])} of {held_out} are also in the training rows, "
+        f"{found['exact']:,} of them identical. Scores on them measure memorisation."
         for held_out, found in overlaps.items()
         if found["shared"]
     ]
@@ -134,8 +134,8 @@ def _row_warnings(report: dict[str, Any]) -> list[str]:
     leaked, dropped = report["answer_in_prompt"], sum(report["dropped"].values())
     if leaked["rows"]:
         warnings.append(
-            f"In {formatting.rows(leaked['rows'])} the answer stands word for word in its own prompt, first in "
-            f"{leaked['first']}: unless the task is to copy, the model learns to look it up."
+            f"In {formatting.rows(leaked['rows'])} the prompt contains the answer word for word, first in {leaked['first']}: "
+            "unless the task is to copy, the model learns to look it up."
         )
     if dropped >= MANY_DROPPED * report["rows"] > 0:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in report["dropped"].items() if count)
@@ -147,20 +147,20 @@ def _row_warnings(report: dict[str, Any]) -> list[str]:
             f"earlier one and have its answer; near_duplicates: {near['similarity']:g} under the dataset leaves them out."
         )
     if report["validation"] and report.get("detectable", 0) is None:
-        warnings.append(f"Held out: {formatting.rows(report['validation'])}, {splits.shown(None)}.")
+        warnings.append(f"Held out: {formatting.rows(report['validation'])}, {splits.in_words(None)}.")
     if not report["validation"]:
         warnings.append(
-            "No rows are held out, so nothing tells when the model learns by heart: write a larger validation for the dataset, "
-            "or a file of rows."
+            "No rows are held out, so overfitting cannot be detected: set a larger validation share for the dataset, or a file of "
+            "rows."
         )
     if DATASET_TYPES[report["shape"]].turns and "user" not in report["lengths"]["characters"]:
-        warnings.append("No turn is a user's: check that columns names the prompt.")
+        warnings.append("There is no user turn: check that columns names the prompt.")
     if advice := unknown_keys.advice(report["shape"], report.get("unknown", {})):
         warnings.append(f"{advice[0].upper()}{advice[1:]}.")
     labels = report["labels"]
     if labels and not all(labels.values()):
-        kind = "wanted" if labels["true"] else "unwanted"
-        warnings.append(f"All answers are {kind} ones: an unpaired preference needs wanted and unwanted ones.")
+        kind = "desired" if labels["true"] else "undesired"
+        warnings.append(f"All completions are {kind}: unpaired preferences need desired and undesired ones.")
     return warnings
 
 
@@ -170,8 +170,8 @@ def _token_warnings(tokens: dict[str, Any]) -> list[str]:
     warnings = []
     if train["dropped"] or shares["cut"] >= MANY_CUT:
         warnings.append(
-            f"Base {base}: max_length {tokens['max_length']:,} cuts {train['cut']:,} of {formatting.rows(train['of'])} and "
-            f"leaves out {train['dropped']:,} with nothing to train on; the longest: {train['lengths']['max']:,} tokens."
+            f"Base {base}: max_length {tokens['max_length']:,} truncates {train['cut']:,} of {formatting.rows(train['of'])} and "
+            f"leaves out {train['dropped']:,} without trained tokens; the longest has {train['lengths']['max']:,} tokens."
         )
     if shares["unknown"] >= MANY_UNKNOWN:
         warnings.append(
@@ -180,18 +180,18 @@ def _token_warnings(tokens: dict[str, Any]) -> list[str]:
     if shares["fallback"] >= MANY_PIECES:
         warnings.append(
             f"Base {base}: {formatting.percent(shares['fallback'])} of the tokens are pieces of characters: its tokenizer "
-            "hardly knows this script, and so does the base."
+            "and probably the base itself have hardly seen this script."
         )
     return warnings
 
 
 def _licence_warnings(licence: str | None, card: str | None) -> list[str]:
     if licence is None:
-        return ["Its licence is not known: look it up and write it in the configuration."]
+        return ["The licence is unknown: look it up and write it in the configuration."]
     if not licences.is_known(licence):
-        return [f"Its licence “{licence}” is not one whose terms are known here: read whether it allows your use."]
+        return [f"The terms of the licence “{licence}” are unknown to posttrain: check whether it allows your use."]
     if card and licences.normalise(card) != licences.normalise(licence):
-        return [f"The configuration says its licence is {licence}, its card says {card}: one of them is wrong."]
+        return [f"The configuration gives the licence {licence}, the dataset card {card}: one of them is wrong."]
     return []
 
 
@@ -204,7 +204,7 @@ def page(name: str, report: dict[str, Any]) -> str:
         name=name,
         report=report,
         rows=rows,
-        shown=splits.shown(report["detectable"]) if report.get("detectable") else "",
+        shown=splits.in_words(report["detectable"]) if report.get("detectable") else "",
         extremes=EXTREMES,
         limit=profile.BEGINNING - 1,  # a text of BEGINNING characters was cut there
     )

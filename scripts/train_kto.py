@@ -73,7 +73,7 @@ def mismatched(rows, batch_size: int):
             if prompts[other] != prompts[row]:
                 return completions[other]
         raise UserError(
-            "unsuitable-rows",
+            "unsupported-setting",
             "objective",
             "kto compares completions of different prompts, and all rows have the same one",
             "write objective: dpo",

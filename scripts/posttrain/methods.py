@@ -70,14 +70,18 @@ class Method:
     """it works with recomputed activations"""
     early_stopping: bool = True
     """its result can be taken from an earlier step"""
+    refused_peft_fields: tuple[tuple[str, str], ...] = ()
+    """fields of PEFT's configuration that cannot be set, and why"""
 
 
-_LORA_KEYS = ("rank", "alpha", "dropout", "target_modules", "peft_args", "neftune", "packing")
+_LORA_KEYS = ("rank", "alpha", "dropout", "target_modules", "peft_args", "neftune_noise_alpha", "packing")
 _WEIGHT_KEYS = ("freeze", "train", "learning_rates")  # patterns of the names of weights
-_TARGETED_KEYS = ("target_modules", "peft_args", "neftune", "packing")
+_TARGETED_KEYS = ("target_modules", "peft_args", "neftune_noise_alpha", "packing")
 
 METHODS: dict[str, Method] = {
-    "full": Method(learning_rates=(2e-5, 1e-6), keys=("value_rank", "neftune", "packing", *_WEIGHT_KEYS), full=True),
+    "full": Method(
+        learning_rates=(2e-5, 1e-6), keys=("value_rank", "neftune_noise_alpha", "packing", *_WEIGHT_KEYS), full=True
+    ),
     "lora": Method(  # Hu et al. 2021
         learning_rates=(2e-4, 5e-5),
         usual_learning_rates=(1e-4, 5e-4),
@@ -110,26 +114,33 @@ METHODS: dict[str, Method] = {
         target_modules="all-linear",
         several_adapters=False,
         early_stopping=False,
+        refused_peft_fields=(
+            ("orth_reg_weight", "it has no effect, because PEFT adds the penalty to a loss that TRL does not use"),
+            ("use_dora", "AdaLoRA does not support DoRA"),
+        ),
     ),
     "adapter": Method(  # Houlsby et al. 2019, Pfeiffer et al. 2021
         learning_rates=(5e-4, 1e-4),
-        keys=("placement", "reduction_factor", "neftune", "packing"),
+        keys=("placement", "reduction_factor", "neftune_noise_alpha", "packing"),
         parameters=lambda spec, sizes: sizes.layers * 2 * sizes.hidden * sizes.hidden / spec["reduction_factor"],
         wraps_blocks=True,
         mergeable=False,
     ),
     "prefix": Method(  # Li and Liang 2021
         learning_rates=(1e-2, 2e-3),
-        keys=("virtual_tokens", "peft_args"),
+        keys=("num_virtual_tokens", "peft_args"),
         peft_config=("prefix_tuning",),
         parameters=lambda spec, sizes: spec["virtual_tokens"] * 2 * sizes.layers * sizes.hidden,
         virtual_tokens=True,
         mergeable=False,
         gradient_checkpointing=False,  # it drops the cache that the prefix is made of
+        refused_peft_fields=(
+            ("prefix_projection", "PEFT saves only the output of the projection, so training cannot resume from it"),
+        ),
     ),
     "p_tuning": Method(  # Liu et al. 2021
         learning_rates=(5e-3, 1e-3),
-        keys=("virtual_tokens", "peft_args"),
+        keys=("num_virtual_tokens", "peft_args"),
         peft_config=("p_tuning",),
         parameters=lambda spec, sizes: 3 * sizes.hidden * sizes.hidden,
         virtual_tokens=True,
@@ -138,7 +149,7 @@ METHODS: dict[str, Method] = {
     ),
     "prompt": Method(  # Lester et al. 2021
         learning_rates=(3e-2, 5e-3),
-        keys=("virtual_tokens", "peft_args"),
+        keys=("num_virtual_tokens", "peft_args"),
         peft_config=("prompt_tuning",),
         parameters=lambda spec, sizes: spec["virtual_tokens"] * sizes.hidden,
         virtual_tokens=True,

@@ -10,7 +10,7 @@ from typing import Literal
 PAIRWISE = MappingProxyType({"loss": "loss", "accuracy": "rewards/accuracies", "margin": "rewards/margins"})
 FROM_REWARD = MappingProxyType({"reward": "reward"})
 ON_PROMPTS = ("messages", "preference", "prompts")
-SAMPLING_KEYS = ("reward", "max_new_tokens", "temperature", "minibatches")
+SAMPLING_KEYS = ("reward", "max_new_tokens", "temperature", "num_mini_batches")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class Objective:
     preference_loss: bool = False
     """`beta` weighs its loss and must be above 0"""
     groups: bool = False
-    """completions of one prompt are compared with each other (`generations`)"""
+    """completions of one prompt are compared with each other (`num_generations`)"""
     sequences: int = 1
     """sequences of one example in a forward pass"""
     least_batch: int = 1
@@ -55,6 +55,8 @@ class Objective:
     """default"""
     dropout: float = 0.0
     """default of an adapter"""
+    allows_dropout: bool = True
+    """dropout may be set"""
     compact_head: Literal["none", "patched", "built in"] = "none"
     """whether the logits of untrained tokens are left out: by models/lm_head.py in TRL's loss, or by our own trainer"""
     fast_kernels: bool = False
@@ -68,6 +70,8 @@ class Objective:
     """it makes a reward model, with a score in the place of the LM head"""
     value_model: bool = False
     """it trains a value beside the policy"""
+    token_rewards: bool = False
+    """it can use a reward for each token"""
 
     @property
     def all_logits(self) -> bool:
@@ -85,7 +89,7 @@ _DPO_LOSSES = tuple(
     "sigmoid_norm".split()
 )
 _PPO_KEYS = (
-    "ppo_epochs kl_coefficient kl_target clip value_clip value_coefficient value_learning_rate value_rank value_start gamma "
+    "ppo_epochs kl_coef kl_target cliprange cliprange_value vf_coef value_learning_rate value_rank value_start gamma "
     "gae_lambda whiten_rewards missing_eos_penalty".split()
 )
 
@@ -93,7 +97,7 @@ OBJECTIVES: dict[str, Objective] = {
     "sft": Objective(
         data=("text", "messages"),
         measures=MappingProxyType({"loss": "loss", "token_accuracy": "mean_token_accuracy"}),
-        keys=("assistant_turns", "train_thoughts", "neftune", "packing", "loss_type", "trainer_args"),
+        keys=("assistant_turns", "train_thoughts", "neftune_noise_alpha", "packing", "loss_type", "trainer_args"),
         trl_config="trainer/sft_config.py",
         version=3,
         from_demonstrations=True,
@@ -172,7 +176,7 @@ OBJECTIVES: dict[str, Objective] = {
     "grpo": Objective(  # Shao et al. 2024
         data=ON_PROMPTS,
         measures=FROM_REWARD,
-        keys=(*SAMPLING_KEYS, "generations", "variant", "loss_type", "beta", "trainer_args"),
+        keys=(*SAMPLING_KEYS, "num_generations", "variant", "loss_type", "beta", "trainer_args"),
         trl_config="trainer/grpo_config.py",
         version=3,
         on_policy=True,
@@ -185,7 +189,7 @@ OBJECTIVES: dict[str, Objective] = {
     "rloo": Objective(  # Ahmadian et al. 2024
         data=ON_PROMPTS,
         measures=FROM_REWARD,
-        keys=(*SAMPLING_KEYS, "generations", "beta", "trainer_args"),
+        keys=(*SAMPLING_KEYS, "num_generations", "beta", "trainer_args"),
         trl_config="trainer/rloo_config.py",
         version=3,
         script="grpo",
@@ -203,7 +207,9 @@ OBJECTIVES: dict[str, Objective] = {
         on_policy=True,
         reference="resident",
         compact_head="built in",
+        allows_dropout=False,
         value_model=True,
+        token_rewards=True,
     ),
 }
 
@@ -215,6 +221,6 @@ def data_refusal(objective: str, dataset: str, dataset_type: str) -> str | None:
         return None
     fits = [name for name, row in OBJECTIVES.items() if dataset_type in row.data]
     return (
-        f"{objective} needs rows of shape {' or '.join(needed)}, and {dataset} is {dataset_type}, "
+        f"{objective} needs rows of type {' or '.join(needed)}, and {dataset} is {dataset_type}, "
         f"which {'fits ' + ' or '.join(fits) if fits else 'no objective can use yet'}"
     )

@@ -55,7 +55,7 @@ class Board:
         self.interrupted = False
         self.began: float | None = None
         self.messages = messages
-        messages.start(self.receive)
+        messages.start(self.receive, self._show)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take one of Snakemake's records."""

@@ -28,13 +28,14 @@ class Messages:
         self.stream = file.open()
         os.environ[events.VARIABLE] = str(file)
         self.receive: Callable[[dict], None] = lambda event: None
+        self.tick: Callable[[], None] = lambda: None
         self._rest = ""
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._poll, daemon=True)
 
-    def start(self, receive: Callable[[dict], None]) -> None:
-        """Begin to pass events to `receive`."""
-        self.receive = receive
+    def start(self, receive: Callable[[dict], None], tick: Callable[[], None]) -> None:
+        """Begin to pass events to `receive`, and call `tick` four times a second."""
+        self.receive, self.tick = receive, tick
         self._thread.start()
 
     def read(self) -> None:
@@ -56,4 +57,6 @@ class Messages:
 
     def _poll(self) -> None:
         while not self._ended.wait(POLL_SECONDS):
-            self.read()
+            with self.lock:
+                self.read()
+                self.tick()

@@ -1,6 +1,5 @@
 """A terminal: finished stages stay above, the running ones and their progress below."""
 
-import threading
 from typing import TextIO
 
 from rich.console import Console
@@ -18,10 +17,8 @@ class Terminal:
 
     def __init__(self, stream: TextIO, nocolor: bool) -> None:
         self.console = Console(file=stream, no_color=nocolor or None, highlight=False, markup=False, emoji=False)
-        self.lock = threading.Lock()  # rich draws in a thread of its own
-        self.stages: list[Stage] = []
-        self.footer = ""
-        self.live = Live(console=self.console, get_renderable=self._draw, refresh_per_second=4, transient=True)
+        # Rich's own refreshing thread is not used: it races with what is printed. Whoever calls holds the logger's lock.
+        self.live = Live(console=self.console, auto_refresh=False, transient=True)
 
     def started(self, stage: Stage) -> None:
         """A running stage is drawn by `show`."""
@@ -37,21 +34,20 @@ class Terminal:
 
     def show(self, stages: list[Stage], footer: str) -> None:
         """Draw these stages below what was printed, from now on."""
-        with self.lock:
-            self.stages, self.footer = list(stages), footer
         if stages and not self.live.is_started:
             self.live.start()
             self.console.show_cursor(True)  # rich hides it, and after `kill -9` it would stay hidden
+        if self.live.is_started:
+            self.live.update(self._drawn(stages, footer), refresh=True)
 
     def close(self) -> None:
         """Take away what is drawn."""
         if self.live.is_started:
             self.live.stop()
 
-    def _draw(self) -> Text:
-        with self.lock:
-            lines = [part for stage in self.stages for part in (line(stage), below(stage)) if part]
-            lines += [Text(self.footer, style="dim")] * bool(self.stages)
+    def _drawn(self, stages: list[Stage], footer: str) -> Text:
+        lines = [part for stage in stages for part in (line(stage), below(stage)) if part]
+        lines += [Text(footer, style="dim")] * bool(stages)
         for part in lines:
             part.truncate(self.console.width, overflow="ellipsis")
         return Text("\n", no_wrap=True).join(lines)

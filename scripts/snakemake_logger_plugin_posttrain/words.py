@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 # Jobs that are no stages: they write settings down, link a name, or only collect files.
-MINOR = ("all", "alias", "spec")
+MINOR = ("all", "alias", "context", "spec")
 # The wildcards by which a job is named; the others are details.
 NAMES = ("run", "dataset", "base", "sweep", "pair", "alias", "target")
 REASONS = {

@@ -110,7 +110,7 @@ def test_a_pickle_beside_safetensors_is_left_behind(stranger):
 
 def test_a_pickle_by_the_name_of_safetensors_is_no_safetensors(stranger):
     (stranger / "model.safetensors").write_bytes(pickle.dumps(Evil()))
-    assert "is no whole safetensors file" in refusal()
+    assert "is not a complete safetensors file" in refusal()
 
 
 def header(entries: dict, data: bytes = b"", length: int | None = None) -> bytes:
@@ -142,7 +142,7 @@ LIES = {
 @pytest.mark.parametrize("lie", LIES)
 def test_a_header_that_lies_is_told(stranger, lie):
     (stranger / "model.safetensors").write_bytes(LIES[lie])
-    assert "model.safetensors is no whole safetensors file" in refusal()
+    assert "model.safetensors is not a complete safetensors file" in refusal()
 
 
 def test_weights_of_another_shape_than_the_configuration_says_are_told(stranger):
@@ -171,7 +171,7 @@ def test_an_index_names_no_file_elsewhere(stranger, shard):
 )
 def test_a_file_that_is_no_json_is_told(stranger, file, text):
     (stranger / file).write_text(text)
-    assert f"{file} is no JSON" in refusal()
+    assert f"{file} is not valid JSON" in refusal()
 
 
 def test_a_pipe_in_the_folder_is_not_waited_for(stranger):
@@ -189,7 +189,7 @@ def test_a_revision_of_the_caches_layout_stays_in_its_folder(in_folder, stranger
 
 
 def test_a_template_of_megabytes_is_refused(stranger):
-    (stranger / "chat_template.jinja").write_text("x" * (base_inspection.LONGEST_TEMPLATE + 1))
+    (stranger / "chat_template.jinja").write_text("x" * (base_inspection.MAX_TEMPLATE + 1))
     assert "chat_template.jinja is longer than" in refusal()
 
 
@@ -238,7 +238,7 @@ def test_a_wheel_that_is_broken_is_told(in_folder):
     whole = wheel({"model.gguf": b"some bytes" * 100}).read_bytes()
     for broken in (b"", b"PK", whole[: len(whole) // 2], whole.replace(b"model.gguf", b"other.gguf", 1), b"x" * 100):
         Path("x.whl").write_bytes(broken)
-        with pytest.raises(UserError, match="is no whole wheel"):
+        with pytest.raises(UserError, match="is not a complete wheel"):
             base_inspection.unpack(Path("x.whl"), None, Path("model.gguf"), "b")
 
 

@@ -25,12 +25,12 @@ TARGETS = {
     "results/dpo_lora,lr=4/eval.json": "a run has no key 'lr'; write learning_rate",
     "results/dpo_lora,rank=four/eval.json": "rank: ",
     "results/dpo_lora,rank=0/eval.json": "rank: ",
-    "results/dpo_lora,rank=../eval.json": "is no override",
-    "results/dpo_lora,rank=4;touch INJECTED/eval.json": "is no override",
-    "results/dpo_lora,rank=$(touch INJECTED)/eval.json": "is no override",
-    "results/dpo_lora,rank=4 5/eval.json": "is no override",
+    "results/dpo_lora,rank=../eval.json": "is not an override",
+    "results/dpo_lora,rank=4;touch INJECTED/eval.json": "is not an override",
+    "results/dpo_lora,rank=$(touch INJECTED)/eval.json": "is not an override",
+    "results/dpo_lora,rank=4 5/eval.json": "is not an override",
     "results/dpo_lora,data=a/b/eval.json": "there is no dataset 'a'",
-    "results/dpo_lora,rank/eval.json": "is no override",
+    "results/dpo_lora,rank/eval.json": "is not an override",
     "results/dpo_lora,rank=2,rank=4/eval.json": "given twice",
     "results/dpo_lora,objective=sft/eval.json": "makes another run",
     "results/dpo_lora/evl.json": "did you mean 'eval.json'?",
@@ -54,7 +54,7 @@ CHANGES = {
     ),
     "sweep over what no name can have": (
         lambda c: c["sweeps"].update(own={"run": "sft_lora", "over": {"target_modules": [".*_proj"]}}),
-        "sweeps.own.over.target_modules: '.*_proj' cannot stand in the name of a run's folder",
+        "sweeps.own.over.target_modules: '.*_proj' cannot be part of the name of a run's folder",
     ),
     "what a library refuses": (
         lambda c: c["runs"]["sft_lora"].update(trainer_args={"deepspeed": "zero3.json"}),
@@ -67,7 +67,7 @@ CHANGES = {
     "cycle": (lambda c: c["runs"]["sft_lora"].update({"from": "dpo_lora"}), "in a circle"),
     "unknown dataset": (lambda c: c["runs"]["sft_lora"].update(data="gsm8"), "did you mean 'gsm8k'?"),
     "wrong type": (lambda c: c["runs"]["sft_lora"].update(rank="many"), "runs.sft_lora.rank: "),
-    "wrong shape": (lambda c: c["runs"]["sft_lora"].update(data="gsm8k_pairs"), "sft needs rows of shape"),
+    "wrong shape": (lambda c: c["runs"]["sft_lora"].update(data="gsm8k_pairs"), "sft needs rows of type"),
     "missing file": (lambda c: c["datasets"]["gsm8k"].update(path="none.jsonl"), "there is no file 'none.jsonl'"),
     "missing folder": (
         lambda c: c["bases"].update(tiny={"source": "path", "path": "none"}),
@@ -81,7 +81,10 @@ CHANGES = {
         lambda c: c["runs"]["sft_lora"].update(allow=["overlaps"]),
         "allow: there is no check 'overlaps'; did you mean 'overlap'?",
     ),
-    "unknown format": (lambda c: c["datasets"]["gsm8k"].update(format="alpacca"), "datasets.gsm8k.format: 'alpacca'"),
+    "unknown format": (
+        lambda c: c["datasets"]["gsm8k"].update(format="alpacca"),
+        "datasets.gsm8k.format: invalid value 'alpacca'",
+    ),
 }
 
 
@@ -100,7 +103,7 @@ def test_a_result_behind_configfile_is_no_configuration(folder):
     result.parent.mkdir(parents=True)
     result.write_text("{}")
     said = refused(folder, "--configfile", str(TINY), str(result))
-    assert said.startswith("posttrain: 'results/sft_lora/eval.json' stands behind --configfile, so snakemake reads it")
+    assert said.startswith("posttrain: results/sft_lora/eval.json: it stands after --configfile, so snakemake reads it")
 
 
 ROWS = {

@@ -37,7 +37,7 @@ def company(tmp_path, monkeypatch):
             "q": {"from": "tiny", "objective": "sft", "data": "faq", **QUICK},
             "liked": {"from": "tiny", "objective": "orpo", "data": "pairs", **QUICK},
         },
-        "evaluation": {"suites": {"asked": {"kind": "generation", "data": "faq", "shots": 2}}},
+        "evaluation": {"suites": {"asked": {"kind": "generation", "data": "faq", "num_fewshot": 2}}},
     }
     Path("config.yaml").write_text(yaml.dump(values))
     return tmp_path
@@ -73,4 +73,4 @@ def test_a_suite_that_its_rows_cannot_answer_is_refused_before_training(company)
     with pytest.raises(UserError) as error:
         run(preflight)
     assert "shots is 101, and faq has 100 training rows of one question and one answer; write fewer" in str(error.value)
-    assert "likes.data: preference needs rows of shape preference, and faq is messages" in str(error.value)
+    assert "likes.data: preference needs rows of type preference, and faq is messages" in str(error.value)

@@ -11,6 +11,8 @@ import pytest
 import yaml
 from conftest import REPOSITORY, TINY, environment, planned, snakemake
 
+from posttrain import documents
+
 TARGETS = (
     "results/dpo_full/loss.png",
     "results/sweeps/rank/table.tsv",
@@ -39,6 +41,14 @@ def road(tmp_path_factory) -> Path:
 
 def read(file: Path) -> dict:
     return json.loads(file.read_text())
+
+
+def test_every_json_file_has_the_documented_keys(road):
+    results = road / "results"
+    found = [results / "dpo_lora" / file for file in documents.FILES if file not in ("data.json", "report.json")]
+    found += [results / "tiny/eval.json", results / "sft_full/merge.json", *results.glob("data/*/data.json")]
+    found += results.glob("data/*/report.json")
+    assert {str(file): faults for file in found if (faults := documents.faults(file.name, read(file)))} == {}
 
 
 def test_eval_json_keeps_its_contract(road):

@@ -9,12 +9,11 @@ def run(options: argparse.Namespace) -> None:
     """Print what would be built, parents first, each with its reasons."""
     from posttrain.provenance.explain import why
     from posttrain.provenance.missing import gone
-    from posttrain.workflow import paths
 
     project, file = configuration.project(options)
     target = options.targets[0]
-    changes, named = why(project, target, file), paths.target(target)
-    lost = gone(project, [named.name]) if named.name and not named.table else []
+    changes, model = why(project, target, file), project.model_named(target)
+    lost = gone(project, [model]) if model else []
     if changes or not lost:
         print("\n".join(map(str, changes)) or f"nothing: {target} is up to date")
     print("".join(f"{line}\n" for line in lost), end="")

@@ -2,6 +2,9 @@
 
 Checked with PEFT 0.21.2: `register_peft_method` takes the names of `PeftType` only, and an Enum takes no new member, so the member
 is added as the class statement adds one. It can go once `register_peft_method` accepts new names.
+
+A method's model is a `BaseTuner`, whose hooks have names that begin with `_` in PEFT's own methods as well: `HOOKS` are those that
+`models/bottleneck.py` has.
 """
 
 from typing import Any
@@ -10,6 +13,7 @@ from peft import PeftType
 from peft.utils import register_peft_method
 
 CHECKED = {"peft": "0.21.2"}
+HOOKS = ("_prepare_adapter_config", "_create_and_replace", "_replace_module", "_check_merge_allowed")
 
 
 def register(name: str, config: type, model: type) -> None:

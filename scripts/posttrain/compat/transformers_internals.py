@@ -13,6 +13,16 @@ def attention_of(config: Any) -> str:
     return config._attn_implementation
 
 
+def compiled_template(template: str) -> Any:
+    """The Jinja template that `apply_chat_template` uses for a text, from its cache, with the dialect that it knows.
+
+    `apply_chat_template` has no argument for a template's globals, such as today's date. It can go once there is one.
+    """
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    return _compile_jinja_template(template)
+
+
 def neutral_generation() -> dict[str, Any]:
     """The values of a generation configuration with which nothing of it acts.
 

@@ -1,15 +1,18 @@
-"""Keys under the names that other tools have for them: what an unknown key most probably means, and where it is written here.
+"""Names that other tools use for keys: what an unknown key most probably means, and what to write instead.
 
-The names are those of transformers, TRL, PEFT, LLaMA-Factory, Axolotl, Unsloth and torchtune.
+The names come from transformers, TRL, PEFT, LLaMA-Factory, Axolotl, Unsloth and torchtune. Exact synonyms of a key are not here
+but in aliases.py: they are accepted.
 """
 
 from collections.abc import Callable, Iterable
 
-BATCH = "batch_size, the examples of an optimiser step in all"
-SPLIT = "accumulation, into how many forward passes batch_size is split"
-LENGTH = "max_length, which counts a prompt and its answer together"
+from posttrain.config import aliases
+
+BATCH = "batch_size, the total number of examples per optimiser step"
+SPLIT = "gradient_accumulation_steps, the number of forward passes that batch_size is split into"
+LENGTH = "max_length, the length of a prompt together with its completion"
 RATE = "learning_rate"
-WARMUP = "warmup, a share of the steps"
+WARMUP = "warmup_ratio, a share of the steps"
 PRECISION = "precision: bf16 or fp32"
 START = "from: NAME, and describe the base under bases:"
 ROWS = "data: NAME, and describe the dataset under datasets:"
@@ -17,21 +20,21 @@ HELD_OUT = "validation, a share or a file, at the dataset under datasets:"
 TEMPLATE = "chat_template at the base under bases:"
 SYSTEM = "system at the dataset under datasets:"
 FIRST = "limit at the dataset under datasets:"
-COLUMNS = "columns: {prompt: NAME, completion: NAME}, our column and the file's"
-TURNS = "assistant_turns: all or last; what others than the assistant say is never trained"
+COLUMNS = "columns: {prompt: NAME, completion: NAME}, our column: the file's column"
+TURNS = "assistant_turns: all or last (only assistant turns are trained)"
 QUANTISED = "method: qlora"
 STOPPING = "early_stopping: {metric: NAME, patience: NUMBER}"
 BEST = "keep: best"
 TRACKERS = "tracking: {also: [tensorboard, wandb, trackio]} at the top of the file"
 SAVING = "tracking: {checkpoint_seconds: NUMBER} at the top of the file"
-RESULTS = "take it out: results are under results/, in a folder with the run's name"
-LOGGED = "take it out: each step is logged"
-RESUMED = "take it out: the same command goes on where it was stopped"
-ONE_PROCESS = "take it out: a run trains in one process, on one GPU or on the CPU"
-KERNELS = "take it out: attention and kernels are chosen by what is installed"
-REMOTE = "take it out: code that a model brings along is never run"
-MEASURED = "measure_every: STEPS, which measures held-out rows while it trains"
-PATTERNS = "freeze or train, patterns of modules' names"
+RESULTS = "remove it: results are under results/, in a folder with the run's name"
+LOGGED = "remove it: every step is logged"
+RESUMED = "remove it: the same command resumes an interrupted run"
+ONE_PROCESS = "remove it: a run trains in one process, on one GPU or on the CPU"
+KERNELS = "remove it: attention and kernels are chosen from what is installed"
+REMOTE = "remove it: code that comes with a model is never executed"
+MEASURED = "measure_every: STEPS, to measure held-out rows during training"
+PATTERNS = "freeze or train, patterns of parameters' names"
 
 
 def _names(meaning: str, names: str) -> dict[str, str]:
@@ -40,21 +43,21 @@ def _names(meaning: str, names: str) -> dict[str, str]:
 
 RUN = {
     **_names(RATE, "lr peak_lr base_lr max_lr"),
-    **_names("epochs", "num_train_epochs num_epochs n_epochs train_epochs max_epochs"),
+    **_names("epochs", "num_epochs n_epochs train_epochs max_epochs"),
     **_names("max_steps", "steps num_steps max_train_steps train_steps total_steps max_steps_per_epoch"),
     **_names(
         BATCH,
         "per_device_train_batch_size micro_batch_size train_batch_size per_device_batch_size global_batch_size batch bs "
         "rollout_batch_size",
     ),
-    **_names(SPLIT, "gradient_accumulation_steps gradient_accumulation grad_accum grad_accumulation_steps"),
+    **_names(SPLIT, "gradient_accumulation grad_accum grad_accumulation_steps"),
     **_names(
         LENGTH,
         "max_seq_length max_seq_len max_sequence_length cutoff_len sequence_len sequence_length seq_length seq_len block_size "
         "model_max_length max_prompt_length max_tokens",
     ),
-    **_names("schedule", "lr_scheduler_type lr_scheduler scheduler lr_schedule"),
-    **_names(WARMUP, "warmup_ratio warmup_steps num_warmup_steps lr_warmup_steps warmup_fraction"),
+    **_names("lr_scheduler_type", "lr_scheduler scheduler lr_schedule"),
+    **_names(WARMUP, "warmup_steps num_warmup_steps lr_warmup_steps warmup_fraction"),
     **_names("max_grad_norm", "gradient_clipping clip_grad_norm grad_clip max_gradient_norm gradient_clip_val"),
     **_names("weight_decay", "wd"),
     **_names(PRECISION, "bf16 fp16 tf32 dtype torch_dtype compute_dtype pure_bf16 mixed_precision half_precision"),
@@ -70,13 +73,11 @@ RUN = {
         ROWS, "dataset datasets dataset_name dataset_path train_dataset train_file data_path data_files train_data"
     ),
     # LoRA and its relatives
-    **_names("rank", "r lora_r lora_rank lora_dim lora_n"),
-    **_names("alpha", "lora_alpha"),
-    **_names("dropout", "lora_dropout"),
+    **_names("rank", "lora_r lora_rank lora_dim lora_n"),
     **_names(
         "target_modules", "lora_target lora_target_modules lora_modules target lora_target_linear lora_attn_modules"
     ),
-    **_names("lora_plus", "loraplus_lr_ratio loraplus_ratio lora_plus_ratio"),
+    **_names("lora_plus", "loraplus_ratio lora_plus_ratio"),
     **_names(
         QUANTISED, "load_in_4bit load_in_8bit quantization_bit quantization bnb_4bit_quant_type quantize use_4bit qlora"
     ),
@@ -86,7 +87,6 @@ RUN = {
     **_names("peft_args: {modules_to_save: [NAME]}", "additional_target lora_modules_to_save"),
     **_names("peft_args: {use_dora: true}", "dora"),
     **_names("peft_args: {use_rslora: true}", "rslora"),
-    **_names("virtual_tokens", "num_virtual_tokens"),
     **_names(
         PATTERNS, "freeze_trainable_layers freeze_extra_modules unfrozen_parameters trainable_layers freeze_layers"
     ),
@@ -106,19 +106,18 @@ RUN = {
         "reward: {from: RUN} or {function: NAME}",
         "reward_model reward_funcs reward_function reward_fn reward_functions",
     ),
-    **_names("max_new_tokens", "max_completion_length response_length max_response_length completion_length"),
-    **_names("generations", "num_generations group_size num_samples rollout_n n_samples_per_prompt"),
-    **_names("kl_coefficient", "kl_coef init_kl_coef kl_penalty kl_loss_coef"),
+    **_names("max_new_tokens", "response_length max_response_length completion_length"),
+    **_names("num_generations", "group_size num_samples rollout_n n_samples_per_prompt"),
+    **_names("kl_coef", "init_kl_coef kl_penalty kl_loss_coef"),
     **_names("kl_target", "target_kl ppo_target"),
-    **_names("ppo_epochs", "num_ppo_epochs noptepochs"),
+    **_names("ppo_epochs", "noptepochs"),
     **_names(
-        "minibatches",
-        "num_mini_batches num_minibatches ppo_mini_batch_size mini_batch_size steps_per_generation generation_batch_size num_iterations",
+        "num_mini_batches",
+        "num_minibatches ppo_mini_batch_size mini_batch_size steps_per_generation generation_batch_size num_iterations",
     ),
-    **_names("clip", "cliprange clip_range clip_ratio"),
-    **_names("value_clip", "cliprange_value"),
-    **_names("value_coefficient", "vf_coef value_loss_coef"),
-    **_names("gae_lambda", "lam lambda"),
+    **_names("cliprange", "clip_range clip_ratio"),
+    **_names("vf_coef", "value_loss_coef"),
+    **_names("gae_lambda", "lambda"),
     **_names("whiten_rewards", "ppo_whiten_rewards"),
     **_names(
         TURNS, "train_on_inputs train_on_input mask_history mask_prompt roles_to_train train_on_eos assistant_only_loss"
@@ -131,11 +130,11 @@ RUN = {
     **_names(SYSTEM, "system_prompt default_system"),
     # control
     **_names("packing", "sample_packing pack neat_packing"),
-    **_names("neftune", "neftune_noise_alpha neftune_alpha"),
+    **_names("neftune_noise_alpha", "neftune_alpha"),
     **_names(STOPPING, "early_stopping_patience early_stopping_steps early_stopping_threshold"),
     **_names(BEST, "load_best_model_at_end metric_for_best_model greater_is_better save_best save_only_best"),
     **_names(MEASURED, "eval_steps eval_strategy evaluation_strategy evals_per_epoch do_eval eval_on_start eval_delay"),
-    **_names("measure_rows, how many held-out rows are measured while it trains", "max_eval_samples eval_samples"),
+    **_names("measure_rows, the number of held-out rows measured during training", "max_eval_samples eval_samples"),
     **_names("early_stopping: {metric: FILE.py:NAME}", "compute_metrics eval_metrics"),
     **_names(TRACKERS, "report_to wandb use_wandb wandb_project wandb_entity wandb_run_id use_tensorboard logging_dir"),
     **_names("tracking: {experiment: NAME} at the top of the file", "run_name mlflow_experiment_name project_name"),
@@ -177,9 +176,8 @@ DATASET = {
     **_names("system", "system_prompt default_system"),
     **_names("weight in the `mix` of another dataset", "weight probs sampling_ratio interleave_probs"),
     **_names("near_duplicates", "dedup deduplicate dedup_threshold"),
-    **_names("take it out: rows are split by a hash of their content", "shuffle seed"),
+    **_names("remove it: rows are split by a hash of their content", "shuffle seed"),
     **_names(TEMPLATE, "template prompt_template"),
-    **_names("licence", "license"),
 }
 
 BASE = {
@@ -195,10 +193,9 @@ BASE = {
     **_names("new_tokens", "additional_special_tokens special_tokens tokens add_tokens new_special_tokens"),
     **_names("precision at a run under runs:", "dtype torch_dtype bf16 fp16 precision"),
     **_names("method: qlora at a run under runs:", "load_in_4bit load_in_8bit quantization quantization_bit"),
-    **_names("take it out: the tokenizer is the one in the model's folder", "tokenizer tokenizer_name tokenizer_path"),
+    **_names("remove it: the tokenizer is the one in the model's folder", "tokenizer tokenizer_name tokenizer_path"),
     **_names(KERNELS, "flash_attn attn_implementation"),
     **_names(REMOTE, "trust_remote_code"),
-    **_names("licence", "license"),
 }
 
 EVALUATION = {
@@ -208,7 +205,7 @@ EVALUATION = {
     **_names("batch_tokens", "batch_size per_device_eval_batch_size eval_batch_size"),
     **_names("suites: {NAME: {kind: tasks, tasks: [NAME]}}", "tasks task benchmarks benchmark"),
     **_names("suites: {NAME: {kind: generation, data: DATASET, metrics: [NAME]}}", "metrics metric"),
-    **_names("take it out: answers are greedy", "temperature top_p top_k do_sample num_beams"),
+    **_names("remove it: decoding is greedy", "temperature top_p top_k do_sample num_beams"),
     **_names("precision", "dtype bf16 fp16"),
     **_names("max_length", "max_seq_length cutoff_len sequence_len"),
 }
@@ -250,20 +247,20 @@ A_TABLE = {"runs": "a run", "datasets": "a dataset", "bases": "a base", "sweeps"
 def meant(
     table: str, key: str, elsewhere: dict[str, Iterable[str]], library: Callable[[str], str | None]
 ) -> str | None:
-    """What to write instead of an unknown key of a table, as the end of a sentence; None where nobody knows.
+    """What to write instead of an unknown key of a table, as the end of a sentence; None if it is not known.
 
     Args:
         table: `runs`, `datasets`, ..., or nothing for the file's own keys.
         elsewhere: the keys of the file's tables, by their name.
-        library: what TRL and PEFT say of a run's key.
+        library: what to write for a field of TRL's or PEFT's configuration.
 
     >>> meant("runs", "lr", {}, lambda key: None)
     'write learning_rate'
     """
     if key in TABLES.get(table, {}):
         return _write(TABLES[table][key])
-    if table == "runs" and (said := library(key)):
-        return said
+    if table == "runs" and (hint := library(key)):
+        return hint
     for other, keys in elsewhere.items():
         if other != table and key in keys:
             return f"it belongs to {A_TABLE[other]} under {other}:" if other in A_TABLE else f"it belongs to {other}:"
@@ -273,16 +270,17 @@ def meant(
 
 
 def of_library(field: str, keys: Iterable[str]) -> str:
-    """What to write instead of a field of TRL's or PEFT's that a run's own keys set, as the end of a sentence.
+    """What to write instead of a field of TRL's or PEFT's configuration that a run's own keys set, as the end of a sentence.
 
     Args:
         keys: the keys of a run.
 
     >>> of_library("num_train_epochs", ["epochs"]), of_library("train_sampling_strategy", [])
-    ('write epochs', 'take it out')
+    ("write the run's own key epochs", 'remove it')
     """
-    return f"write the run's own key {field}" if field in keys else _write(RUN.get(field, "take it out"))
+    key = aliases.OF_RUN.get(field, field)
+    return f"write the run's own key {key}" if key in keys else _write(RUN.get(field, "remove it"))
 
 
-def _write(said: str) -> str:
-    return said if said.startswith("take it out") else f"write {said}"
+def _write(meaning: str) -> str:
+    return meaning if meaning.startswith("remove it") else f"write {meaning}"

@@ -6,10 +6,9 @@ that one training row decides. N is 8 here: an edit in each twenty words often l
 15 to 30 words, and the share sorts out the pairs that have no more than a phrase in common.
 
 What is compared of a held-out row:
-- System turns are left out: rows share them by design. Rejected answers as well: they are made from the chosen ones.
-- Its user turns of 8 words and more, where they have 13 words or more together: who has seen the question has seen the row,
-  whatever the answer.
-- Else, and where images are part of the question, all its words.
+- System turns and rejected completions are left out: rows share the former by design, and the latter are made from the chosen ones.
+- Its user turns of 8 words and more, if they have 13 words or more together: a model that has seen the prompt has seen the row.
+- Otherwise, and if images are part of the prompt, all its words.
 - Rows of fewer words have to be equal: all words of the row, or its only user turn of 8 words and more, are the words of
   a turn, of two neighbouring turns or of a training row from some turn on.
 
@@ -19,7 +18,7 @@ Of a training row all turns are read, the system's too, so that examples in a sy
 
 Rows made from one short template ("How do I return my {product}?") have no eight words in a row in common, and are alike by
 their template all the same. They are told by what differs: training rows that are like a held-out row and all lack the same
-part of it share its template, and count only where they have that part (posttrain.template_rows).
+part of it share its template, and count only where they have that part (see `template_rows`).
 """
 
 from collections.abc import Iterable, Iterator
@@ -35,10 +34,10 @@ from posttrain.data.template_rows import Near, Templates
 from posttrain.metrics.word_hashes import Runs, bounds, word_hashes
 
 GRAM = 8
-FEWEST = 13  # counted words below which a row has to be equal: half a short prompt is a phrase that others write too
+MIN_WORDS = 13  # counted words below which a row has to be equal: half a short prompt is a phrase that others write too
 BOILERPLATE = 10  # rows: a run of words in more of them (GPT-3's number), or in more than half of them, does not count
 SHARE = 0.7  # of the counted words; of rows with an edit in each twenty words 98 % have more, rows of real sets that differ 0.65
-PIECE = 3  # words: what is in common is measured in runs of this length, so that an edit costs little beside itself
+PIECE = 3  # words: overlap is measured in runs of this length, so that an edit affects few words around it
 LOOK = 1 / 40  # of a held-out row's runs: with fewer in common a pair is not looked at; edited rows keep 1 / 4 and more
 EXAMPLES = 5
 PLACES = 1000  # of held-out rows that are named
@@ -216,7 +215,7 @@ class _HeldOut(NamedTuple):
 
 
 class _Read(NamedTuple):
-    """The held-out rows as they are read: all that is said in them but system turns and rejected answers."""
+    """The held-out rows as they are read: all turns except system turns and rejected completions."""
 
     turn_rows: np.ndarray
     lengths: np.ndarray
@@ -274,9 +273,9 @@ def _compared(labels: list[dict[str, Any]], read: _Read) -> _HeldOut:
     frequent = _frequent(read.grams, row_of, limit) & (read.grams != 0)
     counted = ~_template(read, row_of, _widened(frequent, GRAM), limit)
     asked = np.repeat(read.asks, read.lengths)
-    by_question = np.bincount(row_of, asked & counted, count) >= FEWEST
+    by_question = np.bincount(row_of, asked & counted, count) >= MIN_WORDS
     kept = asked | ~by_question[row_of]
-    enough = np.bincount(row_of, kept & counted, count) >= FEWEST
+    enough = np.bincount(row_of, kept & counted, count) >= MIN_WORDS
     kept &= enough[row_of]
 
     room = (np.repeat(bounds(read.lengths)[1:], read.lengths) - np.arange(len(row_of)))[kept]  # words left in the turn

@@ -15,6 +15,7 @@ from os.path import commonprefix
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from posttrain.compat.transformers_internals import compiled_template
 from posttrain.data.messages import Row
 from posttrain.data.thoughts import BLOCKS
 from posttrain.runtime.errors import UserError
@@ -120,10 +121,8 @@ def _pin_date(tokenizer: Any, tools: list | None) -> None:
     """
     template = tokenizer.get_chat_template(tools=tools)
     if "strftime_now" in template:
-        from transformers.utils.chat_template_utils import _compile_jinja_template
-
         pinned = date.fromisoformat(tokenizer.init_kwargs.get("chat_template_date", DATE))
-        _compile_jinja_template(template).globals["strftime_now"] = pinned.strftime
+        compiled_template(template).globals["strftime_now"] = pinned.strftime
 
 
 def calls(text: str, as_text: bool = False) -> list[dict]:
@@ -283,7 +282,7 @@ def answered(
     opened = _OPENED.search(before)
     shared = len(commonprefix([before, whole]))  # noqa: RUF071  (characters are meant)
     if not opened or shared < opened.start():
-        raise UserError(_refusal(before))
+        raise UserError("unusable-chat-template", "", *_refusal(before))
     tag = before.index("<think>", opened.start())
     rest = whole[shared if shared >= tag + len("<think>") else min(shared, tag) :]
     if not _closes(rest):
@@ -291,16 +290,19 @@ def answered(
     return before + rest, [(len(before), len(before) + len(rest))]
 
 
-def _refusal(before: str) -> str:
+def _refusal(before: str) -> tuple[str, str]:
+    """The problem, and what to do."""
     if _NONE.search(before):
         return (
-            "the base's chat template asks for an answer without thoughts, and the rows have thoughts; give the base "
-            "`chat_template_kwargs:` with which it asks for thoughts, such as {enable_thinking: true}, or take them out of the rows"
+            "the base's chat template asks for an answer without thoughts, and the rows have thoughts",
+            "give the base `chat_template_kwargs:` with which it asks for thoughts, such as {enable_thinking: true}, or take them out "
+            "of the rows",
         )
     return (
         "the base's chat template asks for an answer in words that the finished conversation does not have, so the trained tokens "
-        "cannot be told from the others; give the base a template that only appends with `chat_template:` (a file, or the name of "
-        "one that TRL ships), or settings with which it does with `chat_template_kwargs:`, such as {enable_thinking: false}"
+        "cannot be told from the others",
+        "give the base a template that only appends with `chat_template:` (a file, or the name of one that TRL ships), or settings "
+        "with which it does with `chat_template_kwargs:`, such as {enable_thinking: false}",
     )
 
 

@@ -1,11 +1,11 @@
 """Rows that repeat an earlier one: exactly, by the hash of their content, or nearly, by MinHash (Broder 1997).
 
-Two rows are compared by their sets of three words in a row (triples). Triples that many rows have are a template's, an
-instruction's or a system prompt's, and do not count: rows that share an instruction are no duplicates, however long it is.
+Two rows are compared by their sets of word trigrams (triples). Triples that many rows have belong to a template, an instruction or
+a system prompt and do not count: rows that share an instruction are not duplicates, however long it is.
 A signature of 128 minima estimates the Jaccard similarity of two such sets with a standard error of at most 0.044; rows that
-agree in one of 32 bands of 4 minima are looked at. Of a row with too few triples of its own all words have to be the same.
+agree in one of 32 bands of 4 minima are compared. A row with too few triples of its own has to have the same words.
 
-Near rows with other answers are near when a dataset is split, and are never duplicates.
+Near rows with different completions stay on one side of a split, and are never duplicates.
 """
 
 import hashlib
@@ -20,19 +20,19 @@ from posttrain.data.messages import Row
 from posttrain.metrics.word_hashes import Runs, bounds, word_hashes
 
 PERMUTATIONS, BANDS = 128, 32
-NEAR = 0.8  # similarity from which rows are told as near, and kept on one side of a split, where a dataset sets none
+NEAR = 0.8  # similarity from which rows are reported as near and kept on one side of a split, unless a dataset sets another
 SHARED = 10  # rows, or one in a thousand of them: a triple that more of them have does not count
 SAMPLE, SAMPLE_TRIPLES = 10_000, 5_000_000  # rows, and triples of them, in which those are counted
-FEWEST = 5  # triples of its own below which a row has to be the same
+MIN_TRIPLES = 5  # triples of its own below which a row has to be the same
 SEED = 1
 _ODD = np.random.default_rng(SEED).integers(1, 2**63, PERMUTATIONS, dtype=np.uint64) | np.uint64(1)
 
 
-class Said(NamedTuple):
-    """What n rows say, as numbers."""
+class RowHashes(NamedTuple):
+    """Hashes of n rows, by which they are compared."""
 
     triples: np.ndarray
-    """(triples,) uint32, row by row: hashes of three words in a row"""
+    """(triples,) uint32, row by row: hashes of word trigrams"""
     counts: np.ndarray
     """(n,) uint32: triples of each row"""
     words: np.ndarray
@@ -41,7 +41,7 @@ class Said(NamedTuple):
     """(n,) uint64: equal where the answers are, signs included: `a - b` has the words of `a + b`"""
 
 
-def said(rows: list[Row]) -> Said:
+def row_hashes(rows: list[Row]) -> RowHashes:
     """The triples of normalised rows, and hashes of all their words and of their answers."""
     texts = [_texts(row) for row in rows]
     flat = [text for some in texts for text in some]
@@ -53,7 +53,7 @@ def said(rows: list[Row]) -> Said:
     signs = np.array(
         [0 if count else _number(repr(some)) for count, some in zip(counts, texts, strict=True)], np.uint64
     )
-    return Said(
+    return RowHashes(
         _triples(hashes, counts),
         counts.astype(np.uint32),
         _sequence(hashes, counts) ^ signs,
@@ -122,7 +122,7 @@ def shared_triples(file: Path, counts: np.ndarray, words: np.ndarray) -> np.ndar
     They are counted in up to SAMPLE rows with other words, those of the smallest hashes, so that no order of the rows matters.
 
     Args:
-        file: the triples of all rows, as `Said.triples`.
+        file: the triples of all rows, as `RowHashes.triples`.
         counts: (n,) triples of each row.
         words: (n,) equal where all words of a row are.
     """
@@ -161,7 +161,7 @@ def minima(triples: np.ndarray, counts: np.ndarray, words: np.ndarray, shared: n
 
     row_of = np.repeat(np.arange(len(counts)), counts)
     own = ~_among(triples, shared)
-    few = np.bincount(row_of[own], minlength=len(counts)) < FEWEST
+    few = np.bincount(row_of[own], minlength=len(counts)) < MIN_TRIPLES
     own &= ~few[row_of]
     values = np.concatenate([triples[own].astype(np.uint64), words[few]])
     owners = np.concatenate([row_of[own], np.flatnonzero(few)])

@@ -38,9 +38,9 @@ class Endings:
         self.turn_end, self.missing = ending(tokenizer, sorted(self.stops))
 
     def end(self, ids: list[int], said: slice) -> slice:
-        """The tokens `said` up to the stop token that ends them: what a template prints after it is never generated.
+        """The completion's tokens up to the stop token that ends them: what a template prints after it is never generated.
 
-        Where the template has none after a turn it is the one with which the next turn begins, or is added to the `ids`.
+        If the template writes none after a turn, it is the one with which the next turn begins, or is added to the `ids`.
         """
         answer = ids[said]
         if self.turn_end in answer:

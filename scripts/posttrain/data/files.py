@@ -44,7 +44,7 @@ def _unpacked(path: Path) -> str:
 
 
 def expand(pattern: str, folder: Path = Path()) -> list[Path]:
-    """The files that a path, a glob or a folder stands for, sorted, relative to `folder`; none where there is none.
+    """The files that a path, a glob or a folder stands for, sorted, relative to `folder`; an empty list if there are none.
 
     Raises:
         UserError: a folder of too many files, such as `/`, would have to be searched.
@@ -63,17 +63,17 @@ def expand(pattern: str, folder: Path = Path()) -> list[Path]:
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is a regular file, no pipe and no device; also of a name that no file system takes."""
+    """Whether a path is a regular file, not a pipe or a device; False for a name that is too long for the file system."""
     return os.path.isfile(path)  # noqa: PTH113  (Path.is_file raises for a name that is too long)
 
 
 def is_folder(path: Path) -> bool:
-    """Whether there is a folder; also of a name that no file system takes."""
+    """Whether a path is a folder; False for a name that is too long for the file system."""
     return os.path.isdir(path)  # noqa: PTH112
 
 
 def _search(top: Path, parts: Sequence[str], folder: Path) -> set[Path]:
-    """The files under `top` that a glob's parts stand for; `**` follows no links, which may lead round in a circle."""
+    """The files under `top` that a glob's parts stand for; `**` does not follow links, which may form a cycle."""
     files, pending, seen = set(), [(str(top), 0)], 0
     while pending:
         place, i = pending.pop()
@@ -108,7 +108,7 @@ def _entries(folder: Path) -> list[os.DirEntry]:
     try:
         with os.scandir(folder) as entries:
             return list(entries)
-    except (OSError, ValueError):  # no folder, or none that may be read
+    except (OSError, ValueError):  # not a folder, or not readable
         return []
 
 

@@ -182,7 +182,7 @@ _ASKING = ("prompt", "conversations", "instruction", "messages")
 
 
 def _prompt(values: Row, place: str) -> Turns:
-    """What asks for the answer: text, turns, or an instruction with its input and what was said before."""
+    """The prompt: text, turns, or an instruction with its input and the turns before it."""
     name = next(name for name in _ASKING if name in values)
     turns = (
         _instruction(values, place) if name == "instruction" else messages.said_by("user", values[name], name, place)

@@ -1,6 +1,6 @@
-"""From files to normalised rows in one scratch file: read in blocks, on several cores, in memory that does not grow.
+"""From files to normalised rows in one scratch file, in blocks, on several cores, with memory that does not grow with the text.
 
-What is kept in memory for a row is its hash, its group's hash, the hashes of its words and of its bands: 172 bytes.
+172 bytes per row stay in memory: its hash, its group's hash, the hashes of its words and of its bands.
 """
 
 import json
@@ -51,7 +51,7 @@ class Part(NamedTuple):
     """(n,) of 16 bytes"""
     groups: np.ndarray
     """(n,) uint64, equal for rows that stay on one side of a split; rows are held out in their order"""
-    said: duplicates.Said
+    hashes: duplicates.RowHashes
     dropped: list[dict[str, str]]
     unknown: Counter[str]
     """how many rows have a key that is not read, see `unknown_keys.count`"""
@@ -71,10 +71,10 @@ class Intake:
         self.unknown: Counter[str] = Counter()
         self._ids: list[np.ndarray] = []
         self._groups: list[np.ndarray] = []
-        self._said: list[tuple[np.ndarray, ...]] = []
+        self._hashes: list[tuple[np.ndarray, ...]] = []
 
     def add(self, parts: Iterator[Part]) -> int:
-        """Take in parts, or enough of them to see that most rows are faults; returns how many rows are none."""
+        """Add parts, or as many as show that most rows are invalid; returns the number of valid rows."""
         before = self.rows - self.faults
         file = self.folder / "dropped.jsonl"
         with self.triples.open("ab") as triples, file.open("a", encoding="utf-8") as dropped:
@@ -82,8 +82,8 @@ class Intake:
                 self.writer.write_table(part.table)
                 self._ids.append(part.ids)
                 self._groups.append(part.groups)
-                self._said.append(part.said[1:])
-                part.said.triples.tofile(triples)
+                self._hashes.append(part.hashes[1:])
+                part.hashes.triples.tofile(triples)
                 dropped.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in part.dropped)
                 unknown_keys.add(self.unknown, part.unknown)
                 self.rows += len(part.ids) + len(part.dropped)
@@ -103,8 +103,8 @@ class Intake:
         """Which rows are equal, and which are near by a similarity; all rows are in."""
         self.writer.close()
         ids, groups = np.concatenate(self._ids), np.concatenate(self._groups)
-        counts, words, answers = map(np.concatenate, zip(*self._said, strict=True))
-        self._ids, self._groups, self._said = [], [], []
+        counts, words, answers = map(np.concatenate, zip(*self._hashes, strict=True))
+        self._ids, self._groups, self._hashes = [], [], []
         first = duplicates.equal(ids)
         others = np.flatnonzero(first < 0)
         shared = duplicates.shared_triples(self.triples, counts, words)
@@ -125,7 +125,7 @@ class Intake:
 
     def split(self, alike: "Alike", kept: np.ndarray, share: float | None) -> np.ndarray:
         """(n,) which of the kept rows are held out; near rows, and those that `overlap` would find, stay on one side."""
-        count = splits.wanted(int(kept.sum()), share)
+        count = splits.held_out_count(int(kept.sum()), share)
         pairs = np.stack([alike.links.rows, alike.links.earlier], 1)
         for _ in range(ROUNDS):
             clusters = splits.clusters(alike.groups, pairs)
@@ -269,7 +269,7 @@ def normalised(block: Block, format: Format) -> Part:
     ids = np.frombuffer(bytes.fromhex("".join(row["id"][:32] for row in kept)), "V16")
     groups = np.frombuffer(bytes.fromhex("".join(rows.group(row)[:16] for row in kept)), ">u8").astype(np.uint64)
     table = pa.Table.from_pylist(kept, schema=rows.schema(format.dataset_type))
-    return Part(table, ids, groups, duplicates.said(kept), dropped, unknown)
+    return Part(table, ids, groups, duplicates.row_hashes(kept), dropped, unknown)
 
 
 def _shown(row: Any) -> str:

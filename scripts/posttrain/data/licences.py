@@ -107,13 +107,13 @@ def _recorded(part: str) -> str | None:
 
 
 def _front_matter(card: Path) -> dict[str, Any]:
-    """The fields of a card; none where there is no card, or what it begins with is no YAML."""
+    """The fields of a card's front matter; empty if there is no card, or it is not valid YAML."""
     if not card.is_file():
         return {}
     found = FRONT_MATTER.match(card.read_text(encoding="utf-8-sig", errors="replace"))
     try:
         values = yaml.safe_load(found[1]) if found else None
-    except (yaml.YAMLError, ValueError, RecursionError):  # such as a date that is none
+    except (yaml.YAMLError, ValueError, RecursionError):  # such as an invalid date
         return {}
     return values if isinstance(values, dict) else {}
 
@@ -163,7 +163,7 @@ def _canonical(token: str) -> str | None:
 
 
 def _spdx(expression: str) -> str | None:
-    """SPDX's spelling; a LicenseRef is none, since it points to a text that only its author knows."""
+    """SPDX's spelling; None for a LicenseRef, which points to a text that only its author knows."""
     try:
         canonical = canonicalize_license_expression(expression)
     except InvalidLicenseExpression:

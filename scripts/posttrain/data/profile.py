@@ -1,4 +1,4 @@
-"""What a dataset holds: how long its turns are, its languages, its rows that stand out, answers given away in prompts.
+"""Statistics of a dataset: lengths of turns, languages, extreme rows, completions that occur in their prompts.
 
 The files are streamed, and counted on Arrow's buffers with numpy: a row costs microseconds, and the memory does not
 grow with the rows. Lengths are characters; a `text` counts as one turn.
@@ -23,8 +23,8 @@ BEGINNING = 200  # characters of a row that people are shown
 SAMPLE = 1000  # rows whose language is told, at half a millisecond each
 LANGUAGE_OF = 1000  # characters
 CONFIDENCE = 0.5  # code without comments, sums and two-word answers have less; an ordinary sentence has 0.9 and more
-SHORTEST_STRANGE = 32  # bytes: the mean of a few is no measure
-FEWEST_WORDS = 5  # of an answer, below which it may well stand in its prompt by chance
+MIN_BYTES = 32  # bytes; the mean of fewer says little
+MIN_WORDS = 5  # of a completion; shorter ones may occur in their prompt by chance
 BATCH = 512  # rows, so that long rows fit as well
 
 _LENGTHS = [0, *(2**power for power in range(41))]
@@ -56,8 +56,8 @@ def profile(files: list[Path]) -> dict[str, Any]:
     Returns:
         `lengths`: by `text`, role or kind of answer, and the turns of a conversation; `languages`; `extremes`: the
         longest, shortest and strangest rows; `answer_in_prompt`: in how many rows, and the place of the first; `pairs`
-        (which answer is the longer one) and `labels`: None for the shapes that have none; `untrained_turns`: turns of the
-        assistant that their rows do not want trained.
+        (which answer is the longer one) and `labels`: None for dataset types without them; `untrained_turns`: assistant turns
+        with `train: false`.
     """
     counts = _Counts(sum(map(_rows, files)))
     for batch in batches(files):
@@ -252,7 +252,7 @@ def _shown(row: Row) -> Row:
 
 
 def answers_in_prompts(columns: dict[str, Texts]) -> list[int]:
-    """The rows of a batch whose answer, of FEWEST_WORDS or more, stands in a turn before it that is no assistant's."""
+    """The rows of a batch whose completion, of MIN_WORDS or more, occurs in an earlier turn that is not the assistant's."""
     kind = dataset_types.of(columns)
     if kind.answer is None:
         return []
@@ -264,7 +264,7 @@ def answers_in_prompts(columns: dict[str, Texts]) -> list[int]:
     found = []
     for row, (start, end, left, right) in enumerate(zip(*(bound.tolist() for bound in bounds), strict=True)):
         answer = answer_bytes[left:right].strip()
-        if prompt_bytes.find(answer, start, end) >= 0 and len(words(answer.decode())) >= FEWEST_WORDS:
+        if prompt_bytes.find(answer, start, end) >= 0 and len(words(answer.decode())) >= MIN_WORDS:
             turns = range(prompts.rows[row], prompts.rows[row + 1] - (prompts is answers))
             if any(_asks(prompts, turn) and answer in _said(prompts, turn) for turn in turns):
                 found.append(row)
@@ -296,7 +296,7 @@ def strangest(files: list[Path], counts: np.ndarray) -> list[Row]:
         lengths = sum(np.diff(column.bounds()) for column in columns)
         surprisal = sum(sums(thousandths.take(column.data), column.bounds()) for column in columns)
         means = np.round(surprisal / np.maximum(1000 * lengths, 1), 3)
-        furthest.add(np.where(lengths >= SHORTEST_STRANGE, means, -np.inf), batch)
+        furthest.add(np.where(lengths >= MIN_BYTES, means, -np.inf), batch)
     return [{"bits": mean} | shown for mean, shown in furthest.kept]
 
 

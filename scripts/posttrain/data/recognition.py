@@ -1,7 +1,7 @@
-"""Tell a dataset's format from the columns of its first row, also under other names that people use for them.
+"""Recognise a dataset's format by the columns of its first row, including common other names for them.
 
-All columns decide: `text` beside a prompt and its answer is not what is meant, and where two columns may be the answer nobody
-but the user can say which.
+All columns are considered: `text` next to a prompt and its completion is not the format `text`, and if two columns may be the
+completion, only the user can say which.
 """
 
 from typing import Any, NamedTuple
@@ -10,8 +10,8 @@ from posttrain.data.formats import COMPLETION_OF, FIELDS, FORMATS
 from posttrain.data.messages import SPEAKER, Row, from_json, short
 from posttrain.runtime.errors import UserError
 
-# Other names for our fields, where a row has no field of ours: those that mean it whatever stands beside them, and those that
-# mean it where there is none of the first. Case, spaces and hyphens do not count.
+# Other names for our fields, used if a row does not have the field itself: names that always mean it, and names that mean it if
+# there is none of the first. Case, spaces and hyphens do not count.
 NAMES = {
     "prompt": (
         ("prompt", "question", "query", "instruction", "problem", "질문"),
@@ -37,9 +37,9 @@ NAMES = {
     "messages": (("messages", "conversation", "dialogue", "dialog", "chat"),),
     "system": (("system", "system_prompt"),),
 }
-# What is asked about, where an instruction or a question has a field of its own.
+# The text that an instruction or a question is about.
 CONTEXT = ("input", "context")
-# Names that mean question and answer only where both are there.
+# Names that mean prompt and completion only together.
 PAIRS = (
     ("text", "label"),
     ("text", "summary"),
@@ -50,7 +50,7 @@ PAIRS = (
     ("source", "target"),
 )
 TAG = "kto_tag"  # LLaMA-Factory's name for the label
-LAST = ("text", "prompts")  # formats of one field, which is not all that is meant where there are others beside it
+LAST = ("text", "prompts")  # formats with one field; tried last, since other fields may say more
 _LOOKS = {
     "hh_rlhf": ", two transcripts of Human and Assistant",
     "ultrachat": ", a list of what user and assistant say in turn",
@@ -194,7 +194,7 @@ def _renamed(row: Row, columns: dict[str, str]) -> Recognised | None:
 
 
 def _candidates(row: Row, field: str, columns: dict[str, str], names: Any = ()) -> list[str]:
-    """The columns that people would call a field by: those that have a value, the field itself alone where it is there."""
+    """The columns that may be a field: those that have a value, or the field itself if it exists."""
     if field in columns:
         return [columns[field]] if columns[field] in row else []
     taken = set(columns.values())
@@ -225,7 +225,7 @@ def _the(field: str, names: list[str]) -> str:
 
 
 def _asking(row: Row, asked: str) -> dict[str, str]:
-    """The columns of what is asked: the prompt, or an instruction with what it is about."""
+    """The columns of the prompt: itself, or an instruction with the text that it is about."""
     names = [name for name in row if _plain(name) in CONTEXT and name != asked and isinstance(row[name], str | None)]
     return {"instruction": asked, "input": names[0]} if names else {"prompt": asked}
 

@@ -58,11 +58,10 @@ def pick(file: Path, ids: Iterable[str]) -> list[Row]:
 class HeldOut:
     """The held-out rows of a dataset, as `data` or `mix` left them."""
 
-    def __init__(self, dataset: str) -> None:
-        """Read their ids and where they come from."""
+    def __init__(self, folder: Path) -> None:
+        """Read their ids and where they come from; `folder` is the dataset's."""
         import pyarrow.parquet as pq
 
-        folder = Path(f"results/data/{dataset}")
         self.file = folder / "validation.parquet"
         table = pq.read_table(self.file, columns=["id", "place"])
         self.ids: list[str] = table["id"].to_pylist()

@@ -9,14 +9,14 @@ DESCRIPTIONS = (SPLITS, STATE, "dataset_info.json", "dataset_infos.json")  # fil
 
 
 def splits(folder: Path) -> list[str] | None:
-    """The splits of a folder that has several; None where it is no such folder."""
+    """The splits of a folder that has several; None if it is not such a folder."""
     found = _read(folder / SPLITS)
     names = found.get("splits") if isinstance(found, dict) else None
     return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
 
 
 def files(folder: Path) -> list[str] | None:
-    """The names of a split's files: beside them may lie what `map` has cached. None where it is no such folder."""
+    """The names of a split's files; a folder may also have files that `map` cached. None if it is not such a folder."""
     found = _read(folder / STATE)
     listed = found.get("_data_files") if isinstance(found, dict) else None
     names = [file.get("filename") if isinstance(file, dict) else None for file in listed or ()]

@@ -4,14 +4,13 @@ import numpy as np
 
 CHANGED = 0.2  # share of examples that two models of one family answer differently
 ENOUGH = 10_000  # prompts; more show more, and it takes long to say how much
-SHARE = 0.1  # held out where a dataset sets no share,
-LEAST = 20  # but so many rows at least,
-MOST = 5  # of a file that has MOST times as many, and else one of MOST
+# Held out if a dataset sets no share: SHARE of the rows, at least MIN_ROWS, and of few rows one in MIN_RATIO.
+SHARE, MIN_ROWS, MIN_RATIO = 0.1, 20, 5
 
 
-def wanted(rows: int, share: float | None) -> int:
+def held_out_count(rows: int, share: float | None) -> int:
     """How many of so many rows to hold out; one at least is left to train on."""
-    asked = max(_rounded(rows * SHARE), min(LEAST, rows // MOST)) if share is None else _rounded(rows * share)
+    asked = max(_rounded(rows * SHARE), min(MIN_ROWS, rows // MIN_RATIO)) if share is None else _rounded(rows * share)
     return min(asked, max(0, rows - 1))
 
 
@@ -75,7 +74,7 @@ def detectable(prompts: int) -> float | None:
     return round(detectable_share(n, _rounded(n * CHANGED)), 3) if n >= FEWEST else None
 
 
-def shown(least: float | None) -> str:
+def in_words(least: float | None) -> str:
     """What held-out rows show, by their `detectable`, in words."""
     if least is None:
         return "too few to show any difference between two models"

@@ -10,7 +10,7 @@ _QUESTION = [{"role": "user", "content": "Question"}]
 
 
 def of_template(tokenizer: Any) -> str | None:
-    """What a template says in the place of a missing system prompt; None where it says nothing, or cannot be asked."""
+    """The system prompt that a template writes if a conversation has none; None if it writes none, or knows no system prompts."""
     if not tokenizer.chat_template:
         return None
     try:

@@ -1,14 +1,14 @@
-"""Training rows that are like a held-out row by a template that both are made from, and not by what the row says itself.
+"""Training rows that are like a held-out row only because both are made from one template.
 
-Such rows all lack the same part of the held-out row: what stands at the template's gaps. Copies of a row that were edited lack
-a part here and a part there. Rows that ask the same are one row here, so that one copy with several answers is no template.
+Such rows all lack the same part of the held-out row: what fills the template's gaps. Edited copies of a row lack different parts.
+Rows with the same prompt count as one, so that one copy with several completions is not taken for a template.
 """
 
 from typing import Any, NamedTuple
 
 import numpy as np
 
-FEWEST = 3  # rows like a held-out one that ask different things: two may as well be the same row, edited twice
+MIN_ROWS = 3  # rows like a held-out one that ask different things: two may as well be the same row, edited twice
 KNOWN = 32  # rows like a held-out one after which it is decided whether they are of one template
 OWN = 0.5  # a piece is the held-out row's own where more than this share of the rows lack it ...
 TOLD = 0.5  # ... and rows are of a template where its own pieces are at least this share of all that they lack
@@ -76,6 +76,6 @@ class Templates:
 def _own_pieces(lacks: np.ndarray) -> np.ndarray | None:
     """Which pieces (rows, pieces) are the held-out row's own; None where the rows are of no template."""
     own = lacks.mean(0) > OWN
-    if len(lacks) < FEWEST or not own.any() or lacks[:, own].sum() < TOLD * lacks.sum():
+    if len(lacks) < MIN_ROWS or not own.any() or lacks[:, own].sum() < TOLD * lacks.sum():
         return None
     return own

@@ -8,7 +8,7 @@ from typing import Any
 from posttrain.data import messages, rows
 from posttrain.data.messages import Row, short
 
-MOST = 1000  # keys that are counted: files may have a name for every row
+MAX_KEYS = 1000  # keys that are counted: files may have a name for every row
 SEGMENT = {"label", "text"}
 
 
@@ -22,7 +22,7 @@ def count(row: Row, format: str, columns: dict[str, str], counts: Counter[str]) 
         if isinstance(value, (dict, list)) or (isinstance(value, str) and value[:1] == "["):
             found.update(f"{_shown(name)}[].{_shown(key)}" for key in _of_turns(value, format))
     for key in found:
-        if key in counts or len(counts) < MOST:
+        if key in counts or len(counts) < MAX_KEYS:
             counts[key] += 1
 
 
@@ -31,13 +31,13 @@ def _shown(name: Any) -> str:
 
 
 def add(counts: Counter[str], more: Counter[str]) -> None:
-    """Add counts to others, of no more than MOST keys."""
+    """Add counts to others, of no more than MAX_KEYS keys."""
     for key, number in more.items():
-        if key in counts or len(counts) < MOST:
+        if key in counts or len(counts) < MAX_KEYS:
             counts[key] += number
 
 
-def told(counts: dict[str, int], most: int = 8) -> str:
+def in_words(counts: dict[str, int], most: int = 8) -> str:
     """The keys for people, the most frequent first."""
     names = sorted(counts, key=lambda key: (-counts[key], key))
     more = f" and {len(names) - most} more" if len(names) > most else ""
@@ -52,7 +52,7 @@ def advice(dataset_type: str, unknown: dict[str, int]) -> str:
         unknown: `unknown` of data.json.
     """
     if dataset_type == "prompts" and unknown:
-        keys = told(unknown)
+        keys = in_words(unknown)
         return f"the rows are prompts alone, and not read is {keys}; if that is their answer, write `columns: {{completion: NAME}}`"
     if dataset_type == "messages" and "label" in unknown:
         return (

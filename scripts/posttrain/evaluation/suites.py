@@ -97,7 +97,7 @@ def check_known(candidate: Candidate, rows: Iterable[Sequence[int]]) -> None:
 
 
 def standard(candidate: Candidate) -> tuple[list[Row], list[Request]]:
-    """The measurements of `evaluation.data`, by the shape of each dataset's rows."""
+    """The measurements of `evaluation.data`, by the type of each dataset's rows."""
     spec = candidate.spec
     found: tuple[list[Row], list[Request]] = [], []
     for data in spec["data"]:
@@ -189,7 +189,7 @@ def _sample(candidate: Candidate, suite: str, dataset: str, limit: int) -> tuple
     """The tokens of at most `limit` held-out rows, and what an example says of each."""
     import pyarrow.parquet as pq
 
-    file, held_out = _folder(candidate, dataset) / "validation.parquet", HeldOut(dataset)
+    file, held_out = _folder(candidate, dataset) / "validation.parquet", HeldOut(_rows(dataset).parent)
     names = pq.read_table(file, columns=["id"])["id"].to_pylist()
     names = [names[i] for i in held_out.sample(names, limit)]
     encoded = {row["id"]: row for row in pick(file, names)}
@@ -215,7 +215,7 @@ def answer(candidate: Candidate, examples: list[Row], dataset: str) -> None:
 
     Where all are answered, the final numbers are compared. Where a suite answers the same prompts, those are there to be read.
     """
-    found = HeldOut(dataset).read(example["id"] for example in examples)
+    found = HeldOut(_rows(dataset).parent).read(example["id"] for example in examples)
     asked = [tokens.up_to(found[conversation(example["id"])], example["id"]) for example in examples]
     pairs = [(row, example) for row, example in zip(asked, examples, strict=True) if tokens.prompt_turns(row)]
     marked = all("messages" in row and final_numbers.MARKED.search(_reference(row)) for row, _ in pairs)
@@ -321,7 +321,7 @@ def ask(candidate: Candidate, prompts: list[tuple[list[Row], str | None]], setti
 def _asked(suite: dict) -> tuple[list[Row], list[Row]]:
     """The held-out rows that a suite asks, and what an example says of each."""
     dataset = suite["data"]["name"]
-    held_out = HeldOut(dataset)
+    held_out = HeldOut(_rows(dataset).parent)
     names = [held_out.ids[i] for i in held_out.sample(held_out.ids)]
     found = held_out.read(names[: suite["limit"]])
     if not all(map(tokens.prompt_turns, found.values())):  # some open with the assistant, and ask nothing

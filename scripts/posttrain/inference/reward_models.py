@@ -115,7 +115,7 @@ def same_tokens(name: str, theirs: Any, ours: Any) -> None:
     """
     if theirs.get_vocab() != ours.get_vocab():
         raise UserError(
-            "incompatible-reward-model",
+            "wrong-reward-model",
             "reward",
             f"{name} has another tokenizer than the model whose completions it scores, so it would read other words",
             "train the reward model on a model with the same tokenizer",

@@ -39,7 +39,7 @@ def check(spec: dict, shape: str) -> None:
     fault = _fault(rule, None)
     if fault and not _fault(rule, _ANSWER):
         raise UserError(
-            "no-reference",
+            "wrong-dataset-type",
             "reward.function",
             f"{dataset} is prompts alone, and where the reference is None, {fault}",
             "write the rows' answers into them as `completion`, or let the function work without a reference",

@@ -68,10 +68,14 @@ def load_tokenizer(folder: Path, name: str) -> Any:
         models = [file.name for file in folder.glob("*.model")]
         if models and not (folder / "tokenizer.json").exists() and not importlib.util.find_spec("sentencepiece"):
             raise UserError(
-                f"base {name}: its tokenizer is only in {models[0]}, which needs sentencepiece; `pip install sentencepiece`, or put "
-                "a tokenizer.json beside it"
+                "missing-package",
+                f"base {name}",
+                f"its tokenizer is only in {models[0]}, which needs sentencepiece",
+                "`pip install sentencepiece`, or put a tokenizer.json beside it",
             ) from None
-        raise UserError(f"base {name}: its tokenizer cannot be loaded: {first_line(error)}") from None
+        raise UserError(
+            "unreadable-model", f"base {name}", f"its tokenizer cannot be loaded: {first_line(error)}"
+        ) from None
 
 
 def embeddings(folder: Path) -> int:
@@ -111,20 +115,26 @@ def _set_special_tokens(spec: dict, folder: Path, name: str, rows: int) -> None:
         if token not in known:
             added = [str(entry) for entry in tokenizer.added_tokens_decoder.values()]
             raise UserError(
-                f"base {name}: {key}: '{token}' is not a token of its tokenizer; {nearest(token, added)} "
-                "(to add a token, list it under new_tokens)"
+                "token-without-embedding",
+                f"base {name}",
+                f"{key}: '{token}' is not a token of its tokenizer",
+                f"{nearest(token, added)} (to add a token, list it under new_tokens)",
             )
         if known[token] >= rows:
             raise UserError(
-                f"base {name}: {key}: '{token}' has the id {known[token]}, and the model has embeddings for {rows} tokens only; "
-                "list it under new_tokens as well, or write another token"
+                "token-without-embedding",
+                f"base {name}",
+                f"{key}: '{token}' has the id {known[token]}, and the model has embeddings for {rows} tokens only",
+                "list it under new_tokens as well, or write another token",
             )
     chosen = {key: spec.get(f"{key}_token") or _own(tokenizer, folder, key, rows) for key in ("eos", "pad")}
     if chosen["eos"] is None:
         added = [str(entry) for entry in tokenizer.added_tokens_decoder.values()]
         raise UserError(
-            f"base {name}: its tokenizer has no eos_token, so that a model cannot learn to stop; write eos_token: with one of its "
-            f"tokens, {nearest('', added) if added else 'or list a new one under new_tokens as well'}"
+            "no-eos-token",
+            f"base {name}",
+            "its tokenizer has no eos_token, so that a model cannot learn to stop",
+            f"write eos_token: with one of its tokens, {(nearest('', added) if added else 'or list a new one under new_tokens as well')}",
         )
     changed = {f"{key}_token": token for key, token in chosen.items() if token != getattr(tokenizer, f"{key}_token")}
     if not changed:
@@ -221,7 +231,12 @@ def _chosen_templates(spec: dict, own: dict[str, str], folder: Path, name: str) 
     if "chat_template" not in spec:
         for key, text in own.items():
             if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", key):
-                raise UserError(f"base {name}: a chat template has the name '{key}'; write letters, digits and _ . -")
+                raise UserError(
+                    "unusable-chat-template",
+                    f"base {name}",
+                    f"a chat template has the name '{key}'",
+                    "write letters, digits and _ . -",
+                )
             chat_templates.parsed(text, f"base {name}: its chat template '{key}'")
         return own
     wanted = spec["chat_template"]["name"]
@@ -229,7 +244,9 @@ def _chosen_templates(spec: dict, own: dict[str, str], folder: Path, name: str) 
     try:
         text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"base {name}: chat_template: {wanted} is not UTF-8 at byte {error.start + 1}") from None
+        raise UserError(
+            "unusable-chat-template", f"base {name}", f"chat_template: {wanted} is not UTF-8 at byte {error.start + 1}"
+        ) from None
     chat_templates.parsed(text, f"base {name}: chat_template: {wanted}")
     others = sorted(own.keys() - {"default"})
     if others:
@@ -253,7 +270,12 @@ def _check_arguments(spec: dict, templates: dict[str, str], name: str) -> None:
     if idle:
         valid = sorted(key for key in read - {*TEMPLATE_ARGUMENTS} if not key.endswith("_token"))
         what = f"its variables are {', '.join(valid)}" if valid else "it has no variables of its own"
-        raise UserError(f"base {name}: chat_template_kwargs: the chat template never reads {', '.join(idle)}; {what}")
+        raise UserError(
+            "unusable-chat-template",
+            f"base {name}",
+            f"chat_template_kwargs: the chat template never reads {', '.join(idle)}",
+            f"{what}",
+        )
 
 
 def _turn_end(tokenizer: Any, templates: dict[str, str], stops: set[int], spec: dict, name: str) -> int | None:
@@ -267,7 +289,9 @@ def _turn_end(tokenizer: Any, templates: dict[str, str], stops: set[int], spec: 
         text = chat_templates.probe(tokenizer, template)
     except UserError as error:
         if "chat_template" in spec:
-            raise UserError(f"base {name}: chat_template: {spec['chat_template']['name']}: {error}") from None
+            raise UserError(
+                "unusable-chat-template", f"base {name}", f"chat_template: {spec['chat_template']['name']}: {error}"
+            ) from None
         say(f"{name}: its chat template was not tried: {error}")
         return None
     pieces = chat_templates.in_pieces(tokenizer, text)
@@ -289,7 +313,12 @@ def _date(spec: dict, folder: Path, templates: dict[str, str], name: str) -> str
         own = optional_json(folder / "tokenizer_config.json").get("chat_template_date")
         return spec.get("date") or own or DATE
     if "date" in spec:
-        raise UserError(f"base {name}: date: its chat template does not print today's date; take the key out")
+        raise UserError(
+            "unusable-chat-template",
+            f"base {name}",
+            "date: its chat template does not print today's date",
+            "take the key out",
+        )
     return None
 
 

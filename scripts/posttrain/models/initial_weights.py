@@ -21,7 +21,7 @@ from posttrain.runtime.errors import UserError
 FILE = "first_weights.safetensors"
 KEPT_FROM_PEFT = ("init_lora_weights", "loftq_config")  # PEFT's LoftQ packs the weights itself, on a GPU only
 ROWS = 8  # at least, in a batch for EVA
-MOST = 1000  # batches until EVA's directions have settled
+MAX_BATCHES = 1000  # batches until EVA's directions have settled
 COLUMNS = (
     [("input_ids", "labels")],  # sft
     [("prompt_ids", "chosen_ids"), ("prompt_ids", "rejected_ids")],  # dpo, orpo, cpo
@@ -113,26 +113,32 @@ def _eva(trainer: Any, spec: dict[str, Any]) -> dict[str, torch.Tensor]:
     for name, layer in model.named_modules():
         if hasattr(layer, "base_layer") and layer not in matrices:
             raise UserError(
-                f"init_lora_weights: eva starts at what goes into matrices, and {name.rpartition('.')[2]} has rows of its own that are "
-                "trained; take eva out, or the base's new_tokens and target_modules of embeddings"
+                "unsupported-setting",
+                "init_lora_weights",
+                f"eva starts at what goes into matrices, and {name.rpartition('.')[2]} has rows of its own that are trained",
+                "take eva out, or the base's new_tokens and target_modules of embeddings",
             )
     components = round(config.r * config.eva_config.rho)
     narrowest = min((layer.in_features for layer in matrices), default=0)
     if 2 * components > narrowest:  # PEFT's randomised SVD looks at twice as many
         fits = int(narrowest // (2 * config.eva_config.rho))
         raise UserError(
-            f"init_lora_weights: eva looks at 4 x rank directions (2 x rank x rho), and the narrowest layer has {narrowest} inputs; "
-            f"write a rank up to {fits}"
+            "unsupported-setting",
+            "init_lora_weights",
+            f"eva looks at 4 x rank directions (2 x rank x rho), and the narrowest layer has {narrowest} inputs",
+            f"write a rank up to {fits}",
         )
     calls = 0
 
     def forward(model: Any, inputs: dict[str, torch.Tensor]) -> None:
         nonlocal calls
         calls += 1
-        if calls > MOST:
+        if calls > MAX_BATCHES:
             raise UserError(
-                f"init_lora_weights: eva: the directions have not settled in {MOST} batches; write a smaller rank, or peft_args: "
-                "{eva_config: {tau: 0.9}}"
+                "unsupported-setting",
+                "init_lora_weights",
+                f"eva: the directions have not settled in {MAX_BATCHES} batches",
+                "write a smaller rank, or peft_args: {eva_config: {tau: 0.9}}",
             )
         model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
 
@@ -179,7 +185,7 @@ def batches(dataset: Any, size: int, tokens: int, pad: int) -> list[dict[str, to
     counted = 0
     for ids, trained in rows(dataset):
         if len(made[-1]) >= size and counted >= tokens:
-            if len(made) == MOST:
+            if len(made) == MAX_BATCHES:
                 break
             made.append([])
             counted = 0
@@ -189,7 +195,10 @@ def batches(dataset: Any, size: int, tokens: int, pad: int) -> list[dict[str, to
         made[-2] += made.pop()
     elif counted < tokens:
         raise UserError(
-            f"init_lora_weights: eva needs {tokens} trained tokens (2 x rank x rho), and the rows have {counted}; write a smaller rank"
+            "unsupported-setting",
+            "init_lora_weights",
+            f"eva needs {tokens} trained tokens (2 x rank x rho), and the rows have {counted}",
+            "write a smaller rank",
         )
     return [_padded(part, pad) for part in made]
 

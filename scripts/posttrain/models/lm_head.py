@@ -1,6 +1,6 @@
 """From hidden states to log-probabilities of labels, without the logits of masked positions: in training, scoring and PPO.
 
-TRL's own fused head projects every position when there is no Triton, and computes an entropy that nobody asked for.
+TRL's own fused head projects every position when there is no Triton, and computes an entropy that is not needed.
 Half of a chat's tokens are prompt and the vocabulary is a fifth of a small model's work, so this is most of what a plain
 TRL step on a CPU can be relieved of.
 
@@ -18,7 +18,7 @@ from posttrain.compat.forward_patches import replace_forward
 from posttrain.compat.trl_fused_head import fused_output
 from posttrain.models import shared_prefix
 
-MAX_LOGITS = 2**28  # logits of a batch, 1 GiB in float32 for a base that moves; a larger batch keeps TRL's tiled head
+MAX_LOGITS = 2**28  # logits of a batch, 1 GiB in float32 for a trainable base; a larger batch keeps TRL's tiled head
 PIECE = 2**24  # logits that are there at once where the base is frozen
 
 
@@ -29,7 +29,7 @@ class LogProbs(torch.autograd.Function):
 
     hidden (n, d), weight (v, d), labels (n,), bias (v,) or None -> log_probs (n,), is_top1 (n,). A log-probability's gradient
     with respect to its hidden state, scale (onehot(label) - softmax) f' W, is computed while its logits are at hand, so that only
-    a piece of them is ever in memory; what comes from above scales it. A weight that moves needs all of them again, so they
+    a piece of them is ever in memory; what comes from above scales it. A trainable weight needs all of them again, so they
     are one piece.
     """
 
@@ -46,10 +46,10 @@ class LogProbs(torch.autograd.Function):
     ) -> tuple:
         """Keep the gradients of the hidden states, (n, d)."""
         n, differentiable = len(labels), any(ctx.needs_input_grad)
-        moves = ctx.needs_input_grad[1] or ctx.needs_input_grad[3]
+        is_trained = ctx.needs_input_grad[1] or ctx.needs_input_grad[3]
         log_probs, is_top1 = hidden.new_empty(n, dtype=torch.float32), hidden.new_empty(n, dtype=torch.bool)
         directions, ctx.errors = torch.empty_like(hidden) if differentiable else None, hidden.new_empty(0, len(weight))
-        size = max(1, PIECE // len(weight) if differentiable and not moves else n)
+        size = max(1, PIECE // len(weight) if differentiable and not is_trained else n)
         for piece in (slice(start, start + size) for start in range(0, n, size)):
             logits = _shaped(hidden[piece], weight, bias, scale, cap)
             slope = 1 - (logits / cap).square_() if cap and differentiable else None
@@ -63,7 +63,7 @@ class LogProbs(torch.autograd.Function):
                 logits = logits if slope is None else logits.mul_(slope)
                 logits = logits if scale == 1 else logits.mul_(scale)
                 directions[piece] = logits.to(weight.dtype) @ weight
-            if moves:
+            if is_trained:
                 ctx.errors = logits
         ctx.save_for_backward(hidden, directions)
         ctx.mark_non_differentiable(is_top1)
@@ -72,7 +72,7 @@ class LogProbs(torch.autograd.Function):
     @staticmethod
     @torch.amp.custom_bwd(device_type="cpu")
     def backward(ctx: Any, grad: torch.Tensor, _: torch.Tensor) -> tuple:
-        """Gradients of the hidden states, and of the weight and the bias where they move."""
+        """Gradients of the hidden states, and of the weight and the bias where they are trained."""
         hidden, directions = ctx.saved_tensors
         grad_hidden = (grad[:, None] * directions) if ctx.needs_input_grad[0] else None
         grad_weight = grad_bias = None

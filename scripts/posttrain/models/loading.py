@@ -26,10 +26,10 @@ from posttrain.runtime.errors import UserError
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def precision(wanted: str) -> str:
+def precision(setting: str) -> str:
     """Resolve `auto`: bf16 where the processor multiplies it in hardware, fp32 elsewhere."""
-    if wanted != "auto":
-        return wanted
+    if setting != "auto":
+        return setting
     if torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     return "bf16" if multiplies_bf16() else "fp32"
@@ -81,8 +81,10 @@ def load(
     except Exception as error:  # whatever a broken folder makes transformers raise
         if is_out_of_memory(error):
             raise
-        raise UserError(f"{folder}: not a model that can be loaded: {first_line(error)}") from None
-    if reward and not is_reward(folder):  # it looks for the last token that is no padding
+        raise UserError(
+            "unreadable-model", f"{folder}", f"not a model that can be loaded: {first_line(error)}"
+        ) from None
+    if reward and not is_reward(folder):  # it looks for the last token that is not padding
         model.config.get_text_config().pad_token_id = tokenizer(folder).pad_token_id
     model.arithmetic = precision(arithmetic)
     if apart and model.arithmetic == "bf16" and (folder / frozen_update.FILE).exists():
@@ -125,7 +127,7 @@ def _stored_dtype(folder: Path) -> str | None:
 def parent(folder: Path, spec: dict, reward: bool | None = None, attention: str | None = None) -> PreTrainedModel:
     """The model that a run starts from, as it is held while the run trains; the reference of the run is held alike.
 
-    In float32 where all its weights move or the arithmetic is float32; in 4 bits for qlora; otherwise in its own dtype, and
+    In float32 where all its weights are trained or the arithmetic is float32; in 4 bits for qlora; otherwise in its own dtype, and
     what a merged model of a bfloat16 base has learnt apart.
 
     Args:
@@ -191,7 +193,7 @@ def head(folder: Path) -> torch.Tensor:
             for key in file.keys():  # noqa: SIM118 (a file is no mapping)
                 if key.endswith("score.weight"):
                     return file.get_tensor(key)
-    raise UserError(f"{folder}: it has no score, so it is not a reward model")
+    raise UserError("wrong-reward-model", f"{folder}", "it has no score, so it is not a reward model")
 
 
 def tokenizer(folder: Path) -> Any:
@@ -203,9 +205,13 @@ def tokenizer(folder: Path) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # as above
-        raise UserError(f"{folder}: no tokenizer that can be loaded: {first_line(error)}") from None
+        raise UserError(
+            "unreadable-model", f"{folder}", f"no tokenizer that can be loaded: {first_line(error)}"
+        ) from None
     if tokenizer.eos_token is None:
-        raise UserError(f"{folder}: the tokenizer has no eos_token, so a model cannot learn to stop; set one")
+        raise UserError(
+            "no-eos-token", f"{folder}", "the tokenizer has no eos_token, so a model cannot learn to stop", "set one"
+        )
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     return tokenizer
 

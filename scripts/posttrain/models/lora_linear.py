@@ -72,11 +72,13 @@ def add_low_rank(model: torch.nn.Module, frozen: torch.dtype | None) -> None:
 
 
 def _is_plain(layer: Linear) -> bool:
-    """No DoRA or the like, no bias that moves, one adapter, a matrix that is not quantised."""
+    """No DoRA or the like, no trainable bias, one adapter, a matrix that is not quantised."""
     base = layer.base_layer
-    moves = any(parameter.requires_grad for parameter in base.parameters())
+    is_trained = any(parameter.requires_grad for parameter in base.parameters())
     alone = len(layer.lora_A) == 1 and not layer.lora_variant and not any(layer.lora_bias.values())
-    return type(base) in (torch.nn.Linear, FrozenUpdate) and base.weight.device.type == "cpu" and alone and not moves
+    return (
+        type(base) in (torch.nn.Linear, FrozenUpdate) and base.weight.device.type == "cpu" and alone and not is_trained
+    )
 
 
 def _forward(self: Linear, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:

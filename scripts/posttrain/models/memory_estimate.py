@@ -4,13 +4,14 @@ Weights, gradients and optimiser states are counted; activations are what PyTorc
 layer with gated feed-forward blocks, counted on a Llama for every method, and are the estimate's rough part. Nothing is loaded.
 """
 
-import json
 import math
 import os
 import re
 import subprocess
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from safetensors import safe_open
 
 from posttrain.methods import METHODS, VALUE_RANK, Sizes, reads_weights
 from posttrain.models import parameter_patterns, target_modules
@@ -23,10 +24,10 @@ NF4 = 0.516  # bytes a weight in 4 bits, with its share of the twice quantised c
 # A process on the CPU, its libraries imported; a CUDA context with its kernels.
 OVERHEAD = {"cpu": 0.8 * GIB, "gpu": 0.6 * GIB}
 # Peak over what the activations add up to. CPU: the C library's heap in pieces, 1.1 to 1.8 in 20 trainings of a 135M model;
-# GPU: PyTorch's allocator hands out blocks again, so that little is lost.
+# GPU: PyTorch's allocator reuses blocks, so little is lost.
 FRAGMENTATION = {"cpu": 1.5, "gpu": 1.1}
 ROLLOUTS = 1.25  # the same of PPO, which samples and scores between its steps
-LARGEST_LOGITS = 2**28  # see head.py
+MAX_LOGITS = 2**28  # see lm_head.py
 TILE = (4096, 32768)  # tokens and words of the vocabulary whose logits TRL's own head has at once
 
 
@@ -81,10 +82,11 @@ def read_model(folder: Path) -> Model:
     Raises:
         UserError: there are no such files.
     """
-    headers = [_header(file) for file in weight_files(folder)]
-    tensors = {name: tensor for header in headers for name, tensor in header.items() if name != "__metadata__"}
-    shapes = {name: tuple(tensor["shape"]) for name, tensor in tensors.items()}
-    size = sum(end - start for start, end in (tensor["data_offsets"] for tensor in tensors.values()))
+    tensors: dict[str, Tensor] = {}
+    for file in weight_files(folder):
+        tensors |= _tensors(file)
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    size = sum(tensor.bytes for tensor in tensors.values())
     config = read_json(folder / "config.json")
     numbered: dict[str, dict[str, tuple[int, ...]]] = {}
     for name, shape in shapes.items():
@@ -96,8 +98,7 @@ def read_model(folder: Path) -> Model:
     embedding = max((shape for name, shape in shapes.items() if len(shape) == 2 and name not in blocks), key=max)
     widest = max(max(shape) for shape in blocks.values() if len(shape) == 2)
     file = folder / "update.safetensors"
-    factors = _header(file) if file.exists() else {}
-    update = sum(4 * math.prod(tensor["shape"]) for name, tensor in factors.items() if name != "__metadata__")
+    update = sum(tensor.bytes for tensor in _tensors(file).values()) if file.exists() else 0
     text = config.get("text_config", config)
     return Model(text, shapes, size, len(layers), min(embedding), widest, max(embedding), update)
 
@@ -107,13 +108,31 @@ def weight_files(folder: Path) -> list[Path]:
     files = {"model.safetensors"} if not index.exists() else set(read_json(index)["weight_map"].values())
     missing = [name for name in sorted(files) if not (folder / name).exists()]
     if missing:
-        raise UserError(f"{folder}: there is no {missing[0]}; put the model's weights there as safetensors")
+        raise UserError(
+            "missing-file", f"{folder}", f"there is no {missing[0]}", "put the model's weights there as safetensors"
+        )
     return [folder / name for name in sorted(files)]
 
 
-def _header(file: Path) -> dict[str, Any]:
-    with file.open("rb") as stream:
-        return json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+class Tensor(NamedTuple):
+    """A tensor as a safetensors file describes it."""
+
+    shape: tuple[int, ...]
+    bytes: int
+
+
+def _tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file by their names; none is read."""
+    with safe_open(file, "np") as tensors:
+        slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118 (a file is not a mapping)
+    found = {}
+    for name, part in slices.items():
+        shape, bits = (
+            tuple(part.get_shape()),
+            re.search(r"\d+", part.get_dtype()),
+        )  # such as BF16 and F8_E4M3; BOOL has 8
+        found[name] = Tensor(shape, math.prod(shape) * (int(bits[0]) if bits else 8) // 8)
+    return found
 
 
 # ---- the modules that get an adapter
@@ -165,10 +184,12 @@ def adapted(spec: dict, model: Model) -> list[str]:
 
 
 def trained_parameters(spec: dict, model: Model) -> float:
-    """How many parameters move; of the methods that train less than a hundredth of a model, about so many."""
+    """How many parameters are trained; of the methods that train less than a hundredth of a model, about so many."""
     method = METHODS[spec["method"]]
     if method.full:
-        return sum(math.prod(shape) for name, shape in model.shapes.items() if parameter_patterns.moves(spec, (name,)))
+        return sum(
+            math.prod(shape) for name, shape in model.shapes.items() if parameter_patterns.is_trained(spec, (name,))
+        )
     shapes = [model.matrices[name] for name in adapted(spec, model)]
     own = method.parameters(spec, Sizes(model.layers, model.hidden, model.intermediate, shapes))
     saved = spec.get("peft_args", {}).get("modules_to_save") or []
@@ -243,7 +264,7 @@ def _is_apart(spec: dict, model: Model) -> bool:
 
 
 def _copies(spec: dict, model: Model) -> float:
-    """Bytes of other models beside it: a reference where there is no adapter to switch off, and a judge."""
+    """Bytes of other models beside it: a reference where there is no adapter to switch off, and reward models."""
     held = OBJECTIVES[spec["objective"]].reference
     reference = held == "resident" or (held == "resident where beta" and spec["beta"])
     reward_models = [key for key in ("from", "sequence") if key in spec.get("reward", {})]
@@ -261,7 +282,7 @@ def _activations(spec: dict, model: Model, tokens: int, device: str, bf16: bool)
     """What the backward pass needs of the forward pass.
 
     Of a token in a layer: inputs of the two norms (float32), queries, keys, values, attention's result, three vectors of the
-    feed-forward block; where matrices have an adapter or move themselves, the inputs of those as well.
+    feed-forward block; where matrices have an adapter or are trained themselves, the inputs of those as well.
     """
     method = METHODS[spec["method"]]
     held_in_float32 = method.full or (model.bytes > 2 * model.parameters and not _is_apart(spec, model))
@@ -293,7 +314,7 @@ def _logits(spec: dict, model: Model, tokens: int, trained_share: float, device:
     if objective.all_logits:  # the logits, their log-softmax, its gradient
         return 12 * tokens * model.vocabulary
     if device == "cpu" and objective.compact_head != "none" and not METHODS[spec["method"]].virtual_tokens:
-        return 6 * min(tokens * trained_share * model.vocabulary, LARGEST_LOGITS)
+        return 6 * min(tokens * trained_share * model.vocabulary, MAX_LOGITS)
     return 12 * min(tokens, TILE[0]) * min(model.vocabulary, TILE[1])
 
 

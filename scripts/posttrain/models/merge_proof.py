@@ -86,9 +86,12 @@ def check_merged(name: str, proof: dict[str, Any]) -> None:
     """
     if not _within(proof, MERGED):
         raise UserError(
-            f"{name}: the merged model's logits differ from the trained one's by {proof['mean_abs_logit_difference']:.2g} on "
-            f"average, which is {proof['relative']:.1%} of what training changed and more than the {MERGED:.0%} that rounding "
-            "explains; it is not published. Train with precision: fp32, without peft_args, or with method: full"
+            "merge-failed",
+            name,
+            f"the merged model's logits differ from the trained one's by {proof['mean_abs_logit_difference']:.2g} on average, which is "
+            f"{proof['relative']:.1%} of what training changed and more than the {MERGED:.0%} that rounding explains, so it is not "
+            "published",
+            "train with precision: fp32, without peft_args, or with method: full",
         )
 
 

@@ -1,28 +1,25 @@
-"""The keys `freeze`, `train` and `learning_rates`: which of a run's parameters move, and how fast, by patterns of their names.
+"""The keys `freeze`, `train` and `learning_rates`: which of a run's parameters are trained, and how fast, by patterns of their names.
 
 A pattern is a regular expression that matches one or more whole parts of a parameter's name between its dots: `layers.[0-3]` means
 `model.layers.2.mlp.up_proj.weight`, and not `model.layers.20.mlp.up_proj.weight`. Of an adapter the parameters are its own, named
 for their layer: `model.layers.2.mlp.up_proj.lora_A.default.weight`.
 
-Nothing here imports torch before a model is at hand, so that the preflight asks the same by the names alone.
+Nothing here imports torch or needs a model: the preflight asks the same by the names alone.
 """
 
 import re
 from collections.abc import Iterator
 from functools import cache
-from typing import Any
 
-from posttrain.methods import METHODS
-from posttrain.objectives import OBJECTIVES
-from posttrain.runtime.errors import UserError, nearest
+from posttrain.runtime.errors import nearest
 
 KEYS = ("freeze", "train", "learning_rates")
 ADVICE = {
-    "freeze": "write the names of those that are not to move",
-    "train": "take it out, or write the names of those that are to move",
+    "freeze": "write the names of the parameters to freeze",
+    "train": "take it out, or write the names of the parameters to train",
     "learning_rates": "write learning_rate",
 }
-ANY = "zzz.zzz.zzz"  # a name that only a pattern matches which matches them all
+ANY = "zzz.zzz.zzz"  # a name that only a pattern for all parameters matches
 
 Names = tuple[str, ...]
 """what a parameter is called; a tied LM head has the embedding's name and its own"""
@@ -49,7 +46,7 @@ def is_meant(pattern: str, names: Names) -> bool:
     return any(_compiled(pattern).search(name) for name in names)
 
 
-def moves(spec: dict, names: Names) -> bool:
+def is_trained(spec: dict, names: Names) -> bool:
     """Whether the parameter of these names is trained: `train` means it, where that is set, and `freeze` does not."""
     wanted = patterns(spec, "train")
     frozen = any(is_meant(pattern, names) for pattern in patterns(spec, "freeze"))
@@ -63,7 +60,7 @@ def refusals(values: dict) -> Iterator[str]:
             try:
                 re.compile(pattern)
             except re.error as error:
-                yield f"{key}: '{pattern}' is no regular expression: {error}"
+                yield f"{key}: '{pattern}' is not a regular expression: {error}"
                 return
             if not pattern or is_meant(pattern, (ANY,)):
                 yield f"{key}: '{pattern}' matches every parameter; {ADVICE[key]}"
@@ -83,14 +80,14 @@ def refusal(spec: dict, parameters: list[Names]) -> str | None:
                 )
             if all(meant):
                 return f"{key}: '{pattern}' matches every parameter that {spec['method']} trains; {ADVICE[key]}"
-    moving = [names for names in parameters if moves(spec, names)]
-    if not moving:
+    trained = [names for names in parameters if is_trained(spec, names)]
+    if not trained:
         return "freeze and train leave no parameter to train; write fewer patterns under freeze"
     rates = patterns(spec, "learning_rates")
     for pattern in rates:
-        if not any(is_meant(pattern, names) for names in moving):
-            return f"learning_rates: '{pattern}' matches only parameters that do not move; take it out"
-    for names in moving:
+        if not any(is_meant(pattern, names) for names in trained):
+            return f"learning_rates: '{pattern}' matches only parameters that are frozen; take it out"
+    for names in trained:
         both = [pattern for pattern in rates if is_meant(pattern, names)]
         if len(both) > 1:
             return (
@@ -98,98 +95,3 @@ def refusal(spec: dict, parameters: list[Names]) -> str | None:
                 "common"
             )
     return None
-
-
-def foreseen(spec: dict, model: Any) -> list[Names]:
-    """The names of the parameters that a run would train, as the preflight knows them.
-
-    Args:
-        model: a memory.Model, of what lies in the parent's folder.
-    """
-    from posttrain.models.memory_estimate import adapted
-    from posttrain.models.token_rows import KEY
-
-    arguments = spec.get("peft_args", {})
-    head = [("score.weight",)] if OBJECTIVES[spec["objective"]].reward_model else []
-    outside = [name for name in model.shapes if not re.search(r"\.\d+\.", name)]
-    if METHODS[spec["method"]].full:
-        embedding = next((name for name in outside if model.shapes[name][0] == model.vocabulary), None)
-        also = {embedding: ("lm_head.weight",)} if model.tied and not head else {}
-        return head + [(name, *also.get(name, ())) for name in model.shapes]
-    names = [(f"{module}.{side}.default.weight",) for module in adapted(spec, model) for side in ("lora_A", "lora_B")]
-    saved = arguments.get("modules_to_save") or []
-    names += [(name,) for name in model.shapes if any(is_meant(re.escape(part), (name,)) for part in saved)]
-    rows = model.config.get("new_tokens") or arguments.get(KEY)
-    return head + names + ([(name,) for name in outside] if rows else [])
-
-
-# ---- on a model
-
-
-def control(trainer: Any, spec: dict) -> None:
-    """Let a trainer move only what a run's keys say, each at its rate; nothing where they are not set.
-
-    A frozen parameter is left out of the optimiser. PEFT lets all of an adapter move again whenever it was switched off, so its
-    gradient is made 0 as well, where there is one.
-
-    Raises:
-        UserError: a pattern matches nothing or everything, two rates are meant for one parameter, or nothing is left to train.
-    """
-    import torch
-
-    if not any(spec.get(key) for key in KEYS):
-        return
-    parameters = _trained(trainer.model)
-    why = refusal(spec, [names for names, _ in parameters])
-    if why:
-        raise UserError(why)
-    frozen = [parameter for names, parameter in parameters if not moves(spec, names)]
-    for parameter in frozen:
-        parameter.register_hook(torch.zeros_like)
-        parameter.requires_grad_(False)
-    still = {id(parameter) for parameter in frozen}
-    if hasattr(trainer.model, "trainable"):  # of PPO, which marks them as trainable again itself
-        trainer.model.trainable = [p for p in trainer.model.trainable if id(p) not in still]
-    apart = [
-        (
-            rate / spec["learning_rate"],
-            [p for names, p in parameters if id(p) not in still and is_meant(pattern, names)],
-        )
-        for pattern, rate in (spec.get("learning_rates") or {}).items()
-    ]
-    _follow(trainer, still, apart)
-
-
-def _trained(model: Any) -> list[tuple[Names, Any]]:
-    """What is trained of a model, each parameter once, with all its names; of PPO's, without the value."""
-    value = {id(parameter) for parameter in getattr(model, "value_parameters", ())}
-    found: dict[int, tuple[list[str], Any]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        if parameter.requires_grad and id(parameter) not in value:
-            found.setdefault(id(parameter), ([], parameter))[0].append(name)
-    return [(tuple(names), parameter) for names, parameter in found.values()]
-
-
-def _follow(trainer: Any, still: set[int], apart: list[tuple[float, list]]) -> None:
-    """Change the optimiser's groups once, when the trainer makes it or takes the one that it was given.
-
-    Args:
-        still: the ids of the parameters that no group has.
-        apart: parameters that get groups of their own, each with what their learning rate is multiplied by.
-    """
-    from posttrain.models.value_model import set_apart
-
-    create, changed = trainer.create_optimizer, []
-
-    def create_optimizer(*arguments: Any) -> Any:
-        optimizer = create(*arguments)
-        if not changed:
-            changed.append(True)
-            for group in optimizer.param_groups:
-                group["params"] = [parameter for parameter in group["params"] if id(parameter) not in still]
-            optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
-            for factor, parameters in apart:
-                set_apart(optimizer, parameters, factor)
-        return optimizer
-
-    trainer.create_optimizer = create_optimizer

@@ -1,7 +1,7 @@
 """The methods: from a run's spec to PEFT's configuration. Fine-tuning = objective x method.
 
-Full fine-tuning moves all weights and has no configuration here. QLoRA (Dettmers et al. 2023) is LoRA on a parent held in
-4 bits. Every other method adds parameters to a frozen parent, so that the parent stays at hand as the reference.
+Full fine-tuning trains all weights and has no configuration here. QLoRA (Dettmers et al. 2023) is LoRA on a parent held in
+4 bits. Every other method adds parameters to a frozen parent, so that the parent is available as the reference.
 """
 
 import math
@@ -56,7 +56,7 @@ def _named_targets(spec: dict, model: Any) -> dict:
     why = target_modules.method_refusal(spec, config)
     why = why or target_modules.parameters_refusal(spec, [name for name, _ in model.named_parameters()])
     if why:
-        raise UserError(f"{spec['method']}: {why}")
+        raise UserError("unsupported-target", f"{spec['method']}", f"{why}")
     if spec["target_modules"] is None:
         return spec | {"target_modules": _of_ia3(model)}
     if spec["target_modules"] != "all-linear":
@@ -103,7 +103,10 @@ def _of_ia3(model: Any) -> list[str] | None:
     if found := target_modules.ia3(linear):
         return found
     raise UserError(
-        f"ia3: the keys and values of {type(model).__name__} are not known; write target_modules: [NAME, ...]"
+        "invalid-pattern",
+        "ia3",
+        f"the keys and values of {type(model).__name__} are not known",
+        "write target_modules: [NAME, ...]",
     )
 
 
@@ -112,8 +115,10 @@ def _check_rank(spec: dict, targeted: list[tuple[str, tuple[int, int]]]) -> None
         largest = target_modules.largest_rank(spec["method"], (rows, columns))
         if spec["rank"] > largest:
             raise UserError(
-                f"rank {spec['rank']} is larger than the matrix {name} ({rows} x {columns}) allows; write a rank up to "
-                f"{largest}"
+                "unsupported-target",
+                "",
+                f"rank {spec['rank']} is larger than the matrix {name} ({rows} x {columns}) allows",
+                f"write a rank up to {largest}",
             )
 
 
@@ -129,7 +134,10 @@ def _adalora(spec: dict, shared: dict, _: Any, steps: int) -> Any:
     """
     if steps < 2:
         raise UserError(
-            "adalora shares out its ranks between the first step and the last; write a larger max_steps or epochs"
+            "unsupported-setting",
+            "",
+            "adalora shares out its ranks between the first step and the last",
+            "write a larger max_steps or epochs",
         )
     plan = {"tinit": steps // 10, "tfinal": steps // 3, "deltaT": max(1, steps // 100), "total_step": steps}
     start = math.ceil(METHODS["adalora"].initial_rank * spec["rank"])
@@ -219,16 +227,25 @@ def _targets(model: Any, wanted: str | list[str], spec: dict) -> list[tuple[str,
         try:
             matching = [(name, shape) for name, shape in matrices if re.fullmatch(pattern, name)]
         except re.error as error:
-            raise UserError(f"target_modules: '{target}' is no regular expression: {error}") from None
+            raise UserError(
+                "invalid-pattern", "target_modules", f"'{target}' is not a regular expression: {error}"
+            ) from None
         why = target_modules.refusal(spec, target, [name for name, _ in matching], modules, config, tied)
         if why:
-            raise UserError(f"target_modules: {why}")
+            raise UserError("unsupported-target", "target_modules", f"{why}")
         if not matching and mixture and target.rpartition(".")[2] in target_modules.EXPERTS | target_modules.ROUTERS:
             continue  # PEFT finds the fused matrices
         if not matching and wanted in known:
-            raise UserError(f"target_modules: '{wanted}' is one name, and PEFT takes a list of them; write [{wanted}]")
+            raise UserError(
+                "invalid-pattern",
+                "target_modules",
+                f"'{wanted}' is one name, and PEFT takes a list of them",
+                f"write [{wanted}]",
+            )
         if not matching:
-            raise UserError(f"target_modules: the model has no layer '{target}'; {nearest(target, known)}")
+            raise UserError(
+                "invalid-pattern", "target_modules", f"the model has no layer '{target}'", f"{nearest(target, known)}"
+            )
         found += matching
     return found
 

@@ -47,13 +47,18 @@ def check(model: Any, wanted: Any) -> None:
     beyond = [i for i in ids if not 0 <= i < len(table.weight)]
     if beyond:
         raise UserError(
-            f"peft_args.{KEY}: there is no token {beyond[0]}; the model has embeddings for {len(table.weight)} tokens"
+            "token-without-embedding",
+            f"peft_args.{KEY}",
+            f"there is no token {beyond[0]}",
+            f"the model has embeddings for {len(table.weight)} tokens",
         )
     tied = head is not None and head.weight is table.weight
     names = [name for name, module in model.named_modules() if module is head]
     on_head = tied or (isinstance(wanted, dict) and any(name.endswith(layer) for name in names for layer in wanted))
     if on_head and getattr(head, "bias", None) is not None:
         raise UserError(
-            f"peft_args.{KEY}: the LM head of a {type(model).__name__} has a bias, which PEFT leaves out where it trains rows of "
-            "the head; write method: full, or peft_args: {modules_to_save: [...]} with the embedding and the head"
+            "unsupported-target",
+            f"peft_args.{KEY}",
+            f"the LM head of a {type(model).__name__} has a bias, which PEFT leaves out where it trains rows of the head",
+            "write method: full, or peft_args: {modules_to_save: [...]} with the embedding and the head",
         )

@@ -48,8 +48,10 @@ def dequantise(folder: Path, name: str) -> None:
         return
     if scheme not in DEQUANTISED:
         raise UserError(
-            f"base {name}: its weights are quantised by {scheme}, from which they cannot be computed back here; take the model as "
-            "it was before, or one that bitsandbytes or mxfp4 quantised"
+            "unreadable-model",
+            f"base {name}",
+            f"its weights are quantised by {scheme}, from which they cannot be computed back here",
+            "take the model as it was before, or one that bitsandbytes or mxfp4 quantised",
         )
     model = _plain(_load_quantised(folder, scheme, name))
     _replace_weights(model, folder)
@@ -80,7 +82,7 @@ def _plain(model: Any) -> Any:
     plain.tie_weights()
     left = [key for key, parameter in plain.named_parameters() if parameter.is_meta]
     if left:
-        raise UserError(f"the dequantised model has no weights for {left[0]}")
+        raise UserError("unreadable-model", "", f"the dequantised model has no weights for {left[0]}")
     return plain.to(model.dtype)
 
 
@@ -94,7 +96,9 @@ def _load(folder: Path, name: str, **options: Any) -> Any:
         return family.from_pretrained(folder, dtype="auto", use_safetensors=True, trust_remote_code=False, **options)
     except Exception as error:  # whatever a broken folder makes transformers raise
         traceback.print_exc()
-        raise UserError(f"base {name}: its weights cannot be loaded: {first_line(error)}") from None
+        raise UserError(
+            "unreadable-model", f"base {name}", f"its weights cannot be loaded: {first_line(error)}"
+        ) from None
 
 
 def _replace_weights(model: Any, folder: Path) -> None:
@@ -135,7 +139,10 @@ def add_tokens(folder: Path, tokens: list[str], name: str) -> None:
     known = [token for token in tokens if tokenizer.get_vocab().get(token, rows) < rows]
     if known:
         raise UserError(
-            f"base {name}: new_tokens: the tokenizer has '{known[0]}' already, with an embedding; take it out of the list"
+            "token-without-embedding",
+            f"base {name}",
+            f"new_tokens: the tokenizer has '{known[0]}' already, with an embedding",
+            "take it out of the list",
         )
     pieces = {token: _pieces(tokenizer, token, rows) for token in _without_embedding(tokenizer, rows, tokens)}
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in tokens])
@@ -151,7 +158,12 @@ def add_tokens(folder: Path, tokens: list[str], name: str) -> None:
                 getattr(layer, part)[list(ids.values())] = values.to(getattr(layer, part).dtype)
         shape = model(input_ids=torch.tensor([list(ids.values())])).logits.shape
     if shape[-1] not in (size, 1):
-        raise UserError(f"base {name}: new_tokens: a {type(model).__name__} cannot be given more tokens; take them out")
+        raise UserError(
+            "unsupported-model",
+            f"base {name}",
+            f"new_tokens: a {type(model).__name__} cannot be given more tokens",
+            "take them out",
+        )
     _replace_weights(model, folder)
     tokenizer.save_pretrained(folder)
     chosen = sorted(ids[token] for token in tokens)

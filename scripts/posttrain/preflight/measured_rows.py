@@ -152,4 +152,4 @@ def _coarse(name: str, data: Report, rows: int, limit: int) -> str | None:
     )
     first, _, advice = more.partition(";")
     asked = f" of {prompts} prompt{'' if prompts == 1 else 's'}" if prompts < rows else ""
-    return f"{first}{asked}, {splits.shown(least)};{advice}"
+    return f"{first}{asked}, {splits.in_words(least)};{advice}"

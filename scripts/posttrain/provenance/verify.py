@@ -10,18 +10,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from posttrain.config.schema import RESERVED
 from posttrain.objectives import OBJECTIVES
 from posttrain.provenance import records
 from posttrain.provenance.changes import differences, told
 from posttrain.runtime.atomic import read_json
-from posttrain.runtime.errors import UserError, nearest
+from posttrain.runtime.errors import UserError
 from posttrain.runtime.hashes import sha256, visible_files
+from posttrain.workflow import paths
+from posttrain.workflow.names import require
 from posttrain.workflow.project import Project
 
-RESULTS = Path("results")
+RESULTS = Path(paths.RESULTS)
 SCRIPTS = Path(__file__).resolve().parents[2]
 NOT_BUILT = "not built"
+DAMAGE = ("gone", "edited", "added")
 UNSEALED = "built by older code, whose record has no seal"
 UNMERGED = "trained, not merged yet"
 _hashed: dict[tuple[int, ...], str] = {}
@@ -42,6 +44,11 @@ class Finding(NamedTuple):
         unsure = self.wrong or {NOT_BUILT, UNSEALED, UNMERGED} & {*self.notes}
         as_built = [] if unsure else ["as built"]
         return f"{self.name}: {'; '.join([*self.wrong, *as_built, *self.notes])}"
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether files of the result are gone or were edited, which Snakemake may not notice."""
+        return any(said.rpartition(" is ")[2] in DAMAGE for said in self.wrong)
 
 
 def verify(project: Project, targets: list[str]) -> Iterator[Finding]:
@@ -80,17 +87,17 @@ def named(project: Project, targets: list[str]) -> tuple[list[str], list[str]]:
     """
     models, datasets = [], []
     for target in targets:
-        first, *rest = target.removeprefix("results/").rstrip("/").split("/")
-        table = {"data": project.config.datasets, "bases": project.config.bases, "sweeps": project.config.sweeps}
-        if first in table and rest:
-            if rest[0] not in table[first]:
-                raise UserError(f"'{target}': there is no {rest[0]} among {first}; {nearest(rest[0], table[first])}")
-            datasets += [rest[0]] if first == "data" else []
-            models += [rest[0]] if first == "bases" else project.sweep_runs(rest[0]) if first == "sweeps" else []
-        elif first in RESERVED:
-            raise UserError(f"'{target}': write a run, a base, data/NAME or sweeps/NAME, as results/sft_lora/eval.json")
+        table, name, _ = paths.target(target)
+        known = {"data": project.config.datasets, "bases": project.config.bases, "sweeps": project.config.sweeps}
+        if not table:
+            models.append(project.names.model(name))
+        elif table not in known or not name:
+            hint = "write a run, a base, data/NAME or sweeps/NAME, as results/sft_lora/eval.json"
+            raise UserError("unknown-target", f"'{target}'", "this cannot be verified by name", hint)
         else:
-            models.append(first if first in project.config.bases else project.run(first).name)
+            require(f"'{target}'", table.removesuffix("s"), name, known[table])
+            datasets += [name] if table == "data" else []
+            models += [name] if table == "bases" else project.sweep_runs(name) if table == "sweeps" else []
     return models, datasets
 
 

@@ -35,7 +35,7 @@ def examples(run: dict[str, Any], others: list[str], most: int) -> list[dict[str
     def rank(key: Key) -> int:
         if changes[key]:
             return 0 if decided & {name for name, *_ in changes[key]} else 1
-        return 2 if said(ours[key]) != said(parent[key]) else 3
+        return 2 if answer_of(ours[key]) != answer_of(parent[key]) else 3
 
     return [
         _example(key, changes[key], run["name"], others, [*theirs, ours]) for key in sorted(shared, key=rank)[:most]
@@ -84,7 +84,7 @@ def _example(key: Key, changes: list, name: str, others: list[str], rows: list[d
     }
 
 
-def said(example: dict[str, Any]) -> str:
+def answer_of(example: dict[str, Any]) -> str:
     """An example's answer without the thoughts before it."""
     return thoughts.answer(example["output"])
 

@@ -11,26 +11,26 @@ from posttrain.reports.formatting import percent
 from posttrain.training import early_stopping
 
 VALIDATION = "eval_"
-NO_CURVES = {"step", "seconds", "epoch", "num_tokens"}
-OF_TIME = ("tokens_per_second", "cpu_percent", "gpu_percent", "memory_gib")  # of the machine, so by its clock
-TOGETHER = {"cpu_percent": "use of the machine", "gpu_percent": "use of the machine"}
+NOT_DRAWN = {"step", "seconds", "epoch", "num_tokens"}
+BY_MINUTES = ("tokens_per_second", "cpu_percent", "gpu_percent", "memory_gib")  # of the machine, so by its clock
+SHARED_PANELS = {"cpu_percent": "utilisation", "gpu_percent": "utilisation"}
 TITLES = {
     "learning_rate": "learning rate",
     "grad_norm": "gradient norm",
     "tokens_per_second": "tokens per second",
     "memory_gib": "memory",
-    "completions/mean_length": "tokens an answer",
-    "completions/clipped_ratio": "answers that were cut",
-    "clip_ratio/region_mean": "ratios that were clipped",
-    "cispo_clip_ratio": "ratios that were clipped",
+    "completions/mean_length": "tokens per completion",
+    "completions/clipped_ratio": "truncated completions",
+    "clip_ratio/region_mean": "clipped ratios",
+    "cispo_clip_ratio": "clipped ratios",
 }
 SHARES = (  # shown in percent
     "accuracy", "mean_token_accuracy", "rewards/accuracies", "clip_fraction", "completions/clipped_ratio", "clip_ratio/region_mean",
     "cispo_clip_ratio",
 )  # fmt: skip
-UNITS = {"use of the machine": "%", "memory": "GiB"} | {TITLES.get(key, key.replace("_", " ")): "%" for key in SHARES}
-FIRST = ("loss", "learning rate", "gradient norm", "tokens per second", "use of the machine", "memory")
-RISE = 0.01  # a validation loss that ends less than this above its minimum has not turned: it is level
+UNITS = {"utilisation": "%", "memory": "GiB"} | {TITLES.get(key, key.replace("_", " ")): "%" for key in SHARES}
+FIRST = ("loss", "learning rate", "gradient norm", "tokens per second", "utilisation", "memory")
+MIN_RISE = 0.01  # a validation loss that ends less than this above its minimum has not turned: it is level
 
 
 class Series(NamedTuple):
@@ -71,10 +71,10 @@ def panels(lines: list[dict[str, Any]], held_out: dict[str, Any] | None = None) 
     timed = any("seconds" in line for line in lines)
     marks = _marks(lines, held_out)
     found: dict[str, Panel] = {}
-    keys = dict.fromkeys(key for line in lines for key in line if key not in NO_CURVES)
+    keys = dict.fromkeys(key for line in lines for key in line if key not in NOT_DRAWN)
     for key in keys:
         title, label = _names(key, VALIDATION + key in keys)
-        across = "minutes" if timed and key in OF_TIME else "step"
+        across = "minutes" if timed and key in BY_MINUTES else "step"
         x, y = points(lines, key, across)
         percent = key.removeprefix(VALIDATION) in SHARES
         series = Series(label, x, [100 * value for value in y] if percent else y)
@@ -105,8 +105,8 @@ def _names(key: str, validated: bool) -> tuple[str, str]:
     measure, _, side = own.rpartition("/")
     if side in ("chosen", "rejected"):
         return measure, side if own == key else f"{side}, validation"
-    if own in TOGETHER:
-        return TOGETHER[own], own.removesuffix("_percent").upper()
+    if own in SHARED_PANELS:
+        return SHARED_PANELS[own], own.removesuffix("_percent").upper()
     title = TITLES.get(own, own.replace("_", " "))
     return title, "validation" if own != key else "training" if validated else title
 
@@ -135,7 +135,7 @@ def lowest(lines: list[dict[str, Any]]) -> dict[str, Any] | None:
     if not steps:
         return None
     at = min(range(len(losses)), key=losses.__getitem__)
-    turned = losses[-1] - losses[at] > RISE * abs(losses[at])
+    turned = losses[-1] - losses[at] > MIN_RISE * abs(losses[at])
     return {
         "step": steps[at],
         "loss": losses[at],

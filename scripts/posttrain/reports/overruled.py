@@ -1,4 +1,4 @@
-"""Checks of the preflight that were overruled (`allow:`), as they stand beside the verdicts that they touch."""
+"""Preflight checks that were overruled (`allow:`), to be shown beside the verdicts that they affect."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,8 +7,8 @@ from typing import NamedTuple
 from posttrain.runtime.atomic import read_json
 from posttrain.workflow import paths
 
-MANY = 3  # runs that a sentence names
-ASIDE = ("licence", "memory")  # say nothing of what a model learnt, nor of what it is measured on
+MAX_NAMES = 3  # runs that a sentence names
+UNRELATED = ("licence", "memory")  # checks that concern neither what a model learns nor what it is measured on
 
 
 class Overruled(NamedTuple):
@@ -29,7 +29,7 @@ def of(*names: str) -> list[Overruled]:
         for run in _lineage(name):
             file = Path(paths.of(run, "preflight.json"))
             for check in read_json(file)["checks"] if file.exists() else ():
-                if check["result"] == "allowed" and check["severity"] == "error" and check["name"] not in ASIDE:
+                if check["result"] == "allowed" and check["severity"] == "error" and check["name"] not in UNRELATED:
                     found[check["name"], run] = Overruled(check["name"], run, check["message"])
     return list(found.values())
 
@@ -52,8 +52,8 @@ def sentences(found: Iterable[Overruled]) -> list[str]:
     runs: dict[tuple[str, str], list[str]] = {}
     for one in dict.fromkeys(found):
         runs.setdefault((one.check, one.message), []).append(one.run)
-    said = []
+    lines = []
     for (check, message), names in runs.items():
-        who = ", ".join(names[:MANY]) + (f" and {len(names) - MANY} more" if len(names) > MANY else "")
-        said.append(f"The check {check} was overruled for {who}: {message}.")
-    return said
+        who = ", ".join(names[:MAX_NAMES]) + (f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else "")
+        lines.append(f"The check {check} was overruled for {who}: {message}.")
+    return lines

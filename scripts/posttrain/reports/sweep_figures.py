@@ -138,7 +138,7 @@ def axis_scale(numbers: list[float]) -> str:
 def draw_cost(stem: Path, sweep: Sweep, cost: str) -> str:
     """Every metric against a cost (`work` or `memory`), the Pareto front drawn as a line and named; returns the SVG for the page."""
     pyplot = figures.pyplot()
-    names = telling(sweep)
+    names = varying(sweep)
     figure, axes = pyplot.subplots(len(names), figsize=(4.6, 2.5 * len(names)), squeeze=False)
     costs, unit = sweep.memory, "GiB"
     if cost == "work":
@@ -200,7 +200,7 @@ def in_percent(axis: Any, name: str) -> None:
         axis.yaxis.set_major_formatter(PercentFormatter(1.0))
 
 
-def telling(sweep: Sweep) -> list[str]:
+def varying(sweep: Sweep) -> list[str]:
     """The metrics in which the settings differ at all; the first where none does."""
     names = [name for name, rows in sweep.values.items() if len({row["value"] for row in rows}) > 1]
     return names or list(sweep.metrics)[:1]

@@ -5,7 +5,7 @@ from typing import Any
 from posttrain.metrics.statistics import basis, verdict
 from posttrain.reports import formatting, html, sweeps, work
 from posttrain.reports.intervals import Axis, difference_axis, value_axis
-from posttrain.reports.sweep_figures import telling
+from posttrain.reports.sweep_figures import varying
 from posttrain.reports.sweep_sentences import answer, sentences
 from posttrain.reports.sweeps import Sweep
 
@@ -30,7 +30,7 @@ def page(sweep: Sweep, figures: dict[str, str], cost_figures: list[str]) -> str:
 
 
 def _costs(sweep: Sweep) -> list[dict[str, Any]]:
-    names = telling(sweep)
+    names = varying(sweep)
     fronts = {
         name: sweeps.front(
             sweep.work, [row["value"] for row in sweep.values[name]], sweep.metrics[name].higher_is_better

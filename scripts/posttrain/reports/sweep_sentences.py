@@ -7,7 +7,7 @@ from posttrain.reports import formatting, overruled, work
 from posttrain.reports.sweeps import SAME_WORK, Sweep, by_cost, number
 
 AMOUNTS = ("rank", "epochs", "max_steps", "max_length", "batch_size")  # keys of which one can have enough
-MANY = 3  # settings named one by one in a sentence
+MAX_NAMES = 3  # settings named one by one in a sentence
 
 
 def answer(sweep: Sweep) -> list[str]:
@@ -19,7 +19,7 @@ def answer(sweep: Sweep) -> list[str]:
 
 
 def _choice(sweep: Sweep) -> str:
-    names = [name for name in sweep.compared if name not in sweep.mute]
+    names = [name for name in sweep.compared if name not in sweep.undecidable]
     if not names:
         return f"No setting is recommended: {_too_few(sweep, sweep.compared)}. Hold out more rows."
     metrics = {1: names[0], 2: " or ".join(names)}.get(len(names), f"any of {len(names)} metrics")
@@ -41,15 +41,18 @@ def _cost(sweep: Sweep, index: int) -> str:
 
 
 def _too_few(sweep: Sweep, names: list[str]) -> str:
-    """That no difference of these metrics can be shown, by how many examples each has."""
+    """That no difference of these metrics can be shown, by how many examples each has; of many metrics, their number."""
     found: dict[str, list[str]] = {}
     for name in names:
         found.setdefault(basis(sweep.values[name][0]), []).append(name)
     among = " in so many comparisons" if any(_clusters(sweep, name) >= FEWEST for name in names) else ""
-    return (
-        "; ".join(f"{what} are too few to show a difference in {formatting.listed(of)}" for what, of in found.items())
-        + among
-    )
+    if len(names) > MAX_NAMES:
+        found = {"the examples": [f"any of {len(names)} metrics"]}
+    parts = [
+        f"{what} {'is' if what.startswith('1 example') else 'are'} too few to show a difference in {formatting.listed(of)}"
+        for what, of in found.items()
+    ]
+    return "; ".join(parts) + among
 
 
 def _clusters(sweep: Sweep, name: str) -> int:
@@ -58,7 +61,7 @@ def _clusters(sweep: Sweep, name: str) -> int:
 
 
 def _same_work(sweep: Sweep) -> list[str]:
-    if max(sweep.work) > SAME_WORK * min(sweep.work) or len(sweep.mute) == len(sweep.compared):
+    if max(sweep.work) > SAME_WORK * min(sweep.work) or len(sweep.undecidable) == len(sweep.compared):
         return []
     return ["Every setting takes about as much work to train, so the smaller value counts as cheaper."]
 
@@ -84,13 +87,14 @@ def sentences(sweep: Sweep) -> list[str]:
     """What the sweep says of its metrics: a sentence for each, and one for all those without any evidence."""
     groups: dict[tuple, list[str]] = {}
     for name in sweep.compared:
-        if name in sweep.mute:
+        if name in sweep.undecidable:
             continue
         chosen, level, worse, cheaper = _order(sweep, name)
         same = (chosen, *level) if not worse and not cheaper else (name,)
         groups.setdefault(same, []).append(name)
-    said = [_sentence(sweep, names) for names in groups.values()]
-    return [*said, *([f"{_too_few(sweep, sweep.mute)}."] if said and sweep.mute else [])]
+    lines = [_sentence(sweep, names) for names in groups.values()]
+    too_few = _too_few(sweep, sweep.undecidable) if lines and sweep.undecidable else ""
+    return [*lines, *([f"{too_few[0].upper()}{too_few[1:]}."] if too_few else [])]
 
 
 def _order(sweep: Sweep, name: str) -> tuple[int, list[int], list[int], list[int]]:
@@ -117,10 +121,10 @@ def _sentence(sweep: Sweep, names: list[str]) -> str:
         others, by = _others(sweep, worse, "and", "every other setting"), _by(sweep, name, chosen, worse)
         who, where = ("it", "") if level else (sweep.full(chosen), f" in {name}")
         parts.append(f"{who} is better than {others}{where} ({by})")
-    for index in cheaper[:MANY]:
+    for index in cheaper[:MAX_NAMES]:
         rival = next(other for other in by_cost(sweep.settings, sweep.work) if sweep.better(name, other, index))
         parts.append(f"{sweep.short(index)} is worse than {sweep.short(rival)} ({_by(sweep, name, rival, [index])})")
-    if more := len(cheaper[MANY:]):
+    if more := len(cheaper[MAX_NAMES:]):
         parts.append(
             f"so {'is' if more == 1 else 'are'} {more} more cheaper one{'' if more == 1 else 's'} than another"
         )
@@ -129,7 +133,7 @@ def _sentence(sweep: Sweep, names: list[str]) -> str:
 
 def _others(sweep: Sweep, settings: list[int], last: str, all_others: str) -> str:
     """Settings by name, or in other words where they are too many to read."""
-    if len(settings) <= MANY:
+    if len(settings) <= MAX_NAMES:
         return formatting.listed(map(sweep.short, settings), last)
     if len(settings) == len(sweep.settings) - 1:
         return all_others
@@ -154,20 +158,20 @@ def could_have_shown(sweep: Sweep, names: list[str], ours: int, others: list[int
 
     On what basis is said in full where it changes.
     """
-    said, before = [], None
+    parts, before = [], None
     for name in names:
         differences = [sweep.row(name, ours, other)["detectable"] for other in others]
         basis = _basis(sweep, name, [ours, *others])
         if None in differences:
-            said.append(f"{name} ({basis} are too few to show any)")
+            parts.append(f"{name} ({basis} are too few to show any)")
             continue
         if not max(differences):
-            said.append(f"{name} ({SAME})")
+            parts.append(f"{name} ({SAME})")
             continue
         shown = size(sweep.metrics[name], max(differences))
-        said.append(f"{name} ({shown})" if basis == before else f"{name} ({basis} could have shown {shown})")
+        parts.append(f"{name} ({shown})" if basis == before else f"{name} ({basis} could have shown {shown})")
         before = basis
-    return said
+    return parts
 
 
 def _basis(sweep: Sweep, name: str, settings: list[int]) -> str:

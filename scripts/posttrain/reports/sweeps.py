@@ -152,10 +152,10 @@ class Sweep(NamedTuple):
         return list(dict.fromkeys(name for name, *_ in self.rows))
 
     @property
-    def mute(self) -> list[str]:
+    def undecidable(self) -> list[str]:
         """The metrics that can show nothing: no comparison has a verdict, nor a difference that it could have shown."""
-        telling = {name for (name, *_), row in self.rows.items() if row.get("detectable", 0.0) is not None}
-        return [name for name in self.compared if name not in telling]
+        varying = {name for (name, *_), row in self.rows.items() if row.get("detectable", 0.0) is not None}
+        return [name for name in self.compared if name not in varying]
 
     def row(self, name: str, ours: int, theirs: int) -> dict[str, Any]:
         """One setting against another, whichever comes first."""

@@ -11,7 +11,7 @@ CURVES_BYTES = 1_800_000
 STILL_POINTS = 100  # of a curve's still picture
 MIN_POINTS = 5  # of the longest curve of a panel; fewer are told in words, since they show no course
 WIDTH, HEIGHT = 300, 110  # of a still picture's plot
-ASIDE = ("learning rate", "gradient norm", "tokens per second", "use of the machine", "memory")
+ASIDE = ("learning rate", "gradient norm", "tokens per second", "utilisation", "memory")
 
 
 def training(run: dict[str, Any], runs: int) -> dict[str, Any]:

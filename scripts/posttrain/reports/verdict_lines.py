@@ -3,7 +3,7 @@
 from posttrain.metrics.statistics import SAME, TOO_FEW, basis, metric, size, verdict
 from posttrain.reports import overruled
 
-MANY = 6  # metrics without evidence that are still named one by one
+MAX_NAMES = 6  # metrics without evidence that are named one by one
 
 
 def of(result: dict) -> list[str]:
@@ -16,43 +16,43 @@ def of(result: dict) -> list[str]:
         unclear = groups.pop("no evidence", [])
         few = [name for name in unclear if verdict(metrics[name]) == TOO_FEW]
         rest = [name for name in unclear if name not in few]
-        if len(rest) > MANY:
+        if len(rest) > MAX_NAMES:
             groups["no evidence of a difference"] = [f"the other {len(rest)} metrics"]
         elif rest:
             groups["no evidence of a difference"] = _detectable(result, other, rest)
         if few:
             groups["too few examples to compare"] = _by_basis(result, few)
-        said = [f"{word}: {', '.join(found)}" for word, found in groups.items() if found]
-        touched = overruled.named(overruled.of(result["run"], other))
-        beside = f" (overruled: {touched})" if touched else ""
-        lines.append(f"{result['run']} against {other}{beside}: {'; '.join(said)}")
+        parts = [f"{word}: {', '.join(names)}" for word, names in groups.items() if names]
+        checks = overruled.named(overruled.of(result["run"], other))
+        note = f" (overruled: {checks})" if checks else ""
+        lines.append(f"{result['run']} against {other}{note}: {'; '.join(parts)}")
     return lines
 
 
 def _by_basis(result: dict, names: list[str]) -> list[str]:
     """The metrics, each with its number of examples where that changes; many are counted."""
-    if len(names) > MANY:
+    if len(names) > MAX_NAMES:
         return [f"{len(names)} metrics"]
-    said, before = [], None
+    parts, before = [], None
     for name in names:
         own = basis(result["metrics"][name])
-        said.append(name if own == before else f"{name} ({own})")
+        parts.append(name if own == before else f"{name} ({own})")
         before = own
-    return said
+    return parts
 
 
 def _detectable(result: dict, other: str, names: list[str]) -> list[str]:
     """The metrics, each with the difference that its examples could have shown; said in full where their number changes."""
-    said, before = [], None
+    parts, before = [], None
     for name in names:
         own, difference = basis(result["metrics"][name]), result["against"][other][name]["detectable"]
         if not difference:
-            said.append(f"{name} ({SAME})")
+            parts.append(f"{name} ({SAME})")
             continue
         could = size(metric(name.split("/")[-1]), difference)
-        said.append(f"{name} ({could})" if own == before else f"{name} ({own} could have shown {could})")
+        parts.append(f"{name} ({could})" if own == before else f"{name} ({own} could have shown {could})")
         before = own
-    return said
+    return parts
 
 
 def measured_on(results: list[dict]) -> str:

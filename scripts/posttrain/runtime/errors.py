@@ -16,14 +16,15 @@ class UserError(Exception):
     Args:
         code: stable name of the kind of mistake, such as `unknown-key`; docs/errors.md has a section on each.
         place: the file, line, key or run where it is, such as `runs.dpo.beta`; empty where there is none.
-        problem: what is wrong.
+        problem: what is wrong; a list of lines if it needs several. Line breaks in a line are spelt out.
         hint: what to write or do instead; empty where nothing can be said.
     """
 
-    def __init__(self, code: str, place: str = "", problem: str = "", hint: str = "", *more: str) -> None:
+    def __init__(self, code: str, place: str = "", problem: str | list[str] = "", hint: str = "", *more: str) -> None:
         if " " in code:  # TODO: a whole sentence, until every raise has a code
-            code, problem = "", "\n".join(filter(None, (code, place, problem, hint, *more)))
-            place = hint = ""
+            code, place, problem, hint = "", "", [part for part in (code, place, problem, hint, *more) if part], ""
+        lines = [problem] if isinstance(problem, str) else problem
+        place, problem, hint = printable(place), "\n".join(map(printable, lines)), printable(hint)
         super().__init__(code, place, problem, hint)
         self.code, self.place, self.problem, self.hint = code, place, problem, hint
 

@@ -30,14 +30,14 @@ def write_list(checkpoint: Path) -> None:
 
     `sha256sum -c checkpoint-8/SHA256SUMS` beside the checkpoint verifies it by hand.
     """
-    beside = checkpoint / f".{SEAL}"
+    temporary = checkpoint / f".{SEAL}"
     files, folders = _files(checkpoint), [path for path in checkpoint.rglob("*") if path.is_dir()]
     with ThreadPoolExecutor(2) as pool:  # the disk writes what the processor hashes
         synced = pool.map(_sync, [*files, *folders, checkpoint])
-        beside.write_text(_listed(checkpoint))
+        temporary.write_text(_listed(checkpoint))
         list(synced)
-    _sync(beside)
-    beside.rename(checkpoint / SEAL)
+    _sync(temporary)
+    temporary.rename(checkpoint / SEAL)
     for path in (checkpoint, checkpoint.parent):
         _sync(path)
 

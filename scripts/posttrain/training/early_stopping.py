@@ -11,17 +11,14 @@ import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from posttrain.methods import METHODS
 from posttrain.metrics import text_metrics
 from posttrain.objectives import OBJECTIVES
 from posttrain.runtime import user_code
-from posttrain.runtime.errors import nearest
 
 # Metrics of answers that are a mean over examples: BLEU and chrF are of a corpus, `regex` needs a pattern.
 OF_ANSWERS = tuple(name for name in text_metrics.METRICS if name not in ("bleu", "chrf", "regex"))
 LOWER_IS_BETTER = ("loss",)
 
-KEYS = {"early_stopping", "keep", "measure_every", "measure_rows"}  # a run's, of this kind
 MEASUREMENTS = 10  # of a training, where `measure_every` is not set
 ROWS = 100  # held-out rows of a measurement
 MAX_NEW_TOKENS = 128  # of an answer, where nothing else says so
@@ -76,49 +73,11 @@ class Decision(NamedTuple):
     """whether training ends"""
 
 
-# ---- the keys
-
-
-def is_measured(run: Any) -> bool:
-    """Whether a run (`config.Run`) measures held-out rows on the way."""
-    return run.early_stopping is not None or run.keep == "best" or run.measure_every is not None
-
-
-def keeps_best(run: Any) -> bool:
-    """Whether a run keeps its best step: where `keep` says so, and without `keep`, where it may stop early."""
-    return (run.keep or ("best" if run.early_stopping is not None else "last")) == "best"
-
-
-def settings(run: Any) -> dict[str, Any]:
-    """The keys of a run's spec, each only where it acts."""
-    if not is_measured(run):
-        return {}
-    table = run.early_stopping
-    values = {} if table is None else {"early_stopping": _table(run)}
-    values |= {"keep": "best"} if keeps_best(run) else {}
-    values |= {"measure_every": run.measure_every} if run.measure_every is not None else {}
-    return values | ({"measure_rows": run.measure_rows} if run.measure_rows is not None else {})
-
-
-def _table(run: Any) -> dict[str, Any]:
-    metric = run.early_stopping.metric or next(iter(OBJECTIVES[run.objective].measures))
-    longest = (
-        {"max_new_tokens": run.early_stopping.max_new_tokens or MAX_NEW_TOKENS} if _needs_length(run, metric) else {}
-    )
-    return {
-        "metric": metric,
-        "patience": run.early_stopping.patience,
-        "min_change": run.early_stopping.min_change,
-    } | longest
-
-
-def _needs_length(run: Any, metric: str) -> bool:
-    """Whether nothing else says how long an answer that is measured may be."""
-    return metric not in OBJECTIVES[run.objective].measures and "reward" not in OBJECTIVES[run.objective].measures
+# ---- the plan
 
 
 def plan(spec: dict[str, Any]) -> Plan | None:
-    """How the run of a spec is measured on the way; None where it is not."""
+    """How the run of a spec is measured during training; None where it is not."""
     if not {"early_stopping", "keep", "measure_every"} & spec.keys():
         return None
     own, table = OBJECTIVES[spec["objective"]].measures, spec.get("early_stopping", {})
@@ -142,41 +101,6 @@ def _of_its_own(label: str) -> str:
     return f"own_{label}" if label in taken else label
 
 
-def refusals(run: Any) -> Iterator[str]:
-    """Why a run's keys of this kind cannot be had; nothing where they can."""
-    if run.measure_rows is not None and not is_measured(run):
-        yield "measure_rows has no effect here; it needs early_stopping, keep: best or measure_every"
-    if not is_measured(run):
-        return
-    if not METHODS[run.method].early_stopping and (keeps_best(run) or run.early_stopping is not None):
-        yield (
-            f"{run.method} reaches its rank at the end of training, before which neither early_stopping nor keep: best may end it; "
-            "write method: lora"
-        )
-    table = run.early_stopping
-    if table is not None:
-        yield from _refused_metric(run, table)
-    if run.max_steps is not None:
-        yield from too_short(plan({"objective": run.objective} | settings(run)), run.max_steps, "max_steps")
-
-
-def _refused_metric(run: Any, table: Any) -> Iterator[str]:
-    own, metric = OBJECTIVES[run.objective].measures, table.metric or next(iter(OBJECTIVES[run.objective].measures))
-    answers = not OBJECTIVES[run.objective].reward_model
-    if metric not in own and not (answers and (metric in OF_ANSWERS or user_code.is_own(metric))):
-        known = [*own, *(OF_ANSWERS if answers else ())]
-        other = "which is no FILE.py:NAME of your own either" if answers else "as a reward model writes no answers"
-        yield f"early_stopping.metric: {run.objective} does not measure '{metric}', {other}; {nearest(metric, known)}"
-    elif table.max_new_tokens is not None and not _needs_length(run, metric):
-        why = "write the run's max_new_tokens" if "reward" in own else f"{metric} generates nothing; take it out"
-        yield f"early_stopping.max_new_tokens has no effect here: {why}"
-    elif _needs_length(run, metric) and run.max_length <= (longest := table.max_new_tokens or MAX_NEW_TOKENS):
-        yield (
-            f"max_length {run.max_length} counts a prompt and its answer, and early_stopping's max_new_tokens {longest} leaves no room "
-            "for a prompt; write a smaller max_new_tokens there"
-        )
-
-
 def too_short(planned: Plan, steps: int, source: str) -> Iterator[str]:
     """Why a training of `steps` (ppo: rollouts) is too short for its plan; `source` is the key that says how long it is."""
     between, count = planned.steps_between(steps), planned.measurements(steps)
@@ -196,10 +120,10 @@ def no_answers(spec: dict[str, Any], shape: str | None) -> str | None:
         return None
     instead = next(iter(OBJECTIVES[spec["objective"]].measures))
     if shape == "text":
-        return f"early_stopping.metric: {planned.metric} reads answers, and rows of shape text have no prompts; write metric: {instead}"
+        return f"early_stopping.metric: {planned.metric} reads answers, and rows of type text have no prompts; write metric: {instead}"
     if shape in ("prompts", "unpaired_preference") and not user_code.is_own(planned.metric):
         return (
-            f"early_stopping.metric: {planned.metric} compares an answer with a reference, which rows of shape {shape} have not; "
+            f"early_stopping.metric: {planned.metric} compares an answer with a reference, which rows of type {shape} have not; "
             f"write metric: {instead}, or your own as FILE.py:NAME"
         )
     return None
@@ -208,12 +132,6 @@ def no_answers(spec: dict[str, Any], shape: str | None) -> str | None:
 def nothing_held_out(shares: list[float | str]) -> bool:
     """Whether none of the datasets whose `validation` these are holds anything out."""
     return all(share == 0 for share in shares)
-
-
-def own_metric(run: Any) -> str | None:
-    """The `FILE.py:NAME` of a run's metric, where it is the user's own."""
-    metric = run.early_stopping.metric if run.early_stopping is not None else None
-    return metric if metric and user_code.is_own(metric) else None
 
 
 def steps(spec: dict[str, Any], rows: int, are_pairs: bool) -> int:

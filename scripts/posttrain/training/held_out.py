@@ -45,7 +45,7 @@ def sample(ids: list[str], count: int) -> list[int]:
 
 
 def rows(file: Path, spec: dict, read: Callable[[Path], Any]) -> Any:
-    """The rows of held-out tokens that are measured on the way, as a dataset; None where none are.
+    """The rows of held-out tokens that are measured during training, as a dataset; None where none are.
 
     Args:
         read: reads the file as a dataset with the column `id`.
@@ -97,7 +97,7 @@ def nothing_to_measure(spec: dict) -> UserError:
 
 
 def inputs(options: Namespace, spec: dict) -> list[Path]:
-    """The files that are measured on the way, and so go into the checkpoints' key."""
+    """The files that are measured during training, and so go into the checkpoints' key."""
     planned = early_stopping.plan(spec)
     if planned is None:
         return []
@@ -206,7 +206,7 @@ def _ppo_rewards(trainer: Any, prompts: list[dict], ids: list[list[int]]) -> lis
 
 
 class Measuring(TrainerCallback):
-    """Measures held-out rows on the way, keeps the result of the best step, and ends training that no longer improves.
+    """Measures held-out rows during training, keeps the result of the best step, and ends training that no longer improves.
 
     Args:
         folder: the stage's own, for the best step's result.

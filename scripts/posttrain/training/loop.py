@@ -20,7 +20,7 @@ import torch
 from posttrain.compat.trainer_internals import count_tokens_from
 from posttrain.data.row_order import EvenWeights
 from posttrain.methods import METHODS
-from posttrain.models import initial_weights, loading, out_of_memory, parameter_patterns, peft_methods
+from posttrain.models import initial_weights, loading, out_of_memory, parameter_control, peft_methods
 from posttrain.models.base_inspection import first_line
 from posttrain.models.lm_head import add_compact_head
 from posttrain.models.lora_linear import add_low_rank
@@ -211,7 +211,7 @@ def _adapt(trainer: Any, model: Any, options: Namespace, folder: Path, spec: dic
         multiplied_in = torch.bfloat16 if loading.precision(spec["precision"]) == "bf16" else None
         add_low_rank(model, multiplied_in if can_be_compact(spec) else None)
     with _named(name):
-        parameter_patterns.control(trainer, spec)
+        parameter_control.control(trainer, spec)
 
 
 def _add_callbacks(
@@ -276,7 +276,7 @@ def library_refusals(name: str) -> Iterator[None]:
         yield
     except (TypeError, ValueError, NotImplementedError, ImportError) as error:
         traceback.print_exc()
-        raise UserError("library-refusal", name, f"method, peft_args or trainer_args: {first_line(error)}") from None
+        raise UserError("refused-argument", name, f"method, peft_args or trainer_args: {first_line(error)}") from None
 
 
 @contextlib.contextmanager

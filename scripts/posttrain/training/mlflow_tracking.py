@@ -248,7 +248,7 @@ def send(name: str) -> str:
     """
     folder = Path("results") / name
     if not (folder / "train.json").exists():
-        raise UserError(f"{name} is not trained yet; run: snakemake --cores 1 {folder}/trained")
+        raise UserError("not-built", "", f"{name} is not trained yet", f"run: snakemake --cores 1 {folder}/trained")
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -261,7 +261,10 @@ def send(name: str) -> str:
             store.set_terminated(run_id, "FINISHED")
     except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
         raise UserError(
-            f"{name}: MLflow is away ({reason(error)}); start its server, or end what holds its file, and send again"
+            "unreachable-server",
+            f"{name}",
+            f"MLflow is away ({reason(error)})",
+            "start its server, or end what holds its file, and send again",
         ) from None
     return f"{name}: {numbers} step{'s' * (numbers != 1)} sent{', and its evaluation' if evaluated else ''}"
 

@@ -3,11 +3,11 @@
 from functools import cached_property
 from pathlib import Path
 
-from posttrain.config.schema import Run
+from posttrain.config import measuring
+from posttrain.config.runs import Run
 from posttrain.data.files import expand
 from posttrain.models import chat_templates
 from posttrain.runtime import user_code
-from posttrain.training import early_stopping
 from posttrain.workflow import paths
 from posttrain.workflow.lineage import Lineage
 
@@ -43,7 +43,7 @@ class Inputs:
 
     def metric(self, name: str) -> list[str]:
         """The file with a metric that is measured while a run trains, where there is one, and what it imports."""
-        function = early_stopping.own_metric(self.names.run(name).run)
+        function = measuring.own_metric(self.names.run(name).run)
         return [str(file) for file in user_code.files(function, self.folder)] if function else []
 
     @property
@@ -76,13 +76,13 @@ class Inputs:
     def shots_data(self) -> list[str]:
         """The datasets whose training rows are worked examples in suites."""
         suites = self.suites.values()
-        return list(dict.fromkeys(suite.data for suite in suites if suite.kind == "generation" and suite.shots))
+        return list(dict.fromkeys(suite.data for suite in suites if suite.kind == "generation" and suite.num_fewshot))
 
     @cached_property
     def evaluation_rewards(self) -> list[str]:
         """The reward runs that score completions in suites."""
         return [
-            self.names.reward_model(f"{self.file}: evaluation.suites.{name}.by", suite.by)
+            self.names.reward_model(f"evaluation.suites.{name}.by", suite.by)
             for name, suite in self.suites.items()
             if suite.kind == "reward"
         ]
@@ -102,7 +102,7 @@ class Inputs:
             own = suite.own_metrics if suite.kind == "generation" else []
             files += [str(file) for metric in own for file in user_code.files(metric, self.folder)]
             files += (suite.files or []) if suite.kind == "safety" else []
-            folder = self.folder / suite.include if suite.kind == "tasks" and suite.include else None
+            folder = self.folder / suite.include_path if suite.kind == "tasks" and suite.include_path else None
             files += [str(file) for file in sorted(folder.rglob("*")) if file.is_file()] if folder else []
         return files
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from posttrain.config.schema import Config
+from posttrain.config.project_file import Config
 from posttrain.workflow.names import Names, Node
 
 

@@ -5,15 +5,15 @@ each value written one way, so that equal runs have equal paths.
 """
 
 import itertools
-import re
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel
-
 from posttrain.config import overrides
+from posttrain.config.loading import joined, validate
 from posttrain.config.overrides import text
-from posttrain.config.schema import Config, Run, Sweep, validate
+from posttrain.config.project_file import Config
+from posttrain.config.runs import Run
+from posttrain.config.sweeps import Sweep
 from posttrain.methods import METHODS
 from posttrain.objectives import OBJECTIVES
 from posttrain.runtime.errors import UserError, nearest
@@ -91,7 +91,7 @@ class Names:
         table = self.config.sweeps[sweep]
         grid = itertools.product(*([(key, value) for value in values] for key, values in table.over.items()))
         points = [point | dict(cell) for point, cell in itertools.product(table.points or [{}], grid)]
-        return [self._point(f"{self.file}: sweeps.{sweep}", table, point) for point in points]
+        return [self._point(f"sweeps.{sweep}", table, point) for point in points]
 
     def pair(self, pair: str) -> tuple[str, str]:
         """Canonical names of the two models of `a~b`.
@@ -142,7 +142,7 @@ class Names:
     def selector(self, dataset: str, seen: tuple[str, ...] = ()) -> str | None:
         """The reward run that selects a dataset's rows, where one does."""
         select = self.config.datasets[dataset].select
-        place = f"{self.file}: datasets.{dataset}.select.by"
+        place = f"datasets.{dataset}.select.by"
         return self.reward_model(place, select.by, seen=seen) if select else None
 
     # ---- resolution
@@ -153,12 +153,12 @@ class Names:
             return self._nodes[target]
         name, *written = target.split(",")
         require(self.file, "run", name, self.config.runs)
-        place = place or (paths.of(target) if written else f"{self.file}: runs.{name}")
+        place = place or (paths.of(target) if written else f"runs.{name}")
         if len(target) > MAX_NAME:
             problem = f"a name of {len(target)} characters, more than the {MAX_NAME} that fit into a folder's"
             raise UserError("name-too-long", place, problem, f"write the run under runs: in {self.file}")
         self._check_order(name, target, seen)
-        changed = overrides.read(written, self._raw_runs[name], place, self.file)
+        changed = overrides.read(written, self._raw_runs[name], place)
         run = validate(Run, overrides.applied(self._raw_runs[name], changed), place)
         self._check(run, place)
         inner = (*seen, target)
@@ -184,10 +184,10 @@ class Names:
             links = [(self.config.runs[one.split(",")[0]].from_, other) for one, other in itertools.pairwise(cycle)]
             parents = all(parent.split(",")[0] == other.split(",")[0] for parent, other in links)
             way = "" if parents else ", through a reward or a selected dataset"
-            place = f"{self.file}: runs.{name}{'.from' if parents else ''}"
+            place = f"runs.{name}{'.from' if parents else ''}"
             raise UserError("cyclic-reference", place, f"the runs form a cycle{way}: {' -> '.join(cycle)}")
         if len(seen) >= MAX_DEPTH:
-            raise _too_deep(f"{self.file}: runs.{name}")
+            raise _too_deep(f"runs.{name}")
 
     def _needed(self, name: str, changed: dict[str, Any], run: Run) -> list[str]:
         """The overrides, sorted, without which `run` would be another; the rest say what holds anyway."""
@@ -195,7 +195,7 @@ class Names:
         for key in sorted(changed):
             rest = {other: value for other, value in kept.items() if other != key}
             try:
-                without = validate(Run, overrides.applied(self._raw_runs[name], rest), "")
+                without = validate(Run, overrides.applied(self._raw_runs[name], rest))
             except UserError:
                 continue
             if (without.settings(), without.data, without.reward) == (run.settings(), run.data, run.reward):
@@ -203,8 +203,8 @@ class Names:
         return sorted(kept)
 
     def _parent(self, run: Run, place: str, seen: tuple[str, ...]) -> str:
-        place = f"{place}.from"
-        parent = _filled(run, place)
+        place = joined(place, "from")
+        parent = overrides.filled(run.from_, run, place)
         if parent in self.config.bases:
             return parent
         require(place, "base or run", parent.split(",")[0], [*self.config.bases, *self.config.runs])
@@ -228,7 +228,7 @@ class Names:
         asked = {"from": (run.reward.from_, "dpo" if run.reward.kind == "implicit" else "reward")}
         if run.reward.sequence:
             asked["sequence"] = (run.reward.sequence, "reward")
-        return tuple(self.reward_model(f"{place}.reward.{key}", *value, seen) for key, value in asked.items())
+        return tuple(self.reward_model(joined(place, f"reward.{key}"), *value, seen) for key, value in asked.items())
 
     def _point(self, place: str, table: Sweep, point: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         """Canonical name and overrides of one point; `place` is the sweep's."""
@@ -247,18 +247,6 @@ def require(place: str, kind: str, name: str, table: Collection[str]) -> None:
     """Refuse a name that its table does not have."""
     if name not in table:
         raise UserError("unknown-name", place, f"there is no {kind} '{name}'", nearest(name, table))
-
-
-def _filled(run: Run, place: str) -> str:
-    """A run's `from` with its `{key}` filled in."""
-    values = {field.alias or key: getattr(run, key) for key, field in Run.model_fields.items()} | run.settings()
-    for key in re.findall(r"{([^}]*)}", run.from_):
-        if key not in values:
-            raise UserError("unknown-key", place, f"a run has no key '{key}'", nearest(key, values))
-        if isinstance(values[key], dict | BaseModel):
-            problem = f"{key} is a table, which cannot be part of a name"
-            raise UserError("invalid-value", place, problem, "write two runs for it")
-    return re.sub(r"{([^}]*)}", lambda match: text(values[match[1]]), run.from_)
 
 
 def _too_deep(place: str) -> UserError:

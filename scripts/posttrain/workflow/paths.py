@@ -6,7 +6,7 @@ The rules in rules/*.smk have the same patterns, since Snakemake needs them as l
 from pathlib import Path
 from typing import NamedTuple
 
-from posttrain.config.schema import RESERVED
+from posttrain.config.plain_values import RESERVED
 
 RESULTS = "results"
 REPORT = f"{RESULTS}/report.html"

@@ -5,8 +5,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from posttrain.config.loading import read
 from posttrain.config.overrides import OVERRIDES, text
-from posttrain.config.schema import TRAINED, Config, read
+from posttrain.config.project_file import Config
+from posttrain.config.runs import TRAINED
 from posttrain.methods import reference_form
 from posttrain.objectives import OBJECTIVES
 from posttrain.training import early_stopping
@@ -27,12 +29,12 @@ class Project:
             UserError: for anything that is wrong with it, references and cycles included.
         """
         self.file, self.folder = file, folder
-        self.config: Config = read(values, file)
+        self.config: Config = read(values)
         self.names = Names(self.config, values.get("runs") or {}, file, self._check_run, self._check_node)
         self.graph = Lineage(self.names)
         self.inputs = Inputs(self.graph, file, folder)
         self.specs = Specs(self.inputs)
-        validation.check_datasets(self.config, file)
+        validation.check_datasets(self.config)
         for name in self.config.runs:
             self.run(name)
         validation.check_references(self.inputs)
@@ -42,7 +44,7 @@ class Project:
 
     def _check_node(self, node: Node) -> None:
         if self.config.use == "commercial":
-            validation.check_licences(self.graph, node, self.file, self.folder)
+            validation.check_licences(self.graph, node, self.folder)
 
     # ---- names and the graph
 
@@ -53,6 +55,11 @@ class Project:
             UserError: unknown run or key, a value outside its type, a parent that does not exist, a cycle.
         """
         return self.names.run(target)
+
+    def model_named(self, target: str) -> str | None:
+        """The base or run that a target names; None for another result."""
+        table, name, _ = paths.target(target)
+        return name if name and not table and name not in ("report.html", "context.json") else None
 
     def sweep_runs(self, sweep: str) -> list[str]:
         """Canonical names of a sweep's runs, in the grid's order."""

@@ -11,11 +11,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from posttrain.config import aliases, measuring
 from posttrain.data.files import is_file
 from posttrain.models import chat_templates
 from posttrain.objectives import OBJECTIVES
 from posttrain.runtime import user_code
-from posttrain.training import early_stopping
 from posttrain.workflow import paths
 from posttrain.workflow.inputs import Inputs, own_reward
 from posttrain.workflow.names import Node
@@ -25,14 +25,15 @@ from posttrain.workflow.names import Node
 VERSIONS = {"base": 2, "data": 4, "mix": 1, "select": 1, "tokens": 3, "logprobs": 2, "eval": 5}
 VERSIONS |= {name: row.version for name, row in OBJECTIVES.items()}
 
-# Keys that a spec has at their default too.
+# Keys that a spec has at their default too: their defaults are in the specs of finished results. No key is added to these lists; those
+# of a run are in config/runs.py.
 WRITTEN_OUT = {
     "base": "source package file model revision path hidden_size layers heads vocab_size seed".split(),
     "data": "path hub revision subset split format columns validation limit near_duplicates max_dropped image_folder".split(),
     "select": ["part", "margin"],
     "mix": ["weight", "limit"],
     "eval": "limit max_length max_new_tokens batch_tokens".split(),
-    "suite": "kind limit max_new_tokens metrics pattern shots tasks include chat files".split(),
+    "suite": "kind limit max_new_tokens metrics pattern num_fewshot tasks include_path apply_chat_template files".split(),
 }
 # Keys that are in no spec: they change no result, or a reference with a hash stands for them.
 REFERENCES = {
@@ -130,7 +131,7 @@ class Specs:
 
     def _metric(self, node: Node) -> dict[str, Any]:
         """How a run stops early by a metric of the user's own, with the hashes of the metric's files."""
-        function = early_stopping.own_metric(node.run)
+        function = measuring.own_metric(node.run)
         table = node.run.settings()["early_stopping"] if function else {}
         return {"early_stopping": table | {"sha256": self._hashes(function)}} if function else {}
 
@@ -145,7 +146,7 @@ class Specs:
         """The configured suites, with the evaluation's own limits where they set none."""
         suites = {}
         for name, suite in self.config.evaluation.suites.items():
-            values = settings("suite", suite)
+            values = {aliases.SUITE.get(key, key): value for key, value in settings("suite", suite).items()}
             for key in ("limit", "max_new_tokens"):
                 if key in values and values[key] is None:
                     values[key] = getattr(self.config.evaluation, key)

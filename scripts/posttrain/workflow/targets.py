@@ -3,10 +3,10 @@
 import re
 from collections.abc import Iterable
 
+from posttrain.config import measuring
 from posttrain.data.files import expand, is_folder
 from posttrain.runtime import user_code
 from posttrain.runtime.errors import UserError, nearest, printable
-from posttrain.training import early_stopping
 from posttrain.workflow import paths
 from posttrain.workflow.inputs import Inputs, own_reward
 from posttrain.workflow.lineage import origins
@@ -106,19 +106,19 @@ def _check_needs(inputs: Inputs, models: set[str], datasets: set[str]) -> None:
 def _check_base(inputs: Inputs, name: str) -> None:
     base = inputs.config.bases[name]
     if base.source == "path" and not is_folder(inputs.folder / base.path):
-        place, problem = f"{inputs.file}: bases.{name}.path", f"there is no folder '{base.path}'"
+        place, problem = f"bases.{name}.path", f"there is no folder '{base.path}'"
         raise UserError("missing-file", place, problem, "write the model's folder")
 
 
 def _check_functions(inputs: Inputs, node: Node) -> None:
     functions = {
         "reward.function": own_reward(node.run),
-        "early_stopping.metric": early_stopping.own_metric(node.run),
+        "early_stopping.metric": measuring.own_metric(node.run),
     }
     for key, function in functions.items():
         why = user_code.refusal(function, inputs.folder) if function else None
         if why:
-            raise UserError("invalid-function", f"{inputs.file}: runs.{node.name}.{key}", why)
+            raise UserError("invalid-function", f"runs.{node.name}.{key}", why)
 
 
 def _check_files(inputs: Inputs, datasets: set[str]) -> None:
@@ -128,7 +128,7 @@ def _check_files(inputs: Inputs, datasets: set[str]) -> None:
             found = expand(path, inputs.folder) if isinstance(path, str) else []
             _check_file_names(inputs, map(str, found))
             if isinstance(path, str) and not found:
-                place = f"{inputs.file}: datasets.{dataset}.{key}"
+                place = f"datasets.{dataset}.{key}"
                 hint = f"write one that exists, relative to {inputs.folder.resolve()}"
                 raise UserError("missing-file", place, f"there is no file '{path}'", hint)
 

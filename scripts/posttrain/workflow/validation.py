@@ -2,17 +2,10 @@
 
 from pathlib import Path
 
-from posttrain.config import foreign_names, trainer_args
-from posttrain.config.schema import (
-    OWN_FIELDS,
-    OWN_PEFT_FIELDS,
-    Config,
-    Run,
-    keys_of,
-    of_libraries,
-    peft_fields,
-    trainer_fields,
-)
+from posttrain.config import library_refusals, measuring
+from posttrain.config.loading import joined
+from posttrain.config.project_file import Config
+from posttrain.config.runs import Run
 from posttrain.data import licences
 from posttrain.data.dataset_types import for_suites
 from posttrain.data.files import is_file, is_folder
@@ -21,7 +14,7 @@ from posttrain.inference import reward_reference
 from posttrain.models import chat_templates
 from posttrain.objectives import data_refusal
 from posttrain.runtime import user_code
-from posttrain.runtime.errors import UserError, nearest
+from posttrain.runtime.errors import UserError
 from posttrain.training import early_stopping
 from posttrain.workflow.inputs import Inputs
 from posttrain.workflow.lineage import Lineage, origins
@@ -41,10 +34,10 @@ def dataset_type(config: Config, dataset: str) -> str | None:
 # ---- datasets
 
 
-def check_datasets(config: Config, file: str) -> None:
+def check_datasets(config: Config) -> None:
     """Refuse datasets made of others that are not there, or do not fit together."""
     for name, table in config.datasets.items():
-        place = f"{file}: datasets.{name}"
+        place = f"datasets.{name}"
         key = "from" if table.from_ else "mix"
         for part in [table.from_] if table.from_ else list(table.mix or ()):
             require(f"{place}.{key}", "dataset", part, config.datasets)
@@ -65,63 +58,39 @@ def check_datasets(config: Config, file: str) -> None:
 
 def check_run(config: Config, folder: Path, run: Run, place: str) -> None:
     """Refuse a run whose dataset does not fit, or whose arguments a library would refuse."""
-    require(f"{place}.data", "dataset", run.data, config.datasets)
+    require(joined(place, "data"), "dataset", run.data, config.datasets)
     rows = dataset_type(config, run.data)
     if rows and (why := data_refusal(run.objective, run.data, rows)):
-        raise UserError("wrong-dataset-type", f"{place}.data", why)
+        raise UserError("wrong-dataset-type", joined(place, "data"), why)
     if run.reward and (why := reward_reference.refusal(run.reward.function, run.data, rows or "")):
-        raise UserError("wrong-dataset-type", f"{place}.reward.function", why)
+        raise UserError("wrong-dataset-type", joined(place, "reward.function"), why)
     _check_held_out(config, run, place, rows)
     _check_arguments(run, place)
 
 
 def _check_held_out(config: Config, run: Run, place: str, rows: str | None) -> None:
     """Refuse to measure, while a run trains, rows that are not there or not of the kind that its metric reads."""
-    if not early_stopping.is_measured(run):
+    if not measuring.is_measured(run):
         return
-    if why := early_stopping.no_answers({"objective": run.objective} | early_stopping.settings(run), rows):
-        raise _refusal("wrong-dataset-type", place, why)
+    if why := early_stopping.no_answers({"objective": run.objective} | measuring.settings(run), rows):
+        key, _, problem = why.partition(": ")
+        problem, _, hint = problem.partition("; ")
+        raise UserError("wrong-dataset-type", joined(place, key), problem, hint)
     parts = origins(config, run.data)
     if early_stopping.nothing_held_out([config.datasets[name].validation for name in parts]):
         key = next(key for key in ("early_stopping", "keep", "measure_every") if getattr(run, key) is not None)
         problem = f"{parts[0]} holds no rows out to measure"
         raise UserError(
-            "nothing-held-out", f"{place}.{key}", problem, f"write validation: 0.1 under datasets.{parts[0]}"
+            "nothing-held-out", joined(place, key), problem, f"write validation: 0.1 under datasets.{parts[0]}"
         )
 
 
 def _check_arguments(run: Run, place: str) -> None:
-    for key in run.trainer_args:
-        fields = trainer_fields(run.objective)
-        if key in fields and (why := trainer_args.refusal(run.objective, key)):
-            raise UserError("refused-argument", f"{place}.trainer_args", why)
-        if key in OWN_FIELDS:
-            instead = foreign_names.of_library(key, keys_of(Run))
-            raise UserError("refused-argument", f"{place}.trainer_args", f"'{key}' is not set here", instead)
-        if key not in fields:
-            known = key in foreign_names.RUN or key in keys_of(Run)
-            acting = fields - OWN_FIELDS - trainer_args.IGNORED.keys()
-            instead = foreign_names.of_library(key, keys_of(Run)) if known else nearest(key, acting)
-            raise UserError("unknown-argument", f"{place}.trainer_args", f"the trainer has no field '{key}'", instead)
-    for key in run.peft_args:
-        fields = peft_fields(run.method)
-        if key in OWN_PEFT_FIELDS:
-            instead = foreign_names.of_library(key, keys_of(Run))
-            raise UserError("refused-argument", f"{place}.peft_args", f"'{key}' is not set here", instead)
-        if key not in fields:
-            problem, instead = f"{run.method} has no '{key}' in PEFT", nearest(key, fields - OWN_PEFT_FIELDS)
-            raise UserError("unknown-argument", f"{place}.peft_args", problem, instead)
-    for why in of_libraries(run):
-        raise _refusal("refused-argument", place, why)
+    for error in library_refusals.mistakes(run):
+        raise UserError(error.code, joined(place, error.place), error.problem, error.hint)
 
 
-def _refusal(code: str, place: str, why: str) -> UserError:
-    """An error from a sentence that begins with a key of the table at `place`."""
-    key, _, problem = why.partition(": ")
-    return UserError(code, f"{place}.{key}", problem)
-
-
-def check_licences(lineage: Lineage, node: Node, file: str, folder: Path) -> None:
+def check_licences(lineage: Lineage, node: Node, folder: Path) -> None:
     """Refuse a run that is built on something whose licence, as configured or in its folder's card, forbids the use."""
     use = lineage.config.use
     for part, chain in lineage.chains(node).items():
@@ -131,7 +100,7 @@ def check_licences(lineage: Lineage, node: Node, file: str, folder: Path) -> Non
         if licences.forbids(licence, use):
             way = " -> ".join([part, *chain])
             problem = f"{use}, but {way}, and the licence of {part}, {licence}, forbids it"
-            raise UserError("licence-forbids", f"{file}: use", problem, f"replace {part}, or write use: research")
+            raise UserError("licence-forbids", "use", problem, f"replace {part}, or write use: research")
 
 
 # ---- references of the other tables
@@ -139,9 +108,9 @@ def check_licences(lineage: Lineage, node: Node, file: str, folder: Path) -> Non
 
 def check_references(inputs: Inputs) -> None:
     """Refuse what bases, datasets, suites and sweeps name and is not there or does not fit."""
-    config, names, file, folder = inputs.config, inputs.names, inputs.file, inputs.folder
+    config, names, folder = inputs.config, inputs.names, inputs.folder
     for name, base in config.bases.items():
-        place = f"{file}: bases.{name}"
+        place = f"bases.{name}"
         if base.chat_template:
             chat_templates.find(base.chat_template, folder, f"{place}.chat_template")
         if base.source == "random":
@@ -152,21 +121,21 @@ def check_references(inputs: Inputs) -> None:
     for name in config.datasets:
         names.selector(name)
     for dataset in config.evaluation.data or []:
-        require(f"{file}: evaluation.data", "dataset", dataset, config.datasets)
-    _check_suites(config, file, folder)
+        require("evaluation.data", "dataset", dataset, config.datasets)
+    _check_suites(config, folder)
     _ = inputs.evaluation_rewards
     for name, table in config.datasets.items():
         if table.ratings:
-            _check_pair(names, f"{file}: datasets.{name}.ratings", table.ratings)
+            _check_pair(names, f"datasets.{name}.ratings", table.ratings)
     for name in config.sweeps:
         names.sweep_points(name)
 
 
-def _check_suites(config: Config, file: str, folder: Path) -> None:
+def _check_suites(config: Config, folder: Path) -> None:
     """Refuse a suite whose dataset or files are not there."""
     own: list[str] = []
     for name, suite in config.evaluation.suites.items():
-        place = f"{file}: evaluation.suites.{name}"
+        place = f"evaluation.suites.{name}"
         if hasattr(suite, "data"):
             require(f"{place}.data", "dataset", suite.data, config.datasets)
             rows, types = dataset_type(config, suite.data), for_suites(suite.kind)
@@ -177,9 +146,9 @@ def _check_suites(config: Config, file: str, folder: Path) -> None:
             own.append(metric)
             if why := user_code.refusal(metric, folder) or user_code.clash(own, folder):
                 raise UserError("invalid-function", f"{place}.metrics", why)
-        if suite.kind == "tasks" and suite.include and not is_folder(folder / suite.include):
-            problem = f"there is no folder '{suite.include}'"
-            raise UserError("missing-file", f"{place}.include", problem, "write the one with the task files")
+        if suite.kind == "tasks" and suite.include_path and not is_folder(folder / suite.include_path):
+            problem = f"there is no folder '{suite.include_path}'"
+            raise UserError("missing-file", f"{place}.include_path", problem, "write the one with the task files")
         for path in (suite.files or []) if suite.kind == "safety" else []:
             if not is_file(folder / path):
                 raise UserError("missing-file", f"{place}.files", f"there is no file '{path}'", "write one that exists")

@@ -1,8 +1,6 @@
 """The `posttrain` command: models side by side, and the generated files that must say what the models say."""
 
-import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +10,8 @@ import yaml
 from conftest import refused
 
 from evaluate_model import write_examples
-from posttrain.cli import main, schema, table
+from posttrain.cli import main, table
 from posttrain.runtime.atomic import write_json
-from posttrain.runtime.errors import UserError
 from posttrain.workflow.paths import LAST_CONFIGURATION
 
 SCRIPTS = Path(main.__file__).resolve().parents[2]
@@ -260,7 +257,10 @@ def test_verify_reads_the_folders_own_configuration_and_says_a_line_a_result(pro
 def test_verify_exits_1_where_something_was_edited(project_file, monkeypatch, capsys):
     write_json(Path("results/bases/base/base.json"), {"files": {}, "seal": "0"})
     assert run(monkeypatch, "verify", "bases/base") == 1
-    assert capsys.readouterr().out == "bases/base: base.json is edited\n"
+    assert capsys.readouterr().out == (
+        "bases/base: base.json is edited\n"
+        "    to build it again: snakemake --cores 1 --force results/bases/base/base.json\n"
+    )
 
 
 def test_another_configuration_is_named(project_file, monkeypatch, capsys):
@@ -323,53 +323,3 @@ def test_why_says_nothing_or_the_causes(project_file, monkeypatch, capsys):
 def test_rebuild_check_and_send_mlflow_refuse_what_is_not_built(project_file, monkeypatch):
     for name in ("rebuild-check", "send-mlflow"):
         assert run(monkeypatch, name, "sft") == 1
-
-
-# ---- generated files
-
-
-def test_the_schema_and_the_configuration_page_say_what_the_models_say():
-    for file, text in schema.generated().items():
-        assert file.read_text() == text, f"{file} has drifted; run: posttrain schema"
-
-
-@pytest.fixture
-def config(tmp_path, monkeypatch):
-    """An up-to-date copy of config/ to be spoilt."""
-    monkeypatch.setattr(schema, "CONFIG", shutil.copytree(schema.CONFIG, tmp_path / "config"))
-    schema.write_schema(check=False)
-    return tmp_path / "config"
-
-
-@pytest.mark.parametrize("name", ["schema.json", "README.md"])
-def test_a_file_that_drifts_is_named_with_its_difference_and_mended(config, capsys, name):
-    right = (config / name).read_text()
-    (config / name).write_text(right.replace("peak learning rate", "the learning rate"))
-    with pytest.raises(UserError, match=f"config/{name}: it is not what the models say; run: posttrain schema"):
-        schema.write_schema(check=True)
-    assert "peak learning rate" in capsys.readouterr().out
-    schema.write_schema(check=False)
-    assert (config / name).read_text() == right
-    schema.write_schema(check=True)
-
-
-def test_what_is_written_by_hand_on_the_page_stays(config):
-    page = config / "README.md"
-    page.write_text("by hand, before\n" + page.read_text() + "by hand, after\n")
-    schema.write_schema(check=False)
-    assert page.read_text().startswith("by hand, before\n")
-    assert page.read_text().endswith("by hand, after\n")
-
-
-def test_the_schema_refuses_unknown_keys_and_names_the_runs_place():
-    found = json.loads(schema.generated()[schema.CONFIG / "schema.json"])
-    assert found["additionalProperties"] is False
-    run = found["$defs"]["Run"]
-    assert run["additionalProperties"] is False
-    assert {"from", "objective", "data"} == set(run["required"])
-    assert "from_" not in run["properties"]
-
-
-def test_an_editor_takes_a_number_as_the_default_configuration_writes_it():
-    field = json.loads(schema.generated()[schema.CONFIG / "schema.json"])["$defs"]["Run"]["properties"]["learning_rate"]
-    assert {"type": "string"} in field["anyOf"][0]["anyOf"]

@@ -1,8 +1,11 @@
 """PEFT's internals are as compat/ takes them to be."""
 
+import inspect
+
 import pytest
 from peft import AdaLoraConfig, PeftConfig, PeftType, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+from peft.tuners import tuners_utils
 from peft.utils import register_peft_method
 from peft.utils.other import TrainableTokensWrapper
 
@@ -23,6 +26,13 @@ def test_a_registered_method_is_one_of_pefts_own():
     before = len(PeftType)
     peft_registry.register("bottleneck", bottleneck.BottleneckConfig, bottleneck.BottleneckModel)
     assert len(PeftType) == before
+
+
+def test_a_tuners_hooks_are_called_by_peft():
+    source = inspect.getsource(tuners_utils)
+    for hook in peft_registry.HOOKS:
+        assert callable(getattr(tuners_utils.BaseTuner, hook)) and f"self.{hook}(" in source
+        assert hook in vars(bottleneck.BottleneckModel)
 
 
 def test_pefts_wrapper_of_token_rows_shows_no_bias_of_its_own():

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from conftest import refused
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.processors import TemplateProcessing
@@ -343,7 +344,7 @@ def test_without_thinking_the_empty_thought_is_asked_with_and_not_trained():
     rows = trained(tokenizer, ends, turns("Q1", "A1", "Q2", "A2"))
     assert [[said for _, said in row] for row in rows] == [["A1<|im_end|>"], ["A2<|im_end|>"]]
     assert all(before.endswith(f"assistant\n{EMPTY}") for row in rows for before, _ in row)
-    with pytest.raises(UserError, match="asks for an answer without thoughts, and the rows have thoughts"):
+    with refused("unusable-chat-template"):
         trained(tokenizer, ends, turns("Q1", "A1", thoughts=True))
 
 
@@ -378,7 +379,7 @@ def test_white_space_before_a_text_is_the_texts_where_there_is_no_generation_pro
 
 def test_a_template_that_cannot_be_masked_is_refused_with_the_keys_that_help():
     tokenizer = load("{% for m in messages %}{{ loop.length }}{{ m.content }}{% endfor %}")
-    with pytest.raises(UserError, match=r"with `chat_template:` .* with `chat_template_kwargs:`"):
+    with refused("unusable-chat-template"):
         trained(tokenizer, [], turns("Q1", "A1"))
 
 

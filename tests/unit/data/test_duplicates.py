@@ -52,7 +52,7 @@ def row(fields: dict) -> dict:
 
 def signatures(rows: list[dict], shared: tuple = ()) -> np.ndarray:
     """The signatures of normalised rows."""
-    said = duplicates.said(rows)
+    said = duplicates.row_hashes(rows)
     return duplicates.minima(*said[:3], np.array(shared, np.uint32))
 
 
@@ -211,7 +211,7 @@ def test_a_signature_depends_on_nothing_but_its_row():
 def test_what_many_rows_say_does_not_count(tmp_path):
     """Rows of 100 shared words, system prompt included, and 12 of their own: nothing of the former is left to compare."""
     rows = [row({"messages": [system(LONG), user(words(12, n)), assistant("Yes.")]}) for n in range(30)]
-    said = duplicates.said(rows)
+    said = duplicates.row_hashes(rows)
     said.triples.tofile(tmp_path / "triples")
     shared = duplicates.shared_triples(tmp_path / "triples", said.counts, said.words)
     assert len(shared) == 298 + 1  # the prompt's, and that of the answer's one word with nothing after it

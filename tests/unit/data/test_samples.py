@@ -57,7 +57,7 @@ def test_rows_are_read_with_the_part_and_the_prompt_that_they_share(in_folder):
     write_rows(Path("results/data/mixture/validation.parquet"), rows)
     parts = {"first": {"train": 1, "validation": 5}, "second": {"train": 1, "validation": 7}}
     atomic.write_json(Path("results/data/mixture/data.json"), {"parts": parts})
-    held_out = HeldOut("mixture")
+    held_out = HeldOut(Path("results/data/mixture"))
     names = [f"{rows[4]['id']}.0", f"{rows[4]['id']}.1", rows[5]["id"]]
     found = held_out.read(names)
     assert found == {row["id"]: row for row in rows[4:6]}
@@ -71,7 +71,7 @@ def test_files_are_origins_too(in_folder):
     rows = chats(12)
     write_rows(Path("results/data/chats/validation.parquet"), rows)
     atomic.write_json(Path("results/data/chats/data.json"), {"shape": "messages"})
-    held_out = HeldOut("chats")
+    held_out = HeldOut(Path("results/data/chats"))
     found = [rows[i]["place"].split()[0] for i in held_out.sample(held_out.ids, 8)]
     assert Counter(found) == {"data/one.jsonl": 6, "data/two.jsonl": 2}
     assert "part" not in held_out.example(rows[0]["id"], rows[0])

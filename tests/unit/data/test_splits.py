@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_rows
+from conftest import refused, write_rows
 
 import prepare_data
 from posttrain.data import splits
@@ -46,12 +46,12 @@ def sides(**keys) -> tuple[list[dict], list[dict]]:
     ],
 )  # fmt: skip
 def test_the_share_is_exact_and_the_default_has_a_least(rows, share, expected):
-    assert splits.wanted(rows, share) == expected
+    assert splits.held_out_count(rows, share) == expected
 
 
 def test_what_held_out_rows_show():
     assert splits.detectable(9) is None
-    assert splits.shown(None) == "too few to show any difference between two models"
+    assert splits.in_words(None) == "too few to show any difference between two models"
     assert splits.detectable(12) == pytest.approx(0.578, abs=0.001)
     assert splits.detectable(100) == pytest.approx(0.128, abs=0.001)
     shown = [splits.detectable(rows) for rows in (10, 20, 100, 1000, 10_000)]
@@ -222,7 +222,7 @@ def test_the_system_prompt_is_in_a_spec_only_where_it_is_set(configuration):
     said = Project(configuration({"datasets.chats.system": "Be brief."}))
     assert json.loads(said.spec("data/chats"))["system"] == "Be brief."
     for wrong in ("", " "):
-        with pytest.raises(UserError, match=r"datasets.chats: system is empty; write its text or take it out"):
+        with refused("invalid-value", "datasets.chats.system"):
             Project(configuration({"datasets.chats.system": wrong}))
 
 

@@ -61,11 +61,11 @@ def test_a_key_that_may_be_what_the_rows_are_about_has_advice():
 
 
 def test_many_names_are_counted_up_to_a_number(monkeypatch):
-    monkeypatch.setattr(unknown_keys, "MOST", 3)
+    monkeypatch.setattr(unknown_keys, "MAX_KEYS", 3)
     counts = Counter()
     for i in range(5):
         unknown_keys.count({"text": "a", "source": 1, f"k{i}": 1}, "text", {}, counts)
     assert counts == {"source": 5, "k0": 1, "k1": 1}
     unknown_keys.add(counts, Counter(source=2, k9=1))
     assert counts == {"source": 7, "k0": 1, "k1": 1}
-    assert unknown_keys.told(counts, most=2) == "source (7), k0 (1) and 1 more"
+    assert unknown_keys.in_words(counts, most=2) == "source (7), k0 (1) and 1 more"

@@ -144,7 +144,7 @@ def test_a_reward_model_reads_the_prompt_and_the_answer(merge, random_tiny_token
 def test_a_judge_that_reads_other_tokens_is_one_sentence(merge, random_tiny_tokenizer):
     merge("reward")
     random_tiny_tokenizer.add_tokens(["another"])
-    with refused("incompatible-reward-model", "reward"):
+    with refused("wrong-reward-model", "reward"):
         reward_function({"from": {"name": "reward"}}, random_tiny_tokenizer)
 
 

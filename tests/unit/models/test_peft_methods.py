@@ -157,7 +157,7 @@ REFUSED = [
     ),
     ({"target_modules": ["proj"]}, "the model has no layer 'proj'"),  # a part of a name is none
     ({"target_modules": "q_proj"}, r"target_modules: 'q_proj' is one name, .* write \[q_proj\]"),
-    ({"target_modules": "*_proj"}, r"target_modules: '\*_proj' is no regular expression: nothing to repeat"),
+    ({"target_modules": "*_proj"}, r"target_modules: '\*_proj' is not a regular expression: nothing to repeat"),
     ({"target_modules": r".*\.qproj"}, r"the model has no layer '\.\*\\\.qproj'"),
 ]
 

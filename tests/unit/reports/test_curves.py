@@ -16,7 +16,7 @@ def test_training_and_validation_share_a_panel_and_so_do_chosen_and_rejected_the
     assert list(found)[:3] == ["loss", "learning rate", "gradient norm"]
     assert found["loss"] == ["training", "validation"]
     assert found["rewards"] == ["chosen", "rejected"]
-    assert found["use of the machine"] == ["CPU", "GPU"]
+    assert found["utilisation"] == ["CPU", "GPU"]
     assert found["memory"] == ["memory"]
     assert not {"step", "seconds", "num tokens"} & set(found)
 
@@ -37,7 +37,7 @@ def test_only_finite_numbers_are_points_and_a_key_without_any_has_no_panel():
     assert kl.x == list(range(2, 13))  # the first is not a number
     for line in found:
         line["gpu_percent"] = None
-    assert titles(found)["use of the machine"] == ["CPU"]
+    assert titles(found)["utilisation"] == ["CPU"]
 
 
 def test_a_thinned_curve_keeps_every_spike_and_its_order():

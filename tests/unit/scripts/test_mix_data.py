@@ -5,14 +5,13 @@ from argparse import Namespace
 from pathlib import Path
 
 import pytest
-from conftest import write_rows
+from conftest import refused, write_rows
 
 import mix_data
 from mix_data import amounts
 from posttrain.data import rows
 from posttrain.data.rows import normalise
 from posttrain.runtime import atomic
-from posttrain.runtime.errors import UserError
 
 
 def parts(**tables) -> list[dict]:
@@ -89,6 +88,6 @@ def test_what_another_dataset_has_or_holds_out_is_left_out_and_written_down(in_f
 def test_rows_of_two_shapes_are_one_sentence_and_leave_nothing(in_folder):
     dataset("one", [chat("q")], [])
     dataset("two", [normalise({"text": "t"}, "text", {}, "x line 1")], [], "text")
-    with pytest.raises(UserError, match="dataset all: one is messages and two is text; mix rows of one shape"):
+    with refused("wrong-dataset-type", "dataset all"):
         mix(one={}, two={})
     assert not Path("results/data/all").exists()

@@ -144,13 +144,13 @@ def test_what_a_tokenizer_does_has_its_shares(planted):
 
 def test_the_warnings_say_what_to_look_at_the_worst_first(planted):
     beginnings = [
-        "Held out and trained on as well: 1 of the 2 rows of test/validation, 1 of them word for word.",
-        "In 2 rows the answer stands word for word in its own prompt, first in sums.jsonl line 22",
+        "1 of the 2 rows of test/validation are also in the training rows, 1 of them identical.",
+        "In 2 rows the prompt contains the answer word for word, first in sums.jsonl line 22",
         "Left out: 4 of 27 rows (3 fault, 1 near duplicate)",
-        "Base base: max_length 64 cuts 11 of 22 rows and leaves out 2 with nothing to train on; the longest: 400 tokens",
+        "Base base: max_length 64 truncates 11 of 22 rows and leaves out 2 without trained tokens; the longest has 400 tokens",
         "Base base: 2% of the tokens are unknown",
         "Base base: 50% of the tokens are pieces of characters",
-        "The configuration says its licence is cc-by-4.0, its card says mit",
+        "The configuration gives the licence cc-by-4.0, the dataset card mit",
     ]  # fmt: skip
     warnings = planted[1]["warnings"]
     assert len(warnings) == len(beginnings)
@@ -166,19 +166,19 @@ GREETED, ASKED = (
 ALONE = {"messages": [{"role": "assistant", "content": "I say this to nobody in particular"}]}
 WARNED = [
     ({}, None),
-    ({"licence": None}, "Its licence is not known"),
-    ({"licence": "my own"}, "Its licence “my own” is not one"),
+    ({"licence": None}, "The licence is unknown"),
+    ({"licence": "my own"}, "The terms of the licence “my own” are unknown"),
     ({"validation": []}, "No rows are held out"),
     ({"rows": 10, "dropped": {"repeated": 1}}, "Left out: 1 of 10 rows (1 repeated)"),
     ({"rows": 11, "dropped": {"repeated": 1}}, None),
     ({"warnings": ["So it is."]}, "So it is."),
     ({"unknown": {"url": 3}}, None),
     ({"unknown": {"label": 3}}, "The column label is not read; if it says whether an answer is wanted"),
-    ({"train": [ALONE], "validation": [ALONE | {"messages": ALONE["messages"] * 2}]}, "No turn is a user's"),
+    ({"train": [ALONE], "validation": [ALONE | {"messages": ALONE["messages"] * 2}]}, "There is no user turn"),
     ({"shape": "unpaired_preference", "train": [GREETED | {"label": True}], "validation": [ASKED | {"label": True}]},
-     "All answers are wanted ones"),
+     "All completions are desired"),
     ({"shape": "unpaired_preference", "train": [GREETED | {"label": False}], "validation": [ASKED | {"label": False}]},
-     "All answers are unwanted ones"),
+     "All completions are undesired"),
     ({"shape": "unpaired_preference", "train": [GREETED | {"label": True}], "validation": [ASKED | {"label": False}]},
      None),
     ({"shape": "text", "train": [{"text": "There was a king."}], "validation": [{"text": "And a queen."}]}, None),

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import write_rows
+from conftest import refused, write_rows
 
 import select_data
 from posttrain.data.rows import normalise
@@ -120,5 +120,5 @@ def test_held_out_rows_may_be_none(select):
 
 def test_rows_of_another_shape_are_one_sentence(select):
     atomic.write_json(Path("rows/data.json"), SOURCE | {"shape": "messages"})
-    with pytest.raises(UserError, match="dataset easy: select needs rows of type preference, and these are messages"):
+    with refused("wrong-dataset-type", "dataset easy"):
         select("easy", 0.0)

@@ -210,7 +210,7 @@ def test_a_references_file_says_how_its_model_is_held():
 
 def test_only_preferences_have_reference_log_probabilities(reference):
     atomic.write_json(Path("tokens/report.json"), {"shape": "messages"})
-    with pytest.raises(UserError, match="dpo needs rows of shape preference, and dataset tokens is messages"):
+    with pytest.raises(UserError, match="dpo needs rows of type preference, and dataset tokens is messages"):
         reference()
 
 

@@ -28,9 +28,8 @@ def terminal(monkeypatch, width: int) -> Terminal:
 
 def test_a_running_stage_is_two_lines_cut_at_the_edge_above_how_many_are_done(monkeypatch):
     shown = terminal(monkeypatch, 60)
-    shown.stages = [stage(progress="step 2/4  loss 1.5  1:15 left"), stage(summary="x" * 60)]
-    shown.footer = "1 of 3 stages done"
-    assert shown._draw().plain.split("\n") == [
+    stages = [stage(progress="step 2/4  loss 1.5  1:15 left"), stage(summary="x" * 60)]
+    assert shown._drawn(stages, "1 of 3 stages done").plain.split("\n") == [
         "running sft sft_lora                        1:12  ",
         "        step 2/4  loss 1.5  1:15 left",
         "running sft sft_lora                        1:12  xxxxxxxxx…",

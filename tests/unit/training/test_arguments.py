@@ -10,7 +10,7 @@ from trl import DPOConfig, GRPOConfig, KTOConfig, RewardConfig, RLOOConfig, SFTC
 from trl.experimental.cpo import CPOConfig
 from trl.experimental.orpo import ORPOConfig
 
-from posttrain.config import schema
+from posttrain.config import library_fields
 from posttrain.methods import METHODS
 from posttrain.models import loading, peft_methods
 from posttrain.objectives import OBJECTIVES
@@ -46,12 +46,12 @@ def fields(cls) -> set[str]:
 
 @pytest.mark.parametrize("objective", [name for name, row in OBJECTIVES.items() if row.trl_config])
 def test_the_fields_read_from_the_source_are_those_of_the_installed_trainer(objective):
-    assert fields(TRL[objective]) == schema.trainer_fields(objective)
+    assert fields(TRL[objective]) == library_fields.trainer_fields(objective)
 
 
 @pytest.mark.parametrize("method", [name for name, row in METHODS.items() if row.peft_config])
 def test_the_fields_read_from_the_source_are_those_of_the_installed_method(method):
-    assert fields(PEFT[method]) <= schema.peft_fields(method)
+    assert fields(PEFT[method]) <= library_fields.peft_fields(method)
 
 
 def test_a_spec_becomes_trls_arguments(spec, tmp_path):
@@ -115,13 +115,13 @@ def test_a_spec_becomes_pefts_configuration(spec, random_tiny_model):
 
 
 def test_what_peft_refuses_is_one_sentence(spec, random_tiny_model):
-    with refused("library-refusal", "sft"), loop.library_refusals("sft"):
+    with refused("refused-argument", "sft"), loop.library_refusals("sft"):
         peft_methods.peft_config(spec("sft") | {"peft_args": {"layers_to_transform": [0]}}, random_tiny_model, 10)
 
 
 @pytest.mark.parametrize("kind", [TypeError, ValueError, NotImplementedError, ImportError])
 def test_what_a_library_refuses_is_its_first_line(kind, capsys):
-    with refused("library-refusal", "sft") as error, loop.library_refusals("sft"):
+    with refused("refused-argument", "sft") as error, loop.library_refusals("sft"):
         raise kind("no such thing\nand much more")
     assert str(error.value) == "sft: method, peft_args or trainer_args: no such thing"
     assert "and much more" in capsys.readouterr().err  # the log has it all

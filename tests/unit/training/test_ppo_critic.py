@@ -6,6 +6,7 @@ import inspect
 
 import pytest
 import torch
+from conftest import refused
 from transformers import TrainerCallback
 
 from posttrain.data import tokens
@@ -101,17 +102,17 @@ def test_keys_of_the_value_are_in_a_spec_only_where_they_are_set(spec):
     assert "value_start" not in spec("lora", value_start="auto")
 
 
-REFUSED = [
-    ({"method": "ia3", "value_rank": 4}, "value_rank has no effect here; it needs method: full or lora or qlora"),
-    ({"objective": "grpo", "value_start": "zero"}, "value_start has no effect here; it needs objective: ppo"),
-    ({"value_start": "reward"}, "value_start: reward needs a reward model to start from"),
+REFUSED = [  # keys, code, place in the run
+    ({"method": "ia3", "value_rank": 4}, "key-without-effect", "value_rank"),
+    ({"objective": "grpo", "value_start": "zero"}, "key-without-effect", "value_start"),
+    ({"value_start": "reward"}, "conflicting-keys", "value_start"),
 ]
 
 
-@pytest.mark.parametrize(("keys", "sentence"), REFUSED)
-def test_a_key_of_the_value_that_could_not_act_is_refused(keys, sentence, configuration):
+@pytest.mark.parametrize(("keys", "code", "place"), REFUSED)
+def test_a_key_of_the_value_that_could_not_act_is_refused(keys, code, place, configuration):
     table = {"from": "base", "objective": "ppo", "data": "chats", "reward": {"function": "final_number"}}
-    with pytest.raises(UserError, match=sentence):
+    with refused(code, f"runs.ppo.{place}"):
         Project(configuration({"runs.ppo": table | keys}))
 
 

@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+from conftest import refused
 from transformers import TrainerCallback
 
 import train_sft
 from posttrain.config import library_refusals
 from posttrain.runtime import atomic, hashes
-from posttrain.runtime.errors import UserError
 from posttrain.training import callbacks, checkpoints, trackers
 from posttrain.workflow.project import Project
 from unit.scripts.test_train import train  # noqa: F401  (a fixture)
@@ -140,9 +140,9 @@ def test_wandb_does_not_ask_for_a_key(watched, monkeypatch):
 @pytest.mark.parametrize("tracker", library_refusals.TRACKERS)
 def test_a_tracker_that_is_not_installed_is_refused_with_the_line_that_installs_it(tracker, configuration, monkeypatch):
     monkeypatch.setattr(library_refusals.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError) as error:
+    with refused("missing-package", "tracking.also") as error:
         Project(configuration({"tracking": {"also": [tracker]}}))
-    assert str(error.value) == f"configuration: tracking: also: {tracker} is not installed; run: pip install {tracker}"
+    assert error.value.hint == f"run: pip install {tracker}"
 
 
 def test_a_folder_of_its_name_is_no_package(monkeypatch):
@@ -150,7 +150,7 @@ def test_a_folder_of_its_name_is_no_package(monkeypatch):
     monkeypatch.syspath_prepend(Path.cwd())
     monkeypatch.setattr(library_refusals, "TRACKERS", {"wandb": ("wandb_that_nobody_has",)})
     Path("wandb_that_nobody_has").mkdir()
-    assert library_refusals.missing_tracker(["wandb"]) == "also: wandb is not installed; run: pip install wandb"
+    assert library_refusals.missing_tracker(["wandb"]).code == "missing-package"
 
 
 def test_what_watches_a_run_is_in_no_spec(configuration, monkeypatch):

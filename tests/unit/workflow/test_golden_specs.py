@@ -7,11 +7,15 @@ import itertools
 import json
 from pathlib import Path
 
+import pytest
 import yaml
+from posttrain.config.schema import Dataset, Evaluation, GenerationSuite, Part, RandomBase, Select
+from pydantic import Field, create_model
 
 from posttrain.methods import METHODS
 from posttrain.objectives import OBJECTIVES
 from posttrain.runtime.errors import UserError
+from posttrain.workflow import specs
 from posttrain.workflow.project import Project
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -108,6 +112,25 @@ def test_no_spec_has_moved():
     stored, now = json.loads(STORED.read_text()), measured()
     assert now["whole"] == stored["whole"]
     assert now["sha256"] == stored["sha256"]
+
+
+TABLES = {
+    "base": RandomBase(source="random", text="chats"),
+    "data": Dataset(path="x.jsonl"),
+    "select": Select(by="reward", part="easy", margin=0.5),
+    "mix": Part(),
+    "eval": Evaluation(),
+    "suite": GenerationSuite(kind="generation", data="chats"),
+}
+
+
+@pytest.mark.parametrize("stage", specs.WRITTEN_OUT)
+def test_a_new_key_moves_no_spec_while_it_is_at_its_default(stage):
+    table = TABLES[stage]
+    values = table.model_dump(by_alias=True)
+    wider = create_model("Wider", __base__=type(table), new_key=(int | None, None), new_list=(list, Field([])))
+    assert specs.settings(stage, wider(**values)) == specs.settings(stage, table)
+    assert specs.settings(stage, wider(**values, new_key=3)) == specs.settings(stage, table) | {"new_key": 3}
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ def project(configuration):
 
 
 def says(error: UserError, expected: str) -> bool:
-    """Whether an error is `CODE at PLACE`, or has the sentence that is expected where it has no code yet."""
-    return f"{error.code} at {error.place}" == expected or (not error.code and expected in str(error))
+    """Whether an error is `CODE at PLACE`."""
+    return f"{error.code} at {error.place}" == expected
 
 
 # ---- names
@@ -89,38 +89,38 @@ def test_a_null_override_reads_back_from_its_name(project):
 
 
 OVERRIDES = [
-    ("sft,rnak=4", "results/sft,rnak=4: a run has no key 'rnak'; did you mean 'rank'?"),
-    ("sft,from_=base", "a run has no key 'from_'; did you mean 'from'?"),
-    ("sft,rank=four", "results/sft,rank=four: rank: input should be a valid integer"),
-    ("sft,rank=0", "rank: input should be greater than 0"),
-    ("sft,rank=4.5", "rank: input should be a valid integer"),
-    ("sft,batch_size=null", "batch_size: input should be a valid integer, but it is None"),
-    ("sft,rank=-", "rank: input should be a valid integer"),
-    ("sft,seed=2024-01-31", "seed: input should be a valid integer"),
-    ("sft,method=lroa", "method: 'lroa' is not allowed; did you mean 'lora'?"),
-    ("sft,trainer_args=x", "trainer_args: input should be a valid dictionary"),
-    ("sft,rank", "'rank' is no override; write KEY=VALUE"),
-    ("sft,", "'' is no override"),
-    ("sft,rank=", "'rank=' is no override"),
-    ("sft,=4", "a run has no key ''"),
-    ("sft,rank=4=5", "'rank=4=5' is no override"),
-    ("sft,data=..", "'data=..' is no override"),
-    ("sft,data=a..b", "'data=a..b' is no override"),
-    ("sft,rank=4;id", "'rank=4;id' is no override"),
-    ("sft,rank=4 5", "'rank=4 5' is no override"),
-    ("sft,rank=$(id)", "'rank=$(id)' is no override"),
-    ("sft,rank=`id`", "'rank=`id`' is no override"),
-    ("sft,data=a/b", "'data=a/b' is no override"),
-    ("sft,rank=4\n", "is no override"),
-    ("sft,rank=4,rank=4", "'rank' is given twice; write it once"),
-    ("sft,objective=dpo", "'objective' makes another run; write one under runs: in my.yaml"),
-    ("sft,from=base", "'from' makes another run"),
+    ("sft,rnak=4", "unknown-key at results/sft,rnak=4"),
+    ("sft,from_=base", "unknown-key at results/sft,from_=base"),
+    ("sft,rank=four", "invalid-value at results/sft,rank=four: rank"),
+    ("sft,rank=0", "invalid-value at results/sft,rank=0: rank"),
+    ("sft,rank=4.5", "invalid-value at results/sft,rank=4.5: rank"),
+    ("sft,batch_size=null", "invalid-value at results/sft,batch_size=null: batch_size"),
+    ("sft,rank=-", "invalid-value at results/sft,rank=-: rank"),
+    ("sft,seed=2024-01-31", "invalid-value at results/sft,seed=2024-01-31: seed"),
+    ("sft,method=lroa", "invalid-value at results/sft,method=lroa: method"),
+    ("sft,trainer_args=x", "invalid-value at results/sft,trainer_args=x: trainer_args"),
+    ("sft,rank", "invalid-override at results/sft,rank"),
+    ("sft,", "invalid-override at results/sft,"),
+    ("sft,rank=", "invalid-override at results/sft,rank="),
+    ("sft,=4", "unknown-key at results/sft,=4"),
+    ("sft,rank=4=5", "invalid-override at results/sft,rank=4=5"),
+    ("sft,data=..", "invalid-override at results/sft,data=.."),
+    ("sft,data=a..b", "invalid-override at results/sft,data=a..b"),
+    ("sft,rank=4;id", "invalid-override at results/sft,rank=4;id"),
+    ("sft,rank=4 5", "invalid-override at results/sft,rank=4 5"),
+    ("sft,rank=$(id)", "invalid-override at results/sft,rank=$(id)"),
+    ("sft,rank=`id`", "invalid-override at results/sft,rank=`id`"),
+    ("sft,data=a/b", "invalid-override at results/sft,data=a/b"),
+    ("sft,rank=4\n", "invalid-override at results/sft,rank=4\\n"),
+    ("sft,rank=4,rank=4", "conflicting-keys at results/sft,rank=4,rank=4"),
+    ("sft,objective=dpo", "invalid-override at results/sft,objective=dpo"),
+    ("sft,from=base", "invalid-override at results/sft,from=base"),
     ("stf", "unknown-name at my.yaml"),
     ("sft;id", "unknown-name at my.yaml"),
     ("", "unknown-name at my.yaml"),
     ("base", "unknown-name at my.yaml"),
-    ("sft,data=chatz", "unknown-name at results/sft,data=chatz.data"),
-    ("sft,data=pairs", "wrong-dataset-type at results/sft,data=pairs.data"),
+    ("sft,data=chatz", "unknown-name at results/sft,data=chatz: data"),
+    ("sft,data=pairs", "wrong-dataset-type at results/sft,data=pairs: data"),
 ]
 
 
@@ -156,45 +156,45 @@ def test_a_parents_place_may_hold_any_of_the_runs_keys_and_a_default_is_filled_i
 
 
 REFUSED = [
-    ({"runs.sft.from": "bsae"}, "unknown-name at my.yaml: runs.sft.from"),
-    ({"runs.dpo.from": "sft,rnak=4"}, "a run has no key 'rnak'; did you mean 'rank'?"),
+    ({"runs.sft.from": "bsae"}, "unknown-name at runs.sft.from"),
+    ({"runs.dpo.from": "sft,rnak=4"}, "unknown-key at results/sft,rnak=4"),
     ({"runs.dpo.from": "base,rank=4"}, "unknown-name at my.yaml"),
-    ({"runs.dpo.from": "sft,rank={rnak}"}, "unknown-key at my.yaml: runs.dpo.from"),
-    ({"runs.dpo.from": "sft,rank={rank"}, "'rank={rank' is no override"),
-    ({"runs.sft.from": "sft"}, "cyclic-reference at my.yaml: runs.sft.from"),
-    ({"runs.sft.from": "dpo"}, "cyclic-reference at my.yaml: runs.sft.from"),
-    ({"runs.sft.from": "sft,rank={rank}"}, "cyclic-reference at my.yaml: runs.sft.from"),
-    ({"runs.sft.data": "chatz"}, "unknown-name at my.yaml: runs.sft.data"),
-    ({"runs.dpo.data": "chats"}, "wrong-dataset-type at my.yaml: runs.dpo.data"),
-    ({"runs.sft.data": "pairs"}, "wrong-dataset-type at my.yaml: runs.sft.data"),
+    ({"runs.dpo.from": "sft,rank={rnak}"}, "unknown-key at runs.dpo.from"),
+    ({"runs.dpo.from": "sft,rank={rank"}, "invalid-override at results/sft,rank={rank"),
+    ({"runs.sft.from": "sft"}, "cyclic-reference at runs.sft.from"),
+    ({"runs.sft.from": "dpo"}, "cyclic-reference at runs.sft.from"),
+    ({"runs.sft.from": "sft,rank={rank}"}, "cyclic-reference at runs.sft.from"),
+    ({"runs.sft.data": "chatz"}, "unknown-name at runs.sft.data"),
+    ({"runs.dpo.data": "chats"}, "wrong-dataset-type at runs.dpo.data"),
+    ({"runs.sft.data": "pairs"}, "wrong-dataset-type at runs.sft.data"),
     (
         {"bases.base": {"source": "random", "text": "chatz"}},
-        "unknown-name at my.yaml: bases.base.text",
+        "unknown-name at bases.base.text",
     ),
-    ({"evaluation.data": ["chatz"]}, "unknown-name at my.yaml: evaluation.data"),
+    ({"evaluation.data": ["chatz"]}, "unknown-name at evaluation.data"),
     ({"sweeps.rank.run": "dop"}, "unknown-name at my.yaml"),
-    ({"sweeps.rank.over": {"rnak": [4]}}, "a run has no key 'rnak'; did you mean 'rank'?"),
+    ({"sweeps.rank.over": {"rnak": [4]}}, "unknown-key at sweeps.rank (dpo,rnak=4)"),
     (
         {"sweeps.rank.over": {"rank": [4, "many"]}},
-        "my.yaml: sweeps.rank (dpo,rank=many): rank: input should be a valid integer",
+        "invalid-value at sweeps.rank (dpo,rank=many): rank",
     ),
     (
         {"sweeps.rank.over": {"rank": ["4/5"]}},
-        "my.yaml: sweeps.rank.over.rank: '4/5' cannot stand in the name of a run's folder",
+        "invalid-override at sweeps.rank.over.rank",
     ),
-    ({"runs.sft.trainer_args": {"learning_rate": 1}}, "refused-argument at my.yaml: runs.sft.trainer_args"),
+    ({"runs.sft.trainer_args": {"learning_rate": 1}}, "conflicting-keys at runs.sft.trainer_args.learning_rate"),
     (
         {"runs.sft.trainer_args": {"save_steps": 1}},
-        "refused-argument at my.yaml: runs.sft.trainer_args",
+        "conflicting-keys at runs.sft.trainer_args.save_steps",
     ),
-    ({"runs.dpo.trainer_args": {"loss_type": "ipo"}}, "refused-argument at my.yaml: runs.dpo.trainer_args"),
+    ({"runs.dpo.trainer_args": {"loss_type": "ipo"}}, "conflicting-keys at runs.dpo.trainer_args.loss_type"),
     (
         {"runs.sft.trainer_args": {"padding_fre": True}},
-        "unknown-argument at my.yaml: runs.sft.trainer_args",
+        "unknown-key at runs.sft.trainer_args.padding_fre",
     ),
     (
         {"runs.sft.peft_args": {"use_rslor": True}},
-        "unknown-argument at my.yaml: runs.sft.peft_args",
+        "unknown-key at runs.sft.peft_args.use_rslor",
     ),
 ]
 
@@ -231,72 +231,72 @@ def test_a_graph_with_judges_and_selected_data_can_be_built(project):
 JUDGES_REFUSED = [
     (
         {"runs.leaf": LEAF, "runs.sft.from": "leaf"},
-        "wrong-parent at my.yaml: runs.sft.from",
+        "wrong-parent at runs.sft.from",
     ),
     (
         {"runs.sft.from": "reward"},
-        "wrong-parent at my.yaml: runs.sft.from",
+        "wrong-parent at runs.sft.from",
     ),
     (
         {"runs.ppo.reward": {"from": "sft"}},
-        "wrong-reward-model at my.yaml: runs.ppo.reward.from",
+        "wrong-reward-model at runs.ppo.reward.from",
     ),
     (
         {"runs.ppo.reward": {"from": "dpo"}},
-        "wrong-reward-model at my.yaml: runs.ppo.reward.from",
+        "wrong-reward-model at runs.ppo.reward.from",
     ),
     (
         {"runs.ppo.reward": {"from": "reward", "kind": "implicit"}},
-        "wrong-reward-model at my.yaml: runs.ppo.reward.from",
+        "wrong-reward-model at runs.ppo.reward.from",
     ),
     (
         {"runs.rto.reward.sequence": "dpo"},
-        "wrong-reward-model at my.yaml: runs.rto.reward.sequence",
+        "wrong-reward-model at runs.rto.reward.sequence",
     ),
-    ({"runs.ppo.reward": {"from": "base"}}, "unknown-name at my.yaml: runs.ppo.reward.from"),
-    ({"runs.ppo.reward": {"from": "rewrd"}}, "unknown-name at my.yaml: runs.ppo.reward.from"),
+    ({"runs.ppo.reward": {"from": "base"}}, "unknown-name at runs.ppo.reward.from"),
+    ({"runs.ppo.reward": {"from": "rewrd"}}, "unknown-name at runs.ppo.reward.from"),
     (
         {"runs.ppo.reward": {"from": "reward,rnak=4"}},
-        "results/reward,rnak=4: a run has no key 'rnak'; did you mean 'rank'?",
+        "unknown-key at results/reward,rnak=4",
     ),
     (
         {"datasets.easy.select.by": "sft"},
-        "wrong-reward-model at my.yaml: datasets.easy.select.by",
+        "wrong-reward-model at datasets.easy.select.by",
     ),
     (
         {"datasets.easy.select.by": "rewrd"},
-        "unknown-name at my.yaml: datasets.easy.select.by",
+        "unknown-name at datasets.easy.select.by",
     ),
-    ({"datasets.easy.from": "pair"}, "unknown-name at my.yaml: datasets.easy.from"),
+    ({"datasets.easy.from": "pair"}, "unknown-name at datasets.easy.from"),
     (
         {"datasets.easy.from": "chats"},
-        "wrong-dataset-type at my.yaml: datasets.easy.from",
+        "wrong-dataset-type at datasets.easy.from",
     ),
     (
         {"datasets.easy.from": "easy"},
-        "invalid-value at my.yaml: datasets.easy.from",
+        "invalid-value at datasets.easy.from",
     ),
     (
         {"datasets.easier": EASY | {"from": "easy"}},
-        "invalid-value at my.yaml: datasets.easier.from",
+        "invalid-value at datasets.easier.from",
     ),
     (
         {"runs.sft.data": "easy"},
-        "wrong-dataset-type at my.yaml: runs.sft.data",
+        "wrong-dataset-type at runs.sft.data",
     ),
     (
         {"runs.reward.data": "easy"},
-        "cyclic-reference at my.yaml: runs.reward",
+        "cyclic-reference at runs.reward",
     ),
     (
         {"runs.reward.from": "mixed"},
-        "cyclic-reference at my.yaml: runs.reward",
+        "cyclic-reference at runs.reward",
     ),
     (
         {"runs.reward.from": "ppo"},
-        "cyclic-reference at my.yaml: runs.reward",
+        "cyclic-reference at runs.reward",
     ),
-    ({"runs.dpo.from": "rto"}, "cyclic-reference at my.yaml: runs.dpo"),
+    ({"runs.dpo.from": "rto"}, "cyclic-reference at runs.dpo"),
 ]
 
 
@@ -324,20 +324,20 @@ def test_a_circle_whose_override_grows_is_refused_as_well(project):
 
 @pytest.mark.parametrize("key", ["r", "lora_alpha", "lora_dropout", "target_modules", "task_type"])
 def test_a_field_of_lora_that_has_a_key_of_its_own_is_refused(project, key):
-    with refused("refused-argument", "my.yaml: runs.sft.peft_args"):
+    with refused("conflicting-keys", f"runs.sft.peft_args.{key}"):
         project({"runs.sft.peft_args": {key: 4}})
 
 
 @pytest.mark.parametrize("key", ["save_only_model", "ignore_data_skip"])
 def test_a_field_of_the_trainer_that_breaks_resuming_is_refused(project, key):
-    with refused("refused-argument", "my.yaml: runs.sft.trainer_args"):
+    with refused("conflicting-keys", f"runs.sft.trainer_args.{key}"):
         project({"runs.sft.trainer_args": {key: True}})
 
 
 @pytest.mark.parametrize("licence", ["CC BY-NC 4.0", "qwen-research", "MIT AND cc-by-nc-4.0"])
 def test_what_may_not_be_sold_is_refused_for_commercial_use(project, licence):
     sentence = (
-        f"my.yaml: use: commercial, but datasets.chats -> sft, and the licence of datasets.chats, {licence}, forbids it; "
+        f"use: commercial, but datasets.chats -> sft, and the licence of datasets.chats, {licence}, forbids it; "
         "replace datasets.chats, or write use: research"
     )
     with pytest.raises(UserError) as error:
@@ -397,7 +397,7 @@ def test_what_may_be_sold_is_not_refused(project, licence):
 
 def test_an_override_does_not_evade_the_licence(project):
     graph = project({"use": "commercial", "datasets.more": {"path": "x.jsonl", "licence": "cc-by-nc-4.0"}})
-    with refused("licence-forbids", "my.yaml: use"):
+    with refused("licence-forbids", "use"):
         graph.run("sft,data=more")
 
 
@@ -511,9 +511,7 @@ def test_a_users_metric_counts_by_the_bytes_of_its_files(configuration, in_folde
     assert made("chrf", "mine.py:polite").spec("sft/eval") != before
     assert made("chrf").spec("sft/eval") == spec
     assert "sha256" not in json.loads(spec)["suites"]["say"]
-    with pytest.raises(
-        UserError, match=r"my.yaml: evaluation.suites.say.metrics: mine.py has no function 'polit'; did you"
-    ):
+    with pytest.raises(UserError, match=r"evaluation.suites.say.metrics: mine.py has no function 'polit'; did you"):
         made("mine.py:polit")
     with pytest.raises(UserError, match=r"evaluation.suites.say.metrics: there is no file 'other.py'"):
         made("other.py:polite")
@@ -596,7 +594,7 @@ def test_what_is_trained_is_in_a_spec_only_where_it_is_not_the_default(project):
     assert (
         json.loads(project({"runs.sft.assistant_turns": "all", "runs.sft.train_thoughts": True}).spec("sft")) == plain
     )
-    with pytest.raises(UserError, match="assistant_turns has no effect here; it needs objective: sft"):
+    with refused("key-without-effect", "runs.dpo.assistant_turns"):
         project({"runs.dpo.assistant_turns": "last"})
 
 
@@ -626,14 +624,14 @@ TARGETS = [
     ("results/base/model", "unknown-target at 'results/base/model'"),
     ("results/../eval.json", "unknown-name at my.yaml"),
     ("results/$(id)/eval.json", "unknown-name at my.yaml"),
-    ("results/sft,rank=a/b/eval.json", "results/sft,rank=a: rank: input should be a valid integer"),
+    ("results/sft,rank=a/b/eval.json", "invalid-value at results/sft,rank=a: rank"),
     ("results/bases/bsae/model", "unknown-name at 'results/bases/bsae/model'"),
     ("results/data/chatz/report.json", "unknown-name at 'results/data/chatz/report.json'"),
     ("results/sweeps/rnak/table.tsv", "unknown-name at my.yaml"),
-    ("results/sft/eval.json", "missing-file at my.yaml: bases.base.path"),
+    ("results/sft/eval.json", "missing-file at bases.base.path"),
     (
         "results/data/chats/report.json",
-        "missing-file at my.yaml: datasets.chats.path",
+        "missing-file at datasets.chats.path",
     ),
 ]
 
@@ -738,7 +736,7 @@ def test_what_a_target_needs_is_looked_for_behind_judges_and_selectors_too(proje
         "data/easy/report.json",
         "tokens/base/easy,max_length=8",
     ):
-        with refused("missing-file", "my.yaml: bases.other.path"):
+        with refused("missing-file", "bases.other.path"):
             project(changes).check_targets([f"results/{target}"])
     assert project(changes).check_targets(["results/sft/model"]) == []
     (files / "other").mkdir()
@@ -747,7 +745,7 @@ def test_what_a_target_needs_is_looked_for_behind_judges_and_selectors_too(proje
 
 def test_a_reward_functions_file_is_looked_for(project, files):
     changes = {"runs.ppo": PPO | {"reward": {"function": "rules.py:short"}}}
-    sentence = "my.yaml: runs.ppo.reward.function: there is no file 'rules.py'; write one that exists"
+    sentence = "runs.ppo.reward.function: there is no file 'rules.py'; write one that exists"
     with pytest.raises(UserError, match=sentence):
         project(changes).check_targets(["results/ppo/trained"])
     assert project(changes).check_targets(["results/sft/trained"]) == []
@@ -762,7 +760,7 @@ def test_a_reward_functions_file_is_looked_for(project, files):
 
 def test_a_missing_file_is_named_with_its_key_even_where_no_target_is_given(project, files):
     (files / "held_out.jsonl").unlink()
-    with refused("missing-file", "my.yaml: datasets.pairs.validation"):
+    with refused("missing-file", "datasets.pairs.validation"):
         project().check_targets([])
 
 
@@ -807,25 +805,25 @@ def test_a_mixture_has_the_licences_of_all_its_datasets(project):
 
 def test_the_files_of_a_mixture_must_be_there(project, in_folder):
     Path("chats.jsonl").touch()
-    with refused("missing-file", "my.yaml: datasets.more.path"):
+    with refused("missing-file", "datasets.more.path"):
         project(MIX).check_targets(["results/data/all/data.json"])
 
 
 MIXED_UP = [
-    ({"datasets.all": {"mix": {"chatz": {}}}}, "unknown-name at my.yaml: datasets.all.mix"),
+    ({"datasets.all": {"mix": {"chatz": {}}}}, "unknown-name at datasets.all.mix"),
     (
         {"datasets.all": {"mix": {"chats": {}, "pairs": {}}}},
-        "wrong-dataset-type at my.yaml: datasets.all.mix",
+        "wrong-dataset-type at datasets.all.mix",
     ),
-    (MIX | {"datasets.both": {"mix": {"all": {}}}}, "invalid-value at my.yaml: datasets.both.mix"),
+    (MIX | {"datasets.both": {"mix": {"all": {}}}}, "invalid-value at datasets.both.mix"),
     (
         {"datasets.all": {"mix": {"chats": {"wieght": 1}}}},
-        "datasets.all.mix.chats.wieght: unknown key 'wieght'; did you mean",
+        "unknown-key at datasets.all.mix.chats.wieght",
     ),
-    ({"datasets.all": {"mix": {"chats": {"weight": 0}}}}, "datasets.all.mix.chats.weight: "),
-    ({"datasets.all": {"mix": {}}}, "datasets.all.mix: "),
-    ({"datasets.all": {"mix": {"chats": {}}, "limit": 3}}, "limit has no effect beside `mix`"),
-    ({"datasets.all": {"mix": {"pairs": {}}}, "runs.sft.data": "all"}, "wrong-dataset-type at my.yaml: runs.sft.data"),
+    ({"datasets.all": {"mix": {"chats": {"weight": 0}}}}, "invalid-value at datasets.all.mix.chats.weight"),
+    ({"datasets.all": {"mix": {}}}, "invalid-value at datasets.all.mix"),
+    ({"datasets.all": {"mix": {"chats": {}}, "limit": 3}}, "key-without-effect at datasets.all.limit"),
+    ({"datasets.all": {"mix": {"pairs": {}}}, "runs.sft.data": "all"}, "wrong-dataset-type at runs.sft.data"),
 ]
 
 
@@ -873,11 +871,11 @@ def test_suites_are_part_of_every_evaluation_but_a_reward_models(project, in_fol
 
 
 SUITES_REFUSED = [
-    ({"kind": "generation", "data": "chatz"}, "unknown-name at my.yaml: evaluation.suites.x.data"),
-    ({"kind": "perplexity", "data": "pairs"}, "wrong-dataset-type at my.yaml: evaluation.suites.x.data"),
-    ({"kind": "reward", "data": "chats", "by": "sft"}, "wrong-reward-model at my.yaml: evaluation.suites.x.by"),
-    ({"kind": "tasks", "tasks": ["x"], "include": "mine"}, "missing-file at my.yaml: evaluation.suites.x.include"),
-    ({"kind": "safety", "files": ["mine.jsonl"]}, "missing-file at my.yaml: evaluation.suites.x.files"),
+    ({"kind": "generation", "data": "chatz"}, "unknown-name at evaluation.suites.x.data"),
+    ({"kind": "perplexity", "data": "pairs"}, "wrong-dataset-type at evaluation.suites.x.data"),
+    ({"kind": "reward", "data": "chats", "by": "sft"}, "wrong-reward-model at evaluation.suites.x.by"),
+    ({"kind": "tasks", "tasks": ["x"], "include": "mine"}, "missing-file at evaluation.suites.x.include_path"),
+    ({"kind": "safety", "files": ["mine.jsonl"]}, "missing-file at evaluation.suites.x.files"),
 ]  # fmt: skip
 
 
@@ -902,10 +900,10 @@ def test_pairs_that_people_preferred_are_a_dataset(project, files):
 
 
 PAIRS_REFUSED = [
-    ("sft~dpo,rank=16", "not-canonical at my.yaml: datasets.rated.ratings"),
-    ("sft~sft", "invalid-pair at my.yaml: datasets.rated.ratings"),
-    ("sft~nothing", "unknown-name at my.yaml: datasets.rated.ratings"),
-    ("sft", "datasets.rated.ratings: 'sft' does not have the form"),
+    ("sft~dpo,rank=16", "not-canonical at datasets.rated.ratings"),
+    ("sft~sft", "invalid-pair at datasets.rated.ratings"),
+    ("sft~nothing", "unknown-name at datasets.rated.ratings"),
+    ("sft", "invalid-value at datasets.rated.ratings"),
 ]  # fmt: skip
 
 

@@ -50,7 +50,7 @@ class Rewards:
             self.score = reward_models.reward_function({"from": {"name": name}}, self.tokenizer, self.stops)
         if self.start == "reward" and not starts:
             raise UserError(
-                "incompatible-reward-model",
+                "wrong-reward-model",
                 "value_start",
                 f"the value cannot start as {name}, which is not a LoRA on {self.parent} of rank value_rank that left its weights "
                 "unchanged",

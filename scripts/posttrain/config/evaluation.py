@@ -1,0 +1,147 @@
+"""The section `evaluation`: what every model is measured on, and suites of more measurements."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from posttrain.config import aliases
+from posttrain.config.fields import Count, Mistake, Name, Number, Strict
+from posttrain.data.samples import ANSWERS
+from posttrain.metrics import text_metrics
+from posttrain.runtime import user_code
+
+
+class LikelihoodSuite(Strict):
+    """The likelihood of a dataset's held-out rows under the model."""
+
+    kind: Literal["perplexity", "preference"]
+    data: Name = Field(description="the dataset whose held-out rows are used")
+    limit: Count | None = Field(None, gt=0, description="number of held-out rows; by default evaluation.limit")
+
+
+class Answering(Strict):
+    """Keys of all suites in which the model generates completions."""
+
+    limit: Count | None = Field(None, gt=0, description="number of prompts; by default evaluation.limit")
+    max_new_tokens: Count | None = Field(
+        None, gt=0, description="maximum length of a completion in tokens; by default evaluation.max_new_tokens"
+    )
+
+
+class GenerationSuite(Answering):
+    """Completions of a dataset's held-out prompts, compared with their references."""
+
+    other_spellings: ClassVar[dict[str, str]] = aliases.OF_SUITE
+
+    kind: Literal["generation"]
+    data: Name = Field(description="the dataset whose held-out prompts are completed")
+    metrics: list[str] = Field(
+        ["exact_match", "chrf", "rougeL"],
+        min_length=1,
+        description="metrics of a completion: names from docs/evaluation.md, or your own as `FILE.py:NAME`",
+        json_schema_extra={
+            "items": {"anyOf": [{"enum": [*text_metrics.METRICS]}, {"pattern": f"^{user_code.NAME.pattern}$"}]}
+        },
+    )
+    pattern: str | None = Field(None, description="the regular expression of the metric `regex`")
+    num_fewshot: Count = Field(
+        0, ge=0, description="number of worked examples, from the training rows, before each prompt"
+    )
+
+    @property
+    def own_metrics(self) -> list[str]:
+        """The user's own metrics."""
+        return list(filter(user_code.is_own, self.metrics))
+
+    @field_validator("metrics")
+    @classmethod
+    def _known(cls, metrics: list[str]) -> list[str]:
+        if why := text_metrics.refusal(metrics):
+            raise Mistake.told("unknown-name" if "there is no" in why else "invalid-value", "", why)
+        return metrics
+
+    @model_validator(mode="after")
+    def _pattern(self) -> "GenerationSuite":
+        if self.pattern is None and "regex" in self.metrics:
+            raise Mistake("missing-key", "pattern", "the metric `regex` needs a regular expression", "write `pattern`")
+        if self.pattern is not None and "regex" not in self.metrics:
+            raise Mistake(
+                "key-without-effect", "pattern", "only the metric `regex` reads it", "add `regex` to `metrics`"
+            )
+        if why := text_metrics.is_pattern(self.pattern or ""):
+            raise Mistake("invalid-value", "pattern", f"'{self.pattern}' is not a regular expression: {why}")
+        return self
+
+
+class RewardSuite(Answering):
+    """Completions of a dataset's held-out prompts, scored by a reward model."""
+
+    kind: Literal["reward"]
+    data: Name = Field(description="the dataset whose held-out prompts are completed")
+    by: str = Field(description="the run with `objective: reward` that scores the completions")
+
+
+class TasksSuite(Strict):
+    """Tasks of lm-evaluation-harness, run on this project's own engine; needs `pip install lm-eval`."""
+
+    other_spellings: ClassVar[dict[str, str]] = aliases.OF_SUITE
+
+    kind: Literal["tasks"]
+    tasks: list[str] = Field(min_length=1, description="names of lm-eval tasks or groups")
+    include_path: str | None = Field(None, description="folder with task files of your own")
+    limit: Count | None = Field(None, gt=0, description="number of documents of each task; by default evaluation.limit")
+    num_fewshot: Count | None = Field(
+        None, ge=0, description="number of worked examples; by default the task's own number"
+    )
+    apply_chat_template: bool | None = Field(
+        None, description="put the prompts into the chat template; by default if the base has one"
+    )
+
+
+class SafetySuite(Answering):
+    """Whether harmful requests are refused and harmless ones are not, and how the model speaks about groups of people."""
+
+    kind: Literal["safety"]
+    files: list[str] | None = Field(None, description="prompts of your own, .jsonl; by default the shipped ones")
+
+
+Suite = Annotated[
+    LikelihoodSuite | GenerationSuite | RewardSuite | TasksSuite | SafetySuite, Field(discriminator="kind")
+]
+SUITES = {
+    **dict.fromkeys(("perplexity", "preference"), LikelihoodSuite),
+    "generation": GenerationSuite,
+    "reward": RewardSuite,
+    "tasks": TasksSuite,
+    "safety": SafetySuite,
+}
+
+
+class Evaluation(Strict):
+    """What every model is measured on."""
+
+    data: list[Name] | None = Field(
+        None, description="the datasets whose held-out rows are used; by default every run's training dataset"
+    )
+    limit: Count = Field(
+        100,
+        gt=0,
+        description="number of held-out rows of each dataset, chosen by the hash of their id; the parts of a mixture keep their shares",
+    )
+    max_length: Count = Field(1024, gt=1, description="maximum length of an example in tokens, as in training")
+    max_new_tokens: Count = Field(256, gt=0, description="maximum length of a completion in tokens")
+    answers: Count = Field(
+        ANSWERS,
+        ge=0,
+        description="number of completions generated for each dataset of conversations, to be read side by side; 0 for none",
+    )
+    batch_tokens: Count = Field(4096, gt=0, description="tokens in a batch; limits the memory that is used")
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="precision of scoring and generation; bf16 is faster, but results vary with the batches"
+    )
+    repetition_penalty: Number = Field(
+        1.0,
+        gt=0,
+        description="penalty on tokens that have already occurred (CTRL); 1 for none, whatever the base's generation config says",
+    )
+    suites: dict[Name, Suite] = Field({}, description="more measurements by name, see below and docs/evaluation.md")
