@@ -11,7 +11,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[3]
 SCRIPTS, PAGE = REPOSITORY / "scripts", REPOSITORY / "docs/errors.md"
 SENTENCES = REPOSITORY / "tests/error_sentences.txt"
-RAISED = ("UserError", "Refusal")
+RAISED = ("UserError", "Mistake")
 
 
 def raised() -> Iterator[tuple[str, ast.Call]]:
