@@ -41,15 +41,18 @@ def _cost(sweep: Sweep, index: int) -> str:
 
 
 def _too_few(sweep: Sweep, names: list[str]) -> str:
-    """That no difference of these metrics can be shown, by how many examples each has."""
+    """That no difference of these metrics can be shown, by how many examples each has; of many metrics, their number."""
     found: dict[str, list[str]] = {}
     for name in names:
         found.setdefault(basis(sweep.values[name][0]), []).append(name)
     among = " in so many comparisons" if any(_clusters(sweep, name) >= FEWEST for name in names) else ""
-    return (
-        "; ".join(f"{what} are too few to show a difference in {formatting.listed(of)}" for what, of in found.items())
-        + among
-    )
+    if len(names) > MAX_NAMES:
+        found = {"the examples": [f"any of {len(names)} metrics"]}
+    parts = [
+        f"{what} {'is' if what.startswith('1 example') else 'are'} too few to show a difference in {formatting.listed(of)}"
+        for what, of in found.items()
+    ]
+    return "; ".join(parts) + among
 
 
 def _clusters(sweep: Sweep, name: str) -> int:
@@ -90,7 +93,8 @@ def sentences(sweep: Sweep) -> list[str]:
         same = (chosen, *level) if not worse and not cheaper else (name,)
         groups.setdefault(same, []).append(name)
     lines = [_sentence(sweep, names) for names in groups.values()]
-    return [*lines, *([f"{_too_few(sweep, sweep.undecidable)}."] if lines and sweep.undecidable else [])]
+    too_few = _too_few(sweep, sweep.undecidable) if lines and sweep.undecidable else ""
+    return [*lines, *([f"{too_few[0].upper()}{too_few[1:]}."] if too_few else [])]
 
 
 def _order(sweep: Sweep, name: str) -> tuple[int, list[int], list[int], list[int]]:

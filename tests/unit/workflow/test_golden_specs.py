@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from posttrain.config.schema import Dataset, Evaluation, GenerationSuite, Part, RandomBase, Select
 from pydantic import Field, create_model
 
+from posttrain.config.bases import RandomBase
+from posttrain.config.datasets import Dataset, Part, Select
+from posttrain.config.evaluation import Evaluation, GenerationSuite
 from posttrain.methods import METHODS
 from posttrain.objectives import OBJECTIVES
 from posttrain.runtime.errors import UserError
