@@ -119,8 +119,8 @@ def from_hub(spec: dict, folder: Path, name: str) -> None:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        wanted = {"allow_patterns": list(FILES), "ignore_patterns": list(OTHER_LAYOUTS)}
-        snapshot = snapshot_download(spec["model"], revision=spec["revision"], **wanted)
+        patterns = {"allow_patterns": list(FILES), "ignore_patterns": list(OTHER_LAYOUTS)}
+        snapshot = snapshot_download(spec["model"], revision=spec["revision"], **patterns)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         print(error, file=sys.stderr)
         raise UserError(

@@ -65,7 +65,7 @@ class Candidate(NamedTuple):
         if full:
             say(
                 f"{self.name}: {full} of {len(prompts)} prompts have as many tokens as the model's context of {longest}, or "
-                "more, and no answer; take them out of what is held out, or write fewer `shots`"
+                "more, and no answer; take them out of what is held out, or write a smaller `num_fewshot`"
             )
         precision = self.spec.get("precision", "fp32")
         key = json.dumps([self.key, precision, self.stops, longest])

@@ -14,7 +14,6 @@ from posttrain.data import tokens
 from posttrain.inference import reward_models, rollout, scoring
 from posttrain.inference.rollout import pack
 from posttrain.models import lm_head, loading, memory_estimate, value_model
-from posttrain.runtime.errors import UserError
 from posttrain.training import loop
 from posttrain.training.ppo.actor_critic import ActorCritic
 from posttrain.workflow.project import Project
@@ -128,7 +127,7 @@ def test_a_value_that_cannot_start_as_the_reward_model_is_one_sentence(
 ):
     reward_run("reward", **reward)
     net = ActorCritic(random_tiny_folder, spec("lora", **keys))
-    with pytest.raises(UserError, match="value_start: the value cannot start as reward"):
+    with refused("wrong-reward-model", "value_start"):
         rewards_of(net, {"from": {"name": "reward"}}, random_tiny_tokenizer, value_start="reward", **keys)
 
 
