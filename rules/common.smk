@@ -201,12 +201,25 @@ def preflight_judges(wildcards):
     return [PROJECT.manifest(base) for base in dict.fromkeys(bases)]
 
 
-def measured_folders(wildcards):
-    return [f"results/data/{name}" for name in PROJECT.inputs.held_out_data]
+def preflight_context(wildcards):
+    """What a preflight has to know besides. Not a job of its own: Snakemake looks at nothing behind a job that has to run, and
+    what follows the preflight does not depend on it otherwise."""
+    values = json.loads(PROJECT.context(wildcards.run, COMMAND))
+    return json.dumps({key: value for key, value in values.items() if key != "judges" or value}, sort_keys=True)
+
+
+def staged_preflight_context(wildcards, input):
+    return staged(preflight_context(wildcards))
+
+
+def folders_of_measured(wildcards, input):
+    return list(dict.fromkeys(os.path.dirname(file) for file in input.measured))
 
 
 def measured_rows(wildcards):
-    return [f"{folder}/{file}" for folder in measured_folders(wildcards) for file in ("train.parquet", "data.json")]
+    return [
+        f"results/data/{name}/{file}" for name in PROJECT.inputs.held_out_data for file in ("train.parquet", "data.json")
+    ]
 
 
 def run_rows(wildcards):
