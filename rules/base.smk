@@ -23,7 +23,7 @@ rule base:
         output=subpath(output.manifest, parent=True),
     shell:
         """
-        python "$POSTTRAIN"/make_base.py --spec {input.spec:q} --output {params.output:q} --log {log:q}
+        python "$POSTTRAIN"/make_base.py --spec {input.spec:q} --text {input.text:q} --output {params.output:q} --log {log:q}
         """
 
 

@@ -155,6 +155,10 @@ def mixed_rows(wildcards):
     return expand("results/data/{part}/{file}", part=parts, file=ROWS)
 
 
+def mixed_folders(wildcards, input):
+    return list(dict.fromkeys(os.path.dirname(file) for file in input.parts))
+
+
 def held_out_folders(wildcards):
     return [f"results/data/{name}" for name in dict.fromkeys([wildcards.dataset, *PROJECT.inputs.held_out_data])]
 
@@ -219,6 +223,11 @@ def judge_manifests(wildcards):
 
 def judge_models(wildcards):
     return [PROJECT.merged(name) for name in PROJECT.reward_models(wildcards.run)]
+
+
+def folders_of_judges(wildcards, input):
+    """The folders of the reward models; from `input`, so that Snakemake does not compare them again."""
+    return [os.path.dirname(file) for file in input.judges]
 
 
 def reward_function(wildcards):
@@ -296,6 +305,10 @@ def eval_rows(wildcards):
     return expand("results/data/{dataset}/{file}", dataset=datasets, file=("validation.parquet", "data.json")) + expand(
         "results/data/{dataset}/train.parquet", dataset=[] if reward else PROJECT.inputs.shots_data
     )
+
+
+def eval_folders(wildcards, input):
+    return list(dict.fromkeys(os.path.dirname(file) for file in input.rows))
 
 
 def eval_judges(wildcards):

@@ -234,11 +234,11 @@ class _Decoder(NamedTuple):
             ids = next(ids[:n] for n in range(1, len(ids) + 1) if self.has_stop(row, ids[:n]))
             ended = False
         text = self.openings[row] + thoughts.decode(self.tokenizer, ids)
-        said = thoughts.answer(text)
-        thought = text[: len(text) - len(said)]
+        answer = thoughts.answer(text)
+        thought = text[: len(text) - len(answer)]
         for end in self.stop:
-            said = said.split(end)[0]
-        return Answer(thought + said, ids, ended)
+            answer = answer.split(end)[0]
+        return Answer(thought + answer, ids, ended)
 
     def has_stop(self, row: int, ids: list[int]) -> bool:
         """Whether an answer has come to a stop text after its thoughts, which may be that of a special token."""

@@ -239,15 +239,17 @@ def _chosen_templates(spec: dict, own: dict[str, str], folder: Path, name: str) 
                 )
             chat_templates.parsed(text, f"base {name}: its chat template '{key}'")
         return own
-    wanted = spec["chat_template"]["name"]
-    file = chat_templates.find(wanted, Path(), f"base {name}: chat_template")
+    requested = spec["chat_template"]["name"]
+    file = chat_templates.find(requested, Path(), f"base {name}: chat_template")
     try:
         text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise UserError(
-            "unusable-chat-template", f"base {name}", f"chat_template: {wanted} is not UTF-8 at byte {error.start + 1}"
+            "unusable-chat-template",
+            f"base {name}",
+            f"chat_template: {requested} is not UTF-8 at byte {error.start + 1}",
         ) from None
-    chat_templates.parsed(text, f"base {name}: chat_template: {wanted}")
+    chat_templates.parsed(text, f"base {name}: chat_template: {requested}")
     others = sorted(own.keys() - {"default"})
     if others:
         say(f"{name}: chat_template replaces all templates of the base, also those by the names {', '.join(others)}")

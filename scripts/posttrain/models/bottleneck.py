@@ -86,8 +86,8 @@ class BottleneckModel(BaseTuner):
                     f"placement '{config.placement}' needs {' and '.join(blocks)} in every decoder layer, "
                     f"but {type(layer).__name__} has {', '.join(sorted(children))}"
                 )
-        wanted = {getattr(layer, block) for layer in layers for block in blocks}
-        config.target_modules = [name for name, module in self.model.named_modules() if module in wanted]
+        wrapped = {getattr(layer, block) for layer in layers for block in blocks}
+        config.target_modules = [name for name, module in self.model.named_modules() if module in wrapped]
         return config
 
     def _create_and_replace(

@@ -133,8 +133,8 @@ def save_update(folder: Path, model: Any, parent: Path, new: dict[str, Factors])
     tensors = {}
     with _opened(parent / FILE) as before:
         old = {key.rpartition(".")[0] for key in before.keys()} if before else set()  # noqa: SIM118
-        there = {name for name, _ in model.named_modules()}  # a reward model has no LM head
-        for name in sorted((old | new.keys()) & there):
+        existing = {name for name, _ in model.named_modules()}  # a reward model has no LM head
+        for name in sorted((old | new.keys()) & existing):
             parts = [(before.get_tensor(f"{name}.A"), before.get_tensor(f"{name}.B"))] if name in old else []
             parts += [new[name]] if name in new else []
             a, b = torch.cat([a for a, _ in parts]), torch.cat([b for _, b in parts], 1)

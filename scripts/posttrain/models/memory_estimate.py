@@ -28,6 +28,8 @@ OVERHEAD = {"cpu": 0.8 * GIB, "gpu": 0.6 * GIB}
 FRAGMENTATION = {"cpu": 1.5, "gpu": 1.1}
 ROLLOUTS = 1.25  # the same of PPO, which samples and scores between its steps
 MAX_LOGITS = 2**28  # see lm_head.py
+# A spec's key in the words of the configuration; nothing where a change of it is not told.
+WORDS = {"accumulation": "gradient_accumulation_steps", **dict.fromkeys(("rank", "target_modules", "dropout"), "")}
 TILE = (4096, 32768)  # tokens and words of the vocabulary whose logits TRL's own head has at once
 
 
@@ -144,15 +146,15 @@ def targeted(spec: dict, modules: list[str], target: str | None = None) -> list[
     Args:
         target: one of several targets, instead of all of them.
     """
-    wanted, arguments = spec.get("target_modules"), spec.get("peft_args", {})
+    requested, arguments = spec.get("target_modules"), spec.get("peft_args", {})
     names = [name for name in modules if not _is_named(arguments.get("exclude_modules") or [], name)]
     saved = arguments.get("modules_to_save") or []
     names = [name for name in names if not any(re.match(rf"(^|.*\.){part}($|\..*)", name) for part in saved)]
-    if wanted == "all-linear":
+    if requested == "all-linear":
         return [name for name in names if re.search(r"\.\d+\.", name)]
-    found = [name for name in names if _is_named(wanted if target is None else [target], name)]
+    found = [name for name in names if _is_named(requested if target is None else [target], name)]
     layers = arguments.get("layers_to_transform")
-    if isinstance(wanted, str) or layers in (None, []):
+    if isinstance(requested, str) or layers in (None, []):
         return found
     layers = [layers] if isinstance(layers, int) else layers
     patterns = arguments.get("layers_pattern") or [r"[^.]*"]
@@ -162,11 +164,11 @@ def targeted(spec: dict, modules: list[str], target: str | None = None) -> list[
     return [name for name, number in zip(found, numbers, strict=True) if number in layers]
 
 
-def _is_named(wanted: str | list[str], name: str) -> bool:
+def _is_named(requested: str | list[str], name: str) -> bool:
     """A regular expression matches the whole name, an entry of a list its end; a file may leave the model's prefix out."""
-    if isinstance(wanted, str):
-        return any(re.fullmatch(wanted, prefix + name) for prefix in ("", "model.", "transformer."))
-    return any(name == end or name.endswith(f".{end}") for end in wanted)
+    if isinstance(requested, str):
+        return any(re.fullmatch(requested, prefix + name) for prefix in ("", "model.", "transformer."))
+    return any(name == end or name.endswith(f".{end}") for end in requested)
 
 
 def adapted(spec: dict, model: Model) -> list[str]:
@@ -175,8 +177,8 @@ def adapted(spec: dict, model: Model) -> list[str]:
         return []
     names = targeted(spec, list(model.matrices))
     if spec["target_modules"] == "all-linear":
-        there = {name: model.matrices[name] for name in names}
-        reasons = target_modules.left_out(spec, there, model.modules, model.config)
+        targets = {name: model.matrices[name] for name in names}
+        reasons = target_modules.left_out(spec, targets, model.modules, model.config)
         names = [name for name in names if name not in reasons]
     if spec.get("peft_args", {}).get("target_parameters"):
         names += [name for name in model.matrices if ".experts." in name and name not in names]
@@ -338,8 +340,11 @@ def remedies(spec: dict, shorter: int) -> list[tuple[str, dict]]:
         changes += [more, more | most]
     shares = (2, 4, 8) if "max_new_tokens" not in spec else ()  # there the answers decide
     changes += [{"max_length": shorter // n} | most for n in shares]
-    hidden = {"rank", "target_modules", "dropout"}
-    return [(", ".join(f"{key}: {_yaml(v)}" for key, v in c.items() if key not in hidden), c) for c in changes if c]
+    return [
+        (", ".join(f"{WORDS.get(key, key)}: {_yaml(v)}" for key, v in c.items() if WORDS.get(key, key)), c)
+        for c in changes
+        if c
+    ]
 
 
 def _yaml(value: Any) -> str:

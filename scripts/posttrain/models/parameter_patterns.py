@@ -48,9 +48,9 @@ def is_meant(pattern: str, names: Names) -> bool:
 
 def is_trained(spec: dict, names: Names) -> bool:
     """Whether the parameter of these names is trained: `train` means it, where that is set, and `freeze` does not."""
-    wanted = patterns(spec, "train")
+    requested = patterns(spec, "train")
     frozen = any(is_meant(pattern, names) for pattern in patterns(spec, "freeze"))
-    return not frozen and (not wanted or any(is_meant(pattern, names) for pattern in wanted))
+    return not frozen and (not requested or any(is_meant(pattern, names) for pattern in requested))
 
 
 def refusals(values: dict) -> Iterator[str]:

@@ -168,11 +168,11 @@ def _prompt(spec: dict, shared: dict, *_: Any) -> Any:
 
 def _ia3(spec: dict, shared: dict, *_: Any) -> Any:
     """Liu et al. 2022. What goes into the last matrix of a feed-forward block is scaled, and of the others what comes out."""
-    wanted = spec["target_modules"]
-    if wanted is not None:
-        names = target_modules.LAST if isinstance(wanted, str) else target_modules.feed_forward(wanted)
+    requested = spec["target_modules"]
+    if requested is not None:
+        names = target_modules.LAST if isinstance(requested, str) else target_modules.feed_forward(requested)
         shared = {"feedforward_modules": list(names)} | shared
-    return peft.IA3Config(target_modules=wanted, **shared)
+    return peft.IA3Config(target_modules=requested, **shared)
 
 
 def _oft(spec: dict, shared: dict, *_: Any) -> Any:
@@ -207,7 +207,7 @@ def _scaled(spec: dict) -> dict[str, Any]:
     }
 
 
-def _targets(model: Any, wanted: str | list[str], spec: dict) -> list[tuple[str, tuple[int, int]]]:
+def _targets(model: Any, requested: str | list[str], spec: dict) -> list[tuple[str, tuple[int, int]]]:
     """Names and shapes of the matrices that `target_modules` means, as PEFT reads it.
 
     Raises:
@@ -222,8 +222,8 @@ def _targets(model: Any, wanted: str | list[str], spec: dict) -> list[tuple[str,
     mixture = target_modules.is_mixture(config) and METHODS[spec["method"]].low_rank
     known = list(dict.fromkeys(name.split(".")[-1] for name, _ in body))
     found = []
-    for target in [wanted] if isinstance(wanted, str) else wanted:
-        pattern = target if isinstance(wanted, str) else rf"(.*\.)?{re.escape(target)}"
+    for target in [requested] if isinstance(requested, str) else requested:
+        pattern = target if isinstance(requested, str) else rf"(.*\.)?{re.escape(target)}"
         try:
             matching = [(name, shape) for name, shape in matrices if re.fullmatch(pattern, name)]
         except re.error as error:
@@ -235,12 +235,12 @@ def _targets(model: Any, wanted: str | list[str], spec: dict) -> list[tuple[str,
             raise UserError("unsupported-target", "target_modules", f"{why}")
         if not matching and mixture and target.rpartition(".")[2] in target_modules.EXPERTS | target_modules.ROUTERS:
             continue  # PEFT finds the fused matrices
-        if not matching and wanted in known:
+        if not matching and requested in known:
             raise UserError(
                 "invalid-pattern",
                 "target_modules",
-                f"'{wanted}' is one name, and PEFT takes a list of them",
-                f"write [{wanted}]",
+                f"'{requested}' is one name, and PEFT takes a list of them",
+                f"write [{requested}]",
             )
         if not matching:
             raise UserError(

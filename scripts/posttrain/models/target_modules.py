@@ -112,8 +112,8 @@ def _expert_refusal(spec: dict, target: str) -> str | None:
     leaf = target.rpartition(".")[2]
     if leaf not in EXPERTS | ROUTERS:
         return None
-    wanted = spec["target_modules"] if isinstance(spec["target_modules"], list) else [spec["target_modules"]]
-    leaves = {name.rpartition(".")[2] for name in wanted}
+    requested = spec["target_modules"] if isinstance(spec["target_modules"], list) else [spec["target_modules"]]
+    leaves = {name.rpartition(".")[2] for name in requested}
     halves = next((pair for pair in GATE_AND_UP if leaf in pair), set())
     missing = sorted(halves - leaves)
     if missing:
@@ -132,8 +132,8 @@ def _not_fused(spec: dict) -> str | None:
 
 def parameters_refusal(spec: dict, parameters: Collection[str]) -> str | None:
     """Why `peft_args.target_parameters` cannot be had, by the names of the model's parameters."""
-    wanted = spec.get("peft_args", {}).get("target_parameters") or []
-    if wanted and (why := _not_fused(spec)):
+    requested = spec.get("peft_args", {}).get("target_parameters") or []
+    if requested and (why := _not_fused(spec)):
         return f"peft_args.target_parameters are fused matrices, {why}"
     return None
 
@@ -159,6 +159,6 @@ def ia3(modules: Iterable[str]) -> list[str]:
     return found + [last for last in LAST if any(f".{name}".endswith(f".{last}") for name in names)]
 
 
-def feed_forward(wanted: Iterable[str]) -> list[str]:
+def feed_forward(requested: Iterable[str]) -> list[str]:
     """Those of IA3's targets whose input is scaled, instead of their output."""
-    return [name for name in wanted if any(f".{name}".endswith(f".{last}") for last in LAST)]
+    return [name for name in requested if any(f".{name}".endswith(f".{last}") for last in LAST)]

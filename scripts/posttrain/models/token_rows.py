@@ -33,17 +33,17 @@ def arguments(spec: dict, model: Any) -> dict[str, dict[str, list[int]]]:
     return {KEY: {name: ids for name, module in model.named_modules() if any(module is layer for layer in layers)}}
 
 
-def check(model: Any, wanted: Any) -> None:
+def check(model: Any, requested: Any) -> None:
     """Refuse rows that PEFT would train wrongly or not at all.
 
     Args:
-        wanted: `trainable_token_indices`, a list of ids or a table of lists by layer.
+        requested: `trainable_token_indices`, a list of ids or a table of lists by layer.
 
     Raises:
         UserError: an id beyond the embedding, or a head with a bias, which PEFT's wrapper leaves out.
     """
     table, head = model.get_input_embeddings(), model.get_output_embeddings()
-    ids = [i for part in (wanted.values() if isinstance(wanted, dict) else [wanted]) for i in part]
+    ids = [i for part in (requested.values() if isinstance(requested, dict) else [requested]) for i in part]
     beyond = [i for i in ids if not 0 <= i < len(table.weight)]
     if beyond:
         raise UserError(
@@ -54,7 +54,9 @@ def check(model: Any, wanted: Any) -> None:
         )
     tied = head is not None and head.weight is table.weight
     names = [name for name, module in model.named_modules() if module is head]
-    on_head = tied or (isinstance(wanted, dict) and any(name.endswith(layer) for name in names for layer in wanted))
+    on_head = tied or (
+        isinstance(requested, dict) and any(name.endswith(layer) for name in names for layer in requested)
+    )
     if on_head and getattr(head, "bias", None) is not None:
         raise UserError(
             "unsupported-target",

@@ -39,6 +39,12 @@ def held_out_rows(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     return parser
 
 
+def on_policy(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add `--held-out`, and `--reward-models`: the folders of the runs and bases that the reward comes from."""
+    parser.add_argument("--reward-models", type=Path, nargs="*", default=[], help="folders of the reward's models")
+    return held_out_rows(parser)
+
+
 def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], None]) -> None:
     """Run a script's `main` with its log and its lock.
 

@@ -275,8 +275,8 @@ def _find(store: Any, folder: Path) -> str | None:
     if known and _is_there(store, known):
         return known
     experiment = store.get_experiment_by_name(settings()["experiment"])
-    wanted = f"tags.`{SPEC_TAG}` = '{sha256(folder / 'spec.json')}' and attributes.run_name = '{folder.name}'"
-    found = store.search_runs([experiment.experiment_id], wanted, max_results=1)
+    query = f"tags.`{SPEC_TAG}` = '{sha256(folder / 'spec.json')}' and attributes.run_name = '{folder.name}'"
+    found = store.search_runs([experiment.experiment_id], query, max_results=1)
     return found[0].info.run_id if found else None
 
 
@@ -310,9 +310,9 @@ def _send_evaluation(store: Any, run_id: str, eval_json: Path) -> bool:
     """Send an evaluation, where there is one that the store does not have."""
     if not eval_json.exists():
         return False
-    there = store.get_run(run_id).data.metrics
+    logged = store.get_run(run_id).data.metrics
     metrics = read_json(eval_json)["metrics"]
-    if all(there.get(f"eval/{name}") == metric["value"] for name, metric in metrics.items()):
+    if all(logged.get(f"eval/{name}") == metric["value"] for name, metric in metrics.items()):
         return False
     _log_evaluation(store, run_id, eval_json)
     return True

@@ -131,7 +131,7 @@ class Names:
         node = self._resolve(name, seen)
         if node.run.objective == objective:
             return node.name
-        asked = objective == "reward" and place.endswith("reward.from")
+        asked = OBJECTIVES[objective].reward_model and place.endswith("reward.from")
         raise UserError(
             "wrong-reward-model",
             place,

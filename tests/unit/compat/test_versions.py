@@ -19,7 +19,7 @@ def checked(tree: ast.Module) -> dict[str, str]:
 @pytest.mark.parametrize("file", MODULES, ids=lambda file: file.stem)
 def test_a_module_was_checked_with_the_installed_versions(file):
     for package, known in checked(ast.parse(file.read_text())).items():
-        assert version(package) == known, (
+        assert version(package).partition("+")[0] == known, (  # torch 2.13.0+cpu
             f"compat/{file.name} was checked with {package} {known}, and {version(package)} is installed: read what it touches in the "
             "new version, and then change CHECKED"
         )

@@ -1,11 +1,11 @@
 """The memory estimate: against what trainings took, and what PEFT and torch say of a model."""
 
 import json
-import re
 from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import refused
 from safetensors.torch import save_file
 
 from posttrain.models import memory_estimate
@@ -129,12 +129,12 @@ def test_what_saves_memory_saves_it_in_the_estimate():
 
 def test_remedies_begin_with_what_changes_no_result_and_end_with_shorter_rows():
     texts = [text for text, _ in memory_estimate.remedies(spec("full", batch_size=8), 400)]
-    assert texts[0] == "accumulation: 2"
+    assert texts[0] == "gradient_accumulation_steps: 2"
     assert "gradient_checkpointing: true" in texts
     assert (
         texts.index("method: lora")
         < texts.index("method: qlora")
-        < texts.index("max_length: 200, gradient_checkpointing: true, accumulation: 8")
+        < texts.index("max_length: 200, gradient_checkpointing: true, gradient_accumulation_steps: 8")
     )
     assert all(
         "gradient_checkpointing" not in text
@@ -202,7 +202,7 @@ def test_weights_in_several_files_are_read_as_one(random_tiny_folder, random_tin
 
 
 def test_a_folder_without_weights_is_one_sentence(tmp_path):
-    with pytest.raises(memory_estimate.UserError, match=re.escape("there is no model.safetensors")):
+    with refused("missing-file"):
         memory_estimate.read_model(tmp_path)
 
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from conftest import refused
 from peft import PeftType, get_peft_model
 from transformers import AutoModelForCausalLM, GPT2Config
 
@@ -121,9 +122,7 @@ def test_adalora_plans_with_the_steps_of_the_whole_training(spec, random_tiny_mo
     assert (config.init_r, config.target_r) == (12, 8)
     assert (config.tinit, config.tfinal, config.deltaT, config.total_step) == (20, 66, 2, 200)
     assert peft_methods.peft_config(spec("adalora"), random_tiny_model, 2).deltaT == 1
-    with pytest.raises(
-        UserError, match="adalora shares out its ranks between the first step and the last; write a larger"
-    ):
+    with refused("unsupported-setting"):
         peft_methods.peft_config(spec("adalora"), random_tiny_model, 1)
 
 
@@ -172,7 +171,7 @@ def test_a_target_or_rank_that_the_model_does_not_have_is_one_sentence(adapted, 
 
 def test_adalora_begins_above_its_rank_and_says_which_one_is_allowed(adapted):
     assert adapted("adalora", rank=21)
-    with pytest.raises(UserError, match=r"rank 22 is larger than the matrix .* write a rank up to 21"):
+    with refused("unsupported-target"):
         adapted("adalora", rank=22)
 
 
@@ -183,7 +182,7 @@ def test_layers_that_are_no_linear_ones_are_found(spec):
     for targets in (["c_attn", "wte"], "all-linear"):
         config = peft_methods.peft_config(spec("lora", rank=4, target_modules=targets), model, 10)
         assert get_peft_model(AutoModelForCausalLM.from_config(model.config), config)
-    with pytest.raises(UserError, match=r"rank 9 is larger than the matrix transformer\.h\.0\.attn\.c_attn \(8 x 24\)"):
+    with refused("unsupported-target"):
         peft_methods.peft_config(spec("lora", rank=9, target_modules="all-linear"), model, 10)
 
 

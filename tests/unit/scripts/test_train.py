@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import trl
-from conftest import write_rows
+from conftest import refused, write_rows
 from safetensors.torch import load_file
 from torch.nn.functional import logsigmoid
 
@@ -31,7 +31,6 @@ from posttrain.data.tokens import tokenise
 from posttrain.inference import scoring
 from posttrain.models import loading
 from posttrain.runtime import atomic
-from posttrain.runtime.errors import UserError
 from posttrain.training import inputs, loop, results
 from posttrain.workflow.project import Project
 
@@ -114,7 +113,7 @@ def test_a_training_may_be_measured_on_its_held_out_rows_on_the_way(train, objec
 def test_what_trl_has_not_implemented_is_one_sentence(train):
     pq.write_table(pa.table({name: pa.array(column, pa.float32()) for name, column in FIXED.items()}), "r.parquet")
     changes = {"runs.dpo.trainer_args": {"sync_ref_model": True}}
-    with pytest.raises(UserError, match="dpo: method, peft_args or trainer_args: You passed `sync_ref_model=True`"):
+    with refused("refused-argument", "dpo"):
         train(train_dpo, "dpo", pairs(), "preference", changes, logprobs=Path("r.parquet"))
 
 
@@ -210,7 +209,7 @@ def test_a_references_file_says_how_its_model_is_held():
 
 def test_only_preferences_have_reference_log_probabilities(reference):
     atomic.write_json(Path("tokens/report.json"), {"shape": "messages"})
-    with pytest.raises(UserError, match="dpo needs rows of type preference, and dataset tokens is messages"):
+    with refused("wrong-dataset-type", "dataset tokens"):
         reference()
 
 
@@ -448,7 +447,7 @@ def sample(configuration, chats, random_tiny_folder):
         spec = Path(f"results/{objective}/spec.json")
         spec.parent.mkdir(parents=True)
         spec.write_text(Project(configuration({f"runs.{objective}": table | keys})).spec(objective))
-        paths = {"parent": random_tiny_folder, "manifest": Path("base.json"), "data": Path("data")}
+        paths = {"parent": random_tiny_folder, "manifest": Path("base.json"), "data": Path("data"), "reward_models": []}
         train_grpo.main(Namespace(spec=spec, **paths))
         files = (spec.parent / "train.jsonl", Path("calls.jsonl"))
         return tuple([json.loads(line) for line in file.read_text().splitlines()] for file in files)
@@ -485,7 +484,7 @@ def test_a_tokenizer_without_a_chat_template_will_do(sample, random_tiny_tokeniz
 
 
 def test_prompts_that_leave_no_room_for_an_answer_are_one_sentence(sample):
-    with pytest.raises(UserError, match=r"chats: every prompt is longer than max_length - max_new_tokens = 4 tokens"):
+    with refused("too-long", "dataset chats"):
         sample("grpo", 4, max_length=8)
 
 

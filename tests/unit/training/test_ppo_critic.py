@@ -3,6 +3,7 @@
 # ruff: noqa: F811  (fixtures of another file's)
 
 import inspect
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +14,6 @@ from posttrain.data import tokens
 from posttrain.inference import reward_models, rollout, scoring
 from posttrain.inference.rollout import pack
 from posttrain.models import lm_head, loading, memory_estimate, value_model
-from posttrain.runtime.errors import UserError
 from posttrain.training import loop
 from posttrain.training.ppo.actor_critic import ActorCritic
 from posttrain.workflow.project import Project
@@ -127,7 +127,7 @@ def test_a_value_that_cannot_start_as_the_reward_model_is_one_sentence(
 ):
     reward_run("reward", **reward)
     net = ActorCritic(random_tiny_folder, spec("lora", **keys))
-    with pytest.raises(UserError, match="value_start: the value cannot start as reward"):
+    with refused("wrong-reward-model", "value_start"):
         rewards_of(net, {"from": {"name": "reward"}}, random_tiny_tokenizer, value_start="reward", **keys)
 
 
@@ -274,7 +274,7 @@ def test_whatever_token_ends_an_answer_it_is_worth_the_same(
             answers = [answer + end for answer in said]
             packed = pack(QUESTIONS, answers, random_tiny_tokenizer.pad_token_id, "cpu")
             scores.append(rewards(QUESTIONS, answers, packed).scores.tolist())
-    model = loading.load(reward_models._folder("reward")).eval()
+    model = loading.load(Path("results/reward/merged")).eval()
     for found, end in zip(scores, ([eos], [eos], []), strict=True):
         whole = [(*row["prompt_ids"], *answer, *end) for row, answer in zip(QUESTIONS, said, strict=True)]
         assert found == pytest.approx(scoring.rewards(model, whole, 4096), abs=1e-4)
