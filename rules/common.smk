@@ -12,7 +12,7 @@ gc.set_threshold(100_000)
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
-from posttrain.compat.snakemake import planned_outputs, stages_here, start_again, targets
+from posttrain.compat.snakemake import planned_outputs, replaced, stages_here, start_again, targets
 from posttrain.config.plain_values import check_file, check_is_no_target
 from posttrain.runtime.errors import UserError
 from posttrain.config.overrides import OVERRIDES
@@ -363,6 +363,20 @@ def wait_for_turn():
     from posttrain.workflow import build_lock
 
     if build_lock.take(planned_outputs(workflow)):
+        start_again()
+
+
+CHECKED_AGAIN = []
+
+
+def note_repeated_checks():
+    """Note whether checks run again, which hides from Snakemake what else there is to do below them."""
+    CHECKED_AGAIN.append(replaced(workflow, "preflight"))
+
+
+def build_what_checks_hid():
+    """Start the command anew after checks that ran again: nothing is left, or what was hidden."""
+    if any(CHECKED_AGAIN):
         start_again()
 
 
