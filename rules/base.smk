@@ -17,8 +17,6 @@ rule base:
         manifest="results/bases/{base}/base.json",
     log:
         "results/logs/base/{base}.log",
-    benchmark:
-        "results/logs/base/{base}.tsv"
     conda:
         "../envs/posttrain.yaml"
     params:

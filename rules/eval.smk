@@ -24,8 +24,6 @@ rule eval:
         examples="results/{run}/eval/examples.parquet",
     log:
         "results/logs/eval/{run}.log",
-    benchmark:
-        "results/logs/eval/{run}.tsv"
     conda:
         "../envs/posttrain.yaml"
     threads: workflow.cores

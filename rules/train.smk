@@ -26,8 +26,6 @@ for objective in [name for name, row in OBJECTIVES.items() if not row.on_policy 
             summary="results/{run}/train.json",
         log:
             f"results/logs/{objective}/{{run}}.log",
-        benchmark:
-            f"results/logs/{objective}/{{run}}.tsv"
         wildcard_constraints:
             run=CANONICAL + PROJECT.pattern(objective),
         conda:
@@ -69,8 +67,6 @@ for objective in [name for name, row in OBJECTIVES.items() if row.on_policy]:
             summary="results/{run}/train.json",
         log:
             f"results/logs/{objective}/{{run}}.log",
-        benchmark:
-            f"results/logs/{objective}/{{run}}.tsv"
         wildcard_constraints:
             run=CANONICAL + PROJECT.pattern(objective),
         conda:

@@ -253,7 +253,7 @@ def test_a_large_update_of_a_bf16_base_ships_in_bf16_and_children_get_it_in_floa
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_an_update_that_bf16_would_erase_ships_in_float32(merge, bf16_folder, method, monkeypatch):
     said = []
-    monkeypatch.setattr(merge_model, "say", said.append)
+    monkeypatch.setattr(merge_model, "say", lambda text, *_: said.append(text))
     merge("sft", method, parent=bf16_folder, scale=1e-5)
     told = proof("sft")
     assert (told["shipped"]["dtype"], told["shipped"]["relative"]) == ("float32", told["relative"])
