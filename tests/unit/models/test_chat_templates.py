@@ -158,7 +158,7 @@ def test_the_spec_has_a_templates_hash_and_only_what_differs_from_the_defaults(c
     assert json.loads(Project(configuration(changes)).spec("bases/base")) != first
     shipped = Project(configuration({"bases.base.chat_template": "qwen3"}))
     assert (
-        shipped.template_file("base") == []
+        shipped.inputs.template("base") == []
         and len(json.loads(shipped.spec("bases/base"))["chat_template"]["sha256"]) == 64
     )
 
