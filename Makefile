@@ -25,7 +25,7 @@ test: setup
 	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow'
 
 test-fast: setup
-	python -m pytest -n 2 -m 'unit and not slow'
+	python -m pytest -n 2 -m 'unit and not slow and not model'
 
 test-slow: setup
 	python -m pytest -m slow

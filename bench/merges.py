@@ -175,7 +175,8 @@ def evaluate(precision: str) -> None:
     answers.unlink(missing_ok=True)
     folder, tokens = Path("results/dpo_lora/merged"), Path("results/tokens/smollm2")
     model, tokenizer = evaluate_model.load(folder, spec), loading.tokenizer(folder)
-    evaluate_model.measure(suites.Candidate("dpo_lora", model, tokenizer, tokens, answers, precision, spec))
+    data = {folder.name: folder for folder in Path("results/data").iterdir()}
+    evaluate_model.measure(suites.Candidate("dpo_lora", model, tokenizer, tokens, answers, precision, spec, data, {}))
 
 
 if __name__ == "__main__":

@@ -17,15 +17,13 @@ rule base:
         manifest="results/bases/{base}/base.json",
     log:
         "results/logs/base/{base}.log",
-    benchmark:
-        "results/logs/base/{base}.tsv"
     conda:
         "../envs/posttrain.yaml"
     params:
         output=subpath(output.manifest, parent=True),
     shell:
         """
-        python "$POSTTRAIN"/make_base.py --spec {input.spec:q} --output {params.output:q} --log {log:q}
+        python "$POSTTRAIN"/make_base.py --spec {input.spec:q} --text {input.text:q} --output {params.output:q} --log {log:q}
         """
 
 

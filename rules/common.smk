@@ -12,7 +12,7 @@ gc.set_threshold(100_000)
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
-from posttrain.compat.snakemake import planned_outputs, stages_here, start_again, targets
+from posttrain.compat.snakemake import planned_outputs, replaced, stages_here, start_again, targets
 from posttrain.config.plain_values import check_file, check_is_no_target
 from posttrain.runtime.errors import UserError
 from posttrain.config.overrides import OVERRIDES
@@ -155,6 +155,10 @@ def mixed_rows(wildcards):
     return expand("results/data/{part}/{file}", part=parts, file=ROWS)
 
 
+def mixed_folders(wildcards, input):
+    return list(dict.fromkeys(os.path.dirname(file) for file in input.parts))
+
+
 def held_out_folders(wildcards):
     return [f"results/data/{name}" for name in dict.fromkeys([wildcards.dataset, *PROJECT.inputs.held_out_data])]
 
@@ -219,6 +223,11 @@ def judge_manifests(wildcards):
 
 def judge_models(wildcards):
     return [PROJECT.merged(name) for name in PROJECT.reward_models(wildcards.run)]
+
+
+def folders_of_judges(wildcards, input):
+    """The folders of the reward models; from `input`, so that Snakemake does not compare them again."""
+    return [os.path.dirname(file) for file in input.judges]
 
 
 def reward_function(wildcards):
@@ -298,6 +307,10 @@ def eval_rows(wildcards):
     )
 
 
+def eval_folders(wildcards, input):
+    return list(dict.fromkeys(os.path.dirname(file) for file in input.rows))
+
+
 def eval_judges(wildcards):
     judges = [] if PROJECT.is_reward(wildcards.run) else PROJECT.inputs.evaluation_rewards
     return [PROJECT.manifest(judge) for judge in judges]
@@ -350,6 +363,20 @@ def wait_for_turn():
     from posttrain.workflow import build_lock
 
     if build_lock.take(planned_outputs(workflow)):
+        start_again()
+
+
+CHECKED_AGAIN = []
+
+
+def note_repeated_checks():
+    """Note whether checks run again, which hides from Snakemake what else there is to do below them."""
+    CHECKED_AGAIN.append(replaced(workflow, "preflight"))
+
+
+def build_what_checks_hid():
+    """Start the command anew after checks that ran again: nothing is left, or what was hidden."""
+    if any(CHECKED_AGAIN):
         start_again()
 
 

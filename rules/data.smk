@@ -50,10 +50,11 @@ rule mix:
     conda:
         "../envs/posttrain.yaml"
     params:
+        parts=mixed_folders,
         output=subpath(output.train, parent=True),
     shell:
         """
-        python "$POSTTRAIN"/mix_data.py --spec {input.spec:q} --output {params.output:q} --log {log:q}
+        python "$POSTTRAIN"/mix_data.py --spec {input.spec:q} --parts {params.parts:q} --output {params.output:q} --log {log:q}
         """
 
 

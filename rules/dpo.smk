@@ -50,8 +50,6 @@ rule dpo:
         summary="results/{run}/train.json",
     log:
         "results/logs/dpo/{run}.log",
-    benchmark:
-        "results/logs/dpo/{run}.tsv"
     wildcard_constraints:
         run=CANONICAL + PROJECT.pattern("dpo"),
     conda:

@@ -24,8 +24,6 @@ rule eval:
         examples="results/{run}/eval/examples.parquet",
     log:
         "results/logs/eval/{run}.log",
-    benchmark:
-        "results/logs/eval/{run}.tsv"
     conda:
         "../envs/posttrain.yaml"
     threads: workflow.cores
@@ -33,10 +31,13 @@ rule eval:
         gpu=1,
     params:
         tokens=eval_tokens_folder,
+        data=eval_folders,
+        reward_models=folders_of_judges,
     shell:
         """
         exec python "$POSTTRAIN"/evaluate_model.py --spec {input.spec:q} --model {input.model:q} \
-            --shipped {input.shipped:q} --manifest {input.manifest:q} --tokens {params.tokens:q} --output {output.metrics:q} --log {log:q}
+            --shipped {input.shipped:q} --manifest {input.manifest:q} --tokens {params.tokens:q} --data {params.data:q} \
+            --others {input.others:q} --reward-models {params.reward_models:q} --output {output.metrics:q} --log {log:q}
         """
 
 

@@ -25,8 +25,6 @@ rule merge:
         provenance="results/{run}/provenance.json",
     log:
         "results/logs/merge/{run}.log",
-    benchmark:
-        "results/logs/merge/{run}.tsv"
     conda:
         "../envs/posttrain.yaml"
     threads: workflow.cores

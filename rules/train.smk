@@ -4,7 +4,7 @@ Needs: the run's spec, its parent's model, and its tokens; or, on-policy, its da
 Makes: results/{run}/trained/ (an adapter, or all weights), train.jsonl and train.json.
 Steps: load the parent -> train with TRL's trainer or PPO's, from the last checkpoint if there is one -> save.
 
-A finished stage is built again if the text of its command changes, white space included, so the formatter is off there.
+Without profiles/default a finished stage is built again if the text of its command changes, so the formatter is off there.
 """
 
 for objective in [name for name, row in OBJECTIVES.items() if not row.on_policy and row.reference != "logprobs"]:
@@ -26,8 +26,6 @@ for objective in [name for name, row in OBJECTIVES.items() if not row.on_policy 
             summary="results/{run}/train.json",
         log:
             f"results/logs/{objective}/{{run}}.log",
-        benchmark:
-            f"results/logs/{objective}/{{run}}.tsv"
         wildcard_constraints:
             run=CANONICAL + PROJECT.pattern(objective),
         conda:
@@ -69,8 +67,6 @@ for objective in [name for name, row in OBJECTIVES.items() if row.on_policy]:
             summary="results/{run}/train.json",
         log:
             f"results/logs/{objective}/{{run}}.log",
-        benchmark:
-            f"results/logs/{objective}/{{run}}.tsv"
         wildcard_constraints:
             run=CANONICAL + PROJECT.pattern(objective),
         conda:
@@ -81,10 +77,12 @@ for objective in [name for name, row in OBJECTIVES.items() if row.on_policy]:
         params:
             script=f"train_{OBJECTIVES[objective].script or objective}.py",
             data=run_rows_folder,
+            reward_models=folders_of_judges,
         # fmt: off
         shell:
             """
         exec python "$POSTTRAIN"/{params.script} --spec {input.spec:q} --parent {input.model:q} \
-            --manifest {input.manifest:q} --data {params.data:q} --held-out {input.held_out:q} --log {log:q}
+            --manifest {input.manifest:q} --data {params.data:q} --reward-models {params.reward_models:q} \
+            --held-out {input.held_out:q} --log {log:q}
         """
         # fmt: on

@@ -9,9 +9,10 @@ weights ships, the likelihoods are measured with those as well, and eval.json ha
 
     python scripts/evaluate_model.py --spec results/sft_lora/eval/spec.json --model results/sft_lora/merged \
         --shipped results/sft_lora/model --manifest results/sft_lora/merge.json --tokens results/tokens/smollm2 \
-        --output results/sft_lora/eval.json
+        --data results/data/snips --others results/smollm2/eval/examples.parquet --output results/sft_lora/eval.json
 """
 
+import argparse
 from pathlib import Path
 
 from posttrain.cli.table import as_it_ships
@@ -36,7 +37,6 @@ from posttrain.runtime.atomic import read_json, whole_file, write_json
 from posttrain.runtime.console import Clock, say
 from posttrain.runtime.hashes import sha256
 from posttrain.runtime.script import arguments, run
-from posttrain.workflow import paths
 
 
 def main(options) -> None:
@@ -55,9 +55,11 @@ def main(options) -> None:
         folder / "answers.jsonl",
         sha256(options.manifest),
         spec,
+        {folder.name: folder for folder in options.data},
+        {folder.name: folder for folder in options.reward_models},
     )
     examples = suites.score_pairs(candidate) if loading.is_reward(options.model) else measure(candidate)
-    others = {other["name"]: read_examples(Path(paths.examples(other["name"]))) for other in spec["against"]}
+    others = {file.parent.parent.name: read_examples(file) for file in options.others}
     add_margins(examples, others)
     result = {"run": name, "spec": sha256(options.spec), **summarise(examples, others)}
     candidate = candidate._replace(model=None)  # the next one may need its memory
@@ -195,5 +197,16 @@ def log_to_mlflow(training: dict, result: Path) -> None:
         mlflow_tracking.log_evaluation(training["mlflow_run_id"], result)
 
 
+def parser() -> argparse.ArgumentParser:
+    options = arguments(__doc__, spec=Path, model=Path, shipped=Path, manifest=Path, tokens=Path, output=Path)
+    for name, words in (
+        ("data", "the folders of the datasets"),
+        ("others", "the examples.parquet of the models to compare with, the parent first"),
+        ("reward-models", "the folders of the reward models of suites"),
+    ):
+        options.add_argument(f"--{name}", type=Path, nargs="*", default=[], help=words)
+    return options
+
+
 if __name__ == "__main__":
-    run(arguments(__doc__, spec=Path, model=Path, shipped=Path, manifest=Path, tokens=Path, output=Path), main)
+    run(parser(), main)

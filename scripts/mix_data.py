@@ -1,10 +1,10 @@
 """Mix datasets by weight, with a cap for each.
 
 Reads the mixture's spec and the rows of its datasets, which are normalised and split already; writes what prepare_data.py
-writes. The datasets are folders beside the mixture. Rows are taken by their hash, so that a row stays in the mixture when others
-are added.
+writes. Rows are taken by their hash, so that a row stays in the mixture when others are added.
 
-    python scripts/mix_data.py --spec results/data/mixture/spec.json --output results/data/mixture
+    python scripts/mix_data.py --spec results/data/mixture/spec.json --parts results/data/snips results/data/chat \
+        --output results/data/mixture
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from posttrain.runtime.script import arguments, run
 
 def main(options) -> None:
     spec, name = read_json(options.spec), options.output.name
-    folders = {part["name"]: options.output.parent / part["name"] for part in spec["mix"]}
+    folders = {folder.name: folder for folder in options.parts}
     reports = {part["name"]: read_json(folders[part["name"]] / "data.json") for part in spec["mix"]}
     types = {report["shape"] for report in reports.values()}
     if len(types) > 1:
@@ -127,4 +127,6 @@ def blocks(folder: Path, split: str, amount: int) -> Iterator[list[dict]]:
 
 
 if __name__ == "__main__":
-    run(arguments(__doc__, spec=Path, output=Path), main)
+    parser = arguments(__doc__, spec=Path, output=Path)
+    parser.add_argument("--parts", type=Path, nargs="+", required=True, help="the folders of the datasets")
+    run(parser, main)

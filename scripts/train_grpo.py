@@ -11,7 +11,7 @@ from pathlib import Path
 
 from posttrain.objectives import OBJECTIVES
 from posttrain.runtime.atomic import read_json
-from posttrain.runtime.script import arguments, held_out_rows, run
+from posttrain.runtime.script import arguments, on_policy, run
 
 
 def main(options) -> None:
@@ -29,7 +29,10 @@ def main(options) -> None:
         tokenizer = loading.tokenizer(options.parent)
         prompts = inputs.read_prompts(options, spec, tokenizer)
         rows, steps = schedule(prompts, spec)
-        score = reward_models.reward_function(spec["reward"], tokenizer, tokens.stops(options.parent, tokenizer))
+        models = inputs.reward_folders(options)
+        score = reward_models.reward_function(
+            spec["reward"], tokenizer, tokens.stops(options.parent, tokenizer), models
+        )
         trainer = trl_trainers.prepared_sampler(spec["objective"])
         config = trl_trainers.config_of(spec["objective"])
 
@@ -99,4 +102,4 @@ def settings(spec, folder, steps):
 
 
 if __name__ == "__main__":
-    run(held_out_rows(arguments(__doc__, spec=Path, parent=Path, manifest=Path, data=Path)), main)
+    run(on_policy(arguments(__doc__, spec=Path, parent=Path, manifest=Path, data=Path)), main)

@@ -9,7 +9,7 @@ is in posttrain/training/ppo/.
 
 from pathlib import Path
 
-from posttrain.runtime.script import arguments, held_out_rows, run
+from posttrain.runtime.script import arguments, on_policy, run
 
 
 def main(options) -> None:
@@ -42,7 +42,7 @@ def main(options) -> None:
             return PPOTrainer(
                 spec=spec,
                 prompts=[[prompts[i] for i in rollout] for rollout in rollouts],
-                rewards=Rewards(net, spec, tokenizer),
+                rewards=Rewards(net, spec, tokenizer, inputs.reward_folders(options)),
                 model=net,
                 args=TrainingArguments(
                     **trainer_arguments(spec | {"batch_size": step}, folder), remove_unused_columns=False
@@ -58,4 +58,4 @@ def main(options) -> None:
 
 
 if __name__ == "__main__":
-    run(held_out_rows(arguments(__doc__, spec=Path, parent=Path, manifest=Path, data=Path)), main)
+    run(on_policy(arguments(__doc__, spec=Path, parent=Path, manifest=Path, data=Path)), main)

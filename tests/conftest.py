@@ -29,8 +29,13 @@ TINY = REPOSITORY / "config/test/tiny.yaml"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test with its folder's name, so that `-m unit` works; tests/gpu marks what needs a GPU itself."""
+    """Mark each test with its folder's name, so that `-m unit` works, and those that compute with the random tiny model.
+
+    tests/gpu marks what needs a GPU itself.
+    """
     for item in items:
+        if "random_tiny_folder" in item.fixturenames:
+            item.add_marker("model")
         folder = item.path.relative_to(REPOSITORY / "tests").parts[0]
         if folder != "gpu":
             item.add_marker(folder)

@@ -124,7 +124,7 @@ def write_base() -> None:
 
     spec = {"text": {"name": "text"}, "hidden_size": 32, "layers": 2, "heads": 2, "vocab_size": 320, "seed": 42}
     write_rows(Path("results/data/text/train.parquet"), rows("prompt_completion"))
-    make_base.at_random(spec, Path("results/bases/tiny/model"), "tiny")
+    make_base.at_random(spec, Path("results/bases/tiny/model"), "tiny", Path("results/data/text/train.parquet"))
     atomic.write_json(Path("results/bases/tiny/base.json"), {"files": {}})
 
 

@@ -84,7 +84,7 @@ def random_tiny_folder(tmp_path_factory) -> Path:
     spec = {"text": {"name": "chats"}, "hidden_size": 32, "layers": 2, "heads": 2, "vocab_size": 384, "seed": 42}
     with contextlib.chdir(folder):
         write_rows(Path("results/data/chats/train.parquet"), normalised())
-        make_base.at_random(spec, folder / "model", "random_tiny")
+        make_base.at_random(spec, folder / "model", "random_tiny", Path("results/data/chats/train.parquet"))
     return folder / "model"
 
 

@@ -26,7 +26,7 @@ def model(tmp_path_factory) -> Path:
     os.chdir(folder)
     try:
         spec = {"text": {"name": "words"}, "vocab_size": 300, "hidden_size": 16, "layers": 1, "heads": 2, "seed": 1}
-        make_base.at_random(spec, folder / "tiny", "tiny")
+        make_base.at_random(spec, folder / "tiny", "tiny", data / "train.parquet")
     finally:
         os.chdir(before)
     return folder / "tiny"

@@ -57,7 +57,8 @@ class GenerationSuite(Answering):
     @classmethod
     def _known(cls, metrics: list[str]) -> list[str]:
         if why := text_metrics.refusal(metrics):
-            raise Mistake.told("unknown-name" if "there is no" in why else "invalid-value", "", why)
+            code = "unknown-name" if "there is no" in why else "invalid-value"
+            raise Mistake.told(code, "", why)
         return metrics
 
     @model_validator(mode="after")

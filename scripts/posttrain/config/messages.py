@@ -46,8 +46,8 @@ def of(model: type[BaseModel], error: dict[str, Any], values: dict[str, Any]) ->
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         return _wrong_kind(place, location, given)
     if kind == "literal_error":
-        if location[-1:] == ["objective"] and given in loss_keys.OTHER_OBJECTIVES:
-            problem, _, hint = loss_keys.OTHER_OBJECTIVES[given].partition("; ")
+        if place.endswith(".objective") and (other := loss_keys.OTHER_OBJECTIVES.get(str(given))):
+            problem, _, hint = other.partition("; ")
             return UserError("invalid-value", place, problem, hint)
         choices = [choice.strip("'") for choice in error["ctx"]["expected"].replace(" or ", ", ").split(", ")]
         return UserError("invalid-value", place, f"invalid value '{given}'", nearest(str(given), choices))
@@ -128,11 +128,11 @@ def meant(table: str, key: str, run: dict[str, Any]) -> str | None:
 
 def _of_library(field: str, run: dict[str, Any]) -> str | None:
     """Where a run has a field of TRL's or PEFT's configuration."""
-    objective, method = run.get("objective"), run.get("method", "lora")
-    if objective in OBJECTIVES and field in library_fields.free_trainer_fields(objective):
+    objective, method = str(run.get("objective")), str(run.get("method", "lora"))
+    if OBJECTIVES.get(objective) and field in library_fields.free_trainer_fields(objective):
         why = trainer_args.refusal(objective, field)
         return f"{why[1]} ({why[0]})" if why else f"write trainer_args: {{{field}: ...}}"
-    if method in METHODS and field in library_fields.free_peft_fields(method):
+    if METHODS.get(method) and field in library_fields.free_peft_fields(method):
         return f"write peft_args: {{{field}: ...}}"
     return None
 

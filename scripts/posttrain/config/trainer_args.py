@@ -84,6 +84,11 @@ IGNORED = {
         (ALL, "training runs without the hub; upload results/RUN/model when it is there"),
     ),
 }  # fmt: skip
+# objective: {field it would ignore: (why, what to write instead)}
+BY_OBJECTIVE = {
+    name: {field: tuple(text.split("; ", 1)) for field, (names, text) in IGNORED.items() if name in names}
+    for name in ALL
+}
 
 
 def refusal(objective: str, field: str) -> tuple[str, str] | None:
@@ -93,8 +98,4 @@ def refusal(objective: str, field: str) -> tuple[str, str] | None:
     ('rows are tokenised before training', "write the base's key eos_token")
     >>> refusal("sft", "adam_beta2")
     """
-    objectives, instead = IGNORED.get(field, ((), ""))
-    if objective not in objectives:
-        return None
-    why, _, hint = instead.partition("; ")
-    return why, hint
+    return BY_OBJECTIVE.get(objective, {}).get(field)

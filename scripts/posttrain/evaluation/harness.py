@@ -133,7 +133,7 @@ def examples(
             "missing-chat-template",
             "evaluation.suites",
             "`chat: true` needs a chat template, and the base has none",
-            "write `chat: false`, or set the base's `chat_template`",
+            "write `apply_chat_template: false`, or set the base's `chat_template`",
         )
     if chat is None and not tokenizer.chat_template:
         say("the base has no chat template: the tasks' prompts are used as plain text")

@@ -5,7 +5,7 @@ Each function gives example rows: `suite`, `dataset`, `id` and the numbers that 
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,6 +45,10 @@ class Candidate(NamedTuple):
     key: str
     """a hash of its weights"""
     spec: dict
+    data: Mapping[str, Path]
+    """the folders of the datasets, by name"""
+    reward_models: Mapping[str, Path]
+    """the folders of the reward models that score its answers, by name"""
 
     @property
     def stops(self) -> list[int]:
@@ -61,7 +65,7 @@ class Candidate(NamedTuple):
         if full:
             say(
                 f"{self.name}: {full} of {len(prompts)} prompts have as many tokens as the model's context of {longest}, or "
-                "more, and no answer; take them out of what is held out, or write fewer `shots`"
+                "more, and no answer; take them out of what is held out, or write a smaller `num_fewshot`"
             )
         precision = self.spec.get("precision", "fp32")
         key = json.dumps([self.key, precision, self.stops, longest])
@@ -189,7 +193,7 @@ def _sample(candidate: Candidate, suite: str, dataset: str, limit: int) -> tuple
     """The tokens of at most `limit` held-out rows, and what an example says of each."""
     import pyarrow.parquet as pq
 
-    file, held_out = _folder(candidate, dataset) / "validation.parquet", HeldOut(_rows(dataset).parent)
+    file, held_out = _folder(candidate, dataset) / "validation.parquet", HeldOut(candidate.data[dataset])
     names = pq.read_table(file, columns=["id"])["id"].to_pylist()
     names = [names[i] for i in held_out.sample(names, limit)]
     encoded = {row["id"]: row for row in pick(file, names)}
@@ -215,7 +219,7 @@ def answer(candidate: Candidate, examples: list[Row], dataset: str) -> None:
 
     Where all are answered, the final numbers are compared. Where a suite answers the same prompts, those are there to be read.
     """
-    found = HeldOut(_rows(dataset).parent).read(example["id"] for example in examples)
+    found = HeldOut(candidate.data[dataset]).read(example["id"] for example in examples)
     asked = [tokens.up_to(found[conversation(example["id"])], example["id"]) for example in examples]
     pairs = [(row, example) for row, example in zip(asked, examples, strict=True) if tokens.prompt_turns(row)]
     marked = all("messages" in row and final_numbers.MARKED.search(_reference(row)) for row, _ in pairs)
@@ -240,8 +244,8 @@ def _is_asked(candidate: Candidate, dataset: str) -> bool:
 
 def generation(candidate: Candidate, suite: dict) -> list[Row]:
     """Answers to a dataset's held-out rows, measured against their references."""
-    asked, examples = _asked(suite)
-    before = _shots(suite)
+    asked, examples = _asked(candidate, suite)
+    before = _shots(candidate, suite)
     outputs = ask(candidate, [(_after(before, tokens.prompt_turns(row)), row.get("tools")) for row in asked], suite)
     references = [_reference(row) for row in asked]
     scores = text_metrics.score(suite["metrics"], list(map(thoughts.answer, outputs)), references, suite["pattern"])
@@ -258,11 +262,13 @@ def reward(candidate: Candidate, suite: dict) -> list[Row]:
     Raises:
         UserError: the reward model reads other tokens than the candidate writes.
     """
-    asked, examples = _asked(suite)
+    asked, examples = _asked(candidate, suite)
     prompts = [tokens.prompt_tokens(candidate.tokenizer, tokens.prompt_turns(row), row.get("tools")) for row in asked]
     given = candidate.generate(prompts, suite["max_new_tokens"])
     precision = candidate.spec.get("precision", "fp32")
-    judge = reward_models.load_reward_model(suite["by"]["name"], candidate.tokenizer, arithmetic=precision)
+    judge = reward_models.load_reward_model(
+        candidate.reward_models[suite["by"]["name"]], candidate.tokenizer, arithmetic=precision
+    )
     end = tokens.turn_end(candidate.tokenizer, candidate.stops)
     whole = [
         (*prompt, *answer.ids, *([end] if answer.ended else [])) for prompt, answer in zip(prompts, given, strict=True)
@@ -318,10 +324,10 @@ def ask(candidate: Candidate, prompts: list[tuple[list[Row], str | None]], setti
     return [answer.text for answer in candidate.generate(encoded, settings["max_new_tokens"])]
 
 
-def _asked(suite: dict) -> tuple[list[Row], list[Row]]:
+def _asked(candidate: Candidate, suite: dict) -> tuple[list[Row], list[Row]]:
     """The held-out rows that a suite asks, and what an example says of each."""
     dataset = suite["data"]["name"]
-    held_out = HeldOut(_rows(dataset).parent)
+    held_out = HeldOut(candidate.data[dataset])
     names = [held_out.ids[i] for i in held_out.sample(held_out.ids)]
     found = held_out.read(names[: suite["limit"]])
     if not all(map(tokens.prompt_turns, found.values())):  # some open with the assistant, and ask nothing
@@ -335,14 +341,18 @@ def _texts(row: Row) -> Row:
     return {"prompt": tokens.prompt_turns(row)[-1]["content"], "reference": _reference(row)}
 
 
-def _shots(suite: dict) -> list[Row]:
+def _shots(candidate: Candidate, suite: dict) -> list[Row]:
     """The first training rows as turns, each a question and its answer.
 
     Raises:
         UserError: there are fewer.
     """
     dataset, wanted = suite["data"]["name"], suite["shots"]
-    found = [row for row in rows.read(_rows(dataset, "train")) if len(_turns(row)) == 2][:wanted] if wanted else []
+    found = (
+        [row for row in rows.read(candidate.data[dataset] / "train.parquet") if len(_turns(row)) == 2][:wanted]
+        if wanted
+        else []
+    )
     if len(found) < wanted:
         problem = f"num_fewshot is {wanted}, but {dataset} has {len(found)} single-turn training rows"
         raise UserError("too-few-examples", "evaluation.suites", problem, "write a smaller number")
@@ -365,7 +375,3 @@ def _reference(row: Row) -> str | None:
     """The wanted answer of a row, with its tool calls; None where it has none."""
     turns = row.get("messages") or row.get("chosen") or (row.get("completion") if row.get("label") else None)
     return thoughts.answer(tool_calls.message_text(turns[-1])) if turns else None
-
-
-def _rows(dataset: str, split: str = "validation") -> Path:
-    return Path(f"results/data/{dataset}/{split}.parquet")

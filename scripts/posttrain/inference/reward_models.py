@@ -4,8 +4,9 @@ A rule is a function of (completion, reference), both texts without their though
 the user's own.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from posttrain.runtime import user_code
 from posttrain.runtime.errors import UserError
 
 BATCH_TOKENS = 8192
+NO_MODELS: Mapping[str, Path] = MappingProxyType({})
 
 
 FUNCTIONS = {"final_number": final_number, "answer_format": answer_format}
@@ -36,13 +38,14 @@ def function(name: str) -> Callable[[str, str], float]:
 
 
 def reward_function(
-    spec: dict, tokenizer: Any, stops: list[int] | None = None
+    spec: dict, tokenizer: Any, stops: list[int] | None = None, models: Mapping[str, Path] = NO_MODELS
 ) -> Callable[[list[dict], list[list[int]]], list[float]]:
     """A function of n prompts (rows with `prompt_ids` and `reference`) and n completions (token ids) that gives n rewards.
 
     Args:
         spec: the `reward` of a run's spec.
         stops: the tokens that end a completion; by default the tokenizer's own.
+        models: the folders of the runs that `spec` names.
 
     Raises:
         UserError: the reward model reads other tokens than `tokenizer` writes.
@@ -57,10 +60,10 @@ def reward_function(
             ]
 
         return by_rule
-    name = spec["from"]["name"]
-    model = load_reward_model(name, tokenizer)
+    folder = models[spec["from"]["name"]]
+    model = load_reward_model(folder, tokenizer)
     stops = stops or [tokenizer.eos_token_id]
-    end = turn_end(loading.tokenizer(_folder(name)), stops)
+    end = turn_end(loading.tokenizer(weights(folder)), stops)
 
     def by_model(prompts: list[dict], completions: list[list[int]]) -> list[float]:
         ended = [as_trained(completion, stops, end) for completion in completions]
@@ -88,22 +91,26 @@ def as_trained(completion: list[int], stops: list[int], end: int) -> list[int]:
     return completion if kept == len(completion) else [*completion[:kept], end]
 
 
-def _folder(name: str) -> Path:
-    folder = Path(f"results/{name}/merged")
-    return folder if folder.exists() else Path(f"results/bases/{name}/model")
+def weights(folder: Path) -> Path:
+    """The weights in the folder of a run or of a base."""
+    return folder / "merged" if (folder / "merged").exists() else folder / "model"
 
 
-def load_reward_model(name: str, tokenizer: Any, quantised: str | None = None, arithmetic: str = "auto") -> Any:
-    """The model of the run (or base) `name`, frozen; `quantised` and `arithmetic` as in `loading.load`.
+def manifest(folder: Path) -> Path:
+    """The file with the hashes of the weights in the folder of a run or of a base."""
+    return folder / "merge.json" if (folder / "merge.json").exists() else folder / "base.json"
+
+
+def load_reward_model(folder: Path, tokenizer: Any, quantised: str | None = None, arithmetic: str = "auto") -> Any:
+    """The model in the folder of a run or of a base, frozen; `quantised` and `arithmetic` as in `loading.load`.
 
     Raises:
         UserError: it reads other tokens than `tokenizer` writes.
     """
-    folder = _folder(name)
-    same_tokens(name, loading.tokenizer(folder), tokenizer)
+    same_tokens(folder.name, loading.tokenizer(weights(folder)), tokenizer)
     whole = quantised is None and loading.precision(arithmetic) == "fp32"  # weights in bf16 would be multiplied in bf16
     dtype = torch.float32 if whole else "auto"
-    model = loading.load(folder, dtype, quantised, arithmetic=arithmetic, apart=quantised is None)
+    model = loading.load(weights(folder), dtype, quantised, arithmetic=arithmetic, apart=quantised is None)
     return model.eval().requires_grad_(False)
 
 

@@ -28,6 +28,8 @@ OVERHEAD = {"cpu": 0.8 * GIB, "gpu": 0.6 * GIB}
 FRAGMENTATION = {"cpu": 1.5, "gpu": 1.1}
 ROLLOUTS = 1.25  # the same of PPO, which samples and scores between its steps
 MAX_LOGITS = 2**28  # see lm_head.py
+# A spec's key in the words of the configuration; nothing where a change of it is not told.
+WORDS = {"accumulation": "gradient_accumulation_steps", **dict.fromkeys(("rank", "target_modules", "dropout"), "")}
 TILE = (4096, 32768)  # tokens and words of the vocabulary whose logits TRL's own head has at once
 
 
@@ -338,8 +340,11 @@ def remedies(spec: dict, shorter: int) -> list[tuple[str, dict]]:
         changes += [more, more | most]
     shares = (2, 4, 8) if "max_new_tokens" not in spec else ()  # there the answers decide
     changes += [{"max_length": shorter // n} | most for n in shares]
-    hidden = {"rank", "target_modules", "dropout"}
-    return [(", ".join(f"{key}: {_yaml(v)}" for key, v in c.items() if key not in hidden), c) for c in changes if c]
+    return [
+        (", ".join(f"{WORDS.get(key, key)}: {_yaml(v)}" for key, v in c.items() if WORDS.get(key, key)), c)
+        for c in changes
+        if c
+    ]
 
 
 def _yaml(value: Any) -> str:

@@ -71,8 +71,8 @@ def _model_errors(run: "RunContext") -> list[str]:
             found.append(f"evaluation.suites.{name} needs lm-evaluation-harness; `pip install lm-eval`")
         if suite["kind"] == "tasks" and suite["chat"] and not run.tokenizer.chat_template:
             found.append(
-                f"evaluation.suites.{name}: `chat: true` needs a chat template, and the base has none; write "
-                "`chat: false`, or give the base one"
+                f"evaluation.suites.{name}: `apply_chat_template: true` needs a chat template, and the base has none; write "
+                "`apply_chat_template: false`, or give the base one"
             )
         judge = run.judges.get(name)
         if judge is not None and judge.get_vocab() != run.tokenizer.get_vocab():

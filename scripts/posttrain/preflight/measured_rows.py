@@ -89,7 +89,7 @@ def errors(run: "RunContext") -> list[str]:
             found.append(f"{place}.data: {dataset} holds out no rows; write {_larger(data)}, or a file of rows")
         elif suite.get("shots", 0) > data.get("shots", suite.get("shots", 0)):
             found.append(
-                f"{place}: shots is {suite['shots']}, and {dataset} has {data['shots']} training rows of one question and one "
+                f"{place}: num_fewshot is {suite['shots']}, and {dataset} has {data['shots']} training rows of one question and one "
                 "answer; write fewer"
             )
         elif data.get("calls") == 0 and not TOOL_METRICS.isdisjoint(suite.get("metrics", ())):

@@ -20,7 +20,9 @@ from posttrain.provenance.verify import RESULTS, built_with, sha256_of
 from posttrain.runtime.atomic import read_json
 from posttrain.runtime.console import say
 from posttrain.runtime.errors import UserError
-from posttrain.workflow.project import Node, Project
+from posttrain.workflow import paths
+from posttrain.workflow.names import Node
+from posttrain.workflow.project import Project
 
 # What the clock and the machine's other work decide in a line of train.jsonl.
 CLOCKS = ("tokens_per_second", "memory_gib", "seconds", "cpu_percent", "gpu_percent")
@@ -33,7 +35,7 @@ def rebuild_check(project: Project, configfile: Path, name: str) -> list[str]:
     Raises:
         UserError: the run is not built, or the configuration would not build this run any more, or training fails.
     """
-    node = project.run(name.removeprefix("results/").split("/")[0])
+    node = project.run(paths.target(name).name)
     folder = RESULTS / node.name
     record = _record(project, node, folder)
     with tempfile.TemporaryDirectory(prefix=".rebuild.", dir=RESULTS) as scratch:
@@ -45,14 +47,14 @@ def rebuild_check(project: Project, configfile: Path, name: str) -> list[str]:
 
 
 def _record(project: Project, node: Node, folder: Path) -> dict[str, Any]:
+    build = project.command(f"{folder}/merge.json")
     if not (folder / "provenance.json").exists() or not (folder / "trained").exists():
-        raise UserError(f"{node.name} is not built yet; run: {project.command(f'{folder}/merge.json')}")
+        raise UserError("not-built", node.name, "it is not built yet", f"run: {build}")
     said = told(differences(read_json(folder / "spec.json"), json.loads(project.spec(node.name))))
     if said:
-        raise UserError(
-            f"{node.name} was built with other settings than the configuration's now: {', '.join(said)}; "
-            f"give --configfile the one that built it, or build it again: {project.command(f'{folder}/merge.json')}"
-        )
+        problem = f"it was built with other settings than the configuration's now: {', '.join(said)}"
+        hint = f"give --configfile the one that built it, or build it again: {build}"
+        raise UserError("changed-settings", node.name, problem, hint)
     return read_json(folder / "provenance.json")
 
 
@@ -105,7 +107,7 @@ def _train(elsewhere: Path, node: Node, configfile: Path, threads: int) -> None:
     alone = ["--allowed-rules", node.run.objective, "--config", "tracking={mlflow: false, also: []}"]
     run = subprocess.run([*program, *where, *alone, "--", f"{folder_of(node.name)}/trained"], stdout=subprocess.DEVNULL)
     if run.returncode:
-        raise UserError(f"{node.name} could not be trained again; snakemake says why above")
+        raise UserError("training-failed", node.name, "it could not be trained again", "read what snakemake says above")
 
 
 # ---- comparison

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import fcntl
 import os
+import resource
 import shlex
 import signal
 import socket
@@ -38,6 +39,12 @@ def held_out_rows(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     return parser
 
 
+def on_policy(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add `--held-out`, and `--reward-models`: the folders of the runs and bases that the reward comes from."""
+    parser.add_argument("--reward-models", type=Path, nargs="*", default=[], help="folders of the reward's models")
+    return held_out_rows(parser)
+
+
 def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], None]) -> None:
     """Run a script's `main` with its log and its lock.
 
@@ -53,13 +60,29 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], No
     os.environ.setdefault("TRACKIO_DIR", str(Path("results/logs/trackio").absolute()))  # Trackio reads it when imported
     try:
         with _lock(options.log), _log(options.log), _faults():
+            clock = console.Clock()
             main(options)
+            _write_costs(options.log, clock.seconds())
     except UserError as error:
         refuse(str(error))
     except OSError as error:
         if fault := storage_fault(error):  # of the log itself
             refuse(str(fault))
         raise
+
+
+def _write_costs(log: Path | None, seconds: float) -> None:
+    """Write what this stage took beside its log, with Snakemake's names and units; it cannot see into a fork.
+
+    `max_rss` is the larger of this process's and its largest child's, in MiB.
+    """
+    if log is None:
+        return
+    uses = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    memory = max(use.ru_maxrss for use in uses) / 1024
+    processor = sum(use.ru_utime + use.ru_stime for use in uses)
+    table = f"s\tmax_rss\tcpu_time\n{seconds}\t{memory:.2f}\t{processor:.2f}\n"
+    log.with_name(log.name.removesuffix(".log") + ".tsv").write_text(table)
 
 
 def refuse(sentence: str) -> NoReturn:

@@ -134,7 +134,7 @@ class RefuseNonFinite(TrainerCallback):
             "not-finite",
             self.name,
             f"{' and '.join(wrong)} at step {state.global_step}{on}",
-            "write a lower learning_rate, a longer warmup or precision: fp32",
+            "write a lower learning_rate, a larger warmup_ratio or precision: fp32",
         )
 
 

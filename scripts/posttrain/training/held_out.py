@@ -259,7 +259,7 @@ class Measuring(TrainerCallback):
                         "not-finite",
                         self.name,
                         f"{name} of the held-out rows is {number} at step {step}",
-                        "write a lower learning_rate, a longer warmup or precision: fp32",
+                        "write a lower learning_rate, a larger warmup_ratio or precision: fp32",
                     )
             value = found[self.planned.logged]
             Trainer.log(trainer, dict(found))  # TRL's own would add what the training step has noted

@@ -11,7 +11,7 @@ from transformers import set_seed
 from posttrain.data.row_order import row_order
 from posttrain.data.rows import read
 from posttrain.data.tokens import questions
-from posttrain.inference import positions
+from posttrain.inference import positions, reward_models
 from posttrain.models import loading
 from posttrain.objectives import OBJECTIVES, data_refusal
 from posttrain.runtime.atomic import read_json
@@ -93,9 +93,13 @@ def check_positions(model: Any, prompts: list[dict], spec: dict) -> None:
 def reward_files(options: Namespace, spec: dict) -> list[Path]:
     """The files that stand for everything that an on-policy objective reads: parent, prompts, models of the reward."""
     names = [spec["reward"][key]["name"] for key in ("from", "sequence", "reference") if key in spec["reward"]]
-    manifests = [Path(f"results/{name}/merge.json") for name in names]
-    manifests = [file if file.exists() else Path(f"results/bases/{file.parent.name}/base.json") for file in manifests]
-    return [options.manifest, options.data / "train.parquet", *manifests]
+    models = reward_folders(options)
+    return [options.manifest, options.data / "train.parquet", *(reward_models.manifest(models[name]) for name in names)]
+
+
+def reward_folders(options: Namespace) -> dict[str, Path]:
+    """The folders of the models that the reward comes from, by name."""
+    return {folder.name: folder for folder in options.reward_models}
 
 
 def load_parent(folder: Path, spec: dict) -> Any:

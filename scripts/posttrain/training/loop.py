@@ -56,7 +56,7 @@ def run(
     """
     spec = read_json(options.spec)
     folder = inputs.work_folder(options, files(spec))
-    if not (folder / "finished").exists():
+    if not (folder / "finished").exists() and not results.take_over(folder):
         fit(prepare(spec, folder), options, folder, spec)
     results.link_results(options, folder)
 

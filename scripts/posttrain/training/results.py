@@ -12,6 +12,8 @@ from posttrain.compat.transformers_internals import attention_of
 from posttrain.methods import METHODS
 from posttrain.models import loading
 from posttrain.runtime.atomic import link, read_json, whole_folder, write_json
+from posttrain.runtime.console import say
+from posttrain.runtime.hashes import visible_files
 from posttrain.training import early_stopping, keeping, trained_card
 from posttrain.training.arguments import fast_kernels
 
@@ -117,6 +119,27 @@ def sort_sets(config: Any) -> None:
     for key, value in vars(config).items():
         if isinstance(value, set):
             setattr(config, key, sorted(value))
+
+
+def take_over(folder: Path) -> bool:
+    """Link the result of another run with the same spec and inputs, such as the same run under an earlier name.
+
+    Args:
+        folder: of the stage, `RUN/checkpoints/KEY`; the key stands for everything that the result depends on.
+
+    Returns:
+        Whether there was one.
+    """
+    run = folder.parents[1]
+    for finished in sorted(run.parent.glob(f"*/checkpoints/{folder.name}/finished")):
+        other = finished.parents[2]
+        if other != run and not other.is_symlink():  # rebuild-check trains among links to what is there
+            with whole_folder(folder / "finished") as own:
+                for file in visible_files(finished):
+                    link(file, own / file.relative_to(finished))
+            say(f"{run.name}: {other.name} has the same spec and is trained; its result is linked", "summary")
+            return True
+    return False
 
 
 def link_results(options: Namespace, folder: Path) -> None:

@@ -20,7 +20,7 @@ from posttrain.data.tokens import IGNORED
 from posttrain.models import initial_weights
 from posttrain.runtime import atomic
 from posttrain.runtime.errors import UserError
-from posttrain.training import loop
+from posttrain.training import callbacks, loop
 from unit.scripts.test_train import train  # noqa: F401  (a fixture)
 
 pytestmark = pytest.mark.usefixtures("in_folder", "signals", "fp32")
@@ -180,7 +180,7 @@ def test_the_examples_of_a_packed_step_are_named_where_it_fails(train, chats):
     with pytest.MonkeyPatch.context() as patch:
         original = loop.rows_of_step
         patch.setattr(loop, "rows_of_step", lambda *args: named.append(original(*args)) or named[-1])
-        patch.setattr(loop, "is_finite", lambda model: False)
+        patch.setattr(callbacks, "is_finite", lambda model: False)
         with pytest.raises(UserError, match=r"sft: the weights are no longer finite at step 1 on the rows "):
             keys = {"packing": True, "max_steps": 1, "max_length": 512, "batch_size": 1}
             train(train_sft, "sft", chats, "messages", {f"runs.sft.{key}": value for key, value in keys.items()})

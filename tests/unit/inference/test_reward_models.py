@@ -124,13 +124,17 @@ def test_a_rule_may_return_any_kind_of_number(in_folder, random_tiny_tokenizer, 
 
 # ---- models
 
+REWARD = Path("results/reward")
+
 
 @pytest.mark.usefixtures("fp32")
 @pytest.mark.parametrize("method", ["lora", "prefix"])
 def test_a_reward_model_reads_the_prompt_and_the_answer(merge, random_tiny_tokenizer, method):
     merge("reward", method)
     answers = [[60, 61, 62], [70]]
-    worth = reward_function({"from": {"name": "reward"}}, random_tiny_tokenizer)(QUESTIONS, answers)
+    worth = reward_function({"from": {"name": "reward"}}, random_tiny_tokenizer, models={"reward": REWARD})(
+        QUESTIONS, answers
+    )
     model = loading.load(Path("results/reward/merged")).eval()
     with torch.no_grad():
         alone = [
@@ -138,21 +142,21 @@ def test_a_reward_model_reads_the_prompt_and_the_answer(merge, random_tiny_token
             for question, answer in zip(QUESTIONS, answers, strict=True)
         ]
     assert worth == pytest.approx(alone, abs=1e-5)
-    assert not any(
-        p.requires_grad for p in reward_models.load_reward_model("reward", random_tiny_tokenizer).parameters()
-    )
+    assert not any(p.requires_grad for p in reward_models.load_reward_model(REWARD, random_tiny_tokenizer).parameters())
 
 
 def test_a_judge_that_reads_other_tokens_is_one_sentence(merge, random_tiny_tokenizer):
     merge("reward")
     random_tiny_tokenizer.add_tokens(["another"])
     with refused("wrong-reward-model", "reward"):
-        reward_function({"from": {"name": "reward"}}, random_tiny_tokenizer)
+        reward_function({"from": {"name": "reward"}}, random_tiny_tokenizer, models={"reward": REWARD})
 
 
 def test_a_base_may_be_asked_too(random_run, random_tiny_tokenizer):
     """An implicit reward's reference can be one."""
-    assert reward_models.load_reward_model("base", random_tiny_tokenizer).config.architectures == ["LlamaForCausalLM"]
+    assert reward_models.load_reward_model(Path("results/bases/base"), random_tiny_tokenizer).config.architectures == [
+        "LlamaForCausalLM"
+    ]
 
 
 @pytest.mark.usefixtures("fp32")

@@ -199,6 +199,6 @@ def test_an_adapter_on_the_lm_head_is_none_of_a_reward_models(merge, bf16_base):
 @pytest.mark.parametrize("arithmetic", ["fp32", "bf16"])
 def test_a_judge_is_held_in_the_arithmetic_in_which_it_scores(merge, bf16_base, arithmetic):
     merge("reward", parent=bf16_base, rank=4)
-    judge = reward_models.load_reward_model("reward", loading.tokenizer(bf16_base), arithmetic=arithmetic)
+    judge = reward_models.load_reward_model(Path("results/reward"), loading.tokenizer(bf16_base), arithmetic=arithmetic)
     assert judge.dtype == {"fp32": torch.float32, "bf16": torch.bfloat16}[arithmetic]
     assert bool(held(judge)) == (arithmetic == "bf16")

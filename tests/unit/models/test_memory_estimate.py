@@ -129,12 +129,12 @@ def test_what_saves_memory_saves_it_in_the_estimate():
 
 def test_remedies_begin_with_what_changes_no_result_and_end_with_shorter_rows():
     texts = [text for text, _ in memory_estimate.remedies(spec("full", batch_size=8), 400)]
-    assert texts[0] == "accumulation: 2"
+    assert texts[0] == "gradient_accumulation_steps: 2"
     assert "gradient_checkpointing: true" in texts
     assert (
         texts.index("method: lora")
         < texts.index("method: qlora")
-        < texts.index("max_length: 200, gradient_checkpointing: true, accumulation: 8")
+        < texts.index("max_length: 200, gradient_checkpointing: true, gradient_accumulation_steps: 8")
     )
     assert all(
         "gradient_checkpointing" not in text

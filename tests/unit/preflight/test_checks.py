@@ -594,7 +594,7 @@ def test_memory_names_the_first_change_that_fits(look):
     tight = need["total"] - 0.6 * need["activations"]
     found = settings_checks.memory(replace(run, memory=MACHINE._replace(free=int(tight), total=int(need["total"]))))
     assert found.severity == "warning"
-    assert "; with accumulation: " in found.message
+    assert "; with gradient_accumulation_steps: " in found.message
     assert "are free on this machine" in found.message
 
 
@@ -667,7 +667,7 @@ def test_tasks_in_a_chat_need_a_template(look, own_tokenizer):
     run = replace(look(), tokenizer=own_tokenizer)
     found = foreseen(run, {"quiz": {"kind": "tasks", "chat": True}})
     assert found.severity == "error"
-    assert "evaluation.suites.quiz: `chat: true` needs a chat template" in found.message
+    assert "evaluation.suites.quiz: `apply_chat_template: true` needs a chat template" in found.message
     assert foreseen(run, {"quiz": {"kind": "tasks", "chat": None}}) is None
 
 
@@ -758,7 +758,7 @@ def test_suites_that_their_rows_cannot_answer_are_errors(look):
     shots = suite("generation", shots=3, max_new_tokens=9)
     assert told(look(), {"d": holding(50) | {"shots": 3}}, shots)[1] is None
     found = told(look(), {"d": holding(50) | {"shots": 2}}, shots)[1]
-    assert "shots is 3, and d has 2 training rows of one question and one answer" in found.message
+    assert "num_fewshot is 3, and d has 2 training rows of one question and one answer" in found.message
     calls = suite("generation", metrics=["json", "tool_name", "tool_arguments"], max_new_tokens=9)
     assert told(look(), {"d": holding(50) | {"calls": 1}}, calls)[1] is None
     found = told(look(), {"d": holding(50) | {"calls": 0}}, calls)[1]

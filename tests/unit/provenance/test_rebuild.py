@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+from conftest import refused
 
 from posttrain.provenance import rebuild
 from posttrain.runtime.atomic import write_json
-from posttrain.runtime.errors import UserError
 from posttrain.workflow.project import Project
 
 LINES = [{"step": 1, "loss": 2.0, "seconds": 1.0}, {"step": 2, "loss": 1.5, "seconds": 2.0}]
@@ -111,9 +111,7 @@ def project(configuration) -> Project:
 
 
 def test_a_run_that_is_not_built_is_refused(in_folder, project):
-    with pytest.raises(
-        UserError, match=r"sft is not built yet; run: snakemake --configfile project\.yaml --cores 1 results/sft/merge"
-    ):
+    with refused("not-built", "sft"):
         rebuild.rebuild_check(project, Path("project.yaml"), "sft")
 
 
@@ -121,7 +119,5 @@ def test_a_run_that_the_configuration_would_build_otherwise_is_refused(in_folder
     Path("results/sft/trained").mkdir(parents=True)
     Path("results/sft/provenance.json").touch()
     Path("results/sft/spec.json").write_text(Project(configuration({"runs.sft.seed": 7})).spec("sft"))
-    with pytest.raises(
-        UserError, match="sft was built with other settings than the configuration's now: seed: 7 -> 42"
-    ):
+    with refused("changed-settings", "sft"):
         rebuild.rebuild_check(project, Path("project.yaml"), "results/sft/trained")

@@ -11,14 +11,14 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[3]
 SCRIPTS, PAGE = REPOSITORY / "scripts", REPOSITORY / "docs/errors.md"
 SENTENCES = REPOSITORY / "tests/error_sentences.txt"
-RAISED = ("UserError", "Refusal")
+RAISED = ("UserError", "Mistake", "Mistake.told")
 
 
 def raised() -> Iterator[tuple[str, ast.Call]]:
     """Each place where a mistake of the user's is made into an error: its module and the call."""
     for file in sorted(SCRIPTS.rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.Call) and getattr(node.func, "id", None) in RAISED:
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in RAISED:
                 yield str(file.relative_to(SCRIPTS)), node
 
 

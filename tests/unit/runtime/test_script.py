@@ -402,6 +402,17 @@ def test_a_process_that_waits_leaves_the_log_of_the_one_at_work_alone(tmp_path, 
     assert f"at work {first.pid}" in (tmp_path / "x.log").read_text()
 
 
+def test_a_stage_writes_what_it_took_beside_its_log(tmp_path, monkeypatch, signals):
+    log = tmp_path / "dpo,learning_rate=0.1.log"
+    monkeypatch.setattr(sys, "argv", ["x", "--log", str(log)])
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path))
+    script.run(script.arguments("x"), lambda options: subprocess.run([sys.executable, "-c", "bytearray(10**9)"]))
+    names, values = (tmp_path / "dpo,learning_rate=0.1.tsv").read_text().splitlines()
+    assert names.split("\t") == ["s", "max_rss", "cpu_time"]
+    seconds, memory, processor = map(float, values.split("\t"))
+    assert seconds > 0 and processor > 0 and 900 < memory < 3000
+
+
 # ---- progress
 
 

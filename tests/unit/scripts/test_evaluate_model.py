@@ -179,6 +179,9 @@ def evaluate(in_folder, chats, random_tiny_folder, random_tiny_tokenizer, fp32):
             "shipped": shipped,
             "manifest": manifest,
             "tokens": Path("tokens"),
+            "data": [folder for folder in Path("results/data").glob("*") if folder.is_dir()],
+            "others": [Path(f"results/{other}/eval/examples.parquet") for other in against],
+            "reward_models": [Path("results/judge")],
         }
         evaluate_model.main(Namespace(**options, output=output))
         return json.loads(output.read_text())
@@ -430,7 +433,7 @@ def test_worked_examples_stand_behind_a_system_prompt(in_folder):
     )
     rows = [{"id": name, "place": "x", "messages": [system, asked, said]} for name in "ab"]
     write_rows(Path("results/data/sums/train.parquet"), rows, "messages")
-    shots = suites._shots({"data": {"name": "sums"}, "shots": 2})
+    shots = suites._shots(Namespace(data={"sums": Path("results/data/sums")}), {"data": {"name": "sums"}, "shots": 2})
     assert suites._after(shots, [system, asked]) == [system, asked, said, asked, said, asked]
     assert suites._after(shots[:2], [asked]) == [asked, said, asked]
 

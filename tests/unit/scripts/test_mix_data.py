@@ -49,7 +49,8 @@ def dataset(name: str, train: list[dict], validation: list[dict], shape: str = "
 
 def mix(**tables) -> dict:
     atomic.write_json(Path("spec.json"), {"mix": parts(**tables)})
-    mix_data.main(Namespace(spec=Path("spec.json"), output=Path("results/data/all")))
+    folders = [Path("results/data") / name for name in tables]
+    mix_data.main(Namespace(spec=Path("spec.json"), parts=folders, output=Path("results/data/all")))
     return atomic.read_json(Path("results/data/all/data.json"))
 
 

@@ -148,7 +148,7 @@ def test_ppo_trains_from_its_script(method, shape, configuration, chats, random_
     spec = Path("results/ppo/spec.json")
     spec.parent.mkdir(parents=True)
     spec.write_text(Project(configuration({"runs.ppo": table})).spec("ppo"))
-    paths = {"parent": random_tiny_folder, "manifest": Path("base.json"), "data": Path("data")}
+    paths = {"parent": random_tiny_folder, "manifest": Path("base.json"), "data": Path("data"), "reward_models": []}
     train_ppo.main(Namespace(spec=spec, **paths))
     lines = [json.loads(line) for line in Path("results/ppo/train.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2]

@@ -447,7 +447,7 @@ def sample(configuration, chats, random_tiny_folder):
         spec = Path(f"results/{objective}/spec.json")
         spec.parent.mkdir(parents=True)
         spec.write_text(Project(configuration({f"runs.{objective}": table | keys})).spec(objective))
-        paths = {"parent": random_tiny_folder, "manifest": Path("base.json"), "data": Path("data")}
+        paths = {"parent": random_tiny_folder, "manifest": Path("base.json"), "data": Path("data"), "reward_models": []}
         train_grpo.main(Namespace(spec=spec, **paths))
         files = (spec.parent / "train.jsonl", Path("calls.jsonl"))
         return tuple([json.loads(line) for line in file.read_text().splitlines()] for file in files)

@@ -153,7 +153,7 @@ def test_a_metric_of_the_users_own_is_in_the_spec_with_the_file_it_imports(confi
         return Project(configuration({"runs": {"run": table}, "sweeps": {}}))
 
     found = project()
-    assert found.metric_files("run") == ["mine.py", "words.py"]
+    assert found.inputs.metric("run") == ["mine.py", "words.py"]
     assert found.held_out_file("run") == ["results/data/chats/validation.parquet"]
     (in_folder / "words.py").write_text("def worth(answer):\n    return 2\n")
     assert project().spec("run") != found.spec("run")

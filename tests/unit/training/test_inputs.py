@@ -42,7 +42,8 @@ def test_what_a_reward_is_made_of_is_a_part_of_the_checkpoints_key(spec, in_fold
         "reward": {"from": "dpo", "kind": "implicit", "sequence": "reward"},
     }
     changes = {"runs.reward": reward, "runs.rto": rto, "runs.dpo.from": "base"}
-    options = Namespace(manifest=Path("results/sft/merge.json"), data=Path("data"))
+    models = [Path("results/dpo"), Path("results/reward"), Path("results/bases/base")]
+    options = Namespace(manifest=Path("results/sft/merge.json"), data=Path("data"), reward_models=models)
     files = inputs.reward_files(options, spec("rto", changes))
     manifests = ["results/dpo/merge.json", "results/reward/merge.json", "results/bases/base/base.json"]
     assert [str(file) for file in files] == ["results/sft/merge.json", "data/train.parquet", *manifests]

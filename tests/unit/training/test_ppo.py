@@ -380,8 +380,11 @@ def reward_run(merge, fp32):
     return lambda objective, method="lora", **keys: merge(objective, method, **(OWN[method] | keys))
 
 
+FOLDERS = {name: Path("results") / name for name in ("reward", "dpo", "sft")} | {"base": Path("results/bases/base")}
+
+
 def rewards_of(net: ActorCritic, reward: dict, tokenizer, method: str = "lora", **keys) -> Rewards:
-    return Rewards(net, {"reward": reward, "from": {"name": "base"}, "method": method} | keys, tokenizer)
+    return Rewards(net, {"reward": reward, "from": {"name": "base"}, "method": method} | keys, tokenizer, FOLDERS)
 
 
 SHARED = {
@@ -410,7 +413,9 @@ def test_a_reward_run_gives_the_scores_of_its_model_alone_whether_it_shares_the_
     assert (rewards.head is not None) == (case in SHARED)
     with torch.no_grad():
         scores, tokens = rewards(QUESTIONS, ANSWERS, rows())
-    alone = reward_models.reward_function({"from": {"name": "reward"}}, random_tiny_tokenizer)(QUESTIONS, ANSWERS)
+    alone = reward_models.reward_function({"from": {"name": "reward"}}, random_tiny_tokenizer, models=FOLDERS)(
+        QUESTIONS, ANSWERS
+    )
     assert scores.tolist() == pytest.approx(alone, abs=1e-4)
     assert max(alone) - min(alone) > 0.05
     assert tokens is None
@@ -509,7 +514,9 @@ def test_rto_adds_a_reward_runs_score_at_the_end(reward_run, spec, random_tiny_f
     rewards = rewards_of(net, implicit | {"sequence": {"name": "reward"}}, random_tiny_tokenizer, "full")
     with torch.no_grad():
         scores, tokens = rewards(QUESTIONS, ANSWERS, rows())
-    alone = reward_models.reward_function({"from": {"name": "reward"}}, random_tiny_tokenizer)(QUESTIONS, ANSWERS)
+    alone = reward_models.reward_function({"from": {"name": "reward"}}, random_tiny_tokenizer, models=FOLDERS)(
+        QUESTIONS, ANSWERS
+    )
     assert scores.tolist() == pytest.approx(alone, abs=1e-4)
     assert tokens.abs().max() > 0.01
 

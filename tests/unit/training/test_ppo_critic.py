@@ -3,6 +3,7 @@
 # ruff: noqa: F811  (fixtures of another file's)
 
 import inspect
+from pathlib import Path
 
 import pytest
 import torch
@@ -273,7 +274,7 @@ def test_whatever_token_ends_an_answer_it_is_worth_the_same(
             answers = [answer + end for answer in said]
             packed = pack(QUESTIONS, answers, random_tiny_tokenizer.pad_token_id, "cpu")
             scores.append(rewards(QUESTIONS, answers, packed).scores.tolist())
-    model = loading.load(reward_models._folder("reward")).eval()
+    model = loading.load(Path("results/reward/merged")).eval()
     for found, end in zip(scores, ([eos], [eos], []), strict=True):
         whole = [(*row["prompt_ids"], *answer, *end) for row, answer in zip(QUESTIONS, said, strict=True)]
         assert found == pytest.approx(scoring.rewards(model, whole, 4096), abs=1e-4)

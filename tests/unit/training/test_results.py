@@ -70,3 +70,17 @@ def test_an_adapter_on_a_run_names_the_run_and_its_card_the_base(tmp_path, finis
         "base_model: org/model\n" in card
         and "belongs to the merged model of that run, in `results/parent/model`" in card
     )
+
+
+def test_the_result_of_the_same_run_under_another_name_is_taken_over(tmp_path):
+    old, new = (tmp_path / name / "checkpoints/0123" for name in ("old", "new"))
+    for file in ("train.json", "trained/adapter.safetensors"):
+        (old / "finished" / file).parent.mkdir(parents=True, exist_ok=True)
+        (old / "finished" / file).write_text(file)
+    new.mkdir(parents=True)
+    assert not results.take_over(tmp_path / "new/checkpoints/4567")
+    assert results.take_over(new)
+    assert (new / "finished/trained/adapter.safetensors").samefile(old / "finished/trained/adapter.safetensors")
+    (tmp_path / "elsewhere/linked").mkdir(parents=True)
+    (tmp_path / "elsewhere/old").symlink_to(tmp_path / "old")  # as rebuild-check links what it does not train
+    assert not results.take_over(tmp_path / "elsewhere/linked/checkpoints/0123")

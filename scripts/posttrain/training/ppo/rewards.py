@@ -1,5 +1,6 @@
 """Rewards of completions from a spec's `reward`: a rule, a reward model, or a DPO run's rewards token by token."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,8 +28,9 @@ class TokenRewards(NamedTuple):
 class Rewards:
     """Rewards of completions; a reward model that was trained on the policy's own parent is an adapter of the same model."""
 
-    def __init__(self, net: ActorCritic, spec: dict, tokenizer: Any) -> None:
-        self.net, self.spec, self.tokenizer = net, spec["reward"], tokenizer
+    def __init__(self, net: ActorCritic, spec: dict, tokenizer: Any, models: Mapping[str, Path]) -> None:
+        """Rewards of a run's spec; `models` are the folders of the models that they come from, by name."""
+        self.net, self.spec, self.tokenizer, self.models = net, spec["reward"], tokenizer, models
         self.parent, self.method = spec["from"]["name"], METHODS[spec["method"]]
         self.start, self.any_shape = spec.get("value_start", "auto"), not spec.get("value_rank")
         self.stops = scoring.stop_tokens(net.policy, tokenizer)
@@ -44,10 +46,12 @@ class Rewards:
     def _load_scorer(self, name: str) -> None:
         starts = False
         if self._shares(name):
-            self.head = self.net.add_role("reward", Path(f"results/{name}/trained"))
+            self.head = self.net.add_role("reward", self.models[name] / "trained")
             starts = self.start != "zero" and self.net.start_value(self.head, self.any_shape)
         else:
-            self.score = reward_models.reward_function({"from": {"name": name}}, self.tokenizer, self.stops)
+            self.score = reward_models.reward_function(
+                {"from": {"name": name}}, self.tokenizer, self.stops, self.models
+            )
         if self.start == "reward" and not starts:
             raise UserError(
                 "wrong-reward-model",
@@ -63,26 +67,26 @@ class Rewards:
         A DPO run in 4 bits has a reference in 4 bits; a parent held otherwise would put rounding into the reward.
         """
         name = self.spec[key]["name"]
-        trained = read_json(Path(f"results/{self.spec['from']['name']}/spec.json"))
+        trained = read_json(self.models[self.spec["from"]["name"]] / "spec.json")
         in_4_bits = key == "reference" and METHODS[trained["method"]].four_bit
         bits = loading.precision(trained["precision"]) if in_4_bits else None
         if name == self.parent and in_4_bits == self.method.four_bit:
             return "reference"
         if key == "from" and self._shares(name):
-            self.net.add_role("dpo", Path(f"results/{name}/trained"))
+            self.net.add_role("dpo", self.models[name] / "trained")
             return "dpo"
-        return reward_models.load_reward_model(name, self.tokenizer, bits)
+        return reward_models.load_reward_model(self.models[name], self.tokenizer, bits)
 
     def _shares(self, name: str) -> bool:
         """Whether a run is a LoRA on our own parent, held in the same bits, that left the parent's weights unchanged."""
-        file = Path(f"results/{name}/spec.json")
+        file = self.models[name] / "spec.json"
         theirs = read_json(file) if file.exists() else {}
         row, ours = METHODS.get(theirs.get("method")), METHODS["lora"] if self.method.full else self.method
         if row is not ours or not row.low_rank or theirs["from"]["name"] != self.parent:
             return False
         if not theirs["peft_args"].keys() <= SHARED_ARGS:
             return False
-        adapter = read_json(Path(f"results/{name}/trained/adapter_config.json"))
+        adapter = read_json(self.models[name] / "trained/adapter_config.json")
         return not adapter.get(token_rows.KEY)  # rows of the embedding, which a base with new tokens has
 
     def __call__(self, prompts: list[dict], completions: list[list[int]], rows: Rows) -> TokenRewards:
