@@ -25,7 +25,7 @@ from posttrain.runtime.script import arguments, run
 def main(options) -> None:
     context = read_json(options.context)
     if all(model["kind"] == "base" for model in context["models"]):
-        raise UserError("no-runs", context["config"], "there are no runs to report on", "add one under runs:")
+        raise UserError("missing-key", context["config"], "there are no runs to report on", "add one under runs:")
     report = run_report.collect(context)
     with whole_folder(options.figures) as folder:
         for _ in ordered_map(partial(draw, folder=folder), report["runs"], options.cores):

@@ -130,7 +130,7 @@ def find(spec: dict, name: str) -> tuple[Path, list[Path]]:
     if not spec["hub"] and (splits := saved_datasets.splits(origin)):
         if spec["split"] not in splits:
             raise UserError(
-                "unknown-split",
+                "unknown-name",
                 f"dataset {name}",
                 f"{origin} has no split '{spec['split']}'",
                 f"its splits are {', '.join(splits)}",
@@ -149,7 +149,7 @@ def expand(path: str, name: str) -> list[Path]:
     """
     if splits := saved_datasets.splits(Path(path)):
         raise UserError(
-            "unknown-split",
+            "unknown-name",
             f"dataset {name}",
             f"{path} has several splits, {', '.join(splits)}",
             f"name the folder of one, such as {path}/{splits[0]}",
@@ -178,7 +178,7 @@ def from_hub(spec: dict, name: str) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         print(error)
         raise UserError(
-            "not-on-hub",
+            "missing-file",
             f"dataset {name}",
             f"{spec['hub']} at {spec['revision']} is neither on the hub nor in its cache",
             "check the id, the network and HF_TOKEN, or run once where there is internet",
@@ -195,11 +195,11 @@ def in_layout(folder: Path, spec: dict, name: str) -> list[Path]:
     except Exception as error:  # whatever a mistake in the card makes `datasets` raise
         reason = " ".join(str(error).partition("Example of usage")[0].split())
         raise UserError(
-            "unreadable-dataset", f"dataset {name}", f"{folder}: {reason}", "check its files, README.md and `subset:`"
+            "unreadable-file", f"dataset {name}", f"{folder}: {reason}", "check its files, README.md and `subset:`"
         ) from None
     if spec["split"] not in found:
         raise UserError(
-            "unknown-split",
+            "unknown-name",
             f"dataset {name}",
             f"{folder} has no split '{spec['split']}'",
             f"its splits are {', '.join(found)}",

@@ -36,13 +36,13 @@ def test_a_secret_in_the_configuration_is_refused_and_not_repeated(configuration
     values = {"runs.sft.trainer_args": {"hub_token": secret}, "tracking": {"experiment": secret}}
     with refused("secret-in-configuration") as error:
         Project(configuration({place: values.get(place, secret)}))
+    assert error.value.code == "secret-in-configuration"
     assert secret not in str(error.value) and "s3cr3t" not in str(error.value)
 
 
 def test_a_message_has_no_password_of_an_address_in_it():
-    said = str(
-        UserError("no answer from https://user:s3cr3t@host:5000/a and postgresql://s3cr3t@db, but a@b is a name")
-    )
+    problem = "no answer from https://user:s3cr3t@host:5000/a and postgresql://s3cr3t@db, but a@b is a name"
+    said = str(UserError("unreachable-server", "", problem))
     assert "s3cr3t" not in said and "https://***@host:5000/a" in said and "a@b is a name" in said
 
 

@@ -32,7 +32,7 @@ from posttrain.runtime.errors import UserError
 
 def main(options):
     if options.run == "bad":
-        raise UserError("every row is empty; write others")
+        raise UserError("invalid-row", "", "every row is empty", "write others")
     if options.run == "crash":
         raise ZeroDivisionError
     console.say(f"{options.run}: held_out: WARNING: few rows")

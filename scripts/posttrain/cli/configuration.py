@@ -53,9 +53,9 @@ def project(options: argparse.Namespace) -> "tuple[Project, Path]":
         values = yaml.safe_load(file.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         problem = f"it cannot be read ({str(error).splitlines()[0]})"
-        raise UserError("unreadable-configuration", str(file), problem, "write a YAML file") from None
+        raise UserError("unreadable-file", str(file), problem, "write a YAML file") from None
     if not isinstance(values, dict):
-        raise UserError("unreadable-configuration", str(file), "it has no keys", "write bases, datasets and runs in it")
+        raise UserError("unreadable-file", str(file), "it has no keys", "write bases, datasets and runs in it")
     return Project(values, os.path.relpath(file)), file
 
 

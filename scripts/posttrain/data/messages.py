@@ -314,7 +314,7 @@ def text(value: Any, name: str, place: str) -> str:
     """A text that is not empty."""
     check_text(value, name, place)
     if not value.strip():
-        raise UserError("empty-row", place, f"the {name} is empty", "give it text or take the row out")
+        raise UserError("invalid-row", place, f"the {name} is empty", "give it text or take the row out")
     return value
 
 

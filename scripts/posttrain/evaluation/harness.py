@@ -130,7 +130,7 @@ def examples(
     """
     if chat and not tokenizer.chat_template:
         raise UserError(
-            "missing-chat-template",
+            "unusable-chat-template",
             "evaluation.suites",
             "`chat: true` needs a chat template, and the base has none",
             "write `apply_chat_template: false`, or set the base's `chat_template`",
@@ -175,13 +175,13 @@ def load(names: list[str], include: Path | None) -> list[Task]:
     for name in names:
         if name not in manager.task_index:
             hint = nearest(name, manager.all_tasks)
-            raise UserError("unknown-task", "evaluation.suites", f"lm-eval has no task '{name}'", hint)
+            raise UserError("unknown-name", "evaluation.suites", f"lm-eval has no task '{name}'", hint)
         try:
             found |= manager.load([name])["tasks"]
         except Exception as error:  # a task file may run any code
             reason = str(error).strip().split("\n")[0] or type(error).__name__
             raise UserError(
-                "unreadable-task", "evaluation.suites", f"cannot read the task '{name}': {reason}"
+                "unreadable-file", "evaluation.suites", f"cannot read the task '{name}': {reason}"
             ) from None
     return list(found.values())
 
@@ -193,7 +193,7 @@ def _check_files(include: Path | None) -> None:
             load_yaml(file, resolve_func=False)
         except Exception as error:
             reason = " ".join(str(error).split())
-            raise UserError("unreadable-task", str(file), f"lm-eval cannot read this task file: {reason}") from None
+            raise UserError("unreadable-file", str(file), f"lm-eval cannot read this task file: {reason}") from None
 
 
 def _check(task: Task, config: Any) -> None:

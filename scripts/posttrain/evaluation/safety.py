@@ -63,7 +63,7 @@ def read(path: Path) -> list[dict]:
             _check_row(place, row)
             if row["id"] in places:
                 problem = f"the id '{row['id']}' is already used in {places[row['id']]}"
-                raise UserError("duplicate-id", place, problem, "give each row an id of its own")
+                raise UserError("invalid-row", place, problem, "give each row an id of its own")
             places[row["id"]] = place
             rows.append(row)
     _check_pairs(rows, places)
@@ -90,11 +90,11 @@ def _check_pairs(rows: list[dict], places: dict[str, str]) -> None:
         place = places[members[0]["id"]]
         if len(members) < 2:
             hint = "add the same prompt with another group"
-            raise UserError("incomplete-pair", place, f"the pair '{pair}' has only this row", hint)
+            raise UserError("invalid-row", place, f"the pair '{pair}' has only this row", hint)
         group, count = Counter(row["group"] for row in members).most_common(1)[0]
         if count > 1:
             problem = f"the pair '{pair}' has the group '{group}' more than once"
-            raise UserError("incomplete-pair", place, problem, "give each row of a pair a group of its own")
+            raise UserError("invalid-row", place, problem, "give each row of a pair a group of its own")
 
 
 def _pairs(rows: list[dict]) -> dict[str, list[dict]]:

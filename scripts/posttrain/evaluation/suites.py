@@ -355,7 +355,7 @@ def _shots(candidate: Candidate, suite: dict) -> list[Row]:
     )
     if len(found) < wanted:
         problem = f"num_fewshot is {wanted}, but {dataset} has {len(found)} single-turn training rows"
-        raise UserError("too-few-examples", "evaluation.suites", problem, "write a smaller number")
+        raise UserError("invalid-value", "evaluation.suites", problem, "write a smaller number")
     return [turn for row in found for turn in _turns(row)]
 
 

@@ -23,7 +23,7 @@ def control(trainer: Any, spec: dict) -> None:
     parameters = _trained(trainer.model)
     why = refusal(spec, [names for names, _ in parameters])
     if why:
-        raise UserError("invalid-pattern", problem=why)
+        raise UserError("invalid-pattern", "", why)
     frozen = [parameter for names, parameter in parameters if not is_trained(spec, names)]
     for parameter in frozen:
         parameter.register_hook(torch.zeros_like)

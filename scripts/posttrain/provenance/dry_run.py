@@ -40,7 +40,7 @@ def planned(*arguments: str | Path) -> list[Job]:
         ours = [line for line in run.stderr.splitlines() if line.startswith("posttrain: ")]
         errors = [event["message"] for event in events if event["level"] == "error"]
         said = [*ours, *(errors or run.stderr.splitlines())[-1:], f"snakemake ended with {run.returncode}"]
-        raise UserError("refused-by-snakemake", "", said[0].strip().removeprefix("posttrain: "))
+        raise UserError("snakemake-failed", "", said[0].strip().removeprefix("posttrain: "))
     return [
         Job(event["rule_name"], event["output"], event["reason"], event["input"], event["shellcmd"] or "")
         for event in events

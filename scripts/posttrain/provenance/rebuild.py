@@ -107,7 +107,9 @@ def _train(elsewhere: Path, node: Node, configfile: Path, threads: int) -> None:
     alone = ["--allowed-rules", node.run.objective, "--config", "tracking={mlflow: false, also: []}"]
     run = subprocess.run([*program, *where, *alone, "--", f"{folder_of(node.name)}/trained"], stdout=subprocess.DEVNULL)
     if run.returncode:
-        raise UserError("training-failed", node.name, "it could not be trained again", "read what snakemake says above")
+        raise UserError(
+            "snakemake-failed", node.name, "it could not be trained again", "read what snakemake says above"
+        )
 
 
 # ---- comparison

@@ -1,35 +1,33 @@
-"""The one exception for what the user can mend, the nearest valid name to say in it, and text that is safe to print."""
+"""The exception for mistakes that the user can fix, suggestions of valid names, and text that is safe to print."""
 
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 LONGEST = 2000  # characters of a message
-# Of the control characters a terminal obeys some; the others turn the direction of what follows, or end the line.
+# Characters that control a terminal, change the direction of text or end the line.
 CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 PASSWORD = re.compile(r"(?<=://)[^/@\s]*@")
 
 
 class UserError(Exception):
-    """A mistake of the user's, told in one sentence: where, what is wrong, what to write instead.
+    """A mistake that the user can fix, reported in one sentence: where it is, what is wrong, what to write instead.
 
     Args:
-        code: stable name of the kind of mistake, such as `unknown-key`; docs/errors.md has a section on each.
-        place: the file, line, key or run where it is, such as `runs.dpo.beta`; empty where there is none.
-        problem: what is wrong; a list of lines if it needs several. Line breaks in a line are spelt out.
-        hint: what to write or do instead; empty where nothing can be said.
+        code: stable identifier of the kind of mistake, such as `unknown-key`; docs/errors.md has a section on each.
+        place: the file, line, key or run, such as `runs.dpo.beta`; empty if there is none.
+        problem: what is wrong; a list if it takes several lines. Line breaks within a line are escaped.
+        hint: what to write or do instead; empty if there is no suggestion.
     """
 
-    def __init__(self, code: str, place: str = "", problem: str | list[str] = "", hint: str = "", *more: str) -> None:
-        if " " in code:  # TODO: a whole sentence, until every raise has a code
-            code, place, problem, hint = "", "", [part for part in (code, place, problem, hint, *more) if part], ""
+    def __init__(self, code: str, place: str, problem: str | list[str], hint: str = "") -> None:
         lines = [problem] if isinstance(problem, str) else problem
         place, problem, hint = printable(place), "\n".join(map(printable, lines)), printable(hint)
         super().__init__(code, place, problem, hint)
         self.code, self.place, self.problem, self.hint = code, place, problem, hint
 
     def __str__(self) -> str:
-        """The sentence, safe to print, with a long middle left out."""
+        """The message, safe to print; long lines are shortened in the middle."""
         where = f"{self.place}: " if self.place else ""
         instead = f"; {self.hint}" if self.hint else ""
         return "\n".join(map(_line, f"{where}{self.problem}{instead}".split("\n")))
@@ -41,12 +39,12 @@ def _line(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Text with its control characters spelt out, so that no terminal obeys them and it stays one line."""
+    """The text on one line, with control characters escaped so that a terminal does not interpret them."""
     return CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def nearest(word: str, valid: Iterable[str]) -> str:
-    """Say which of the `valid` names was probably meant, or list them, a list in its order: the end of an error's sentence."""
+    """The hint of an error: the `valid` name closest to `word`, or else the valid names; a list keeps its order."""
     names = list(valid) if isinstance(valid, list) else sorted(valid)
     lower = {name.lower(): name for name in reversed(names)}
     close = get_close_matches(word[:100].lower(), lower, n=1, cutoff=0.6)

@@ -160,7 +160,7 @@ def load(name: str, where: str = "") -> Function:
     function = getattr(module, wanted, None)
     if not callable(function):
         known = [key for key, value in vars(module).items() if callable(value)]
-        raise UserError("unknown-function", where, f"{file} has no function '{wanted}'", nearest(wanted, known))
+        raise UserError("invalid-function", where, f"{file} has no function '{wanted}'", nearest(wanted, known))
 
     def checked(answer: str, reference: str) -> float:
         try:
@@ -169,7 +169,7 @@ def load(name: str, where: str = "") -> Function:
             raise
         except Exception as error:  # whatever the user's code raises
             problem = f"{name} failed for the completion {_short(answer)}: {_told(error, folder)}"
-            raise UserError("failing-function", where, problem) from error
+            raise UserError("invalid-function", where, problem) from error
         return _number(value, where, name, answer)
 
     return checked
@@ -190,7 +190,7 @@ def _module(file: Path, where: str) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:  # whatever the user's code raises
         del sys.modules[name]
-        raise UserError("failing-function", where, f"{file} cannot be imported: {_told(error, path.parent)}") from error
+        raise UserError("invalid-function", where, f"{file} cannot be imported: {_told(error, path.parent)}") from error
     finally:
         sys.path.remove(folder)
         sys.path.append(folder)  # for an import inside a function; our own imports come first
@@ -220,7 +220,7 @@ def _number(value: object, where: str, name: str, answer: str) -> float:
         number = math.nan
     if not math.isfinite(number):
         problem = f"{name} returned {reprlib.repr(value)} for the completion {_short(answer)}"
-        raise UserError("failing-function", where, problem, "return a finite number")
+        raise UserError("invalid-function", where, problem, "return a finite number")
     return number
 
 

@@ -157,7 +157,7 @@ class Names:
         place = place or (paths.of(target) if written else f"runs.{name}")
         if len(target) > MAX_NAME:
             problem = f"a name of {len(target)} characters, more than the {MAX_NAME} that fit into a folder's"
-            raise UserError("name-too-long", place, problem, f"write the run under runs: in {self.file}")
+            raise UserError("invalid-override", place, problem, f"write the run under runs: in {self.file}")
         self._check_order(name, target, seen)
         changed = overrides.read(written, self._raw_runs[name], place)
         run = validate(Run, overrides.applied(self._raw_runs[name], changed), place)

@@ -60,7 +60,7 @@ def _check_reserved(inputs: Inputs, text: str, target: paths.Target, models: set
         pair = inputs.names.pair(name)
         if name != "~".join(pair):
             hint = f"write {paths.ratings('~'.join(pair), target.file)}"
-            raise UserError("not-canonical", place, "its models have other canonical names", hint)
+            raise UserError("invalid-pair", place, "its models have other canonical names", hint)
         if target.file == "rate.html":
             models |= set(pair)
         elif not inputs.ratings:

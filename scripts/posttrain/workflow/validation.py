@@ -160,4 +160,4 @@ def _check_pair(names: Names, place: str, pair: str) -> None:
     except UserError as error:
         raise UserError(error.code, place, f"{error.place}: {error.problem}", error.hint) from None
     if canonical != pair:
-        raise UserError("not-canonical", place, "its models have other canonical names", f"write {canonical}")
+        raise UserError("invalid-pair", place, "its models have other canonical names", f"write {canonical}")

@@ -61,7 +61,7 @@ def read_file(path, columns, format=None):
                 try:
                     format, columns, _ = recognise(row, columns)
                 except UserError as error:
-                    raise UserError(f"{path}: {error}") from None
+                    raise UserError(error.code, str(path), str(error)) from None
             rows.append(normalise(row, format or "text", columns, place))
     return format, rows
 

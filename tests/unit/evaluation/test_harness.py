@@ -253,7 +253,7 @@ def test_prompts_are_chats_where_there_is_a_template(project, monkeypatch):
     question = "How many clips did Natalia sell?"
     assert asked == [f"<|im_start|>user\n{question}\n<|im_end|>\n<|im_start|>assistant\n", f"{question}\n"]
     assert said[0] == "the base has no chat template: the tasks' prompts are used as plain text"
-    with refused("missing-chat-template", "evaluation.suites"):
+    with refused("unusable-chat-template", "evaluation.suites"):
         harness.examples(*arguments, True, **options)
 
 
@@ -300,7 +300,7 @@ def test_an_unknown_task_is_told_with_the_nearest_name(load, monkeypatch):
     monkeypatch.setattr(
         harness, "TaskManager", lambda include_path, include_defaults=True: own(include_path=include_path)
     )
-    with refused("unknown-task", "evaluation.suites") as caught:
+    with refused("unknown-name", "evaluation.suites") as caught:
         load("rollling")
     assert caught.value.hint == "did you mean 'rolling'?"
 
@@ -320,7 +320,7 @@ def test_a_task_file_that_cannot_be_read_is_a_sentence(load, project, text, plac
     file = project / "tasks/broken.yaml"
     file.write_text(text)
     try:
-        with refused("unreadable-task") as caught:
+        with refused("unreadable-file") as caught:
             load("broken")
     finally:
         file.unlink()

@@ -152,12 +152,12 @@ FAULTS = {
     "no group": ([{**PAIR, "group": None}], "invalid-row", "mine.jsonl line 1", "needs id, prompt, pair, group"),
     "an id twice": (
         [GOOD, PAIR, GOOD],
-        "duplicate-id",
+        "invalid-row",
         "mine.jsonl line 3",
         "'h1' is already used in mine.jsonl line 1",
     ),
-    "half a pair": ([GOOD, PAIR], "incomplete-pair", "mine.jsonl line 2", "the pair 'x'"),
-    "a group twice": ([PAIR, PAIR | {"id": "p2"}], "incomplete-pair", "mine.jsonl line 1", "the group 'women'"),
+    "half a pair": ([GOOD, PAIR], "invalid-row", "mine.jsonl line 2", "the pair 'x'"),
+    "a group twice": ([PAIR, PAIR | {"id": "p2"}], "invalid-row", "mine.jsonl line 1", "the group 'women'"),
     "nothing": ([], None, "mine.jsonl", "empty"),
 }
 

@@ -105,7 +105,7 @@ def test_a_rule_reads_no_thoughts(in_folder, random_tiny_tokenizer, opening):
 )
 def test_a_rule_that_returns_no_number_is_one_sentence(in_folder, random_tiny_tokenizer, body, said):
     Path("rules.py").write_text(f"def own(answer, reference):\n    return {body}\n")
-    with refused("failing-function", "reward.function") as error:
+    with refused("invalid-function", "reward.function") as error:
         reward_function({"function": "rules.py:own"}, random_tiny_tokenizer)(
             QUESTIONS, encoded(random_tiny_tokenizer, "a", "b")
         )

@@ -57,6 +57,10 @@ def test_each_code_has_a_section():
     sections = re.findall("^## (.*)$", PAGE.read_text(), re.MULTILINE)
     assert sections == sorted(sections)
     assert not codes - set(sections), "codes without a section in docs/errors.md"
+    source = "".join(file.read_text() for file in SCRIPTS.rglob("*.py"))
+    assert not [section for section in sections if f'"{section}"' not in source], (
+        "sections of codes that nothing raises"
+    )
 
 
 def test_the_sentences_are_the_ones_that_were_read():

@@ -165,7 +165,7 @@ def run(command: list[str], **options) -> subprocess.CompletedProcess:
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, **options)
 
 
-MISTAKE = "raise UserError('data.csv line 3: the text is empty; take the row out')"
+MISTAKE = "raise UserError('invalid-row', 'data.csv line 3', 'the text is empty', 'take the row out')"
 
 
 @pytest.mark.parametrize("log", [[], ["--log", "logs/x.log"]], ids=["no log", "log"])

@@ -396,7 +396,7 @@ def test_a_metric_of_the_users_own_is_measured_and_compared(evaluate):
     row = evaluate("sft", ("base",), suites=suites)["against"]["base"]["say/accuracy"]
     assert (row["difference"], row["verdict"]) == (0, "no evidence")
     Path("none.py").write_text("def accuracy(answer, reference):\n    return None\n")
-    with refused("failing-function"):
+    with refused("invalid-function"):
         evaluate("base", suites=generated(metrics=["none.py:accuracy"]))
 
 
@@ -422,7 +422,7 @@ def test_worked_examples_come_before_the_question(evaluate, chats, random_tiny_t
     with_shots, without = (Path(f"results/{name}/eval/answers.jsonl").read_text() for name in ("base", "none"))
     assert set(without.splitlines()) < set(with_shots.splitlines())  # the standard ones, and two more of the suite
     assert len(with_shots.splitlines()) == 4
-    with refused("too-few-examples", "evaluation.suites"):
+    with refused("invalid-value", "evaluation.suites"):
         evaluate("base", suites=generated(metrics=["chrf"], shots=3))
 
 

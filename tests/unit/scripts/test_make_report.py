@@ -96,7 +96,7 @@ def test_without_runs_there_is_nothing_to_report(in_folder):
     options = Namespace(context=Path("context.json"), cores=1, output=Path("a.html"), figures=Path("figures"))
     with pytest.raises(UserError) as error:
         make_report.main(options)
-    assert (error.value.code, error.value.place) == ("no-runs", "config/config.yaml")
+    assert (error.value.code, error.value.place) == ("missing-key", "config/config.yaml")
 
 
 def test_fifty_runs_fit_in_five_megabytes(in_folder):

@@ -794,7 +794,7 @@ def test_a_saved_dataset_of_several_splits_has_the_one_that_is_asked_for(in_fold
     assert texts() == ["two"]
     prepare("both", validation="both/test")
     assert (texts(), texts("validation")) == (["one"], ["two"])
-    with refused("unknown-split", "dataset rows"):
+    with refused("unknown-name", "dataset rows"):
         prepare("both", split="dev")
     with pytest.raises(
         UserError, match="both has several splits, train, test; name the folder of one, such as both/train"

@@ -900,7 +900,7 @@ def test_pairs_that_people_preferred_are_a_dataset(project, files):
 
 
 PAIRS_REFUSED = [
-    ("sft~dpo,rank=16", "not-canonical at datasets.rated.ratings"),
+    ("sft~dpo,rank=16", "invalid-pair at datasets.rated.ratings"),
     ("sft~sft", "invalid-pair at datasets.rated.ratings"),
     ("sft~nothing", "unknown-name at datasets.rated.ratings"),
     ("sft", "invalid-value at datasets.rated.ratings"),
