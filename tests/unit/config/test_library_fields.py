@@ -5,6 +5,8 @@ from conftest import refused
 
 from posttrain.config import library_fields
 from posttrain.config.library_fields import OWN_PEFT_FIELDS, OWN_TRAINER_FIELDS, peft_fields, trainer_fields
+from posttrain.config.runs import Run
+from posttrain.config.trainer_args import IGNORED
 from posttrain.methods import METHODS
 from posttrain.objectives import OBJECTIVES
 from posttrain.workflow.project import Project
@@ -31,6 +33,11 @@ def test_field_of_the_trainer_that_a_key_sets_is_refused(configuration, objectiv
     for field in OWN_TRAINER_FIELDS & trainer_fields(objective):
         with refused("conflicting-keys", f"runs.own.trainer_args.{field}"):
             Project(configuration({"runs.own": table | {"trainer_args": {field: 1}}}))
+
+
+def test_no_field_of_the_trainer_changes_what_a_key_of_the_same_name_says():
+    same = frozenset().union(*map(trainer_fields, BY_TRL)) & Run.model_fields.keys()
+    assert same - {"alpha"} <= {*OWN_TRAINER_FIELDS, *IGNORED}  # alpha is LoRA's here
 
 
 def test_unknown_field_has_a_hint(configuration):
