@@ -28,9 +28,11 @@ rule all:
 
 onstart:
     wait_for_turn()
+    note_repeated_checks()
     remember_configuration()
     start_fork_server()
 
 
 onsuccess:
+    build_what_checks_hid()
     show_results()

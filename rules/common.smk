@@ -12,8 +12,8 @@ gc.set_threshold(100_000)
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
-from posttrain.compat.snakemake import planned_outputs, stages_here, start_again, targets
-from posttrain.config.plain_values import check_file, check_is_no_target
+from posttrain.compat.snakemake import planned_outputs, replaced, stages_here, start_again, targets
+from posttrain.config.plain_values import check_file
 from posttrain.runtime.errors import UserError
 from posttrain.config.overrides import OVERRIDES
 from posttrain.objectives import OBJECTIVES
@@ -21,7 +21,7 @@ from posttrain.workflow import contexts, paths
 from posttrain.workflow.project import Project
 from posttrain.workflow.specs import VERSIONS
 from posttrain.workflow.staging import staged
-from posttrain.workflow.targets import evaluated
+from posttrain.workflow.targets import check_is_no_target, evaluated
 from posttrain.runtime import fork_server
 from posttrain.runtime.console import say
 from posttrain.provenance.missing import gone
@@ -201,12 +201,25 @@ def preflight_judges(wildcards):
     return [PROJECT.manifest(base) for base in dict.fromkeys(bases)]
 
 
-def measured_folders(wildcards):
-    return [f"results/data/{name}" for name in PROJECT.inputs.held_out_data]
+def preflight_context(wildcards):
+    """What a preflight has to know besides. Not a job of its own: Snakemake looks at nothing behind a job that has to run, and
+    what follows the preflight does not depend on it otherwise."""
+    values = json.loads(PROJECT.context(wildcards.run, COMMAND))
+    return json.dumps({key: value for key, value in values.items() if key != "judges" or value}, sort_keys=True)
+
+
+def staged_preflight_context(wildcards, input):
+    return staged(preflight_context(wildcards))
+
+
+def folders_of_measured(wildcards, input):
+    return list(dict.fromkeys(os.path.dirname(file) for file in input.measured))
 
 
 def measured_rows(wildcards):
-    return [f"{folder}/{file}" for folder in measured_folders(wildcards) for file in ("train.parquet", "data.json")]
+    return [
+        f"results/data/{name}/{file}" for name in PROJECT.inputs.held_out_data for file in ("train.parquet", "data.json")
+    ]
 
 
 def run_rows(wildcards):
@@ -363,6 +376,20 @@ def wait_for_turn():
     from posttrain.workflow import build_lock
 
     if build_lock.take(planned_outputs(workflow)):
+        start_again()
+
+
+CHECKED_AGAIN = []
+
+
+def note_repeated_checks():
+    """Note whether checks run again, which hides from Snakemake what else there is to do below them."""
+    CHECKED_AGAIN.append(replaced(workflow, "preflight"))
+
+
+def build_what_checks_hid():
+    """Start the command anew after checks that ran again: nothing is left, or what was hidden."""
+    if any(CHECKED_AGAIN):
         start_again()
 
 

@@ -10,7 +10,6 @@ rule preflight:
     """Stop the mistakes that cost days."""
     input:
         spec="results/{run}/spec.json",
-        context="results/{run}/context.json",
         rows=run_rows,
         overlap=run_overlap,
         tokens=preflight_tokens_files,
@@ -28,13 +27,15 @@ rule preflight:
     conda:
         "../envs/posttrain.yaml"
     params:
+        context=preflight_context,
+        staged=staged_preflight_context,
         data=run_rows_folder,
         tokens=preflight_tokens,
-        measured=measured_folders,
+        measured=folders_of_measured,
         output=subpath(output.report, parent=True),
     shell:
         """
         python "$POSTTRAIN"/check_run.py --spec {input.spec:q} --parent {input.model:q} --data {params.data:q} \
-            --tokens {params.tokens:q} --context {input.context:q} \
+            --tokens {params.tokens:q} --context {params.staged:q} \
             --evaluation {input.evaluation:q} --measured {params.measured:q} --output {params.output:q} --log {log:q}
         """

@@ -68,6 +68,8 @@ class Objective:
     """virtual tokens may stand before the prompt in the embeddings (p_tuning, prompt)"""
     reward_model: bool = False
     """it makes a reward model, with a score in the place of the LM head"""
+    implicit_reward: bool = False
+    """its policy against its reference is a reward of each token (RTO)"""
     value_model: bool = False
     """it trains a value beside the policy"""
     token_rewards: bool = False
@@ -112,6 +114,7 @@ OBJECTIVES: dict[str, Objective] = {
         data=("preference",),
         measures=PAIRWISE,
         keys=("loss_type", "loss_weights", "beta", "trainer_args"),
+        implicit_reward=True,
         trl_config="trainer/dpo_config.py",
         version=3,
         reference="logprobs",

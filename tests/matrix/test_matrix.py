@@ -35,7 +35,7 @@ from posttrain.methods import METHODS
 from posttrain.models import loading
 from posttrain.runtime import atomic, hashes
 from posttrain.runtime.errors import UserError
-from posttrain.training import checkpoints, loop
+from posttrain.training import callbacks, checkpoints
 from posttrain.workflow.project import Project
 
 PAGE = REPOSITORY / "docs/support-matrix.md"
@@ -279,8 +279,8 @@ def ends_in_the_same_bits(objective: str, method: str, name: str, keys: dict | N
     for folder in ("checkpoints", "trained"):
         shutil.rmtree(f"results/{name}/{folder}")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.Watch, "on_step_end", save_at_step_3)
-        patch.setattr(loop.Watch, "on_save", die)
+        patch.setattr(callbacks.SaveCheckpoints, "on_step_end", save_at_step_3)
+        patch.setattr(callbacks.SaveCheckpoints, "on_save", die)
         with pytest.raises(Killed):
             train(objective, method, name, STEPS, keys)
     train(objective, method, name, STEPS, keys)

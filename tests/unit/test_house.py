@@ -79,7 +79,7 @@ def test_nothing_is_too_long(file):
 
 # What a stage keeps beside all results, and what it reads of a dataset only to name a row or a licence.
 BESIDE_RESULTS = (
-    "compat/snakemake.py data/licences.py runtime/script.py runtime/storage_faults.py training/loop.py "
+    "compat/snakemake.py config/plain_values.py data/licences.py runtime/script.py runtime/storage_faults.py training/loop.py "
     "training/mlflow_tracking.py training/trackers.py workflow/paths.py"
 ).split()
 

@@ -11,6 +11,7 @@ All but schema read the configuration that Snakemake read last in this folder, o
 """
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable
 
@@ -20,6 +21,7 @@ from posttrain.runtime.errors import UserError
 
 def main() -> None:
     """Run one of the subcommands; a user's mistake is one line on standard error and exit status 1."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `posttrain verify | head` ends quietly
     options = parser().parse_args()
     try:
         configuration.enter(options)

@@ -7,6 +7,9 @@ Checked with Snakemake 9.27.1; tests/unit/compat/test_snakemake.py fails when on
 - `planned_outputs`: `onstart` is told nothing of the jobs, so `workflow.dag` is asked. It could go if `onstart` had the jobs, or if
   Snakemake's lock made a second command wait instead of failing.
 - `stages_here`: neither is it told where jobs run; `workflow.local_exec` and the settings of the deployment know.
+- `replaced`: a job that must run hides, from all jobs below it, that they must run for reasons of their own, and does not start them
+  where they read its files as `ancient` (dag.py, `update_needrun`): a changed check of the preflight hides a missing evaluation, and
+  Snakemake ends as if all were built. It could go if the jobs that `masked` holds were looked at.
 - `start_again`: no hook can have Snakemake work out its jobs anew, so the process replaces itself. It could go along with it.
 - `default_handler`: a logger plugin cannot ask for Snakemake's own output, as under `--verbose`.
 - `INTERRUPTED`, `REPEATED`, `ROUTINE`: events without a type of their own, which are told apart by how their text begins.
@@ -15,7 +18,10 @@ Checked with Snakemake 9.27.1; tests/unit/compat/test_snakemake.py fails when on
 import logging
 import os
 import sys
+from pathlib import Path
 from typing import Any
+
+from posttrain.runtime.fork_server import VARIABLE as FORK_SERVER
 
 CHECKED = {"snakemake": "9.27.1"}
 # SIGTERM to Snakemake alone, and Ctrl-C.
@@ -67,8 +73,16 @@ def stages_here(workflow: Any) -> int:
     return sum("gpu" in job.rule.resources for job in workflow.dag.needrun_jobs()) if here else 0
 
 
+def replaced(workflow: Any, rule: str) -> bool:
+    """Whether jobs of a rule will write files anew that are there; to be called from `onstart`."""
+    outputs = [Path(file) for job in workflow.dag.needrun_jobs() if job.rule.name == rule for file in job.output]
+    return any(output.exists() for output in outputs)
+
+
 def start_again() -> None:
     """Replace this process by the same command, which works out anew what there is to do; it never returns."""
+    logging.shutdown()  # the terminal's last lines
+    os.environ.pop(FORK_SERVER, None)  # it ends with this program
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 

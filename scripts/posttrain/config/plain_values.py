@@ -43,22 +43,6 @@ def check_file(file: Path | str) -> None:
         ) from None
 
 
-def check_is_no_target(file: Path | str) -> None:
-    """Refuse a result as a configuration: Snakemake takes all names after `--configfile` for configurations.
-
-    Raises:
-        UserError: the file is under results/.
-    """
-    name = os.path.relpath(file)
-    if name.startswith(f"results{os.sep}"):
-        raise UserError(
-            "target-after-configfile",
-            name,
-            "it stands after --configfile, so snakemake reads it as a second configuration",
-            f"write another option between the two: --configfile FILE --cores N {name}",
-        )
-
-
 def check_text(text: str, file: str) -> None:
     """The same as `check_file`, for the text of a file."""
     with contextlib.suppress(ValueError, RecursionError):

@@ -102,9 +102,8 @@ class Names:
         a, _, b = pair.partition("~")
         names = (self.model(a), self.model(b))
         if names[0] == names[1]:
-            raise UserError(
-                "invalid-pair", f"'{pair}'", "a model cannot be rated against itself", "name two, as sft_lora~dpo_lora"
-            )
+            problem = "a model cannot be rated against itself"
+            raise UserError("invalid-pair", f"'{pair}'", problem, "name two, as sft_lora~dpo_lora")
         for name in names:
             if self.is_reward(name):
                 problem = f"{name} is a reward model, which generates no text"
@@ -115,13 +114,13 @@ class Names:
         """Whether `name` is a run that trains a reward model."""
         return name not in self.config.bases and OBJECTIVES[self.run(name).run.objective].reward_model
 
-    def reward_model(self, place: str, name: str, objective: str = "reward", seen: tuple[str, ...] = ()) -> str:
+    def reward_model(self, place: str, name: str, implicit: bool = False, seen: tuple[str, ...] = ()) -> str:
         """The canonical name of the run that a key names as a reward model.
 
         Args:
             place: the key.
             name: its value.
-            objective: the objective that the run must have.
+            implicit: whether the run's policy is the reward, as a dpo run's is, and not a model of its own.
             seen: the runs that are being resolved, the outermost first.
 
         Raises:
@@ -129,9 +128,11 @@ class Names:
         """
         require(place, "run", name.split(",")[0], self.config.runs)
         node = self._resolve(name, seen)
-        if node.run.objective == objective:
+        row = OBJECTIVES[node.run.objective]
+        if row.implicit_reward if implicit else row.reward_model:
             return node.name
-        asked = OBJECTIVES[objective].reward_model and place.endswith("reward.from")
+        objective = "dpo" if implicit else "reward"
+        asked = not implicit and place.endswith("reward.from")
         raise UserError(
             "wrong-reward-model",
             place,
@@ -225,9 +226,9 @@ class Names:
         """The runs that a run's reward comes from."""
         if run.reward is None or run.reward.from_ is None:
             return ()
-        asked = {"from": (run.reward.from_, "dpo" if run.reward.kind == "implicit" else "reward")}
+        asked = {"from": (run.reward.from_, run.reward.kind == "implicit")}
         if run.reward.sequence:
-            asked["sequence"] = (run.reward.sequence, "reward")
+            asked["sequence"] = (run.reward.sequence, False)
         return tuple(self.reward_model(joined(place, f"reward.{key}"), *value, seen) for key, value in asked.items())
 
     def _point(self, place: str, table: Sweep, point: dict[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -151,9 +151,11 @@ class Project:
 
         Snakemake goes through its text several times a job, so it says which runs have another objective where those are fewer.
         """
-        runs = {name: run.objective for name, run in self.config.runs.items()}
-        ours = [name for name, own in runs.items() if own == objective]
-        others = [name for name in runs if name not in ours]
+        groups: dict[str, list[str]] = {}
+        for name, run in self.config.runs.items():
+            groups.setdefault(run.objective, []).append(name)
+        ours = groups.pop(objective, [])
+        others = [name for group in groups.values() for name in group]
         if len(ours) <= len(others):
             return f"(?:{'|'.join(ours) or '(?!)'}){OVERRIDES}"
         return rf"(?!(?:{'|'.join(others) or '(?!)'})\b)[a-z][a-z0-9_]*{OVERRIDES}"

@@ -1,7 +1,9 @@
 """What a command line may ask for, and whether what it needs is there."""
 
+import os
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 from posttrain.config import measuring
 from posttrain.data.files import expand, is_folder
@@ -139,3 +141,16 @@ def _check_file_names(inputs: Inputs, files: Iterable[str]) -> None:
         if re.search("[{<]", file) or printable(file) != file:
             problem = f"the file name '{file}' contains {{, < or a control character"
             raise UserError("unsafe-file-name", inputs.file, problem, "rename the file")
+
+
+def check_is_no_target(file: Path | str) -> None:
+    """Refuse a result as a configuration: Snakemake takes all names after `--configfile` for configurations.
+
+    Raises:
+        UserError: the file is under results/.
+    """
+    name = os.path.relpath(file)
+    if paths.is_target(name):
+        problem = "it stands after --configfile, so snakemake reads it as a second configuration"
+        hint = f"write another option between the two: --configfile FILE --cores N {name}"
+        raise UserError("target-after-configfile", name, problem, hint)

@@ -301,7 +301,7 @@ def test_a_configuration_that_cannot_be_used_is_one_sentence(in_folder, monkeypa
     monkeypatch.setattr(sys, "argv", ["posttrain", name, "sft", "--configfile", "c.yaml"])
     with pytest.raises(SystemExit, match=said) as end:
         main.main()
-    assert str(end.value).startswith("posttrain: c.yaml: ") and "\n" not in str(end.value)
+    assert str(end.value).startswith(("posttrain: c.yaml: ", "posttrain: runs.x: ")) and "\n" not in str(end.value)
 
 
 def test_why_says_nothing_or_the_causes(project_file, monkeypatch, capsys):

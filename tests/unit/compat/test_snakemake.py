@@ -3,9 +3,14 @@
 import inspect
 import io
 import logging
+import os
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
+from conftest import REPOSITORY
 from snakemake import api, dag, jobs, workflow
 from snakemake import logging as snakemake_logging
 from snakemake.scheduling import job_scheduler
@@ -45,3 +50,55 @@ def test_snakemake_has_its_own_handler(monkeypatch):
     assert handler.filter(record)
     handler.emit(record)
     assert sys.stderr.getvalue() == "Select jobs to execute...\n"
+
+
+CHECKED = """
+import sys
+sys.path.insert(0, {scripts!r})
+from posttrain.compat.snakemake import replaced, start_again
+
+again = []
+
+rule check:
+    input: "source"
+    output: "check"
+    shell: "touch {{output}}"
+
+rule train:
+    input: ancient("check")
+    output: "trained"
+    shell: "touch {{output}}"
+
+rule evaluate:
+    input: "trained"
+    output: "evaluation"
+    shell: "touch {{output}}"
+
+onstart:
+    again.append(replaced(workflow, "check"))
+
+onsuccess:
+    if {starts_again} and any(again):
+        start_again()
+"""
+
+
+@pytest.mark.parametrize("starts_again", [False, True])
+def test_what_a_repeated_check_hides_is_built_by_starting_again(tmp_path, starts_again):
+    """Once the first case builds the evaluation, Snakemake is mended, and `replaced` can go."""
+    scripts = str(REPOSITORY / "scripts")
+    (tmp_path / "Snakefile").write_text(CHECKED.format(scripts=scripts, starts_again=starts_again))
+    for name, age in (("check", 30), ("trained", 20), ("source", 10)):  # the check is older than what it reads
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    command = [
+        Path(sys.executable).parent / "snakemake",
+        "--cores",
+        "1",
+        "--nolock",
+        "--workflow-profile",
+        "none",
+        "evaluation",
+    ]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    assert (tmp_path / "evaluation").exists() == starts_again

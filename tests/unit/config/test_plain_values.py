@@ -45,10 +45,3 @@ def test_file_is_not_utf_8(in_folder):
     Path("my.yaml").write_bytes(b"use: \xff")
     with refused("invalid-yaml", "my.yaml"):
         plain_values.check_file("my.yaml")
-
-
-def test_target_after_configfile_is_not_a_configuration(in_folder):
-    with refused("target-after-configfile", "results/sft/eval.json"):
-        plain_values.check_is_no_target(Path("results/sft/eval.json"))
-    plain_values.check_is_no_target(Path("config/results.yaml"))
-    plain_values.check_is_no_target(Path("../other/results/x.yaml"))

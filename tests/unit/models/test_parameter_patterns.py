@@ -89,7 +89,7 @@ UNFIT = [
     (
         "lora",
         {"freeze": "layers"},
-        "freeze: 'layers' matches every parameter that lora trains; write the names of those",
+        "freeze: 'layers' matches every parameter that lora trains; write the names of the",
     ),
     ("full", {"train": "layers.7"}, "train: 'layers.7' matches no parameter that full trains; did you mean 'layers'?"),
     (

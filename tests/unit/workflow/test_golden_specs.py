@@ -14,6 +14,7 @@ from pydantic import Field, create_model
 from posttrain.config.bases import RandomBase
 from posttrain.config.datasets import Dataset, Part, Select
 from posttrain.config.evaluation import Evaluation, GenerationSuite
+from posttrain.config.runs import Run
 from posttrain.methods import METHODS
 from posttrain.objectives import OBJECTIVES
 from posttrain.runtime.errors import UserError
@@ -133,6 +134,13 @@ def test_a_new_key_moves_no_spec_while_it_is_at_its_default(stage):
     wider = create_model("Wider", __base__=type(table), new_key=(int | None, None), new_list=(list, Field([])))
     assert specs.settings(stage, wider(**values)) == specs.settings(stage, table)
     assert specs.settings(stage, wider(**values, new_key=3)) == specs.settings(stage, table) | {"new_key": 3}
+
+
+def test_a_new_key_of_a_run_moves_no_spec_while_it_is_at_its_default():
+    values = {"from": "tiny", "objective": "sft", "data": "chats"}
+    wider = create_model("Wider", __base__=Run, new_key=(int | None, None))
+    assert wider(**values).settings() == Run(**values).settings()
+    assert wider(**values, new_key=3).settings() == Run(**values).settings() | {"new_key": 3}
 
 
 if __name__ == "__main__":

@@ -934,3 +934,10 @@ def test_the_models_that_a_command_line_asks_to_evaluate_with_what_they_come_fro
     assert asked(["results/dpo,rank=16/eval.json"]) == ["base", "sft", "dpo"]
     assert asked(["results/dpo/train.json"]) == []
     assert set(asked([])) == {"base", "sft", "dpo", "follow", "sft,rank=16", "full"}
+
+
+def test_target_after_configfile_is_not_a_configuration(in_folder):
+    with refused("target-after-configfile", "results/sft/eval.json"):
+        targets.check_is_no_target(Path("results/sft/eval.json"))
+    targets.check_is_no_target(Path("config/results.yaml"))
+    targets.check_is_no_target(Path("../other/results/x.yaml"))
