@@ -33,8 +33,8 @@ def main(options) -> None:
         score = reward_models.reward_function(
             spec["reward"], tokenizer, tokens.stops(options.parent, tokenizer), models
         )
-        trainer = trl_trainers.prepared_sampler(spec["objective"])
-        config = trl_trainers.config_of(spec["objective"])
+        name, package = spec["objective"], OBJECTIVES[spec["objective"]].trl_package
+        trainer, config = trl_trainers.prepared_sampler(name, package), trl_trainers.config_of(name, package)
 
         def reward(prompts, completion_ids, reference, **_):
             columns = zip(prompts, reference, strict=True)

@@ -23,8 +23,8 @@ class Objective:
     """what it measures on held-out rows: the name in a configuration -> the trainer's; the first is the default"""
     keys: tuple[str, ...] = ()
     """keys of a run that act on it and not on every objective"""
-    trl_config: str | None = None
-    """file of TRL's configuration class, within the package; None for a trainer of our own"""
+    trl_config: tuple[str, ...] = ()
+    """files of TRL's configuration class and of those that it inherits from, within `trl`; none for a trainer of our own"""
     version: int
     """raised by hand when its results change their meaning; results of older versions are built anew"""
     script: str | None = None
@@ -76,6 +76,16 @@ class Objective:
     """it can use a reward for each token"""
 
     @property
+    def trl_package(self) -> str:
+        """The package of its trainer and its configuration: `trl`, or one of `trl.experimental`.
+
+        >>> OBJECTIVES["grpo"].trl_package, OBJECTIVES["cpo"].trl_package
+        ('trl', 'trl.experimental.cpo')
+        """
+        folders = self.trl_config[0].split("/")[:-1]
+        return "trl" if folders == ["trainer"] else ".".join(["trl", *folders])
+
+    @property
     def all_logits(self) -> bool:
         """Whether its loss computes the logits of every token at once."""
         return self.compact_head == "none" and not self.fused_head and not self.reward_model
@@ -100,7 +110,7 @@ OBJECTIVES: dict[str, Objective] = {
         data=("text", "messages"),
         measures=MappingProxyType({"loss": "loss", "token_accuracy": "mean_token_accuracy"}),
         keys=("assistant_turns", "train_thoughts", "neftune_noise_alpha", "packing", "loss_type", "trainer_args"),
-        trl_config="trainer/sft_config.py",
+        trl_config=("trainer/sft_config.py",),
         version=3,
         from_demonstrations=True,
         loss_types=("nll", "dft"),
@@ -115,7 +125,7 @@ OBJECTIVES: dict[str, Objective] = {
         measures=PAIRWISE,
         keys=("loss_type", "loss_weights", "beta", "trainer_args"),
         implicit_reward=True,
-        trl_config="trainer/dpo_config.py",
+        trl_config=("trainer/dpo_config.py",),
         version=3,
         reference="logprobs",
         preference_loss=True,
@@ -130,7 +140,7 @@ OBJECTIVES: dict[str, Objective] = {
         data=("preference", "unpaired_preference"),
         measures=MappingProxyType({"loss": "loss", "margin": "rewards/margins"}),
         keys=("loss_type", "beta", "trainer_args"),
-        trl_config="trainer/kto_config.py",
+        trl_config=("trainer/kto_config.py",),
         version=4,
         reference="before training",
         preference_loss=True,
@@ -145,7 +155,7 @@ OBJECTIVES: dict[str, Objective] = {
         data=("preference",),
         measures=PAIRWISE,
         keys=("beta", "trainer_args"),
-        trl_config="experimental/orpo/orpo_config.py",
+        trl_config=("experimental/orpo/orpo_config.py",),
         version=3,
         preference_loss=True,
         sequences=2,
@@ -156,7 +166,7 @@ OBJECTIVES: dict[str, Objective] = {
         data=("preference",),
         measures=PAIRWISE,
         keys=("loss_type", "cpo_alpha", "simpo_gamma", "beta", "trainer_args"),
-        trl_config="experimental/cpo/cpo_config.py",
+        trl_config=("experimental/cpo/cpo_config.py",),
         version=3,
         preference_loss=True,
         sequences=2,
@@ -169,7 +179,7 @@ OBJECTIVES: dict[str, Objective] = {
         data=("preference",),
         measures=MappingProxyType({"loss": "loss", "accuracy": "accuracy", "margin": "margin"}),
         keys=("trainer_args",),
-        trl_config="trainer/reward_config.py",
+        trl_config=("trainer/reward_config.py",),
         version=3,
         from_demonstrations=True,
         sequences=2,
@@ -180,7 +190,7 @@ OBJECTIVES: dict[str, Objective] = {
         data=ON_PROMPTS,
         measures=FROM_REWARD,
         keys=(*SAMPLING_KEYS, "num_generations", "variant", "loss_type", "beta", "trainer_args"),
-        trl_config="trainer/grpo_config.py",
+        trl_config=("trainer/grpo_config.py",),
         version=3,
         on_policy=True,
         reference="resident where beta",
@@ -193,7 +203,7 @@ OBJECTIVES: dict[str, Objective] = {
         data=ON_PROMPTS,
         measures=FROM_REWARD,
         keys=(*SAMPLING_KEYS, "num_generations", "beta", "trainer_args"),
-        trl_config="trainer/rloo_config.py",
+        trl_config=("trainer/rloo_config.py",),
         version=3,
         script="grpo",
         on_policy=True,

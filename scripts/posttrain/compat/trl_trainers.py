@@ -6,6 +6,7 @@ the private method that prepares the rows. They can go once TRL accepts prepared
 RewardTrainer do.
 """
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -82,15 +83,15 @@ def completions_only_orpo() -> type:
     return CompletionsOnly
 
 
-def prepared_sampler(name: str) -> type:
-    """GRPOTrainer or RLOOTrainer for prompts that are token ids.
+def prepared_sampler(name: str, package: str = "trl") -> type:
+    """GRPOTrainer, RLOOTrainer or one that inherits from them, for prompts that are token ids.
 
     Args:
-        name: `grpo` or `rloo`.
+        name: of the objective, such as `grpo`.
+        package: that the trainer is in.
     """
-    import trl
 
-    class PreparedSampler(getattr(trl, f"{name.upper()}Trainer")):
+    class PreparedSampler(getattr(importlib.import_module(package), f"{name.upper()}Trainer")):
         def _tokenize_prompts(self, prompts: list[list[int]]) -> tuple:
             return prompts, None, {}
 
@@ -116,8 +117,6 @@ def counting_sft() -> type:
     return CountingSFTTrainer
 
 
-def config_of(name: str) -> Callable[..., Any]:
+def config_of(name: str, package: str = "trl") -> Callable[..., Any]:
     """TRL's configuration class of a trainer, such as `DPOConfig` for `dpo`."""
-    import trl
-
-    return getattr(trl, f"{name.upper()}Config")
+    return getattr(importlib.import_module(package), f"{name.upper()}Config")

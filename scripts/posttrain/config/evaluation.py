@@ -1,6 +1,6 @@
 """The section `evaluation`: what every model is measured on, and suites of more measurements."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Union
 
 from pydantic import Field, field_validator, model_validator
 
@@ -106,9 +106,6 @@ class SafetySuite(Answering):
     files: list[str] | None = Field(None, description="prompts of your own, .jsonl; by default the shipped ones")
 
 
-Suite = Annotated[
-    LikelihoodSuite | GenerationSuite | RewardSuite | TasksSuite | SafetySuite, Field(discriminator="kind")
-]
 SUITES = {
     **dict.fromkeys(("perplexity", "preference"), LikelihoodSuite),
     "generation": GenerationSuite,
@@ -116,6 +113,7 @@ SUITES = {
     "tasks": TasksSuite,
     "safety": SafetySuite,
 }
+Suite = Annotated[Union[tuple(dict.fromkeys(SUITES.values()))], Field(discriminator="kind")]  # noqa: UP007
 
 
 class Evaluation(Strict):

@@ -46,7 +46,7 @@ def trainer_files(objective: str) -> tuple[Path, ...]:
     if not (own := OBJECTIVES[objective].trl_config):
         return ()
     trl, transformers = _folder("trl"), _folder("transformers")
-    return trl / own, trl / "trainer/base_config.py", transformers / "training_args.py"
+    return *(trl / file for file in own), trl / "trainer/base_config.py", transformers / "training_args.py"
 
 
 @cache

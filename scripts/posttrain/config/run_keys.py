@@ -8,10 +8,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from posttrain.config.fields import Arguments, Count, Name, Number, Patterns, Strict
-from posttrain.config.run_tables import EarlyStopping, Reward
+from posttrain.config.run_tables import ON_POLICY, EarlyStopping, Reward
 from posttrain.methods import METHODS
 from posttrain.objectives import OBJECTIVES
 from posttrain.training import losses
+
+IN_GROUPS = ", ".join(name for name, row in OBJECTIVES.items() if row.groups)
 
 
 class Stage(Strict):
@@ -41,7 +43,7 @@ class Optimisation(Stage):
     batch_size: Count = Field(
         8,
         gt=0,
-        description="examples per optimiser step (4 to 16); grpo, rloo: completions sampled together; ppo: prompts per rollout",
+        description=f"examples per optimiser step (4 to 16); {IN_GROUPS}: completions sampled together; ppo: prompts per rollout",
     )
     gradient_accumulation_steps: Count = Field(
         1, gt=0, description="number of forward passes that the batch is split into; saves memory"
@@ -167,12 +169,12 @@ class Losses(Method):
 class Sampling(Losses):
     """Learning from sampled completions"""
 
-    reward: Reward | None = Field(None, description="grpo, rloo, ppo: `{from: RUN}` or `{function: NAME}`")
+    reward: Reward | None = Field(None, description=f"{ON_POLICY}: `{{from: RUN}}` or `{{function: NAME}}`")
     max_new_tokens: Count = Field(
-        128, gt=0, description="grpo, rloo, ppo: maximum length of a sampled completion in tokens"
+        128, gt=0, description=f"{ON_POLICY}: maximum length of a sampled completion in tokens"
     )
-    temperature: Number = Field(1.0, gt=0, description="grpo, rloo, ppo: sampling temperature")
-    num_generations: Count = Field(4, gt=1, description="grpo, rloo: number of completions of each prompt")
+    temperature: Number = Field(1.0, gt=0, description=f"{ON_POLICY}: sampling temperature")
+    num_generations: Count = Field(4, gt=1, description=f"{IN_GROUPS}: number of completions of each prompt")
     num_mini_batches: Count | None = Field(
         None,
         gt=0,

@@ -5,11 +5,23 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from posttrain.config.fields import Count, Mistake, Number, Strict
+from posttrain.objectives import OBJECTIVES
 from posttrain.runtime import user_code
 from posttrain.runtime.errors import nearest
 from posttrain.training import early_stopping
 
 REWARD_FUNCTIONS = ("final_number", "answer_format")
+ON_POLICY = ", ".join(name for name, row in OBJECTIVES.items() if row.on_policy)
+
+
+def _measures() -> str:
+    """What the objectives measure on held-out rows, those together that measure the same."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for name, row in OBJECTIVES.items():
+        found.setdefault(tuple(row.measures), []).append(name)
+    return "; ".join(
+        f"{', '.join(names)} {', '.join(f'`{measure}`' for measure in row)}" for row, names in found.items()
+    )
 
 
 class Reward(Strict):
@@ -55,8 +67,7 @@ class EarlyStopping(Strict):
     metric: str | None = Field(
         None,
         min_length=1,
-        description="what is measured: sft `loss`, `token_accuracy`; dpo, orpo, cpo, reward `loss`, `accuracy`, `margin`; kto `loss`, "
-        "`margin`; grpo, rloo, ppo `reward`; or a metric of generated completions (not reward): "
+        description=f"what is measured: {_measures()}; or a metric of generated completions (not reward): "
         + ", ".join(f"`{name}`" for name in early_stopping.OF_ANSWERS)
         + ", or your own as `FILE.py:NAME`, where higher is better; by default the objective's first",
     )
@@ -69,5 +80,5 @@ class EarlyStopping(Strict):
     max_new_tokens: Count | None = Field(
         None,
         gt=0,
-        description="maximum length of a generated completion in tokens, default 128 (grpo, rloo, ppo: the run's own)",
+        description=f"maximum length of a generated completion in tokens, default 128 ({ON_POLICY}: the run's own)",
     )

@@ -52,8 +52,8 @@ class DatasetType:
     """What a row holds, and what follows from that for tokens, splits, comparisons and measurements."""
 
     columns: dict[str, str]
-    """name to kind: `string`, `strings`, `boolean`, `spans` (first and last character of parts), or `turns`. The first column of
-    turns has the prompt, the others have its completions"""
+    """name to kind: `string`, `strings`, `boolean`, `number`, `spans` (first and last character of parts), or `turns`. The first
+    column of turns has the prompt, the others have its completions. No two types have the same columns"""
     encode: Callable[[Any, list[Row], Settings], Iterator[Encoded]]
     """tokenise rows: tokenizer, rows, settings"""
     conversation: bool = False
@@ -69,7 +69,8 @@ class DatasetType:
     marks: dict[str, Callable[[Row], str]] = field(default_factory=dict)
     """of a completion, what it is worth: the same words are something else as a rejected completion"""
     suites: tuple[str, ...] = ()
-    """kinds of evaluation suites that can measure its held-out rows; perplexity and preference do without being configured"""
+    """kinds of evaluation suites that can measure its held-out rows; perplexity and preference do without being configured. A
+    kind that no type names, such as generation, compares answers with references, and measures every type that has them"""
 
     @cached_property
     def turns(self) -> tuple[str, ...]:
@@ -93,16 +94,20 @@ class DatasetType:
 
     @cached_property
     def facts(self) -> tuple[str, ...]:
-        """Columns that tell two rows of the same words apart: labels and media."""
-        return tuple(name for name, kind in self.columns.items() if kind in ("boolean", "strings"))
+        """Columns that tell two rows of the same words apart: labels, scores and media."""
+        return (*self.worth, *(name for name, kind in self.columns.items() if kind == "strings"))
+
+    @cached_property
+    def worth(self) -> tuple[str, ...]:
+        """Columns that say what a completion is worth, which its rows of tokens have as well."""
+        return tuple(name for name, kind in self.columns.items() if kind in ("boolean", "number"))
 
     @cached_property
     def token_columns(self) -> dict[str, str]:
         """Columns of its rows of tokens, name to kind, in addition to `id` and `length`."""
         if self.conversation or not self.turns:
             return {"input_ids": "ids", "labels": "ids"}
-        booleans = {name: kind for name, kind in self.columns.items() if kind == "boolean"}
-        return {f"{name}_ids": "ids" for name in self.turns} | booleans
+        return {f"{name}_ids": "ids" for name in self.turns} | {name: self.columns[name] for name in self.worth}
 
     @cached_property
     def trained_columns(self) -> tuple[str, ...]:
@@ -166,11 +171,11 @@ def _encode_pair(tokenizer: Any, rows: list[Row], settings: Settings) -> Iterato
 
 
 def _encode_completion(tokenizer: Any, rows: list[Row], settings: Settings) -> Iterator[Encoded]:
-    """A prompt with one completion and its label."""
+    """A prompt with one completion, and its label or score."""
     found = completion_tokens(tokenizer, rows, "completion", settings.stops)
     for row, (prompt, completion) in zip(rows, found, strict=True):
         kept = completion[: max(0, settings.max_length - len(prompt))]
-        encoded = {"prompt_ids": prompt, "completion_ids": kept, "label": row["label"]}
+        encoded = {"prompt_ids": prompt, "completion_ids": kept} | {name: row[name] for name in of(row).worth}
         encoded = {"id": row["id"], "length": len(prompt) + len(kept), **encoded}
         yield Encoded(encoded, len(kept), len(prompt) + len(completion), len(kept) > 0)
 
@@ -195,7 +200,7 @@ DATASET_TYPES: dict[str, DatasetType] = {
         encode=_encode_text,
         conversation=True,
         reference="messages",
-        suites=("perplexity", "generation", "reward"),
+        suites=("perplexity", "reward"),
     ),
     "image_messages": DatasetType(
         columns={"messages": "turns", "images": "strings"},
@@ -210,7 +215,7 @@ DATASET_TYPES: dict[str, DatasetType] = {
         reference="chosen",
         derived=("rejected",),
         marks={"rejected": lambda row: "rejected"},
-        suites=("preference", "generation", "reward"),
+        suites=("preference", "reward"),
     ),
     "unpaired_preference": DatasetType(
         columns={"prompt": "turns", "completion": "turns", "label": "boolean"},
@@ -227,7 +232,12 @@ MEDIA = tuple(dict.fromkeys(name for row in DATASET_TYPES.values() for name in r
 
 def for_suites(*kinds: str) -> tuple[str, ...]:
     """The dataset types that one of these kinds of evaluation suites can measure."""
-    return tuple(name for name, row in DATASET_TYPES.items() if set(kinds) & set(row.suites))
+    named = {kind for row in DATASET_TYPES.values() for kind in row.suites}
+    return tuple(
+        name
+        for name, row in DATASET_TYPES.items()
+        if set(kinds) & set(row.suites) or (not named.issuperset(kinds) and row.reference and not row.media)
+    )
 
 
 def of(names: Iterable[str]) -> DatasetType:
@@ -243,4 +253,4 @@ def prompt_turns(row: Row) -> Turns:
 @cache
 def _of(names: frozenset[str]) -> DatasetType:
     fitting = [row for row in DATASET_TYPES.values() if {*row.texts, *row.media} <= names]
-    return max(fitting, key=lambda row: len(row.texts) + len(row.media))
+    return max(fitting, key=lambda row: len(names & row.columns.keys()))

@@ -74,6 +74,7 @@ def arrow_schema(columns: dict[str, str]) -> Any:
         "string": pa.string(),
         "strings": pa.list_(pa.string()),
         "boolean": pa.bool_(),
+        "number": pa.float64(),
         "length": pa.int32(),
         "ids": pa.list_(pa.int32()),
         "spans": pa.list_(pa.list_(pa.int32())),

@@ -238,7 +238,7 @@ def answer(candidate: Candidate, examples: list[Row], dataset: str) -> None:
 
 def _is_asked(candidate: Candidate, dataset: str) -> bool:
     """Whether a suite has answers to the same prompts."""
-    suites = [suite for suite in candidate.spec["suites"].values() if suite["kind"] in ("generation", "reward")]
+    suites = [suite for suite in candidate.spec["suites"].values() if "data" in suite and not scores_only(suite)]
     return any(suite["data"]["name"] == dataset and not suite.get("shots") for suite in suites)
 
 

@@ -53,3 +53,10 @@ def test_a_samplers_prompts_are_returned_as_trl_unpacks_them(name):
     source = inspect.getsource(getattr(trl, f"{name.upper()}Trainer"))
     assert "prompt_ids, images, multimodal_fields = self._tokenize_prompts(prompts)" in source
     assert trl_trainers.config_of(name) is getattr(trl, f"{name.upper()}Config")
+
+
+def test_experimental_trainers_sample_in_the_same_way():
+    package = "trl.experimental.gmpo"
+    sampler, config = trl_trainers.prepared_sampler("gmpo", package), trl_trainers.config_of("gmpo", package)
+    assert issubclass(sampler, trl.GRPOTrainer) and issubclass(config, trl.GRPOConfig)
+    assert sampler.__mro__[1].__module__.startswith(package)

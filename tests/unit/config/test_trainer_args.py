@@ -4,12 +4,14 @@ import pytest
 from conftest import refused
 
 from posttrain.config import library_fields, trainer_args
+from posttrain.objectives import OBJECTIVES
 from posttrain.workflow.project import Project
 
 
 def table(objective: str) -> dict:
-    own = {"from": "base", "objective": objective, "data": "chats" if objective in ("sft", "grpo", "rloo") else "pairs"}
-    return own | ({"reward": {"function": "final_number"}} if objective in ("grpo", "rloo") else {})
+    row = OBJECTIVES[objective]
+    own = {"from": "base", "objective": objective, "data": "chats" if "messages" in row.data else "pairs"}
+    return own | ({"reward": {"function": "final_number"}} if row.on_policy else {})
 
 
 ENTRIES = [
@@ -52,6 +54,6 @@ def test_every_field_that_trl_adds_for_given_answers_has_been_looked_at():
     from transformers import TrainingArguments
 
     common = set(TrainingArguments.__dataclass_fields__)
-    for objective in set(trainer_args.ALL) - {"grpo", "rloo"}:
+    for objective in [name for name in trainer_args.ALL if not OBJECTIVES[name].on_policy]:
         own = library_fields.trainer_fields(objective) - common
         assert {field for field in own if not trainer_args.refusal(objective, field)} <= ACT, objective

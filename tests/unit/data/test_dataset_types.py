@@ -1,8 +1,11 @@
 """The table of dataset types: what follows from a row's columns."""
 
+from dataclasses import replace
+
 import pytest
 
-from posttrain.data.dataset_types import COMPLETIONS, DATASET_TYPES, TURNS, of
+from posttrain.data import dataset_types
+from posttrain.data.dataset_types import COMPLETIONS, DATASET_TYPES, TURNS, for_suites, of
 from posttrain.data.rows import normalise, schema
 
 USER, ANSWER = {"role": "user", "content": "one"}, {"role": "assistant", "content": "two"}
@@ -35,6 +38,25 @@ def test_a_row_tells_its_type_and_what_it_holds(name):
 def test_a_type_is_known_by_the_columns_of_its_tables():
     for name, kind in DATASET_TYPES.items():
         assert of(schema(name).names) is kind
+
+
+def test_a_type_with_a_score_needs_only_its_row(monkeypatch):
+    columns = {"prompt": "turns", "completion": "turns", "score": "number"}
+    rated = replace(DATASET_TYPES["unpaired_preference"], columns=columns)
+    monkeypatch.setitem(DATASET_TYPES, "rated", rated)
+    dataset_types._of.cache_clear()
+    assert of(schema("rated").names) is rated
+    assert of(schema("unpaired_preference").names) is DATASET_TYPES["unpaired_preference"]
+    assert rated.facts == ("score",)
+    assert rated.token_columns == {"prompt_ids": "ids", "completion_ids": "ids", "score": "number"}
+    dataset_types._of.cache_clear()
+
+
+def test_a_suite_measures_the_types_that_name_its_kind_or_else_those_with_references():
+    assert for_suites("perplexity") == ("text", "messages")
+    assert for_suites("preference") == ("preference",)
+    assert for_suites("reward") == ("messages", "preference", "prompts")
+    assert for_suites("generation") == ("messages", "preference")
 
 
 def test_images_make_another_type_of_the_same_turns():

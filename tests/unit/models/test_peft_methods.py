@@ -58,7 +58,7 @@ def spec(configuration):
     """The spec of a run from the base, with a method and keys."""
 
     def resolved(method: str, objective: str = "sft", **keys) -> dict:
-        data = "chats" if objective in ("sft", "ppo", "grpo", "rloo") else "pairs"
+        data = "chats" if "messages" in OBJECTIVES[objective].data else "pairs"
         table = {"from": "base", "objective": objective, "data": data, "method": method} | keys
         return json.loads(Project(configuration({"runs": {"own": table}, "sweeps": {}})).spec("own"))
 

@@ -28,6 +28,7 @@ from posttrain.data.rows import normalise
 from posttrain.data.tokens import tokenise
 from posttrain.inference import scoring
 from posttrain.models import loading
+from posttrain.objectives import OBJECTIVES
 from posttrain.runtime import atomic, hashes
 from posttrain.training import callbacks, checkpoints, early_stopping, held_out, inputs, keeping, results
 from posttrain.workflow.project import Project
@@ -73,7 +74,7 @@ def train(configuration, random_tiny_folder, random_tiny_tokenizer):
     """Train a run by its script, as the same command does each time; returns its lines, clocks left out, and its train.json."""
 
     def command(objective: str, **keys) -> tuple[list[dict], dict]:
-        shape, make = ("messages", chats) if objective in ("sft", "grpo", "rloo", "ppo") else ("preference", pairs)
+        shape, make = ("messages", chats) if "messages" in OBJECTIVES[objective].data else ("preference", pairs)
         name = {"messages": "chats", "preference": "pairs"}[shape]
         Path("rules.py").write_text(RULE)
         atomic.write_json(Path("base.json"), {})
@@ -85,7 +86,7 @@ def train(configuration, random_tiny_folder, random_tiny_tokenizer):
             pq.write_table(table, f"tokens/{split}.parquet")
             write_rows(Path(f"data/{split}.parquet"), make(words), shape)
         own = {"objective": objective, "data": name}
-        if objective in ("grpo", "rloo", "ppo"):
+        if OBJECTIVES[objective].on_policy:
             own |= {"reward": {"function": "rules.py:worth"}, "max_new_tokens": 6, "batch_size": 8}
         spec = Path("results/run/spec.json")
         spec.parent.mkdir(parents=True, exist_ok=True)
