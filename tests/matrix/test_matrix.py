@@ -205,6 +205,7 @@ def options(objective: str, name: str) -> Namespace:
         tokens=tokens,
         data=Path(f"results/data/{data}"),
         logprobs=Path("logprobs.parquet"),
+        reward_models=[Path(f"results/{name}") for name in ("reward", "dpo", "bases/tiny")],
     )
 
 
