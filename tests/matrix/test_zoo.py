@@ -368,7 +368,7 @@ CELLS = {
     "merge": "results/sft_{}/merge.json",
     "eval": "results/sft_{}/eval.json",
 }
-ALONE = "rows that begin alike are computed one by one, as not every token sees all before it, or positions are learnt"
+ALONE = "rows with a common prefix are computed separately, as tokens do not attend to all earlier ones or positions are learned"
 SCALES = "logits are scaled, capped or have a bias, so that TRL's own head computes all of them"
 NO_SCORE = "transformers has no model of the type MODEL_TYPE that gives a sequence one score"
 # The cells that are refused, and how the sentence begins.

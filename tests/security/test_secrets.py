@@ -36,7 +36,6 @@ def test_a_secret_in_the_configuration_is_refused_and_not_repeated(configuration
     values = {"runs.sft.trainer_args": {"hub_token": secret}, "tracking": {"experiment": secret}}
     with refused("secret-in-configuration") as error:
         Project(configuration({place: values.get(place, secret)}))
-    assert error.value.code == "secret-in-configuration"
     assert secret not in str(error.value) and "s3cr3t" not in str(error.value)
 
 

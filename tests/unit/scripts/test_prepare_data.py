@@ -729,7 +729,7 @@ def test_what_a_killed_process_left_is_removed(in_folder):
 
 def test_data_json_and_the_terminal_say_what_became_of_the_rows(in_folder, monkeypatch):
     told = []
-    monkeypatch.setattr(prepare_data, "say", told.append)
+    monkeypatch.setattr(prepare_data, "say", lambda text, *_: told.append(text))
     write("rows.jsonl", text_lines("a", "a", "b") + lines({"text": ""}))
     report = prepare(max_dropped=0.5)
     assert report.pop("seal") == records.seal(report)
@@ -761,7 +761,7 @@ def test_data_json_and_the_terminal_say_what_became_of_the_rows(in_folder, monke
 
 def test_what_is_read_under_another_name_and_what_is_not_read_is_told(in_folder, monkeypatch):
     told = []
-    monkeypatch.setattr(prepare_data, "say", told.append)
+    monkeypatch.setattr(prepare_data, "say", lambda text, *_: told.append(text))
     chat = [user("q"), assistant("a") | {"score": 3}]
     write("rows.jsonl", lines(*({"Question": f"q{i}", "Answer": "a", "url": "x", "tags": []} for i in range(3))))
     data = prepare()
