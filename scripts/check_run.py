@@ -51,7 +51,7 @@ def main(options) -> None:
             label = "WARNING" if result["result"] == "warning" else f"{result['severity']}, allowed"
             say(f"{name}: {result['name']}: {label}: {result['message']}")
     if errors:
-        raise UserError("preflight-failed", name, refusal(errors, f"{file}.txt"))
+        raise UserError("preflight-failed", name, refusal(errors, f"{file}.txt").splitlines())
     for suffix in ("json", "txt"):
         Path(f"{failed}.{suffix}").unlink(missing_ok=True)
 

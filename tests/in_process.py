@@ -48,7 +48,7 @@ def run(job: Job) -> None:
     Raises:
         UserError: as the script does.
     """
-    found = re.match(r"(?:exec )?python \"\$POSTTRAIN\"/(\S+) (.*)", job.command, re.DOTALL)
+    found = re.match(r"(?:exec )?python \"\$POSTTRAIN\"/(\S+) (.*)", job.command.strip(), re.DOTALL)
     for file in [*job.outputs, *re.findall(r"2> (\S+)$", job.command)]:
         Path(file).parent.mkdir(parents=True, exist_ok=True)
     if not found:

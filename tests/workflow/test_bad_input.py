@@ -64,7 +64,7 @@ CHANGES = {
         lambda c: c["runs"]["dpo_lora"].update({"from": "sft_lroa"}),
         "runs.dpo_lora.from: there is no base or run",
     ),
-    "cycle": (lambda c: c["runs"]["sft_lora"].update({"from": "dpo_lora"}), "in a circle"),
+    "cycle": (lambda c: c["runs"]["sft_lora"].update({"from": "dpo_lora"}), "the runs form a cycle"),
     "unknown dataset": (lambda c: c["runs"]["sft_lora"].update(data="gsm8"), "did you mean 'gsm8k'?"),
     "wrong type": (lambda c: c["runs"]["sft_lora"].update(rank="many"), "runs.sft_lora.rank: "),
     "wrong shape": (lambda c: c["runs"]["sft_lora"].update(data="gsm8k_pairs"), "sft needs rows of type"),

@@ -64,7 +64,7 @@ def test_a_suite_that_its_rows_cannot_answer_is_refused_before_training(company)
     from posttrain.runtime.errors import UserError
 
     values = yaml.safe_load(Path("config.yaml").read_text())
-    values["evaluation"]["suites"]["asked"]["shots"] = 101
+    values["evaluation"]["suites"]["asked"]["num_fewshot"] = 101
     values["evaluation"]["suites"]["likes"] = {"kind": "preference", "data": "faq"}
     Path("config.yaml").write_text(yaml.dump(values))
     *before, preflight = jobs(company, company / "config.yaml", ["results/q/preflight.json"])
