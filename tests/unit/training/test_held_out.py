@@ -95,7 +95,8 @@ def train(configuration, random_tiny_folder, random_tiny_tokenizer):
         if objective == "dpo":
             paths["logprobs"] = Path("logprobs.parquet")
             compute_logprobs.main(Namespace(model=random_tiny_folder, tokens=Path("tokens"), output=paths["logprobs"]))
-        options = Namespace(spec=spec, **paths, data=Path("data"), held_out=[Path("data/validation.parquet")])
+        paths |= {"data": Path("data"), "held_out": [Path("data/validation.parquet")], "reward_models": []}
+        options = Namespace(spec=spec, **paths)
         SCRIPTS[objective].main(options)
         return lines(), atomic.read_json(Path("results/run/train.json"))
 
