@@ -83,7 +83,7 @@ class Board:
         """Take what a stage has sent."""
         stage = next((stage for stage in self.running.values() if stage.log and stage.log == event.get("log")), None)
         kind, text = event["kind"], event["text"]
-        if stage and kind != "note":
+        if stage and kind not in ("note", "error"):
             text = text.removeprefix(f"{next((name for name in stage.about if text.startswith(f'{name}: ')), '')}: ")
         if kind == "results":
             self.results.append(text)
