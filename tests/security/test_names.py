@@ -6,7 +6,7 @@ import re
 import pytest
 import yaml
 
-import merge_model
+from posttrain.reports import model_card
 from posttrain.runtime.errors import LONGEST, UserError, printable
 from posttrain.workflow.project import Project
 from security.hostile import STRINGS
@@ -98,9 +98,10 @@ def test_a_model_card_says_hostile_settings_as_text(in_folder):
             "trainer_args": {},
             "loss_type": text,
         }
-        card = merge_model.card("sft", spec, {"bases.base": text or None, "datasets.chats": "mit"})
+        card = model_card.card("sft", spec, {"bases.base": text or None, "datasets.chats": "mit"})
         _, front, body = card.split("---\n", 2)
-        assert set(yaml.safe_load(front)) <= {"license", "license_name"}
+        known = {"license", "license_name", "library_name", "pipeline_tag", "tags"}
+        assert set(yaml.safe_load(front)) <= known
         lines = re.findall(r"^\| (?:objective|method|target_modules|loss_type) \| (.*) \|$", body, re.MULTILINE)
         assert len(lines) == 4, text
         for line in body.splitlines():

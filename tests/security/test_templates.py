@@ -13,12 +13,12 @@ TURNS = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": 
 LOOPS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
 # template -> what the sentence says
 HARM = [
-    (LOOPS, "is not done after 0.5 seconds of processor time"),
-    ("{{ (messages | string | length) ** (10 ** 8) }}", "is not done after 0.5 seconds of processor time"),
-    ("{{ 'x' * 10 ** 10 }}", "wants more memory"),
-    ("{{ '%9999999999d' % 1 }}", "wants more memory"),
-    ("{{ ('a' * 50000) | replace('a', 'b' * 50000) }}", "wants more memory"),
-    ("{% for i in range(99999) %}{{ 'x' * 100000 }}{% endfor %}", "wants more memory"),
+    (LOOPS, "exceeded the 0.5 s CPU limit"),
+    ("{{ (messages | string | length) ** (10 ** 8) }}", "exceeded the 0.5 s CPU limit"),
+    ("{{ 'x' * 10 ** 10 }}", "exceeded the memory limit"),
+    ("{{ '%9999999999d' % 1 }}", "exceeded the memory limit"),
+    ("{{ ('a' * 50000) | replace('a', 'b' * 50000) }}", "exceeded the memory limit"),
+    ("{% for i in range(99999) %}{{ 'x' * 100000 }}{% endfor %}", "exceeded the memory limit"),
     ("{{ 'x' * 20000000 }}", "makes 20,000,000 characters of a conversation"),
     ("{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", "recursion"),
     ("{" * 100_000, "recursion"),
@@ -41,7 +41,7 @@ def soon(monkeypatch):
 
 @pytest.mark.parametrize(("template", "sentence"), HARM, ids=[template[:40] for template, _ in HARM])
 def test_a_template_that_does_harm_ends_in_a_sentence(in_folder, random_tiny_tokenizer, template, sentence, request):
-    if "is not done" in sentence:
+    if "CPU limit" in sentence:
         request.getfixturevalue("soon")
     random_tiny_tokenizer.chat_template = template
     with pytest.raises(UserError) as error:
@@ -52,7 +52,7 @@ def test_a_template_that_does_harm_ends_in_a_sentence(in_folder, random_tiny_tok
 
 def test_a_template_ends_as_well_inside_a_block_of_rows(random_tiny_tokenizer, soon):
     random_tiny_tokenizer.chat_template = LOOPS
-    with pytest.raises(UserError, match="is not done after"):
+    with pytest.raises(UserError, match="CPU limit"):
         tokens.tokenise(random_tiny_tokenizer, [{"id": "1", "messages": TURNS}], "messages", 64)
 
 

@@ -217,7 +217,7 @@ def test_ppo_freezes_its_policy_and_not_its_value(method, configuration, chats, 
     with pytest.MonkeyPatch.context() as patch:
         build = loop._train
         patch.setattr(loop, "_train", lambda make, *rest: build(lambda spec: made.append(make(spec)) or made[0], *rest))
-        paths = {"parent": random_tiny_folder, "manifest": Path("base.json"), "data": Path("data")}
+        paths = {"parent": random_tiny_folder, "manifest": Path("base.json"), "data": Path("data"), "reward_models": []}
         train_ppo.main(Namespace(spec=spec, **paths))
     trainer = made[0]
     assert any(bool(p.any()) for p in trainer.model.value_parameters if p.shape[0] > 1)

@@ -172,7 +172,8 @@ def test_grpo_trains_them_too(base, configuration):
     spec = Path("results/r/spec.json")
     spec.parent.mkdir(parents=True)
     spec.write_text(Project(configuration({"runs": {"r": table}, "sweeps": {}})).spec("r"))
-    train_grpo.main(Namespace(spec=spec, parent=base, manifest=Path("results/bases/b/base.json"), data=Path("data")))
+    paths = {"parent": base, "manifest": Path("results/bases/b/base.json"), "data": Path("data")}
+    train_grpo.main(Namespace(spec=spec, **paths, reward_models=[]))
     weights = load_file("results/r/trained/adapter_model.safetensors")
     [trained] = [weight for name, weight in weights.items() if "trainable_tokens_delta" in name]
     before = loading.load(base)

@@ -214,10 +214,18 @@ def test_some_answers_of_every_dataset_of_conversations_are_there_to_be_read(eva
     evaluate(
         "asked", suites={"say": suite("generation", data={"name": "pairs"}, metrics=["chrf"], shots=0, pattern=None)}
     )
-    answered = [key[:2] for key, row in read_examples("asked").items() if row["output"] is not None]
+    answered = [
+        key[:2]
+        for key, row in read_examples(Path("results/asked/eval/examples.parquet")).items()
+        if row["output"] is not None
+    ]
     assert ("", "pairs") not in answered and ("say", "pairs") in answered and ("", "chats") in answered
     evaluate("without", answers=0)
-    assert {data for (_, data, _), row in read_examples("without").items() if row["output"] is not None} == {"sums"}
+    assert {
+        data
+        for (_, data, _), row in read_examples(Path("results/without/eval/examples.parquet")).items()
+        if row["output"] is not None
+    } == {"sums"}
 
 
 def test_every_metric_is_there_by_dataset(evaluate):
@@ -311,7 +319,7 @@ def reward_folder(random_tiny_folder, random_tiny_tokenizer, tmp_path) -> Path:
 def test_a_reward_model_scores_pairs_and_nothing_else(evaluate, reward_folder):
     result = evaluate("reward", model=reward_folder)
     assert set(result["metrics"]) == {"reward_accuracy"}
-    rows = read_examples("reward")
+    rows = read_examples(Path("results/reward/eval/examples.parquet"))
     assert {data for _, data, _ in rows} == {"pairs"}
     model = loading.load(reward_folder).eval()
     for encoded in pq.read_table("tokens/pairs,max_length=256/validation.parquet").to_pylist():
@@ -488,7 +496,7 @@ def test_a_judge_reads_the_turn_s_end_once_and_only_after_an_answer_that_ended(
 
 def test_a_penalty_of_the_base_is_named_and_off_or_on_by_a_key(evaluate, random_tiny_folder, monkeypatch, tmp_path):
     lines = []
-    monkeypatch.setattr(evaluate_model, "say", lines.append)
+    monkeypatch.setattr(evaluate_model, "say", lambda text, *_: lines.append(text))
     model, tokenizer = loading.load(random_tiny_folder), loading.tokenizer(random_tiny_folder)
     model.generation_config.repetition_penalty = 1.05
     loading.save(model, tokenizer, tmp_path / "penalised")
@@ -517,7 +525,7 @@ def test_likelihoods_of_another_type_that_ships_have_a_line_of_their_own(
     loading.save(loading.load(random_tiny_folder).to(torch.bfloat16), random_tiny_tokenizer, folder)
     atomic.write_json(Path("merge.json"), {"dtype": "float32", "shipped": {"dtype": "bfloat16"}})
     base = evaluate("base")
-    monkeypatch.setattr(evaluate_model, "say", said.append)
+    monkeypatch.setattr(evaluate_model, "say", lambda text, *_: said.append(text))
     result = evaluate("sft", against=("base",), manifest=Path("merge.json"), shipped=folder)
     assert result["metrics"]["perplexity"] == base["metrics"]["perplexity"]
     shipped, alone = result["shipped"], evaluate("other", model=folder)

@@ -42,8 +42,8 @@ def chosen(monkeypatch):
         with monkeypatch.context() as gpu:
             gpu.setattr(torch.cuda, "is_available", lambda: True)
             gpu.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
-            gpu.setattr(loop, "is_flash_attn_2_available", lambda: flash)
-            gpu.setattr(loop, "is_liger_kernel_available", lambda: liger)
+            gpu.setattr(arguments, "is_flash_attn_2_available", lambda: flash)
+            gpu.setattr(arguments, "is_liger_kernel_available", lambda: liger)
             return arguments.fast_kernels({"objective": objective, "method": method, "precision": "auto"})
 
     return kernels
@@ -75,7 +75,8 @@ def test_sft_is_built_with_ligers_kernels(train, chosen, chats, flash, packing, 
     monkeypatch.setattr(loop, "add_compact_head", lambda model: built.append(model))
     given = chosen("sft", "lora", flash, liger=True)
     assert given["use_liger_kernel"] is True
-    monkeypatch.setattr(loop, "kernels", lambda spec: given)  # trainer_args refuse what is not installed
+    for module in (arguments, results):
+        monkeypatch.setattr(module, "fast_kernels", lambda spec: given)  # trainer_args refuse what is not installed
     changes = {"runs.sft.packing": packing}
     if arguments.is_liger_kernel_available():
         assert train(train_sft, "sft", chats, "messages", changes)[0]["loss"] > 0
