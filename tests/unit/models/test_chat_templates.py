@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import tiny_bases
 from conftest import refused
-from transformers.utils.chat_template_utils import render_jinja_template
+from transformers.utils import chat_template_utils
 
 from posttrain.models import chat_templates
 from posttrain.workflow.project import Project
@@ -20,8 +20,14 @@ TURNS = [
 SPECIAL = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>"}
 
 
+@pytest.fixture(autouse=True)
+def fresh_templates():
+    """No compiled template of an earlier test, whose date may be pinned."""
+    chat_template_utils._compile_jinja_template.cache_clear()
+
+
 def rendered(template: str, **kwargs) -> str:
-    [text], _ = render_jinja_template(conversations=[TURNS], chat_template=template, **(SPECIAL | kwargs))
+    [text], _ = chat_template_utils.render_jinja_template(conversations=[TURNS], chat_template=template, **(SPECIAL | kwargs))
     return text
 
 
