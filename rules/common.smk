@@ -54,7 +54,7 @@ for line in gone(PROJECT, [name for name in map(PROJECT.model_named, TARGETS) if
     if not any(target in line for target in TARGETS):
         say(f"posttrain: {line}")
 
-COMMAND = f"snakemake --configfile {CONFIG_FILE} --cores {workflow.cores}"
+COMMAND = f"snakemake --configfile {CONFIG_FILE} --cores all"
 
 # What a job needs and its result does not depend on goes through the environment, so that it causes no rerun.
 os.environ |= {

@@ -35,7 +35,7 @@ from posttrain.methods import METHODS
 from posttrain.models import loading
 from posttrain.runtime import atomic, hashes
 from posttrain.runtime.errors import UserError
-from posttrain.training import callbacks, checkpoints
+from posttrain.training import callbacks, checkpoints, results
 from posttrain.workflow.project import Project
 
 PAGE = REPOSITORY / "docs/support-matrix.md"
@@ -282,6 +282,7 @@ def ends_in_the_same_bits(objective: str, method: str, name: str, keys: dict | N
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(callbacks.SaveCheckpoints, "on_step_end", save_at_step_3)
         patch.setattr(callbacks.SaveCheckpoints, "on_save", die)
+        patch.setattr(results, "take_over", lambda folder: False)  # a judge of other cells has the same spec
         with pytest.raises(Killed):
             train(objective, method, name, STEPS, keys)
     train(objective, method, name, STEPS, keys)

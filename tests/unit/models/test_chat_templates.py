@@ -27,7 +27,9 @@ def fresh_templates():
 
 
 def rendered(template: str, **kwargs) -> str:
-    [text], _ = chat_template_utils.render_jinja_template(conversations=[TURNS], chat_template=template, **(SPECIAL | kwargs))
+    [text], _ = chat_template_utils.render_jinja_template(
+        conversations=[TURNS], chat_template=template, **(SPECIAL | kwargs)
+    )
     return text
 
 
