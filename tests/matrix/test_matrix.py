@@ -279,13 +279,14 @@ def ends_in_the_same_bits(objective: str, method: str, name: str, keys: dict | N
     straight = weights(name)
     for folder in ("checkpoints", "trained"):
         shutil.rmtree(f"results/{name}/{folder}")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(callbacks.SaveCheckpoints, "on_step_end", save_at_step_3)
-        patch.setattr(callbacks.SaveCheckpoints, "on_save", die)
-        patch.setattr(results, "take_over", lambda folder: False)  # a judge of other cells has the same spec
-        with pytest.raises(Killed):
-            train(objective, method, name, STEPS, keys)
-    train(objective, method, name, STEPS, keys)
+    with pytest.MonkeyPatch.context() as own:
+        own.setattr(results, "take_over", lambda folder: False)  # a reward model of other cells has the same spec
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(callbacks.SaveCheckpoints, "on_step_end", save_at_step_3)
+            patch.setattr(callbacks.SaveCheckpoints, "on_save", die)
+            with pytest.raises(Killed):
+                train(objective, method, name, STEPS, keys)
+        train(objective, method, name, STEPS, keys)
     assert json.loads(Path(f"results/{name}/train.json").read_text())["resumed_from"] == "checkpoint-3"
     assert weights(name) == straight
 
