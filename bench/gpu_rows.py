@@ -40,6 +40,7 @@ from posttrain.inference import scoring
 from posttrain.methods import reference_form
 from posttrain.models import loading
 from posttrain.runtime import atomic
+from posttrain.training import arguments as training_arguments
 from posttrain.training import loop, results
 from posttrain.workflow.project import Project
 
@@ -59,6 +60,7 @@ class Bench:
         os.chdir(folder)  # a stage looks for results/ here
         for family in (AutoModelForCausalLM, AutoModelForSequenceClassification):
             setattr(loading, family.__name__, inputs.random_weights(family, loading.DEVICE))
+        results.take_over = lambda _: False  # rows of the same spec are trained each for itself
         if CUDA:
             torch.cuda.init()
         if dry:
@@ -178,7 +180,13 @@ def options(bench: Bench, name: str, objective: str, method: str, shape: str, **
     (run / "spec.json").write_text(project.spec(name))
     made, model = bench.rows(objective, shape), bench.model(shape)
     return Namespace(
-        spec=run / "spec.json", parent=model, manifest=model / "config.json", tokens=made, data=made, logprobs=None
+        reward_models=[],
+        spec=run / "spec.json",
+        parent=model,
+        manifest=model / "config.json",
+        tokens=made,
+        data=made,
+        logprobs=None,
     )
 
 
@@ -258,15 +266,15 @@ def score_reference(given: Namespace, method: str = "lora") -> float:
 def only(flash: bool | None = None, liger: bool | None = None) -> Iterator[None]:
     """Let training choose as if these kernels were installed, or were not."""
     names = {"is_flash_attn_2_available": flash, "is_liger_kernel_available": liger}
-    before = {name: getattr(loop, name) for name in names}
+    before = {name: getattr(training_arguments, name) for name in names}
     for name, there in names.items():
         if there is not None:
-            setattr(loop, name, lambda there=there: there)
+            setattr(training_arguments, name, lambda there=there: there)
     try:
         yield
     finally:
         for name, function in before.items():
-            setattr(loop, name, function)
+            setattr(training_arguments, name, function)
 
 
 def figures(bench: Bench, shape: str, objective: str, full: bool, speed: float, note: str = "") -> dict[str, Any]:
