@@ -195,7 +195,7 @@ def test_the_command_needs_no_torch(prepared):
     )
     arguments = [str(part) for pair in options.items() for part in pair]
     script = REPOSITORY / "scripts/check_run.py"
-    path = {"PYTHONPATH": str(REPOSITORY / "scripts")}
+    path = {"PYTHONPATH": str(REPOSITORY / "scripts"), "POSTTRAIN_FORK_SERVER": "off"}  # which would run it elsewhere
     done = subprocess.run(
         [sys.executable, "-c", code, script, *arguments], env=environment() | path, capture_output=True, text=True
     )
