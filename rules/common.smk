@@ -155,8 +155,13 @@ def mixed_rows(wildcards):
     return expand("results/data/{part}/{file}", part=parts, file=ROWS)
 
 
+def folders(files):
+    """The folders of files, each once, in their order."""
+    return list(dict.fromkeys(map(os.path.dirname, files)))
+
+
 def mixed_folders(wildcards, input):
-    return list(dict.fromkeys(os.path.dirname(file) for file in input.parts))
+    return folders(input.parts)
 
 
 def held_out_folders(wildcards):
@@ -213,7 +218,7 @@ def staged_preflight_context(wildcards, input):
 
 
 def folders_of_measured(wildcards, input):
-    return list(dict.fromkeys(os.path.dirname(file) for file in input.measured))
+    return folders(input.measured)
 
 
 def measured_rows(wildcards):
@@ -321,7 +326,7 @@ def eval_rows(wildcards):
 
 
 def eval_folders(wildcards, input):
-    return list(dict.fromkeys(os.path.dirname(file) for file in input.rows))
+    return folders(input.rows)
 
 
 def eval_judges(wildcards):
