@@ -15,19 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import training_scripts
 import yaml
 from conftest import REPOSITORY, write_rows
 
 import merge_model
 import tokenize_data
-import train_cpo
-import train_dpo
-import train_grpo
-import train_kto
-import train_orpo
-import train_ppo
-import train_reward
-import train_sft
 from posttrain.data import rows as row_schemas
 from posttrain.data.rows import normalise
 from posttrain.data.tokens import tokenise
@@ -39,18 +32,7 @@ from posttrain.training import callbacks, checkpoints, results
 from posttrain.workflow.project import Project
 
 PAGE = REPOSITORY / "docs/support-matrix.md"
-SCRIPTS = {
-    "sft": train_sft,
-    "dpo": train_dpo,
-    "kto": train_kto,
-    "orpo": train_orpo,
-    "cpo": train_cpo,
-    "reward": train_reward,
-    "grpo": train_grpo,
-    "rloo": train_grpo,
-    "ppo": train_ppo,
-    "rto": train_ppo,
-}
+SCRIPTS = training_scripts.SCRIPTS | {"rto": training_scripts.SCRIPTS["ppo"]}
 ON_POLICY = ("grpo", "rloo", "ppo", "rto")
 # Large enough that a model of random weights learns something in a few steps.
 RATE = {

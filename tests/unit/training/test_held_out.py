@@ -13,17 +13,10 @@ import torch
 from conftest import refused, write_rows
 from safetensors.torch import load_file
 from torch.nn.functional import logsigmoid
+from training_scripts import SCRIPTS
 
 import compute_logprobs
 import tokenize_data
-import train_cpo
-import train_dpo
-import train_grpo
-import train_kto
-import train_orpo
-import train_ppo
-import train_reward
-import train_sft
 from posttrain.data.rows import normalise
 from posttrain.data.tokens import tokenise
 from posttrain.inference import scoring
@@ -35,17 +28,6 @@ from posttrain.workflow.project import Project
 
 pytestmark = pytest.mark.usefixtures("in_folder", "signals", "fp32")
 
-SCRIPTS = {
-    "sft": train_sft,
-    "dpo": train_dpo,
-    "kto": train_kto,
-    "orpo": train_orpo,
-    "cpo": train_cpo,
-    "reward": train_reward,
-    "grpo": train_grpo,
-    "rloo": train_grpo,
-    "ppo": train_ppo,
-}
 WORDS = "apple pear plum fig quince".split()
 CLOCKS = ("tokens_per_second", "memory_gib", "seconds", "cpu_percent", "gpu_percent")
 RULE = "def worth(answer, reference):\n    return sum(map(ord, answer)) % 97 / 97\n"
