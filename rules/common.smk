@@ -223,7 +223,9 @@ def folders_of_measured(wildcards, input):
 
 def measured_rows(wildcards):
     return [
-        f"results/data/{name}/{file}" for name in PROJECT.inputs.held_out_data for file in ("train.parquet", "data.json")
+        f"results/data/{name}/{file}"
+        for name in PROJECT.inputs.held_out_data
+        for file in ("train.parquet", "data.json")
     ]
 
 
