@@ -79,7 +79,7 @@ rule select:
         "../envs/posttrain.yaml"
     threads: workflow.cores
     resources:
-        gpu=1,
+        gpu=PROJECT.config.hardware.processes,
     params:
         rows=selected_folder,
         tokens=selected_tokens,

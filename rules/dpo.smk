@@ -22,7 +22,7 @@ rule logprobs:
         "../envs/posttrain.yaml"
     threads: workflow.cores
     resources:
-        gpu=1,
+        gpu=PROJECT.config.hardware.processes,
     params:
         version=VERSIONS["logprobs"],
         tokens=logprobs_tokens,

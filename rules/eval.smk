@@ -28,7 +28,7 @@ rule eval:
         "../envs/posttrain.yaml"
     threads: workflow.cores
     resources:
-        gpu=1,
+        gpu=PROJECT.config.hardware.processes,
     params:
         tokens=eval_tokens_folder,
         data=eval_folders,
