@@ -50,6 +50,10 @@ MINE = """
 import os
 
 def longer(output, reference):
+    if os.path.exists('die'):
+        os.kill(os.getpid(), 9)
+    if os.path.exists('fail'):
+        raise ValueError('nothing is longer')
     with open('calls', 'a') as file:
         file.write(os.environ.get('WORLD_SIZE', '1'))
     return float(len(output) > len(reference))
@@ -87,7 +91,7 @@ def project(folder: Path, suites: str = "") -> None:
         (folder / f"tasks/{name}.yaml").write_text(f"task: {name}\n{DATA}{text}")
 
 
-def build(folder: Path, processes: int, *targets: str) -> None:
+def build(folder: Path, processes: int, *targets: str, fails: bool = False) -> str:
     """Run a command with so many processes a job; both have the same number of threads, and so the same sums."""
     options = ["--config", f"hardware={{processes: {processes}}}", "--"]
     run = subprocess.run(
@@ -97,7 +101,8 @@ def build(folder: Path, processes: int, *targets: str) -> None:
         text=True,
         env=environment() | {"OMP_NUM_THREADS": "1"},
     )
-    assert run.returncode == 0, run.stdout
+    assert (run.returncode != 0) == fails, run.stdout
+    return run.stdout
 
 
 def rebuild(folder: Path, *targets: str) -> dict[str, list[bytes]]:
@@ -145,3 +150,24 @@ def test_so_do_reward_models_tasks_and_selections(folder):
     project(folder, SLOW.lstrip("\n"))
     targets = ["results/tiny/eval.json", "results/judge/eval.json", "results/data/easy/train.parquet"]
     assert differing(rebuild(folder, *targets)) == []
+
+
+@pytest.mark.slow
+def test_the_death_or_the_mistake_of_one_process_ends_all_and_its_answers_stay(folder):
+    project(folder)
+    result, answers = "results/tiny/eval.json", folder / "results/tiny/eval/answers.jsonl"
+    build(folder, 1, result)
+    expected, given = content(folder / result), generation_cache.read(answers)
+    (folder / result).unlink()
+    answers.unlink()
+    (folder / "die").touch()
+    build(folder, 2, result, fails=True)
+    left = generation_cache.read(answers)
+    assert len(left) > scoring.PROMPTS and left.items() <= given.items()
+    (folder / "die").rename(folder / "fail")
+    said = build(folder, 2, result, fails=True)
+    assert said.count("nothing is longer") == 1 and "Traceback" not in said
+    (folder / "fail").unlink()
+    build(folder, 2, result)
+    assert content(folder / result) == expected
+    assert generation_cache.read(answers) == given
