@@ -12,6 +12,7 @@ import psutil
 import torch
 from transformers import TrainerCallback
 
+from posttrain.runtime import slurm
 from posttrain.runtime.console import progress, say
 from posttrain.runtime.errors import UserError
 from posttrain.runtime.script import end_at_once, on_signals
@@ -45,6 +46,7 @@ class StopOnSignal(TrainerCallback):
         if not self.is_listening:
             self.is_listening = True
             on_signals(self._on_signal)
+            slurm.stop_before_limit()
         if state.global_step >= state.max_steps:
             self.has_ended = True
         elif self.signal:
@@ -69,6 +71,7 @@ class StopOnSignal(TrainerCallback):
             return
         on_signals(end_at_once)
         if self.signal:
+            slurm.requeue()
             sys.exit(128 + self.signal)
 
 
