@@ -37,7 +37,7 @@ def job_gpus(wildcards, rulename):
 
 
 def processes(rulename):
-    return getattr(PROJECT.config, "hardware").processes if hasattr(PROJECT.config, "hardware") and rulename in OBJECTIVES else 1
+    return PROJECT.config.hardware.processes if rulename in OBJECTIVES else 1
 
 
 def job_memory(wildcards, attempt, rulename):

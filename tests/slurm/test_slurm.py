@@ -191,7 +191,9 @@ def test_a_job_that_its_time_limit_cuts_twice(training, whole):
     process = training.start("--retries", "0", "--set-resources", "sft:runtime=2", stop_seconds=85)
     training.wait_for_checkpoint()
     training.cluster.wait(lambda: training.restarts == 2 and training.state == "RUNNING", MINUTES)
-    training.cluster.run("scontrol", "update", f"JobId={training.job}", "TimeLimit=60")  # a busy machine cuts it for ever
+    training.cluster.run(
+        "scontrol", "update", f"JobId={training.job}", "TimeLimit=60"
+    )  # a busy machine cuts it for ever
     training.check(process, whole)
     assert training.restarts == 2  # one job, which Slurm has started three times
 
