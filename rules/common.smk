@@ -22,7 +22,7 @@ from posttrain.workflow.project import Project
 from posttrain.workflow.specs import VERSIONS
 from posttrain.workflow.staging import staged
 from posttrain.workflow.targets import check_is_no_target, evaluated
-from posttrain.runtime import fork_server
+from posttrain.runtime import fork_server, team_cache
 from posttrain.runtime.console import say
 from posttrain.provenance.missing import gone
 
@@ -44,6 +44,7 @@ if not workflow.overwrite_configfiles:
 CONFIG_FILE = os.path.relpath(workflow.configfiles[-1])
 try:
     PROJECT = Project(config, CONFIG_FILE)
+    team_cache.check(PROJECT.config.cache.model_dump())
     TARGETS = targets(sys.argv[1:])
     ALIASES = PROJECT.check_targets(TARGETS)
 except UserError as error:
@@ -60,6 +61,7 @@ COMMAND = f"snakemake --configfile {CONFIG_FILE} --cores all"
 os.environ |= {
     "POSTTRAIN": f"{workflow.basedir}/scripts",
     "POSTTRAIN_TRACKING": PROJECT.config.tracking.model_dump_json(),
+    "POSTTRAIN_CACHE": PROJECT.config.cache.model_dump_json(),
     "PATH": os.pathsep.join([os.path.dirname(sys.executable), os.getenv("PATH", os.defpath)]),
     "TOKENIZERS_PARALLELISM": "false",
     "THP_MEM_ALLOC_ENABLE": "1",  # torch's large tensors on huge pages: a step on a CPU is up to a sixth faster
@@ -69,6 +71,7 @@ os.environ |= {
 envvars:
     "POSTTRAIN",
     "POSTTRAIN_TRACKING",
+    "POSTTRAIN_CACHE",
 
 
 # A rule builds a run under its canonical name only; the other names are links.

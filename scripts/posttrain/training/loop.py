@@ -25,6 +25,7 @@ from posttrain.models.base_inspection import first_line
 from posttrain.models.lm_head import add_compact_head
 from posttrain.models.lora_linear import add_low_rank
 from posttrain.objectives import OBJECTIVES
+from posttrain.runtime import team_cache
 from posttrain.runtime.atomic import read_json
 from posttrain.runtime.console import say
 from posttrain.runtime.errors import UserError
@@ -55,10 +56,13 @@ def run(
         prepare: reads the rows of a spec, given the stage's folder, and returns what builds TRL's trainer: see `fit`.
     """
     spec = read_json(options.spec)
-    folder = inputs.work_folder(options, files(spec))
-    if not (folder / "finished").exists() and not results.take_over(folder):
+    read = files(spec)
+    folder = inputs.work_folder(options, read)
+    name, key = options.spec.parent.name, inputs.team_key(options, read) if team_cache.is_used() else ""
+    if not (folder / "finished").exists() and not results.take_over(folder) and not results.fetch(name, key, folder):
         fit(prepare(spec, folder), options, folder, spec)
     results.link_results(options, folder)
+    team_cache.store(name, key, folder / "finished")
 
 
 def fit(build: Callable[[dict], Any], options: Namespace, folder: Path, spec: dict) -> None:
