@@ -12,7 +12,7 @@ gc.set_threshold(100_000)
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
-from posttrain.compat.snakemake import planned_outputs, replaced, stages_here, start_again, targets
+from posttrain.compat.snakemake import planned_outputs, remember_parameters, replaced, stages_here, start_again, targets
 from posttrain.config.plain_values import check_file
 from posttrain.runtime.errors import UserError
 from posttrain.config.overrides import OVERRIDES
@@ -421,3 +421,6 @@ def show_results():
         from posttrain.cli.table import table  # brings scipy, which takes longer than reading the workflow
 
         say(table(names), "results")
+
+
+remember_parameters(globals())
