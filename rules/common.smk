@@ -215,7 +215,9 @@ def preflight_context(wildcards):
     """What a preflight has to know besides. Not a job of its own: Snakemake looks at nothing behind a job that has to run, and
     what follows the preflight does not depend on it otherwise."""
     values = json.loads(PROJECT.context(wildcards.run, COMMAND))
-    return json.dumps({key: value for key, value in values.items() if key != "judges" or value}, sort_keys=True)
+    return json.dumps(
+        {key: value for key, value in values.items() if key not in ("judges", "hardware") or value}, sort_keys=True
+    )
 
 
 def staged_preflight_context(wildcards, input):
