@@ -5,6 +5,9 @@ from posttrain.runtime import slurm
 from posttrain.workflow import partitions, resources
 
 
+SHARED = ("logprobs", "select", "eval")  # stages whose rows several processes share
+
+
 def subject(wildcards):
     """What a job is named after in the records of earlier jobs."""
     return "/".join(wildcards[key] for key in ("base", "run", "dataset", "sweep") if key in wildcards.keys())
@@ -37,7 +40,7 @@ def job_gpus(wildcards, rulename):
 
 
 def processes(rulename):
-    return PROJECT.config.hardware.processes if rulename in OBJECTIVES else 1
+    return PROJECT.config.hardware.processes if rulename in OBJECTIVES or rulename in SHARED else 1
 
 
 def job_memory(wildcards, attempt, rulename):
