@@ -24,6 +24,7 @@ from posttrain.workflow.staging import staged
 from posttrain.workflow.targets import check_is_no_target, evaluated
 from posttrain.runtime import fork_server, team_cache
 from posttrain.runtime.console import say
+from posttrain.runtime.processes import check_devices
 from posttrain.provenance.missing import gone
 
 # A file given with --configfile replaces the default one. Snakemake itself would merge the two.
@@ -383,6 +384,16 @@ def reported(wildcards):
 
 def reported_data(wildcards):
     return expand("results/data/{dataset}/report.json", dataset=contexts.report(PROJECT.inputs, "")["datasets"])
+
+
+def check_machine():
+    """Refuse more processes in a job than this machine has devices, where the jobs run here."""
+    if not workflow.local_exec:
+        return
+    try:
+        check_devices(PROJECT.config.hardware.processes)
+    except UserError as error:
+        sys.exit(f"posttrain: {error}")
 
 
 def wait_for_turn():

@@ -61,6 +61,7 @@ def spec(folder: Path, run: str, objective: str, method: str = "lora", **keys: A
     """Write the spec of a run; returns its folder."""
     dropout = {"dropout": 0} if method in ("lora", "qlora", "dora") else {}
     table = {"from": "base", "objective": objective, "method": method, "data": "rows"} | DEFAULTS | dropout | keys
+    table = {key: value for key, value in table.items() if value is not ...}
     values = {
         "bases": {"base": {"source": "path", "path": "base"}},
         "datasets": {

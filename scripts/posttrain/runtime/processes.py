@@ -2,8 +2,8 @@
 
 A launcher forks one process for each rank and waits. The ranks' signals come from it, in process groups of their own, so that Ctrl-C
 reaches each rank once. If a rank fails, the launcher kills the others at once: they would wait for it for ever. If the launcher is
-killed, the kernel kills the ranks. `torchrun` would do most of it, but kills the ranks 30 seconds after a signal, while
-a checkpoint may be being written, knows no SIGUSR1 and starts Python anew for each rank.
+killed, the kernel kills the ranks. `torchrun` (torch 2.13) kills the ranks 30 seconds after a signal, while a checkpoint may be being
+written, leaves them alone when it is killed itself, and starts Python anew for each.
 """
 
 import ctypes
@@ -176,8 +176,10 @@ def start(wanted: int, signals: tuple[int, ...]) -> bool:
     check_devices(wanted)
     while True:
         reports = [os.memfd_create(f"rank-{i}", 0) for i in range(wanted)]
+        signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # until they are passed on
         ranks = _fork(wanted, reports)
         if ranks is None:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
             return True
         status = _wait(ranks, signals)
         found = [report for report in map(_read, reports) if report]
@@ -196,7 +198,8 @@ def start(wanted: int, signals: tuple[int, ...]) -> bool:
 
 def _fork(wanted: int, reports: list[int]) -> list[int] | None:
     """The process ids of the ranks; None in a rank."""
-    launcher, port, threads = os.getpid(), _free_port(), os.environ.get("OMP_NUM_THREADS")
+    launcher, port = os.getpid(), _free_port()
+    threads = int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0))))
     sys.stdout.flush()
     sys.stderr.flush()
     ranks = []
@@ -212,7 +215,7 @@ def _fork(wanted: int, reports: list[int]) -> list[int] | None:
         os.environ |= {
             **{"RANK": str(i), "LOCAL_RANK": str(i), "WORLD_SIZE": str(wanted), "LOCAL_WORLD_SIZE": str(wanted)},
             **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), REPORT: str(reports[i])},
-            "OMP_NUM_THREADS": threads or str(max(1, len(os.sched_getaffinity(0)) // wanted)),
+            "OMP_NUM_THREADS": str(max(1, threads // wanted)),
         }
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # a machine's own name may have no address
         if "torch" in sys.modules:  # a fork of the server, which has imported it
@@ -247,6 +250,7 @@ def _wait(ranks: list[int], signals: tuple[int, ...]) -> int:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, lambda number, _: send(number))
     before = signal.signal(signal.SIGTSTP, pause)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
     end = None
     while left:
         pid, status = os.waitpid(-1, os.WNOHANG if end else 0)
