@@ -59,6 +59,7 @@ COMMAND = f"snakemake --configfile {CONFIG_FILE} --cores all"
 # What a job needs and its result does not depend on goes through the environment, so that it causes no rerun.
 os.environ |= {
     "POSTTRAIN": f"{workflow.basedir}/scripts",
+    "POSTTRAIN_HARDWARE": PROJECT.config.hardware.model_dump_json(),
     "POSTTRAIN_TRACKING": PROJECT.config.tracking.model_dump_json(),
     "PATH": os.pathsep.join([os.path.dirname(sys.executable), os.getenv("PATH", os.defpath)]),
     "TOKENIZERS_PARALLELISM": "false",
@@ -68,6 +69,7 @@ os.environ |= {
 
 envvars:
     "POSTTRAIN",
+    "POSTTRAIN_HARDWARE",
     "POSTTRAIN_TRACKING",
 
 

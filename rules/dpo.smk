@@ -56,7 +56,7 @@ rule dpo:
         "../envs/posttrain.yaml"
     threads: workflow.cores
     resources:
-        gpu=1,
+        gpu=PROJECT.config.hardware.processes,
     params:
         tokens=run_tokens,
     shell:

@@ -112,6 +112,8 @@ class Training(TypedDict):
     seconds: float
     micro_batch: int
     accumulation: int
+    processes: int
+    strategy: str
     attempts: list[dict[str, Any]]
     resumed_from: int | None
     mlflow_run_id: str | None

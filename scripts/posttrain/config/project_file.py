@@ -8,6 +8,7 @@ from posttrain.config.bases import Base
 from posttrain.config.datasets import Dataset
 from posttrain.config.evaluation import Evaluation
 from posttrain.config.fields import Strict
+from posttrain.config.hardware import Hardware
 from posttrain.config.runs import Run
 from posttrain.config.sweeps import Sweep
 from posttrain.config.tracking import Cost, Tracking
@@ -22,11 +23,13 @@ class Config(Strict):
     sweeps: dict[str, Sweep] = Field({}, description="runs with several values of their keys")
     evaluation: Evaluation = Field(Evaluation(), description="what every model is measured on")
     tracking: Tracking = Field(Tracking(), description="how training is logged and checkpointed")
+    hardware: Hardware = Field(Hardware(), description="the processes of a training job")
     ratings: list[str] = Field([], description="files or globs that the rating pages exported, see docs/rating.md")
     cost: Cost = Field(Cost(), description="what the machine costs")
     use: Literal["research", "commercial"] = Field("research", description="the intended use of the models")
 
 
 TABLES = {
-    "datasets": Dataset, "runs": Run, "sweeps": Sweep, "evaluation": Evaluation, "tracking": Tracking, "cost": Cost,
+    "datasets": Dataset, "runs": Run, "sweeps": Sweep, "evaluation": Evaluation, "tracking": Tracking, "hardware": Hardware,
+    "cost": Cost,
 }  # fmt: skip

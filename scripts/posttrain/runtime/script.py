@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from posttrain.runtime import console, events, fork_server
 from posttrain.runtime.console import say
 from posttrain.runtime.errors import UserError
+from posttrain.runtime.processes import hardware, has_launcher, leave, report, start
 from posttrain.runtime.storage_faults import storage_fault
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -45,8 +46,13 @@ def on_policy(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     return held_out_rows(parser)
 
 
-def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], None]) -> None:
+def run(
+    parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], None], *, processes: bool = False
+) -> None:
     """Run a script's `main` with its log and its lock.
+
+    Args:
+        processes: whether the script can use the several processes that the configuration asks for (`hardware.processes`).
 
     Exits with 1 and one line for a mistake of the user's or a fault of the disk, with 128 + the number of a signal.
     """
@@ -55,15 +61,23 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], No
         sys.exit(status)
     events.set_job(options.log)
     on_signals(end_at_once)
-    one_gpu()
+    wanted = hardware()["processes"] if processes else 1
+    if wanted == 1:
+        one_gpu()
     sleep_while_waiting()
     os.environ.setdefault("TRACKIO_DIR", str(Path("results/logs/trackio").absolute()))  # Trackio reads it when imported
     try:
         with _lock(options.log), _log(options.log), _faults():
             clock = console.Clock()
-            main(options)
-            _write_costs(options.log, clock.seconds())
+            if start(wanted, SIGNALS):
+                main(options)
+                leave()
+            if not has_launcher():
+                _write_costs(options.log, clock.seconds())
     except UserError as error:
+        if has_launcher():
+            report(error)
+            sys.exit(1)
         refuse(str(error))
     except OSError as error:
         if fault := storage_fault(error):  # of the log itself
@@ -163,7 +177,8 @@ def _log(path: Path | None) -> Iterator[None]:
         with contextlib.suppress(OSError):  # the disk may be full
             if error.__cause__:
                 traceback.print_exception(error.__cause__)
-            print(f"posttrain: {error}", file=sys.stderr, flush=True)  # the log says it as well
+            if not has_launcher():
+                print(f"posttrain: {error}", file=sys.stderr, flush=True)  # the log says it as well
         os.dup2(terminal, 2)
         raise
 
