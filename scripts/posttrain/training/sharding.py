@@ -80,15 +80,16 @@ class Sharded(TrainerCallback):
     """A training whose model is shared out: its checkpoints, and what is done once the model is prepared."""
 
     def __init__(self, trainer: Any, save: Callable[[Path], None]) -> None:
-        self.trainer, self.create_optimizer = trainer, trainer.create_optimizer
+        self.trainer, self.create_optimizer, self.given = trainer, trainer.create_optimizer, trainer.optimizer
         self.parameters: list[torch.Tensor] = []  # in the optimiser's order, before they are shared out
-        self.sizes: list[int] = []  # of the optimiser's groups
+        self.sizes: list[int] = []  # of the optimiser's groups, of which DeepSpeed removes the empty ones
         self.exact: list[tuple[torch.Tensor, torch.Tensor]] = []
         trainer.create_optimizer = self._create_optimizer
         trainer_internals.own_checkpoints(trainer, save, self._save_optimizer, self._load_optimizer)
         trainer.add_callback(self)
 
     def _create_optimizer(self, *arguments: Any) -> Any:
+        self.trainer.optimizer = self.trainer.optimizer or self.given  # which transformers throws away for DeepSpeed
         optimizer = self.create_optimizer(*arguments)
         self.sizes = [len(group["params"]) for group in optimizer.param_groups]
         self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -110,7 +111,8 @@ class Sharded(TrainerCallback):
         saved = self._zero_state(optimizer) if self.trainer.is_deepspeed_enabled else _whole(optimizer.state_dict())
         if processes.is_main():
             torch.save(saved, folder / OPTIMIZER)
-            torch.save(self.trainer.lr_scheduler.state_dict(), folder / SCHEDULER)
+            scheduler = self.trainer.lr_scheduler.state_dict()
+            torch.save({key: self._with_empty(value) for key, value in scheduler.items()}, folder / SCHEDULER)
 
     def _zero_state(self, optimizer: Any) -> dict[str, Any]:
         step = next(iter(optimizer.state.values()))["step"]
@@ -118,8 +120,20 @@ class Sharded(TrainerCallback):
         for i, parameter in enumerate(self.parameters):
             found = {key: zero_states.whole(parameter, key).cpu() for key in STATES}
             state[i] = {"step": step.clone(), **found} if processes.is_main() else {}
-        groups = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+        groups = self._with_empty([{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups])
         return {"state": state, "param_groups": _numbered(groups, self.sizes)}
+
+    def _with_empty(self, value: Any) -> Any:
+        """What there is one of for each group of the optimiser, with those of the groups that DeepSpeed has removed."""
+        if not isinstance(value, list) or len(value) == len(self.sizes):
+            return value
+        left = iter(value)
+        return [next(left) if size else value[0] for size in self.sizes]
+
+    def _without_empty(self, value: Any) -> Any:
+        if not isinstance(value, list) or len(value) != len(self.sizes) or not self.trainer.is_deepspeed_enabled:
+            return value
+        return [one for one, size in zip(value, self.sizes, strict=True) if size]
 
     def _load_optimizer(self, folder: Path) -> None:
         """Go on with the optimiser and the scheduler of a checkpoint, of whichever strategy.
@@ -140,10 +154,11 @@ class Sharded(TrainerCallback):
                 for key in STATES:
                     states[key] = _shared_out(states[key], parameters[i])
             optimizer.load_state_dict(saved)
-        self.trainer.lr_scheduler.load_state_dict(torch.load(folder / SCHEDULER, weights_only=True))
+        scheduler = torch.load(folder / SCHEDULER, weights_only=True)
+        self.trainer.lr_scheduler.load_state_dict({k: self._without_empty(v) for k, v in scheduler.items()})
 
     def _load_zero(self, optimizer: Any, saved: dict[str, Any]) -> None:
-        for group, written in zip(optimizer.param_groups, saved["param_groups"], strict=True):
+        for group, written in zip(optimizer.param_groups, self._without_empty(saved["param_groups"]), strict=True):
             group.update({key: value for key, value in written.items() if key != "params"})
         step = next(iter(saved["state"].values()))["step"]
         zero_states.make_states(self.trainer.optimizer.optimizer, STATES, float(step))
@@ -229,7 +244,8 @@ def whole_state(model: Any) -> dict[str, torch.Tensor] | None:
         return None
     adapter = model.base_model.prefix if hasattr(model, "peft_config") else ""  # a part of the names of an adapter's weights
     gathered: dict[int, torch.Tensor] = {}
-    found = {name: buffer for name, buffer in model.named_buffers(remove_duplicate=False)}
+    saved = model.state_dict().keys()
+    found = {name: buffer for name, buffer in model.named_buffers(remove_duplicate=False) if name in saved}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if not (parameter.requires_grad or adapter in name):
             continue

@@ -24,8 +24,6 @@ class Strategy(NamedTuple):
     """what each process has only a part of: of `weights`, `gradients` and `states` (the optimiser's)"""
     offloads: bool = False
     """what is shared out can be kept in the machine's memory"""
-    context_parallel: bool = False
-    """several processes can share one sequence"""
     stage: int | None = None
     """of ZeRO"""
 
@@ -56,7 +54,7 @@ _ALL = ("weights", "gradients", "states")
 STRATEGIES = {
     "single": Strategy(lambda offload: {}, ("NO",)),
     "ddp": Strategy(_ddp, ("MULTI_CPU", "MULTI_GPU")),
-    "fsdp": Strategy(_fsdp, ("FSDP",), _ALL, offloads=True, context_parallel=True),
+    "fsdp": Strategy(_fsdp, ("FSDP",), _ALL, offloads=True),
     "zero1": Strategy(_zero(1), ("DEEPSPEED",), ("states",), offloads=True, stage=1),
     "zero2": Strategy(_zero(2), ("DEEPSPEED",), ("gradients", "states"), offloads=True, stage=2),
     "zero3": Strategy(_zero(3), ("DEEPSPEED",), _ALL, offloads=True, stage=3),
