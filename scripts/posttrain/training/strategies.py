@@ -21,8 +21,11 @@ class Strategy(NamedTuple):
 
 
 def _ddp(spec: dict) -> dict[str, Any]:
-    """Every process holds all of the model. Every trained parameter has a gradient in each backward pass, so none is searched for."""
-    return {"ddp_find_unused_parameters": False}
+    """Every process holds all of the model.
+
+    Every trained parameter has a gradient in each backward pass, so that none is searched for, but where a value model has its own.
+    """
+    return {"ddp_find_unused_parameters": OBJECTIVES[spec["objective"]].value_model}
 
 
 STRATEGIES = {
