@@ -40,6 +40,7 @@ from posttrain.training import (
     mlflow_tracking,
     neftune,
     results,
+    row_shares,
     trackers,
 )
 from posttrain.training.warm_up import WarmUp
@@ -236,6 +237,8 @@ def _add_callbacks(
         rows = trainer.train_dataset
         amounts = rows["trained"][:] if "trained" in rows.column_names else [1] * len(rows)
         trainer.add_callback(EvenWeights(amounts, spec["batch_size"]))
+        if processes.count() > 1:
+            row_shares.take(trainer, spec["batch_size"])
     stop, log = callbacks.StopOnSignal(name), callbacks.LogSteps(name, folder)
     rows_of = partial(rows_of_step, trainer, spec["data"]["name"])
     for callback in (stop, callbacks.SaveCheckpoints(folder), callbacks.RefuseNonFinite(name, rows_of), log):
