@@ -102,4 +102,4 @@ def settings(spec, folder, steps):
 
 
 if __name__ == "__main__":
-    run(on_policy(arguments(__doc__, spec=Path, parent=Path, manifest=Path, data=Path)), main)
+    run(on_policy(arguments(__doc__, spec=Path, parent=Path, manifest=Path, data=Path)), main, processes=True)

@@ -87,3 +87,8 @@ def _strategy() -> Strategy:
 def state_to_save(model: Any) -> dict[str, Any] | None:
     """The whole model's weights by name, where each process holds a part of them; every process has to ask. None where it holds all."""
     return None
+
+
+def whole(parameter: Any) -> Any:
+    """All of a parameter; every process has to ask."""
+    return parameter.detach()

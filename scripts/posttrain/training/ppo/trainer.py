@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object, send_to_device
+from accelerate.utils import send_to_device
 from safetensors.torch import load_file, save_file
 from transformers.integrations import is_deepspeed_zero3_enabled
 
@@ -23,7 +23,9 @@ from posttrain.compat.trainer_internals import TrainerWithOwnCheckpoints
 from posttrain.inference import scoring
 from posttrain.inference.rollout import Rows, completion_log_probs, hidden_states, joined, pack
 from posttrain.models import value_model
-from posttrain.training.ppo.actor_critic import ActorCritic
+from posttrain.runtime import processes
+from posttrain.training import strategies
+from posttrain.training.ppo.actor_critic import ActorCritic, within_forward
 from posttrain.training.ppo.equations import adapted, advantages, policy_losses, token_rewards, value_losses, whiten
 from posttrain.training.ppo.rewards import TokenRewards
 from posttrain.training.ppo.shared_draws import SharedDraws
@@ -44,11 +46,7 @@ class PPOTrainer(TrainerWithOwnCheckpoints):
         self.rollout: dict[str, torch.Tensor] = {}
         self.stats: dict[str, list[float]] = {}
         self.tokens = 0
-
-    @property
-    def net(self) -> ActorCritic:
-        """The model without what wraps it for several processes."""
-        return self.model
+        self.generator: torch.Tensor | None = None  # its state in the checkpoint that training goes on from
 
     def training_step(self, model: ActorCritic, inputs: dict, num_items_in_batch: Any = None) -> torch.Tensor:
         """Backward of the policy's and then of the value's loss, each a mean over the tokens of the optimiser step.
@@ -56,7 +54,10 @@ class PPOTrainer(TrainerWithOwnCheckpoints):
         Args:
             model: this trainer's, as it is wrapped for several processes, which average the gradients of their parts.
         """
-        net, processes = self.net, self.accelerator.num_processes
+        net, count = self.model, processes.count()
+        if self.generator is not None:
+            self._generator().set_state(self.generator)
+            self.generator = None
         if not self.rollout or int(self.rollout["number"]) != inputs["rollout"]:
             self.rollout = self.collect(net, inputs["rollout"])
         model.eval()  # without dropout
@@ -69,21 +70,21 @@ class PPOTrainer(TrainerWithOwnCheckpoints):
         total = self.rollout["completions"][peers].sum()
         with net.role("policy") as policy:  # until after backward, which may compute the activations again
             with self.compute_loss_context_manager():
-                new = model(partial(completion_log_probs, policy, rows, self.spec["temperature"]))
+                new = within_forward(model, partial(completion_log_probs, policy, rows, self.spec["temperature"]))
             losses = policy_losses(new, old["old"], old["advantage"], self.spec["clip"])
             policy_loss = (losses * mask).sum() / total
-            self.backward(processes * policy_loss, more=True)
+            self.backward(count * policy_loss, more=True)
         with net.role("value") as value:
             with self.compute_loss_context_manager():
-                values = model(lambda: net.values(hidden_states(value, rows), rows))
+                values = within_forward(model, lambda: net.values(hidden_states(value, rows), rows))
             losses = value_losses(values, old["values"], old["returns"], self.spec["value_clip"])
             value_loss = (losses * mask).sum() / total
-            self.backward(processes * self.spec["value_coefficient"] * value_loss)
+            self.backward(count * self.spec["value_coefficient"] * value_loss)
         clipped = ((new - old["old"]).exp() - 1).abs() > self.spec["clip"]
         self.note(policy_loss=policy_loss, value_loss=value_loss, clip_fraction=(clipped * mask).sum() / total)
         if self.accelerator.sync_gradients:  # the last part of the step
             self.tokens += int((self.rollout["prompts"] + self.rollout["completions"])[peers].sum())
-        return processes * (policy_loss + self.spec["value_coefficient"] * value_loss).detach()
+        return count * (policy_loss + self.spec["value_coefficient"] * value_loss).detach()
 
     def backward(self, loss: torch.Tensor, more: bool = False) -> None:
         """Add a loss's gradients; DeepSpeed would follow the step's last part by the step, even if `more` is to come."""
@@ -113,15 +114,16 @@ class PPOTrainer(TrainerWithOwnCheckpoints):
         Of several processes each computes its part, and gets the others'.
         """
         spec, prompts, size = self.spec, self.prompts[number], self.args.per_device_train_batch_size
-        process, processes = self.accelerator.process_index, self.accelerator.num_processes
+        rank, count = processes.rank(), processes.count()
         model.eval()
         parts: list[dict[str, Any]] = []
         with self.compute_loss_context_manager():
-            for start in range(process * size, len(prompts), processes * size):
+            for start in range(rank * size, len(prompts), count * size):
                 some = prompts[start : start + size]
                 sampled, ended = self.sample(model, some)
                 parts.append({"sampled": sampled, "ended": torch.tensor(ended)} | self._measured(model, some, sampled))
-        parts = self._everybodys(parts)
+        if count > 1:
+            parts = self._of_all(parts)
         completions = [completion for part in parts for completion in part.pop("sampled")]
         rows = pack(prompts, completions, self.processing_class.pad_token_id, model.value_head.weight.device)
         found = {name: [part[name] for part in parts] for name in parts[0]}
@@ -148,13 +150,10 @@ class PPOTrainer(TrainerWithOwnCheckpoints):
             "answer_length": rows.completions.float().mean(),
         }
 
-    def _everybodys(self, parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def _of_all(self, parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The parts of all processes, in the order of the rows."""
-        if self.accelerator.num_processes == 1:
-            return parts
-        device = self.args.device
-        found = gather_object(send_to_device(parts, "cpu"))
-        return send_to_device([part for k in range(len(parts)) for part in found[k :: len(parts)]], device)
+        found = processes.gathered(send_to_device(parts, "cpu"))
+        return send_to_device([part for some in zip(*found, strict=True) for part in some], self.args.device)
 
     def _measured(
         self, model: ActorCritic, prompts: list[dict], completions: list[list[int]]
@@ -166,7 +165,7 @@ class PPOTrainer(TrainerWithOwnCheckpoints):
         rewards = self.rewards(prompts, completions, rows)
         tokens = {} if rewards.tokens is None else {"tokens": rewards.tokens}
         with model.role("value") as value:
-            values = model(lambda: model.values(hidden_states(value, rows), rows))
+            values = within_forward(model, lambda: model.values(hidden_states(value, rows), rows))
         return found | {"values": values, "scores": rewards.scores} | tokens
 
     def coefficient(self) -> float:
@@ -179,15 +178,16 @@ class PPOTrainer(TrainerWithOwnCheckpoints):
     def sample(self, model: ActorCritic, prompts: list[dict]) -> tuple[list[list[int]], list[bool]]:
         """A completion of each prompt with its stop token, and whether it has one."""
         options = {"do_sample": True, "temperature": self.spec["temperature"], **UNCHANGED}
-        draws = SharedDraws(self.accelerator, self.spec["temperature"])
-        if self.accelerator.num_processes > 1:
+        draws = SharedDraws(self.spec["temperature"], self.args.device)
+        if processes.count() > 1:
             options |= {"do_sample": False, "temperature": None, "logits_processor": [draws]}
             options |= {"synced_gpus": self.is_fsdp_enabled or is_deepspeed_zero3_enabled()}
         ids = [row["prompt_ids"] for row in prompts]
         with model.role("policy") as policy:
             stop = scoring.stop_tokens(policy, self.processing_class)
             options |= {"max_new_tokens": self.spec["max_new_tokens"]}
-            tokens = model(partial(scoring.continue_prompts, policy, self.processing_class, ids, stop, **options))
+            some = partial(scoring.continue_prompts, policy, self.processing_class, ids, stop, **options)
+            tokens = within_forward(model, some)
         draws.catch_up()
         completions = []
         for row in tokens.tolist():
@@ -200,25 +200,34 @@ class PPOTrainer(TrainerWithOwnCheckpoints):
         names = ("reward", "kl", "kl_coefficient", "answer_length")
         if self.stats:
             logs |= {name: float(self.rollout[name]) for name in names} | {"num_tokens": self.tokens}
-            sums = torch.tensor([sum(parts) for parts in self.stats.values()], dtype=torch.float64)
-            sums = self.accelerator.reduce(sums.to(self.args.device), "sum").tolist()
-            logs |= dict(zip(self.stats, sums, strict=True))
+            of_all = processes.gathered({name: sum(parts) for name, parts in self.stats.items()})
+            logs |= {name: sum(sums[name] for sums in of_all) for name in self.stats}
             self.stats = {}
         super().log(logs, *args, **options)
 
     def write_weights(self, folder: Path) -> None:
-        """Write what is trained, and the rollout that the checkpoint interrupts."""
-        trained = {name: p.detach().contiguous() for name, p in self.model.named_parameters() if p.requires_grad}
+        """Write what is trained, the rollout that the checkpoint interrupts, and the random state that is every process's."""
+        named = [(name, p) for name, p in self.model.named_parameters() if name in self.model.trained]
+        trained = {name: strategies.whole(p).contiguous() for name, p in named}
+        if not processes.is_main():
+            return
         save_file(trained, folder / "model.safetensors")
         tensors = {name: value.contiguous() for name, value in self.rollout.items()}
-        save_file(tensors | {"tokens": torch.tensor(self.tokens)}, folder / "rollout.safetensors")
+        tensors |= {"tokens": torch.tensor(self.tokens), "generator": self._generator().get_state()}
+        save_file(tensors, folder / "rollout.safetensors")
 
     def read_weights(self, folder: Path) -> None:
-        """Read what `write_weights` wrote."""
+        """Read what `write_weights` wrote, by however many processes."""
         device = str(self.model.value_head.weight.device)
         saved = load_file(folder / "model.safetensors", device=device)
         for name, parameter in self.model.named_parameters():
-            if parameter.requires_grad:
+            if name in self.model.trained:
                 parameter.data.copy_(saved[name])
         self.rollout = load_file(folder / "rollout.safetensors", device=device)
         self.tokens = int(self.rollout.pop("tokens"))
+        self.generator = self.rollout.pop("generator").cpu()
+
+    def _generator(self) -> torch.Generator:
+        """What completions are drawn with."""
+        device = self.args.device
+        return torch.cuda.default_generators[device.index] if device.type == "cuda" else torch.default_generator
