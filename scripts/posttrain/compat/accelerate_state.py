@@ -7,22 +7,28 @@ a CPU.
 
 import functools
 import os
-import sys
 from typing import Any
 
-CHECKED = {"accelerate": "1.15.0"}
+import torch
+
+CHECKED = {"accelerate": "1.15.0", "deepspeed": "0.19.8"}
 
 
-def shard_on_cpu() -> None:
-    """Let accelerate take an FSDP plugin or a DeepSpeed configuration on a CPU, from now on in this process."""
+def shard_on_cpu(deepspeed: bool = False) -> None:
+    """Let accelerate take an FSDP plugin, or DeepSpeed's configuration, from now on in this process, if it has no GPU."""
     from accelerate.state import AcceleratorState, PartialState
 
+    if torch.cuda.is_available():
+        return
     if not hasattr(PartialState.__init__, "__wrapped__"):
         PartialState.__init__ = _with_deepspeed(PartialState.__init__)
         AcceleratorState.__init__ = _with_fsdp(AcceleratorState.__init__)
-    if "deepspeed" in sys.modules:
+    if deepspeed:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+        import deepspeed as library
+
         # Its own sums over shared memory need a C++ compiler and two minutes; gloo's need neither.
-        sys.modules["deepspeed"].ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        library.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def _with_deepspeed(init: Any) -> Any:

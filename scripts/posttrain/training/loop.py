@@ -25,7 +25,7 @@ from posttrain.models.base_inspection import first_line
 from posttrain.models.lm_head import add_compact_head
 from posttrain.models.lora_linear import add_low_rank
 from posttrain.objectives import OBJECTIVES
-from posttrain.runtime import processes
+from posttrain.runtime import processes, team_cache
 from posttrain.runtime.atomic import read_json
 from posttrain.runtime.console import say
 from posttrain.runtime.errors import UserError
@@ -41,6 +41,7 @@ from posttrain.training import (
     neftune,
     results,
     row_shares,
+    strategies,
     trackers,
 )
 from posttrain.training.warm_up import WarmUp
@@ -57,11 +58,14 @@ def run(
         prepare: reads the rows of a spec, given the stage's folder, and returns what builds TRL's trainer: see `fit`.
     """
     spec = read_json(options.spec)
-    folder = inputs.work_folder(options, files(spec))
-    if not processes.by_main(lambda: (folder / "finished").exists() or results.take_over(folder)):
+    read = files(spec)
+    folder = inputs.work_folder(options, read)
+    name, key = options.spec.parent.name, inputs.team_key(options, read) if team_cache.is_used() else ""
+    if not processes.by_main(lambda: results.is_there(name, key, folder)):
         fit(prepare(spec, folder), options, folder, spec)
     if processes.is_main():
         results.link_results(options, folder)
+        team_cache.store(name, key, folder / "finished")
 
 
 def fit(build: Callable[[dict], Any], options: Namespace, folder: Path, spec: dict) -> None:
@@ -186,6 +190,8 @@ def _train(build: Callable[[dict], Any], options: Namespace, folder: Path, spec:
         say(f"{name}: resumes from {checkpoint.name}")
         count_tokens_from(trainer, checkpoint)
     trackers.add(trainer, name, folder)
+    with _named(name):
+        strategies.begin(trainer, trainer.write_weights if objective.value_model else write, checkpoint)
     start = time.monotonic()
     with _tracked(trainer, name, options, folder) as mlflow_run_id:
         try:
@@ -275,7 +281,9 @@ def lora_plus(trainer: Any, ratio: float) -> torch.optim.Optimizer:
 
     kind, arguments = trainer.get_optimizer_cls_and_kwargs(trainer.args)
     arguments |= {"loraplus_lr_ratio": ratio, "loraplus_weight_decay": trainer.args.weight_decay}
-    return create_loraplus_optimizer(model=trainer.model, optimizer_cls=kind, **arguments)
+    optimizer = create_loraplus_optimizer(model=trainer.model, optimizer_cls=kind, **arguments)
+    optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]  # ZeRO takes no empty group
+    return optimizer
 
 
 # ---- around it

@@ -211,6 +211,7 @@ class PPOTrainer(TrainerWithOwnCheckpoints):
         trained = {name: strategies.whole(p).contiguous() for name, p in named}
         if not processes.is_main():
             return
+        folder.mkdir(parents=True, exist_ok=True)
         save_file(trained, folder / "model.safetensors")
         tensors = {name: value.contiguous() for name, value in self.rollout.items()}
         tensors |= {"tokens": torch.tensor(self.tokens), "generator": self._generator().get_state()}
