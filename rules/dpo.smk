@@ -22,7 +22,9 @@ rule logprobs:
         "../envs/posttrain.yaml"
     threads: workflow.cores
     resources:
-        gpu=PROJECT.config.hardware.processes,
+        gpu=job_gpus,
+        mem_mb=job_memory,
+        runtime=job_minutes,
     params:
         version=VERSIONS["logprobs"],
         tokens=logprobs_tokens,
@@ -56,7 +58,9 @@ rule dpo:
         "../envs/posttrain.yaml"
     threads: workflow.cores
     resources:
-        gpu=PROJECT.config.hardware.processes,
+        gpu=job_gpus,
+        mem_mb=job_memory,
+        runtime=job_minutes,
     params:
         tokens=run_tokens,
     shell:

@@ -25,6 +25,9 @@ rule sweep:
         "results/logs/sweep/{sweep}.log",
     conda:
         "../envs/posttrain.yaml"
+    resources:
+        mem_mb=job_memory,
+        runtime=job_minutes,
     params:
         output=subpath(output.table, parent=True),
     shell:
@@ -32,7 +35,3 @@ rule sweep:
         python "$POSTTRAIN"/compare_sweep.py --context {input.context:q} \
             --output {params.output:q} --log {log:q}
         """
-
-
-localrules:
-    sweep,

@@ -19,7 +19,8 @@ from posttrain.compat.transformers_internals import keep_4_bit_layout
 from posttrain.methods import METHODS, reads_weights
 from posttrain.models import frozen_update
 from posttrain.models.base_inspection import first_line
-from posttrain.models.memory_estimate import multiplies_bf16, read_model
+from posttrain.models.machine import multiplies_bf16
+from posttrain.models.memory_estimate import read_model
 from posttrain.models.out_of_memory import is_out_of_memory
 from posttrain.runtime import processes
 from posttrain.runtime.errors import UserError
