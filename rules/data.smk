@@ -81,8 +81,8 @@ rule select:
     resources:
         gpu=1,
     params:
-        rows=selected_folder,
-        tokens=selected_tokens,
+        rows=rows_folder,
+        tokens=tokens_folder,
         output=subpath(output.train, parent=True),
     shell:
         """
@@ -131,7 +131,7 @@ rule data_report:
         "../envs/posttrain.yaml"
     params:
         output=subpath(output.report, parent=True),
-        tokens=dataset_tokens,
+        tokens=tokens_folders,
     shell:
         """
         python "$POSTTRAIN"/report_data.py --data {params.output:q} --overlap {input.overlap:q} --tokens {params.tokens:q} \

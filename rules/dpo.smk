@@ -25,7 +25,7 @@ rule logprobs:
         gpu=1,
     params:
         version=VERSIONS["logprobs"],
-        tokens=logprobs_tokens,
+        tokens=tokens_folder,
     shell:
         """
         exec python "$POSTTRAIN"/compute_logprobs.py --model {input.model:q} --tokens {params.tokens:q} \
@@ -58,7 +58,7 @@ rule dpo:
     resources:
         gpu=1,
     params:
-        tokens=run_tokens,
+        tokens=tokens_folder,
     shell:
         """
         exec python "$POSTTRAIN"/train_dpo.py --spec {input.spec:q} --parent {input.model:q} \

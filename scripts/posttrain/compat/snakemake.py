@@ -11,12 +11,16 @@ Checked with Snakemake 9.27.1; tests/unit/compat/test_snakemake.py fails when on
   where they read its files as `ancient` (dag.py, `update_needrun`): a changed check of the preflight hides a missing evaluation, and
   Snakemake ends as if all were built. It could go if the jobs that `masked` holds were looked at.
 - `start_again`: no hook can have Snakemake work out its jobs anew, so the process replaces itself. It could go along with it.
+- `default_storage`: a Snakefile is not told whether and where `--default-storage-prefix` puts its files.
+- `job_environment`: `os.environ` would reach the Snakefile itself as well when it starts again; `shell.prefix` reaches jobs alone, and
+  takes the place of Snakemake's own (shell.py, `_get_process_prefix`). It could go if a rule could set variables.
 - `default_handler`: a logger plugin cannot ask for Snakemake's own output, as under `--verbose`.
 - `INTERRUPTED`, `REPEATED`, `ROUTINE`: events without a type of their own, which are told apart by how their text begins.
 """
 
 import logging
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -75,8 +79,22 @@ def stages_here(workflow: Any) -> int:
 
 def replaced(workflow: Any, rule: str) -> bool:
     """Whether jobs of a rule will write files anew that are there; to be called from `onstart`."""
-    outputs = [Path(file) for job in workflow.dag.needrun_jobs() if job.rule.name == rule for file in job.output]
-    return any(output.exists() for output in outputs)
+    outputs = [file for job in workflow.dag.needrun_jobs() if job.rule.name == rule for file in job.output]
+    return any(workflow.async_run(output.exists()) for output in outputs)  # which may be in a storage
+
+
+def default_storage(workflow: Any) -> tuple[Any, str] | None:
+    """The provider and the prefix of the storage that results are in, or None where they are in the folder."""
+    provider = workflow.storage_registry.default_storage_provider
+    return (provider, workflow.storage_settings.default_storage_prefix) if provider else None
+
+
+def job_environment(variables: dict[str, str]) -> None:
+    """Set variables for the commands of all jobs, and for nothing else."""
+    from snakemake.shell import shell
+
+    exports = "".join(f"export {name}={shlex.quote(value)}; " for name, value in variables.items())
+    shell.prefix(exports.replace("{", "{{").replace("}", "}}") + "set -euo pipefail; ")
 
 
 def start_again() -> None:
