@@ -12,7 +12,17 @@ gc.set_threshold(100_000)
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
-from posttrain.compat.snakemake import default_storage, job_environment, planned_outputs, replaced, stages_here, start_again, targets
+from posttrain.compat.s3_storage import look_again
+from posttrain.compat.snakemake import (
+    default_storage,
+    ignore_sizes_in_storage,
+    job_environment,
+    planned_outputs,
+    replaced,
+    stages_here,
+    start_again,
+    targets,
+)
 from posttrain.config.plain_values import check_file
 from posttrain.runtime.errors import UserError
 from posttrain.config.overrides import OVERRIDES
@@ -63,6 +73,8 @@ if STORAGE:
             STORAGE.check()
     except UserError as error:
         sys.exit(f"posttrain: {error}")
+    look_again(STORAGE.provider)
+    ignore_sizes_in_storage()
     job_environment({"POSTTRAIN_RESULTS": STORAGE.folder})
 
 COMMAND = f"snakemake --configfile {CONFIG_FILE} --cores all"
@@ -168,7 +180,8 @@ def run_tokens(wildcards):
 
 
 def run_tokens_files(wildcards):
-    return [f"{run_tokens(wildcards)}/{split}.parquet" for split in ("train", "validation")]
+    folder = run_tokens(wildcards)
+    return [*(f"{folder}/{split}.parquet" for split in ("train", "validation")), *if_stored([f"{folder}/report.json"])]
 
 
 def base_text(wildcards):
@@ -209,6 +222,10 @@ def held_out_rows(wildcards):
 
 def held_out_folders(wildcards, input):
     return folders(input.held_out)
+
+
+def dropped_rows(wildcards):
+    return if_stored([f"results/data/{wildcards.dataset}/dropped.jsonl"])
 
 
 def dataset_tokens_reports(wildcards):
@@ -291,7 +308,7 @@ def judge_models(wildcards):
 
 def folders_of_judges(wildcards, input):
     """The folders of the reward models; from `input`, so that Snakemake does not compare them again."""
-    return [os.path.dirname(file) for file in input.judges]
+    return folders(input.judges)
 
 
 def reward_function(wildcards):
@@ -373,7 +390,7 @@ def eval_folders(wildcards, input):
 
 def eval_judges(wildcards):
     judges = [] if PROJECT.is_reward(wildcards.run) else PROJECT.inputs.evaluation_rewards
-    return [PROJECT.manifest(judge) for judge in judges]
+    return [*map(PROJECT.manifest, judges), *if_stored([*map(PROJECT.merged, judges)])]
 
 
 def overruled(models):

@@ -122,6 +122,7 @@ rule data_report:
         overlap="results/data/{dataset}/overlap.json",
         context="results/data/{dataset}/context.json",
         tokens=dataset_tokens_reports,
+        dropped=dropped_rows,
     output:
         report="results/data/{dataset}/report.json",
         page=report("results/data/{dataset}/report.html", caption="captions/data.rst", category="Data"),

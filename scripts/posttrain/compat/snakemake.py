@@ -12,6 +12,9 @@ Checked with Snakemake 9.27.1; tests/unit/compat/test_snakemake.py fails when on
   Snakemake ends as if all were built. It could go if the jobs that `masked` holds were looked at.
 - `start_again`: no hook can have Snakemake work out its jobs anew, so the process replaces itself. It could go along with it.
 - `default_storage`: a Snakefile is not told whether and where `--default-storage-prefix` puts its files.
+- `ignore_sizes_in_storage`: once a second, while a job waits, the scheduler asks the storage for the size of each input of all jobs that
+  wait (job_scheduler.py, `update_input_sizes`), three requests a file, to start those with the largest inputs first. It could go if
+  the sizes were remembered.
 - `job_environment`: `os.environ` would reach the Snakefile itself as well when it starts again; `shell.prefix` reaches jobs alone, and
   takes the place of Snakemake's own (shell.py, `_get_process_prefix`). It could go if a rule could set variables.
 - `default_handler`: a logger plugin cannot ask for Snakemake's own output, as under `--verbose`.
@@ -87,6 +90,18 @@ def default_storage(workflow: Any) -> tuple[Any, str] | None:
     """The provider and the prefix of the storage that results are in, or None where they are in the folder."""
     provider = workflow.storage_registry.default_storage_provider
     return (provider, workflow.storage_settings.default_storage_prefix) if provider else None
+
+
+def ignore_sizes_in_storage() -> None:
+    """Let the scheduler take files in a storage as equally large."""
+    from snakemake.scheduling.job_scheduler import JobScheduler
+
+    async def update_input_sizes(self: Any, jobs: Any) -> None:
+        for file in {file for job in jobs for file in job.input}:
+            there = not file.is_storage and await file.exists()
+            self._input_sizes[file] = await file.size() if there else 0
+
+    JobScheduler.update_input_sizes = update_input_sizes
 
 
 def job_environment(variables: dict[str, str]) -> None:
