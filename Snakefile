@@ -28,6 +28,7 @@ rule all:
 
 onstart:
     wait_for_turn()
+    announce_in_storage()
     note_repeated_checks()
     remember_configuration()
     start_fork_server()

@@ -94,6 +94,12 @@ envvars:
     "POSTTRAIN_TRACKING",
 
 
+if "POSTTRAIN_CHECKPOINTS" in os.environ:
+
+    envvars:
+        "POSTTRAIN_CHECKPOINTS",
+
+
 # A rule builds a run under its canonical name only; the other names are links.
 CANONICAL = f"(?!(?:{'|'.join(map(re.escape, ALIASES))})/)" if ALIASES else ""
 
@@ -473,6 +479,15 @@ def reported(wildcards):
 
 def reported_data(wildcards):
     return expand("results/data/{dataset}/report.json", dataset=contexts.report(PROJECT.inputs, "")["datasets"])
+
+
+def announce_in_storage():
+    """Write to the storage before the first job does."""
+    if STORAGE:
+        try:
+            STORAGE.announce(CONFIG_FILE)
+        except UserError as error:
+            sys.exit(f"posttrain: {error}")
 
 
 def wait_for_turn():

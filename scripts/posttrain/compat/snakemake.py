@@ -17,16 +17,20 @@ Checked with Snakemake 9.27.1; tests/unit/compat/test_snakemake.py fails when on
   the sizes were remembered.
 - `job_environment`: `os.environ` would reach the Snakefile itself as well when it starts again; `shell.prefix` reaches jobs alone, and
   takes the place of Snakemake's own (shell.py, `_get_process_prefix`). It could go if a rule could set variables.
+- `name_missing_plugins`: an executor whose plugin is not installed, on the command line or in a profile, is refused with 128 lines of
+  usage (argparse, `invalid choice`) and no word of what to install. It could go if that error named the plugin.
 - `default_handler`: a logger plugin cannot ask for Snakemake's own output, as under `--verbose`.
 - `INTERRUPTED`, `REPEATED`, `ROUTINE`: events without a type of their own, which are told apart by how their text begins.
 """
 
+import argparse
 import logging
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from posttrain.runtime.fork_server import VARIABLE as FORK_SERVER
 
@@ -42,6 +46,12 @@ REPEATED = (
 )
 # What every command says, and what is said otherwise.
 ROUTINE = (
+    "Storing in storage:",
+    "Finished upload",
+    "Retrieving from storage:",
+    "Finished retrieval",
+    "Removing local copy of storage file:",
+    "Skipped removing non-empty directory",
     *INTERRUPTED,
     *REPEATED,
     "Assuming unrestricted shared filesystem usage",
@@ -117,6 +127,20 @@ def start_again() -> None:
     logging.shutdown()  # the terminal's last lines
     os.environ.pop(FORK_SERVER, None)  # it ends with this program
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def name_missing_plugins() -> None:
+    """Let an executor whose plugin is not installed be refused in one sentence; to be called before the command line is read."""
+    before = argparse.ArgumentParser.error
+
+    def error(self: argparse.ArgumentParser, message: str) -> NoReturn:
+        if found := re.match(r"argument --executor/-e: invalid choice: '([^']*)' \(choose from (.*)\)", message):
+            name, installed = found.groups()
+            hint = f"pip install snakemake-executor-plugin-{name}, or choose from {installed.replace(chr(39), '')}"
+            self.exit(2, f"posttrain: there is no executor '{name}'; {hint}\n")
+        before(self, message)
+
+    argparse.ArgumentParser.error = error
 
 
 def default_handler(settings: Any) -> logging.Handler:

@@ -103,7 +103,10 @@ def card_fields(licences: dict[str, str | None]) -> dict[str, str]:
 
 def _recorded(part: str) -> str | None:
     table, name = part.split(".")
-    file = Path(os.getenv("POSTTRAIN_RESULTS", "results"), *{"bases": ("bases", name, "base.json"), "datasets": ("data", name, "data.json")}[table])
+    file = Path(
+        os.getenv("POSTTRAIN_RESULTS", "results"),
+        *{"bases": ("bases", name, "base.json"), "datasets": ("data", name, "data.json")}[table],
+    )
     return read_json(file).get("licence") if file.exists() else None
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,8 @@ def load_parent(folder: Path, spec: dict) -> Any:
 def work_folder(options: Namespace, files: list[Path]) -> Path:
     """The stage's own folder under checkpoints/, named by a hash of everything that its result depends on.
 
+    It is beside the run's results, or below the folder that POSTTRAIN_CHECKPOINTS names.
+
     Args:
         files: what the stage reads beside its spec and the held-out rows that it measures.
     """
@@ -127,6 +130,9 @@ def work_folder(options: Namespace, files: list[Path]) -> Path:
     files = [*files, *held_out.inputs(options, spec)]
     parts = [json.dumps(spec, sort_keys=True), *map(str, chosen), *map(sha256, files)]
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-    folder = options.spec.parent / "checkpoints" / key
+    run = options.spec.parent
+    if elsewhere := os.environ.get("POSTTRAIN_CHECKPOINTS"):  # what the next node sees as well
+        run = Path(elsewhere) / run.name
+    folder = run / "checkpoints" / key
     folder.mkdir(parents=True, exist_ok=True)
     return folder

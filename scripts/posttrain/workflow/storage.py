@@ -43,10 +43,15 @@ class Storage:
             UserError: the storage does not answer, refuses, or has no such bucket.
         """
         mark = self._object(MARK)
+        if not (valid := mark.is_valid_query()):
+            hint = "write --default-storage-prefix with its address, such as s3://BUCKET/PROJECT"
+            raise UserError("no-storage", "--default-storage-prefix", f"'{self.prefix}' {valid.reason}", hint)
         try:
             mark.exists()
         except Exception as error:  # each provider has its own
-            raise self._refusal(error) from None
+            reason = " ".join(str(error).split())
+            hint = "give its address and keys in the environment, see docs/storage.md"
+            raise UserError("no-storage", self.prefix, reason, hint) from None
         if hasattr(mark, "bucket_exists") and not mark.bucket_exists():
             hint = f"make it first (aws s3 mb s3://{mark.bucket}), or write another --default-storage-prefix"
             raise UserError("no-storage", self.prefix, f"there is no bucket '{mark.bucket}'", hint)
@@ -62,7 +67,9 @@ class Storage:
         try:
             mark.store_object()
         except Exception as error:  # each provider has its own
-            raise self._refusal(error, "it cannot be written to: ") from None
+            reason = str(error).rpartition(": ")[2]
+            hint = "let this key write and delete there (s3:PutObject, s3:DeleteObject)"
+            raise UserError("no-storage", self.prefix, f"it cannot be written to ({reason})", hint) from None
 
     def text(self, text: str, file: str, sources: dict[str, list[str]] | None = None) -> str:
         """The local file from which a job copies `text` to `file`: younger than what is stored if that says something else.
@@ -81,7 +88,9 @@ class Storage:
         stored = self.read(record)
         if stored is None:
             return True
-        return json.loads(stored)["files"] == {file: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files}
+        return json.loads(stored)["files"] == {
+            file: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files
+        }
 
     def _read(self, file: str) -> bytes | None:
         stored = self._object(file)
@@ -94,7 +103,3 @@ class Storage:
 
     def _object(self, file: str) -> Any:
         return self.provider.object(f"{self.prefix}/{file}")
-
-    def _refusal(self, error: Exception, doing: str = "") -> UserError:
-        hint = "give its key, its secret and its address as docs/storage.md says"
-        return UserError("no-storage", self.prefix, f"{doing}{' '.join(str(error).split())}", hint)
