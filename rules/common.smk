@@ -18,6 +18,7 @@ from posttrain.compat.snakemake import (
     ignore_sizes_in_storage,
     job_environment,
     planned_outputs,
+    remember_parameters,
     replaced,
     stages_here,
     start_again,
@@ -33,7 +34,7 @@ from posttrain.workflow.specs import VERSIONS
 from posttrain.workflow.staging import staged
 from posttrain.workflow.storage import Storage
 from posttrain.workflow.targets import check_is_no_target, evaluated
-from posttrain.runtime import fork_server
+from posttrain.runtime import fork_server, team_cache
 from posttrain.runtime.console import say
 from posttrain.provenance.missing import gone
 
@@ -55,6 +56,7 @@ if not workflow.overwrite_configfiles:
 CONFIG_FILE = os.path.relpath(workflow.configfiles[-1])
 try:
     PROJECT = Project(config, CONFIG_FILE)
+    team_cache.check(PROJECT.config.cache.model_dump())
     TARGETS = targets(sys.argv[1:])
     ALIASES = PROJECT.check_targets(TARGETS)
 except UserError as error:
@@ -82,7 +84,9 @@ COMMAND = f"snakemake --configfile {CONFIG_FILE} --cores all"
 # What a job needs and its result does not depend on goes through the environment, so that it causes no rerun.
 os.environ |= {
     "POSTTRAIN": f"{workflow.basedir}/scripts",
+    "POSTTRAIN_HARDWARE": PROJECT.config.hardware.model_dump_json(),
     "POSTTRAIN_TRACKING": PROJECT.config.tracking.model_dump_json(),
+    "POSTTRAIN_CACHE": PROJECT.config.cache.model_dump_json(),
     "PATH": os.pathsep.join([os.path.dirname(sys.executable), os.getenv("PATH", os.defpath)]),
     "TOKENIZERS_PARALLELISM": "false",
     "THP_MEM_ALLOC_ENABLE": "1",  # torch's large tensors on huge pages: a step on a CPU is up to a sixth faster
@@ -91,7 +95,9 @@ os.environ |= {
 
 envvars:
     "POSTTRAIN",
+    "POSTTRAIN_HARDWARE",
     "POSTTRAIN_TRACKING",
+    "POSTTRAIN_CACHE",
 
 
 if "POSTTRAIN_CHECKPOINTS" in os.environ:
@@ -264,7 +270,9 @@ def preflight_context(wildcards):
     """What a preflight has to know besides. Not a job of its own: Snakemake looks at nothing behind a job that has to run, and
     what follows the preflight does not depend on it otherwise."""
     values = json.loads(PROJECT.context(wildcards.run, COMMAND))
-    return json.dumps({key: value for key, value in values.items() if key != "judges" or value}, sort_keys=True)
+    return json.dumps(
+        {key: value for key, value in values.items() if key not in ("judges", "hardware") or value}, sort_keys=True
+    )
 
 
 def staged_preflight_context(wildcards, input):
@@ -530,3 +538,6 @@ def show_results():
         from posttrain.cli.table import table  # brings scipy, which takes longer than reading the workflow
 
         say(table(names), "results")
+
+
+remember_parameters(globals())

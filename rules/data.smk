@@ -9,7 +9,7 @@ by a reward model's margin) -> look for the rows in held-out ones -> tokenise on
 
 
 rule data:
-    """Read, normalise and split a dataset; needs the internet for the hub."""
+    """Read, normalise and split a dataset. From the hub it is data_online, which needs the internet."""
     input:
         spec="results/data/{dataset}/spec.json",
         sources=data_sources,
@@ -25,12 +25,20 @@ rule data:
     conda:
         "../envs/posttrain.yaml"
     threads: workflow.cores
+    resources:
+        mem_mb=job_memory,
+        runtime=job_minutes,
     params:
         output=subpath(output.train, parent=True),
     shell:
         """
         python "$POSTTRAIN"/prepare_data.py --spec {input.spec:q} --cores {threads} --output {params.output:q} --log {log:q}
         """
+
+
+use rule data as data_online with:
+    wildcard_constraints:
+        dataset=PROJECT.datasets_pattern("online"),
 
 
 rule mix:
@@ -49,6 +57,9 @@ rule mix:
         dataset=PROJECT.datasets_pattern("mix"),
     conda:
         "../envs/posttrain.yaml"
+    resources:
+        mem_mb=job_memory,
+        runtime=job_minutes,
     params:
         parts=mixed_folders,
         output=subpath(output.train, parent=True),
@@ -79,7 +90,9 @@ rule select:
         "../envs/posttrain.yaml"
     threads: workflow.cores
     resources:
-        gpu=1,
+        gpu=job_gpus,
+        mem_mb=job_memory,
+        runtime=job_minutes,
     params:
         rows=rows_folder,
         tokens=tokens_folder,
@@ -103,6 +116,9 @@ rule overlap:
     priority: 1  # a refusal comes before the evaluation of a base
     conda:
         "../envs/posttrain.yaml"
+    resources:
+        mem_mb=job_memory,
+        runtime=job_minutes,
     params:
         data=subpath(input.train, parent=True),
         held_out=held_out_folders,
@@ -130,6 +146,9 @@ rule data_report:
         "results/logs/data_report/{dataset}.log",
     conda:
         "../envs/posttrain.yaml"
+    resources:
+        mem_mb=job_memory,
+        runtime=job_minutes,
     params:
         output=subpath(output.report, parent=True),
         tokens=tokens_folders,
@@ -158,6 +177,9 @@ rule tokens:
     conda:
         "../envs/posttrain.yaml"
     threads: workflow.cores
+    resources:
+        mem_mb=job_memory,
+        runtime=job_minutes,
     params:
         version=VERSIONS["tokens"],
         data=subpath(input.train, parent=True),
@@ -173,4 +195,10 @@ rule tokens:
 
 
 localrules:
-    data,
+    data_online,
+
+
+if STORAGE:  # which has nothing of the user's files; they are on the machine of the command
+
+    localrules:
+        data,

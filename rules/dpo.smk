@@ -22,7 +22,9 @@ rule logprobs:
         "../envs/posttrain.yaml"
     threads: workflow.cores
     resources:
-        gpu=1,
+        gpu=job_gpus,
+        mem_mb=job_memory,
+        runtime=job_minutes,
     params:
         version=VERSIONS["logprobs"],
         tokens=tokens_folder,
@@ -56,7 +58,9 @@ rule dpo:
         "../envs/posttrain.yaml"
     threads: workflow.cores
     resources:
-        gpu=1,
+        gpu=job_gpus,
+        mem_mb=job_memory,
+        runtime=job_minutes,
     params:
         tokens=tokens_folder,
     shell:

@@ -30,7 +30,9 @@ rule merge:
         "../envs/posttrain.yaml"
     threads: workflow.cores
     resources:
-        gpu=1,
+        gpu=job_gpus,
+        mem_mb=job_memory,
+        runtime=job_minutes,
     params:
         tokens=tokens_folder,
     shell:

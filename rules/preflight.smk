@@ -27,6 +27,9 @@ rule preflight:
     priority: 1  # a refusal comes before the evaluation of a base
     conda:
         "../envs/posttrain.yaml"
+    resources:
+        mem_mb=job_memory,
+        runtime=job_minutes,
     params:
         context=preflight_context,
         staged=staged_preflight_context,

@@ -26,6 +26,9 @@ rule sweep:
         "results/logs/sweep/{sweep}.log",
     conda:
         "../envs/posttrain.yaml"
+    resources:
+        mem_mb=job_memory,
+        runtime=job_minutes,
     params:
         output=subpath(output.table, parent=True),
     shell:
@@ -33,7 +36,3 @@ rule sweep:
         python "$POSTTRAIN"/compare_sweep.py --context {input.context:q} \
             --output {params.output:q} --log {log:q}
         """
-
-
-localrules:
-    sweep,

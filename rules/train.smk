@@ -32,7 +32,9 @@ for objective in [name for name, row in OBJECTIVES.items() if not row.on_policy 
             "../envs/posttrain.yaml"
         threads: workflow.cores
         resources:
-            gpu=1,
+            gpu=job_gpus,
+            mem_mb=job_memory,
+            runtime=job_minutes,
         params:
             script=f"train_{objective}.py",
             tokens=tokens_folder,
@@ -73,7 +75,9 @@ for objective in [name for name, row in OBJECTIVES.items() if row.on_policy]:
             "../envs/posttrain.yaml"
         threads: workflow.cores
         resources:
-            gpu=1,
+            gpu=job_gpus,
+            mem_mb=job_memory,
+            runtime=job_minutes,
         params:
             script=f"train_{OBJECTIVES[objective].script or objective}.py",
             data=rows_folder,

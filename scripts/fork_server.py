@@ -86,7 +86,7 @@ def run(connection: socket.socket) -> None:
     fcntl.fcntl(connection, fcntl.F_SETFL, fcntl.fcntl(connection, fcntl.F_GETFL) | os.O_ASYNC)
     if select.select([connection], [], [], 0)[0]:
         return
-    sys.argv, status = request["arguments"], 1
+    sys.argv, status, stage = request["arguments"], 1, os.getpid()
     try:
         runpy.run_path(sys.argv[0], run_name="__main__")
         status = 0
@@ -94,7 +94,8 @@ def run(connection: socket.socket) -> None:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
         raise
     finally:
-        connection.send(bytes([status & 255]))
+        if os.getpid() == stage:  # and no rank that it has started
+            connection.send(bytes([status & 255]))
 
 
 if __name__ == "__main__":

@@ -50,4 +50,8 @@ def main(options) -> None:
 
 
 if __name__ == "__main__":
-    run(held_out_rows(arguments(__doc__, spec=Path, parent=Path, manifest=Path, tokens=Path, logprobs=Path)), main)
+    run(
+        held_out_rows(arguments(__doc__, spec=Path, parent=Path, manifest=Path, tokens=Path, logprobs=Path)),
+        main,
+        processes=True,
+    )

@@ -19,6 +19,7 @@ def main(options) -> None:
 
     from posttrain.compat.trl_trainers import prepared_kto
     from posttrain.models import out_of_memory
+    from posttrain.runtime import processes
     from posttrain.training import preference_stage
 
     preference_stage.train(
@@ -27,7 +28,7 @@ def main(options) -> None:
         KTOConfig,
         ("beta", "loss_type"),
         read=labelled,
-        given=lambda rows, model, spec: mismatched(rows, out_of_memory.micro_batch(spec)),
+        given=lambda rows, model, spec: mismatched(rows, out_of_memory.micro_batch(spec) * processes.count()),
         precompute_ref_log_probs=True,  # so that full fine-tuning needs no second model
     )
 
@@ -83,4 +84,4 @@ def mismatched(rows, batch_size: int):
 
 
 if __name__ == "__main__":
-    run(held_out_rows(arguments(__doc__, spec=Path, parent=Path, manifest=Path, tokens=Path)), main)
+    run(held_out_rows(arguments(__doc__, spec=Path, parent=Path, manifest=Path, tokens=Path)), main, processes=True)

@@ -71,4 +71,4 @@ def training_rows(tokens: Path, spec):
 
 
 if __name__ == "__main__":
-    run(held_out_rows(arguments(__doc__, spec=Path, parent=Path, manifest=Path, tokens=Path)), main)
+    run(held_out_rows(arguments(__doc__, spec=Path, parent=Path, manifest=Path, tokens=Path)), main, processes=True)

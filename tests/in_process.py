@@ -56,7 +56,7 @@ def run(job: Job) -> None:
         return
     arguments = shlex.split(found[2].replace("\\\n", " "))
 
-    def main_of(parser, main) -> None:
+    def main_of(parser, main, **_) -> None:
         main(parser.parse_args(arguments))
 
     with patch.object(script, "run", main_of), patch.dict(os.environ):

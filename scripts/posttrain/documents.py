@@ -112,10 +112,13 @@ class Training(TypedDict):
     seconds: float
     micro_batch: int
     accumulation: int
+    processes: int
+    strategy: str
     attempts: list[dict[str, Any]]
     resumed_from: int | None
     mlflow_run_id: str | None
     held_out: NotRequired[dict[str, Any]]
+    cached: NotRequired[dict[str, str | None]]
     use_liger_kernel: NotRequired[bool]
 
 

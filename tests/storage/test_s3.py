@@ -1,7 +1,6 @@
 """Results in an S3 bucket: moto on the loopback, and jobs that run elsewhere."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys

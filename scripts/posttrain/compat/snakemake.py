@@ -7,6 +7,8 @@ Checked with Snakemake 9.27.1; tests/unit/compat/test_snakemake.py fails when on
 - `planned_outputs`: `onstart` is told nothing of the jobs, so `workflow.dag` is asked. It could go if `onstart` had the jobs, or if
   Snakemake's lock made a second command wait instead of failing.
 - `stages_here`: neither is it told where jobs run; `workflow.local_exec` and the settings of the deployment know.
+- `scheduler`, `chosen`: nor is it told which executor sends its jobs where, and which resources the command line sets; the workflow
+  and its settings know.
 - `replaced`: a job that must run hides, from all jobs below it, that they must run for reasons of their own, and does not start them
   where they read its files as `ancient` (dag.py, `update_needrun`): a changed check of the preflight hides a missing evaluation, and
   Snakemake ends as if all were built. It could go if the jobs that `masked` holds were looked at.
@@ -19,18 +21,22 @@ Checked with Snakemake 9.27.1; tests/unit/compat/test_snakemake.py fails when on
   takes the place of Snakemake's own (shell.py, `_get_process_prefix`). It could go if a rule could set variables.
 - `name_missing_plugins`: an executor whose plugin is not installed, on the command line or in a profile, is refused with 128 lines of
   usage (argparse, `invalid choice`) and no word of what to install. It could go if that error named the plugin.
+- `remember_parameters`: Snakemake asks Python for the signature of a rule's function twice a job and input, a fifteenth of what planning
+  takes; it takes the answer that `overwrite_function_params` leaves on a function. It could go if Snakemake kept the answers.
 - `default_handler`: a logger plugin cannot ask for Snakemake's own output, as under `--verbose`.
 - `INTERRUPTED`, `REPEATED`, `ROUTINE`: events without a type of their own, which are told apart by how their text begins.
 """
 
 import argparse
+import inspect
 import logging
 import os
 import re
 import shlex
 import sys
-from pathlib import Path
 from typing import Any, NoReturn
+
+from snakemake_interface_executor_plugins.settings import ExecMode
 
 from posttrain.runtime.fork_server import VARIABLE as FORK_SERVER
 
@@ -73,6 +79,20 @@ ROUTINE = (
     "Would remove temporary output",
 )
 
+# What the Slurm plugin says of every command and of every job.
+ROUTINE_OF_PLUGINS = (
+    "SLURM run ID:",
+    "Cleaning up SLURM log files",
+    "Array job submission does not allow for multiple different",
+    "Both 'sacctmgr' and 'sshare' returned empty results",
+)
+SUBMITTED = ("has been submitted with SLURM jobid", "Submitted array job with Snakemake IDs")
+
+
+def is_routine(text: str) -> bool:
+    """Whether a message says what every command says, or a command's every job."""
+    return text.startswith((*ROUTINE, *ROUTINE_OF_PLUGINS)) or any(part in text for part in SUBMITTED)
+
 
 def targets(arguments: list[str]) -> list[str]:
     """The files under results/ that a command line names."""
@@ -88,6 +108,21 @@ def stages_here(workflow: Any) -> int:
     """The number of jobs that load a model, where they run on this machine in Snakemake's own environment; otherwise 0."""
     here = workflow.local_exec and not workflow.deployment_settings.deployment_method
     return sum("gpu" in job.rule.resources for job in workflow.dag.needrun_jobs()) if here else 0
+
+
+def scheduler(workflow: Any) -> str | None:
+    """The executor by which this command sends its jobs elsewhere; None for jobs on this machine, a plan, and within a job."""
+    plugin = workflow.executor_plugin
+    return plugin.name if plugin and workflow.non_local_exec and workflow.exec_mode == ExecMode.DEFAULT else None
+
+
+def chosen(workflow: Any, resource: str, rule: str = "") -> str:
+    """What the command line or the profile says of a resource, for one rule or by default; nothing where they do not."""
+    settings = workflow.resource_settings
+    for resources in (settings._parsed_overwrite_resources.get(rule, {}), settings._parsed_default_resources):
+        if resource in resources:
+            return str(resources[resource].raw)
+    return ""
 
 
 def replaced(workflow: Any, rule: str) -> bool:
@@ -141,6 +176,16 @@ def name_missing_plugins() -> None:
         before(self, message)
 
     argparse.ArgumentParser.error = error
+
+
+def remember_parameters(names: dict[str, Any]) -> None:
+    """Note the parameters of the rules' functions among some global names."""
+    from snakemake.common import overwrite_function_params
+
+    for function in filter(inspect.isfunction, names.values()):
+        parameters = inspect.signature(function).parameters
+        if next(iter(parameters), None) == "wildcards":
+            overwrite_function_params(function, parameters)
 
 
 def default_handler(settings: Any) -> logging.Handler:

@@ -5,11 +5,13 @@ returns the numbers that it notes.
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import Trainer
+from transformers.trainer_pt_utils import BatchRebalanceSampler
 
 CHECKED = {"trl": "1.16.0", "transformers": "5.23.0"}
 
@@ -66,6 +68,24 @@ def set_first_rates(scheduler: Any) -> None:
     for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
         group["lr"] = rate
     scheduler._last_lr = rates
+
+
+class RankSampler(BatchRebalanceSampler):
+    """The batches of this process, which the Trainer takes as they are: of this class of samplers it knows that they are one rank's.
+
+    Its own cut of the rows into batches is replaced. It can go once a Trainer takes any sampler of batches.
+    """
+
+    def __init__(self, batches: list[list[int]]) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Each batch as the places of its rows."""
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        """The number of batches."""
+        return len(self.batches)
 
 
 class TrainerWithOwnCheckpoints(Trainer):

@@ -10,6 +10,10 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
+from posttrain.runtime import processes
+
 CHECKED = {"trl": "1.16.0"}
 IGNORED = -100  # label of a token that is not trained
 
@@ -36,6 +40,12 @@ def prepared_kto() -> type:
         def _prepare_dataset(self, dataset: Any, *args: Any) -> Any:
             return dataset
 
+        def _precompute_ref_logps(self, dataset: Any, *args: Any) -> Any:
+            # Each process would look for what the first one has written under a name of its own.
+            file = processes.by_main(lambda: dataset._get_cache_file_path(""))
+            dataset._get_cache_file_path = lambda _: file
+            return super()._precompute_ref_logps(dataset, *args)
+
     return PreparedKTOTrainer
 
 
@@ -45,6 +55,15 @@ def prepared_pairs(trainer: type) -> type:
     class PreparedPairTrainer(trainer):
         def tokenize_row(self, feature: dict, model: Any = None) -> dict:
             return pair_columns(feature)
+
+        def concatenated_forward(self, model: Any, batch: dict) -> tuple:
+            chosen, *others = super().concatenated_forward(model, batch)
+            if processes.count() > 1:  # the chosen completions' loss is a mean over the tokens of all processes' rows
+                labels = batch["chosen_labels"]
+                own = torch.tensor([[float((labels != IGNORED).sum()), len(labels)]], device=labels.device)
+                tokens, rows = self.accelerator.gather(own).sum(0)
+                others[3] = others[3] * (own[0, 0] / own[0, 1] * rows / tokens)
+            return (chosen, *others)
 
     return PreparedPairTrainer
 
@@ -110,7 +129,7 @@ def counting_sft() -> type:
             tokens, before = inputs.pop("tokens", None), self._total_train_tokens
             loss = super().compute_loss(model, inputs, *args, **kwargs)
             if tokens and self.model.training:
-                self._total_train_tokens = before + tokens
+                self._total_train_tokens = before + sum(processes.gathered(tokens))
                 self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
             return loss
 

@@ -5,9 +5,11 @@ from typing import Literal
 from pydantic import Field
 
 from posttrain.config.bases import Base
+from posttrain.config.cache import Cache
 from posttrain.config.datasets import Dataset
 from posttrain.config.evaluation import Evaluation
 from posttrain.config.fields import Strict
+from posttrain.config.hardware import Hardware
 from posttrain.config.runs import Run
 from posttrain.config.sweeps import Sweep
 from posttrain.config.tracking import Cost, Tracking
@@ -22,11 +24,14 @@ class Config(Strict):
     sweeps: dict[str, Sweep] = Field({}, description="runs with several values of their keys")
     evaluation: Evaluation = Field(Evaluation(), description="what every model is measured on")
     tracking: Tracking = Field(Tracking(), description="how training is logged and checkpointed")
+    hardware: Hardware = Field(Hardware(), description="the processes of a training job")
     ratings: list[str] = Field([], description="files or globs that the rating pages exported, see docs/rating.md")
+    cache: Cache = Field(Cache(), description="a team's cache of finished stages")
     cost: Cost = Field(Cost(), description="what the machine costs")
     use: Literal["research", "commercial"] = Field("research", description="the intended use of the models")
 
 
 TABLES = {
-    "datasets": Dataset, "runs": Run, "sweeps": Sweep, "evaluation": Evaluation, "tracking": Tracking, "cost": Cost,
+    "datasets": Dataset, "runs": Run, "sweeps": Sweep, "evaluation": Evaluation, "tracking": Tracking, "hardware": Hardware,
+    "cache": Cache, "cost": Cost,
 }  # fmt: skip

@@ -15,6 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from posttrain.data.tokens import IGNORED
 from posttrain.objectives import OBJECTIVES
+from posttrain.runtime import processes
 from posttrain.runtime.console import say
 from posttrain.runtime.errors import UserError
 
@@ -52,11 +53,12 @@ def put(trainer: Any, parent: Path, folder: Path, spec: dict[str, Any]) -> None:
     if kind not in ("eva", "loftq"):
         return
     file = folder / FILE
-    if not file.exists():
+    if processes.is_main() and not file.exists():
         with torch.random.fork_rng():  # what training draws does not depend on whether the file was there
             found = _eva(trainer, spec) if kind == "eva" else _loftq(trainer.model, parent, spec)
         save_file({name: tensor.contiguous().cpu() for name, tensor in found.items()}, file.with_suffix(".new"))
         file.with_suffix(".new").rename(file)
+    processes.barrier()
     kept = load_file(file)
     if kind == "eva":  # PEFT changes the ranks, and leaves the matrices in the base's type
         initialize_lora_eva_weights(trainer.model, eva_state_dict=dict(kept))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from posttrain.methods import METHODS
 from posttrain.objectives import OBJECTIVES
+from posttrain.runtime import processes
 from posttrain.runtime.atomic import read_json, write_json
 
 ATTEMPTS, MARK = "attempts.json", "at_work.json"
@@ -27,8 +28,21 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def micro_batch(spec: dict) -> int:
-    """Rows in one forward pass."""
-    return spec["batch_size"] // spec.get("minibatches", 1) // spec["accumulation"]
+    """Rows in one forward pass of one process."""
+    return spec["batch_size"] // spec.get("minibatches", 1) // spec["accumulation"] // processes.count()
+
+
+def share(spec: dict, most: int | None = None) -> dict:
+    """The spec of one of this job's processes: with the same batch, its `accumulation` is that of the rows of one process.
+
+    Args:
+        most: rows in one forward pass; by default as many as one process alone would take.
+    """
+    rows = spec["batch_size"] // spec.get("minibatches", 1)
+    most, rows = most or rows // spec["accumulation"], rows // processes.count()
+    sizes = [n for n in range(OBJECTIVES[spec["objective"]].least_batch, rows + 1) if rows % n == 0]
+    size = max([n for n in sizes if n <= most], default=sizes[0])
+    return spec | {"accumulation": rows // size}
 
 
 def smaller(spec: dict) -> dict | None:

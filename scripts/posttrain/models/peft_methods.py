@@ -20,6 +20,7 @@ from posttrain.methods import METHODS
 from posttrain.models import initial_weights, target_modules, token_rows
 from posttrain.models.bottleneck import BottleneckConfig
 from posttrain.objectives import OBJECTIVES
+from posttrain.runtime import processes
 from posttrain.runtime.console import say
 from posttrain.runtime.errors import UserError, nearest
 
@@ -289,6 +290,8 @@ class AllocateRanks(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Add the importance of each parameter, and the ranks so far, to the checkpoint that was just written."""
+        if not processes.is_main():
+            return
         saved = allocator_state(self.tuner)
         torch.save(saved | {"ranks": self.ranks}, Path(args.output_dir) / f"checkpoint-{state.global_step}" / self.FILE)
 
@@ -312,6 +315,8 @@ class KeepEncoder(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Add the network to the checkpoint that was just written."""
+        if not processes.is_main():
+            return
         tensors = {name: p.detach().contiguous() for name, p in self._trainable().items()}
         save_file(tensors, Path(args.output_dir) / f"checkpoint-{state.global_step}" / self.FILE)
 

@@ -10,6 +10,7 @@ from typing import TextIO
 from posttrain.runtime import events
 from posttrain.runtime.errors import printable
 from posttrain.runtime.pace import Pace
+from posttrain.runtime.processes import is_main
 
 _console = sys.stderr
 _progress = {"shown": 0.0, "open": False}  # when a line was last shown, and whether it may still be overwritten
@@ -23,13 +24,15 @@ def redirect(stream: TextIO) -> None:
 
 
 def say(message: str, kind: str = "note") -> None:
-    """Tell the person at the terminal; the libraries' own output goes to the log.
+    """Tell the person at the terminal; the libraries' own output goes to the log. Of several processes, the first one speaks.
 
     Args:
         message: one or several lines.
         kind: what Snakemake's terminal (`snakemake_logger_plugin_posttrain`) does with it. A `note` is shown at once, a `summary`
             in the stage's one line, a `detail` only while the stage runs, a `table` after the last stage, `results` below that.
     """
+    if not is_main():
+        return
     message = "\n".join(map(printable, message.split("\n")))  # a row's text may have what a terminal obeys
     if events.send(kind=kind, text=message):
         return
@@ -52,6 +55,8 @@ def progress(message: str, done: int, total: int) -> None:
         message: where the stage is.
         done: how many of `total` steps are done.
     """
+    if not is_main():
+        return
     now, last = time.monotonic(), done >= total
     left = _pace.left(done, total, now)
     terminal = _console.isatty() or events.VARIABLE in os.environ

@@ -9,7 +9,8 @@ from transformers.utils import is_flash_attn_2_available, is_liger_kernel_availa
 from posttrain.methods import METHODS
 from posttrain.models import loading, out_of_memory
 from posttrain.objectives import OBJECTIVES
-from posttrain.training import early_stopping
+from posttrain.runtime import processes
+from posttrain.training import early_stopping, strategies
 
 
 def trainer_arguments(spec: dict, folder: Path) -> dict[str, Any]:
@@ -24,7 +25,7 @@ def trainer_arguments(spec: dict, folder: Path) -> dict[str, Any]:
         "learning_rate": spec["learning_rate"],
         "num_train_epochs": 1,  # row_order has all of them
         "train_sampling_strategy": "sequential",
-        "per_device_train_batch_size": spec["batch_size"] // spec["accumulation"],
+        "per_device_train_batch_size": spec["batch_size"] // spec["accumulation"] // processes.count(),
         "gradient_accumulation_steps": spec["accumulation"],
         **({"per_device_eval_batch_size": out_of_memory.micro_batch(spec)} if early_stopping.plan(spec) else {}),
         "warmup_steps": warmup_share(spec["warmup"]),
@@ -42,6 +43,7 @@ def trainer_arguments(spec: dict, folder: Path) -> dict[str, Any]:
         "disable_tqdm": True,
         **({"optim": "paged_adamw_8bit"} if METHODS[spec["method"]].four_bit else {}),
         **fast_kernels(spec),
+        **strategies.arguments(spec),
         **spec.get("trainer_args", {}),
     }
 

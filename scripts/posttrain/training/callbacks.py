@@ -12,26 +12,39 @@ import psutil
 import torch
 from transformers import TrainerCallback
 
+from posttrain.runtime import processes, slurm
 from posttrain.runtime.console import progress, say
 from posttrain.runtime.errors import UserError
 from posttrain.runtime.script import end_at_once, on_signals
-from posttrain.training import checkpoints, mlflow_tracking
+from posttrain.training import checkpoints, mlflow_tracking, strategies
 from posttrain.training.results import history, is_finite, memory_gib, non_finite
 
 MAX_SAVING_SHARE = 1 / 20  # of the time, for checkpoints
 MAX_ROWS_NAMED = 8
 
 
+class CheckStart(TrainerCallback):
+    """Stop a training whose processes are not what was asked for."""
+
+    def __init__(self, name: str, trainer: Any) -> None:
+        self.name, self.trainer = name, trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Once accelerate has prepared the model."""
+        strategies.check(self.trainer, self.name)
+
+
 class StopOnSignal(TrainerCallback):
     """Save a checkpoint and stop after the step in which a signal asks to; the same signal again ends the process at once.
 
     Until the first step has ended a signal ends the process at once as well, since there is nothing to save. After the last step
-    the result is written whatever comes.
+    the result is written whatever comes. Several processes agree on the step and on the signal.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.signal: int | None = None
+        self.signal: int | None = None  # that this process has got
+        self.agreed = 0  # that all processes stop for
         self.is_listening = self.has_ended = False
 
     def _on_signal(self, number: int, _: Any) -> None:
@@ -45,14 +58,20 @@ class StopOnSignal(TrainerCallback):
         if not self.is_listening:
             self.is_listening = True
             on_signals(self._on_signal)
+            if processes.is_main():
+                slurm.stop_before_limit()
         if state.global_step >= state.max_steps:
             self.has_ended = True
-        elif self.signal:
+        elif self._agree():
             control.should_save = control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Stop after a signal that came while the checkpoint was written."""
-        control.should_training_stop |= self.signal is not None
+        control.should_training_stop |= self._agree()
+
+    def _agree(self) -> bool:
+        self.agreed = int(processes.largest(self.signal or 0))
+        return self.agreed > 0
 
     def end_training(self, control: Any) -> None:
         """Let this step be the last: it ends in the result itself, and so is not saved."""
@@ -68,8 +87,10 @@ class StopOnSignal(TrainerCallback):
         if self.has_ended:
             return
         on_signals(end_at_once)
-        if self.signal:
-            sys.exit(128 + self.signal)
+        if number := self.agreed or self.signal:
+            if processes.is_main():
+                slurm.requeue()
+            sys.exit(128 + number)
 
 
 class SaveCheckpoints(TrainerCallback):
@@ -91,12 +112,16 @@ class SaveCheckpoints(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Decide whether to save; never after the last step."""
         due = time.monotonic() - self.saved >= max(self.seconds, self.last_took / MAX_SAVING_SHARE)
+        due = processes.largest(due) > 0
         control.should_save |= due and state.global_step < state.max_steps
         self.began = time.monotonic()
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Make the checkpoint count, and remember how long it took."""
-        checkpoints.seal(self.folder / f"checkpoint-{state.global_step}")
+        """Make the checkpoint count, once each process has written its part, and remember how long it took."""
+        processes.barrier()
+        if processes.is_main():
+            checkpoints.seal(self.folder / f"checkpoint-{state.global_step}")
+        processes.barrier()
         self.saved = time.monotonic()
         self.last_took = self.saved - self.began
 
@@ -119,7 +144,7 @@ class RefuseNonFinite(TrainerCallback):
         Raises:
             UserError: naming the step, its rows and the usual remedies.
         """
-        if not state.is_world_process_zero or "loss" not in logs:
+        if "loss" not in logs:
             return
         wrong = non_finite({"loss": logs["loss"], "gradient's norm": logs.get("grad_norm", 0.0)})
         is_saved = control.should_save or state.global_step >= state.max_steps
@@ -159,7 +184,10 @@ class LogSteps(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         """Write the lines so far and show the progress."""
-        if not state.is_world_process_zero or "loss" not in logs:
+        if "loss" not in logs:
+            return
+        memory = processes.largest(memory_gib())
+        if not processes.is_main():
             return
         now = time.monotonic()
         speed = None
@@ -168,7 +196,7 @@ class LogSteps(TrainerCallback):
             self.tokens, self.stepped = logs["num_tokens"], now
         state.log_history[-1] |= {
             "tokens_per_second": speed and round(speed, 1),
-            "memory_gib": memory_gib(),
+            "memory_gib": memory,
             "seconds": round(self.seconds_before + now - self.began, 4),
             "cpu_percent": psutil.cpu_percent(),
             "gpu_percent": gpu_percent(),

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from posttrain.runtime import processes
 from posttrain.runtime.atomic import read_json, whole_folder
 from posttrain.training import checkpoints
 from posttrain.training.early_stopping import Plan, decide, measured
@@ -17,7 +18,13 @@ BEST = "best-"
 
 
 def save(folder: Path, step: int, write: Callable[[Path], None]) -> None:
-    """Keep what `write` writes to a folder as the result of `step`; it takes the place of an earlier attempt's."""
+    """Keep what `write` writes to a folder as the result of `step`; it takes the place of an earlier attempt's.
+
+    Every process calls it and its `write`; the first one writes.
+    """
+    if not processes.is_main():
+        write(folder)
+        return
     with whole_folder(folder / f"{BEST}{step}") as best:
         write(best)
     checkpoints.write_list(folder / f"{BEST}{step}")

@@ -25,6 +25,7 @@ from posttrain.models.base_inspection import first_line
 from posttrain.models.lm_head import add_compact_head
 from posttrain.models.lora_linear import add_low_rank
 from posttrain.objectives import OBJECTIVES
+from posttrain.runtime import processes, team_cache
 from posttrain.runtime.atomic import read_json
 from posttrain.runtime.console import say
 from posttrain.runtime.errors import UserError
@@ -39,6 +40,7 @@ from posttrain.training import (
     mlflow_tracking,
     neftune,
     results,
+    row_shares,
     trackers,
 )
 from posttrain.training.warm_up import WarmUp
@@ -55,10 +57,14 @@ def run(
         prepare: reads the rows of a spec, given the stage's folder, and returns what builds TRL's trainer: see `fit`.
     """
     spec = read_json(options.spec)
-    folder = inputs.work_folder(options, files(spec))
-    if not (folder / "finished").exists() and not results.take_over(folder):
+    read = files(spec)
+    folder = inputs.work_folder(options, read)
+    name, key = options.spec.parent.name, inputs.team_key(options, read) if team_cache.is_used() else ""
+    if not processes.by_main(lambda: results.is_there(name, key, folder)):
         fit(prepare(spec, folder), options, folder, spec)
-    results.link_results(options, folder)
+    if processes.is_main():
+        results.link_results(options, folder)
+        team_cache.store(name, key, folder / "finished")
 
 
 def fit(build: Callable[[dict], Any], options: Namespace, folder: Path, spec: dict) -> None:
@@ -74,26 +80,34 @@ def fit(build: Callable[[dict], Any], options: Namespace, folder: Path, spec: di
         SystemExit: with 128 + the signal's number after a signal that asks to stop, with a checkpoint saved.
     """
     name = options.spec.parent.name
-    spec = _fitting(name, folder, spec)
-    with out_of_memory.at_work(folder):
+    spec = processes.by_main(lambda: _fitting(name, folder, spec, processes.restarted_for()))
+    with out_of_memory.at_work(folder) if processes.is_main() else contextlib.nullcontext():
         while reason := _attempt(build, options, folder, spec):
             spec = _smaller(name, folder, spec, reason)
             gc.collect()
             torch.cuda.empty_cache()
             if torch.cuda.is_available():
                 torch.cuda.reset_peak_memory_stats()  # the peak that is reported is that of the attempt which succeeds
-    checkpoints.clear(folder)
-    keeping.clear(folder)
+    if processes.is_main():
+        checkpoints.clear(folder)
+        keeping.clear(folder)
 
 
 # ---- out of memory
 
 
-def _fitting(name: str, folder: Path, spec: dict) -> dict:
-    """The spec with the accumulation that earlier attempts have left."""
+def _fitting(name: str, folder: Path, spec: dict, reason: str | None) -> dict:
+    """The spec of one process, with the accumulation that earlier attempts have left.
+
+    Args:
+        reason: how the attempt ran out of memory after which the launcher has started the processes again.
+    """
+    spec = out_of_memory.share(spec)
     for attempt in out_of_memory.recorded(folder):
-        tried = spec | {"accumulation": attempt["accumulation"]}
+        tried = out_of_memory.share(spec, attempt["micro_batch"])
         spec = out_of_memory.smaller(tried) or tried
+    if reason:
+        return _smaller(name, folder, spec, reason)
     if not out_of_memory.killed_for_memory(folder):
         return spec
     if torch.cuda.is_available():
@@ -136,6 +150,8 @@ def _attempt(build: Callable[[dict], Any], options: Namespace, folder: Path, spe
     except Exception as error:
         if out_of_memory.is_out_of_memory(error):
             traceback.print_exc()
+            if processes.has_launcher():
+                processes.start_again(first_line(error))
             return first_line(error)
         if storage_fault(error):
             with contextlib.suppress(OSError):
@@ -160,7 +176,7 @@ def _train(build: Callable[[dict], Any], options: Namespace, folder: Path, spec:
         f"{name}: {spec['objective']}, {spec['method']}: {trained:,} of {total:,} parameters are trained ({trained / total:.2%})",
         "detail",
     )
-    checkpoint = keeping.last(folder, early_stopping.plan(spec))
+    checkpoint = processes.by_main(lambda: keeping.last(folder, early_stopping.plan(spec)))
     keeper = peft_methods.KEEPERS.get(spec["method"])
     if keeper and not objective.value_model:  # whose trainer saves all that is trainable itself
         trainer.add_callback(keeper(model, checkpoint))
@@ -218,11 +234,14 @@ def _add_callbacks(
     trainer: Any, name: str, folder: Path, spec: dict
 ) -> tuple[callbacks.StopOnSignal, callbacks.LogSteps]:
     """Add the callbacks of every training; returns those that are asked afterwards."""
+    trainer.add_callback(callbacks.CheckStart(name, trainer))
     trainer.add_callback(WarmUp())
     if not OBJECTIVES[spec["objective"]].on_policy:  # whose losses are means over rows that are not sorted by length
         rows = trainer.train_dataset
         amounts = rows["trained"][:] if "trained" in rows.column_names else [1] * len(rows)
         trainer.add_callback(EvenWeights(amounts, spec["batch_size"]))
+        if processes.count() > 1:
+            row_shares.take(trainer, spec["batch_size"])
     stop, log = callbacks.StopOnSignal(name), callbacks.LogSteps(name, folder)
     rows_of = partial(rows_of_step, trainer, spec["data"]["name"])
     for callback in (stop, callbacks.SaveCheckpoints(folder), callbacks.RefuseNonFinite(name, rows_of), log):
@@ -235,7 +254,7 @@ def rows_of_step(trainer: Any, dataset: str, step: int) -> list[str]:
     rows, args = trainer.train_dataset, trainer.args
     if "id" not in rows.column_names:
         return []
-    size = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    size = args.per_device_train_batch_size * args.gradient_accumulation_steps * processes.count()
     if hasattr(args, "steps_per_generation"):  # several steps may share a rollout, and several completions a prompt
         step = -(-step * args.gradient_accumulation_steps // args.steps_per_generation)
         size = args.generation_batch_size // args.num_generations
@@ -292,7 +311,7 @@ def _named(name: str) -> Iterator[None]:
 @contextlib.contextmanager
 def _tracked(trainer: Any, name: str, options: Namespace, folder: Path) -> Iterator[str | None]:
     """Log the block to MLflow where the configuration says so; gives the MLflow run's id."""
-    if not mlflow_tracking.settings()["mlflow"]:
+    if not mlflow_tracking.settings()["mlflow"] or not processes.is_main():
         yield None
         return
     mlflow = mlflow_tracking.MLflowCallback(name, options.spec, folder)

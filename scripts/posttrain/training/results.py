@@ -11,10 +11,11 @@ import torch
 from posttrain.compat.transformers_internals import attention_of
 from posttrain.methods import METHODS
 from posttrain.models import loading
+from posttrain.runtime import processes, team_cache
 from posttrain.runtime.atomic import link, read_json, whole_folder, write_json
 from posttrain.runtime.console import say
 from posttrain.runtime.hashes import visible_files
-from posttrain.training import early_stopping, keeping, trained_card
+from posttrain.training import checkpoints, early_stopping, keeping, strategies, trained_card
 from posttrain.training.arguments import fast_kernels
 
 # Numbers of each step that train.jsonl has, under TRL's names.
@@ -93,9 +94,15 @@ def write(
         "attention": attention_of(model.config),
         **{name: getattr(trainer.args, name) for name in fast_kernels(spec)},  # as `trainer_args` may have changed them
         "threads": torch.get_num_threads(),
-        "memory_gib": memory_gib(),
+        "memory_gib": processes.largest(memory_gib()),
         "memory_of": "gpu" if torch.cuda.is_available() else "process",
+        "processes": processes.count(),
+        "strategy": processes.hardware()["strategy"],
     }
+    if not processes.is_main():
+        if not best:
+            save_trained(model, spec, folder)
+        return
     with whole_folder(folder / "finished") as finished:
         if best:
             for file in keeping.files(best):
@@ -107,10 +114,18 @@ def write(
 
 
 def save_trained(model: Any, spec: dict, folder: Path) -> None:
-    """Write what is trained of a model: the adapter as PEFT saves it, or all weights."""
+    """Write what is trained of a model: the adapter as PEFT saves it, or all weights.
+
+    The first process writes; the others, which have to call it too, give their parts of the weights.
+    """
+    state = strategies.state_to_save(model)
+    if not processes.is_main():
+        return
     only = {} if METHODS[spec["method"]].full else {"selected_adapters": ["default"]}
     for config in getattr(model, "peft_config", {}).values():
         sort_sets(config)
+    if state is not None:
+        only |= {"state_dict": state}
     model.save_pretrained(folder, **only)
 
 
@@ -119,6 +134,11 @@ def sort_sets(config: Any) -> None:
     for key, value in vars(config).items():
         if isinstance(value, set):
             setattr(config, key, sorted(value))
+
+
+def is_there(name: str, key: str, folder: Path) -> bool:
+    """Whether a training need not take place: it is finished, or another run's result or the team's cache gives the same."""
+    return (folder / "finished").exists() or take_over(folder) or fetch(name, key, folder)
 
 
 def take_over(folder: Path) -> bool:
@@ -140,6 +160,29 @@ def take_over(folder: Path) -> bool:
             say(f"{run.name}: {other.name} has the same spec and is trained; its result is linked", "summary")
             return True
     return False
+
+
+def fetch(name: str, key: str, folder: Path) -> bool:
+    """Take a training's result from the team's cache, and note in train.json who trained it.
+
+    Args:
+        name: of the run.
+        key: see `inputs.team_key`.
+        folder: of the stage; its checkpoints are of no use any more.
+
+    Returns:
+        Whether there was one.
+    """
+    finished = folder / "finished"
+    entry = team_cache.fetch(name, key, finished)
+    if entry is None:
+        return False
+    summary = read_json(finished / "train.json")
+    cached = entry | {"mlflow_run_id": summary["mlflow_run_id"]}  # a run of the one who trained it
+    write_json(finished / "train.json", summary | {"mlflow_run_id": None, "cached": cached})
+    checkpoints.clear(folder)
+    keeping.clear(folder)
+    return True
 
 
 def link_results(options: Namespace, folder: Path) -> None:

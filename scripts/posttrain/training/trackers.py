@@ -16,6 +16,7 @@ from transformers.integrations import TensorBoardCallback, TrackioCallback, Wand
 
 from posttrain.runtime.atomic import read_json, write_json
 from posttrain.runtime.console import say
+from posttrain.runtime.processes import is_main
 from posttrain.training import mlflow_tracking
 
 LOGS = Path("results/logs")
@@ -29,7 +30,7 @@ def add(trainer: Any, name: str, folder: Path) -> None:
         name: of the run.
         folder: the stage's own, whose name stands for the spec, and where a resumed stage finds what was sent.
     """
-    for tracker in mlflow_tracking.settings().get("also", []):
+    for tracker in mlflow_tracking.settings().get("also", []) if is_main() else []:
         trainer.add_callback(Guarded(tracker, name, folder))
 
 

@@ -5,6 +5,7 @@ Where results are in a storage, POSTTRAIN_RESULTS says to a job where its copies
 The rules in rules/*.smk have the same patterns, since Snakemake needs them as literals.
 """
 
+import glob
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -101,6 +102,14 @@ def sweep(name: str, file: str = "") -> str:
 def ratings(pair: str, file: str = "") -> str:
     """A file of the ratings of two models `a~b`, or their folder."""
     return of(f"ratings/{pair}", file)
+
+
+def records(rule: str, name: str) -> list[Path]:
+    """What the jobs of a rule wrote of their time and memory, for a run, dataset or base `name` and for its overrides."""
+    folder = Path(RESULTS, "logs", rule)
+    first, _, _ = name.partition(",")
+    files = [folder / f"{first}.tsv", *folder.glob(f"{glob.escape(first)},*.tsv")]
+    return [file for file in files if file.exists()]
 
 
 def owner(file: str) -> str:

@@ -15,7 +15,7 @@ from posttrain.models import chat_templates
 from posttrain.objectives import data_refusal
 from posttrain.runtime import user_code
 from posttrain.runtime.errors import UserError
-from posttrain.training import early_stopping
+from posttrain.training import early_stopping, strategies
 from posttrain.workflow.inputs import Inputs
 from posttrain.workflow.lineage import Lineage, origins
 from posttrain.workflow.names import Names, Node, require
@@ -66,6 +66,7 @@ def check_run(config: Config, folder: Path, run: Run, place: str) -> None:
         raise UserError("wrong-dataset-type", joined(place, "reward.function"), why)
     _check_held_out(config, run, place, rows)
     _check_arguments(run, place)
+    _check_hardware(config, run, place)
 
 
 def _check_held_out(config: Config, run: Run, place: str, rows: str | None) -> None:
@@ -88,6 +89,16 @@ def _check_held_out(config: Config, run: Run, place: str, rows: str | None) -> N
 def _check_arguments(run: Run, place: str) -> None:
     for error in library_refusals.mistakes(run):
         raise UserError(error.code, joined(place, error.place), error.problem, error.hint)
+
+
+def _check_hardware(config: Config, run: Run, place: str) -> None:
+    """Refuse a run that the configured processes cannot train."""
+    hardware = config.hardware
+    if hardware.processes == 1:
+        return
+    if why := strategies.refusal(hardware.name, hardware.processes, run.settings() | {"objective": run.objective}):
+        problem, _, hint = why.partition("; ")
+        raise UserError("wrong-strategy", place, problem, hint)
 
 
 def check_licences(lineage: Lineage, node: Node, folder: Path) -> None:

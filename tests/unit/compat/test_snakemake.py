@@ -102,3 +102,19 @@ def test_what_a_repeated_check_hides_is_built_by_starting_again(tmp_path, starts
     ]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
     assert (tmp_path / "evaluation").exists() == starts_again
+
+
+def test_the_parameters_of_rules_functions_are_remembered():
+    from snakemake.common import get_function_params, get_input_function_aux_params
+
+    def of_a_rule(wildcards, input):
+        return input
+
+    def other(text):
+        return text
+
+    snakemake.remember_parameters({"of_a_rule": of_a_rule, "other": other, "number": 1})
+    of_a_rule.__wrapped__ = other  # what Python would find instead, if it were asked
+    assert list(get_function_params(of_a_rule)) == ["wildcards", "input"]
+    assert get_input_function_aux_params(of_a_rule, {"input": [1], "output": [2]}) == {"input": [1]}
+    assert list(get_function_params(other)) == ["text"] and not vars(other)

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 from conftest import refused
+from s3_server import serve
+
 from posttrain.runtime.hashes import sha256
 from posttrain.workflow.storage import LONG_AGO, Storage
-from s3_server import serve
 
 plugin = pytest.importorskip("snakemake_storage_plugin_s3")
 SPEC = "results/data/rows/spec.json"

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
@@ -33,8 +34,8 @@ class Executor(RemoteExecutor):
         # Of the submitter's environment, a node has no more than what a container's image would have.
         keep = ("PYTHONPATH", "OMP_NUM_THREADS", "HOME", *(name for name in os.environ if name.startswith("AWS_")))
         environment = {name: os.environ[name] for name in keep if name in os.environ}
-        environment |= {"PATH": f"{os.path.dirname(sys.executable)}:{os.defpath}", "AWS_SDK_UA_APP_ID": "job"}
-        with open(f"{self.workflow.persistence.aux_path}/{job.name}-{job.jobid}.log", "w") as log:
+        environment |= {"PATH": f"{Path(sys.executable).parent}:{os.defpath}", "AWS_SDK_UA_APP_ID": "job"}
+        with Path(self.workflow.persistence.aux_path, f"{job.name}-{job.jobid}.log").open("w") as log:
             command = ["bash", "-c", self.format_job_exec(job)]
             process = subprocess.Popen(command, cwd=folder.name, env=environment, stdout=log, stderr=subprocess.STDOUT)
         self.report_job_submission(SubmittedJobInfo(job, aux={"process": process, "folder": folder}))
