@@ -4,7 +4,6 @@ from posttrain.compat.snakemake import chosen, scheduler
 from posttrain.runtime import slurm
 from posttrain.workflow import partitions, resources
 
-
 SHARED = ("logprobs", "select", "eval")  # stages whose rows several processes share
 
 

@@ -27,6 +27,7 @@ def server():
 
 def checkout(folder: Path) -> Path:
     """A user's clone of the project: jobs without a shared file system get what git knows of it."""
+    folder.mkdir()
     for name in ("Snakefile", "rules", "scripts", "config", "examples", "profiles", "envs"):
         source = REPOSITORY / name
         ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
