@@ -1,7 +1,7 @@
 """Runs each job as a node of a network file system does whose files the other machines see late.
 
-What a job has written is moved away when it ends, and comes back some seconds after its success was reported: declared outputs first, then what
-no rule declares.
+What a job has written is moved away when it ends, and comes back some seconds after its success was reported: declared outputs
+first, then what no rule declares.
 """
 
 import subprocess
