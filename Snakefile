@@ -31,6 +31,7 @@ onstart:
     check_machine()
     check_cluster()
     wait_for_turn()
+    announce_in_storage()
     note_repeated_checks()
     remember_configuration()
     start_fork_server()

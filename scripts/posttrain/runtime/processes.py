@@ -54,6 +54,11 @@ def planned(replicas: bool) -> tuple[int, int]:
     return (1, several) if replicas and table["strategy"] in SHARDED else (several, 1)
 
 
+def uses_all_gpus() -> bool:
+    """Whether this process works alone on a model that one GPU may not hold."""
+    return count() == 1 and hardware()["strategy"] in SHARDED
+
+
 # ---- who this process is
 
 
@@ -199,7 +204,7 @@ def start(wanted: int, signals: tuple[int, ...]) -> bool:
 def _fork(wanted: int, reports: list[int]) -> list[int] | None:
     """The process ids of the ranks; None in a rank."""
     launcher, port = os.getpid(), _free_port()
-    threads = int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0))))
+    threads = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))  # of the job, as Snakemake sets it
     sys.stdout.flush()
     sys.stderr.flush()
     ranks = []
