@@ -12,7 +12,15 @@ gc.set_threshold(100_000)
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
-from posttrain.compat.snakemake import planned_outputs, remember_parameters, replaced, stages_here, start_again, targets
+from posttrain.compat.snakemake import (
+    carry_wildcards,
+    planned_outputs,
+    remember_parameters,
+    replaced,
+    stages_here,
+    start_again,
+    targets,
+)
 from posttrain.config.plain_values import check_file
 from posttrain.runtime.errors import UserError
 from posttrain.config.overrides import OVERRIDES
@@ -25,6 +33,8 @@ from posttrain.workflow.targets import check_is_no_target, evaluated
 from posttrain.runtime import fork_server, team_cache
 from posttrain.runtime.console import say
 from posttrain.provenance.missing import gone
+
+carry_wildcards()
 
 # A file given with --configfile replaces the default one. Snakemake itself would merge the two.
 local = Path("config/config.yaml")
