@@ -93,7 +93,9 @@ class Sharded(TrainerCallback):
         optimizer = self.create_optimizer(*arguments)
         self.sizes = [len(group["params"]) for group in optimizer.param_groups]
         self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        if self.trainer.is_deepspeed_enabled and self.trainer.args.bf16:  # it rounds the weights before it copies them in float32
+        if (
+            self.trainer.is_deepspeed_enabled and self.trainer.args.bf16
+        ):  # it rounds the weights before it copies them in float32
             rounded = ((parameter, parameter.detach()) for parameter in self.parameters)
             self.exact = [(p, w.clone()) for p, w in rounded if not torch.equal(w, w.bfloat16().float())]
         return optimizer
@@ -120,7 +122,9 @@ class Sharded(TrainerCallback):
         for i, parameter in enumerate(self.parameters):
             found = {key: zero_states.whole(parameter, key).cpu() for key in STATES}
             state[i] = {"step": step.clone(), **found} if processes.is_main() else {}
-        groups = self._with_empty([{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups])
+        groups = self._with_empty(
+            [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+        )
         return {"state": state, "param_groups": _numbered(groups, self.sizes)}
 
     def _with_empty(self, value: Any) -> Any:
@@ -242,7 +246,9 @@ def whole_state(model: Any) -> dict[str, torch.Tensor] | None:
     """
     if not any(is_sharded(parameter) for parameter in model.parameters()):
         return None
-    adapter = model.base_model.prefix if hasattr(model, "peft_config") else ""  # a part of the names of an adapter's weights
+    adapter = (
+        model.base_model.prefix if hasattr(model, "peft_config") else ""
+    )  # a part of the names of an adapter's weights
     gathered: dict[int, torch.Tensor] = {}
     saved = model.state_dict().keys()
     found = {name: buffer for name, buffer in model.named_buffers(remove_duplicate=False) if name in saved}
