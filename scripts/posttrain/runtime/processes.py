@@ -30,10 +30,8 @@ GRACE = (
 # large checkpoint, or measuring, and is waited for however long that takes. By default torch would give up after 10 or 30 minutes.
 TIMEOUT = 7
 PR_SET_PDEATHSIG = 1
-SHARDED = (
-    "fsdp",
-    "zero3",
-)  # strategies where a process holds a part of the parameters, for a model that one GPU may not hold
+# Strategies where a process holds a part of the weights only: one GPU may not hold the whole model.
+SHARDED = ("fsdp", "zero3")
 
 
 def hardware() -> dict[str, Any]:
