@@ -191,7 +191,7 @@ def _train(build: Callable[[dict], Any], options: Namespace, folder: Path, spec:
         count_tokens_from(trainer, checkpoint)
     trackers.add(trainer, name, folder)
     with _named(name):
-        strategies.begin(trainer, write, checkpoint)
+        strategies.begin(trainer, trainer.write_weights if objective.value_model else write, checkpoint)
     start = time.monotonic()
     with _tracked(trainer, name, options, folder) as mlflow_run_id:
         try:

@@ -30,8 +30,8 @@ class Strategy(NamedTuple):
 
 
 def _ddp(offload: bool) -> dict[str, Any]:
-    """Every process holds all of the model. Every trained parameter has a gradient in each backward pass, so none is searched for."""
-    return {"ddp_find_unused_parameters": False}
+    """Every process holds all of the model."""
+    return {}
 
 
 def _fsdp(offload: bool) -> dict[str, Any]:
@@ -72,7 +72,12 @@ def arguments(spec: dict) -> dict[str, Any]:
     hardware, strategy = processes.hardware(), _strategy()
     if strategy.shards and METHODS[spec["method"]].four_bit:
         backend["optim"] = "adamw_torch"  # bitsandbytes knows no parts of its states
-    return {**backend, "average_tokens_across_devices": True, **strategy.arguments(hardware["offload"])}
+    # Every trained parameter has a gradient in each backward pass, unless a value model has a pass of its own.
+    common = {
+        "average_tokens_across_devices": True,
+        "ddp_find_unused_parameters": OBJECTIVES[spec["objective"]].value_model,
+    }
+    return {**backend, **common, **strategy.arguments(hardware["offload"])}
 
 
 def refusal(strategy: str, count: int, spec: dict) -> str | None:
@@ -147,6 +152,11 @@ def state_to_save(model: Any) -> dict[str, Any] | None:
 def part(parameter: Any) -> Any:
     """What this process holds of a parameter."""
     return _sharding().part(parameter) if _strategy().shards else parameter
+
+
+def whole(parameter: Any) -> Any:
+    """All of a parameter; every process has to ask."""
+    return _sharding().whole(parameter) if _strategy().shards else parameter.detach()
 
 
 def _strategy() -> Strategy:
