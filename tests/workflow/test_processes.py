@@ -135,12 +135,11 @@ def test_each_row_is_trained_in_its_step_by_one_process(project, tmp_path, keys)
 # ---- what ends a process
 
 
-def begin(project: Path, run: str, processes: int) -> subprocess.Popen:
+def begin(project: Path, run: str, processes: int, **hardware: str) -> subprocess.Popen:
     """Start a stage that saves a checkpoint after each step."""
     streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(
-        several.command(project, run), cwd=project, env=several.settings(processes, 0), process_group=0, **streams
-    )
+    environment = several.settings(processes, 0, **hardware)
+    return subprocess.Popen(several.command(project, run), cwd=project, env=environment, process_group=0, **streams)
 
 
 def reach(project: Path, run: str, step: int) -> list[int]:

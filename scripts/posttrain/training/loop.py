@@ -282,7 +282,9 @@ def lora_plus(trainer: Any, ratio: float) -> torch.optim.Optimizer:
     kind, arguments = trainer.get_optimizer_cls_and_kwargs(trainer.args)
     arguments |= {"loraplus_lr_ratio": ratio, "loraplus_weight_decay": trainer.args.weight_decay}
     optimizer = create_loraplus_optimizer(model=trainer.model, optimizer_cls=kind, **arguments)
-    optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]  # ZeRO takes no empty group
+    optimizer.param_groups[:] = [
+        group for group in optimizer.param_groups if group["params"]
+    ]  # ZeRO takes no empty group
     return optimizer
 
 
