@@ -94,7 +94,7 @@ def main(folder: str, *cells: str) -> None:
             traceback.print_exc()
             found, error = {"error": f"{type(failed).__name__}: {failed}"}, failed
         if processes.is_main():
-            with open("strategies.jsonl", "a") as file:
+            with Path("strategies.jsonl").open("a") as file:
                 file.write(json.dumps({"cell": cell} | found) + "\n")
         if error:
             os._exit(1)  # without waiting for the other process

@@ -30,7 +30,14 @@ METHODS = ("full", "lora", "qlora")
 SHARED = ("ddp", "fsdp", "zero1", "zero2", "zero3")
 LOSS, WEIGHTS = 1e-5, 1e-4  # the largest differences seen: 3e-7 and 2e-5
 # The strategy that writes a checkpoint at the third step of six, and the one that goes on from it.
-RESUMED = [("fsdp", "fsdp"), ("zero2", "zero2"), ("zero3", "zero3"), ("fsdp", "zero2"), ("zero3", "ddp"), ("ddp", "fsdp")]
+RESUMED = [
+    ("fsdp", "fsdp"),
+    ("zero2", "zero2"),
+    ("zero3", "zero3"),
+    ("fsdp", "zero2"),
+    ("zero3", "ddp"),
+    ("ddp", "fsdp"),
+]
 CELLS = [(objective, method, strategy) for objective in OBJECTIVES for method in METHODS for strategy in SHARED]
 OF_METHODS = [("sft", method, "fsdp") for method in ("adapter", "ia3", "oft", "vera")]
 slow = [pytest.mark.matrix, pytest.mark.processes, pytest.mark.slow]
@@ -73,7 +80,10 @@ def found(project):
     lines: list[dict] = []
     while rest := cells[len(lines) :]:
         pair(project, rest)
-        before, lines = len(lines), [json.loads(line) for line in (project / "strategies.jsonl").read_text().splitlines()]
+        before, lines = (
+            len(lines),
+            [json.loads(line) for line in (project / "strategies.jsonl").read_text().splitlines()],
+        )
         assert len(lines) > before, "the pair of processes trained nothing"
     return list(zip(cells, lines, strict=True))
 
@@ -89,7 +99,7 @@ def pair(folder: Path, cells: list[str]) -> None:
     running = []
     for rank in ("0", "1"):
         own = {"RANK": rank, "LOCAL_RANK": rank, "PYTHONPATH": ":".join(map(str, paths))}
-        with open(folder / f"rank{rank}.log", "a") as log:
+        with (folder / f"rank{rank}.log").open("a") as log:
             running.append(subprocess.Popen(command, env=os.environ | shared | own, stdout=log, stderr=log))
     if running[0].wait():
         running[1].kill()
@@ -135,7 +145,11 @@ def test_two_processes_train_as_one(objective, method, strategy, project, found)
 
 @pytest.mark.parametrize(("first", "then"), [param(*values) for values in RESUMED])
 def test_a_training_goes_on_with_any_strategy(first, then, project, found):
-    i = next(i for i, (name, _) in enumerate(found) if name == f"sft:lora:{first}:kill" and found[i + 1][0] == f"sft:lora:{then}:resume")
+    i = next(
+        i
+        for i, (name, _) in enumerate(found)
+        if name == f"sft:lora:{first}:kill" and found[i + 1][0] == f"sft:lora:{then}:resume"
+    )
     line = found[i + 1][1]
     assert line["resumed_from"] == "checkpoint-3"
     is_as_one_process(project, line, "sft_lora")

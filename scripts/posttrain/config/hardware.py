@@ -35,7 +35,12 @@ class Hardware(Strict):
             raise Mistake("conflicting-keys", "offload", problem, "write strategy: fsdp, or remove offload")
         if self.context_parallel > 1:
             problem = "one sequence cannot be shared by several processes yet"
-            raise Mistake("unsupported-setting", "context_parallel", problem, "remove it, and write packing or a smaller max_length")
+            raise Mistake(
+                "unsupported-setting",
+                "context_parallel",
+                problem,
+                "remove it, and write packing or a smaller max_length",
+            )
         return self
 
     @property

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from posttrain.models.base_inspection import first_line
 from posttrain.models.machine import multiplies_bf16
 from posttrain.models.memory_estimate import read_model
 from posttrain.models.out_of_memory import is_out_of_memory
+from posttrain.runtime import processes
 from posttrain.runtime.errors import UserError
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -49,7 +49,7 @@ def load(
 ) -> PreTrainedModel:
     """The model in `folder`, in its own dtype unless another is given; of float16, in float32.
 
-    It is on this process's GPU; a process that sees several, and has been given none, spreads the layers over all of them.
+    It is on this process's GPU, or spread over all GPUs that the process sees, see `processes.uses_all_gpus`.
 
     Args:
         quantised: arithmetic, fp32 or bf16, of weights held in 4 bits (NF4 with double quantisation).
@@ -69,7 +69,7 @@ def load(
             load(folder / "base", dtype, quantised, reward, attention, arithmetic, apart, device), folder
         )
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    whole = "LOCAL_RANK" in os.environ or torch.cuda.device_count() < 2
+    whole = torch.cuda.device_count() < 2 or not processes.uses_all_gpus()
     torch.set_float32_matmul_precision("highest")  # NVIDIA's containers round products of float32 to 10 bits otherwise
     reward = is_reward(folder) if reward is None else reward
     if dtype == "auto" and dtype_of(folder) == "float16":
@@ -144,7 +144,9 @@ def _stored_dtype(folder: Path) -> str | None:
     return None
 
 
-def parent(folder: Path, spec: dict, reward: bool | None = None, attention: str | None = None) -> PreTrainedModel:
+def parent(
+    folder: Path, spec: dict, reward: bool | None = None, attention: str | None = None, device: str | None = None
+) -> PreTrainedModel:
     """The model that a run starts from, as it is held while the run trains; the reference of the run is held alike.
 
     In float32 where all its weights are trained or the arithmetic is float32; in 4 bits for qlora; otherwise in its own dtype, and
@@ -152,6 +154,7 @@ def parent(folder: Path, spec: dict, reward: bool | None = None, attention: str 
 
     Args:
         spec: the run's; of it `method`, `precision` and `peft_args`.
+        device: where it is to be, in place of `DEVICE`.
     """
     arithmetic, method = precision(spec["precision"]), METHODS[spec["method"]]
     whole = method.full or arithmetic == "fp32"
@@ -163,6 +166,7 @@ def parent(folder: Path, spec: dict, reward: bool | None = None, attention: str 
         attention,
         arithmetic,
         apart=not whole and not method.four_bit and not reads_weights(spec["method"], spec.get("peft_args", {})),
+        device=device,
     )
 
 

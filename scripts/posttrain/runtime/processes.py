@@ -54,6 +54,11 @@ def planned(replicas: bool) -> tuple[int, int]:
     return (1, several) if replicas and table["strategy"] in SHARDED else (several, 1)
 
 
+def uses_all_gpus() -> bool:
+    """Whether this process works alone on a model that one GPU may not hold."""
+    return count() == 1 and hardware()["strategy"] in SHARDED
+
+
 # ---- who this process is
 
 
@@ -196,7 +201,8 @@ def start(wanted: int, signals: tuple[int, ...]) -> bool:
 
 def _fork(wanted: int, reports: list[int]) -> list[int] | None:
     """The process ids of the ranks; None in a rank."""
-    launcher, port, threads = os.getpid(), _free_port(), os.environ.get("OMP_NUM_THREADS")
+    launcher, port = os.getpid(), _free_port()
+    threads = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))  # of the job, as Snakemake sets it
     sys.stdout.flush()
     sys.stderr.flush()
     ranks = []
@@ -212,7 +218,7 @@ def _fork(wanted: int, reports: list[int]) -> list[int] | None:
         os.environ |= {
             **{"RANK": str(i), "LOCAL_RANK": str(i), "WORLD_SIZE": str(wanted), "LOCAL_WORLD_SIZE": str(wanted)},
             **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), REPORT: str(reports[i])},
-            "OMP_NUM_THREADS": threads or str(max(1, len(os.sched_getaffinity(0)) // wanted)),
+            "OMP_NUM_THREADS": str(max(1, threads // wanted)),
         }
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # a machine's own name may have no address
         if "torch" in sys.modules:  # a fork of the server, which has imported it

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from posttrain.runtime.atomic import read_json
 from posttrain.runtime.console import say
 from posttrain.runtime.errors import UserError
 from posttrain.runtime.hashes import sha256
-from posttrain.training import held_out
+from posttrain.training import held_out, strategies
 from posttrain.training.arguments import fast_kernels, uses_flash_attention
 
 MANIFESTS = ("merge.json", "base.json")  # files that stand for a model's
@@ -115,11 +116,14 @@ def load_parent(folder: Path, spec: dict) -> Any:
         spec,
         reward=OBJECTIVES[spec["objective"]].reward_model,
         attention="flash_attention_2" if uses_flash_attention(spec) else None,
+        device=strategies.loads_on(spec),
     )
 
 
 def work_folder(options: Namespace, files: list[Path]) -> Path:
     """The stage's own folder under checkpoints/, named by a hash of everything that its result depends on.
+
+    It is beside the run's results, or below the folder that POSTTRAIN_CHECKPOINTS names.
 
     Args:
         files: what the stage reads beside its spec and the held-out rows that it measures.
@@ -127,7 +131,10 @@ def work_folder(options: Namespace, files: list[Path]) -> Path:
     spec = read_json(options.spec)
     parts = [json.dumps(_training_settings(spec), sort_keys=True), *_arithmetic(spec)]
     parts += map(sha256, [*files, *held_out.inputs(options, spec)])
-    folder = options.spec.parent / "checkpoints" / team_cache.key(parts)[:16]
+    run = options.spec.parent
+    if elsewhere := os.environ.get("POSTTRAIN_CHECKPOINTS"):  # what the next node sees as well
+        run = Path(elsewhere) / run.name
+    folder = run / "checkpoints" / team_cache.key(parts)[:16]
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

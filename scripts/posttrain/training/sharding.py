@@ -18,6 +18,7 @@ from posttrain.runtime import processes
 from posttrain.runtime.errors import UserError
 
 STATES = ("exp_avg", "exp_avg_sq")  # of Adam and AdamW
+ALIGNMENT = 64  # numbers by which a part of ZeRO may be larger than its share
 OPTIMIZER, SCHEDULER = "optimizer.pt", "scheduler.pt"  # as transformers names them
 
 
@@ -93,7 +94,9 @@ class Sharded(TrainerCallback):
         optimizer = self.create_optimizer(*arguments)
         self.sizes = [len(group["params"]) for group in optimizer.param_groups]
         self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        if self.trainer.is_deepspeed_enabled and self.trainer.args.bf16:  # it rounds the weights before it copies them in float32
+        if (
+            self.trainer.is_deepspeed_enabled and self.trainer.args.bf16
+        ):  # it rounds the weights before it copies them in float32
             rounded = ((parameter, parameter.detach()) for parameter in self.parameters)
             self.exact = [(p, w.clone()) for p, w in rounded if not torch.equal(w, w.bfloat16().float())]
         return optimizer
@@ -120,7 +123,9 @@ class Sharded(TrainerCallback):
         for i, parameter in enumerate(self.parameters):
             found = {key: zero_states.whole(parameter, key).cpu() for key in STATES}
             state[i] = {"step": step.clone(), **found} if processes.is_main() else {}
-        groups = self._with_empty([{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups])
+        groups = self._with_empty(
+            [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+        )
         return {"state": state, "param_groups": _numbered(groups, self.sizes)}
 
     def _with_empty(self, value: Any) -> Any:
@@ -242,7 +247,9 @@ def whole_state(model: Any) -> dict[str, torch.Tensor] | None:
     """
     if not any(is_sharded(parameter) for parameter in model.parameters()):
         return None
-    adapter = model.base_model.prefix if hasattr(model, "peft_config") else ""  # a part of the names of an adapter's weights
+    adapter = (
+        model.base_model.prefix if hasattr(model, "peft_config") else ""
+    )  # a part of the names of an adapter's weights
     gathered: dict[int, torch.Tensor] = {}
     saved = model.state_dict().keys()
     found = {name: buffer for name, buffer in model.named_buffers(remove_duplicate=False) if name in saved}
@@ -262,17 +269,18 @@ def what_is_wrong(trainer: Any, stage: int | None) -> str | None:
         stage: of ZeRO; None for FSDP.
     """
     count = processes.count()
-    if stage is None or stage == 3:
-        held = [(part(p).numel(), _size(p)) for p in trainer.model.parameters() if p.requires_grad]
+    trained = [parameter for parameter in trainer.model.parameters() if parameter.requires_grad]
+    sizes = [getattr(parameter, "ds_numel", parameter.numel()) for parameter in trained]
+    if stage in (1, 2):
+        own = sum(flat.numel() for flat in zero_states.flat_parts(trainer.optimizer.optimizer))
+        share = -(-sum(sizes) // count) + ALIGNMENT
     else:
-        held = [(sum(flat.numel() for flat in zero_states.flat_parts(trainer.optimizer.optimizer)), 0)]
-        held = [(held[0][0], sum(p.numel() for p in trainer.model.parameters() if p.requires_grad))]
-    own, all_of_it = (sum(numbers) for numbers in zip(*held, strict=True))
-    largest = max((size for _, size in held), default=0)
-    if own <= all_of_it / count + count * len(held) + (largest if stage is None else 0):
+        own = sum(part(parameter).numel() for parameter in trained)
+        rows = [
+            parameter.shape[0] if stage is None and parameter.dim() else size
+            for parameter, size in zip(trained, sizes, strict=True)
+        ]
+        share = sum(-(-n // count) * (size // n) for n, size in zip(rows, sizes, strict=True))
+    if own <= share:
         return None
-    return f"each of the {count} processes holds {own:,} of the {all_of_it:,} numbers that are trained"
-
-
-def _size(parameter: torch.Tensor) -> int:
-    return getattr(parameter, "ds_numel", parameter.numel())
+    return f"each of the {count} processes holds {own:,} of the {sum(sizes):,} numbers that are trained"
