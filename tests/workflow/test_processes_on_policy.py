@@ -95,7 +95,7 @@ def test_after_kill_9_of_a_rank_the_same_command_ends_with_the_same_bits(objecti
 @pytest.mark.parametrize("strategies", [("ddp", None, "ddp"), ("fsdp", None, "zero2")])
 def test_from_two_processes_to_one_and_back_ppo_has_the_same_completions(strategies, project, peace):
     run = several.spec(project, "changing", "ppo", "lora", **PPO, rank=4)
-    for strategy, step in zip(strategies, (2, 5, 9), strict=True):
+    for strategy, step in zip(strategies, (1, 3, 5), strict=True):
         count = 2 if strategy else 1
         job = begin(project, run.name, count, **({"strategy": strategy} if strategy else {}))
         pids = reach(project, run.name, step)
