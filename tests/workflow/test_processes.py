@@ -173,12 +173,11 @@ def test_a_launcher_that_started_one_process_is_found_out(project):
 # ---- what ends a process
 
 
-def begin(project: Path, run: str, processes: int) -> subprocess.Popen:
+def begin(project: Path, run: str, processes: int, **hardware: str) -> subprocess.Popen:
     """Start a stage that saves a checkpoint after each step."""
     streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(
-        several.command(project, run), cwd=project, env=several.settings(processes, 0), process_group=0, **streams
-    )
+    environment = several.settings(processes, 0, **hardware)
+    return subprocess.Popen(several.command(project, run), cwd=project, env=environment, process_group=0, **streams)
 
 
 def reach(project: Path, run: str, step: int, job: subprocess.Popen) -> list[int]:

@@ -142,8 +142,11 @@ def completions(trainer: Any, rows: list[dict], max_new_tokens: int) -> list[sco
     found: dict[int, scoring.Answer] = {}
     with _policy(trainer) as model, trainer.compute_loss_context_manager():
         for batch in scoring.prompt_batches(prompts, max_new_tokens):
-            given = scoring.generate_batch(model, tokenizer, [prompts[i] for i in batch], max_new_tokens)
-            found |= zip(batch, given, strict=True)
+            some = partial(scoring.generate_batch, model, tokenizer, [prompts[i] for i in batch], max_new_tokens)
+            is_role = processes.count() > 1 and hasattr(
+                trainer.model, "role"
+            )  # of a model that may be shared out as one
+            found |= zip(batch, trainer.model(some) if is_role else some(), strict=True)
     return [found[i] for i in range(len(prompts))]
 
 
