@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
 from posttrain.compat.s3_storage import look_again
 from posttrain.compat.snakemake import (
+    carry_wildcards,
     default_storage,
     ignore_sizes_in_storage,
     job_environment,
@@ -37,6 +38,8 @@ from posttrain.workflow.targets import check_is_no_target, evaluated
 from posttrain.runtime import fork_server, team_cache
 from posttrain.runtime.console import say
 from posttrain.provenance.missing import gone
+
+carry_wildcards()
 
 # A file given with --configfile replaces the default one. Snakemake itself would merge the two.
 own_file = Path("config/config.yaml")

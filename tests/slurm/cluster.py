@@ -19,7 +19,7 @@ from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "sinfo")
 PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
-CPUS, MB = 2, 16000
+CPUS, MB = 2, 64000
 GPUS = ("/dev/null", "/dev/zero")
 CONFIGURATION = """
 ClusterName=posttrain
@@ -47,6 +47,8 @@ SlurmdLogFile={folder}/slurmd.log
 ReturnToService=2
 MinJobAge=3600
 OverTimeLimit=0
+# The node may have more memory than this machine: nothing here needs what it asks for.
+SlurmdParameters=config_overrides
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 NodeName=node1 NodeHostname={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory={mb} Gres=gpu:{gpus} State=UNKNOWN

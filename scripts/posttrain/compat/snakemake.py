@@ -9,6 +9,8 @@ Checked with Snakemake 9.27.1; tests/unit/compat/test_snakemake.py fails when on
 - `stages_here`: neither is it told where jobs run; `workflow.local_exec` and the settings of the deployment know.
 - `scheduler`, `chosen`: nor is it told which executor sends its jobs where, and which resources the command line sets; the workflow
   and its settings know.
+- `carry_wildcards`: a job that is sent elsewhere is named to the Snakemake there by its wildcards, which are taken apart at each comma
+  (snakemake#2366): `run=dpo,rank=8` would build `dpo`. In an array of Slurm's the quotes are lost as well. It could go with that fault.
 - `replaced`: a job that must run hides, from all jobs below it, that they must run for reasons of their own, and does not start them
   where they read its files as `ancient` (dag.py, `update_needrun`): a changed check of the preflight hides a missing evaluation, and
   Snakemake ends as if all were built. It could go if the jobs that `masked` holds were looked at.
@@ -28,6 +30,7 @@ Checked with Snakemake 9.27.1; tests/unit/compat/test_snakemake.py fails when on
 """
 
 import argparse
+import functools
 import inspect
 import logging
 import os
@@ -35,6 +38,7 @@ import re
 import shlex
 import sys
 from typing import Any, NoReturn
+from urllib.parse import quote, unquote
 
 from snakemake_interface_executor_plugins.settings import ExecMode
 
@@ -123,6 +127,26 @@ def chosen(workflow: Any, resource: str, rule: str = "") -> str:
         if resource in resources:
             return str(resources[resource].raw)
     return ""
+
+
+@functools.cache
+def carry_wildcards() -> None:
+    """Let a job that is sent elsewhere keep wildcards with commas, such as the overrides of a run; once a process."""
+    from snakemake import dag
+    from snakemake_interface_executor_plugins.executors import real
+
+    new_job = dag.DAG.new_job
+
+    def encoded(jobs: list[Any]) -> list[str]:
+        values = [",".join(f"{key}={quote(value)}" for key, value in job.wildcards_dict.items()) for job in jobs]
+        return [f"{job.rulename}:{value}" for job, value in zip(jobs, values, strict=True)]
+
+    async def decoded(self: Any, rule: Any, *rest: Any, wildcards_dict: dict | None = None, **more: Any) -> Any:
+        values = wildcards_dict and {key: unquote(value) for key, value in wildcards_dict.items()}
+        return await new_job(self, rule, *rest, wildcards_dict=values, **more)
+
+    real.encode_target_jobs_cli_args = encoded
+    dag.DAG.new_job = decoded
 
 
 def replaced(workflow: Any, rule: str) -> bool:

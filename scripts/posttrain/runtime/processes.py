@@ -54,6 +54,11 @@ def planned(replicas: bool) -> tuple[int, int]:
     return (1, several) if replicas and table["strategy"] in SHARDED else (several, 1)
 
 
+def uses_all_gpus() -> bool:
+    """Whether this process works alone on a model that one GPU may not hold."""
+    return count() == 1 and hardware()["strategy"] in SHARDED
+
+
 # ---- who this process is
 
 

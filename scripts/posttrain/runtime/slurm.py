@@ -20,6 +20,11 @@ VARIABLE = "POSTTRAIN_STOP_SECONDS"
 STOP_SECONDS = 120
 
 
+def is_job() -> bool:
+    """Whether this process runs in a Slurm job that the workflow has submitted."""
+    return "SLURM_JOB_ID" in os.environ and VARIABLE in os.environ
+
+
 def stop_before_limit() -> None:
     """Send this process SIGUSR1 in time before its job's limit; a limit that is raised meanwhile counts."""
     left = _seconds_left()
@@ -36,7 +41,7 @@ def stop_before_limit() -> None:
 
 def requeue() -> None:
     """Have Slurm start this job again, after a checkpoint; not where it was cancelled, which sends the same signal."""
-    if VARIABLE not in os.environ or _ask("%T") != "RUNNING":
+    if _ask("%T") != "RUNNING":
         return
     say(f"Slurm starts job {os.environ['SLURM_JOB_ID']} again, which goes on from the checkpoint")
     subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False)
@@ -51,10 +56,9 @@ def _seconds_left() -> float | None:
 
 def _ask(field: str) -> str:
     """What Slurm says of this job; nothing where there is no such job, or no Slurm, as in a container."""
-    job = os.environ.get("SLURM_JOB_ID")
-    if job is None or VARIABLE not in os.environ:
+    if not is_job():
         return ""
-    command = ["squeue", "--noheader", "--jobs", job, "--format", field]
+    command = ["squeue", "--noheader", "--jobs", os.environ["SLURM_JOB_ID"], "--format", field]
     environment = os.environ | {"SLURM_TIME_FORMAT": "standard"}
     with contextlib.suppress(OSError):
         return subprocess.run(command, capture_output=True, text=True, env=environment, check=False).stdout.strip()

@@ -1,5 +1,6 @@
 """What posttrain/compat/snakemake.py takes for granted of Snakemake; a failure here names what a new version has changed."""
 
+import asyncio
 import inspect
 import io
 import logging
@@ -16,6 +17,9 @@ from snakemake import io as snakemake_io
 from snakemake import logging as snakemake_logging
 from snakemake.scheduling import job_scheduler
 from snakemake.settings.types import OutputSettings
+from snakemake.target_jobs import TargetSpec, parse_target_jobs_cli_args
+from snakemake_interface_executor_plugins.executors import real
+from snakemake_interface_executor_plugins.utils import encode_target_jobs_cli_args
 
 from posttrain.compat import snakemake
 
@@ -153,3 +157,23 @@ def test_the_parameters_of_rules_functions_are_remembered():
     assert list(get_function_params(of_a_rule)) == ["wildcards", "input"]
     assert get_input_function_aux_params(of_a_rule, {"input": [1], "output": [2]}) == {"input": [1]}
     assert list(get_function_params(other)) == ["text"] and not vars(other)
+
+
+def test_wildcards_with_commas_reach_a_job(monkeypatch):
+    """Where the first assertion fails, Snakemake has mended it (snakemake#2366), and `carry_wildcards` can go."""
+    given = {"run": "dpo,rank=8,max_length=64", "dataset": "pairs", "form": "", "max_length": "512"}
+    wanted = TargetSpec("logprobs", given)
+    assert parse_target_jobs_cli_args(encode_target_jobs_cli_args([wanted])) != [wanted]
+    seen = []
+
+    async def new_job(self, rule, targetfile=None, format_wildcards=None, wildcards_dict=None):
+        seen.append(wildcards_dict)
+
+    monkeypatch.setattr(dag.DAG, "new_job", new_job)
+    monkeypatch.setattr(real, "encode_target_jobs_cli_args", real.encode_target_jobs_cli_args)
+    snakemake.carry_wildcards.__wrapped__()
+    (encoded,) = real.encode_target_jobs_cli_args([wanted])
+    assert not set(encoded) & set("\"' $")
+    (parsed,) = parse_target_jobs_cli_args([encoded])
+    asyncio.run(dag.DAG.new_job(None, None, wildcards_dict=parsed.wildcards_dict))
+    assert seen == [given]
