@@ -140,7 +140,7 @@ def test_another_checkout_has_nothing_to_do(road, server, tmp_path):
 def test_a_node_finds_what_a_lost_one_has_left(road, server):
     """Where POSTTRAIN_CHECKPOINTS names a folder that both see: the result is not trained again."""
     folder, variables, _ = road
-    finished = next((folder.parent / "seen/dpo_lora").glob("checkpoints/*/finished/train.json"))
+    finished = next((folder.parent / "seen/dpo_lora").glob("checkpoints/*/finished"))
     before = finished.stat().st_mtime
     build(server, folder, *ELSEWHERE, "--force", "--", "results/dpo_lora/train.json", prefix="road", **variables)
     assert finished.stat().st_mtime == before
