@@ -6,7 +6,7 @@ CORES ?= $(shell nproc)
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-fast test-slow lint format bench growth claims ui constraints
+.PHONY: setup demo test test-fast test-slow test-slurm lint format bench growth claims ui constraints
 
 setup: $(READY)
 
@@ -29,6 +29,11 @@ test-fast: setup
 
 test-slow: setup
 	python -m pytest -m slow
+
+# Debian's packages slurm-wlm and munge have to be there; the tests run a Slurm of their own beside any other.
+test-slurm: setup
+	python -m pip install --quiet --disable-pip-version-check -c envs/constraints.txt -e '.[slurm]'
+	python -m pytest -m slurm
 
 lint: setup
 	ruff check .

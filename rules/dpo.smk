@@ -22,10 +22,12 @@ rule logprobs:
         "../envs/posttrain.yaml"
     threads: workflow.cores
     resources:
-        gpu=1,
+        gpu=job_gpus,
+        mem_mb=job_memory,
+        runtime=job_minutes,
     params:
         version=VERSIONS["logprobs"],
-        tokens=logprobs_tokens,
+        tokens=tokens_folder,
     shell:
         """
         exec python "$POSTTRAIN"/compute_logprobs.py --model {input.model:q} --tokens {params.tokens:q} \
@@ -56,9 +58,11 @@ rule dpo:
         "../envs/posttrain.yaml"
     threads: workflow.cores
     resources:
-        gpu=PROJECT.config.hardware.processes,
+        gpu=job_gpus,
+        mem_mb=job_memory,
+        runtime=job_minutes,
     params:
-        tokens=run_tokens,
+        tokens=tokens_folder,
     shell:
         """
         exec python "$POSTTRAIN"/train_dpo.py --spec {input.spec:q} --parent {input.model:q} \

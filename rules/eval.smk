@@ -19,6 +19,7 @@ rule eval:
         others=eval_others,
         judges=eval_judges,
         files=eval_files,
+        overruled=eval_overruled,
     output:
         metrics="results/{run}/eval.json",
         examples="results/{run}/eval/examples.parquet",
@@ -28,7 +29,9 @@ rule eval:
         "../envs/posttrain.yaml"
     threads: workflow.cores
     resources:
-        gpu=1,
+        gpu=job_gpus,
+        mem_mb=job_memory,
+        runtime=job_minutes,
     params:
         tokens=eval_tokens_folder,
         data=eval_folders,
@@ -51,11 +54,10 @@ rule loss:
         "results/logs/loss/{run}.log",
     conda:
         "../envs/posttrain.yaml"
+    resources:
+        mem_mb=job_memory,
+        runtime=job_minutes,
     shell:
         """
         python "$POSTTRAIN"/plot_loss.py --output {output:q} --log {log:q} {input:q}
         """
-
-
-localrules:
-    loss,

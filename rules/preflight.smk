@@ -18,6 +18,7 @@ rule preflight:
         evaluation=ancient("results/{run}/eval/spec.json"),  # another evaluation is no reason to check again
         judges=preflight_judges,
         measured=ancient(measured_rows),
+        besides=preflight_besides,
     output:
         report="results/{run}/preflight.json",
         text=report("results/{run}/preflight.txt", caption="captions/preflight.rst", category="Preflight"),
@@ -26,11 +27,14 @@ rule preflight:
     priority: 1  # a refusal comes before the evaluation of a base
     conda:
         "../envs/posttrain.yaml"
+    resources:
+        mem_mb=job_memory,
+        runtime=job_minutes,
     params:
         context=preflight_context,
         staged=staged_preflight_context,
-        data=run_rows_folder,
-        tokens=preflight_tokens,
+        data=rows_folder,
+        tokens=tokens_folder,
         measured=folders_of_measured,
         output=subpath(output.report, parent=True),
     shell:

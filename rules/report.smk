@@ -12,6 +12,7 @@ rule report:
         context="results/context.json",
         results=reported,
         data=reported_data,
+        besides=reported_besides,
     output:
         page=report("results/report.html", caption="captions/report.rst", category="Report"),
         figures=report(
@@ -25,12 +26,11 @@ rule report:
     conda:
         "../envs/posttrain.yaml"
     threads: workflow.cores
+    resources:
+        mem_mb=job_memory,
+        runtime=job_minutes,
     shell:
         """
         python "$POSTTRAIN"/make_report.py --context {input.context:q} --cores {threads} --output {output.page:q} \
             --figures {output.figures:q} --log {log:q}
         """
-
-
-localrules:
-    report,

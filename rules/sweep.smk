@@ -12,6 +12,7 @@ rule sweep:
     input:
         context="results/sweeps/{sweep}/context.json",
         results=sweep_results,
+        overruled=sweep_overruled,
     output:
         table=report("results/sweeps/{sweep}/table.tsv", caption="captions/table.rst", category="Sweeps"),
         page=report("results/sweeps/{sweep}/report.html", caption="captions/sweep.rst", category="Sweeps"),
@@ -25,6 +26,9 @@ rule sweep:
         "results/logs/sweep/{sweep}.log",
     conda:
         "../envs/posttrain.yaml"
+    resources:
+        mem_mb=job_memory,
+        runtime=job_minutes,
     params:
         output=subpath(output.table, parent=True),
     shell:
@@ -32,7 +36,3 @@ rule sweep:
         python "$POSTTRAIN"/compare_sweep.py --context {input.context:q} \
             --output {params.output:q} --log {log:q}
         """
-
-
-localrules:
-    sweep,

@@ -32,10 +32,12 @@ for objective in [name for name, row in OBJECTIVES.items() if not row.on_policy 
             "../envs/posttrain.yaml"
         threads: workflow.cores
         resources:
-            gpu=PROJECT.config.hardware.processes,
+            gpu=job_gpus,
+            mem_mb=job_memory,
+            runtime=job_minutes,
         params:
             script=f"train_{objective}.py",
-            tokens=run_tokens,
+            tokens=tokens_folder,
         # fmt: off
         shell:
             """
@@ -73,10 +75,12 @@ for objective in [name for name, row in OBJECTIVES.items() if row.on_policy]:
             "../envs/posttrain.yaml"
         threads: workflow.cores
         resources:
-            gpu=PROJECT.config.hardware.processes,
+            gpu=job_gpus,
+            mem_mb=job_memory,
+            runtime=job_minutes,
         params:
             script=f"train_{OBJECTIVES[objective].script or objective}.py",
-            data=run_rows_folder,
+            data=rows_folder,
             reward_models=folders_of_judges,
         # fmt: off
         shell:

@@ -70,6 +70,7 @@ class Board:
         elif event == LogEvent.JOB_FINISHED:
             self._end(record.job_id, "done", record.created)
         elif event == LogEvent.JOB_ERROR:
+            self._of_scheduler(record)
             self._fail([record.jobid], record.created)
         elif event == LogEvent.GROUP_ERROR:
             self._fail([job["jobid"] for job in record.job_error_info], record.created)
@@ -150,14 +151,24 @@ class Board:
         if state == "failed" and not stage.mistake:
             self._crash(stage)
 
+    def _of_scheduler(self, record: logging.LogRecord) -> None:
+        """Keep what a scheduler says of a failed job, and the log of that: the stage may not have come to write its own."""
+        stage = self.running.get(record.jobid)
+        if stage and getattr(record, "rule_msg", None):
+            stage.failure = record.rule_msg.strip()
+            stage.logs = [Path(log) for log in record.log if log != stage.log]
+
     def _fail(self, jobs: list[int], now: float) -> None:
         for job in jobs:
             self._end(job, "stopped" if self.interrupted else "failed", now)
 
     def _crash(self, stage: Stage) -> None:
         """Show how the log of a stage ends that failed without a sentence."""
-        log = Path(stage.log) if stage.log else None
-        if log and log.exists():
+        if stage.failure:
+            self.view.note(stage.failure, warning=True)
+        own = [Path(stage.log)] if stage.log else []
+        log = next((log for log in (*own, *stage.logs) if log.exists() and log.stat().st_size), None)
+        if log:
             with log.open(errors="replace") as file:
                 lines = deque(file, LOG_LINES)
             self.view.note(f"The end of {log}:\n" + "".join(f"    {line}" for line in lines).rstrip())
@@ -175,7 +186,7 @@ class Board:
             self.interrupted = True
             if text.startswith(snakemake.GRACEFUL):
                 self.view.note("Stopping when the running stages are done.")
-        elif not text.startswith(snakemake.ROUTINE) and (record.levelno >= logging.WARNING or not self.quiet):
+        elif not snakemake.is_routine(text) and (record.levelno >= logging.WARNING or not self.quiet):
             self._note(text, warning=record.levelno >= logging.WARNING)
 
     def _note(self, text: str, warning: bool) -> None:

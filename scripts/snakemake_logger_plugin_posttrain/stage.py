@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 
 @dataclass
@@ -24,6 +25,10 @@ class Stage:
     """where it is now; only while it runs"""
     mistake: str = ""
     """what the user can mend, where that is why it failed"""
+    failure: str = ""
+    """what a scheduler says of it"""
+    logs: list[Path] = field(default_factory=list)
+    """the scheduler's, where it failed"""
     tables: list[str] = field(default_factory=list)
     """what is shown after the last stage"""
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 # Jobs that are no stages: they write settings down, link a name, or only collect files.
 MINOR = ("all", "alias", "context", "spec")
+# Rules that only say where a job runs.
+STAGES = {"base_here": "base", "data_online": "data"}
 # The wildcards by which a job is named; the others are details.
 NAMES = ("run", "dataset", "base", "sweep", "pair", "alias", "target")
 REASONS = {
@@ -22,7 +24,7 @@ def name(rule: str, wildcards: dict[str, str]) -> str:
         return f"tokens {wildcards['dataset']}{wildcards['trained']} for {wildcards['base']}"
     if rule == "logprobs":
         return f"logprobs {wildcards['dataset']} by {wildcards['run']}"
-    return " ".join([rule, *(wildcards[key] for key in NAMES if key in wildcards)])
+    return " ".join([STAGES.get(rule, rule), *(wildcards[key] for key in NAMES if key in wildcards)])
 
 
 def clock(seconds: float) -> str:

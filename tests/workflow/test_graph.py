@@ -14,7 +14,7 @@ def test_a_rank_sweep_shares_parent_tokens_and_reference(folder):
     targets = [f"results/dpo_lora,rank={rank}/eval.json" for rank in (2, 8, 16)]
     jobs = planned(folder, *targets)
     assert jobs["dpo"] == 3 and jobs["merge"] == 4
-    assert jobs["sft"] == jobs["base"] == jobs["logprobs"] == 1
+    assert jobs["sft"] == jobs["base_here"] == jobs["logprobs"] == 1
     assert jobs["tokens"] == 2 and jobs["eval"] == 5
 
 

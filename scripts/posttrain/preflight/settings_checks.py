@@ -9,6 +9,7 @@ from posttrain.models.memory_estimate import GIB
 from posttrain.models.memory_sharing import SHARDING
 from posttrain.objectives import OBJECTIVES
 from posttrain.preflight.findings import Finding
+from posttrain.runtime import slurm
 from posttrain.runtime.errors import nearest
 
 if TYPE_CHECKING:
@@ -135,6 +136,8 @@ def rank(run: "RunContext") -> Finding | None:
 
 def memory(run: "RunContext") -> Finding | None:
     """The training fits into memory."""
+    if slurm.is_job():
+        return Finding("skipped", "the training is another job, which may run on another kind of node")
     machine = run.memory
     need = needed(run, run.spec)
     if need["total"] <= machine.free:

@@ -12,7 +12,7 @@ import psutil
 import torch
 from transformers import TrainerCallback
 
-from posttrain.runtime import processes
+from posttrain.runtime import processes, slurm
 from posttrain.runtime.console import progress, say
 from posttrain.runtime.errors import UserError
 from posttrain.runtime.script import end_at_once, on_signals
@@ -58,6 +58,8 @@ class StopOnSignal(TrainerCallback):
         if not self.is_listening:
             self.is_listening = True
             on_signals(self._on_signal)
+            if processes.is_main():
+                slurm.stop_before_limit()
         if state.global_step >= state.max_steps:
             self.has_ended = True
         elif self._agree():
@@ -86,6 +88,8 @@ class StopOnSignal(TrainerCallback):
             return
         on_signals(end_at_once)
         if number := self.agreed or self.signal:
+            if processes.is_main():
+                slurm.requeue()
             sys.exit(128 + number)
 
 

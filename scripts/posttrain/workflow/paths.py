@@ -1,8 +1,12 @@
 """Every path of the graph. Nothing else in the library knows where a result lies: scripts are given their files.
 
+Where results are in a storage, POSTTRAIN_RESULTS says to a job where its copies of them are; the graph's own names stay.
+
 The rules in rules/*.smk have the same patterns, since Snakemake needs them as literals.
 """
 
+import glob
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,7 +57,7 @@ def is_target(text: str) -> bool:
 
 def of(result: str, file: str = "") -> str:
     """A file of a result, or its folder; `result` is a run, `data/NAME`, `bases/NAME`, `RUN/eval` and so on."""
-    return f"{RESULTS}/{result}/{file}".rstrip("/")
+    return f"{os.getenv('POSTTRAIN_RESULTS', RESULTS)}/{result}/{file}".rstrip("/")
 
 
 def base(name: str, file: str = "") -> str:
@@ -98,6 +102,14 @@ def sweep(name: str, file: str = "") -> str:
 def ratings(pair: str, file: str = "") -> str:
     """A file of the ratings of two models `a~b`, or their folder."""
     return of(f"ratings/{pair}", file)
+
+
+def records(rule: str, name: str) -> list[Path]:
+    """What the jobs of a rule wrote of their time and memory, for a run, dataset or base `name` and for its overrides."""
+    folder = Path(RESULTS, "logs", rule)
+    first, _, _ = name.partition(",")
+    files = [folder / f"{first}.tsv", *folder.glob(f"{glob.escape(first)},*.tsv")]
+    return [file for file in files if file.exists()]
 
 
 def owner(file: str) -> str:

@@ -164,12 +164,17 @@ class Project:
         return rf"(?!(?:{'|'.join(others) or '(?!)'})\b)[a-z][a-z0-9_]*{OVERRIDES}"
 
     def datasets_pattern(self, kind: str) -> str:
-        """Regular expression of the datasets that are read from files (data), selected (select) or mixed (mix)."""
+        """Regular expression of the datasets that are read from files (data) or the hub (online), selected (select) or mixed (mix)."""
         kinds = {
-            name: "select" if table.select else "mix" if table.mix else "data"
+            name: "select" if table.select else "mix" if table.mix else "online" if table.hub else "data"
             for name, table in self.config.datasets.items()
         }
         return f"(?:{'|'.join(name for name, own in kinds.items() if own == kind) or '(?!)'})"
+
+    def bases_pattern(self, online: bool) -> str:
+        """Regular expression of the bases that are downloaded, or of the others."""
+        names = [name for name, base in self.config.bases.items() if (base.source in ("hub", "wheel")) == online]
+        return f"(?:{'|'.join(names) or '(?!)'})"
 
     # ---- targets
 

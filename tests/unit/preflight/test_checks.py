@@ -17,7 +17,7 @@ from posttrain.preflight import data_checks, evaluation_checks, settings_checks,
 from posttrain.preflight.checks import CHECKS, NAMES, check
 from posttrain.preflight.context import build_context, load_tokenizer
 from posttrain.preflight.token_scan import scan
-from posttrain.runtime import atomic
+from posttrain.runtime import atomic, slurm
 from posttrain.workflow.project import Project
 from tokenize_data import schema, summary
 
@@ -609,6 +609,13 @@ def test_memory_of_several_processes_names_the_strategy_that_fits(look):
     assert found.message.endswith(" GiB in each process")
     found = settings_checks.memory(replace(run, memory=MACHINE._replace(free=int(shared) - 1)))
     assert "strategy: fsdp" not in found.message
+
+
+def test_another_nodes_memory_is_not_judged_by_this_ones(look, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv(slurm.VARIABLE, "120")
+    run = look()
+    assert settings_checks.memory(replace(run, memory=MACHINE._replace(free=1, total=1))).severity == "skipped"
 
 
 def test_weights_that_cannot_fit_are_an_error(look):
