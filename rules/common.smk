@@ -12,7 +12,14 @@ gc.set_threshold(100_000)
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
-from posttrain.compat.snakemake import carry_wildcards, planned_outputs, replaced, stages_here, start_again, targets
+from posttrain.compat.snakemake import (
+    carry_wildcards,
+    planned_outputs,
+    replaced,
+    stages_here,
+    start_again,
+    targets,
+)
 from posttrain.config.plain_values import check_file
 from posttrain.runtime.errors import UserError
 from posttrain.config.overrides import OVERRIDES
@@ -22,7 +29,7 @@ from posttrain.workflow.project import Project
 from posttrain.workflow.specs import VERSIONS
 from posttrain.workflow.staging import staged
 from posttrain.workflow.targets import check_is_no_target, evaluated
-from posttrain.runtime import fork_server
+from posttrain.runtime import fork_server, team_cache
 from posttrain.runtime.console import say
 from posttrain.provenance.missing import gone
 
@@ -46,6 +53,7 @@ if not workflow.overwrite_configfiles:
 CONFIG_FILE = os.path.relpath(workflow.configfiles[-1])
 try:
     PROJECT = Project(config, CONFIG_FILE)
+    team_cache.check(PROJECT.config.cache.model_dump())
     TARGETS = targets(sys.argv[1:])
     ALIASES = PROJECT.check_targets(TARGETS)
 except UserError as error:
@@ -63,6 +71,7 @@ os.environ |= {
     "POSTTRAIN": f"{workflow.basedir}/scripts",
     "POSTTRAIN_HARDWARE": PROJECT.config.hardware.model_dump_json(),
     "POSTTRAIN_TRACKING": PROJECT.config.tracking.model_dump_json(),
+    "POSTTRAIN_CACHE": PROJECT.config.cache.model_dump_json(),
     "PATH": os.pathsep.join([os.path.dirname(sys.executable), os.getenv("PATH", os.defpath)]),
     "TOKENIZERS_PARALLELISM": "false",
     "THP_MEM_ALLOC_ENABLE": "1",  # torch's large tensors on huge pages: a step on a CPU is up to a sixth faster
@@ -73,6 +82,7 @@ envvars:
     "POSTTRAIN",
     "POSTTRAIN_HARDWARE",
     "POSTTRAIN_TRACKING",
+    "POSTTRAIN_CACHE",
 
 
 # A rule builds a run under its canonical name only; the other names are links.
@@ -214,7 +224,9 @@ def preflight_context(wildcards):
     """What a preflight has to know besides. Not a job of its own: Snakemake looks at nothing behind a job that has to run, and
     what follows the preflight does not depend on it otherwise."""
     values = json.loads(PROJECT.context(wildcards.run, COMMAND))
-    return json.dumps({key: value for key, value in values.items() if key != "judges" or value}, sort_keys=True)
+    return json.dumps(
+        {key: value for key, value in values.items() if key not in ("judges", "hardware") or value}, sort_keys=True
+    )
 
 
 def staged_preflight_context(wildcards, input):

@@ -1,8 +1,10 @@
 """What a job asks a scheduler for: memory, minutes and GPUs; posttrain/workflow/resources.py decides."""
 
-from posttrain.compat.snakemake import chosen, scheduler
+from posttrain.compat.snakemake import chosen, remember_parameters, scheduler
 from posttrain.runtime import slurm
 from posttrain.workflow import partitions, resources
+
+SHARED = ("logprobs", "select", "eval")  # stages whose rows several processes share
 
 
 def subject(wildcards):
@@ -37,7 +39,7 @@ def job_gpus(wildcards, rulename):
 
 
 def processes(rulename):
-    return PROJECT.config.hardware.processes if rulename in OBJECTIVES else 1
+    return PROJECT.config.hardware.processes if rulename in OBJECTIVES or rulename in SHARED else 1
 
 
 def job_memory(wildcards, attempt, rulename):
@@ -64,3 +66,6 @@ def check_cluster():
         partitions.check(list(dict.fromkeys(names)), account, workflow.executor_settings.no_account)
     except UserError as error:
         sys.exit(f"posttrain: {error}")
+
+
+remember_parameters(globals())  # of the functions of this file and of common.smk

@@ -11,6 +11,7 @@ a QLoRA; `,whole` with all weights in float32, for full fine-tuning; `,fp32` or 
 
 from pathlib import Path
 
+from posttrain.runtime import processes, team_cache
 from posttrain.runtime.atomic import whole_file
 from posttrain.runtime.console import Clock, say
 from posttrain.runtime.script import arguments, run
@@ -21,19 +22,39 @@ def main(options) -> None:
     import pyarrow.parquet as pq
 
     from posttrain.inference import scoring
+    from posttrain.inference.sharing import shared
     from posttrain.models import loading
     from posttrain.training.inputs import check_dataset_type
 
     check_dataset_type(options.tokens / "report.json", "dpo", options.tokens.name.split(",")[0])
+    name, key = options.output.parent.parent.name, team_key(options) if team_cache.is_used() else ""
+    if processes.by_main(lambda: team_cache.fetch_file(name, key, options.output)):
+        return
     clock = Clock()
     model = loading.parent(options.model, form(options.output)).eval()
     rows = pq.read_table(options.tokens / "train.parquet").to_pylist()
-    chosen, rejected = (pa.array(scores, pa.float32()) for scores in scoring.reference(model, rows))
+    found = scoring.reference(model, rows, each=shared)
+    if not processes.is_main():
+        return
+    chosen, rejected = (pa.array(scores, pa.float32()) for scores in found)
     columns = {"ref_chosen_logps": chosen, "ref_rejected_logps": rejected}
     with whole_file(options.output) as file:
         pq.write_table(pa.table(columns), file)
-    name = options.output.parent.parent.name
+    team_cache.store(name, key, options.output)
     say(f"{name}: reference log-probabilities of {len(rows)} pairs in {clock.seconds():.0f} s", "summary")
+
+
+def team_key(options) -> str:
+    """The key in the team's cache: the stage's version, how the reference is held, its weights, the tokens."""
+    from posttrain.inference import reward_models
+    from posttrain.models import loading
+    from posttrain.training.inputs import content
+    from posttrain.workflow.specs import VERSIONS
+
+    held = form(options.output)
+    files = (reward_models.manifest(options.model.parent), options.tokens / "train.parquet")
+    stage = ("logprobs", str(VERSIONS["logprobs"]), held["method"], loading.precision(held["precision"]))
+    return team_cache.key([*stage, *map(content, files)])
 
 
 def form(output: Path) -> dict[str, str]:
@@ -47,4 +68,4 @@ def form(output: Path) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    run(arguments(__doc__, model=Path, tokens=Path, output=Path), main)
+    run(arguments(__doc__, model=Path, tokens=Path, output=Path), main, replicas=True)

@@ -33,6 +33,7 @@ from posttrain.evaluation.safety import by_group
 from posttrain.metrics.statistics import basis, preference, shown, summary, verdict
 from posttrain.provenance.records import hashes, sealed
 from posttrain.reports import overruled
+from posttrain.runtime import processes
 from posttrain.runtime.atomic import read_json, whole_file, write_json
 from posttrain.runtime.console import Clock, say
 from posttrain.runtime.hashes import sha256
@@ -43,6 +44,7 @@ def main(options) -> None:
     from posttrain.evaluation import suites
     from posttrain.models import loading
 
+    processes.join()
     clock = Clock()
     spec = read_json(options.spec)
     name = options.output.parent.name
@@ -59,11 +61,16 @@ def main(options) -> None:
         {folder.name: folder for folder in options.reward_models},
     )
     examples = suites.score_pairs(candidate) if loading.is_reward(options.model) else measure(candidate)
+    candidate = candidate._replace(model=None)  # the next one may need its memory
+    shipped = measure_shipped(candidate, options)
+    if not processes.is_main():
+        return
     others = {file.parent.parent.name: read_examples(file) for file in options.others}
     add_margins(examples, others)
     result = {"run": name, "spec": sha256(options.spec), **summarise(examples, others)}
-    candidate = candidate._replace(model=None)  # the next one may need its memory
-    result |= measure_shipped(candidate, options, others)
+    for dtype, rows in shipped.items():
+        add_margins(rows, others)
+        result["shipped"] = {"dtype": dtype, **summarise(rows, others)}
     result["seconds"] = clock.seconds()
     write_examples(folder / "examples.parquet", examples)
     result |= {"manifest": sha256(options.manifest), "written": hashes(folder, "examples.parquet")}
@@ -85,8 +92,8 @@ def load(folder: Path, spec: dict):
     return loading.load(folder, arithmetic="bf16", apart=True).eval()
 
 
-def measure_shipped(candidate, options, others: dict[str, Examples]) -> dict:
-    """The `shipped` of eval.json: likelihoods of the weights that ship, where their type is another than what was trained."""
+def measure_shipped(candidate, options) -> dict[str, list[dict]]:
+    """The examples with the likelihoods of the weights that ship, by their type, where it is another than what was trained."""
     from posttrain.evaluation import suites
     from posttrain.models import loading
 
@@ -95,9 +102,8 @@ def measure_shipped(candidate, options, others: dict[str, Examples]) -> dict:
     if shipped is None or shipped["dtype"] == proof["dtype"]:
         return {}
     shipping = candidate._replace(model=load(options.shipped, candidate.spec))
-    examples = suites.score_pairs(shipping) if loading.is_reward(options.shipped) else suites.likelihoods(shipping)
-    add_margins(examples, others)
-    return {"shipped": {"dtype": shipped["dtype"], **summarise(examples, others)}}
+    reward = loading.is_reward(options.shipped)
+    return {shipped["dtype"]: suites.score_pairs(shipping) if reward else suites.likelihoods(shipping)}
 
 
 def measure(candidate) -> list[dict]:
@@ -209,4 +215,4 @@ def parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    run(parser(), main)
+    run(parser(), main, replicas=True)

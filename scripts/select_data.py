@@ -14,6 +14,7 @@ from pathlib import Path
 
 from posttrain.data.rows import left_out, without_nulls
 from posttrain.provenance.records import write_data
+from posttrain.runtime import processes
 from posttrain.runtime.atomic import read_json, whole_file
 from posttrain.runtime.console import say
 from posttrain.runtime.errors import UserError
@@ -37,12 +38,15 @@ def main(options) -> None:
             f"dataset {name}",
             f"select needs rows of type preference, and these are {source['shape']}",
         )
+    processes.join()
     model = loading.load(options.model, apart=True).eval()  # bf16 would round away what it has learnt
+    margins_of = {split: score(model, options.tokens / f"{split}.parquet") for split in SPLITS}
+    if not processes.is_main():
+        return
     report = {key: source[key] for key in ("format", "recognised", "shape", "origin", "licence", "files")}
     report |= {"part": spec["part"], "margin": spec["margin"]}
     lines: list[dict] = []
-    for split in SPLITS:
-        margins = score(model, options.tokens / f"{split}.parquet")
+    for split, margins in margins_of.items():
         table = pq.read_table(options.rows / f"{split}.parquet")
         scored = [id in margins for id in table["id"].to_pylist()]
         easy = [margins.get(id, -np.inf) > spec["margin"] for id in table["id"].to_pylist()]
@@ -79,11 +83,12 @@ def score(model, tokens: Path) -> dict[str, float]:
 
     from posttrain.inference import scoring
     from posttrain.inference.reward_models import BATCH_TOKENS
+    from posttrain.inference.sharing import shared
 
     rows = pq.read_table(tokens).to_pylist()
-    pairs = zip(rows, scoring.pair_rewards(model, rows, BATCH_TOKENS), strict=True)
+    pairs = zip(rows, scoring.pair_rewards(model, rows, BATCH_TOKENS, shared), strict=True)
     return {row["id"]: chosen - rejected for row, (chosen, rejected) in pairs}
 
 
 if __name__ == "__main__":
-    run(arguments(__doc__, spec=Path, model=Path, rows=Path, tokens=Path, output=Path), main)
+    run(arguments(__doc__, spec=Path, model=Path, rows=Path, tokens=Path, output=Path), main, replicas=True)

@@ -118,6 +118,7 @@ class Training(TypedDict):
     resumed_from: int | None
     mlflow_run_id: str | None
     held_out: NotRequired[dict[str, Any]]
+    cached: NotRequired[dict[str, str | None]]
     use_liger_kernel: NotRequired[bool]
 
 

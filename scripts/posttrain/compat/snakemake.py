@@ -15,11 +15,14 @@ Checked with Snakemake 9.27.1; tests/unit/compat/test_snakemake.py fails when on
   where they read its files as `ancient` (dag.py, `update_needrun`): a changed check of the preflight hides a missing evaluation, and
   Snakemake ends as if all were built. It could go if the jobs that `masked` holds were looked at.
 - `start_again`: no hook can have Snakemake work out its jobs anew, so the process replaces itself. It could go along with it.
+- `remember_parameters`: Snakemake asks Python for the signature of a rule's function twice a job and input, a fifteenth of what planning
+  takes; it takes the answer that `overwrite_function_params` leaves on a function. It could go if Snakemake kept the answers.
 - `default_handler`: a logger plugin cannot ask for Snakemake's own output, as under `--verbose`.
 - `INTERRUPTED`, `REPEATED`, `ROUTINE`: events without a type of their own, which are told apart by how their text begins.
 """
 
 import functools
+import inspect
 import logging
 import os
 import sys
@@ -141,6 +144,16 @@ def start_again() -> None:
     logging.shutdown()  # the terminal's last lines
     os.environ.pop(FORK_SERVER, None)  # it ends with this program
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def remember_parameters(names: dict[str, Any]) -> None:
+    """Note the parameters of the rules' functions among some global names."""
+    from snakemake.common import overwrite_function_params
+
+    for function in filter(inspect.isfunction, names.values()):
+        parameters = inspect.signature(function).parameters
+        if next(iter(parameters), None) == "wildcards":
+            overwrite_function_params(function, parameters)
 
 
 def default_handler(settings: Any) -> logging.Handler:

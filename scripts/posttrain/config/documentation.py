@@ -59,8 +59,8 @@ def _tables() -> str:
     for model in dict.fromkeys(evaluation.SUITES.values()):
         kinds = " | ".join(kind for kind, other in evaluation.SUITES.items() if other is model)
         sections.append(_section(f"`evaluation.suites`, `kind: {kinds}`", model))
-    sections += [_section("`tracking`", tables["tracking"]), _section("`hardware`", tables["hardware"])]
-    sections += [_section("`cost`", tables["cost"]), _other_spellings()]
+    rest = ("tracking", "hardware", "cache", "cost")
+    sections += [_section(f"`{name}`", tables[name]) for name in rest] + [_other_spellings()]
     return "\n".join(sections)
 
 

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from posttrain.config.bases import Base
+from posttrain.config.cache import Cache
 from posttrain.config.datasets import Dataset
 from posttrain.config.evaluation import Evaluation
 from posttrain.config.fields import Strict
@@ -25,11 +26,12 @@ class Config(Strict):
     tracking: Tracking = Field(Tracking(), description="how training is logged and checkpointed")
     hardware: Hardware = Field(Hardware(), description="the processes of a training job")
     ratings: list[str] = Field([], description="files or globs that the rating pages exported, see docs/rating.md")
+    cache: Cache = Field(Cache(), description="a team's cache of finished stages")
     cost: Cost = Field(Cost(), description="what the machine costs")
     use: Literal["research", "commercial"] = Field("research", description="the intended use of the models")
 
 
 TABLES = {
     "datasets": Dataset, "runs": Run, "sweeps": Sweep, "evaluation": Evaluation, "tracking": Tracking, "hardware": Hardware,
-    "cost": Cost,
+    "cache": Cache, "cost": Cost,
 }  # fmt: skip

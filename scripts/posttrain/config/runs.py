@@ -38,9 +38,9 @@ class Run(Control):
     @model_validator(mode="after")
     def _keys_that_act(self) -> "Run":
         for kind, table, own in (("method", METHODS, self.method), ("objective", OBJECTIVES, self.objective)):
-            for key in type(self).model_fields:
+            for key in filter(self.model_fields_set.__contains__, type(self).model_fields):
                 needed = [name for name, row in table.items() if key in row.keys]
-                if key in self.model_fields_set and needed and own not in needed:
+                if needed and own not in needed:
                     hint = f"it needs {kind}: {' or '.join(needed)}"
                     raise Mistake("key-without-effect", key, f"it has no effect with {kind}: {own}", hint)
         for mistake in run_rules.mistakes(self):

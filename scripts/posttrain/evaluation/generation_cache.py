@@ -2,10 +2,12 @@
 
 A JSON-lines file has a line an answer, `{"prompt": HASH, "output": TEXT, "ids": TOKENS, "ended": BOOLEAN}`. The hash is of
 the prompt's tokens, the settings and the model, so another model or other settings find nothing; lines of an older version,
-which had other settings, are never found either. Lines are added batch by batch.
+which had other settings, are never found either. Lines are added batch by batch. Where a job has several processes, each adds
+to a file of its own, and the main one alone reads them and moves what the others have written into the first.
 """
 
 import hashlib
+import itertools
 import json
 import os
 from pathlib import Path
@@ -13,6 +15,8 @@ from typing import Any
 
 from posttrain.inference import scoring
 from posttrain.inference.scoring import Answer
+from posttrain.inference.sharing import shared
+from posttrain.runtime import processes
 from posttrain.runtime.console import progress
 
 VERSION = 2  # of what an answer is: raise it where another answer would be given to the same prompt
@@ -48,21 +52,21 @@ def answers(
     beside = {i: [[unique[j] for j in batch]] for batch in batches for i in batch} if by_batch else {}
     order = [_name(prompt, [*settings, *beside.get(i, [])]) for i, prompt in enumerate(unique)]
     asked = dict(zip(order, unique, strict=True))
-    known = read(file)
+    known = processes.by_main(lambda: _read_all(file))
     missing = asked.keys() - known.keys()
-    if missing:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        done = 0
-        for batch in batches:
-            some = [order[i] for i in batch if order[i] in missing]
-            if not some:
-                continue
-            ids = [asked[name] for name in some]
-            given = scoring.generate_batch(model, tokenizer, ids, max_new_tokens, stop, penalty)
-            known |= zip(some, given, strict=True)
-            _append(file, {name: known[name] for name in some})
-            done += len(some)
-            progress(f"answers {done}/{len(missing)}", done, len(missing))
+    todo = [some for batch in batches if (some := [order[i] for i in batch if order[i] in missing])]
+    done = dict(zip(map(tuple, todo), itertools.accumulate(map(len, todo)), strict=True))
+
+    def of_batch(some: list[str]) -> list[Answer]:
+        given = scoring.generate_batch(model, tokenizer, [asked[name] for name in some], max_new_tokens, stop, penalty)
+        _append(_own(file), dict(zip(some, given, strict=True)))
+        progress(f"answers {done[tuple(some)]}/{len(missing)}", done[tuple(some)], len(missing))
+        return given
+
+    for some, given in zip(todo, shared(of_batch, todo), strict=True):
+        known |= zip(some, given, strict=True)
+    if processes.is_main():
+        _move_others(file)
     names = {tuple(prompt): name for name, prompt in asked.items()}
     return [known[names[tuple(prompt)]] for prompt in prompts]
 
@@ -79,11 +83,30 @@ def read(file: Path) -> dict[str, Answer]:
     return {row["prompt"]: Answer(row["output"], row["ids"], row["ended"]) for row in rows if "ids" in row}
 
 
+def _own(file: Path) -> Path:
+    """The file that this process adds to."""
+    return file if processes.is_main() else file.with_suffix(f".{processes.rank()}{file.suffix}")
+
+
+def _read_all(file: Path) -> dict[str, Answer]:
+    """The answers in `file`, and those that other processes of a killed job have left beside it."""
+    _move_others(file)
+    return read(file)
+
+
+def _move_others(file: Path) -> None:
+    """Move the answers of other processes into `file`."""
+    for other in sorted(file.parent.glob(f"{file.stem}.*{file.suffix}")):
+        _append(file, read(other))
+        other.unlink()
+
+
 def _append(file: Path, answers: dict[str, Answer]) -> None:
     lines = [
         json.dumps({"prompt": name, "output": text, "ids": ids, "ended": ended}) + "\n"
         for name, (text, ids, ended) in answers.items()
     ]
+    file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a") as out:
         out.writelines(lines)
 

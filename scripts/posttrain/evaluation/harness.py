@@ -15,6 +15,7 @@ from typing import Any
 
 from posttrain.data import thoughts, tokens
 from posttrain.inference import scoring
+from posttrain.inference.sharing import shared
 from posttrain.runtime.console import say
 from posttrain.runtime.errors import UserError, nearest
 
@@ -84,7 +85,8 @@ class Engine(HFLM):
             scoring.answer(context[-(self.max_length + 1 - len(continuation)) :], continuation)
             for context, continuation in pairs
         ]
-        return [(score.log_prob, score.greedy) for score in scoring.scores(self.model, sequences, self.batch_tokens)]
+        found = scoring.scores(self.model, sequences, self.batch_tokens, shared)
+        return [(score.log_prob, score.greedy) for score in found]
 
     def generate_until(self, requests: list, disable_tqdm: bool = False) -> list[str]:
         """The greedy answer to each prompt without its thoughts, those of equal settings in one call."""

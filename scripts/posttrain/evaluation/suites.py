@@ -13,7 +13,9 @@ from posttrain.data import rows, thoughts, tokens
 from posttrain.data.samples import ANSWERS, HeldOut, chosen, conversation, pick
 from posttrain.evaluation import generation_cache
 from posttrain.inference import decoding, reward_models, scoring
+from posttrain.inference.sharing import shared
 from posttrain.metrics import final_numbers, statistics, text_metrics, tool_calls
+from posttrain.runtime import processes
 from posttrain.runtime.atomic import read_json
 from posttrain.runtime.console import say
 from posttrain.runtime.errors import UserError
@@ -165,7 +167,7 @@ def score(candidate: Candidate, requests: list[Request]) -> None:
     """Give every example the log-probability of its answer, or of both; equal answers are scored once."""
     check_known(candidate, (request.sequence[0] for request in requests))
     scores = scoring.log_probs(
-        candidate.model, [request.sequence for request in requests], candidate.spec["batch_tokens"]
+        candidate.model, [request.sequence for request in requests], candidate.spec["batch_tokens"], shared
     )
     for (example, side, _), (total, count) in zip(requests, scores, strict=True):
         example |= {f"{side}_log_prob": total} if side else {"log_prob": total, "tokens": float(count)}
@@ -181,7 +183,7 @@ def score_pairs(candidate: Candidate) -> list[Row]:
         if _shape(candidate, data["name"]) != "preference":
             continue
         pairs, examples = _sample(candidate, "", data["name"], candidate.spec["limit"])
-        scores = scoring.pair_rewards(candidate.model, pairs, candidate.spec["batch_tokens"])
+        scores = scoring.pair_rewards(candidate.model, pairs, candidate.spec["batch_tokens"], shared)
         found += [
             example | {"chosen_score": good, "rejected_score": bad, "scores_chosen": statistics.preference(good, bad)}
             for example, (good, bad) in zip(examples, scores, strict=True)
@@ -247,6 +249,8 @@ def generation(candidate: Candidate, suite: dict) -> list[Row]:
     asked, examples = _asked(candidate, suite)
     before = _shots(candidate, suite)
     outputs = ask(candidate, [(_after(before, tokens.prompt_turns(row)), row.get("tools")) for row in asked], suite)
+    if not processes.is_main():  # a metric may be the user's own, and runs once
+        return []
     references = [_reference(row) for row in asked]
     scores = text_metrics.score(suite["metrics"], list(map(thoughts.answer, outputs)), references, suite["pattern"])
     return [
@@ -273,7 +277,7 @@ def reward(candidate: Candidate, suite: dict) -> list[Row]:
     whole = [
         (*prompt, *answer.ids, *([end] if answer.ended else [])) for prompt, answer in zip(prompts, given, strict=True)
     ]
-    scores = scoring.rewards(judge, whole, candidate.spec["batch_tokens"])
+    scores = scoring.rewards(judge, whole, candidate.spec["batch_tokens"], shared)
     return [
         example | {"output": answer.text, "reward": score}
         for example, answer, score in zip(examples, given, scores, strict=True)

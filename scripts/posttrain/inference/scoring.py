@@ -1,6 +1,6 @@
 """Score answers and generate them, in batches of bounded size."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
@@ -20,6 +20,9 @@ TARGETS = 512  # projected to the vocabulary at once
 Sequence = tuple[tuple[int, ...], tuple[int, ...]]
 """Token ids and labels, of equal length; labels are -100 where nothing is scored."""
 
+Each = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
+"""How batches are gone through: `map`, or `sharing.shared`, which deals them to the processes of a job."""
+
 
 def answer(prompt: list[int], completion: list[int]) -> Sequence:
     """A completion to score after a prompt that is not."""
@@ -37,28 +40,32 @@ class Score(NamedTuple):
     """whether each is the most likely token where it stands"""
 
 
-def log_probs(model: Any, sequences: list[Sequence], batch_tokens: int) -> list[tuple[float, int]]:
+def log_probs(model: Any, sequences: list[Sequence], batch_tokens: int, each: Each = map) -> list[tuple[float, int]]:
     """Summed log-probability (nats) of each sequence's labels, and their number; equal sequences are scored once."""
-    return [(score.log_prob, score.tokens) for score in scores(model, sequences, batch_tokens)]
+    return [(score.log_prob, score.tokens) for score in scores(model, sequences, batch_tokens, each)]
 
 
-def scores(model: Any, sequences: list[Sequence], batch_tokens: int) -> list[Score]:
+def scores(model: Any, sequences: list[Sequence], batch_tokens: int, each: Each = map) -> list[Score]:
     """The score of each sequence; equal ones are scored once, and a beginning that several share is computed once."""
     unique = sorted(set(sequences))
     rows = [ids[: max(1, len(ids) - 1)] for ids, _ in unique]  # nothing is predicted after the last token
     groups = [(i,) for i in range(len(rows))]
     if is_whole(model) and shared_prefix.can_share(model):
         groups = shared_prefix.groups(rows, model.config.get_text_config().hidden_size, batch_tokens)
+
+    def of_batch(batch: list[tuple[int, ...]]) -> list[Score]:
+        numbers = [i for group in batch for i in group]
+        local = {i: row for row, i in enumerate(numbers)}
+        packed = shared_prefix.pack(
+            [rows[i] for i in numbers], [tuple(local[i] for i in group) for group in batch], pad=0
+        )
+        return _score(model, packed, [unique[i][1] for i in numbers])
+
     found: dict[Sequence, Score] = {}
+    batches = list(_batches(groups, rows, batch_tokens))
     with torch.no_grad(), autocast(model):
-        for batch in _batches(groups, rows, batch_tokens):
-            numbers = [i for group in batch for i in group]
-            local = {i: row for row, i in enumerate(numbers)}
-            packed = shared_prefix.pack(
-                [rows[i] for i in numbers], [tuple(local[i] for i in group) for group in batch], pad=0
-            )
-            chosen = [unique[i] for i in numbers]
-            found |= zip(chosen, _score(model, packed, [labels for _, labels in chosen]), strict=True)
+        for batch, given in zip(batches, each(of_batch, batches), strict=True):
+            found |= zip((unique[i] for group in batch for i in group), given, strict=True)
     return [found[sequence] for sequence in sequences]
 
 
@@ -107,37 +114,49 @@ def _unshared(
     return chosen - logits.logsumexp(-1), chosen == logits.amax(-1)
 
 
-def rewards(model: Any, rows: list[tuple[int, ...]], batch_tokens: int) -> list[float]:
+def rewards(model: Any, rows: list[tuple[int, ...]], batch_tokens: int, each: Each = map) -> list[float]:
     """A reward model's score of each row, the tokens of a prompt and its answer."""
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    scores = [0.0] * len(rows)
     pad = model.config.get_text_config().pad_token_id
+
+    def of_batch(batch: list[int]) -> list[float]:
+        width = max(len(rows[i]) for i in batch)
+        ids = torch.tensor([[*rows[i], *[pad] * (width - len(rows[i]))] for i in batch], device=model.device)
+        lengths = torch.tensor([len(rows[i]) for i in batch], device=model.device)
+        mask = (torch.arange(width, device=model.device)[None] < lengths[:, None]).long()
+        return model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, 0].float().tolist()
+
+    scores = [0.0] * len(rows)
+    batches = list(_by_length(rows, batch_tokens))
     with torch.no_grad(), autocast(model):
-        while order:
-            count = max(1, batch_tokens // len(rows[order[-1]]))
-            order, batch = order[:-count], order[-count:]
-            width = len(rows[batch[-1]])
-            ids = torch.tensor([[*rows[i], *[pad] * (width - len(rows[i]))] for i in batch], device=model.device)
-            lengths = torch.tensor([len(rows[i]) for i in batch], device=model.device)
-            mask = (torch.arange(width, device=model.device)[None] < lengths[:, None]).long()
-            outputs = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, 0].float()
-            for i, score in zip(batch, outputs.tolist(), strict=True):
+        for batch, given in zip(batches, each(of_batch, batches), strict=True):
+            for i, score in zip(batch, given, strict=True):
                 scores[i] = score
     return scores
 
 
-def reference(model: Any, rows: list[dict], batch_tokens: int = 4096) -> tuple[list[float], list[float]]:
+def _by_length(rows: list[tuple[int, ...]], batch_tokens: int) -> Iterator[list[int]]:
+    """Which rows are scored together: neighbours in length, the longest first."""
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    while order:
+        count = max(1, batch_tokens // len(rows[order[-1]]))
+        yield order[-count:]
+        order = order[:-count]
+
+
+def reference(
+    model: Any, rows: list[dict], batch_tokens: int = 4096, each: Each = map
+) -> tuple[list[float], list[float]]:
     """Log-probabilities of the chosen and of the rejected answer of each row of preference tokens."""
     sides = ("chosen", "rejected")
     sequences = [answer(row["prompt_ids"], row[f"{side}_ids"]) for side in sides for row in rows]
-    scores = [score for score, _ in log_probs(model, sequences, batch_tokens)]
+    scores = [score for score, _ in log_probs(model, sequences, batch_tokens, each)]
     return scores[: len(rows)], scores[len(rows) :]
 
 
-def pair_rewards(model: Any, rows: list[dict], batch_tokens: int) -> list[tuple[float, float]]:
+def pair_rewards(model: Any, rows: list[dict], batch_tokens: int, each: Each = map) -> list[tuple[float, float]]:
     """A reward model's scores of the chosen and of the rejected answer of each row of preference tokens."""
     sides = [[(*row["prompt_ids"], *row[f"{side}_ids"]) for row in rows] for side in ("chosen", "rejected")]
-    scores = rewards(model, sides[0] + sides[1], batch_tokens)
+    scores = rewards(model, sides[0] + sides[1], batch_tokens, each)
     return list(zip(scores[: len(rows)], scores[len(rows) :], strict=True))
 
 
@@ -285,7 +304,8 @@ def _in_spans(model: Any, decoder: _Decoder, prompts: list[list[int]], longest: 
             answers[row] += more
             if not ended[row] and not decoder.has_stop(row, answers[row]):
                 going.append(k)
-        keep = torch.tensor(going, dtype=torch.long, device=ids.device)
+        # The layers' caches of a model on several GPUs lie there too, and an index on the CPU serves each.
+        keep = torch.tensor(going, dtype=torch.long, device=None if hasattr(model, "hf_device_map") else ids.device)
         ids, mask = output.sequences[keep], torch.cat([mask, torch.ones_like(new)], 1)[keep]
         cache.batch_select_indices(keep)
         rows = [rows[k] for k in going]

@@ -115,6 +115,7 @@ class Head(NamedTuple):
 
     def log_probs(self, hidden: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probabilities (n,) in float32 of labels (n,), from hidden states (n, d); whether each is the likeliest."""
+        hidden, labels = hidden.to(self.weight.device), labels.to(self.weight.device)  # a model may lie on several GPUs
         if hidden.device.type == "cpu":
             return LogProbs.apply(hidden, self.weight, labels, self.bias, self.scale, self.cap)
         logits = torch.nn.functional.linear(hidden, self.weight, self.bias).float() * self.scale
@@ -186,7 +187,7 @@ def _products(head: Any, hidden: torch.Tensor) -> torch.Tensor | None:
     """What a head of one matrix makes of hidden states; None where its weight has another shape, as a packed one has."""
     if head.weight.dim() != 2 or head.weight.shape[1] != hidden.shape[-1]:
         return None
-    return torch.nn.functional.linear(hidden, head.weight, getattr(head, "bias", None))
+    return torch.nn.functional.linear(hidden.to(head.weight.device), head.weight, getattr(head, "bias", None))
 
 
 def _close(ours: torch.Tensor, theirs: torch.Tensor | None) -> bool:

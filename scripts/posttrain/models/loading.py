@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from posttrain.compat.transformers_internals import keep_4_bit_layout
 from posttrain.methods import METHODS, reads_weights
 from posttrain.models import frozen_update
 from posttrain.models.base_inspection import first_line
-from posttrain.models.memory_estimate import multiplies_bf16, read_model
+from posttrain.models.machine import multiplies_bf16
+from posttrain.models.memory_estimate import read_model
 from posttrain.models.out_of_memory import is_out_of_memory
 from posttrain.runtime.errors import UserError
 
@@ -43,9 +45,11 @@ def load(
     attention: str | None = None,
     arithmetic: str = "auto",
     apart: bool = False,
-    device: str = DEVICE,
+    device: str | None = None,
 ) -> PreTrainedModel:
     """The model in `folder`, in its own dtype unless another is given; of float16, in float32.
+
+    It is on this process's GPU; a process that sees several, and has been given none, spreads the layers over all of them.
 
     Args:
         quantised: arithmetic, fp32 or bf16, of weights held in 4 bits (NF4 with double quantisation).
@@ -54,6 +58,7 @@ def load(
         arithmetic: of the matrix products when the model scores or answers, auto, fp32 or bf16; see `scoring.autocast`.
         apart: in bf16 arithmetic, hold what a merged model of a bfloat16 base has learnt beside the base's weights, see
             `frozen_update`.
+        device: where it is to be instead.
 
     Raises:
         UserError: the folder holds no model that transformers can read.
@@ -64,6 +69,7 @@ def load(
             load(folder / "base", dtype, quantised, reward, attention, arithmetic, apart, device), folder
         )
     logging.getLogger("transformers").setLevel(logging.ERROR)
+    whole = "LOCAL_RANK" in os.environ or torch.cuda.device_count() < 2
     torch.set_float32_matmul_precision("highest")  # NVIDIA's containers round products of float32 to 10 bits otherwise
     reward = is_reward(folder) if reward is None else reward
     if dtype == "auto" and dtype_of(folder) == "float16":
@@ -74,16 +80,8 @@ def load(
     if attention:
         options["attn_implementation"] = attention
     if quantised:
-        options |= {"quantization_config": nf4(quantised, reward), "device_map": {"": DEVICE}}
-    family = AutoModelForSequenceClassification if reward else AutoModelForCausalLM
-    try:
-        model = family.from_pretrained(folder, **options)
-    except Exception as error:  # whatever a broken folder makes transformers raise
-        if is_out_of_memory(error):
-            raise
-        raise UserError(
-            "unreadable-model", f"{folder}", f"not a model that can be loaded: {first_line(error)}"
-        ) from None
+        options |= {"quantization_config": nf4(quantised, reward), "device_map": {"": DEVICE} if whole else "auto"}
+    model = _from_pretrained(folder, reward, options)
     if reward and not is_reward(folder):  # it looks for the last token that is not padding
         model.config.get_text_config().pad_token_id = tokenizer(folder).pad_token_id
     model.arithmetic = precision(arithmetic)
@@ -92,7 +90,29 @@ def load(
     if quantised:
         keep_4_bit_layout(model)
         return model
-    return model.to(device)
+    return model.to(device or DEVICE) if whole or device else spread(model)
+
+
+def _from_pretrained(folder: Path, reward: bool, options: dict[str, Any]) -> PreTrainedModel:
+    family = AutoModelForSequenceClassification if reward else AutoModelForCausalLM
+    try:
+        return family.from_pretrained(folder, **options)
+    except Exception as error:  # whatever a broken folder makes transformers raise
+        if is_out_of_memory(error):
+            raise
+        raise UserError(
+            "unreadable-model", f"{folder}", f"not a model that can be loaded: {first_line(error)}"
+        ) from None
+
+
+def spread(model: PreTrainedModel) -> PreTrainedModel:
+    """A model with its layers on all GPUs that this process sees, one after the other; they work in turn."""
+    from accelerate import dispatch_model, infer_auto_device_map
+    from accelerate.utils import get_balanced_memory
+
+    whole = {"no_split_module_classes": sorted(model._no_split_modules or [])}
+    places = infer_auto_device_map(model, get_balanced_memory(model, **whole), **whole)
+    return dispatch_model(model, places, force_hooks=True)
 
 
 def roomy_device(folder: Path) -> str:

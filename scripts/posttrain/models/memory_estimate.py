@@ -5,9 +5,7 @@ layer with gated feed-forward blocks, counted on a Llama for every method, and a
 """
 
 import math
-import os
 import re
-import subprocess
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +13,7 @@ from safetensors import safe_open
 
 from posttrain.methods import METHODS, VALUE_RANK, Sizes, reads_weights
 from posttrain.models import parameter_patterns, target_modules
+from posttrain.models.memory_sharing import ALONE, Hardware, of_one
 from posttrain.objectives import OBJECTIVES
 from posttrain.runtime.atomic import read_json
 from posttrain.runtime.errors import UserError
@@ -202,14 +201,25 @@ def trained_parameters(spec: dict, model: Model) -> float:
 # ---- the estimate
 
 
-def estimate(spec: dict, model: Model, longest: int, trained_share: float, device: str, bf16: bool) -> dict[str, float]:
-    """Bytes that a run needs, by what takes them; `least` is what no batch size and no recomputing takes away.
+def estimate(
+    spec: dict,
+    model: Model,
+    longest: int,
+    trained_share: float,
+    device: str,
+    bf16: bool,
+    hardware: Hardware = ALONE,
+) -> dict[str, float]:
+    """Bytes that a run needs in each process, by what takes them; `least` is what no batch size and no recomputing takes away.
+
+    Of several processes that offload, `host` is what all of them keep in the machine's memory.
 
     Args:
         longest: tokens of the longest row.
         trained_share: of the tokens that are trained.
         device: "cpu" or "gpu".
         bf16: whether matrices are multiplied in bfloat16.
+        hardware: the processes that share the run.
     """
     method, trainable = METHODS[spec["method"]], trained_parameters(spec, model)
     with_value = OBJECTIVES[spec["objective"]].value_model
@@ -221,29 +231,38 @@ def estimate(spec: dict, model: Model, longest: int, trained_share: float, devic
             value = adapters * rank / spec["rank"]
         adapters += value
         trainable = adapters + (trainable if method.full else 0)
-    tokens = _rows(spec) * (longest + (spec["virtual_tokens"] if method.virtual_tokens else 0))
+    tokens = _rows(spec, hardware.processes) * (longest + (spec["virtual_tokens"] if method.virtual_tokens else 0))
     pieces = FRAGMENTATION[device] * (ROLLOUTS if with_value else 1)
-    parts = {
-        "weights": _held(spec, model, bf16) + 4 * adapters,
-        "gradients": 4 * trainable,
-        "optimiser": _state(spec) * trainable,
+    inside = sum(map(math.prod, model.matrices.values())) / model.parameters
+    held = {"weights": _held(spec, model, bf16) + 4 * adapters, "gradients": 4 * trainable}
+    held, host = of_one(held | {"optimiser": _state(spec) * trainable}, model.layers, inside, hardware, bf16)
+    parts = held | {
         "copies": _copies(spec, model),
         "activations": pieces * _activations(spec, model, tokens, device, bf16),
         "logits": _logits(spec, model, tokens, trained_share, device),
         "overhead": OVERHEAD[device],
     }
-    least = parts["weights"] + parts["gradients"] + parts["optimiser"]
+    least = sum(held.values())
     # The first gradients come when most activations are no longer needed.
     passing, gradients = parts["activations"] + parts["logits"], parts["gradients"]
-    peak = passing + gradients if spec["accumulation"] > 1 else max(passing, gradients)
-    total = parts["weights"] + parts["optimiser"] + parts["copies"] + parts["overhead"] + peak
-    return parts | {"least": least, "total": total}
+    several = _step(spec) // hardware.processes > _micro_batch(spec, hardware.processes)
+    peak = passing + gradients if several else max(passing, gradients)
+    total = least - gradients + parts["copies"] + parts["overhead"] + peak
+    return parts | ({"host": host} if host else {}) | {"least": least, "total": total}
 
 
-def _rows(spec: dict) -> int:
-    """Rows in one forward pass; a pair is two."""
-    step = spec["batch_size"] // spec.get("minibatches", 1)
-    return step // spec["accumulation"] * OBJECTIVES[spec["objective"]].sequences
+def _step(spec: dict) -> int:
+    return spec["batch_size"] // spec.get("minibatches", 1)
+
+
+def _micro_batch(spec: dict, processes: int) -> int:
+    """Rows of the dataset in one forward pass of a process: as many as alone, or its share of a step where that is less."""
+    return max(1, min(_step(spec) // spec["accumulation"], _step(spec) // processes))
+
+
+def _rows(spec: dict, processes: int) -> int:
+    """Sequences in one forward pass; a pair is two."""
+    return _micro_batch(spec, processes) * OBJECTIVES[spec["objective"]].sequences
 
 
 def _held(spec: dict, model: Model, bf16: bool) -> float:
@@ -320,7 +339,7 @@ def _logits(spec: dict, model: Model, tokens: int, trained_share: float, device:
     return 12 * min(tokens, TILE[0]) * min(model.vocabulary, TILE[1])
 
 
-# ---- what would fit, and what is there
+# ---- what would fit
 
 
 def remedies(spec: dict, shorter: int) -> list[tuple[str, dict]]:
@@ -349,50 +368,3 @@ def remedies(spec: dict, shorter: int) -> list[tuple[str, dict]]:
 
 def _yaml(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-class Memory(NamedTuple):
-    """The memory that training will use."""
-
-    device: str
-    """cpu or gpu"""
-    name: str
-    total: int
-    """bytes"""
-    free: int
-    """bytes, now"""
-    bf16: bool
-    """whether it is multiplied in hardware, as models.precision asks torch"""
-
-
-def available() -> Memory:
-    """The first GPU that may be used, or this machine's memory up to the limit of its container."""
-    return _gpu() or _machine()
-
-
-def _gpu() -> Memory | None:
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-    fields = "name,memory.total,memory.free,compute_cap"
-    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits", "-i", visible]
-    try:
-        line = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.splitlines()[0]
-        name, total, free, capability = line.rsplit(", ", 3)
-        return Memory("gpu", name, int(total) * 2**20, int(free) * 2**20, float(capability) >= 8)
-    except (OSError, subprocess.SubprocessError, IndexError, ValueError):  # there is none, or it does not tell
-        return None
-
-
-def _machine() -> Memory:
-    import psutil
-
-    memory = psutil.virtual_memory()
-    limit = Path("/sys/fs/cgroup/memory.max")
-    text = limit.read_text().strip() if limit.exists() else "max"
-    most = memory.total if text == "max" else min(memory.total, int(text))
-    return Memory("cpu", "this machine", most, min(memory.available, most), multiplies_bf16())
-
-
-def multiplies_bf16() -> bool:
-    """Whether this machine's processor multiplies bfloat16 in hardware."""
-    flags = Path("/proc/cpuinfo")
-    return flags.exists() and "avx512_bf16" in flags.read_text()

@@ -7,7 +7,8 @@ from typing import Any
 
 from posttrain.data import conversations, licences, profile, unknown_keys
 from posttrain.inference import reward_reference
-from posttrain.models import memory_estimate
+from posttrain.models import machine, memory_estimate
+from posttrain.models.memory_sharing import Hardware
 from posttrain.objectives import data_refusal
 from posttrain.preflight import measured_rows, token_scan
 from posttrain.preflight.run_context import RENDERED, RunContext
@@ -25,7 +26,7 @@ def build_context(
     Args:
         options: paths: `spec`, `parent`, `data` and `measured`, see check_run.py.
         tokens: folder of the run's tokens; None where the objective is on-policy.
-        facts: the run's context.json: `licences`, `chains`, `use` and `judges`.
+        facts: the run's context.json: `licences`, `chains`, `use`, `judges` and `hardware`.
         evaluation: spec of the run's evaluation.
 
     Raises:
@@ -44,6 +45,7 @@ def build_context(
         row = token_scan.row(tokens / "train.parquet", number)
         return f"{token_scan.place(train, row['id'])}:\n{token_scan.marked(tokenizer, row)}"
 
+    hardware = Hardware(**facts.get("hardware", {}))
     return RunContext(
         spec=spec,
         model=memory_estimate.read_model(options.parent),
@@ -54,7 +56,8 @@ def build_context(
         token_report=read_json(tokens / "report.json") if tokens else None,
         tokens=token_scan.scan(tokens / "train.parquet", tokenizer, stops, spec["max_length"]) if tokens else None,
         sample=token_scan.sample(train, RENDERED if tokens else PROMPTS),
-        memory=memory_estimate.available(),
+        memory=machine.of_one_process(machine.available(), hardware.processes),
+        hardware=hardware,
         licences=licences.with_cards(facts["licences"]),
         chains=facts["chains"],
         use=facts["use"],

@@ -10,7 +10,9 @@ from posttrain.data.conversations import answered, render
 from posttrain.data.dataset_types import prompt_turns
 from posttrain.data.encoding import prompt_tokens
 from posttrain.data.messages import Row, Turns
-from posttrain.models.memory_estimate import Memory, Model
+from posttrain.models.machine import Memory
+from posttrain.models.memory_estimate import Model
+from posttrain.models.memory_sharing import ALONE, Hardware
 from posttrain.preflight.token_scan import Tokens, elided
 
 RENDERED = 200  # rows whose whole text is looked at
@@ -44,6 +46,8 @@ class RunContext:
     """place and text of a row of tokens"""
     leaks: Callable[[], tuple[int, str | None]]
     """rows whose answer stands in their prompt, and the place of the first"""
+    hardware: Hardware = ALONE
+    """the processes that will share the training"""
     evaluation: dict[str, Any] = field(default_factory=dict)
     """the spec of the run's evaluation"""
     judges: dict[str, Any] = field(default_factory=dict)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from posttrain.compat.transformers_source import has_classifier, masks_packed_rows
 from posttrain.methods import METHODS
 from posttrain.models.memory_estimate import GIB
+from posttrain.models.memory_sharing import SHARDING
 from posttrain.objectives import OBJECTIVES
 from posttrain.preflight.findings import Finding
 from posttrain.runtime import slurm
@@ -151,8 +152,8 @@ def memory(run: "RunContext") -> Finding | None:
     return Finding("error" if error else "warning", f"{what}, and {now}; {_what_fits(run)}")
 
 
-def needed(run: "RunContext", spec: dict) -> dict[str, float]:
-    """The estimate of a run's memory with the settings of `spec`."""
+def needed(run: "RunContext", spec: dict, strategy: str | None = None) -> dict[str, float]:
+    """The estimate of a run's memory with the settings of `spec`, and with another strategy than the configured one."""
     from posttrain.models.memory_estimate import estimate
 
     bf16 = run.memory.bf16 if spec["precision"] == "auto" else spec["precision"] == "bf16"
@@ -161,14 +162,21 @@ def needed(run: "RunContext", spec: dict) -> dict[str, float]:
         if run.token_report is None
         else _trainedshare(run.token_report["train"])
     )
+    hardware = run.hardware._replace(strategy=strategy or run.hardware.strategy)
     longest = spec["max_length"] if spec.get("packing") else min(run.longest, spec["max_length"])
-    return estimate(spec, run.model, longest, share, run.memory.device, bf16)
+    return estimate(spec, run.model, longest, share, run.memory.device, bf16, hardware)
 
 
 def _what_fits(run: "RunContext") -> str:
     """The first change of the settings with which the training would fit."""
     from posttrain.models.memory_estimate import remedies
 
+    for strategy in SHARDING if run.hardware.processes > 1 else ():
+        need = needed(run, run.spec, strategy)
+        if need["total"] <= run.memory.free:
+            return (
+                f"with `hardware: {{strategy: {strategy}}}` it would take {need['total'] / GIB:.1f} GiB in each process"
+            )
     for text, changes in remedies(run.spec, run.longest):
         need = needed(run, run.spec | changes)
         if need["total"] <= run.memory.free:

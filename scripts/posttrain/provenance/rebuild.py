@@ -104,7 +104,13 @@ def _train(elsewhere: Path, node: Node, configfile: Path, threads: int) -> None:
     say(f"{node.name}: trained again in {elsewhere}, with {threads} threads")
     program = [str(Path(sys.executable).parent / "snakemake"), "--snakefile", str(REPOSITORY / "Snakefile")]
     where = ["--directory", str(elsewhere), "--configfile", str(configfile.resolve()), "--cores", str(threads)]
-    alone = ["--allowed-rules", node.run.objective, "--config", "tracking={mlflow: false, also: []}"]
+    alone = [
+        "--allowed-rules",
+        node.run.objective,
+        "--config",
+        "tracking={mlflow: false, also: []}",
+        "cache={path: null}",
+    ]
     run = subprocess.run([*program, *where, *alone, "--", f"{folder_of(node.name)}/trained"], stdout=subprocess.DEVNULL)
     if run.returncode:
         raise UserError(

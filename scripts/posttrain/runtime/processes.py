@@ -30,6 +30,10 @@ GRACE = (
 # large checkpoint, or measuring, and is waited for however long that takes. By default torch would give up after 10 or 30 minutes.
 TIMEOUT = 7
 PR_SET_PDEATHSIG = 1
+SHARDED = (
+    "fsdp",
+    "zero3",
+)  # strategies where a process holds a part of the parameters, for a model that one GPU may not hold
 
 
 def hardware() -> dict[str, Any]:
@@ -37,6 +41,17 @@ def hardware() -> dict[str, Any]:
     table = {"processes": 1, "strategy": None, "offload": False, "context_parallel": 1}
     table |= json.loads(os.environ.get(VARIABLE, "{}"))
     return table | {"strategy": table["strategy"] or ("single" if table["processes"] == 1 else "ddp")}
+
+
+def planned(replicas: bool) -> tuple[int, int]:
+    """The number of processes of a job, and of the GPUs that each may use.
+
+    Args:
+        replicas: whether each process has to hold all of the model; where one GPU may not, one process uses all GPUs.
+    """
+    table = hardware()
+    several = table["processes"]
+    return (1, several) if replicas and table["strategy"] in SHARDED else (several, 1)
 
 
 # ---- who this process is

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from posttrain.runtime import console, events, fork_server
 from posttrain.runtime.console import say
 from posttrain.runtime.errors import UserError
-from posttrain.runtime.processes import hardware, has_launcher, leave, report, start
+from posttrain.runtime.processes import has_launcher, leave, planned, report, start
 from posttrain.runtime.storage_faults import storage_fault
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -47,12 +47,17 @@ def on_policy(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 
 def run(
-    parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], None], *, processes: bool = False
+    parser: argparse.ArgumentParser,
+    main: Callable[[argparse.Namespace], None],
+    *,
+    processes: bool = False,
+    replicas: bool = False,
 ) -> None:
     """Run a script's `main` with its log and its lock.
 
     Args:
         processes: whether the script can use the several processes that the configuration asks for (`hardware.processes`).
+        replicas: whether it can with all of the model in each of them.
 
     Exits with 1 and one line for a mistake of the user's or a fault of the disk, with 128 + the number of a signal.
     """
@@ -61,9 +66,9 @@ def run(
         sys.exit(status)
     events.set_job(options.log)
     on_signals(end_at_once)
-    wanted = hardware()["processes"] if processes else 1
+    wanted, gpus = planned(replicas) if processes or replicas else (1, 1)
     if wanted == 1:
-        one_gpu()
+        limit_gpus(gpus)
     sleep_while_waiting()
     os.environ.setdefault("TRACKIO_DIR", str(Path("results/logs/trackio").absolute()))  # Trackio reads it when imported
     try:
@@ -113,7 +118,7 @@ def sleep_while_waiting() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-def one_gpu() -> None:
+def limit_gpus(count: int) -> None:
     """Show this process the first of the GPUs that it may use; to be called before torch counts them.
 
     Transformers splits each batch over all GPUs that one process sees (`DataParallel`), which TRL refuses and PPO does not
@@ -123,9 +128,11 @@ def one_gpu() -> None:
         return
     there = ",".join(str(i) for i, _ in enumerate(Path("/proc/driver/nvidia/gpus").glob("*")))
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES", there).split(",")
-    if len(gpus) > 1:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[0]
-        say(f"one GPU is used, {gpus[0].strip()}; {len(gpus) - 1} more can be seen and stay idle")
+    if len(gpus) > count:
+        used = ",".join(gpu.strip() for gpu in gpus[:count])
+        os.environ["CUDA_VISIBLE_DEVICES"] = used
+        number = "one GPU is" if count == 1 else f"{count} GPUs are"
+        say(f"{number} used, {used}; {len(gpus) - count} more can be seen and stay idle")
 
 
 def on_signals(handler: Callable[[int, Any], None]) -> None:

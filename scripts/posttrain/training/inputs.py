@@ -14,6 +14,7 @@ from posttrain.data.tokens import questions
 from posttrain.inference import positions, reward_models
 from posttrain.models import loading
 from posttrain.objectives import OBJECTIVES, data_refusal
+from posttrain.runtime import team_cache
 from posttrain.runtime.atomic import read_json
 from posttrain.runtime.console import say
 from posttrain.runtime.errors import UserError
@@ -21,6 +22,7 @@ from posttrain.runtime.hashes import sha256
 from posttrain.training import held_out
 from posttrain.training.arguments import fast_kernels, uses_flash_attention
 
+MANIFESTS = ("merge.json", "base.json")  # files that stand for a model's
 AFTER_TRAINING = ("merge_into", "save_precision")  # keys of a spec that say what is done with the result
 
 
@@ -122,11 +124,42 @@ def work_folder(options: Namespace, files: list[Path]) -> Path:
     Args:
         files: what the stage reads beside its spec and the held-out rows that it measures.
     """
-    spec = {key: value for key, value in read_json(options.spec).items() if key not in AFTER_TRAINING}
-    chosen = [loading.precision(spec["precision"]), *fast_kernels(spec).items()]
-    files = [*files, *held_out.inputs(options, spec)]
-    parts = [json.dumps(spec, sort_keys=True), *map(str, chosen), *map(sha256, files)]
-    key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-    folder = options.spec.parent / "checkpoints" / key
+    spec = read_json(options.spec)
+    parts = [json.dumps(_training_settings(spec), sort_keys=True), *_arithmetic(spec)]
+    parts += map(sha256, [*files, *held_out.inputs(options, spec)])
+    folder = options.spec.parent / "checkpoints" / team_cache.key(parts)[:16]
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def team_key(options: Namespace, files: list[Path]) -> str:
+    """The key of a training in the team's cache: as that of `work_folder`, without the names that this user has given.
+
+    What the spec says of another result (its name, and a hash in which are the names of that one's inputs) is left out: the content of
+    `files` stands for it, of a model the hashes of its weights.
+    """
+    spec = read_json(options.spec)
+    parts = [json.dumps(_without_names(_training_settings(spec)), sort_keys=True), *_arithmetic(spec)]
+    return team_cache.key(parts + [content(file) for file in [*files, *held_out.inputs(options, spec)]])
+
+
+def content(file: Path) -> str:
+    """A hash of what a file stands for: of a model's manifest, the model's files; without what a proof measured of them."""
+    if file.name not in MANIFESTS:
+        return sha256(file)
+    return hashlib.sha256(json.dumps(read_json(file)["files"], sort_keys=True).encode()).hexdigest()
+
+
+def _training_settings(spec: dict) -> dict:
+    return {key: value for key, value in spec.items() if key not in AFTER_TRAINING}
+
+
+def _arithmetic(spec: dict) -> list[str]:
+    return [loading.precision(spec["precision"]), *map(str, fast_kernels(spec).items())]
+
+
+def _without_names(values: Any) -> Any:
+    """A spec in which a reference to another result, `{"name": ..., "spec": ...}`, is only that there is one."""
+    if not isinstance(values, dict):
+        return values
+    return {} if values.keys() == {"name", "spec"} else {key: _without_names(value) for key, value in values.items()}

@@ -25,7 +25,7 @@ from posttrain.models.base_inspection import first_line
 from posttrain.models.lm_head import add_compact_head
 from posttrain.models.lora_linear import add_low_rank
 from posttrain.objectives import OBJECTIVES
-from posttrain.runtime import processes
+from posttrain.runtime import processes, team_cache
 from posttrain.runtime.atomic import read_json
 from posttrain.runtime.console import say
 from posttrain.runtime.errors import UserError
@@ -57,11 +57,14 @@ def run(
         prepare: reads the rows of a spec, given the stage's folder, and returns what builds TRL's trainer: see `fit`.
     """
     spec = read_json(options.spec)
-    folder = inputs.work_folder(options, files(spec))
-    if not processes.by_main(lambda: (folder / "finished").exists() or results.take_over(folder)):
+    read = files(spec)
+    folder = inputs.work_folder(options, read)
+    name, key = options.spec.parent.name, inputs.team_key(options, read) if team_cache.is_used() else ""
+    if not processes.by_main(lambda: results.is_there(name, key, folder)):
         fit(prepare(spec, folder), options, folder, spec)
     if processes.is_main():
         results.link_results(options, folder)
+        team_cache.store(name, key, folder / "finished")
 
 
 def fit(build: Callable[[dict], Any], options: Namespace, folder: Path, spec: dict) -> None:

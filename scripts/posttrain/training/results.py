@@ -11,11 +11,11 @@ import torch
 from posttrain.compat.transformers_internals import attention_of
 from posttrain.methods import METHODS
 from posttrain.models import loading
-from posttrain.runtime import processes
+from posttrain.runtime import processes, team_cache
 from posttrain.runtime.atomic import link, read_json, whole_folder, write_json
 from posttrain.runtime.console import say
 from posttrain.runtime.hashes import visible_files
-from posttrain.training import early_stopping, keeping, strategies, trained_card
+from posttrain.training import checkpoints, early_stopping, keeping, strategies, trained_card
 from posttrain.training.arguments import fast_kernels
 
 # Numbers of each step that train.jsonl has, under TRL's names.
@@ -136,6 +136,11 @@ def sort_sets(config: Any) -> None:
             setattr(config, key, sorted(value))
 
 
+def is_there(name: str, key: str, folder: Path) -> bool:
+    """Whether a training need not take place: it is finished, or another run's result or the team's cache gives the same."""
+    return (folder / "finished").exists() or take_over(folder) or fetch(name, key, folder)
+
+
 def take_over(folder: Path) -> bool:
     """Link the result of another run with the same spec and inputs, such as the same run under an earlier name.
 
@@ -155,6 +160,29 @@ def take_over(folder: Path) -> bool:
             say(f"{run.name}: {other.name} has the same spec and is trained; its result is linked", "summary")
             return True
     return False
+
+
+def fetch(name: str, key: str, folder: Path) -> bool:
+    """Take a training's result from the team's cache, and note in train.json who trained it.
+
+    Args:
+        name: of the run.
+        key: see `inputs.team_key`.
+        folder: of the stage; its checkpoints are of no use any more.
+
+    Returns:
+        Whether there was one.
+    """
+    finished = folder / "finished"
+    entry = team_cache.fetch(name, key, finished)
+    if entry is None:
+        return False
+    summary = read_json(finished / "train.json")
+    cached = entry | {"mlflow_run_id": summary["mlflow_run_id"]}  # a run of the one who trained it
+    write_json(finished / "train.json", summary | {"mlflow_run_id": None, "cached": cached})
+    checkpoints.clear(folder)
+    keeping.clear(folder)
+    return True
 
 
 def link_results(options: Namespace, folder: Path) -> None:

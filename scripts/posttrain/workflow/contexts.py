@@ -31,7 +31,15 @@ def _preflight(inputs: Inputs, node: Node) -> dict[str, Any]:
     judges = {suite: paths.base(base, "model") for suite, base in inputs.foreign_rewards(node.name).items()}
     licences, chains = inputs.lineage.licences(node), inputs.lineage.chains(node)
     use = inputs.config.use
-    return {"allow": node.run.allow, "use": use, "licences": licences, "chains": chains, "judges": judges}
+    values = {"allow": node.run.allow, "use": use, "licences": licences, "chains": chains, "judges": judges}
+    return values | {"hardware": _hardware(inputs)}
+
+
+def _hardware(inputs: Inputs) -> dict[str, Any]:
+    """How several processes share a training; nothing for one."""
+    hardware = inputs.config.hardware
+    shared = {"processes": hardware.processes, "strategy": hardware.name, "offload": hardware.offload}
+    return shared if hardware.processes > 1 else {}
 
 
 def report(inputs: Inputs, command: str) -> dict[str, Any]:

@@ -34,6 +34,7 @@ class Project:
         self.graph = Lineage(self.names)
         self.inputs = Inputs(self.graph, file, folder)
         self.specs = Specs(self.inputs)
+        self._run_tokens: dict[str, str] = {}
         validation.check_datasets(self.config)
         for name in self.config.runs:
             self.run(name)
@@ -129,9 +130,11 @@ class Project:
         return paths.tokens(self.lineage(name)[0], dataset, max_length)
 
     def run_tokens(self, node: Node) -> str:
-        """The folder of the tokens that a run trains on."""
-        trained = "".join(f",{key}={text(value)}" for key, value in node.run.settings().items() if key in TRAINED)
-        return self.tokens(node.name, node.run.data, node.run.max_length) + trained
+        """The folder of the tokens that a run trains on; Snakemake asks several times a run."""
+        if node.name not in self._run_tokens:
+            trained = "".join(f",{key}={text(value)}" for key, value in node.run.settings().items() if key in TRAINED)
+            self._run_tokens[node.name] = self.tokens(node.name, node.run.data, node.run.max_length) + trained
+        return self._run_tokens[node.name]
 
     def tokens_of(self, dataset: str) -> list[str]:
         """The folders of a dataset's tokens that the configured runs read."""

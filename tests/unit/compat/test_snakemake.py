@@ -126,3 +126,19 @@ def test_wildcards_with_commas_reach_a_job(monkeypatch):
     (parsed,) = parse_target_jobs_cli_args([encoded])
     asyncio.run(dag.DAG.new_job(None, None, wildcards_dict=parsed.wildcards_dict))
     assert seen == [given]
+
+
+def test_the_parameters_of_rules_functions_are_remembered():
+    from snakemake.common import get_function_params, get_input_function_aux_params
+
+    def of_a_rule(wildcards, input):
+        return input
+
+    def other(text):
+        return text
+
+    snakemake.remember_parameters({"of_a_rule": of_a_rule, "other": other, "number": 1})
+    of_a_rule.__wrapped__ = other  # what Python would find instead, if it were asked
+    assert list(get_function_params(of_a_rule)) == ["wildcards", "input"]
+    assert get_input_function_aux_params(of_a_rule, {"input": [1], "output": [2]}) == {"input": [1]}
+    assert list(get_function_params(other)) == ["text"] and not vars(other)

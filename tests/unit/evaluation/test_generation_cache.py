@@ -124,3 +124,17 @@ def test_lines_of_an_older_version_are_passed_over(ask, in_folder):
 def test_nothing_to_ask_makes_no_file(ask, in_folder):
     assert ask(prompts=[]) == ([], [])
     assert not (in_folder / "eval").exists()
+
+
+def test_answers_that_another_process_of_a_killed_job_gave_are_taken_over(ask, in_folder):
+    expected, _ = ask()
+    file = in_folder / "eval/answers.jsonl"
+    first, *others = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(first)
+    file.with_name("answers.1.jsonl").write_bytes(b"".join(others[:2]))
+    file.with_name("answers.2.jsonl").write_bytes(others[2][:-3])  # torn
+    outputs, batches = ask()
+    assert (outputs, sum(map(len, batches))) == (expected, 1)
+    assert [left.name for left in file.parent.iterdir()] == ["answers.jsonl"]
+    assert sorted(file.read_bytes().splitlines(keepends=True)) == sorted([first, *others])
+    assert ask() == (expected, [])

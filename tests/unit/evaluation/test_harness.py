@@ -273,7 +273,7 @@ def test_a_bos_that_the_tokenizer_adds_is_there_once(project, monkeypatch, chat)
         tokenizer.chat_template = "{{ bos_token }}" + tokenizer.chat_template
     assert tokenizer("a")["input_ids"][0] == bos
     seen, scores = [], scoring.scores
-    monkeypatch.setattr(scoring, "scores", lambda model, rows, size: seen.extend(rows) or scores(model, rows, size))
+    monkeypatch.setattr(scoring, "scores", lambda model, rows, *more: seen.extend(rows) or scores(model, rows, *more))
 
     def asked(prompts, *_):
         seen.extend((tuple(ids), ()) for ids in prompts)

@@ -166,3 +166,32 @@ def test_what_is_saved_can_be_read_by_others(random_tiny_model, random_tiny_toke
         "generation_config.json",
     } <= set(files)
     assert set(files.values()) == {0o644}
+
+
+def test_a_model_that_is_spread_over_devices_scores_and_answers_as_before(random_tiny_folder, random_tiny_tokenizer):
+    """Over one CPU: the hooks are those of several GPUs, see tests/gpu."""
+    whole, apart = loading.load(random_tiny_folder).eval(), loading.spread(loading.load(random_tiny_folder)).eval()
+    assert hasattr(apart.base_model.layers[1], "_hf_hook")
+    sequences = [
+        scoring.answer([5, 6, 7], [8, 9, 10, 11]),
+        scoring.answer([5, 6, 7], [9, 12]),
+        scoring.answer([13], [14]),
+    ]
+    assert scoring.is_whole(apart)
+    assert scoring.scores(apart, sequences, 64) == scoring.scores(whole, sequences, 64)
+    prompts = [[5, 6, 7], [5, 9], [11, 12, 13, 14]]
+    answers = [scoring.generate_batch(model, random_tiny_tokenizer, prompts, 12) for model in (apart, whole)]
+    assert answers[0] == answers[1]
+
+
+def test_only_a_process_that_no_launcher_gave_a_gpu_spreads_a_model(random_tiny_folder, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(loading, "spread", lambda model: "spread")
+
+    def load(**options):
+        return loading.load(random_tiny_folder, arithmetic="fp32", **options)
+
+    assert load() == "spread"
+    assert load(device="cpu").device.type == "cpu"
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert load().device.type == "cpu"

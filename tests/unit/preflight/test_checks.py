@@ -10,7 +10,9 @@ import pytest
 from conftest import write_rows
 
 from posttrain.data.tokens import tokenise
-from posttrain.models.memory_estimate import GIB, Memory
+from posttrain.models.machine import Memory
+from posttrain.models.memory_estimate import GIB
+from posttrain.models.memory_sharing import Hardware
 from posttrain.preflight import data_checks, evaluation_checks, settings_checks, token_checks
 from posttrain.preflight.checks import CHECKS, NAMES, check
 from posttrain.preflight.context import build_context, load_tokenizer
@@ -603,6 +605,17 @@ def test_another_nodes_memory_is_not_judged_by_this_ones(look, monkeypatch):
     monkeypatch.setenv(slurm.VARIABLE, "120")
     run = look()
     assert settings_checks.memory(replace(run, memory=MACHINE._replace(free=1, total=1))).severity == "skipped"
+
+
+def test_memory_of_several_processes_names_the_strategy_that_fits(look):
+    run = replace(look(run={"method": "full", "batch_size": 4}), hardware=Hardware(2, "ddp"))
+    shared = settings_checks.needed(run, run.spec, "fsdp")["total"]
+    assert shared < settings_checks.needed(run, run.spec)["total"]
+    found = settings_checks.memory(replace(run, memory=MACHINE._replace(free=int(shared) + 1)))
+    assert "; with `hardware: {strategy: fsdp}` it would take " in found.message
+    assert found.message.endswith(" GiB in each process")
+    found = settings_checks.memory(replace(run, memory=MACHINE._replace(free=int(shared) - 1)))
+    assert "strategy: fsdp" not in found.message
 
 
 def test_weights_that_cannot_fit_are_an_error(look):

@@ -2,6 +2,7 @@
 
 import errno
 import io
+import json
 import os
 import socket
 import subprocess
@@ -150,13 +151,13 @@ def test_a_link_is_a_copy_where_the_file_system_cannot_link(tmp_path, monkeypatc
 # ---- a script's run
 
 
-def command_of(folder: Path, body: str) -> list[str]:
-    """The command line of a stage script whose main() has this body."""
+def command_of(folder: Path, body: str, options: str = "") -> list[str]:
+    """The command line of a stage script whose main() has this body; `options` of its `run`."""
     head = "import os, sys, time\nfrom pathlib import Path\n"
     head += "from posttrain.runtime import atomic, console, script\nfrom posttrain.runtime.errors import UserError\n"
     main = "".join(f"    {line}\n" for line in body.splitlines())
     file = folder / "script.py"
-    file.write_text(f"{head}def main(options):\n{main}\nscript.run(script.arguments('doc', name=str), main)\n")
+    file.write_text(f"{head}def main(options):\n{main}\nscript.run(script.arguments('doc', name=str), main{options})\n")
     return [sys.executable, str(file), "--name", "x"]
 
 
@@ -489,4 +490,25 @@ def test_a_stage_uses_one_gpu_and_says_so(tmp_path, monkeypatch, environment, sa
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     done = run(command_of(tmp_path, SHOW), cwd=tmp_path)
+    assert (done.returncode, done.stderr.splitlines()) == (0, said)
+
+
+WORLD = "console.say(' of '.join(os.environ.get(name, 'none') for name in ('RANK', 'WORLD_SIZE')))"
+
+
+@pytest.mark.parametrize(
+    ("strategy", "said"),
+    [
+        ("ddp", ["0 of 2"]),
+        ("zero2", ["0 of 2"]),
+        ("fsdp", ["2 GPUs are used, 0,1; 1 more can be seen and stay idle", "none of none"]),
+        ("zero3", ["2 GPUs are used, 0,1; 1 more can be seen and stay idle", "none of none"]),
+    ],
+)
+def test_a_model_that_one_gpu_may_not_hold_is_evaluated_by_one_process_with_all_gpus(
+    tmp_path, monkeypatch, strategy, said
+):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
+    monkeypatch.setenv("POSTTRAIN_HARDWARE", json.dumps({"processes": 2, "strategy": strategy}))
+    done = run(command_of(tmp_path, WORLD, ", replicas=True"), cwd=tmp_path)
     assert (done.returncode, done.stderr.splitlines()) == (0, said)

@@ -484,7 +484,7 @@ def test_a_judge_reads_the_turn_s_end_once_and_only_after_an_answer_that_ended(
     evaluate, reward_folder, answering, monkeypatch
 ):
     read = []
-    monkeypatch.setattr(scoring, "rewards", lambda model, rows, size: read.extend(rows) or [0.0] * len(rows))
+    monkeypatch.setattr(scoring, "rewards", lambda model, rows, *_: read.extend(rows) or [0.0] * len(rows))
     answering("so")
     Path("results/judge").mkdir(parents=True)
     Path("results/judge/merged").symlink_to(reward_folder)
