@@ -30,6 +30,7 @@ rule all:
 onstart:
     check_cluster()
     wait_for_turn()
+    announce_in_storage()
     note_repeated_checks()
     remember_configuration()
     start_fork_server()

@@ -39,3 +39,9 @@ use rule base as base_here with:
 
 localrules:
     base,
+
+
+if STORAGE:  # which has nothing of the user's files; they are on the machine of the command
+
+    localrules:
+        base_here,

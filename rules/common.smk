@@ -12,8 +12,12 @@ gc.set_threshold(100_000)
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
+from posttrain.compat.s3_storage import look_again
 from posttrain.compat.snakemake import (
     carry_wildcards,
+    default_storage,
+    ignore_sizes_in_storage,
+    job_environment,
     planned_outputs,
     replaced,
     stages_here,
@@ -28,6 +32,7 @@ from posttrain.workflow import contexts, paths
 from posttrain.workflow.project import Project
 from posttrain.workflow.specs import VERSIONS
 from posttrain.workflow.staging import staged
+from posttrain.workflow.storage import Storage
 from posttrain.workflow.targets import check_is_no_target, evaluated
 from posttrain.runtime import fork_server, team_cache
 from posttrain.runtime.console import say
@@ -36,10 +41,10 @@ from posttrain.provenance.missing import gone
 carry_wildcards()
 
 # A file given with --configfile replaces the default one. Snakemake itself would merge the two.
-local = Path("config/config.yaml")
-local = local if local.exists() else Path(workflow.basedir) / local
+own_file = Path("config/config.yaml")
+own_file = own_file if own_file.exists() else Path(workflow.basedir) / own_file
 try:
-    for file in workflow.overwrite_configfiles or [local]:
+    for file in workflow.overwrite_configfiles or [own_file]:
         check_is_no_target(file)
         check_file(file)
 except UserError as error:
@@ -47,7 +52,7 @@ except UserError as error:
 
 if not workflow.overwrite_configfiles:
 
-    configfile: local
+    configfile: own_file
 
 
 CONFIG_FILE = os.path.relpath(workflow.configfiles[-1])
@@ -63,6 +68,18 @@ except UserError as error:
 for line in gone(PROJECT, [name for name in map(PROJECT.model_named, TARGETS) if name]):
     if not any(target in line for target in TARGETS):
         say(f"posttrain: {line}")
+
+# Where results are not in this folder: jobs get copies of what they declare, and nothing else.
+STORAGE = Storage(*where) if (where := default_storage(workflow)) else None
+if STORAGE:
+    try:
+        if workflow.is_main_process:
+            STORAGE.check()
+    except UserError as error:
+        sys.exit(f"posttrain: {error}")
+    look_again(STORAGE.provider)
+    ignore_sizes_in_storage()
+    job_environment({"POSTTRAIN_RESULTS": STORAGE.folder})
 
 COMMAND = f"snakemake --configfile {CONFIG_FILE} --cores all"
 
@@ -85,6 +102,12 @@ envvars:
     "POSTTRAIN_CACHE",
 
 
+if "POSTTRAIN_CHECKPOINTS" in os.environ:
+
+    envvars:
+        "POSTTRAIN_CHECKPOINTS",
+
+
 # A rule builds a run under its canonical name only; the other names are links.
 CANONICAL = f"(?!(?:{'|'.join(map(re.escape, ALIASES))})/)" if ALIASES else ""
 
@@ -100,8 +123,30 @@ wildcard_constraints:
     target=rf"{CANONICAL}((bases|data)/)?[a-z][a-z0-9_]*{OVERRIDES}(/eval)?",
 
 
+def if_stored(files):
+    """Files that a job reads where they are: it has to declare them only where it gets copies of what it declares."""
+    return ancient(files) if STORAGE and files else []
+
+
+def users(files):
+    """Files of the user's, which stay in this folder wherever results are; in storage, their hashes are compared instead."""
+    return [ancient(local(file)) if STORAGE else file for file in files]
+
+
+def stored_text(text, file, sources=None):
+    return local(STORAGE.text(text, file, sources)) if STORAGE else []
+
+
 def spec_json(wildcards):
     return PROJECT.spec(wildcards.target)
+
+
+def stored_spec(wildcards):
+    """In storage, a file that is younger than the spec there if that has another text, or was read from other files."""
+    table, _, name = wildcards.target.partition("/")
+    own = table == "data" and not PROJECT.config.datasets[name].ratings
+    sources = {f"results/data/{name}/data.json": PROJECT.inputs.sources(name)} if own else {}
+    return stored_text(spec_json(wildcards), f"results/{wildcards.target}/spec.json", sources)
 
 
 def staged_spec(wildcards, output):
@@ -110,6 +155,10 @@ def staged_spec(wildcards, output):
 
 def context_json(wildcards):
     return PROJECT.context(wildcards.context.rstrip("/"), COMMAND)
+
+
+def stored_context(wildcards):
+    return stored_text(context_json(wildcards), f"results/{wildcards.context}context.json")
 
 
 def staged_context(wildcards, output):
@@ -145,7 +194,8 @@ def run_tokens(wildcards):
 
 
 def run_tokens_files(wildcards):
-    return [f"{run_tokens(wildcards)}/{split}.parquet" for split in ("train", "validation")]
+    folder = run_tokens(wildcards)
+    return [*(f"{folder}/{split}.parquet" for split in ("train", "validation")), *if_stored([f"{folder}/report.json"])]
 
 
 def base_text(wildcards):
@@ -154,11 +204,12 @@ def base_text(wildcards):
 
 
 def base_template(wildcards):
-    return PROJECT.inputs.template(wildcards.base)
+    return users(PROJECT.inputs.template(wildcards.base))
 
 
 def data_sources(wildcards):
-    return PROJECT.inputs.sources(wildcards.dataset)
+    files = PROJECT.inputs.sources(wildcards.dataset)
+    return files if PROJECT.config.datasets[wildcards.dataset].ratings else users(files)
 
 
 ROWS = ("train.parquet", "validation.parquet", "data.json")
@@ -178,20 +229,21 @@ def mixed_folders(wildcards, input):
     return folders(input.parts)
 
 
-def held_out_folders(wildcards):
-    return [f"results/data/{name}" for name in dict.fromkeys([wildcards.dataset, *PROJECT.inputs.held_out_data])]
-
-
 def held_out_rows(wildcards):
-    return [f"{folder}/validation.parquet" for folder in held_out_folders(wildcards)]
+    names = dict.fromkeys([wildcards.dataset, *PROJECT.inputs.held_out_data])
+    return [f"results/data/{name}/validation.parquet" for name in names]
 
 
-def dataset_tokens(wildcards):
-    return PROJECT.tokens_of(wildcards.dataset)
+def held_out_folders(wildcards, input):
+    return folders(input.held_out)
+
+
+def dropped_rows(wildcards):
+    return if_stored([f"results/data/{wildcards.dataset}/dropped.jsonl"])
 
 
 def dataset_tokens_reports(wildcards):
-    return [f"{folder}/report.json" for folder in dataset_tokens(wildcards)]
+    return [f"{folder}/report.json" for folder in PROJECT.tokens_of(wildcards.dataset)]
 
 
 def trained_turns(wildcards):
@@ -206,13 +258,9 @@ def run_overlap(wildcards):
     return f"{run_rows_folder(wildcards)}/overlap.json"
 
 
-def preflight_tokens(wildcards):
-    return "" if OBJECTIVES[PROJECT.run(wildcards.run).run.objective].on_policy else run_tokens(wildcards)
-
-
 def preflight_tokens_files(wildcards):
-    folder = preflight_tokens(wildcards)
-    return [f"{folder}/{file}" for file in ("train.parquet", "report.json")] if folder else []
+    on_policy = OBJECTIVES[PROJECT.run(wildcards.run).run.objective].on_policy
+    return [] if on_policy else [f"{run_tokens(wildcards)}/{file}" for file in ("train.parquet", "report.json")]
 
 
 def preflight_judges(wildcards):
@@ -235,6 +283,19 @@ def staged_preflight_context(wildcards, input):
 
 def folders_of_measured(wildcards, input):
     return folders(input.measured)
+
+
+def tokens_folder(wildcards, input):
+    """The folder of the tokens that a job reads; the empty text where it reads none."""
+    return "".join(folders(input.tokens))
+
+
+def tokens_folders(wildcards, input):
+    return folders(input.tokens)
+
+
+def rows_folder(wildcards, input):
+    return "".join(folders(input.rows))
 
 
 def measured_rows(wildcards):
@@ -263,11 +324,11 @@ def judge_models(wildcards):
 
 def folders_of_judges(wildcards, input):
     """The folders of the reward models; from `input`, so that Snakemake does not compare them again."""
-    return [os.path.dirname(file) for file in input.judges]
+    return folders(input.judges)
 
 
 def reward_function(wildcards):
-    return PROJECT.inputs.reward_function(wildcards.run)
+    return users(PROJECT.inputs.reward_function(wildcards.run))
 
 
 def run_held_out(wildcards):
@@ -275,7 +336,7 @@ def run_held_out(wildcards):
 
 
 def run_metric(wildcards):
-    return PROJECT.inputs.metric(wildcards.run)
+    return users(PROJECT.inputs.metric(wildcards.run))
 
 
 def selector(wildcards):
@@ -304,10 +365,6 @@ def selected_rows(wildcards):
     return expand("results/data/{source}/{file}", source=source, file=ROWS)
 
 
-def selected_folder(wildcards):
-    return f"results/data/{PROJECT.config.datasets[wildcards.dataset].from_}"
-
-
 def logprobs_tokens(wildcards):
     return PROJECT.tokens(wildcards.run, wildcards.dataset, wildcards.max_length)
 
@@ -331,8 +388,8 @@ def eval_tokens(wildcards):
     ]
 
 
-def eval_tokens_folder(wildcards):
-    return f"results/tokens/{PROJECT.lineage(wildcards.run)[0]}"
+def eval_tokens_folder(wildcards, input):
+    return "".join(folders(folders(input.tokens))) or f"results/tokens/{PROJECT.lineage(wildcards.run)[0]}"
 
 
 def eval_rows(wildcards):
@@ -349,11 +406,23 @@ def eval_folders(wildcards, input):
 
 def eval_judges(wildcards):
     judges = [] if PROJECT.is_reward(wildcards.run) else PROJECT.inputs.evaluation_rewards
-    return [PROJECT.manifest(judge) for judge in judges]
+    return [*map(PROJECT.manifest, judges), *if_stored([*map(PROJECT.merged, judges)])]
+
+
+def overruled(models):
+    """What says which checks were overruled for models and for what they start from."""
+    runs = dict.fromkeys(run for model in models for run in PROJECT.lineage(model)[1:])
+    return if_stored(expand("results/{run}/{file}", run=runs, file=("spec.json", "preflight.json")))
+
+
+def eval_overruled(wildcards):
+    is_run = wildcards.run not in PROJECT.config.bases
+    training = if_stored([f"results/{wildcards.run}/train.json"]) if is_run else []
+    return [*overruled([wildcards.run]), *training]
 
 
 def eval_files(wildcards):
-    return [] if PROJECT.is_reward(wildcards.run) else PROJECT.inputs.suite_files
+    return users([] if PROJECT.is_reward(wildcards.run) else PROJECT.inputs.suite_files)
 
 
 def eval_others(wildcards):
@@ -369,6 +438,34 @@ def sweep_results(wildcards):
     return expand("results/{run}/{file}", run=PROJECT.sweep_runs(wildcards.sweep), file=files)
 
 
+def sweep_overruled(wildcards):
+    runs = PROJECT.sweep_runs(wildcards.sweep)
+    return [*overruled(runs), *if_stored(expand("results/{run}/train.jsonl", run=runs))]
+
+
+def reported_besides(wildcards):
+    runs = PROJECT.reported_runs
+    bases = dict.fromkeys(PROJECT.lineage(run)[0] for run in runs)
+    return [*overruled(runs), *if_stored([PROJECT.manifest(base) for base in bases])]
+
+
+def merge_recorded(wildcards):
+    """What a run's provenance has the hashes of."""
+    node = PROJECT.run(wildcards.run)
+    with_logprobs = OBJECTIVES[node.run.objective].reference == "logprobs"
+    own = [f"{run_rows_folder(wildcards)}/train.parquet", *([PROJECT.logprobs(node.name)] if with_logprobs else [])]
+    return if_stored([*own, *judge_manifests(wildcards)])
+
+
+def preflight_besides(wildcards):
+    """The tokenizers of judges of another base, and what says the licences of cards."""
+    node = PROJECT.run(wildcards.run)
+    bases = dict.fromkeys(PROJECT.inputs.foreign_rewards(node.name).values())
+    cards = {"bases": "results/bases/{}/base.json", "datasets": "results/data/{}/data.json"}
+    parts = [part.split(".") for part in PROJECT.graph.licences(node)]
+    return if_stored([*map(PROJECT.model, bases), *(cards[table].format(name) for table, name in parts)])
+
+
 def rated_models(wildcards):
     return wildcards.pair.split("~")
 
@@ -378,7 +475,7 @@ def rated_examples(wildcards):
 
 
 def rating_files(wildcards):
-    return PROJECT.inputs.ratings
+    return users(PROJECT.inputs.ratings)
 
 
 def reported(wildcards):
@@ -392,6 +489,15 @@ def reported(wildcards):
 
 def reported_data(wildcards):
     return expand("results/data/{dataset}/report.json", dataset=contexts.report(PROJECT.inputs, "")["datasets"])
+
+
+def announce_in_storage():
+    """Write to the storage before the first job does."""
+    if STORAGE:
+        try:
+            STORAGE.announce(CONFIG_FILE)
+        except UserError as error:
+            sys.exit(f"posttrain: {error}")
 
 
 def wait_for_turn():

@@ -94,8 +94,8 @@ rule select:
         mem_mb=job_memory,
         runtime=job_minutes,
     params:
-        rows=selected_folder,
-        tokens=selected_tokens,
+        rows=rows_folder,
+        tokens=tokens_folder,
         output=subpath(output.train, parent=True),
     shell:
         """
@@ -138,6 +138,7 @@ rule data_report:
         overlap="results/data/{dataset}/overlap.json",
         context="results/data/{dataset}/context.json",
         tokens=dataset_tokens_reports,
+        dropped=dropped_rows,
     output:
         report="results/data/{dataset}/report.json",
         page=report("results/data/{dataset}/report.html", caption="captions/data.rst", category="Data"),
@@ -150,7 +151,7 @@ rule data_report:
         runtime=job_minutes,
     params:
         output=subpath(output.report, parent=True),
-        tokens=dataset_tokens,
+        tokens=tokens_folders,
     shell:
         """
         python "$POSTTRAIN"/report_data.py --data {params.output:q} --overlap {input.overlap:q} --tokens {params.tokens:q} \
@@ -195,3 +196,9 @@ rule tokens:
 
 localrules:
     data_online,
+
+
+if STORAGE:  # which has nothing of the user's files; they are on the machine of the command
+
+    localrules:
+        data,

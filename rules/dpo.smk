@@ -27,7 +27,7 @@ rule logprobs:
         runtime=job_minutes,
     params:
         version=VERSIONS["logprobs"],
-        tokens=logprobs_tokens,
+        tokens=tokens_folder,
     shell:
         """
         exec python "$POSTTRAIN"/compute_logprobs.py --model {input.model:q} --tokens {params.tokens:q} \
@@ -62,7 +62,7 @@ rule dpo:
         mem_mb=job_memory,
         runtime=job_minutes,
     params:
-        tokens=run_tokens,
+        tokens=tokens_folder,
     shell:
         """
         exec python "$POSTTRAIN"/train_dpo.py --spec {input.spec:q} --parent {input.model:q} \

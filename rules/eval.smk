@@ -19,6 +19,7 @@ rule eval:
         others=eval_others,
         judges=eval_judges,
         files=eval_files,
+        overruled=eval_overruled,
     output:
         metrics="results/{run}/eval.json",
         examples="results/{run}/eval/examples.parquet",

@@ -18,6 +18,7 @@ rule merge:
         model=ancient(parent_model),
         shipped=ancient(parent_shipped),
         manifest=parent_manifest,
+        recorded=merge_recorded,
     output:
         merged=directory("results/{run}/merged"),
         model=directory("results/{run}/model"),
@@ -33,7 +34,7 @@ rule merge:
         mem_mb=job_memory,
         runtime=job_minutes,
     params:
-        tokens=run_tokens,
+        tokens=tokens_folder,
     shell:
         """
         exec python "$POSTTRAIN"/merge_model.py --spec {input.spec:q} --parent {input.model:q} \

@@ -18,6 +18,7 @@ rule preflight:
         evaluation=ancient("results/{run}/eval/spec.json"),  # another evaluation is no reason to check again
         judges=preflight_judges,
         measured=ancient(measured_rows),
+        besides=preflight_besides,
     output:
         report="results/{run}/preflight.json",
         text=report("results/{run}/preflight.txt", caption="captions/preflight.rst", category="Preflight"),
@@ -32,8 +33,8 @@ rule preflight:
     params:
         context=preflight_context,
         staged=staged_preflight_context,
-        data=run_rows_folder,
-        tokens=preflight_tokens,
+        data=rows_folder,
+        tokens=tokens_folder,
         measured=folders_of_measured,
         output=subpath(output.report, parent=True),
     shell:

@@ -12,6 +12,7 @@ rule report:
         context="results/context.json",
         results=reported,
         data=reported_data,
+        besides=reported_besides,
     output:
         page=report("results/report.html", caption="captions/report.rst", category="Report"),
         figures=report(

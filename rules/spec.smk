@@ -9,6 +9,8 @@ Steps: canonical JSON -> a file, written only when it changes, so that Snakemake
 
 rule spec:
     """Write down what determines a result; only a changed spec makes its stage run again."""
+    input:
+        stored_spec,
     output:
         "results/{target}/spec.json",
     log:
@@ -24,6 +26,8 @@ rule spec:
 
 rule context:
     """Write down what a check or a report has to know and no spec says: licences, allowed checks, a sweep's points."""
+    input:
+        stored_context,
     output:
         "results/{context}context.json",
     log:

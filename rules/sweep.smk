@@ -12,6 +12,7 @@ rule sweep:
     input:
         context="results/sweeps/{sweep}/context.json",
         results=sweep_results,
+        overruled=sweep_overruled,
     output:
         table=report("results/sweeps/{sweep}/table.tsv", caption="captions/table.rst", category="Sweeps"),
         page=report("results/sweeps/{sweep}/report.html", caption="captions/sweep.rst", category="Sweeps"),

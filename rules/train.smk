@@ -37,7 +37,7 @@ for objective in [name for name, row in OBJECTIVES.items() if not row.on_policy 
             runtime=job_minutes,
         params:
             script=f"train_{objective}.py",
-            tokens=run_tokens,
+            tokens=tokens_folder,
         # fmt: off
         shell:
             """
@@ -80,7 +80,7 @@ for objective in [name for name, row in OBJECTIVES.items() if row.on_policy]:
             runtime=job_minutes,
         params:
             script=f"train_{OBJECTIVES[objective].script or objective}.py",
-            data=run_rows_folder,
+            data=rows_folder,
             reward_models=folders_of_judges,
         # fmt: off
         shell:

@@ -10,6 +10,7 @@ train_sft.py writes. TRL samples, with the model itself, and trains.
 from pathlib import Path
 
 from posttrain.objectives import OBJECTIVES
+from posttrain.runtime import processes
 from posttrain.runtime.atomic import read_json
 from posttrain.runtime.script import arguments, on_policy, run
 
@@ -61,6 +62,8 @@ def main(options) -> None:
         return build
 
     loop.run(options, files, prepare)
+    if not processes.is_main():
+        return
     run_folder = options.spec.parent
     sampled.tell_truncated(run_folder.name, run_folder / "train.jsonl", read_json(options.spec))
 
@@ -102,4 +105,4 @@ def settings(spec, folder, steps):
 
 
 if __name__ == "__main__":
-    run(on_policy(arguments(__doc__, spec=Path, parent=Path, manifest=Path, data=Path)), main)
+    run(on_policy(arguments(__doc__, spec=Path, parent=Path, manifest=Path, data=Path)), main, processes=True)

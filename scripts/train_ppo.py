@@ -58,4 +58,4 @@ def main(options) -> None:
 
 
 if __name__ == "__main__":
-    run(on_policy(arguments(__doc__, spec=Path, parent=Path, manifest=Path, data=Path)), main)
+    run(on_policy(arguments(__doc__, spec=Path, parent=Path, manifest=Path, data=Path)), main, processes=True)

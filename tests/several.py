@@ -54,7 +54,7 @@ def make(folder: Path, base: Path, rows: int = 11) -> Path:
 
 
 REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")
-DEFAULTS = {"batch_size": 4, "max_length": 256, "precision": "fp32", "learning_rate": 1e-2, "epochs": 1}
+DEFAULTS = {"batch_size": 4, "max_length": 256, "precision": "fp32", "learning_rate": 1e-3, "epochs": 1}
 
 
 def spec(folder: Path, run: str, objective: str, method: str = "lora", **keys: Any) -> Path:

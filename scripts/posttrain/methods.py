@@ -70,10 +70,13 @@ class Method:
     """it works with recomputed activations"""
     early_stopping: bool = True
     """its result can be taken from an earlier step"""
+    unsharded: str | None = None
+    """why its weights cannot be shared out over processes (fsdp, zero1 to zero3)"""
     refused_peft_fields: tuple[tuple[str, str], ...] = ()
     """fields of PEFT's configuration that cannot be set, and why"""
 
 
+PROMPTS = "PEFT saves what its network makes of whole weights"
 _LORA_KEYS = ("rank", "alpha", "dropout", "target_modules", "peft_args", "neftune_noise_alpha", "packing")
 _WEIGHT_KEYS = ("freeze", "train", "learning_rates")  # patterns of the names of weights
 _TARGETED_KEYS = ("target_modules", "peft_args", "neftune_noise_alpha", "packing")
@@ -114,6 +117,7 @@ METHODS: dict[str, Method] = {
         target_modules="all-linear",
         several_adapters=False,
         early_stopping=False,
+        unsharded="it shares out ranks by the gradients of whole matrices",
         refused_peft_fields=(
             ("orth_reg_weight", "it has no effect, because PEFT adds the penalty to a loss that TRL does not use"),
             ("use_dora", "AdaLoRA does not support DoRA"),
@@ -132,6 +136,7 @@ METHODS: dict[str, Method] = {
         peft_config=("prefix_tuning",),
         parameters=lambda spec, sizes: spec["virtual_tokens"] * 2 * sizes.layers * sizes.hidden,
         virtual_tokens=True,
+        unsharded=PROMPTS,
         mergeable=False,
         gradient_checkpointing=False,  # it drops the cache that the prefix is made of
         refused_peft_fields=(
@@ -144,6 +149,7 @@ METHODS: dict[str, Method] = {
         peft_config=("p_tuning",),
         parameters=lambda spec, sizes: 3 * sizes.hidden * sizes.hidden,
         virtual_tokens=True,
+        unsharded=PROMPTS,
         at_input=True,
         mergeable=False,
     ),
@@ -153,6 +159,7 @@ METHODS: dict[str, Method] = {
         peft_config=("prompt_tuning",),
         parameters=lambda spec, sizes: spec["virtual_tokens"] * sizes.hidden,
         virtual_tokens=True,
+        unsharded=PROMPTS,
         at_input=True,
         mergeable=False,
     ),

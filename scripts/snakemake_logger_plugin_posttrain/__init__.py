@@ -12,6 +12,10 @@ from dataclasses import dataclass, field
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.settings import LogHandlerSettingsBase
 
+from posttrain.compat.snakemake import name_missing_plugins
+
+name_missing_plugins()
+
 
 @dataclass
 class LogHandlerSettings(LogHandlerSettingsBase):

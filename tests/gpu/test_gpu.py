@@ -141,6 +141,27 @@ def test_answers_are_those_of_a_cpu(rows, bench, monkeypatch):
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is at most one GPU")
+def test_a_model_on_two_gpus_scores_and_answers_as_on_one(rows, bench, monkeypatch):
+    monkeypatch.setattr(loading, "precision", lambda wanted: "fp32")
+    columns = rows.inputs.sft_rows(bench.work, bench.config("1b")["vocab_size"])
+    sequences = [tuple(map(tuple, row)) for row in zip(columns["input_ids"], columns["labels"], strict=True)]
+    tokenizer, asked = loading.tokenizer(bench.model("1b")), rows.prompts(bench)
+
+    def measured() -> tuple[set, list, list]:
+        model = loading.load(bench.model("1b"), dtype=torch.float32).eval()
+        model.generation_config.eos_token_id = rows.inputs.EOS
+        found = scoring.log_probs(model, sequences, 256), scoring.generate(model, tokenizer, asked, 8)
+        return {parameter.device.index for parameter in model.parameters()}, *found
+
+    on_one = measured()
+    monkeypatch.setenv("POSTTRAIN_HARDWARE", '{"processes": 2, "strategy": "fsdp"}')
+    on_two = measured()
+    assert (on_one[0], on_two[0]) == ({0}, {0, 1})
+    assert [x for x, _ in on_one[1]] == pytest.approx([x for x, _ in on_two[1]], rel=1e-5)
+    assert on_one[2] == on_two[2]
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is at most one GPU")
 @pytest.mark.parametrize("objective", ["sft", "ppo"])
 def test_two_gpus_do_not_end_in_data_parallel(rows, bench, objective):
     given = rows.options(bench, "run", objective, "lora", "1b", **KEYS[objective])

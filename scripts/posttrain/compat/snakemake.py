@@ -15,19 +15,29 @@ Checked with Snakemake 9.27.1; tests/unit/compat/test_snakemake.py fails when on
   where they read its files as `ancient` (dag.py, `update_needrun`): a changed check of the preflight hides a missing evaluation, and
   Snakemake ends as if all were built. It could go if the jobs that `masked` holds were looked at.
 - `start_again`: no hook can have Snakemake work out its jobs anew, so the process replaces itself. It could go along with it.
+- `default_storage`: a Snakefile is not told whether and where `--default-storage-prefix` puts its files.
+- `ignore_sizes_in_storage`: once a second, while a job waits, the scheduler asks the storage for the size of each input of all jobs that
+  wait (job_scheduler.py, `update_input_sizes`), three requests a file, to start those with the largest inputs first. It could go if
+  the sizes were remembered.
+- `job_environment`: `os.environ` would reach the Snakefile itself as well when it starts again; `shell.prefix` reaches jobs alone, and
+  takes the place of Snakemake's own (shell.py, `_get_process_prefix`). It could go if a rule could set variables.
+- `name_missing_plugins`: an executor whose plugin is not installed, on the command line or in a profile, is refused with 128 lines of
+  usage (argparse, `invalid choice`) and no word of what to install. It could go if that error named the plugin.
 - `remember_parameters`: Snakemake asks Python for the signature of a rule's function twice a job and input, a fifteenth of what planning
   takes; it takes the answer that `overwrite_function_params` leaves on a function. It could go if Snakemake kept the answers.
 - `default_handler`: a logger plugin cannot ask for Snakemake's own output, as under `--verbose`.
 - `INTERRUPTED`, `REPEATED`, `ROUTINE`: events without a type of their own, which are told apart by how their text begins.
 """
 
+import argparse
 import functools
 import inspect
 import logging
 import os
+import re
+import shlex
 import sys
-from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import quote, unquote
 
 from snakemake_interface_executor_plugins.settings import ExecMode
@@ -46,6 +56,12 @@ REPEATED = (
 )
 # What every command says, and what is said otherwise.
 ROUTINE = (
+    "Storing in storage:",
+    "Finished upload",
+    "Retrieving from storage:",
+    "Finished retrieval",
+    "Removing local copy of storage file:",
+    "Skipped removing non-empty directory",
     *INTERRUPTED,
     *REPEATED,
     "Assuming unrestricted shared filesystem usage",
@@ -135,8 +151,34 @@ def carry_wildcards() -> None:
 
 def replaced(workflow: Any, rule: str) -> bool:
     """Whether jobs of a rule will write files anew that are there; to be called from `onstart`."""
-    outputs = [Path(file) for job in workflow.dag.needrun_jobs() if job.rule.name == rule for file in job.output]
-    return any(output.exists() for output in outputs)
+    outputs = [file for job in workflow.dag.needrun_jobs() if job.rule.name == rule for file in job.output]
+    return any(workflow.async_run(output.exists()) for output in outputs)  # which may be in a storage
+
+
+def default_storage(workflow: Any) -> tuple[Any, str] | None:
+    """The provider and the prefix of the storage that results are in, or None where they are in the folder."""
+    provider = workflow.storage_registry.default_storage_provider
+    return (provider, workflow.storage_settings.default_storage_prefix) if provider else None
+
+
+def ignore_sizes_in_storage() -> None:
+    """Let the scheduler take files in a storage as equally large."""
+    from snakemake.scheduling.job_scheduler import JobScheduler
+
+    async def update_input_sizes(self: Any, jobs: Any) -> None:
+        for file in {file for job in jobs for file in job.input}:
+            there = not file.is_storage and await file.exists()
+            self._input_sizes[file] = await file.size() if there else 0
+
+    JobScheduler.update_input_sizes = update_input_sizes
+
+
+def job_environment(variables: dict[str, str]) -> None:
+    """Set variables for the commands of all jobs, and for nothing else."""
+    from snakemake.shell import shell
+
+    exports = "".join(f"export {name}={shlex.quote(value)}; " for name, value in variables.items())
+    shell.prefix(exports.replace("{", "{{").replace("}", "}}") + "set -euo pipefail; ")
 
 
 def start_again() -> None:
@@ -144,6 +186,20 @@ def start_again() -> None:
     logging.shutdown()  # the terminal's last lines
     os.environ.pop(FORK_SERVER, None)  # it ends with this program
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def name_missing_plugins() -> None:
+    """Let an executor whose plugin is not installed be refused in one sentence; to be called before the command line is read."""
+    before = argparse.ArgumentParser.error
+
+    def error(self: argparse.ArgumentParser, message: str) -> NoReturn:
+        if found := re.match(r"argument --executor/-e: invalid choice: '([^']*)' \(choose from (.*)\)", message):
+            name, installed = found.groups()
+            hint = f"pip install snakemake-executor-plugin-{name}, or choose from {installed.replace(chr(39), '')}"
+            self.exit(2, f"posttrain: there is no executor '{name}'; {hint}\n")
+        before(self, message)
+
+    argparse.ArgumentParser.error = error
 
 
 def remember_parameters(names: dict[str, Any]) -> None:

@@ -5,11 +5,12 @@ returns the numbers that it notes.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers.trainer
 from transformers import Trainer
 from transformers.trainer_pt_utils import BatchRebalanceSampler
 
@@ -86,6 +87,29 @@ class RankSampler(BatchRebalanceSampler):
     def __len__(self) -> int:
         """The number of batches."""
         return len(self.batches)
+
+
+def load_weights(trainer: Any, checkpoint: Path) -> None:
+    """Load a checkpoint's weights into the model as it is before it is shared out; transformers does that for DDP only."""
+    shared = trainer.is_fsdp_enabled, trainer.is_deepspeed_enabled
+    trainer.is_fsdp_enabled = trainer.is_deepspeed_enabled = False
+    trainer._load_from_checkpoint(str(checkpoint))
+    trainer.is_fsdp_enabled, trainer.is_deepspeed_enabled = shared
+
+
+def own_checkpoints(
+    trainer: Any, save: Callable[[Path], None], save_optimizer: Callable[[Path], None], load: Callable[[Path], None]
+) -> None:
+    """Let functions write the weights of a trainer's checkpoints, and write and load optimiser and scheduler.
+
+    Each strategy of transformers has files of its own, from which no other can go on. The weights that `load_weights` has loaded are
+    not loaded again. It can go once transformers has checkpoints that do not depend on the strategy.
+    """
+    trainer.save_model = lambda output_dir, _internal_call=False: save(Path(output_dir))
+    trainer._save_optimizer_and_scheduler = lambda output_dir: save_optimizer(Path(output_dir))
+    trainer._load_from_checkpoint = lambda *_, **__: None
+    trainer._load_optimizer_and_scheduler = lambda checkpoint: load(Path(checkpoint)) if checkpoint else None
+    transformers.trainer.deepspeed_load_checkpoint = lambda *_, **__: None
 
 
 class TrainerWithOwnCheckpoints(Trainer):

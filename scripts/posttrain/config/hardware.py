@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from posttrain.config.fields import Count, Mistake, Strict
+from posttrain.training.strategies import STRATEGIES
 
 
 class Hardware(Strict):
@@ -16,7 +17,9 @@ class Hardware(Strict):
     strategy: Literal["single", "ddp", "fsdp", "zero1", "zero2", "zero3"] | None = Field(
         None, description="how the processes share the model; by default single for one process, ddp for several"
     )
-    offload: bool = Field(False, description="keep parameters and optimiser states in the machine's memory")
+    offload: bool = Field(
+        False, description="keep what is shared out in the machine's memory; for fsdp, zero1, zero2 and zero3"
+    )
     context_parallel: Count = Field(1, gt=0, description="processes that share one sequence")
 
     @model_validator(mode="after")
@@ -27,6 +30,17 @@ class Hardware(Strict):
         if self.strategy not in (None, "single") and self.processes == 1:
             problem = f"{self.strategy} needs several processes, and processes is 1"
             raise Mistake("conflicting-keys", "strategy", problem, "write a larger processes, or remove strategy")
+        if self.offload and not STRATEGIES[self.name].offloads:
+            problem = f"{self.name} shares nothing out that could be kept in the machine's memory"
+            raise Mistake("conflicting-keys", "offload", problem, "write strategy: fsdp, or remove offload")
+        if self.context_parallel > 1:
+            problem = "one sequence cannot be shared by several processes yet"
+            raise Mistake(
+                "unsupported-setting",
+                "context_parallel",
+                problem,
+                "remove it, and write packing or a smaller max_length",
+            )
         return self
 
     @property

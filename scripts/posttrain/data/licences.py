@@ -4,6 +4,7 @@ A licence is an SPDX expression, a name that the Hugging Face hub uses (huggingf
 whatever else somebody wrote. This is a check for mistakes, not legal advice: it knows who forbids commercial use, and no more.
 """
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,10 @@ def card_fields(licences: dict[str, str | None]) -> dict[str, str]:
 
 def _recorded(part: str) -> str | None:
     table, name = part.split(".")
-    file = Path("results", *{"bases": ("bases", name, "base.json"), "datasets": ("data", name, "data.json")}[table])
+    file = Path(
+        os.getenv("POSTTRAIN_RESULTS", "results"),
+        *{"bases": ("bases", name, "base.json"), "datasets": ("data", name, "data.json")}[table],
+    )
     return read_json(file).get("licence") if file.exists() else None
 
 

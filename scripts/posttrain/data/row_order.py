@@ -71,9 +71,15 @@ class EvenWeights(TrainerCallback):
     def __init__(self, amounts: list[int], batch_size: int) -> None:
         self.weights = step_weights(amounts, batch_size)
 
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
-        """`state` still counts the steps before this one."""
-        weight = float(self.weights[state.global_step])
-        if weight != 1:
-            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-            torch._foreach_mul_([parameter.grad for parameter in parameters if parameter.grad is not None], weight)
+    def on_train_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
+        """Let torch's own optimiser do it, within accelerate's and DeepSpeed's, which clips the gradients itself."""
+        while hasattr(optimizer, "optimizer"):
+            optimizer = optimizer.optimizer
+
+        def weigh(optimizer: Any, *_: Any) -> None:  # `state` still counts the steps before this one
+            weight = float(self.weights[state.global_step])
+            if weight != 1:
+                parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+                torch._foreach_mul_([parameter.grad for parameter in parameters if parameter.grad is not None], weight)
+
+        optimizer.register_step_pre_hook(weigh)

@@ -16,6 +16,7 @@ from typing import Any
 from posttrain.data import thoughts, tokens
 from posttrain.inference import scoring
 from posttrain.inference.sharing import shared
+from posttrain.runtime import processes
 from posttrain.runtime.console import say
 from posttrain.runtime.errors import UserError, nearest
 
@@ -145,11 +146,13 @@ def examples(
         _check(task, model.config)
     engine = Engine(model, tokenizer, batch_tokens, generate or partial(scoring.generate, model, tokenizer), chat)
     results = evaluate(engine, loaded, limit, shots, chat)
+    if not processes.is_main():  # lm-eval too gives the results to the first process of a machine only
+        return []
     return [row for task in loaded for row in _rows(task, results["samples"][task.task_name], engine.outputs)]
 
 
-def evaluate(engine: HFLM, tasks: list[Task], limit: int, shots: int | None, chat: bool) -> dict[str, Any]:
-    """What lm-eval's own evaluator gives for a model behind any of its back-ends, with every sample."""
+def evaluate(engine: HFLM, tasks: list[Task], limit: int, shots: int | None, chat: bool) -> dict[str, Any] | None:
+    """What lm-eval's own evaluator gives for a model behind any of its back-ends, with every sample; None where LOCAL_RANK is not 0."""
     return lm_eval.simple_evaluate(
         model=engine,
         tasks=tasks,

@@ -65,8 +65,10 @@ def completion_log_probs(model: Any, rows: Rows, temperature: float) -> torch.Te
     mask = rows.mask()
     at = rows.prompts[:, None] + torch.arange(mask.shape[1], device=mask.device)[None]
     labels = rows.ids.gather(1, at.clamp(max=rows.ids.shape[1] - 1))[mask]
-    found = lm_head.find(causal(model))
-    states, logits = _forward(model, rows, logits=found is None)
+    states, logits = _forward(model, rows, logits=lm_head.find(causal(model)) is None)
+    found = lm_head.find(
+        causal(model)
+    )  # after the forward pass, which ZeRO-3 ends by dropping the weights it had gathered
     if found is None:
         logits = _of_completions(logits, rows)[mask].float() / temperature
         values = -torch.nn.functional.cross_entropy(logits, labels, reduction="none")

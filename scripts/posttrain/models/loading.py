@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from posttrain.models.base_inspection import first_line
 from posttrain.models.machine import multiplies_bf16
 from posttrain.models.memory_estimate import read_model
 from posttrain.models.out_of_memory import is_out_of_memory
+from posttrain.runtime import processes
 from posttrain.runtime.errors import UserError
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -49,7 +49,7 @@ def load(
 ) -> PreTrainedModel:
     """The model in `folder`, in its own dtype unless another is given; of float16, in float32.
 
-    It is on this process's GPU; a process that sees several, and has been given none, spreads the layers over all of them.
+    It is on this process's GPU, or spread over all GPUs that the process sees, see `processes.uses_all_gpus`.
 
     Args:
         quantised: arithmetic, fp32 or bf16, of weights held in 4 bits (NF4 with double quantisation).
@@ -69,7 +69,7 @@ def load(
             load(folder / "base", dtype, quantised, reward, attention, arithmetic, apart, device), folder
         )
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    whole = "LOCAL_RANK" in os.environ or torch.cuda.device_count() < 2
+    whole = torch.cuda.device_count() < 2 or not processes.uses_all_gpus()
     torch.set_float32_matmul_precision("highest")  # NVIDIA's containers round products of float32 to 10 bits otherwise
     reward = is_reward(folder) if reward is None else reward
     if dtype == "auto" and dtype_of(folder) == "float16":

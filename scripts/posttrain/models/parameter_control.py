@@ -29,8 +29,8 @@ def control(trainer: Any, spec: dict) -> None:
         parameter.register_hook(torch.zeros_like)
         parameter.requires_grad_(False)
     frozen_ids = {id(parameter) for parameter in frozen}
-    if hasattr(trainer.model, "trainable"):  # of PPO, which marks them as trainable again itself
-        trainer.model.trainable = [p for p in trainer.model.trainable if id(p) not in frozen_ids]
+    if hasattr(trainer.model, "trained"):  # of PPO, which marks them as trainable again itself
+        trainer.model.trained -= {name for name, p in trainer.model.named_parameters() if id(p) in frozen_ids}
     own_rates = [
         (
             rate / spec["learning_rate"],

@@ -5,6 +5,7 @@ import glob
 import json
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,8 +37,9 @@ def whole_folder(path: Path) -> Iterator[Path]:
 def whole_file(path: Path) -> Iterator[Path]:
     """A file to write, which takes the place of `path` when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    for stale in path.parent.glob(f".{glob.escape(path.name)}.*"):
+    own = f".{path.name}.{socket.gethostname()}."  # of this machine: another one's processes cannot be seen
+    beside = path.with_name(f"{own}{os.getpid()}")
+    for stale in path.parent.glob(f"{glob.escape(own)}*"):
         process = stale.suffix[1:]
         if process.isdigit() and not Path(f"/proc/{process}").exists():  # it was killed
             stale.unlink(missing_ok=True)

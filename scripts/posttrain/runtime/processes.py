@@ -30,10 +30,8 @@ GRACE = (
 # large checkpoint, or measuring, and is waited for however long that takes. By default torch would give up after 10 or 30 minutes.
 TIMEOUT = 7
 PR_SET_PDEATHSIG = 1
-SHARDED = (
-    "fsdp",
-    "zero3",
-)  # strategies where a process holds a part of the parameters, for a model that one GPU may not hold
+# Strategies where a process holds a part of the weights only: one GPU may not hold the whole model.
+SHARDED = ("fsdp", "zero3")
 
 
 def hardware() -> dict[str, Any]:
@@ -52,6 +50,11 @@ def planned(replicas: bool) -> tuple[int, int]:
     table = hardware()
     several = table["processes"]
     return (1, several) if replicas and table["strategy"] in SHARDED else (several, 1)
+
+
+def uses_all_gpus() -> bool:
+    """Whether this process works alone on a model that one GPU may not hold."""
+    return count() == 1 and hardware()["strategy"] in SHARDED
 
 
 # ---- who this process is
@@ -196,7 +199,8 @@ def start(wanted: int, signals: tuple[int, ...]) -> bool:
 
 def _fork(wanted: int, reports: list[int]) -> list[int] | None:
     """The process ids of the ranks; None in a rank."""
-    launcher, port, threads = os.getpid(), _free_port(), os.environ.get("OMP_NUM_THREADS")
+    launcher, port = os.getpid(), _free_port()
+    threads = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))  # of the job, as Snakemake sets it
     sys.stdout.flush()
     sys.stderr.flush()
     ranks = []
@@ -212,7 +216,7 @@ def _fork(wanted: int, reports: list[int]) -> list[int] | None:
         os.environ |= {
             **{"RANK": str(i), "LOCAL_RANK": str(i), "WORLD_SIZE": str(wanted), "LOCAL_WORLD_SIZE": str(wanted)},
             **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), REPORT: str(reports[i])},
-            "OMP_NUM_THREADS": threads or str(max(1, len(os.sched_getaffinity(0)) // wanted)),
+            "OMP_NUM_THREADS": str(max(1, threads // wanted)),
         }
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # a machine's own name may have no address
         if "torch" in sys.modules:  # a fork of the server, which has imported it

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -121,13 +122,18 @@ def load_parent(folder: Path, spec: dict) -> Any:
 def work_folder(options: Namespace, files: list[Path]) -> Path:
     """The stage's own folder under checkpoints/, named by a hash of everything that its result depends on.
 
+    It is beside the run's results, or below the folder that POSTTRAIN_CHECKPOINTS names.
+
     Args:
         files: what the stage reads beside its spec and the held-out rows that it measures.
     """
     spec = read_json(options.spec)
     parts = [json.dumps(_training_settings(spec), sort_keys=True), *_arithmetic(spec)]
     parts += map(sha256, [*files, *held_out.inputs(options, spec)])
-    folder = options.spec.parent / "checkpoints" / team_cache.key(parts)[:16]
+    run = options.spec.parent
+    if elsewhere := os.environ.get("POSTTRAIN_CHECKPOINTS"):  # what the next node sees as well
+        run = Path(elsewhere) / run.name
+    folder = run / "checkpoints" / team_cache.key(parts)[:16]
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

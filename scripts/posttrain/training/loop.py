@@ -41,6 +41,7 @@ from posttrain.training import (
     neftune,
     results,
     row_shares,
+    strategies,
     trackers,
 )
 from posttrain.training.warm_up import WarmUp
@@ -189,6 +190,8 @@ def _train(build: Callable[[dict], Any], options: Namespace, folder: Path, spec:
         say(f"{name}: resumes from {checkpoint.name}")
         count_tokens_from(trainer, checkpoint)
     trackers.add(trainer, name, folder)
+    with _named(name):
+        strategies.begin(trainer, trainer.write_weights if objective.value_model else write, checkpoint)
     start = time.monotonic()
     with _tracked(trainer, name, options, folder) as mlflow_run_id:
         try:
@@ -278,7 +281,11 @@ def lora_plus(trainer: Any, ratio: float) -> torch.optim.Optimizer:
 
     kind, arguments = trainer.get_optimizer_cls_and_kwargs(trainer.args)
     arguments |= {"loraplus_lr_ratio": ratio, "loraplus_weight_decay": trainer.args.weight_decay}
-    return create_loraplus_optimizer(model=trainer.model, optimizer_cls=kind, **arguments)
+    optimizer = create_loraplus_optimizer(model=trainer.model, optimizer_cls=kind, **arguments)
+    optimizer.param_groups[:] = [
+        group for group in optimizer.param_groups if group["params"]
+    ]  # ZeRO takes no empty group
+    return optimizer
 
 
 # ---- around it

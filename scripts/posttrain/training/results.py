@@ -67,8 +67,9 @@ def trainable(model: Any) -> tuple[int, int]:
 
 
 def is_finite(model: Any) -> bool:
-    """Whether every trainable parameter is finite."""
-    return all(bool(parameter.isfinite().all()) for parameter in model.parameters() if parameter.requires_grad)
+    """Whether every trainable parameter is finite, in every process; each has to ask."""
+    trained = (strategies.part(parameter) for parameter in model.parameters() if parameter.requires_grad)
+    return processes.largest(not all(bool(parameter.isfinite().all()) for parameter in trained)) == 0
 
 
 def non_finite(numbers: dict[str, float]) -> list[str]:

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from transformers import TrainerCallback
 
 from posttrain.compat.trainer_internals import rollout_parts, rollout_position, set_rollout
+from posttrain.runtime import processes
 from posttrain.runtime.console import say
 from posttrain.training.losses import trainer_fields
 
@@ -31,17 +33,19 @@ class KeepRollout(TrainerCallback):
         if not state.global_step:
             return
         file = _checkpoint(args, state) / self.FILE
-        kept = torch.load(file, weights_only=True) if file.exists() else None
-        set_rollout(
-            self.trainer,
-            state.global_step * args.gradient_accumulation_steps,
-            None if kept is None else split(kept, args.steps_per_generation),
-        )
+        own = None
+        if file.exists():
+            kept = torch.load(file, map_location=args.device, weights_only=True)
+            steps = args.steps_per_generation // args.gradient_accumulation_steps
+            own = share(kept, steps, args.steps_per_generation)[processes.rank()]
+        set_rollout(self.trainer, state.global_step * args.gradient_accumulation_steps, own)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """After the checkpoint was written; at the end of a rollout nothing is left."""
         if rollout_position(self.trainer) % args.steps_per_generation:
-            torch.save(rollout_parts(self.trainer), _checkpoint(args, state) / self.FILE)
+            of_all = processes.gathered(send_to_device(rollout_parts(self.trainer), "cpu"))
+            if processes.is_main():
+                torch.save(of_all, _checkpoint(args, state) / self.FILE)
 
 
 def tell_truncated(name: str, steps: Path, spec: dict[str, Any]) -> None:
@@ -65,8 +69,28 @@ def _checkpoint(args: Any, state: Any) -> Path:
     return Path(args.output_dir) / f"checkpoint-{state.global_step}"
 
 
+def share(kept: list[list[dict[str, Any]]], steps: int, count: int) -> list[list[dict[str, Any]]]:
+    """The parts of a rollout for each of this job's processes, `count` for each; each step keeps its completions.
+
+    Args:
+        kept: the parts of each process that sampled it, which may have been more or fewer, each with more or fewer parts.
+        steps: optimiser steps that a rollout has.
+    """
+    ranks = processes.count()
+    if len(kept) == ranks and len(kept[0]) == count:
+        return kept
+    shared: list[list[dict[str, Any]]] = [[] for _ in range(ranks)]
+    for step in range(steps):
+        size = len(kept[0]) // steps
+        whole = [part for parts in kept for part in parts[step * size : (step + 1) * size]]
+        pieces = split(whole, ranks * count // steps)
+        for rank, own in enumerate(shared):
+            own += pieces[rank * count // steps : (rank + 1) * count // steps]
+    return shared
+
+
 def split(parts: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
-    """A rollout's parts as `count` parts of the same completions in the same order, as after running out of memory.
+    """Parts as `count` parts of the same completions in the same order.
 
     >>> split([{"a": torch.tensor([1, 2]), "n": torch.tensor(3), "b": None}], 2)
     [{'a': tensor([1]), 'n': tensor(3), 'b': None}, {'a': tensor([2]), 'n': tensor(3), 'b': None}]
@@ -78,7 +102,7 @@ def split(parts: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
         if first is None or (isinstance(first, torch.Tensor) and first.ndim == 0):
             values = [first] * count
         elif isinstance(first, torch.Tensor):
-            values = list(torch.cat([part[key] for part in parts]).chunk(count))
+            values = list(_below([part[key] for part in parts], key.startswith("prompt")).chunk(count))
         else:
             whole = [item for part in parts for item in part[key]]
             size = len(whole) // count
@@ -86,3 +110,13 @@ def split(parts: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
         for piece, value in zip(pieces, values, strict=True):
             piece[key] = value
     return pieces
+
+
+def _below(tensors: list[torch.Tensor], left: bool) -> torch.Tensor:
+    """Tensors below each other. Processes pad theirs to widths of their own: prompts on the left, completions on the right."""
+    if tensors[0].ndim == 1:
+        return torch.cat(tensors)
+    width = max(tensor.shape[1] for tensor in tensors)
+    missing = [width - tensor.shape[1] for tensor in tensors]
+    pads = [(n, 0) if left else (0, n) for n in missing]
+    return torch.cat([torch.nn.functional.pad(t, pad) for t, pad in zip(tensors, pads, strict=True)])

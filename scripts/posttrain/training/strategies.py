@@ -4,8 +4,10 @@ Read with the configuration too, which is why torch is imported where it is need
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from posttrain.methods import METHODS
 from posttrain.objectives import OBJECTIVES
 from posttrain.runtime import processes
 from posttrain.runtime.errors import UserError
@@ -14,20 +16,48 @@ from posttrain.runtime.errors import UserError
 class Strategy(NamedTuple):
     """What is known of a strategy."""
 
-    arguments: Callable[[dict], dict[str, Any]]
-    """fields of TrainingArguments, from a spec"""
+    arguments: Callable[[bool], dict[str, Any]]
+    """fields of TrainingArguments; whether to offload"""
     distributed_types: tuple[str, ...]
     """accelerate's names of what the processes then are, on CPUs and on GPUs"""
+    shards: tuple[str, ...] = ()
+    """what each process has only a part of: of `weights`, `gradients` and `states` (the optimiser's)"""
+    offloads: bool = False
+    """what is shared out can be kept in the machine's memory"""
+    stage: int | None = None
+    """of ZeRO"""
 
 
-def _ddp(spec: dict) -> dict[str, Any]:
-    """Every process holds all of the model. Every trained parameter has a gradient in each backward pass, so none is searched for."""
-    return {"ddp_find_unused_parameters": False}
+def _ddp(offload: bool) -> dict[str, Any]:
+    """Every process holds all of the model."""
+    return {}
 
 
+def _fsdp(offload: bool) -> dict[str, Any]:
+    from posttrain.training import sharding
+
+    return sharding.fsdp(offload)
+
+
+def _zero(stage: int) -> Callable[[bool], dict[str, Any]]:
+    def arguments(offload: bool) -> dict[str, Any]:
+        from posttrain.training import sharding
+
+        return sharding.zero(stage, offload)
+
+    return arguments
+
+
+# Optimisers of transformers whose states can be shared out and written as whole tensors.
+SHARED_OPTIMISERS = ("adamw_torch", "adamw_torch_fused")
+_ALL = ("weights", "gradients", "states")
 STRATEGIES = {
-    "single": Strategy(lambda spec: {}, ("NO",)),
+    "single": Strategy(lambda offload: {}, ("NO",)),
     "ddp": Strategy(_ddp, ("MULTI_CPU", "MULTI_GPU")),
+    "fsdp": Strategy(_fsdp, ("FSDP",), _ALL, offloads=True),
+    "zero1": Strategy(_zero(1), ("DEEPSPEED",), ("states",), offloads=True, stage=1),
+    "zero2": Strategy(_zero(2), ("DEEPSPEED",), ("gradients", "states"), offloads=True, stage=2),
+    "zero3": Strategy(_zero(3), ("DEEPSPEED",), _ALL, offloads=True, stage=3),
 }
 
 
@@ -38,7 +68,15 @@ def arguments(spec: dict) -> dict[str, Any]:
     import torch
 
     backend = {} if torch.cuda.is_available() else {"ddp_backend": "gloo"}
-    return {**backend, "average_tokens_across_devices": True, **_strategy().arguments(spec)}
+    hardware, strategy = processes.hardware(), _strategy()
+    if strategy.shards and METHODS[spec["method"]].four_bit:
+        backend["optim"] = "adamw_torch"  # bitsandbytes knows no parts of its states
+    # Every trained parameter has a gradient in each backward pass, unless a value model has a pass of its own.
+    common = {
+        "average_tokens_across_devices": True,
+        "ddp_find_unused_parameters": OBJECTIVES[spec["objective"]].value_model,
+    }
+    return {**backend, **common, **strategy.arguments(hardware["offload"])}
 
 
 def refusal(strategy: str, count: int, spec: dict) -> str | None:
@@ -47,6 +85,13 @@ def refusal(strategy: str, count: int, spec: dict) -> str | None:
     Args:
         spec: the run's, or its keys `objective`, `method`, `batch_size`, `minibatches`.
     """
+    method = METHODS[spec["method"]]
+    if STRATEGIES[strategy].shards and method.unsharded:
+        return f"{strategy} cannot train {spec['method']}: {method.unsharded}; write strategy: ddp"
+    optimiser = spec.get("trainer_args", {}).get("optim", SHARED_OPTIMISERS[0])
+    if STRATEGIES[strategy].shards and optimiser not in SHARED_OPTIMISERS:
+        known = " or ".join(SHARED_OPTIMISERS)
+        return f"{strategy} shares out the states of AdamW, and optim is {optimiser}; write strategy: ddp, or optim: {known}"
     objective, rows = OBJECTIVES[spec["objective"]], spec["batch_size"] // spec.get("minibatches", 1)
     if rows % count:
         what = f"a minibatch of {rows} rows" if "minibatches" in spec else f"batch_size {rows}"
@@ -71,16 +116,45 @@ def check(trainer: Any, name: str) -> None:
         problem = f"{asked['processes']} processes were asked for, and {accelerator.num_processes} train together"
     elif kind not in _strategy().distributed_types:
         problem = f"the strategy {asked['strategy']} was asked for, and accelerate's is {kind}"
+    elif _strategy().shards and (why := _sharding().what_is_wrong(trainer, _strategy().stage)):
+        problem = f"the strategy {asked['strategy']} was asked for, and {why}"
     else:
         return
     hint = "start the stage by snakemake, or remove the launcher's variables from the environment"
     raise UserError("wrong-strategy", name, problem, hint)
 
 
+def begin(trainer: Any, save: Callable[[Path], None], checkpoint: Path | None) -> None:
+    """Prepare a trainer, which is complete but for the call of `train`, for this job's strategy.
+
+    Args:
+        save: writes what is trained to a folder; every process calls it.
+        checkpoint: that training resumes from.
+    """
+    if _strategy().shards:
+        _sharding().begin(trainer, save, checkpoint)
+
+
+def state_to_save(model: Any) -> dict[str, Any] | None:
+    """The weights to save by name, where each process holds a part of them; every process has to ask. None where it holds all."""
+    return _sharding().whole_state(model) if _strategy().shards else None
+
+
+def part(parameter: Any) -> Any:
+    """What this process holds of a parameter."""
+    return _sharding().part(parameter) if _strategy().shards else parameter
+
+
+def whole(parameter: Any) -> Any:
+    """All of a parameter; every process has to ask."""
+    return _sharding().whole(parameter) if _strategy().shards else parameter.detach()
+
+
 def _strategy() -> Strategy:
     return STRATEGIES[processes.hardware()["strategy"]]
 
 
-def state_to_save(model: Any) -> dict[str, Any] | None:
-    """The whole model's weights by name, where each process holds a part of them; every process has to ask. None where it holds all."""
-    return None
+def _sharding() -> Any:
+    from posttrain.training import sharding
+
+    return sharding

@@ -1,9 +1,12 @@
 """Every path of the graph. Nothing else in the library knows where a result lies: scripts are given their files.
 
+Where results are in a storage, POSTTRAIN_RESULTS says to a job where its copies of them are; the graph's own names stay.
+
 The rules in rules/*.smk have the same patterns, since Snakemake needs them as literals.
 """
 
 import glob
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,7 +57,7 @@ def is_target(text: str) -> bool:
 
 def of(result: str, file: str = "") -> str:
     """A file of a result, or its folder; `result` is a run, `data/NAME`, `bases/NAME`, `RUN/eval` and so on."""
-    return f"{RESULTS}/{result}/{file}".rstrip("/")
+    return f"{os.getenv('POSTTRAIN_RESULTS', RESULTS)}/{result}/{file}".rstrip("/")
 
 
 def base(name: str, file: str = "") -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 from snakemake import api, dag, jobs, workflow
+from snakemake import io as snakemake_io
 from snakemake import logging as snakemake_logging
 from snakemake.scheduling import job_scheduler
 from snakemake.settings.types import OutputSettings
@@ -22,7 +23,7 @@ from snakemake_interface_executor_plugins.utils import encode_target_jobs_cli_ar
 
 from posttrain.compat import snakemake
 
-SOURCES = "\n".join(map(inspect.getsource, (api, dag, jobs, workflow, job_scheduler, snakemake_logging)))
+SOURCES = "\n".join(map(inspect.getsource, (api, dag, jobs, snakemake_io, workflow, job_scheduler, snakemake_logging)))
 
 
 @pytest.mark.parametrize("text", [text for text in snakemake.ROUTINE if not text.startswith("WorkflowError")])
@@ -45,6 +46,40 @@ def test_targets_are_the_results_of_a_command_line():
 def test_the_jobs_to_run_can_be_asked_for():
     assert not inspect.signature(dag.DAG.needrun_jobs).parameters.keys() - {"self", "exclude_finished"}
     assert "self._onstart(" in inspect.getsource(workflow.Workflow.execute)
+
+
+def test_the_scheduler_still_asks_for_sizes_once_a_second():
+    """Once this fails, look whether `ignore_sizes_in_storage` can go."""
+    code = inspect.getsource(job_scheduler.JobScheduler.update_input_sizes)
+    assert "return path, await path.size() if await path.exists() else None" in code
+    assert "self._input_sizes.update(" in code
+
+
+def test_variables_of_jobs_reach_their_commands_and_nothing_else(monkeypatch):
+    from snakemake.shell import shell
+
+    monkeypatch.setattr(shell, "_process_prefix", None)
+    snakemake.job_environment({"POSTTRAIN_TRY": "a {b} 'c'"})
+    assert "set -euo pipefail; " in inspect.getsource(shell)
+    assert shell('echo "$POSTTRAIN_TRY"', read=True) == "a {b} 'c'\n"
+    assert "POSTTRAIN_TRY" not in os.environ
+
+
+def test_an_executor_without_its_plugin_is_named(monkeypatch, capsys):
+    import argparse
+
+    monkeypatch.setattr(argparse.ArgumentParser, "error", argparse.ArgumentParser.error)
+    snakemake.name_missing_plugins()
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--executor", "-e", choices=["local", "slurm"])
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--executor", "lsf"])
+    assert capsys.readouterr().err == (
+        "posttrain: there is no executor 'lsf'; pip install snakemake-executor-plugin-lsf, or choose from local, slurm\n"
+    )
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--executes"])
+    assert "usage:" in capsys.readouterr().err
 
 
 def test_snakemake_has_its_own_handler(monkeypatch):
@@ -108,6 +143,22 @@ def test_what_a_repeated_check_hides_is_built_by_starting_again(tmp_path, starts
     assert (tmp_path / "evaluation").exists() == starts_again
 
 
+def test_the_parameters_of_rules_functions_are_remembered():
+    from snakemake.common import get_function_params, get_input_function_aux_params
+
+    def of_a_rule(wildcards, input):
+        return input
+
+    def other(text):
+        return text
+
+    snakemake.remember_parameters({"of_a_rule": of_a_rule, "other": other, "number": 1})
+    of_a_rule.__wrapped__ = other  # what Python would find instead, if it were asked
+    assert list(get_function_params(of_a_rule)) == ["wildcards", "input"]
+    assert get_input_function_aux_params(of_a_rule, {"input": [1], "output": [2]}) == {"input": [1]}
+    assert list(get_function_params(other)) == ["text"] and not vars(other)
+
+
 def test_wildcards_with_commas_reach_a_job(monkeypatch):
     """Where the first assertion fails, Snakemake has mended it (snakemake#2366), and `carry_wildcards` can go."""
     given = {"run": "dpo,rank=8,max_length=64", "dataset": "pairs", "form": "", "max_length": "512"}
@@ -126,19 +177,3 @@ def test_wildcards_with_commas_reach_a_job(monkeypatch):
     (parsed,) = parse_target_jobs_cli_args([encoded])
     asyncio.run(dag.DAG.new_job(None, None, wildcards_dict=parsed.wildcards_dict))
     assert seen == [given]
-
-
-def test_the_parameters_of_rules_functions_are_remembered():
-    from snakemake.common import get_function_params, get_input_function_aux_params
-
-    def of_a_rule(wildcards, input):
-        return input
-
-    def other(text):
-        return text
-
-    snakemake.remember_parameters({"of_a_rule": of_a_rule, "other": other, "number": 1})
-    of_a_rule.__wrapped__ = other  # what Python would find instead, if it were asked
-    assert list(get_function_params(of_a_rule)) == ["wildcards", "input"]
-    assert get_input_function_aux_params(of_a_rule, {"input": [1], "output": [2]}) == {"input": [1]}
-    assert list(get_function_params(other)) == ["text"] and not vars(other)

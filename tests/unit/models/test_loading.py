@@ -184,14 +184,12 @@ def test_a_model_that_is_spread_over_devices_scores_and_answers_as_before(random
     assert answers[0] == answers[1]
 
 
-def test_only_a_process_that_no_launcher_gave_a_gpu_spreads_a_model(random_tiny_folder, monkeypatch):
+def test_a_model_is_spread_where_the_strategy_shards_it_and_one_process_scores(random_tiny_folder, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(loading, "spread", lambda model: "spread")
-
-    def load(**options):
-        return loading.load(random_tiny_folder, arithmetic="fp32", **options)
-
-    assert load() == "spread"
-    assert load(device="cpu").device.type == "cpu"
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    assert load().device.type == "cpu"
+    assert loading.load(random_tiny_folder).device.type == "cpu"
+    monkeypatch.setenv("POSTTRAIN_HARDWARE", '{"processes": 2, "strategy": "fsdp"}')
+    assert loading.load(random_tiny_folder) == "spread"
+    assert loading.load(random_tiny_folder, device="cpu").device.type == "cpu"
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert loading.load(random_tiny_folder).device.type == "cpu"

@@ -600,13 +600,6 @@ def test_memory_names_the_first_change_that_fits(look):
     assert "are free on this machine" in found.message
 
 
-def test_another_nodes_memory_is_not_judged_by_this_ones(look, monkeypatch):
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
-    monkeypatch.setenv(slurm.VARIABLE, "120")
-    run = look()
-    assert settings_checks.memory(replace(run, memory=MACHINE._replace(free=1, total=1))).severity == "skipped"
-
-
 def test_memory_of_several_processes_names_the_strategy_that_fits(look):
     run = replace(look(run={"method": "full", "batch_size": 4}), hardware=Hardware(2, "ddp"))
     shared = settings_checks.needed(run, run.spec, "fsdp")["total"]
@@ -616,6 +609,13 @@ def test_memory_of_several_processes_names_the_strategy_that_fits(look):
     assert found.message.endswith(" GiB in each process")
     found = settings_checks.memory(replace(run, memory=MACHINE._replace(free=int(shared) - 1)))
     assert "strategy: fsdp" not in found.message
+
+
+def test_another_nodes_memory_is_not_judged_by_this_ones(look, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv(slurm.VARIABLE, "120")
+    run = look()
+    assert settings_checks.memory(replace(run, memory=MACHINE._replace(free=1, total=1))).severity == "skipped"
 
 
 def test_weights_that_cannot_fit_are_an_error(look):

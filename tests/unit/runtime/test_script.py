@@ -87,10 +87,17 @@ def test_what_a_killed_process_left_of_a_folder_is_removed(tmp_path, stale):
 def test_what_a_killed_process_left_of_a_file_is_removed_and_nothing_of_a_living_one(tmp_path):
     dead = subprocess.Popen(["true"])
     dead.wait()
-    for name in (f".a[1].json.{dead.pid}", ".a[1].json.1", f".b.json.{dead.pid}", ".a[1].json.old"):
+    host = socket.gethostname()
+    kept = {
+        f".a[1].json.{host}.1",
+        f".b.json.{host}.{dead.pid}",
+        f".a[1].json.{host}.old",
+        f".a[1].json.other.{dead.pid}",
+    }
+    for name in (f".a[1].json.{host}.{dead.pid}", *kept):
         (tmp_path / name).touch()
     write_json(tmp_path / "a[1].json", {})
-    assert {*names(tmp_path)} == {"a[1].json", ".a[1].json.1", f".b.json.{dead.pid}", ".a[1].json.old"}
+    assert {*names(tmp_path)} == {"a[1].json", *kept}  # the processes of another machine cannot be seen
 
 
 def test_a_folder_that_is_replaced_is_away_for_one_rename_only(tmp_path, monkeypatch):

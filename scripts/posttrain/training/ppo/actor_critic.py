@@ -8,7 +8,8 @@ parent's.
 import contextlib
 import copy
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,20 @@ from torch import nn
 
 from posttrain.inference.rollout import Rows, completion_log_probs, hidden_states
 from posttrain.models import loading, peft_methods, value_model
+from posttrain.runtime import processes
 from posttrain.runtime.errors import UserError
 from posttrain.training.inputs import load_parent
+
+
+def within_forward(model: nn.Module, compute: Callable[[], Any]) -> Any:
+    """What `compute` returns, within a forward pass of `model` where several processes share it: DDP, FSDP and DeepSpeed act around it.
+
+    One process computes as it always has; in bf16 accelerate would turn what a forward pass returns into float32.
+
+    Args:
+        model: an `ActorCritic`, or what is wrapped around it.
+    """
+    return model(compute) if processes.count() > 1 else compute()
 
 
 class ActorCritic(nn.Module):
@@ -46,12 +59,26 @@ class ActorCritic(nn.Module):
                     "ppo reads the LM head's own weight only",
                     "take lm_head out",
                 )
-        width = self.backbone.config.get_text_config().hidden_size
+        self.config = self.backbone.config  # of which DeepSpeed reads the width, and FSDP which modules are layers
+        self._no_split_modules = self.backbone.get_base_model()._no_split_modules
+        width = self.config.get_text_config().hidden_size
         self.value_head = nn.Linear(width, 1, bias=False, device=model.device)
         nn.init.zeros_(self.value_head.weight)
         self.full = config is None
-        self.trainable = [p for name, p in self.named_parameters() if self._is_trainable(name)]
+        self.trained = self._names()
         self._only_trainable()
+
+    def forward(self, compute: Callable[[], Any]) -> Any:
+        """To be called by `within_forward`."""
+        return compute()
+
+    def _names(self) -> set[str]:
+        return {name for name, _ in self.named_parameters() if self._is_trainable(name)}
+
+    @property
+    def trainable(self) -> list[nn.Parameter]:
+        """The parameters that are trained, as they are now: sharding replaces them."""
+        return [p for name, p in self.named_parameters() if name in self.trained]
 
     def _is_trainable(self, name: str) -> bool:
         own = self.full and name.startswith("policy.")
@@ -99,12 +126,12 @@ class ActorCritic(nn.Module):
     def hidden(self, name: str, rows: Rows) -> torch.Tensor:
         """The hidden states (n, t, d) from which each token of the completions is predicted, of one of the roles."""
         with self.role(name) as model:
-            return hidden_states(model, rows)
+            return within_forward(self, partial(hidden_states, model, rows))
 
     def log_probs(self, name: str, rows: Rows, temperature: float) -> torch.Tensor:
         """Log-probabilities (n, t) of the completions' tokens, of one of the roles."""
         with self.role(name) as model:
-            return completion_log_probs(model, rows, temperature)
+            return within_forward(self, partial(completion_log_probs, model, rows, temperature))
 
     def values(self, hidden: torch.Tensor, rows: Rows) -> torch.Tensor:
         """Values (n, t) from hidden states of the role "value"."""
@@ -152,5 +179,5 @@ class ActorCritic(nn.Module):
         config.inference_mode = False
         self.backbone.delete_adapter("value")
         self.backbone.add_adapter("value", config)
-        self.trainable = [p for name, p in self.named_parameters() if self._is_trainable(name)]
+        self.trained = self._names()
         self._activate("value" if self.full else "default")

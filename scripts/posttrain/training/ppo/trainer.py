@@ -9,19 +9,26 @@ completion's.
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from safetensors.torch import load_file, save_file
+from transformers.integrations import is_deepspeed_zero3_enabled
 
+from posttrain.compat import zero_gradients
 from posttrain.compat.trainer_internals import TrainerWithOwnCheckpoints
 from posttrain.inference import scoring
 from posttrain.inference.rollout import Rows, completion_log_probs, hidden_states, joined, pack
 from posttrain.models import value_model
-from posttrain.training.ppo.actor_critic import ActorCritic
+from posttrain.runtime import processes
+from posttrain.training import strategies
+from posttrain.training.ppo.actor_critic import ActorCritic, within_forward
 from posttrain.training.ppo.equations import adapted, advantages, policy_losses, token_rewards, value_losses, whiten
 from posttrain.training.ppo.rewards import TokenRewards
+from posttrain.training.ppo.shared_draws import SharedDraws
 
 # Nothing of a model's own generation configuration may act between the policy and its samples.
 UNCHANGED = {"top_k": 0, "top_p": 1.0, "min_p": None, "typical_p": 1.0, "repetition_penalty": 1.0}
@@ -39,35 +46,54 @@ class PPOTrainer(TrainerWithOwnCheckpoints):
         self.rollout: dict[str, torch.Tensor] = {}
         self.stats: dict[str, list[float]] = {}
         self.tokens = 0
+        self.generator: torch.Tensor | None = None  # its state in the checkpoint that training goes on from
 
     def training_step(self, model: ActorCritic, inputs: dict, num_items_in_batch: Any = None) -> torch.Tensor:
-        """Backward of the policy's and then of the value's loss, each a mean over the tokens of the optimiser step."""
+        """Backward of the policy's and then of the value's loss, each a mean over the tokens of the optimiser step.
+
+        Args:
+            model: this trainer's, as it is wrapped for several processes, which average the gradients of their parts.
+        """
+        net, count = self.model, processes.count()
+        if self.generator is not None:
+            self._generator().set_state(self.generator)
+            self.generator = None
         if not self.rollout or int(self.rollout["number"]) != inputs["rollout"]:
-            self.rollout = self.collect(model, inputs["rollout"])
+            self.rollout = self.collect(net, inputs["rollout"])
         model.eval()  # without dropout
         for module in model.modules():
             module.training = getattr(module, "gradient_checkpointing", False)  # a layer computes again only where set
-        slots = inputs["slots"].to(model.value_head.weight.device)
+        slots, peers = (inputs[name].to(net.value_head.weight.device) for name in ("slots", "peers"))
         rows = Rows(*(self.rollout[name] for name in Rows._fields)).take(slots)
         mask = rows.mask()
         old = {name: self.rollout[name][slots, : mask.shape[1]] for name in ("old", "advantage", "returns", "values")}
-        total = self.rollout["completions"][inputs["peers"].to(slots.device)].sum()
-        with model.role("policy") as policy:  # until after backward, which may compute the activations again
+        total = self.rollout["completions"][peers].sum()
+        with net.role("policy") as policy:  # until after backward, which may compute the activations again
             with self.compute_loss_context_manager():
-                new = completion_log_probs(policy, rows, self.spec["temperature"])
+                new = within_forward(model, partial(completion_log_probs, policy, rows, self.spec["temperature"]))
             losses = policy_losses(new, old["old"], old["advantage"], self.spec["clip"])
             policy_loss = (losses * mask).sum() / total
-            self.accelerator.backward(policy_loss)
-        with model.role("value") as value:
+            self.backward(count * policy_loss, more=True)
+        with net.role("value") as value:
             with self.compute_loss_context_manager():
-                values = model.values(hidden_states(value, rows), rows)
+                values = within_forward(model, lambda: net.values(hidden_states(value, rows), rows))
             losses = value_losses(values, old["values"], old["returns"], self.spec["value_clip"])
             value_loss = (losses * mask).sum() / total
-            self.accelerator.backward(self.spec["value_coefficient"] * value_loss)
+            self.backward(count * self.spec["value_coefficient"] * value_loss)
         clipped = ((new - old["old"]).exp() - 1).abs() > self.spec["clip"]
         self.note(policy_loss=policy_loss, value_loss=value_loss, clip_fraction=(clipped * mask).sum() / total)
-        self.tokens += int((rows.prompts + rows.completions).sum())
-        return (policy_loss + self.spec["value_coefficient"] * value_loss).detach()
+        if self.accelerator.sync_gradients:  # the last part of the step
+            self.tokens += int((self.rollout["prompts"] + self.rollout["completions"])[peers].sum())
+        return count * (policy_loss + self.spec["value_coefficient"] * value_loss).detach()
+
+    def backward(self, loss: torch.Tensor, more: bool = False) -> None:
+        """Add a loss's gradients; DeepSpeed would follow the step's last part by the step, even if `more` is to come."""
+        last = self.accelerator.sync_gradients
+        self.accelerator.sync_gradients = last and not more
+        self.accelerator.backward(loss, **({"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}))
+        self.accelerator.sync_gradients = last
+        if last and not more and is_deepspeed_zero3_enabled():
+            zero_gradients.clear(self.deepspeed)
 
     def note(self, **numbers: torch.Tensor) -> None:
         """Keep parts of an optimiser step's numbers, which `log` adds up."""
@@ -83,15 +109,21 @@ class PPOTrainer(TrainerWithOwnCheckpoints):
 
     @torch.no_grad()
     def collect(self, model: ActorCritic, number: int) -> dict[str, torch.Tensor]:
-        """Sample a rollout's completions and compute what its steps need, as many rows at once as a step has."""
+        """Sample a rollout's completions and compute what its steps need, as many rows at once as a step has.
+
+        Of several processes each computes its part, and gets the others'.
+        """
         spec, prompts, size = self.spec, self.prompts[number], self.args.per_device_train_batch_size
+        rank, count = processes.rank(), processes.count()
         model.eval()
         parts: list[dict[str, Any]] = []
         with self.compute_loss_context_manager():
-            for start in range(0, len(prompts), size):
+            for start in range(rank * size, len(prompts), count * size):
                 some = prompts[start : start + size]
                 sampled, ended = self.sample(model, some)
                 parts.append({"sampled": sampled, "ended": torch.tensor(ended)} | self._measured(model, some, sampled))
+        if count > 1:
+            parts = self._of_all(parts)
         completions = [completion for part in parts for completion in part.pop("sampled")]
         rows = pack(prompts, completions, self.processing_class.pad_token_id, model.value_head.weight.device)
         found = {name: [part[name] for part in parts] for name in parts[0]}
@@ -118,6 +150,11 @@ class PPOTrainer(TrainerWithOwnCheckpoints):
             "answer_length": rows.completions.float().mean(),
         }
 
+    def _of_all(self, parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The parts of all processes, in the order of the rows."""
+        found = processes.gathered(send_to_device(parts, "cpu"))
+        return send_to_device([part for some in zip(*found, strict=True) for part in some], self.args.device)
+
     def _measured(
         self, model: ActorCritic, prompts: list[dict], completions: list[list[int]]
     ) -> dict[str, torch.Tensor]:
@@ -127,7 +164,9 @@ class PPOTrainer(TrainerWithOwnCheckpoints):
         found = {name: model.log_probs(role, rows, self.spec["temperature"]) for name, role in roles.items()}
         rewards = self.rewards(prompts, completions, rows)
         tokens = {} if rewards.tokens is None else {"tokens": rewards.tokens}
-        return found | {"values": model.values(model.hidden("value", rows), rows), "scores": rewards.scores} | tokens
+        with model.role("value") as value:
+            values = within_forward(model, lambda: model.values(hidden_states(value, rows), rows))
+        return found | {"values": values, "scores": rewards.scores} | tokens
 
     def coefficient(self) -> float:
         """The KL coefficient of the next rollout."""
@@ -139,16 +178,17 @@ class PPOTrainer(TrainerWithOwnCheckpoints):
     def sample(self, model: ActorCritic, prompts: list[dict]) -> tuple[list[list[int]], list[bool]]:
         """A completion of each prompt with its stop token, and whether it has one."""
         options = {"do_sample": True, "temperature": self.spec["temperature"], **UNCHANGED}
+        draws = SharedDraws(self.spec["temperature"], self.args.device)
+        if processes.count() > 1:
+            options |= {"do_sample": False, "temperature": None, "logits_processor": [draws]}
+            options |= {"synced_gpus": self.is_fsdp_enabled or is_deepspeed_zero3_enabled()}
+        ids = [row["prompt_ids"] for row in prompts]
         with model.role("policy") as policy:
             stop = scoring.stop_tokens(policy, self.processing_class)
-            tokens = scoring.continue_prompts(
-                policy,
-                self.processing_class,
-                [row["prompt_ids"] for row in prompts],
-                stop,
-                max_new_tokens=self.spec["max_new_tokens"],
-                **options,
-            )
+            options |= {"max_new_tokens": self.spec["max_new_tokens"]}
+            some = partial(scoring.continue_prompts, policy, self.processing_class, ids, stop, **options)
+            tokens = within_forward(model, some)
+        draws.catch_up()
         completions = []
         for row in tokens.tolist():
             end = next((i + 1 for i, token in enumerate(row) if token in stop), len(row))
@@ -160,23 +200,35 @@ class PPOTrainer(TrainerWithOwnCheckpoints):
         names = ("reward", "kl", "kl_coefficient", "answer_length")
         if self.stats:
             logs |= {name: float(self.rollout[name]) for name in names} | {"num_tokens": self.tokens}
-            logs |= {name: sum(parts) for name, parts in self.stats.items()}
+            of_all = processes.gathered({name: sum(parts) for name, parts in self.stats.items()})
+            logs |= {name: sum(sums[name] for sums in of_all) for name in self.stats}
             self.stats = {}
         super().log(logs, *args, **options)
 
     def write_weights(self, folder: Path) -> None:
-        """Write what is trained, and the rollout that the checkpoint interrupts."""
-        trained = {name: p.detach().contiguous() for name, p in self.model.named_parameters() if p.requires_grad}
+        """Write what is trained, the rollout that the checkpoint interrupts, and the random state that is every process's."""
+        named = [(name, p) for name, p in self.model.named_parameters() if name in self.model.trained]
+        trained = {name: strategies.whole(p).contiguous() for name, p in named}
+        if not processes.is_main():
+            return
+        folder.mkdir(parents=True, exist_ok=True)
         save_file(trained, folder / "model.safetensors")
         tensors = {name: value.contiguous() for name, value in self.rollout.items()}
-        save_file(tensors | {"tokens": torch.tensor(self.tokens)}, folder / "rollout.safetensors")
+        tensors |= {"tokens": torch.tensor(self.tokens), "generator": self._generator().get_state()}
+        save_file(tensors, folder / "rollout.safetensors")
 
     def read_weights(self, folder: Path) -> None:
-        """Read what `write_weights` wrote."""
+        """Read what `write_weights` wrote, by however many processes."""
         device = str(self.model.value_head.weight.device)
         saved = load_file(folder / "model.safetensors", device=device)
         for name, parameter in self.model.named_parameters():
-            if parameter.requires_grad:
+            if name in self.model.trained:
                 parameter.data.copy_(saved[name])
         self.rollout = load_file(folder / "rollout.safetensors", device=device)
         self.tokens = int(self.rollout.pop("tokens"))
+        self.generator = self.rollout.pop("generator").cpu()
+
+    def _generator(self) -> torch.Generator:
+        """What completions are drawn with."""
+        device = self.args.device
+        return torch.cuda.default_generators[device.index] if device.type == "cuda" else torch.default_generator
