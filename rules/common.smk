@@ -19,7 +19,6 @@ from posttrain.compat.snakemake import (
     ignore_sizes_in_storage,
     job_environment,
     planned_outputs,
-    remember_parameters,
     replaced,
     stages_here,
     start_again,
@@ -552,6 +551,3 @@ def show_results():
         from posttrain.cli.table import table  # brings scipy, which takes longer than reading the workflow
 
         say(table(names), "results")
-
-
-remember_parameters(globals())
