@@ -99,7 +99,7 @@ def pair(folder: Path, cells: list[str]) -> None:
     running = []
     for rank in ("0", "1"):
         own = {"RANK": rank, "LOCAL_RANK": rank, "PYTHONPATH": ":".join(map(str, paths))}
-        with open(folder / f"rank{rank}.log", "a") as log:
+        with (folder / f"rank{rank}.log").open("a") as log:
             running.append(subprocess.Popen(command, env=os.environ | shared | own, stdout=log, stderr=log))
     if running[0].wait():
         running[1].kill()

@@ -144,7 +144,9 @@ def _stored_dtype(folder: Path) -> str | None:
     return None
 
 
-def parent(folder: Path, spec: dict, reward: bool | None = None, attention: str | None = None) -> PreTrainedModel:
+def parent(
+    folder: Path, spec: dict, reward: bool | None = None, attention: str | None = None, device: str | None = None
+) -> PreTrainedModel:
     """The model that a run starts from, as it is held while the run trains; the reference of the run is held alike.
 
     In float32 where all its weights are trained or the arithmetic is float32; in 4 bits for qlora; otherwise in its own dtype, and
@@ -152,6 +154,7 @@ def parent(folder: Path, spec: dict, reward: bool | None = None, attention: str 
 
     Args:
         spec: the run's; of it `method`, `precision` and `peft_args`.
+        device: where it is to be, in place of `DEVICE`.
     """
     arithmetic, method = precision(spec["precision"]), METHODS[spec["method"]]
     whole = method.full or arithmetic == "fp32"
@@ -163,6 +166,7 @@ def parent(folder: Path, spec: dict, reward: bool | None = None, attention: str 
         attention,
         arithmetic,
         apart=not whole and not method.four_bit and not reads_weights(spec["method"], spec.get("peft_args", {})),
+        device=device,
     )
 
 

@@ -20,7 +20,7 @@ from posttrain.runtime.atomic import read_json
 from posttrain.runtime.console import say
 from posttrain.runtime.errors import UserError
 from posttrain.runtime.hashes import sha256
-from posttrain.training import held_out
+from posttrain.training import held_out, strategies
 from posttrain.training.arguments import fast_kernels, uses_flash_attention
 
 MANIFESTS = ("merge.json", "base.json")  # files that stand for a model's
@@ -116,6 +116,7 @@ def load_parent(folder: Path, spec: dict) -> Any:
         spec,
         reward=OBJECTIVES[spec["objective"]].reward_model,
         attention="flash_attention_2" if uses_flash_attention(spec) else None,
+        device=strategies.loads_on(spec),
     )
 
 

@@ -219,14 +219,15 @@ def _adapt(trainer: Any, model: Any, options: Namespace, folder: Path, spec: dic
     with _named(name):
         initial_weights.put(trainer, options.parent, folder, spec)
     causal = model if method.full else model.get_base_model()
-    if can_be_compact(spec):
+    on_cpu = not torch.cuda.is_available()  # a model that FSDP will move to the GPUs is not there yet
+    if on_cpu and can_be_compact(spec):
         add_compact_head(causal)
     if spec.get("neftune"):
         neftune.add(causal, spec["neftune"])
     for parameter in trainer.model.parameters():
         if parameter.requires_grad:  # TRL makes an adapter on 4 bits bf16, which a resumed training would not be
             parameter.data = parameter.data.float()
-    if method.low_rank and not method.four_bit:
+    if on_cpu and method.low_rank and not method.four_bit:
         multiplied_in = torch.bfloat16 if loading.precision(spec["precision"]) == "bf16" else None
         add_low_rank(model, multiplied_in if can_be_compact(spec) else None)
     with _named(name):
@@ -262,6 +263,7 @@ def rows_of_step(trainer: Any, dataset: str, step: int) -> list[str]:
         step = -(-step * args.gradient_accumulation_steps // args.steps_per_generation)
         size = args.generation_batch_size // args.num_generations
     ids = rows[(step - 1) * size : step * size]["id"]
+    ids = [one for one in ids if one]  # not that of a row without a weight, see row_shares.py
     ids = [name for one in ids for name in ([one] if isinstance(one, str) else one)]  # several where they are packed
     file = Path(f"results/data/{dataset}/train.parquet")
     places = dict(zip(*inputs.read_columns(file, ("id", "place")), strict=True)) if file.exists() else {}

@@ -18,6 +18,7 @@ from posttrain.runtime import processes
 from posttrain.runtime.errors import UserError
 
 STATES = ("exp_avg", "exp_avg_sq")  # of Adam and AdamW
+ALIGNMENT = 64  # numbers by which a part of ZeRO may be larger than its share
 OPTIMIZER, SCHEDULER = "optimizer.pt", "scheduler.pt"  # as transformers names them
 
 
@@ -117,6 +118,7 @@ class Sharded(TrainerCallback):
             torch.save({key: self._with_empty(value) for key, value in scheduler.items()}, folder / SCHEDULER)
 
     def _zero_state(self, optimizer: Any) -> dict[str, Any]:
+        zero_states.link_states(self.trainer.optimizer.optimizer)
         step = next(iter(optimizer.state.values()))["step"]
         state = {}
         for i, parameter in enumerate(self.parameters):
@@ -268,17 +270,18 @@ def what_is_wrong(trainer: Any, stage: int | None) -> str | None:
         stage: of ZeRO; None for FSDP.
     """
     count = processes.count()
-    if stage is None or stage == 3:
-        held = [(part(p).numel(), _size(p)) for p in trainer.model.parameters() if p.requires_grad]
+    trained = [parameter for parameter in trainer.model.parameters() if parameter.requires_grad]
+    sizes = [getattr(parameter, "ds_numel", parameter.numel()) for parameter in trained]
+    if stage in (1, 2):
+        own = sum(flat.numel() for flat in zero_states.flat_parts(trainer.optimizer.optimizer))
+        share = -(-sum(sizes) // count) + ALIGNMENT
     else:
-        held = [(sum(flat.numel() for flat in zero_states.flat_parts(trainer.optimizer.optimizer)), 0)]
-        held = [(held[0][0], sum(p.numel() for p in trainer.model.parameters() if p.requires_grad))]
-    own, all_of_it = (sum(numbers) for numbers in zip(*held, strict=True))
-    largest = max((size for _, size in held), default=0)
-    if own <= all_of_it / count + count * len(held) + (largest if stage is None else 0):
+        own = sum(part(parameter).numel() for parameter in trained)
+        rows = [
+            parameter.shape[0] if stage is None and parameter.dim() else size
+            for parameter, size in zip(trained, sizes, strict=True)
+        ]
+        share = sum(-(-n // count) * (size // n) for n, size in zip(rows, sizes, strict=True))
+    if not processes.largest(own > share):
         return None
-    return f"each of the {count} processes holds {own:,} of the {all_of_it:,} numbers that are trained"
-
-
-def _size(parameter: torch.Tensor) -> int:
-    return getattr(parameter, "ds_numel", parameter.numel())
+    return f"each of the {count} processes holds {own:,} of the {sum(sizes):,} numbers that are trained"

@@ -3,6 +3,7 @@
 Read with the configuration too, which is why torch is imported where it is needed.
 """
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -86,6 +87,8 @@ def refusal(strategy: str, count: int, spec: dict) -> str | None:
         spec: the run's, or its keys `objective`, `method`, `batch_size`, `minibatches`.
     """
     method = METHODS[spec["method"]]
+    if STRATEGIES[strategy].stage and not importlib.util.find_spec("deepspeed"):
+        return f"{strategy} needs DeepSpeed, which is not installed; run pip install deepspeed, or write strategy: fsdp"
     if STRATEGIES[strategy].shards and method.unsharded:
         return f"{strategy} cannot train {spec['method']}: {method.unsharded}; write strategy: ddp"
     optimiser = spec.get("trainer_args", {}).get("optim", SHARED_OPTIMISERS[0])
@@ -122,6 +125,12 @@ def check(trainer: Any, name: str) -> None:
         return
     hint = "start the stage by snakemake, or remove the launcher's variables from the environment"
     raise UserError("wrong-strategy", name, problem, hint)
+
+
+def loads_on(spec: dict) -> str | None:
+    """Where the parent is to be while it is whole, if not on the GPU: FSDP moves one layer after the other there, and cuts it."""
+    at_once = METHODS[spec["method"]].four_bit or OBJECTIVES[spec["objective"]].reference == "before training"
+    return "cpu" if processes.hardware()["strategy"] == "fsdp" and not at_once else None
 
 
 def begin(trainer: Any, save: Callable[[Path], None], checkpoint: Path | None) -> None:
