@@ -91,6 +91,9 @@ def refusal(strategy: str, count: int, spec: dict) -> str | None:
         return f"{strategy} needs DeepSpeed, which is not installed; run pip install deepspeed, or write strategy: fsdp"
     if STRATEGIES[strategy].shards and method.unsharded:
         return f"{strategy} cannot train {spec['method']}: {method.unsharded}; write strategy: ddp"
+    if "weights" in STRATEGIES[strategy].shards and OBJECTIVES[spec["objective"]].on_policy:
+        why = "it samples completions, and each of their tokens would gather all weights"
+        return f"{strategy} cannot train {spec['objective']}: {why}; write strategy: zero2, or ddp"
     optimiser = spec.get("trainer_args", {}).get("optim", SHARED_OPTIMISERS[0])
     if STRATEGIES[strategy].shards and optimiser not in SHARED_OPTIMISERS:
         known = " or ".join(SHARED_OPTIMISERS)

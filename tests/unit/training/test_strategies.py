@@ -4,6 +4,7 @@ import pytest
 
 from posttrain.config.hardware import Hardware
 from posttrain.methods import METHODS
+from posttrain.objectives import OBJECTIVES
 from posttrain.training import strategies
 from posttrain.training.strategies import STRATEGIES
 
@@ -42,3 +43,12 @@ def test_only_what_is_shared_out_can_be_offloaded():
 def test_a_shared_sequence_is_refused():
     with pytest.raises(ValueError, match="one sequence cannot be shared by several processes yet"):
         Hardware(processes=2, strategy="fsdp", context_parallel=2)
+
+
+def test_objectives_that_sample_keep_whole_weights():
+    keys = {"method": "lora", "batch_size": 8}
+    refused = [name for name in OBJECTIVES if strategies.refusal("zero3", 2, keys | {"objective": name})]
+    assert refused == ["grpo", "rloo", "ppo"]
+    why = strategies.refusal("fsdp", 2, keys | {"objective": "ppo"})
+    assert why.startswith("fsdp cannot train ppo: ") and why.endswith("; write strategy: zero2, or ddp")
+    assert strategies.refusal("zero2", 2, keys | {"objective": "ppo"}) is None
