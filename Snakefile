@@ -28,6 +28,7 @@ rule all:
 
 
 onstart:
+    check_machine()
     check_cluster()
     wait_for_turn()
     announce_in_storage()

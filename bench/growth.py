@@ -1,9 +1,11 @@
 """How time and memory grow: of the graph and the report with the number of runs, of training with rows, length and model.
 
-    python bench/growth.py graph training report
+    python bench/growth.py graph built training report mlflow
 
 graph: a dry run of so many DPO runs of one SFT run, and what Snakemake alone takes for the same jobs (bench/plain.smk).
 training: SFT with LoRA of random tiny models by the workflow, one of rows, length of the rows and width changed at a time.
+built: the same dry run once every file is there, which looks at each of them.
+mlflow: runs of 100 steps and 12 metrics in a new SQLite file, as training logs them, and a search for all of them.
 report: `make_report.py` on made-up results of 400 steps a run, the page's size, and when headless Chromium has painted
 something of it, and loaded all of it.
 """
@@ -14,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import yaml
@@ -28,6 +31,8 @@ from posttrain.runtime.atomic import write_json  # noqa: E402
 GRAPH_RUNS = (10, 100, 1000, 10_000)
 PARTS = {"prompt": "question", "completion": "answer"}
 REPORT_RUNS = (10, 50, 200)
+BUILT_RUNS = (100, 300, 1000)
+MLFLOW_RUNS = (30, 100, 300)
 # Steps of 4 rows, questions in a row, width
 TRAININGS = (
     (3, 2, 256),
@@ -59,6 +64,53 @@ def graph(folder: Path) -> None:
     for runs in GRAPH_RUNS:
         ours, plain = measured(dry_run(folder, runs), folder), measured(plain_dry_run(folder, runs), folder)
         print(f"{runs:6} {ours[0]:6.1f} {ours[1]:6.0f} {plain[0]:14.1f} {plain[1]:6.0f}", flush=True)
+
+
+def built(folder: Path) -> None:
+    """Print what a command takes that finds everything built, and how many files that are."""
+    from posttrain.provenance.dry_run import planned
+
+    shutil.copytree(REPOSITORY / "examples", folder / "examples")
+    print("  runs  declared files  CPU s    MiB")
+    for runs in BUILT_RUNS:
+        command = dry_run(folder, runs)
+        files = [
+            file
+            for job in planned("--directory", folder, "--configfile", folder / f"{runs}.yaml")
+            for file in job.outputs
+        ]
+        for file in map(folder.joinpath, files):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch() if file.suffix else file.mkdir(exist_ok=True)
+        seconds, memory = measured(command, folder)
+        print(f"{runs:6} {len(files):15} {seconds:6.1f} {memory:6.0f}", flush=True)
+        shutil.rmtree(folder / "results")
+
+
+def mlflow(folder: Path) -> None:
+    """Print what MLflow takes of so many runs in a SQLite file."""
+    from mlflow import MlflowClient
+
+    from posttrain.training.mlflow_tracking import _log_lines
+
+    steps = [{"step": i, "seconds": float(i)} | {f"metric_{k}": i / (k + 1) for k in range(12)} for i in range(1, 101)]
+    print("  runs  CPU s to log  MiB  CPU s to search")
+    for runs in MLFLOW_RUNS:
+        file = folder / f"{runs}.db"
+        store = MlflowClient(f"sqlite:///{file}")
+        experiment = store.create_experiment("posttrain")
+        start = time.process_time()
+        for i in range(runs):
+            run_id = store.create_run(experiment, run_name=f"dpo_{i}").info.run_id
+            _log_lines(store, run_id, steps, 0)
+        logged = time.process_time()
+        found, token = 0, None
+        while token != "":
+            page = store.search_runs([experiment], max_results=1000, page_token=token)
+            found, token = found + len(page), page.token or ""
+        assert found == runs
+        size, searched = file.stat().st_size / 2**20, time.process_time() - logged
+        print(f"{runs:6} {logged - start:13.1f} {size:4.0f} {searched:16.2f}", flush=True)
 
 
 def report(folder: Path) -> None:
@@ -135,7 +187,7 @@ def write_training(folder: Path) -> None:
     (folder / "training.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
 
 
-TABLES = {table.__name__: table for table in (graph, training, report)}
+TABLES = {table.__name__: table for table in (graph, built, training, report, mlflow)}
 
 
 def main() -> None:

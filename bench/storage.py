@@ -14,7 +14,7 @@ sys.path[:0] = [str(REPOSITORY / "scripts"), str(REPOSITORY / "tests")]
 
 from s3_server import Server, serve  # noqa: E402
 
-TARGETS = ("data/gsm8k/data.json", "sft_lora/train.json", "sft_lora/eval.json", "dpo_lora/eval.json")
+TARGETS = ("data/gsm8k/data.json", "sft_lora/trained", "sft_lora/eval.json", "dpo_lora/eval.json")
 
 
 def main() -> None:

@@ -19,7 +19,6 @@ from posttrain.compat.snakemake import (
     ignore_sizes_in_storage,
     job_environment,
     planned_outputs,
-    remember_parameters,
     replaced,
     stages_here,
     start_again,
@@ -37,6 +36,7 @@ from posttrain.workflow.storage import Storage
 from posttrain.workflow.targets import check_is_no_target, evaluated
 from posttrain.runtime import fork_server, team_cache
 from posttrain.runtime.console import say
+from posttrain.runtime.processes import check_devices
 from posttrain.provenance.missing import gone
 
 carry_wildcards()
@@ -492,6 +492,16 @@ def reported_data(wildcards):
     return expand("results/data/{dataset}/report.json", dataset=contexts.report(PROJECT.inputs, "")["datasets"])
 
 
+def check_machine():
+    """Refuse more processes in a job than this machine has devices, where the jobs run here."""
+    if not workflow.local_exec:
+        return
+    try:
+        check_devices(PROJECT.config.hardware.processes)
+    except UserError as error:
+        sys.exit(f"posttrain: {error}")
+
+
 def announce_in_storage():
     """Write to the storage before the first job does."""
     if STORAGE:
@@ -541,6 +551,3 @@ def show_results():
         from posttrain.cli.table import table  # brings scipy, which takes longer than reading the workflow
 
         say(table(names), "results")
-
-
-remember_parameters(globals())

@@ -1,6 +1,6 @@
 """What a job asks a scheduler for: memory, minutes and GPUs; posttrain/workflow/resources.py decides."""
 
-from posttrain.compat.snakemake import chosen, scheduler
+from posttrain.compat.snakemake import chosen, remember_parameters, scheduler
 from posttrain.runtime import slurm
 from posttrain.workflow import partitions, resources
 
@@ -66,3 +66,6 @@ def check_cluster():
         partitions.check(list(dict.fromkeys(names)), account, workflow.executor_settings.no_account)
     except UserError as error:
         sys.exit(f"posttrain: {error}")
+
+
+remember_parameters(globals())  # of the functions of this file and of common.smk

@@ -46,6 +46,10 @@ def make(folder: Path, base: Path, rows: int = 11) -> Path:
         write_json(folder / shape / "report.json", {"shape": shape})
         for split, part in (("train", encoded), ("validation", encoded[:5])):
             pq.write_table(pa.Table.from_pylist(part, schema=schema(shape)), folder / shape / f"{split}.parquet")
+        if shape == "messages":
+            write_json(folder / "prompts/data.json", {"shape": shape})
+            pq.write_table(pa.Table.from_pylist(found), folder / "prompts/train.parquet")
+    (folder / "rule.py").write_text("def length(completion, reference):\n    return float(len(completion) % 5)\n")
     write_json(folder / "base.json", {"base": "base"})
     (folder / "base").symlink_to(base)
     columns = {name: pa.array([-40.0 - 3 * i for i in range(rows)], pa.float32()) for name in REFERENCE}
@@ -61,6 +65,7 @@ def spec(folder: Path, run: str, objective: str, method: str = "lora", **keys: A
     """Write the spec of a run; returns its folder."""
     dropout = {"dropout": 0} if method in ("lora", "qlora", "dora") else {}
     table = {"from": "base", "objective": objective, "method": method, "data": "rows"} | DEFAULTS | dropout | keys
+    table = {key: value for key, value in table.items() if value is not ...}
     values = {
         "bases": {"base": {"source": "path", "path": "base"}},
         "datasets": {
@@ -80,7 +85,7 @@ def spec(folder: Path, run: str, objective: str, method: str = "lora", **keys: A
 
 def shape_of(objective: str) -> str:
     """The type of the rows that these tests train an objective on."""
-    return "messages" if objective == "sft" else "preference"
+    return "messages" if objective == "sft" or OBJECTIVES[objective].on_policy else "preference"
 
 
 def command(folder: Path, run: str) -> list[str]:
@@ -91,7 +96,7 @@ def command(folder: Path, run: str) -> list[str]:
         "spec": f"results/{run}/spec.json",
         "parent": "base",
         "manifest": "base.json",
-        "tokens": shape_of(objective),
+        **({"data": "prompts"} if OBJECTIVES[objective].on_policy else {"tokens": shape_of(objective)}),
     }
     paths |= {"logprobs": "reference.parquet"} if objective == "dpo" else {}
     options = [word for name, path in paths.items() for word in (f"--{name}", path)]

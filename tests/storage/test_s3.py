@@ -4,12 +4,11 @@ import json
 import shutil
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import REPOSITORY, SIDE_BY_SIDE, TINY, environment
+from conftest import REPOSITORY, SIDE_BY_SIDE, TINY, command, environment
 from s3_server import Server, serve
 
 pytest.importorskip("snakemake_storage_plugin_s3")
@@ -35,8 +34,8 @@ def checkout(folder: Path) -> Path:
             source, folder / name
         )
     (folder / ".gitignore").write_text(".snakemake/\nresults/\n__pycache__/\n")
-    for command in ("init", "add -A", "-c user.name=user -c user.email=user@example.org commit -m project"):
-        subprocess.run(["git", *command.split()], cwd=folder, check=True, capture_output=True)
+    for words in ("init", "add -A", "-c user.name=user -c user.email=user@example.org commit -m project"):
+        subprocess.run(["git", *words.split()], cwd=folder, check=True, capture_output=True)
     return folder
 
 
@@ -64,10 +63,6 @@ def build(
 def planned(text: str) -> set[str]:
     """The first words of a dry run's lines, such as `data` and `sft`."""
     return {line.split()[0] for line in text.splitlines() if line.endswith((" built yet", "is built again"))}
-
-
-def without_seconds(record: dict) -> dict:
-    return {key: value for key, value in record.items() if key not in ("seconds", "seal")}
 
 
 def test_a_second_machine_builds_nothing_again_unless_something_differs(server, folder, tmp_path_factory):
@@ -98,50 +93,56 @@ def test_a_second_machine_builds_nothing_again_unless_something_differs(server, 
     assert "data" in planned(build(server, other, "-n", ROWS))
 
 
-@pytest.mark.slow
-def test_the_road_on_nodes_that_share_nothing(server, tmp_path):
-    """Every job runs in an empty folder; the submitter reads no weights, no rows and no tokens."""
-    elsewhere = ("--executor", "elsewhere", "--jobs", "2", "--seconds-between-status-checks", "1")
-    ours = {"PYTHONPATH": f"{PLUGINS}:{REPOSITORY / 'scripts'}", "POSTTRAIN_CHECKPOINTS": str(tmp_path / "seen_by_all")}
-    here = checkout(tmp_path / "here")
-    server.requests.clear()
-    build(server, here, *elsewhere, ROAD, prefix="road", **ours)
-    sent = [request for request in server.requests if request.sender == "submitter"]
-    jobs = [request for request in server.requests if request.sender == "job"]
-    local = ("spec.json", "data.json", "context.json")  # compared with the configuration; `base` needs the internet
-    read = [request.address for request in sent if request.is_download]
-    base = {"/team/road/results/data/gsm8k/train.parquet"}  # what a random base's tokenizer is made from
-    assert {address for address in read if not address.endswith(local)} <= base
-    assert any("merged/model.safetensors" in request.address for request in jobs if request.is_download)
-    print(Counter((request.sender, request.method) for request in server.requests))
+ELSEWHERE = ("--executor", "elsewhere", "--jobs", "2", "--seconds-between-status-checks", "1")
 
-    # the same bits as in one folder
-    alone = tmp_path / "alone"
-    shutil.copytree(REPOSITORY / "examples", alone / "examples")
-    subprocess.run(
-        [SNAKEMAKE, *SIDE_BY_SIDE, "-s", REPOSITORY / "Snakefile", "--configfile", TINY, "--cores", "2", ROAD],
-        cwd=alone,
-        env=environment(),
-        check=True,
-        capture_output=True,
-    )
+
+@pytest.fixture(scope="module")
+def road(server, tmp_path_factory):
+    """The road, each job in an empty folder: the submitter's folder, its variables, and the requests."""
+    folder = checkout(tmp_path_factory.mktemp("road") / "here")
+    variables = {
+        "PYTHONPATH": f"{PLUGINS}:{REPOSITORY / 'scripts'}",
+        "POSTTRAIN_CHECKPOINTS": str(folder.parent / "seen"),
+    }
+    server.requests.clear()
+    build(server, folder, *ELSEWHERE, ROAD, prefix="road", **variables)
+    return folder, variables, list(server.requests)
+
+
+@pytest.mark.slow
+def test_large_files_do_not_pass_through_the_submitter(road):
+    *_, requests = road
+    read = {sender: set() for sender in ("submitter", "job")}
+    for request in requests:
+        if request.is_download and request.sender in read:
+            read[request.sender].add(request.address.removeprefix("/team/road/results/"))
+    compared = {address for address in read["submitter"] if address.endswith(("spec.json", "data.json"))}
+    assert read["submitter"] - compared <= {"data/gsm8k/train.parquet"}  # which a random base's tokenizer is made from
+    assert {"sft_lora/merged/model.safetensors", "dpo_lora/trained/adapter_model.safetensors"} <= read["job"]
+
+
+@pytest.mark.slow
+def test_the_bits_are_those_of_one_folder(road, server, folder):
+    subprocess.run(command(folder, ROAD), env=environment(), check=True, capture_output=True)
     for run in ("sft_lora", "dpo_lora"):
         stored = server.client().get_object(Bucket="team", Key=f"road/results/{run}/provenance.json")["Body"].read()
-        expected = json.loads((alone / f"results/{run}/provenance.json").read_text())
+        expected = json.loads((folder / f"results/{run}/provenance.json").read_text())
         for key in ("spec", "parent", "tokens", "rows", "logprobs", "trained", "merged"):
             assert json.loads(stored)[key] == expected[key], (run, key)
 
-    server.requests.clear()
-    assert "Nothing to be done" in build(server, here, *elsewhere, ROAD, prefix="road", **ours)
-    print("nothing to do:", len(server.requests))
+
+@pytest.mark.slow
+def test_another_checkout_has_nothing_to_do(road, server, tmp_path):
     assert "Nothing to be done" in build(server, checkout(tmp_path / "there"), ROAD, prefix="road")
 
-    # a node that was lost: the next one finds in the folder that all see what the first has left there
-    for name in ("trained/adapter_model.safetensors", "trained/.snakemake_timestamp", "train.json", "train.jsonl"):
-        server.client().delete_object(Bucket="team", Key=f"road/results/dpo_lora/{name}")
-    finished = next((tmp_path / "seen_by_all/dpo_lora").glob("checkpoints/*/finished/train.json"))
+
+@pytest.mark.slow
+def test_a_node_finds_what_a_lost_one_has_left(road, server):
+    """Where POSTTRAIN_CHECKPOINTS names a folder that both see: the result is not trained again."""
+    folder, variables, _ = road
+    finished = next((folder.parent / "seen/dpo_lora").glob("checkpoints/*/finished"))
     before = finished.stat().st_mtime
-    build(server, here, *elsewhere, "--force", "results/dpo_lora/train.json", prefix="road", **ours)
+    build(server, folder, *ELSEWHERE, "--force", "--", "results/dpo_lora/train.json", prefix="road", **variables)
     assert finished.stat().st_mtime == before
     assert server.client().head_object(Bucket="team", Key="road/results/dpo_lora/trained/adapter_model.safetensors")
 

@@ -5,14 +5,17 @@ returns the numbers that it notes.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers.trainer
+from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_pt_utils import BatchRebalanceSampler
+
+from posttrain.runtime import processes
 
 CHECKED = {"trl": "1.16.0", "transformers": "5.23.0"}
 
@@ -34,6 +37,14 @@ def noted_in_evaluation(trainer: Any) -> dict[str, float]:
     found = {name.removeprefix("eval_"): values[-1] for name, values in notes["eval"].items() if values}
     notes["eval"].clear()
     return found
+
+
+def held_out_batches(trainer: Any) -> Iterable[dict]:
+    """The trainer's held-out batches: in each of several processes all of them, which the trainer itself would share out."""
+    if processes.count() == 1:
+        return trainer.get_eval_dataloader()
+    rows = trainer._remove_unused_columns(trainer.eval_dataset, description="evaluation")
+    return DataLoader(rows, trainer.args.eval_batch_size, collate_fn=trainer.data_collator)
 
 
 def evaluation_loss(trainer: Any, batch: dict) -> tuple[float, dict]:

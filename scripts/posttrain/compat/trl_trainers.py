@@ -49,6 +49,11 @@ def prepared_kto() -> type:
     return PreparedKTOTrainer
 
 
+def gathers_means(trainer: Any) -> bool:
+    """Whether the numbers that a trainer gathers from each process, to log them, are means over its rows; others gather sums."""
+    return bool({"RewardTrainer", "ORPOTrainer", "CPOTrainer"} & {kind.__name__ for kind in type(trainer).__mro__})
+
+
 def prepared_pairs(trainer: type) -> type:
     """TRL's ORPOTrainer or CPOTrainer for rows of prompt_ids, chosen_ids and rejected_ids."""
 

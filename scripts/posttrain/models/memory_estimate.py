@@ -174,13 +174,14 @@ def adapted(spec: dict, model: Model) -> list[str]:
     """The matrices of `model` that the run's method gives an adapter; experts as their files have them."""
     if not spec.get("target_modules"):
         return []
-    names = targeted(spec, list(model.matrices))
+    matrices = model.matrices
+    names = targeted(spec, list(matrices))
     if spec["target_modules"] == "all-linear":
-        targets = {name: model.matrices[name] for name in names}
+        targets = {name: matrices[name] for name in names}
         reasons = target_modules.left_out(spec, targets, model.modules, model.config)
         names = [name for name in names if name not in reasons]
     if spec.get("peft_args", {}).get("target_parameters"):
-        names += [name for name in model.matrices if ".experts." in name and name not in names]
+        names += [name for name in matrices if ".experts." in name and name not in names]
     return names
 
 
@@ -191,7 +192,8 @@ def trained_parameters(spec: dict, model: Model) -> float:
         return sum(
             math.prod(shape) for name, shape in model.shapes.items() if parameter_patterns.is_trained(spec, (name,))
         )
-    shapes = [model.matrices[name] for name in adapted(spec, model)]
+    matrices = model.matrices
+    shapes = [matrices[name] for name in adapted(spec, model)]
     own = method.parameters(spec, Sizes(model.layers, model.hidden, model.intermediate, shapes))
     saved = spec.get("peft_args", {}).get("modules_to_save") or []
     parts = {name.rpartition(".")[0]: shape for name, shape in model.shapes.items()}

@@ -2,8 +2,8 @@
 
 A launcher forks one process for each rank and waits. The ranks' signals come from it, in process groups of their own, so that Ctrl-C
 reaches each rank once. If a rank fails, the launcher kills the others at once: they would wait for it for ever. If the launcher is
-killed, the kernel kills the ranks. `torchrun` would do most of it, but kills the ranks 30 seconds after a signal, while
-a checkpoint may be being written, knows no SIGUSR1 and starts Python anew for each rank.
+killed, the kernel kills the ranks. `torchrun` (torch 2.13) kills the ranks 30 seconds after a signal, while a checkpoint may be being
+written, leaves them alone when it is killed itself, and starts Python anew for each.
 """
 
 import ctypes
@@ -30,10 +30,8 @@ GRACE = (
 # large checkpoint, or measuring, and is waited for however long that takes. By default torch would give up after 10 or 30 minutes.
 TIMEOUT = 7
 PR_SET_PDEATHSIG = 1
-SHARDED = (
-    "fsdp",
-    "zero3",
-)  # strategies where a process holds a part of the parameters, for a model that one GPU may not hold
+# Strategies where a process holds a part of the weights only: one GPU may not hold the whole model.
+SHARDED = ("fsdp", "zero3")
 
 
 def hardware() -> dict[str, Any]:
@@ -181,8 +179,10 @@ def start(wanted: int, signals: tuple[int, ...]) -> bool:
     check_devices(wanted)
     while True:
         reports = [os.memfd_create(f"rank-{i}", 0) for i in range(wanted)]
+        signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # until they are passed on
         ranks = _fork(wanted, reports)
         if ranks is None:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
             return True
         status = _wait(ranks, signals)
         found = [report for report in map(_read, reports) if report]
@@ -253,6 +253,7 @@ def _wait(ranks: list[int], signals: tuple[int, ...]) -> int:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, lambda number, _: send(number))
     before = signal.signal(signal.SIGTSTP, pause)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
     end = None
     while left:
         pid, status = os.waitpid(-1, os.WNOHANG if end else 0)

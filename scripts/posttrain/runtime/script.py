@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from posttrain.runtime import console, events, fork_server
 from posttrain.runtime.console import say
 from posttrain.runtime.errors import UserError
-from posttrain.runtime.processes import has_launcher, leave, planned, report, start
+from posttrain.runtime.processes import has_launcher, is_main, leave, planned, rank, report, start
 from posttrain.runtime.storage_faults import storage_fault
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -64,6 +64,8 @@ def run(
     options = parser.parse_args()
     if (status := fork_server.ask(SIGNALS)) is not None:
         sys.exit(status)
+    if not is_main() and options.log:  # of another launcher than ours, whose ranks share a log and a lock
+        options.log = options.log.with_suffix(f".{rank()}.log")
     events.set_job(options.log)
     on_signals(end_at_once)
     wanted, gpus = planned(replicas) if processes or replicas else (1, 1)

@@ -2,7 +2,8 @@
 
 transformers calls `evaluate` after a step's numbers are logged and before its checkpoint is saved, so a checkpoint always
 knows the measurement of its step. What is measured is ours, since a mean over batches would weigh the rows of an incomplete
-one more, and since no trainer here can score completions by a metric. Measuring changes no random state: a training takes the
+one more, and since no trainer here can score completions by a metric. Of several processes each measures all rows, so that the numbers
+are those of one, and decides by the first one's. Measuring changes no random state: a training takes the
 same steps with it as without.
 """
 
@@ -20,14 +21,14 @@ import numpy as np
 import torch
 from transformers import Trainer, TrainerCallback
 
-from posttrain.compat.trainer_internals import evaluation_loss, noted_in_evaluation
+from posttrain.compat.trainer_internals import evaluation_loss, held_out_batches, noted_in_evaluation
 from posttrain.data import samples, thoughts
 from posttrain.data.rows import read
 from posttrain.data.tokens import IGNORED, questions, turn_end
 from posttrain.inference import rollout, scoring
 from posttrain.metrics import text_metrics
 from posttrain.objectives import OBJECTIVES, Objective
-from posttrain.runtime import user_code
+from posttrain.runtime import processes, user_code
 from posttrain.runtime.console import say
 from posttrain.runtime.errors import UserError
 from posttrain.training import early_stopping, keeping
@@ -110,7 +111,7 @@ def inputs(options: Namespace, spec: dict) -> list[Path]:
 def losses(trainer: Any, objective: Objective) -> dict[str, float]:
     """The objective's own metrics over the trainer's held-out rows, in which all that its loss is a mean of weighs the same."""
     sums, weights = Counter(), Counter()
-    for batch in trainer.get_eval_dataloader():
+    for batch in held_out_batches(trainer):
         loss, given = evaluation_loss(trainer, batch)
         found = {"loss": loss} | noted_in_evaluation(trainer)
         for name, weight in _weights(objective, given).items():
@@ -141,8 +142,11 @@ def completions(trainer: Any, rows: list[dict], max_new_tokens: int) -> list[sco
     found: dict[int, scoring.Answer] = {}
     with _policy(trainer) as model, trainer.compute_loss_context_manager():
         for batch in scoring.prompt_batches(prompts, max_new_tokens):
-            given = scoring.generate_batch(model, tokenizer, [prompts[i] for i in batch], max_new_tokens)
-            found |= zip(batch, given, strict=True)
+            some = partial(scoring.generate_batch, model, tokenizer, [prompts[i] for i in batch], max_new_tokens)
+            is_role = processes.count() > 1 and hasattr(
+                trainer.model, "role"
+            )  # of a model that may be shared out as one
+            found |= zip(batch, trainer.model(some) if is_role else some(), strict=True)
     return [found[i] for i in range(len(prompts))]
 
 
@@ -252,7 +256,7 @@ class Measuring(TrainerCallback):
         trainer = self.trainer
         step = trainer.state.global_step
         with undisturbed(trainer.model):
-            found = {EVALUATED + name: value for name, value in self.measure().items()}
+            found = {EVALUATED + name: value for name, value in processes.gathered(self.measure())[0].items()}
             for name, number in found.items():
                 if not math.isfinite(number):
                     raise UserError(
@@ -281,7 +285,7 @@ class Measuring(TrainerCallback):
 
     def _prune(self) -> None:
         decided = self.decision()
-        if decided and self.planned.keep_best:
+        if decided and self.planned.keep_best and processes.is_main():
             keeping.prune(self.folder, self.planned, decided.best)
 
     def _tell(self, step: int, value: float, decided: Decision) -> None:

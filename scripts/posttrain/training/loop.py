@@ -263,6 +263,7 @@ def rows_of_step(trainer: Any, dataset: str, step: int) -> list[str]:
         step = -(-step * args.gradient_accumulation_steps // args.steps_per_generation)
         size = args.generation_batch_size // args.num_generations
     ids = rows[(step - 1) * size : step * size]["id"]
+    ids = [one for one in ids if one]  # not that of a row without a weight, see row_shares.py
     ids = [name for one in ids for name in ([one] if isinstance(one, str) else one)]  # several where they are packed
     file = Path(f"results/data/{dataset}/train.parquet")
     places = dict(zip(*inputs.read_columns(file, ("id", "place")), strict=True)) if file.exists() else {}

@@ -94,7 +94,7 @@ def write(
         "precision": loading.precision(spec["precision"]),
         "attention": attention_of(model.config),
         **{name: getattr(trainer.args, name) for name in fast_kernels(spec)},  # as `trainer_args` may have changed them
-        "threads": torch.get_num_threads(),
+        "threads": torch.get_num_threads() * processes.count(),
         "memory_gib": processes.largest(memory_gib()),
         "memory_of": "gpu" if torch.cuda.is_available() else "process",
         "processes": processes.count(),

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from posttrain.compat.trainer_internals import RankSampler
+from posttrain.compat.trl_trainers import gathers_means
 from posttrain.data.tokens import IGNORED
 from posttrain.runtime import processes
 
@@ -57,6 +58,8 @@ def _with_idle_row(rows: Any) -> Any:
     from datasets import Dataset, concatenate_datasets
 
     row = rows[0]
+    if "id" in row:
+        row |= {"id": [] if isinstance(row["id"], list) else None}
     if "labels" in row:
         row |= {"input_ids": row["input_ids"][:2], "labels": [IGNORED] * 2}
         row |= {"seq_lengths": [2]} if "seq_lengths" in row else {}
@@ -90,7 +93,9 @@ class LastStep:
         self.done += 1
         accelerator = self.trainer.accelerator
         gather, gather_for_metrics = accelerator.gather, accelerator.gather_for_metrics
-        accelerator.gather = accelerator.gather_for_metrics = lambda tensor: _gathered(tensor, bool(share))
+        accelerator.gather = accelerator.gather_for_metrics = lambda tensor: _gathered(
+            tensor, len(share), gathers_means(self.trainer)
+        )
         try:
             loss = self.compute_loss(model, inputs, *args, **kwargs)
         finally:
@@ -100,7 +105,14 @@ class LastStep:
         return loss * (len(share) * len(self.shares) * processes.count() / self.rows)
 
 
-def _gathered(tensor: torch.Tensor, counts: bool) -> torch.Tensor:
-    """The tensors of all processes whose rows count, one after the other; they may be of different lengths."""
-    found = processes.gathered(tensor.detach().cpu() if counts else None)
-    return torch.cat([torch.atleast_1d(one) for one in found if one is not None]).to(tensor.device)
+def _gathered(tensor: torch.Tensor, rows: int, of_means: bool) -> torch.Tensor:
+    """The tensors of all processes with rows, one after the other; they may be of different lengths.
+
+    Args:
+        rows: of this process.
+        of_means: whether a number is a mean over rows; it is there as often as it has rows.
+    """
+    given = torch.atleast_1d(tensor.detach().cpu())
+    if of_means and tensor.dim() == 0 and tensor.is_floating_point():
+        given = given.expand(rows)
+    return torch.cat([one for one in processes.gathered(given if rows else None) if one is not None]).to(tensor.device)

@@ -5,6 +5,7 @@ import pytest
 from posttrain.config.hardware import Hardware as Configured
 from posttrain.models import memory_estimate, memory_sharing
 from posttrain.models.memory_sharing import Hardware, of_one
+from posttrain.runtime import processes
 from unit.models.test_memory_estimate import SMOLLM2, spec
 
 # 1,000 trained parameters in 10 layers that have all of the weights.
@@ -67,3 +68,7 @@ def test_sharding_more_takes_less(method):
         for name in ("zero1", "zero2", "zero3")
     ]
     assert totals == sorted(totals, reverse=True)
+
+
+def test_the_strategies_that_share_out_the_weights_are_evaluated_by_one_process():
+    assert set(processes.SHARDED) == {name for name, parts in memory_sharing.SHARDED.items() if "weights" in parts}

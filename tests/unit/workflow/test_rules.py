@@ -25,9 +25,11 @@ def test_a_job_asks_for_memory_and_time(rule):
 
 
 def test_only_what_needs_the_internet_and_what_takes_a_second_runs_where_the_command_does():
-    local = re.findall(r"^ *localrules:\n((?: +\w+,\n)+)", TEXT, re.M)
+    local = re.findall(r"^localrules:\n((?: +\w+,\n)+)", TEXT, re.M)  # those that always are; not indented
     names = {name for block in local for name in re.findall(r"\w+", block)}
-    assert names == HERE | {"base", "data_online"}
+    of_storage = set(re.findall(r"^if STORAGE:.*\n+    localrules:\n +(\w+),\n", TEXT, re.M))
+    assert of_storage == {"data", "base_here"}  # a storage does not have the user's files
+    assert names == HERE - {"alias"} | {"base", "data_online"}
 
 
 def test_the_slurm_profile_differs_where_it_has_to():
