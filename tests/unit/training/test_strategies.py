@@ -45,10 +45,10 @@ def test_a_shared_sequence_is_refused():
         Hardware(processes=2, strategy="fsdp", context_parallel=2)
 
 
-def test_objectives_that_sample_keep_whole_weights():
+def test_samplers_of_trl_keep_whole_weights():
     keys = {"method": "lora", "batch_size": 8}
     refused = [name for name in OBJECTIVES if strategies.refusal("zero3", 2, keys | {"objective": name})]
-    assert refused == ["grpo", "rloo", "ppo"]
-    why = strategies.refusal("fsdp", 2, keys | {"objective": "ppo"})
-    assert why.startswith("fsdp cannot train ppo: ") and why.endswith("; write strategy: zero2, or ddp")
-    assert strategies.refusal("zero2", 2, keys | {"objective": "ppo"}) is None
+    assert refused == ["grpo", "rloo"]
+    why = strategies.refusal("fsdp", 2, keys | {"objective": "grpo"})
+    assert why.startswith("fsdp cannot train grpo: ") and why.endswith("; write strategy: ddp")
+    assert strategies.refusal("zero2", 2, keys | {"objective": "grpo"}) is None
