@@ -91,11 +91,15 @@ def refusal(strategy: str, count: int, spec: dict) -> str | None:
         return f"{strategy} needs DeepSpeed, which is not installed; run pip install deepspeed, or write strategy: fsdp"
     if STRATEGIES[strategy].shards and method.unsharded:
         return f"{strategy} cannot train {spec['method']}: {method.unsharded}; write strategy: ddp"
+    objective = OBJECTIVES[spec["objective"]]
+    if "weights" in STRATEGIES[strategy].shards and objective.groups:
+        why = "TRL samples with whole weights, which was not tried where each process has a part of them"
+        return f"{strategy} cannot train {spec['objective']}: {why}; write strategy: ddp"
     optimiser = spec.get("trainer_args", {}).get("optim", SHARED_OPTIMISERS[0])
     if STRATEGIES[strategy].shards and optimiser not in SHARED_OPTIMISERS:
         known = " or ".join(SHARED_OPTIMISERS)
         return f"{strategy} shares out the states of AdamW, and optim is {optimiser}; write strategy: ddp, or optim: {known}"
-    objective, rows = OBJECTIVES[spec["objective"]], spec["batch_size"] // spec.get("minibatches", 1)
+    rows = spec["batch_size"] // spec.get("minibatches", 1)
     if rows % count:
         what = f"a minibatch of {rows} rows" if "minibatches" in spec else f"batch_size {rows}"
         return f"{what} does not divide by {count} processes; write a multiple of {count}"

@@ -4,6 +4,7 @@ import pytest
 
 from posttrain.config.hardware import Hardware
 from posttrain.methods import METHODS
+from posttrain.objectives import OBJECTIVES
 from posttrain.training import strategies
 from posttrain.training.strategies import STRATEGIES
 
@@ -42,3 +43,12 @@ def test_only_what_is_shared_out_can_be_offloaded():
 def test_a_shared_sequence_is_refused():
     with pytest.raises(ValueError, match="one sequence cannot be shared by several processes yet"):
         Hardware(processes=2, strategy="fsdp", context_parallel=2)
+
+
+def test_samplers_of_trl_keep_whole_weights():
+    keys = {"method": "lora", "batch_size": 8}
+    refused = [name for name in OBJECTIVES if strategies.refusal("zero3", 2, keys | {"objective": name})]
+    assert refused == ["grpo", "rloo"]
+    why = strategies.refusal("fsdp", 2, keys | {"objective": "grpo"})
+    assert why.startswith("fsdp cannot train grpo: ") and why.endswith("; write strategy: ddp")
+    assert strategies.refusal("zero2", 2, keys | {"objective": "grpo"}) is None
