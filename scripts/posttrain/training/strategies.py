@@ -96,6 +96,10 @@ def refusal(strategy: str, count: int, spec: dict) -> str | None:
         known = " or ".join(SHARED_OPTIMISERS)
         return f"{strategy} shares out the states of AdamW, and optim is {optimiser}; write strategy: ddp, or optim: {known}"
     objective, rows = OBJECTIVES[spec["objective"]], spec["batch_size"] // spec.get("minibatches", 1)
+    gathers_layers = "weights" in STRATEGIES[strategy].shards and STRATEGIES[strategy].stage is None
+    if gathers_layers and objective.on_policy and not objective.value_model:
+        why = "TRL lets each process stop sampling where its own completions end, and the others would wait for its weights"
+        return f"{strategy} cannot train {spec['objective']}: {why}; write strategy: zero2, or zero3"
     if rows % count:
         what = f"a minibatch of {rows} rows" if "minibatches" in spec else f"batch_size {rows}"
         return f"{what} does not divide by {count} processes; write a multiple of {count}"
