@@ -80,7 +80,7 @@ def arguments(spec: dict) -> dict[str, Any]:
     return {**backend, **common, **strategy.arguments(hardware["offload"])}
 
 
-def refusal(strategy: str, count: int, spec: dict) -> str | None:
+def refusal(strategy: str, count: int, spec: dict, offload: bool = False) -> str | None:
     """Why a run cannot be trained by this many processes with this strategy, and what to write instead; None where it can.
 
     Args:
@@ -100,6 +100,9 @@ def refusal(strategy: str, count: int, spec: dict) -> str | None:
     if gathers_layers and objective.on_policy and not objective.value_model:
         why = "TRL lets each process stop sampling where its own completions end, and the others would wait for its weights"
         return f"{strategy} cannot train {spec['objective']}: {why}; write strategy: zero2, or zero3"
+    if offload and STRATEGIES[strategy].stage and objective.value_model:
+        why = "DeepSpeed takes only the gradients of a step's last backward pass to the machine's memory, and the value has its own"
+        return f"{strategy} cannot train {spec['objective']} with offload: {why}; write offload: false"
     if rows % count:
         what = f"a minibatch of {rows} rows" if "minibatches" in spec else f"batch_size {rows}"
         return f"{what} does not divide by {count} processes; write a multiple of {count}"
