@@ -19,6 +19,7 @@ from unittest.mock import patch
 
 import test_matrix as matrix
 import torch
+from accelerate.state import AcceleratorState
 
 from posttrain.compat import accelerate_state
 from posttrain.models import loading
@@ -60,6 +61,8 @@ def train(objective: str, method: str, strategy: str, mode: str) -> dict:
             stack.enter_context(contextlib.suppress(Killed))
         if mode == "unpatched":
             stack.enter_context(patch.object(accelerate_state, "shard_on_cpu", lambda **_: None))
+            original = getattr(AcceleratorState.__init__, "__wrapped__", AcceleratorState.__init__)
+            stack.enter_context(patch.object(AcceleratorState, "__init__", original))
         if objective == "dpo" and processes.is_main():
             shutil.copy(f"logprobs_{method}.parquet", "logprobs.parquet")
         processes.barrier()

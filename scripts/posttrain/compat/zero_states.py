@@ -64,5 +64,14 @@ def make_states(zero: Any, keys: tuple[str, ...], step: float) -> None:
         place = flat.device if fused else "cpu"
         states = {"step": torch.tensor(float(step), dtype=torch.float32, device=place)}
         zero.optimizer.state[flat] = states | {key: torch.zeros_like(flat) for key in keys}
+    link_states(zero)
+
+
+def link_states(zero: Any) -> None:
+    """Let stages 1 and 2 know which part of the states is whose.
+
+    They do so once, after the first group of parameters has made its first step, when those of the other groups are not there yet.
+    """
     if hasattr(zero, "_lazy_init_hp_params_optimizer_state"):
+        zero._hp_optimizer_states_linked = False
         zero._lazy_init_hp_params_optimizer_state()

@@ -118,6 +118,7 @@ class Sharded(TrainerCallback):
             torch.save({key: self._with_empty(value) for key, value in scheduler.items()}, folder / SCHEDULER)
 
     def _zero_state(self, optimizer: Any) -> dict[str, Any]:
+        zero_states.link_states(self.trainer.optimizer.optimizer)
         step = next(iter(optimizer.state.values()))["step"]
         state = {}
         for i, parameter in enumerate(self.parameters):
@@ -281,6 +282,6 @@ def what_is_wrong(trainer: Any, stage: int | None) -> str | None:
             for parameter, size in zip(trained, sizes, strict=True)
         ]
         share = sum(-(-n // count) * (size // n) for n, size in zip(rows, sizes, strict=True))
-    if own <= share:
+    if not processes.largest(own > share):
         return None
     return f"each of the {count} processes holds {own:,} of the {sum(sizes):,} numbers that are trained"
