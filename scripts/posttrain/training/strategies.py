@@ -80,7 +80,7 @@ def arguments(spec: dict) -> dict[str, Any]:
     return {**backend, **common, **strategy.arguments(hardware["offload"])}
 
 
-def refusal(strategy: str, count: int, spec: dict) -> str | None:
+def refusal(strategy: str, count: int, spec: dict, offload: bool = False) -> str | None:
     """Why a run cannot be trained by this many processes with this strategy, and what to write instead; None where it can.
 
     Args:
@@ -91,15 +91,18 @@ def refusal(strategy: str, count: int, spec: dict) -> str | None:
         return f"{strategy} needs DeepSpeed, which is not installed; run pip install deepspeed, or write strategy: fsdp"
     if STRATEGIES[strategy].shards and method.unsharded:
         return f"{strategy} cannot train {spec['method']}: {method.unsharded}; write strategy: ddp"
-    objective = OBJECTIVES[spec["objective"]]
-    if "weights" in STRATEGIES[strategy].shards and objective.groups:
-        why = "TRL samples with whole weights, which was not tried where each process has a part of them"
-        return f"{strategy} cannot train {spec['objective']}: {why}; write strategy: ddp"
     optimiser = spec.get("trainer_args", {}).get("optim", SHARED_OPTIMISERS[0])
     if STRATEGIES[strategy].shards and optimiser not in SHARED_OPTIMISERS:
         known = " or ".join(SHARED_OPTIMISERS)
         return f"{strategy} shares out the states of AdamW, and optim is {optimiser}; write strategy: ddp, or optim: {known}"
-    rows = spec["batch_size"] // spec.get("minibatches", 1)
+    objective, rows = OBJECTIVES[spec["objective"]], spec["batch_size"] // spec.get("minibatches", 1)
+    gathers_layers = "weights" in STRATEGIES[strategy].shards and STRATEGIES[strategy].stage is None
+    if gathers_layers and objective.on_policy and not objective.value_model:
+        why = "TRL lets each process stop sampling where its own completions end, and the others would wait for its weights"
+        return f"{strategy} cannot train {spec['objective']}: {why}; write strategy: zero2, or zero3"
+    if offload and STRATEGIES[strategy].stage and objective.value_model:
+        why = "DeepSpeed takes only the gradients of a step's last backward pass to the machine's memory, and the value has its own"
+        return f"{strategy} cannot train {spec['objective']} with offload: {why}; write offload: false"
     if rows % count:
         what = f"a minibatch of {rows} rows" if "minibatches" in spec else f"batch_size {rows}"
         return f"{what} does not divide by {count} processes; write a multiple of {count}"

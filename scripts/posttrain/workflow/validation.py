@@ -96,7 +96,8 @@ def _check_hardware(config: Config, run: Run, place: str) -> None:
     hardware = config.hardware
     if hardware.processes == 1:
         return
-    if why := strategies.refusal(hardware.name, hardware.processes, run.settings() | {"objective": run.objective}):
+    settings = run.settings() | {"objective": run.objective}
+    if why := strategies.refusal(hardware.name, hardware.processes, settings, hardware.offload):
         problem, _, hint = why.partition("; ")
         raise UserError("wrong-strategy", place, problem, hint)
 

@@ -45,10 +45,19 @@ def test_a_shared_sequence_is_refused():
         Hardware(processes=2, strategy="fsdp", context_parallel=2)
 
 
-def test_samplers_of_trl_keep_whole_weights():
-    keys = {"method": "lora", "batch_size": 8}
-    refused = [name for name in OBJECTIVES if strategies.refusal("zero3", 2, keys | {"objective": name})]
-    assert refused == ["grpo", "rloo"]
-    why = strategies.refusal("fsdp", 2, keys | {"objective": "grpo"})
-    assert why.startswith("fsdp cannot train grpo: ") and why.endswith("; write strategy: ddp")
-    assert strategies.refusal("zero2", 2, keys | {"objective": "grpo"}) is None
+@pytest.mark.parametrize("objective", ["grpo", "rloo"])
+def test_sampling_by_trl_is_refused_where_each_layer_is_gathered(objective):
+    assert f"fsdp cannot train {objective}: TRL lets each process stop sampling" in refusal("fsdp", objective=objective)
+    assert [refusal(name, objective=objective) for name in ("ddp", "zero1", "zero2", "zero3")] == [None] * 4
+    assert refusal("fsdp", objective="ppo") is None
+
+
+def test_ppo_is_refused_where_deepspeed_would_offload_a_part_of_its_gradients():
+    ppo = {"objective": "ppo", "method": "lora", "batch_size": 8}
+    why = "write offload: false"
+    assert [name for name in SHARED_OUT if why in (strategies.refusal(name, 2, ppo, True) or "")] == [
+        "zero1",
+        "zero2",
+        "zero3",
+    ]
+    assert strategies.refusal("zero2", 2, ppo) is None
