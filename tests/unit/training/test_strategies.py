@@ -4,7 +4,6 @@ import pytest
 
 from posttrain.config.hardware import Hardware
 from posttrain.methods import METHODS
-from posttrain.objectives import OBJECTIVES
 from posttrain.training import strategies
 from posttrain.training.strategies import STRATEGIES
 
