@@ -273,7 +273,7 @@ def test_a_number_that_is_not_finite_is_one_sentence(project, tmp_path):
     run = several.spec(project, "wrong", "sft", seed=SEED)
     with pytest.raises(AssertionError) as told:
         recorded(project, run.name, 2, tmp_path, FAIL="not-finite")
-    sentences = [line for line in str(told.value).splitlines() if "posttrain: " in line]
+    sentences = [line for line in str(told.value).splitlines() if line.strip().startswith("posttrain: ")]
     assert len(sentences) == 1
     assert "at step 1 on the rows" in sentences[0]
     shutil.rmtree(run)
