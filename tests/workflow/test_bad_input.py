@@ -58,7 +58,7 @@ CHANGES = {
     ),
     "what a library refuses": (
         lambda c: c["runs"]["sft_lora"].update(trainer_args={"deepspeed": "zero3.json"}),
-        "runs.sft_lora.trainer_args.deepspeed: a run trains in one process",
+        "runs.sft_lora.trainer_args.deepspeed: the table hardware at the top of the file says",
     ),
     "unknown parent": (
         lambda c: c["runs"]["dpo_lora"].update({"from": "sft_lroa"}),

@@ -30,7 +30,7 @@ SAVING = "tracking: {checkpoint_seconds: NUMBER} at the top of the file"
 RESULTS = "remove it: results are under results/, in a folder with the run's name"
 LOGGED = "remove it: every step is logged"
 RESUMED = "remove it: the same command resumes an interrupted run"
-ONE_PROCESS = "remove it: a run trains in one process, on one GPU or on the CPU"
+PROCESSES = "hardware: {processes: N, strategy: ddp | fsdp | zero1 | zero2 | zero3} at the top of the file"
 KERNELS = "remove it: attention and kernels are chosen from what is installed"
 REMOTE = "remove it: code that comes with a model is never executed"
 MEASURED = "measure_every: STEPS, to measure held-out rows during training"
@@ -146,9 +146,9 @@ RUN = {
     **_names(RESULTS, "output_dir overwrite_output_dir output"),
     **_names(RESUMED, "resume_from_checkpoint auto_resume_from_checkpoints resume ignore_data_skip"),
     **_names(
-        ONE_PROCESS, "deepspeed fsdp fsdp_config fsdp_version ddp ddp_timeout tensor_parallel_size num_gpus devices"
+        PROCESSES, "deepspeed fsdp fsdp_config fsdp_version ddp ddp_timeout tensor_parallel_size num_gpus devices"
     ),
-    **_names(ONE_PROCESS, "parallelism_config n_gpu world_size context_parallel_size"),
+    **_names(PROCESSES, "parallelism_config n_gpu world_size"),
     **_names(
         KERNELS, "flash_attn flash_attention use_flash_attention_2 attn_implementation xformers_attention sdp_attention"
     ),

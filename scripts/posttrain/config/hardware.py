@@ -20,7 +20,6 @@ class Hardware(Strict):
     offload: bool = Field(
         False, description="keep what is shared out in the machine's memory; for fsdp, zero1, zero2 and zero3"
     )
-    context_parallel: Count = Field(1, gt=0, description="processes that share one sequence")
 
     @model_validator(mode="after")
     def _consistent(self) -> "Hardware":
@@ -33,14 +32,6 @@ class Hardware(Strict):
         if self.offload and not STRATEGIES[self.name].offloads:
             problem = f"{self.name} shares nothing out that could be kept in the machine's memory"
             raise Mistake("conflicting-keys", "offload", problem, "write strategy: fsdp, or remove offload")
-        if self.context_parallel > 1:
-            problem = "one sequence cannot be shared by several processes yet"
-            raise Mistake(
-                "unsupported-setting",
-                "context_parallel",
-                problem,
-                "remove it, and write packing or a smaller max_length",
-            )
         return self
 
     @property

@@ -14,7 +14,7 @@ from posttrain.config.library_fields import annotations
 from posttrain.runtime.errors import UserError, nearest
 
 # Fields that need more than one process, which this workflow never starts.
-ONE_PROCESS = ("deepspeed", "fsdp", "fsdp_config", "parallelism_config")
+PROCESSES = ("deepspeed", "fsdp", "fsdp_config", "parallelism_config")
 # Fields that choose among checkpoints which transformers itself would have to write and measure.
 BEST = ("load_best_model_at_end", "metric_for_best_model", "greater_is_better")
 # Part of the name of an optimiser: the module that it is in, and what pip calls that.
@@ -88,9 +88,14 @@ def trainer(arguments: dict[str, Any], files: tuple[Path, ...]) -> Iterator[User
     """What is wrong with a run's `trainer_args`; `files` are the sources of TRL's and transformers' configurations."""
     for field, value in arguments.items():
         place = f"trainer_args.{field}"
-        if field in ONE_PROCESS and value:
-            problem = "a run trains in one process, on one GPU or on the CPU"
-            yield UserError("unsupported-combination", place, problem, "remove it")
+        if field in PROCESSES and value:
+            problem = "the table hardware at the top of the file says how several processes share a model"
+            yield UserError(
+                "unsupported-combination",
+                place,
+                problem,
+                "remove it, and write hardware: {processes: N, strategy: NAME}",
+            )
         if field in BEST:
             problem = "the checkpoints that transformers would choose from are not written"
             yield UserError("unsupported-combination", place, problem, "write the run's own key keep: best")

@@ -56,7 +56,7 @@ IGNORED = {
             "ddp_find_unused_parameters", "ddp_static_graph", "ddp_timeout", "local_rank", "log_level_replica",
             "log_on_each_node", "save_on_each_node",
         ),
-        (ALL, "a run trains in one process; remove it"),
+        (ALL, "the table `hardware` at the top of the file decides; remove it"),
     ),
     **dict.fromkeys(
         ("batch_eval_metrics", "eval_do_concat_batches", "eval_use_gather_object", "include_for_metrics"),

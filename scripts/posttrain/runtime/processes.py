@@ -36,7 +36,7 @@ SHARDED = ("fsdp", "zero3")
 
 def hardware() -> dict[str, Any]:
     """The configuration's table `hardware`; one process where a script is run by hand without it."""
-    table = {"processes": 1, "strategy": None, "offload": False, "context_parallel": 1}
+    table = {"processes": 1, "strategy": None, "offload": False}
     table |= json.loads(os.environ.get(VARIABLE, "{}"))
     return table | {"strategy": table["strategy"] or ("single" if table["processes"] == 1 else "ddp")}
 

@@ -72,6 +72,7 @@ def test_what_is_to_be_written_is_a_key():
         "runs": [
             *keys_of(Run),
             "tracking",
+            "hardware",
             "evaluation",
             "chat_template",
             "chat_template_kwargs",

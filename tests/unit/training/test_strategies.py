@@ -39,11 +39,6 @@ def test_only_what_is_shared_out_can_be_offloaded():
         Hardware(processes=2, offload=True)
 
 
-def test_a_shared_sequence_is_refused():
-    with pytest.raises(ValueError, match="one sequence cannot be shared by several processes yet"):
-        Hardware(processes=2, strategy="fsdp", context_parallel=2)
-
-
 @pytest.mark.parametrize("objective", ["grpo", "rloo"])
 def test_sampling_by_trl_is_refused_where_each_layer_is_gathered(objective):
     assert f"fsdp cannot train {objective}: TRL lets each process stop sampling" in refusal("fsdp", objective=objective)
