@@ -18,7 +18,7 @@ def profile(name: str) -> dict:
     return yaml.safe_load((REPOSITORY / f"profiles/{name}/config.yaml").read_text())
 
 
-@pytest.mark.parametrize("rule", RULES.keys() - HERE)
+@pytest.mark.parametrize("rule", sorted(RULES.keys() - HERE))
 def test_a_job_asks_for_memory_and_time(rule):
     assert "mem_mb=job_memory" in RULES[rule] and "runtime=job_minutes" in RULES[rule]
     assert not rule or rule in resources.NEEDS
