@@ -221,4 +221,4 @@ def test_the_page_has_every_cell_and_every_refusal():
     for method in matrix.METHODS:
         for strategy in SHARED:
             if why := refused(method, strategy):
-                assert f"| {method} |" in PAGE.read_text(), why
+                assert f"`{method}`" in PAGE.read_text(), why

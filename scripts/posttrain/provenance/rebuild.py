@@ -109,7 +109,7 @@ def _train(elsewhere: Path, node: Node, configfile: Path, threads: int) -> None:
         node.run.objective,
         "--config",
         "tracking={mlflow: false, also: []}",
-        "cache={path: null}",
+        "cache={path: ''}",  # Snakemake reads every value here as text
     ]
     run = subprocess.run([*program, *where, *alone, "--", f"{folder_of(node.name)}/trained"], stdout=subprocess.DEVNULL)
     if run.returncode:
