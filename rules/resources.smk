@@ -18,10 +18,10 @@ def measured(wildcards, rulename):
 
 
 def model_of(wildcards):
-    """The folder of the base that a job's model descends from."""
+    """The folder of the base that a job's model descends from; None for a job without a model."""
     if "run" in wildcards.keys():
         return Path(paths.base(PROJECT.lineage(wildcards.run)[0], "model"))
-    return Path(paths.base(wildcards.base, "model")) if "base" in wildcards.keys() else Path()
+    return Path(paths.base(wildcards.base, "model")) if "base" in wildcards.keys() else None
 
 
 def partition_of(rulename):

@@ -4,11 +4,13 @@ What earlier jobs of the same name took decides, with a margin; where there were
 further attempt gets as much again.
 """
 
+import contextlib
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from posttrain.objectives import OBJECTIVES
+from posttrain.runtime.errors import UserError
 from posttrain.workflow import paths
 
 MARGIN = 1.5  # over the largest memory that was measured
@@ -92,14 +94,14 @@ def on_cpu(spec: dict, model: Path) -> int:
     return round(estimate(spec, read, spec["max_length"], 1.0, "cpu", False)["total"] / 1e6) if read else 0
 
 
-def parameters(model: Path) -> int:
+def parameters(model: Path | None) -> int:
     """Of the model in a folder; 0 where there is none yet."""
     read = _model(model)
     return read.parameters if read else 0
 
 
-def _model(folder: Path) -> Any:
-    if not (folder / "config.json").exists():
+def _model(folder: Path | None) -> Any:
+    if folder is None or not (folder / "config.json").exists():
         return None
     return _read(folder)
 
@@ -108,4 +110,5 @@ def _model(folder: Path) -> Any:
 def _read(folder: Path) -> Any:
     from posttrain.models.memory_estimate import read_model
 
-    return read_model(folder)
+    with contextlib.suppress(UserError):  # of a damaged base, told by the stage that reads it
+        return read_model(folder)
