@@ -64,7 +64,7 @@ GUARDS = [
     Guard("rebuild-check sees a bit", f"{PACKAGE}/provenance/rebuild.py", "    elif sha256_of(old) != sha256_of(new):", "    elif False:", "tests/unit/provenance/test_rebuild.py -k only_bits"),
     Guard("a model's own code is not run", f"{PACKAGE}/models/base_inspection.py", '["auto_map"] * ("auto_map" in values) + kernels', "kernels", "tests/security/test_bases.py -k code_of_a_models_own"),
     Guard("no pickle is loaded", f"{PACKAGE}/models/base_inspection.py", "    if not weights:", "    if False:", "tests/security/test_bases.py -k a_pickle_is_refused"),
-    Guard("a template ends in time", f"{PACKAGE}/runtime/resource_limits.py", "                signal.setitimer(signal.ITIMER_PROF, seconds)", "                pass", "tests/security/test_templates.py -k does_harm"),
+    Guard("a template ends in time", f"{PACKAGE}/runtime/resource_limits.py", "                signal.setitimer(signal.ITIMER_PROF, seconds, 1)", "                pass", "tests/security/test_templates.py -k does_harm"),
     Guard("a template has its memory", f"{PACKAGE}/runtime/resource_limits.py", "    resource.setrlimit(resource.RLIMIT_AS, (most, hard))", "    pass", "tests/security/test_templates.py -k does_harm"),
     Guard("a wheel has its size", f"{PACKAGE}/models/base_inspection.py", "if size > max(SMALL, PACKED * packed) or", "if", "tests/security/test_bases.py -k unpacks_to_much_more"),
     Guard("a wheel has its hash", "scripts/make_base.py", 'if spec.get("sha256") not in (None, sha256(wheel)):', "if False:", "tests/security/test_bases.py -k another_hash"),

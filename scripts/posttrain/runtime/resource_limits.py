@@ -32,7 +32,9 @@ def limited(what: str, seconds: float, memory: int) -> Iterator[None]:
     try:
         with contextlib.nullcontext() if _memory["limited"] else memory_limited(memory):
             if main:
-                signal.setitimer(signal.ITIMER_PROF, seconds)
+                signal.setitimer(
+                    signal.ITIMER_PROF, seconds, 1
+                )  # again, since Python ignores an exception in a destructor
             try:
                 yield
             finally:
