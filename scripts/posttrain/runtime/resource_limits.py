@@ -31,10 +31,8 @@ def limited(what: str, seconds: float, memory: int) -> Iterator[None]:
     main = threading.current_thread() is threading.main_thread()
     try:
         with contextlib.nullcontext() if _memory["limited"] else memory_limited(memory):
-            if main:
-                signal.setitimer(
-                    signal.ITIMER_PROF, seconds, 1
-                )  # again, since Python ignores an exception in a destructor
+            if main:  # the signal comes again each second, since Python ignores an exception in a destructor
+                signal.setitimer(signal.ITIMER_PROF, seconds, 1)
             try:
                 yield
             finally:
