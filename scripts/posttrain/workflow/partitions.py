@@ -30,7 +30,8 @@ def ask() -> dict[str, Partition]:
         command = ["sinfo", "--noheader", "--format", "%P|%l|%G"]
         answer = subprocess.run(command, capture_output=True, text=True, check=False)
         if answer.returncode:
-            raise UserError("slurm-silent", "sinfo", f"Slurm does not answer: {answer.stderr.strip()}", "try `sinfo`")
+            last = answer.stderr.strip().rpartition("\n")[2]
+            raise UserError("slurm-silent", "sinfo", f"Slurm does not answer: {last}", "try `sinfo`")
         found: dict[str, Partition] = {}
         for line in answer.stdout.splitlines():  # several for a partition with several kinds of nodes
             name, limit, resources = line.split("|")
