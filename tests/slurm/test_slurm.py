@@ -63,6 +63,11 @@ def losses(folder: Path, run: str) -> list[float]:
 
 ROAD = ("results/dpo_lora/eval.json", "results/sweeps/rank/table.tsv")
 RUNS = ("sft_lora", "dpo_lora", "dpo_lora,rank=2")
+# All that the two dpo jobs of the sweep need: jobs that are ready at the same time are sent as one array.
+BEFORE_DPO = (
+    "results/sft_lora/logprobs/gsm8k_pairs,max_length=1024.parquet",
+    *(f"results/{run}/preflight.json" for run in RUNS),
+)
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +78,7 @@ def roads(cluster, tmp_path_factory) -> dict[str, Path]:
         shutil.copytree(REPOSITORY / "examples", folder / "examples")
     local = snakemake(folders["local"], *ROAD)
     assert local.returncode == 0, local.stdout
+    by_slurm(cluster, folders["slurm"], *BEFORE_DPO)
     said = by_slurm(cluster, folders["slurm"], "--slurm-array-jobs", "dpo,merge", *ROAD)
     (folders["slurm"] / "said.txt").write_text(said)
     return folders
