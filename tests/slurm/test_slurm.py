@@ -112,9 +112,9 @@ def test_the_command_says_what_a_local_one_says(roads):
 
 @pytest.fixture(scope="module")
 def long_config(tmp_path_factory) -> Path:
-    """One run of 400 steps, of which a job of two minutes does some."""
+    """One run of 800 steps, of which a job of two minutes does some."""
     config = yaml.safe_load(TINY.read_text())
-    run = {"from": "tiny", "objective": "sft", "method": "lora", "data": "gsm8k", "rank": 4, "epochs": 100}
+    run = {"from": "tiny", "objective": "sft", "method": "lora", "data": "gsm8k", "rank": 4, "epochs": 200}
     config["runs"] = {"long": run}
     config.pop("sweeps")
     config["tracking"]["checkpoint_seconds"] = 5
@@ -194,7 +194,7 @@ def training(cluster, prepared, long_config, tmp_path) -> Training:
 
 
 def test_a_job_that_its_time_limit_cuts_twice(training, whole):
-    process = training.start("--retries", "0", "--set-resources", "sft:runtime=2", stop_seconds=85)
+    process = training.start("--retries", "0", "--set-resources", "sft:runtime=2", stop_seconds=95)
     training.wait_for_checkpoint()
     training.cluster.wait(lambda: training.restarts == 2 and training.state == "RUNNING", MINUTES)
     training.cluster.run(

@@ -78,7 +78,7 @@ def test_after_kill_9_of_a_rank_the_same_command_ends_with_the_same_bits(objecti
         run = several.spec(project, "killed", objective, "lora", **keys)
         if step:
             job = begin(project, run.name, 2)
-            pids = reach(project, run.name, step)
+            pids = reach(project, run.name, step, job)
             os.kill(pids[2], signal.SIGKILL)
             assert job.wait(20) == -signal.SIGKILL
             assert gone(pids)
@@ -98,7 +98,7 @@ def test_from_two_processes_to_one_and_back_ppo_has_the_same_completions(strateg
     for strategy, step in zip(strategies, (1, 3, 5), strict=True):
         count = 2 if strategy else 1
         job = begin(project, run.name, count, **({"strategy": strategy} if strategy else {}))
-        pids = reach(project, run.name, step)
+        pids = reach(project, run.name, step, job)
         os.kill(pids[-1] if count == 2 else job.pid, signal.SIGKILL)
         job.wait(20)
     is_as_one((several.train(project, run.name, 1), several.weights(run)), peace("lora", 1))

@@ -35,9 +35,9 @@ class KeepRollout(TrainerCallback):
         file = _checkpoint(args, state) / self.FILE
         own = None
         if file.exists():
-            kept = torch.load(file, map_location=args.device, weights_only=True)
+            kept = torch.load(file, map_location="cpu", weights_only=True)
             steps = args.steps_per_generation // args.gradient_accumulation_steps
-            own = share(kept, steps, args.steps_per_generation)[processes.rank()]
+            own = send_to_device(share(kept, steps, args.steps_per_generation)[processes.rank()], args.device)
         set_rollout(self.trainer, state.global_step * args.gradient_accumulation_steps, own)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
