@@ -9,7 +9,7 @@ SHARED = ("logprobs", "select", "eval")  # stages whose rows several processes s
 
 def subject(wildcards):
     """What a job is named after in the records of earlier jobs."""
-    return "/".join(wildcards[key] for key in ("base", "run", "dataset", "sweep") if key in wildcards.keys())
+    return os.sep.join(wildcards[key] for key in ("base", "run", "dataset", "sweep") if key in wildcards.keys())
 
 
 def measured(wildcards, rulename):
