@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from posttrain.config.fields import Count, Mistake, Strict
-from posttrain.training.strategies import STRATEGIES
+from posttrain.runtime import processes
 
 
 class Hardware(Strict):
@@ -29,7 +29,7 @@ class Hardware(Strict):
         if self.strategy not in (None, "single") and self.processes == 1:
             problem = f"{self.strategy} needs several processes, and processes is 1"
             raise Mistake("conflicting-keys", "strategy", problem, "write a larger processes, or remove strategy")
-        if self.offload and not STRATEGIES[self.name].offloads:
+        if self.offload and not processes.SHARES[self.name]:
             problem = f"{self.name} shares nothing out that could be kept in the machine's memory"
             raise Mistake("conflicting-keys", "offload", problem, "write strategy: fsdp, or remove offload")
         return self
@@ -37,4 +37,4 @@ class Hardware(Strict):
     @property
     def name(self) -> str:
         """The strategy that is used."""
-        return self.strategy or ("single" if self.processes == 1 else "ddp")
+        return processes.strategy(self.strategy, self.processes)

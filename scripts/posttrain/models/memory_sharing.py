@@ -6,16 +6,9 @@ stages 1 to 3 with its default buckets.
 
 from typing import NamedTuple
 
-# What each process holds only its share of.
-SHARDED = {
-    "single": (),
-    "ddp": (),
-    "zero1": ("optimiser",),
-    "zero2": ("optimiser", "gradients"),
-    "zero3": ("optimiser", "gradients", "weights"),
-    "fsdp": ("optimiser", "gradients", "weights"),
-}
-SHARDING = [name for name, parts in SHARDED.items() if parts]  # from the fewest parts to the most
+from posttrain.runtime.processes import SHARES
+
+SHARDING = [name for name, parts in SHARES.items() if parts]  # from the fewest parts to the most
 ZERO = ("zero1", "zero2", "zero3")
 BUCKET = 5 * 10**8  # elements of the buffer in which DeepSpeed reduces gradients, `reduce_bucket_size`
 UNITS = 2  # layers that are whole at once: the one at work, and the next one
@@ -55,11 +48,11 @@ def of_one(
             parts["weights"] -= 2 * trained
             parts["gradients"], size = 2 * trained, 2
         parts["buckets"] = size * BUCKET
-    if "weights" in SHARDED[strategy]:
+    if "weights" in SHARES[strategy]:
         whole = 1 - inside + UNITS * inside / layers
         parts["gathered"] = whole * parts["weights"] + inside / layers * parts["gradients"]
-    for part in SHARDED[strategy]:
+    for part in SHARES[strategy]:
         parts[part] /= count
-    moved = SHARDED[strategy] if offload else ()
+    moved = SHARES[strategy] if offload else ()
     host = count * sum(parts[part] for part in moved)
     return parts | dict.fromkeys(moved, 0.0), host

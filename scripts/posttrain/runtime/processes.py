@@ -23,22 +23,35 @@ from posttrain.runtime.errors import UserError
 VARIABLE = "POSTTRAIN_HARDWARE"  # the configuration's table `hardware`, as JSON
 REPORT = "POSTTRAIN_RANK_REPORT"  # descriptor of the file in which a rank tells its launcher why it ends
 RESTART = "POSTTRAIN_RESTART"  # why the launcher starts all ranks again
-GRACE = (
-    60.0  # seconds that the ranks have, after the first one has ended for a signal; its checkpoint is complete by then
-)
+# Seconds that the ranks have, after the first one has ended for a signal; its checkpoint is complete by then.
+GRACE = 60.0
 # Days that a process waits for another. A process that has died ends all by the launcher, at once; one that is alive may be writing a
 # large checkpoint, or measuring, and is waited for however long that takes. By default torch would give up after 10 or 30 minutes.
 TIMEOUT = 7
 PR_SET_PDEATHSIG = 1
-# Strategies where a process holds a part of the weights only: one GPU may not hold the whole model.
-SHARDED = ("fsdp", "zero3")
+# What each process holds only its share of, by strategy.
+SHARES = {
+    "single": (),
+    "ddp": (),
+    "zero1": ("optimiser",),
+    "zero2": ("optimiser", "gradients"),
+    "zero3": ("optimiser", "gradients", "weights"),
+    "fsdp": ("optimiser", "gradients", "weights"),
+}
+# Strategies for a model that one GPU may not hold.
+SHARDED = tuple(name for name, parts in SHARES.items() if "weights" in parts)
 
 
 def hardware() -> dict[str, Any]:
     """The configuration's table `hardware`; one process where a script is run by hand without it."""
     table = {"processes": 1, "strategy": None, "offload": False}
     table |= json.loads(os.environ.get(VARIABLE, "{}"))
-    return table | {"strategy": table["strategy"] or ("single" if table["processes"] == 1 else "ddp")}
+    return table | {"strategy": strategy(table["strategy"], table["processes"])}
+
+
+def strategy(name: str | None, count: int) -> str:
+    """The strategy that is used where the configuration names `name`, or none."""
+    return name or ("single" if count == 1 else "ddp")
 
 
 def planned(replicas: bool) -> tuple[int, int]:

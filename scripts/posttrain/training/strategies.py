@@ -12,6 +12,7 @@ from posttrain.methods import METHODS
 from posttrain.objectives import OBJECTIVES
 from posttrain.runtime import processes
 from posttrain.runtime.errors import UserError
+from posttrain.runtime.processes import SHARES
 
 
 class Strategy(NamedTuple):
@@ -21,10 +22,6 @@ class Strategy(NamedTuple):
     """fields of TrainingArguments; whether to offload"""
     distributed_types: tuple[str, ...]
     """accelerate's names of what the processes then are, on CPUs and on GPUs"""
-    shards: tuple[str, ...] = ()
-    """what each process has only a part of: of `weights`, `gradients` and `states` (the optimiser's)"""
-    offloads: bool = False
-    """what is shared out can be kept in the machine's memory"""
     stage: int | None = None
     """of ZeRO"""
 
@@ -51,14 +48,13 @@ def _zero(stage: int) -> Callable[[bool], dict[str, Any]]:
 
 # Optimisers of transformers whose states can be shared out and written as whole tensors.
 SHARED_OPTIMISERS = ("adamw_torch", "adamw_torch_fused")
-_ALL = ("weights", "gradients", "states")
 STRATEGIES = {
     "single": Strategy(lambda offload: {}, ("NO",)),
     "ddp": Strategy(_ddp, ("MULTI_CPU", "MULTI_GPU")),
-    "fsdp": Strategy(_fsdp, ("FSDP",), _ALL, offloads=True),
-    "zero1": Strategy(_zero(1), ("DEEPSPEED",), ("states",), offloads=True, stage=1),
-    "zero2": Strategy(_zero(2), ("DEEPSPEED",), ("gradients", "states"), offloads=True, stage=2),
-    "zero3": Strategy(_zero(3), ("DEEPSPEED",), _ALL, offloads=True, stage=3),
+    "fsdp": Strategy(_fsdp, ("FSDP",)),
+    "zero1": Strategy(_zero(1), ("DEEPSPEED",), stage=1),
+    "zero2": Strategy(_zero(2), ("DEEPSPEED",), stage=2),
+    "zero3": Strategy(_zero(3), ("DEEPSPEED",), stage=3),
 }
 
 
@@ -70,7 +66,7 @@ def arguments(spec: dict) -> dict[str, Any]:
 
     backend = {} if torch.cuda.is_available() else {"ddp_backend": "gloo"}
     hardware, strategy = processes.hardware(), _strategy()
-    if strategy.shards and METHODS[spec["method"]].four_bit:
+    if _shares() and METHODS[spec["method"]].four_bit:
         backend["optim"] = "adamw_torch"  # bitsandbytes knows no parts of its states
     # Every trained parameter has a gradient in each backward pass, unless a value model has a pass of its own.
     common = {
@@ -89,14 +85,14 @@ def refusal(strategy: str, count: int, spec: dict, offload: bool = False) -> str
     method = METHODS[spec["method"]]
     if STRATEGIES[strategy].stage and not importlib.util.find_spec("deepspeed"):
         return f"{strategy} needs DeepSpeed, which is not installed; run pip install deepspeed, or write strategy: fsdp"
-    if STRATEGIES[strategy].shards and method.unsharded:
+    if SHARES[strategy] and method.unsharded:
         return f"{strategy} cannot train {spec['method']}: {method.unsharded}; write strategy: ddp"
     optimiser = spec.get("trainer_args", {}).get("optim", SHARED_OPTIMISERS[0])
-    if STRATEGIES[strategy].shards and optimiser not in SHARED_OPTIMISERS:
+    if SHARES[strategy] and optimiser not in SHARED_OPTIMISERS:
         known = " or ".join(SHARED_OPTIMISERS)
         return f"{strategy} shares out the states of AdamW, and optim is {optimiser}; write strategy: ddp, or optim: {known}"
     objective, rows = OBJECTIVES[spec["objective"]], spec["batch_size"] // spec.get("minibatches", 1)
-    gathers_layers = "weights" in STRATEGIES[strategy].shards and STRATEGIES[strategy].stage is None
+    gathers_layers = "weights" in SHARES[strategy] and STRATEGIES[strategy].stage is None
     if gathers_layers and objective.on_policy and not objective.value_model:
         why = "TRL lets each process stop sampling where its own completions end, and the others would wait for its weights"
         return f"{strategy} cannot train {spec['objective']}: {why}; write strategy: zero2, or zero3"
@@ -126,7 +122,7 @@ def check(trainer: Any, name: str) -> None:
         problem = f"{asked['processes']} processes were asked for, and {accelerator.num_processes} train together"
     elif kind not in _strategy().distributed_types:
         problem = f"the strategy {asked['strategy']} was asked for, and accelerate's is {kind}"
-    elif _strategy().shards and (why := _sharding().what_is_wrong(trainer, _strategy().stage)):
+    elif _shares() and (why := _sharding().what_is_wrong(trainer, _strategy().stage)):
         problem = f"the strategy {asked['strategy']} was asked for, and {why}"
     else:
         return
@@ -147,27 +143,32 @@ def begin(trainer: Any, save: Callable[[Path], None], checkpoint: Path | None) -
         save: writes what is trained to a folder; every process calls it.
         checkpoint: that training resumes from.
     """
-    if _strategy().shards:
+    if _shares():
         _sharding().begin(trainer, save, checkpoint)
 
 
 def state_to_save(model: Any) -> dict[str, Any] | None:
     """The weights to save by name, where each process holds a part of them; every process has to ask. None where it holds all."""
-    return _sharding().whole_state(model) if _strategy().shards else None
+    return _sharding().whole_state(model) if _shares() else None
 
 
 def part(parameter: Any) -> Any:
     """What this process holds of a parameter."""
-    return _sharding().part(parameter) if _strategy().shards else parameter
+    return _sharding().part(parameter) if _shares() else parameter
 
 
 def whole(parameter: Any) -> Any:
     """All of a parameter; every process has to ask."""
-    return _sharding().whole(parameter) if _strategy().shards else parameter.detach()
+    return _sharding().whole(parameter) if _shares() else parameter.detach()
 
 
 def _strategy() -> Strategy:
     return STRATEGIES[processes.hardware()["strategy"]]
+
+
+def _shares() -> tuple[str, ...]:
+    """What this process holds only its share of."""
+    return SHARES[processes.hardware()["strategy"]]
 
 
 def _sharding() -> Any:

@@ -46,7 +46,7 @@ def test_one_process_holds_all():
 
 def test_every_strategy_of_the_configuration_is_known():
     names = {*Configured.model_json_schema()["properties"]["strategy"]["anyOf"][0]["enum"]}
-    assert names == memory_sharing.SHARDED.keys()
+    assert names == processes.SHARES.keys()
 
 
 def test_a_process_computes_its_share_of_the_rows():
@@ -71,4 +71,4 @@ def test_sharding_more_takes_less(method):
 
 
 def test_the_strategies_that_share_out_the_weights_are_evaluated_by_one_process():
-    assert set(processes.SHARDED) == {name for name, parts in memory_sharing.SHARDED.items() if "weights" in parts}
+    assert set(processes.SHARDED) == {"fsdp", "zero3"}

@@ -4,6 +4,7 @@ import pytest
 
 from posttrain.config.hardware import Hardware
 from posttrain.methods import METHODS
+from posttrain.runtime import processes
 from posttrain.training import strategies
 from posttrain.training.strategies import STRATEGIES
 
@@ -32,8 +33,8 @@ def test_optimisers_whose_states_cannot_be_cut_are_refused():
 
 
 def test_only_what_is_shared_out_can_be_offloaded():
-    assert [name for name, strategy in STRATEGIES.items() if strategy.offloads] == list(SHARED_OUT)
-    assert [name for name, strategy in STRATEGIES.items() if strategy.shards] == list(SHARED_OUT)
+    assert all(Hardware(processes=2, strategy=name, offload=True).offload for name in SHARED_OUT)
+    assert [name for name in STRATEGIES if processes.SHARES[name]] == list(SHARED_OUT)
     assert Hardware(processes=2, strategy="zero3", offload=True).name == "zero3"
     with pytest.raises(ValueError, match="ddp shares nothing out"):
         Hardware(processes=2, offload=True)
