@@ -11,9 +11,9 @@ All but schema read the configuration that Snakemake read last in this folder, o
 """
 
 import argparse
+import importlib
 import signal
 import sys
-from collections.abc import Callable
 
 from posttrain.cli import configuration
 from posttrain.runtime.errors import UserError
@@ -25,71 +25,30 @@ def main() -> None:
     options = parser().parse_args()
     try:
         configuration.enter(options)
-        options.command()(options)
+        module = options.command.replace("-", "_")
+        importlib.import_module(f"posttrain.cli.{module}").run(options)  # it may take seconds
     except UserError as error:
         sys.exit(f"posttrain: {error}")
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line; a command's own module, which may take seconds to import, is imported when it runs."""
+    """The command line; the command `some-name` is the function `run` of the module `some_name`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True)
-    table = _command(commands, "table", _table, "the models side by side")
+    commands = parser.add_subparsers(required=True, dest="command")
+    table = commands.add_parser("table", help="the models side by side")
     table.add_argument("names", nargs="+", metavar="MODEL", help="bases and runs that are evaluated")
-    schema = _command(commands, "schema", _schema, "regenerate the schema and the configuration page")
+    schema = commands.add_parser("schema", help="regenerate the schema and the configuration page")
     schema.add_argument("--check", action="store_true", help="only say whether they are up to date")
-    with_targets = [
-        _command(commands, "verify", _verify, "whether results are still what was built"),
-        _command(commands, "why", _why, "what would be built again, and why"),
-        _command(commands, "rebuild-check", _rebuild_check, "train a run again elsewhere and compare the bits"),
-        _command(commands, "send-mlflow", _send_mlflow, "send finished runs to MLflow, as far as they are not there"),
-    ]
-    for one, number in zip(with_targets, ("*", 1, 1, "+"), strict=True):
-        one.add_argument("targets", nargs=number, metavar="TARGET", help="a run, or a file under results/")
-    for one in (table, *with_targets):
+    with_targets = {
+        "verify": ("*", "whether results are still what was built"),
+        "why": (1, "what would be built again, and why"),
+        "rebuild-check": (1, "train a run again elsewhere and compare the bits"),
+        "send-mlflow": ("+", "send finished runs to MLflow, as far as they are not there"),
+    }
+    reading = [table]
+    for name, (number, words) in with_targets.items():
+        reading.append(commands.add_parser(name, help=words))
+        reading[-1].add_argument("targets", nargs=number, metavar="TARGET", help="a run, or a file under results/")
+    for one in reading:
         configuration.add_options(one)
     return parser
-
-
-def _command(
-    commands: argparse._SubParsersAction, name: str, command: Callable[[], Callable], words: str
-) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=words)
-    parser.set_defaults(command=command)
-    return parser
-
-
-def _table() -> Callable:
-    from posttrain.cli import table
-
-    return table.run
-
-
-def _schema() -> Callable:
-    from posttrain.cli import schema
-
-    return schema.run
-
-
-def _verify() -> Callable:
-    from posttrain.cli import verify
-
-    return verify.run
-
-
-def _why() -> Callable:
-    from posttrain.cli import why
-
-    return why.run
-
-
-def _rebuild_check() -> Callable:
-    from posttrain.cli import rebuild_check
-
-    return rebuild_check.run
-
-
-def _send_mlflow() -> Callable:
-    from posttrain.cli import send_mlflow
-
-    return send_mlflow.run
