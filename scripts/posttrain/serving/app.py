@@ -9,7 +9,7 @@ import hmac
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -95,16 +95,11 @@ class Server:
         identity = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": asked.model}
         if asked.stream:
             pieces = self._pieces(prompt)
-            first = await anext(pieces)  # a backend that is not there is an error, and no stream
-            return StreamingResponse(self._events(prompt, identity, first, pieces), media_type="text/event-stream")
-        answer = asyncio.create_task(self._whole(prompt))
-        gone = asyncio.create_task(_disconnected(request))
-        await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
-        gone.cancel()
-        if not answer.done():
-            answer.cancel()
-            return Response(status_code=499)  # nobody reads it
-        message, end, usage = await answer
+            first = await _while_connected(
+                request, anext(pieces)
+            )  # a backend that is not there is an error, and no stream
+            return _Events(self._events(prompt, identity, first, pieces), media_type="text/event-stream")
+        message, end, usage = await _while_connected(request, self._whole(prompt))
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": end}
         return JSONResponse(identity | {"object": "chat.completion", "choices": [choice], "usage": usage})
 
@@ -118,7 +113,9 @@ class Server:
         """
         if asked.model not in self.models:
             names = ", ".join(self.models)
-            raise Refused(404, f"there is no model '{asked.model[:SHOWN]}'; there is {names}", "model", "model_not_found")
+            raise Refused(
+                404, f"there is no model '{asked.model[:SHOWN]}'; there is {names}", "model", "model_not_found"
+            )
         served = self.models[asked.model]
         turns = conversation(asked, served.system)
         schema = asked.response_format.constraint()
@@ -138,7 +135,9 @@ class Server:
         room = self.backend.context - len(ids)
         if (asked.limit or 1) > room:
             more = f", and {asked.limit} of the answer" if asked.limit else ""
-            problem = f"the prompt has {len(ids)} tokens{more}, and the context of this server is {self.backend.context}"
+            problem = (
+                f"the prompt has {len(ids)} tokens{more}, and the context of this server is {self.backend.context}"
+            )
             raise Refused(400, problem, "messages" if room < 1 else "max_tokens", "context_length_exceeded")
         options = Options(asked.limit or room, asked.temperature, asked.top_p, asked.seed, schema)
         opening = thoughts.opened(served.tokenizer, ids)
@@ -246,8 +245,11 @@ async def _body(request: Request) -> bytes:
     """A request's body.
 
     Raises:
-        Refused: it is too large.
+        Refused: it is too large, or not announced as JSON.
     """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":  # a web page can send other types to this machine without asking
+        raise Refused(415, "the content type of a request is application/json")
     body = bytearray()
     async for part in request.stream():
         body += part
@@ -256,10 +258,36 @@ async def _body(request: Request) -> bytes:
     return bytes(body)
 
 
-async def _disconnected(request: Request) -> None:
-    """Wait until the client goes away."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+async def _while_connected(request: Request, work: Coroutine) -> Any:
+    """What `work` returns; it is cancelled when the client goes away.
+
+    Raises:
+        ClientDisconnect: the client went away.
+    """
+
+    async def disconnected() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    done, gone = asyncio.ensure_future(work), asyncio.create_task(disconnected())
+    try:
+        await asyncio.wait({done, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not done.done():
+            raise ClientDisconnect
+        return done.result()
+    finally:
+        gone.cancel()
+        done.cancel()
+
+
+class _Events(StreamingResponse):
+    """A stream whose generator is closed with it, so that the work ends when the client goes away."""
+
+    async def __call__(self, *connection: Any) -> None:
+        try:
+            await super().__call__(*connection)
+        finally:
+            await self.body_iterator.aclose()
 
 
 def _tool_names(asked: ChatRequest) -> frozenset[str]:
@@ -271,7 +299,11 @@ def _tool_names(asked: ChatRequest) -> frozenset[str]:
     names = []
     for tool in json.loads(asked.functions or "[]"):
         function = tool.get("function")
-        if tool.get("type") != "function" or not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        if (
+            tool.get("type") != "function"
+            or not isinstance(function, dict)
+            or not isinstance(function.get("name"), str)
+        ):
             raise Refused(400, "a tool is {type: function, function: {name: ..., parameters: ...}}", "tools")
         names.append(function["name"])
     return frozenset(names)

@@ -38,6 +38,14 @@ class Backend(Protocol):
     follows_schemas: bool
     """whether it can keep an answer within a JSON schema"""
 
+    async def ready(self) -> None:
+        """Wait until prompts can be continued.
+
+        Raises:
+            UserError: the program ended instead.
+        """
+        ...
+
     def complete(self, model: str, prompt: list[int], options: Options) -> AsyncIterator[Piece]:
         """Continue a prompt; an iterator that is closed ends the work.
 

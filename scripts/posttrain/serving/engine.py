@@ -181,7 +181,9 @@ class _Batch:
         past = self._cache.get_seq_length()
         ids = torch.tensor([[0] * (width - len(some)) + some for some in inputs], device=device)
         lengths = torch.tensor([row.length for row in self.rows], device=device)[:, None]
-        places = torch.arange(past + width, device=device) - (past + width - lengths)  # of each token in its row, from 0
+        places = torch.arange(past + width, device=device) - (
+            past + width - lengths
+        )  # of each token in its row, from 0
         named = {"adapter_names": [row.adapter for row in self.rows]} if self.rows[0].adapter else {}
         output = self.model(
             input_ids=ids,

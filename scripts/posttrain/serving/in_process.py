@@ -5,14 +5,18 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from tokenizers.decoders import DecodeStream
 
 from posttrain.data import thoughts
 from posttrain.inference import decoding
 from posttrain.models import loading
-from posttrain.models.machine import multiplies_bf16
+from posttrain.models.adapters import load_several
 from posttrain.serving.backends import Ended, Options, Piece
 from posttrain.serving.engine import Engine, Request
+
+CONTEXT = 8192  # tokens, of a model that names none
+NO_ADAPTER = "__base__"  # PEFT's name for a row without one
 
 
 class InProcess:
@@ -29,6 +33,9 @@ class InProcess:
         self.tokenizer, self.context, self._adapters = tokenizer, context, adapters or {}
         self._engine = Engine(model, tokenizer)
         self._engine.start()
+
+    async def ready(self) -> None:
+        """See `Backend.ready`: the model was loaded before."""
 
     async def complete(self, model: str, prompt: list[int], options: Options) -> AsyncIterator[Piece]:
         """See `Backend.complete`."""
@@ -82,16 +89,31 @@ class _Text:
 
 
 def load(folder: Path, context: int | None) -> InProcess:
-    """The model in `folder` as a backend.
-
-    Weights are computed with in their own type; on a CPU that does not multiply bfloat16, in float32.
+    """The model in `folder` as a backend: on a CPU in float32, as evaluation does, on a GPU in its own type.
 
     Args:
         context: the most tokens of a prompt and its answer; by default the model's.
     """
-    dtype = "auto" if loading.DEVICE == "cuda" or multiplies_bf16() else "float32"
-    model = loading.load(folder, dtype, arithmetic="fp32")
-    return InProcess(model, loading.tokenizer(folder), context or decoding.context(model) or DEFAULT_CONTEXT)
+    model = loading.load(folder, _dtype(), arithmetic="fp32")
+    return InProcess(model, loading.tokenizer(folder), context or decoding.context(model) or CONTEXT)
 
 
-DEFAULT_CONTEXT = 8192  # tokens, of a model that names none
+def load_adapters(base: Path, adapters: dict[str, Path], base_name: str | None, context: int | None) -> InProcess:
+    """One base with several adapters, each of which is a model to clients.
+
+    Args:
+        adapters: folders of exported adapters, by the names of the models.
+        base_name: the name under which the base answers without an adapter; None where it does not.
+        context: as for `load`.
+
+    Raises:
+        UserError: see `adapters.load_several`.
+    """
+    dtype = torch.float32 if _dtype() == torch.float32 else torch.bfloat16
+    model, names = load_several(base, adapters, dtype)
+    names |= {base_name: NO_ADAPTER} if base_name else {}
+    return InProcess(model, loading.tokenizer(base), context or decoding.context(model) or CONTEXT, names)
+
+
+def _dtype() -> Any:
+    return torch.float32 if loading.DEVICE == "cpu" else "auto"
