@@ -121,7 +121,7 @@ wildcard_constraints:
     max_length="[0-9]+",
     trained="(,assistant_turns=last)?(,train_thoughts=false)?",
     run=rf"{CANONICAL}[a-z][a-z0-9_]*{OVERRIDES}",
-    target=rf"{CANONICAL}((bases|data)/)?[a-z][a-z0-9_]*{OVERRIDES}(/eval)?",
+    target=rf"{CANONICAL}((bases|data)/)?[a-z][a-z0-9_]*{OVERRIDES}(/eval|/predictions/[a-z][a-z0-9_]*)?",
 
 
 def if_stored(files):
@@ -428,6 +428,11 @@ def eval_files(wildcards):
 
 def eval_others(wildcards):
     return expand("results/{other}/eval/examples.parquet", other=PROJECT.graph.others(wildcards.run))
+
+
+def predicted_rows(wildcards):
+    folder = f"results/data/{wildcards.dataset}"
+    return [*(f"{folder}/{file}" for file in ROWS), *dropped_rows(wildcards)]
 
 
 def lineage_steps(wildcards):

@@ -10,6 +10,7 @@ from posttrain.config.datasets import Dataset
 from posttrain.config.evaluation import Evaluation
 from posttrain.config.fields import Strict
 from posttrain.config.hardware import Hardware
+from posttrain.config.predictions import Predictions
 from posttrain.config.runs import Run
 from posttrain.config.sweeps import Sweep
 from posttrain.config.tracking import Cost, Tracking
@@ -23,6 +24,7 @@ class Config(Strict):
     runs: dict[str, Run] = Field({}, description="training stages")
     sweeps: dict[str, Sweep] = Field({}, description="runs with several values of their keys")
     evaluation: Evaluation = Field(Evaluation(), description="what every model is measured on")
+    predictions: Predictions = Field(Predictions(), description="how models complete whole datasets")
     tracking: Tracking = Field(Tracking(), description="how training is logged and checkpointed")
     hardware: Hardware = Field(Hardware(), description="the processes of a training job")
     ratings: list[str] = Field([], description="files or globs that the rating pages exported, see docs/rating.md")
@@ -32,6 +34,6 @@ class Config(Strict):
 
 
 TABLES = {
-    "datasets": Dataset, "runs": Run, "sweeps": Sweep, "evaluation": Evaluation, "tracking": Tracking, "hardware": Hardware,
-    "cache": Cache, "cost": Cost,
+    "datasets": Dataset, "runs": Run, "sweeps": Sweep, "evaluation": Evaluation, "predictions": Predictions,
+    "tracking": Tracking, "hardware": Hardware, "cache": Cache, "cost": Cost,
 }  # fmt: skip

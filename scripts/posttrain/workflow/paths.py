@@ -22,6 +22,7 @@ RUN_FILES = (
     "spec.json context.json preflight.json preflight.txt trained train.json train.jsonl loss.png merged model merge.json "
     "provenance.json eval.json eval/spec.json eval/examples.parquet"
 ).split()
+PREDICTIONS = "predictions/"  # of a run or a base: {dataset}.jsonl, and the spec of it
 MODEL_FILES = ("eval.json", "eval/spec.json", "eval/examples.parquet")
 
 
@@ -94,6 +95,11 @@ def examples(model: str) -> str:
     return of(model, "eval/examples.parquet")
 
 
+def predictions(model: str, dataset: str) -> str:
+    """A model's completions of the rows of a dataset."""
+    return of(model, f"{PREDICTIONS}{dataset}.jsonl")
+
+
 def sweep(name: str, file: str = "") -> str:
     """A file of a sweep, or its folder."""
     return of(f"sweeps/{name}", file)
@@ -113,7 +119,8 @@ def records(rule: str, name: str) -> list[Path]:
 
 
 def owner(file: str) -> str:
-    """The result that a file belongs to: a run, `RUN/eval`, `data/NAME`, `bases/NAME`, `tokens/BASE/...`, or the file itself."""
+    """The result that a file belongs to: a run, `RUN/eval`, `RUN/predictions/DATASET`, `data/NAME`, `bases/NAME`, `tokens/BASE/...`, or the
+    file itself."""
     parts = file.removeprefix(f"{RESULTS}/").split("/")
     if parts[0] in ("data", "bases"):
         return "/".join(parts[:2])
@@ -123,4 +130,6 @@ def owner(file: str) -> str:
         return "/".join(parts)
     if parts[1:2] in (["eval"], ["eval.json"]):
         return f"{parts[0]}/eval"
+    if parts[1:2] == ["predictions"]:
+        return f"{parts[0]}/predictions/{parts[2].removesuffix('.jsonl')}"
     return file if parts[0] in RESERVED or len(parts) == 1 else parts[0]
