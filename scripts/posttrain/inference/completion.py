@@ -95,9 +95,7 @@ class Asking(NamedTuple):
     def generate(self, prompts: list[list[int]]) -> list[scoring.Answer | None]:
         """The answer to each prompt; None where even alone it takes more memory than there is."""
         try:
-            return scoring.generate_batch(
-                self.model, self.tokenizer, prompts, self.max_new_tokens, penalty=self.penalty
-            )
+            return self._generate(prompts)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -105,6 +103,9 @@ class Asking(NamedTuple):
             return [None]
         half = len(prompts) // 2
         return self.generate(prompts[:half]) + self.generate(prompts[half:])
+
+    def _generate(self, prompts: list[list[int]]) -> list[scoring.Answer]:
+        return scoring.generate_batch(self.model, self.tokenizer, prompts, self.max_new_tokens, penalty=self.penalty)
 
     def line(self, question: Question, answer: Stored | None) -> dict[str, Any]:
         """What is written of a row; no answer to a question that can be answered is one that took too much memory."""
