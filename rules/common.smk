@@ -123,7 +123,7 @@ wildcard_constraints:
     max_length="[0-9]+",
     trained="(,assistant_turns=last)?(,train_thoughts=false)?",
     run=rf"{CANONICAL}[a-z][a-z0-9_]*{OVERRIDES}",
-    target=rf"{CANONICAL}((bases|data)/)?[a-z][a-z0-9_]*{OVERRIDES}(/eval|/export)?",
+    target=rf"{CANONICAL}((bases|data)/)?[a-z][a-z0-9_]*{OVERRIDES}(/eval|/export|/predictions/[a-z][a-z0-9_]*)?",
 
 
 def if_stored(files):
@@ -452,6 +452,11 @@ def export_rows(wildcards):
 def export_files(wildcards):
     """The user's own metrics, which proofs measure as well."""
     return users([] if PROJECT.is_reward(wildcards.run) else PROJECT.inputs.suite_files)
+
+
+def predicted_rows(wildcards):
+    folder = f"results/data/{wildcards.dataset}"
+    return [*(f"{folder}/{file}" for file in ROWS), *dropped_rows(wildcards)]
 
 
 def lineage_steps(wildcards):

@@ -51,7 +51,7 @@ def main(options) -> None:
     folder = options.output.with_suffix("")
     candidate = suites.Candidate(
         name,
-        load(options.model, spec),
+        loading.for_inference(options.model, spec.get("precision", "fp32")),
         loading.tokenizer(options.model),
         options.tokens,
         folder / "answers.jsonl",
@@ -81,17 +81,6 @@ def main(options) -> None:
         log_to_mlflow(read_json(training), options.output)
 
 
-def load(folder: Path, spec: dict):
-    """The model in a folder, in the arithmetic of the evaluation."""
-    import torch
-
-    from posttrain.models import loading
-
-    if spec.get("precision", "fp32") == "fp32":
-        return loading.load(folder, torch.float32, arithmetic="fp32").eval()
-    return loading.load(folder, arithmetic="bf16", apart=True).eval()
-
-
 def measure_shipped(candidate, options) -> dict[str, list[dict]]:
     """The examples with the likelihoods of the weights that ship, by their type, where it is another than what was trained."""
     from posttrain.evaluation import suites
@@ -101,7 +90,8 @@ def measure_shipped(candidate, options) -> dict[str, list[dict]]:
     shipped = proof.get("shipped")  # a base has no proof
     if shipped is None or shipped["dtype"] == proof["dtype"]:
         return {}
-    shipping = candidate._replace(model=load(options.shipped, candidate.spec))
+    model = loading.for_inference(options.shipped, candidate.spec.get("precision", "fp32"))
+    shipping = candidate._replace(model=model)
     reward = loading.is_reward(options.shipped)
     return {shipped["dtype"]: suites.score_pairs(shipping) if reward else suites.likelihoods(shipping)}
 

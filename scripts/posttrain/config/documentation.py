@@ -61,7 +61,7 @@ def _tables() -> str:
         kinds = " | ".join(kind for kind, other in evaluation.SUITES.items() if other is model)
         sections.append(_section(f"`evaluation.suites`, `kind: {kinds}`", model))
     sections += [_section("`export`", tables["export"]), _section("`limits` of `export`", export.Limits)]
-    rest = ("tracking", "hardware", "cache", "cost")
+    rest = ("predictions", "tracking", "hardware", "cache", "cost")
     sections += [_section(f"`{name}`", tables[name]) for name in rest] + [_other_spellings()]
     return "\n".join(sections)
 

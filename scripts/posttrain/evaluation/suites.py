@@ -4,7 +4,6 @@ Each function gives example rows: `suite`, `dataset`, `id` and the numbers that 
 `reference` and `output` where something was generated. Answers are scored later, all in one call, as `Request`s.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -70,7 +69,7 @@ class Candidate(NamedTuple):
                 "more, and no answer; take them out of what is held out, or write a smaller `num_fewshot`"
             )
         precision = self.spec.get("precision", "fp32")
-        key = json.dumps([self.key, precision, self.stops, longest])
+        key = generation_cache.model_key(self.key, precision, self.stops, longest)
         return generation_cache.answers(
             self.model,
             self.tokenizer,

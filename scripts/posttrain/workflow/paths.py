@@ -23,6 +23,7 @@ RUN_FILES = (
     "provenance.json eval.json eval/spec.json eval/examples.parquet"
 ).split()
 EXPORT_FILES = ("export/spec.json", "export/reference.parquet", "export/table.html")  # of a run, besides each kind's
+PREDICTIONS = "predictions/"  # of a run or a base: {dataset}.jsonl, and the spec of it
 MODEL_FILES = ("eval.json", "eval/spec.json", "eval/examples.parquet")
 
 
@@ -105,6 +106,11 @@ def proof(run: str, kind: str) -> str:
     return of(run, f"export/{kind}.json")
 
 
+def predictions(model: str, dataset: str) -> str:
+    """A model's completions of the rows of a dataset."""
+    return of(model, f"{PREDICTIONS}{dataset}.jsonl")
+
+
 def sweep(name: str, file: str = "") -> str:
     """A file of a sweep, or its folder."""
     return of(f"sweeps/{name}", file)
@@ -124,7 +130,8 @@ def records(rule: str, name: str) -> list[Path]:
 
 
 def owner(file: str) -> str:
-    """The result that a file belongs to: a run, `RUN/eval`, `RUN/export`, `data/NAME` and so on."""
+    """The result that a file belongs to: a run, `RUN/eval`, `RUN/export`, `RUN/predictions/DATASET`, `data/NAME`, `bases/NAME`,
+    `tokens/BASE/...`, or the file itself."""
     parts = file.removeprefix(f"{RESULTS}/").split("/")
     if parts[0] in ("data", "bases"):
         return "/".join(parts[:2])
@@ -136,4 +143,6 @@ def owner(file: str) -> str:
         return f"{parts[0]}/eval"
     if parts[1:2] == ["export"]:
         return f"{parts[0]}/export"
+    if parts[1:2] == ["predictions"]:
+        return f"{parts[0]}/predictions/{parts[2].removesuffix('.jsonl')}"
     return file if parts[0] in RESERVED or len(parts) == 1 else parts[0]

@@ -22,7 +22,17 @@ from posttrain.workflow.names import Node
 
 # Raised by hand when a stage's results change their meaning: results of older versions are built anew. A refactoring
 # leaves its number alone, and so throws no training away. An objective's version is in its row of objectives.py.
-VERSIONS = {"base": 2, "data": 4, "mix": 1, "select": 1, "tokens": 3, "logprobs": 2, "eval": 5, "export": 1}
+VERSIONS = {
+    "base": 2,
+    "data": 4,
+    "mix": 1,
+    "select": 1,
+    "tokens": 3,
+    "logprobs": 2,
+    "eval": 5,
+    "export": 1,
+    "predict": 1,
+}
 VERSIONS |= {name: row.version for name, row in OBJECTIVES.items()}
 
 # Keys that a spec has at their default too: their defaults are in the specs of finished results. No key is added to these lists; those
@@ -69,7 +79,10 @@ class Specs:
         self._texts: dict[str, str] = {}
 
     def text(self, target: str) -> str:
-        """The spec of a run, `bases/NAME`, `data/NAME`, `MODEL/eval` or `RUN/export` as canonical JSON: sorted keys, nothing else."""
+        """The spec of a run, `bases/NAME`, `data/NAME`, `MODEL/eval`, `RUN/export` or `MODEL/predictions/DATASET`.
+
+        It is canonical JSON: sorted keys, nothing else.
+        """
         if target not in self._texts:
             self._texts[target] = json.dumps(self._spec(target), sort_keys=True, indent=1)
         return self._texts[target]
@@ -86,6 +99,8 @@ class Specs:
             return self._data(name)
         if name == "export":
             return self.reference(table) | {"limits": self.config.export.asked()["limits"]}
+        if name.startswith("predictions/"):
+            return self._predictions(table, name.removeprefix("predictions/"))
         return self._evaluation(table) if name == "eval" else self._run(self.names.run(target))
 
     def _base(self, name: str) -> dict[str, Any]:
@@ -165,6 +180,18 @@ class Specs:
     def _held_out(self, node: Node) -> str:
         """The dataset whose held-out rows a run's exports are measured on: its own; of a selected part, the whole."""
         return self.config.datasets[node.run.data].from_ or node.run.data
+
+    def _predictions(self, model: str, dataset: str) -> dict[str, Any]:
+        """Completions are generated as the evaluation generates them; settings that `predictions` leaves out are its own."""
+        asked, measured = self.config.predictions, self.config.evaluation
+        return _stage("predict") | {
+            "model": self._model(model),
+            "data": self._reference("data", dataset),
+            "limit": asked.limit,
+            "max_new_tokens": asked.max_new_tokens or measured.max_new_tokens,
+            "precision": asked.precision or measured.precision,
+            "repetition_penalty": measured.repetition_penalty,
+        }
 
     def _suites(self) -> dict[str, dict[str, Any]]:
         """The configured suites, with the evaluation's own limits where they set none."""

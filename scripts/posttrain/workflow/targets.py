@@ -35,14 +35,14 @@ def check(inputs: Inputs, targets: list[str]) -> list[str]:
         if target.table:
             _check_reserved(inputs, text, target, models, datasets)
             continue
+        known = paths.MODEL_FILES if target.name in config.bases else paths.RUN_FILES
         if target.name not in config.bases and inputs.names.run(target.name).name != target.name:
             aliases.append(target.name)
         if target.file.startswith("export/") and target.name not in config.bases:
             _check_export(inputs, text, target)
-            models.add(target.name)
-            continue
-        known = paths.MODEL_FILES if target.name in config.bases else paths.RUN_FILES
-        if target.file not in known and not target.file.startswith("logprobs"):
+        elif target.file.startswith(paths.PREDICTIONS):
+            datasets.add(_predicted(inputs, text, target))
+        elif target.file not in known and not target.file.startswith("logprobs"):
             raise UserError("unknown-target", f"'{text}'", "this is not a result", nearest(target.file, known))
         models.add(target.name)
     _check_needs(inputs, models, datasets)
@@ -63,6 +63,24 @@ def _check_export(inputs: Inputs, text: str, target: paths.Target) -> None:
         raise UserError("unknown-target", f"'{text}'", f"there is no export '{kind}'", nearest(kind, possible))
     if why := exports.refusal(kind, run.method, run.objective):
         raise UserError("unsupported-export", f"'{text}'", why, nearest("", possible))
+
+
+def _predicted(inputs: Inputs, text: str, target: paths.Target) -> str:
+    """The dataset whose rows a target has completed.
+
+    Raises:
+        UserError: there is no such dataset, or the model generates no text.
+    """
+    dataset, spec, _ = target.file.removeprefix(paths.PREDICTIONS).partition("/spec.json")
+    name = dataset if spec else dataset.removesuffix(".jsonl")
+    require(f"'{text}'", "dataset", name, inputs.config.datasets)
+    if not spec and name == dataset:
+        hint = f"write {paths.predictions(target.name, name)}"
+        raise UserError("unknown-target", f"'{text}'", "this is not a result", hint)
+    if inputs.names.is_reward(target.name):
+        problem = f"{target.name} is a reward model, which generates no text"
+        raise UserError("unknown-target", f"'{text}'", problem, "name a model that does")
+    return name
 
 
 def evaluated(inputs: Inputs, targets: list[str]) -> list[str]:
