@@ -18,6 +18,7 @@ include: "rules/eval.smk"
 include: "rules/sweep.smk"
 include: "rules/rating.smk"
 include: "rules/report.smk"
+include: "rules/card.smk"
 
 
 rule all:

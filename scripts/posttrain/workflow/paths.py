@@ -20,7 +20,7 @@ LAST_CONFIGURATION = Path(RESULTS, ".configuration")  # names the file that the 
 # Every file of a run, and of a base by its own name, that a target may name.
 RUN_FILES = (
     "spec.json context.json preflight.json preflight.txt trained train.json train.jsonl loss.png merged model merge.json "
-    "provenance.json eval.json eval/spec.json eval/examples.parquet"
+    "provenance.json README.md eval.json eval/spec.json eval/examples.parquet"
 ).split()
 MODEL_FILES = ("eval.json", "eval/spec.json", "eval/examples.parquet")
 
