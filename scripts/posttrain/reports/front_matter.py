@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 from posttrain.data.licences import HUB, card_fields
+from posttrain.exports import EXPORTS
 from posttrain.methods import METHODS
 from posttrain.reports import formatting
 from posttrain.reports.card_facts import Facts
@@ -14,26 +15,33 @@ LANGUAGE = re.compile("[a-z]{2,3}")
 DIGITS = 6  # of a metric's value
 
 
-def data(facts: Facts) -> Any:
-    """The fields of a run's card as huggingface_hub's ModelCardData."""
+def data(facts: Facts, kind: str | None = None) -> Any:
+    """The fields of a run's card as huggingface_hub's ModelCardData.
+
+    Args:
+        kind: of the export that the card goes with; None for the run's `model/`.
+    """
     from huggingface_hub import ModelCardData
 
     spec = facts["spec"]
     hub = [dataset["spec"].get("hub") for dataset in facts["datasets"] if dataset["part"]]
     found = list(dict.fromkeys(code for dataset in facts["datasets"] for code in dataset["languages"]))
     base = facts["base"]["manifest"].get("base_model")
-    relation = (
-        {} if base is None else {"base_model_relation": "finetune" if METHODS[spec["method"]].mergeable else "adapter"}
-    )
+    fields = front(spec) | card_fields(facts["found"])
+    relation = "finetune" if METHODS[spec["method"]].mergeable else "adapter"
+    if kind:
+        row = EXPORTS[kind]
+        fields["library_name"] = "peft" if row.is_adapter else "gguf" if row.gguf else "transformers"
+        fields["tags"] = [*fields["tags"], *([row.quantiser] if row.quantiser else [])]
+        relation = "adapter" if row.is_adapter else "quantized" if row.gguf or row.quantiser else relation
     return ModelCardData(
         language=found or None,
         base_model=base,
         datasets=[name for name in hub if name] or None,
         model_name=facts["name"],
         eval_results=results(facts) or None,
-        **front(spec),
-        **card_fields(facts["found"]),
-        **relation,
+        **fields,
+        **({"base_model_relation": relation} if base else {}),
     )
 
 

@@ -1,5 +1,8 @@
 """The card of a run, results/{run}/README.md: recipe, data, results, limits, cost, exports, and how to load what was made."""
 
+from pathlib import Path
+
+from posttrain.exports import EXPORTS
 from posttrain.methods import METHODS
 from posttrain.metrics.statistics import verdict
 from posttrain.objectives import OBJECTIVES
@@ -11,29 +14,29 @@ from posttrain.workflow import paths
 
 HUB = "https://huggingface.co"
 MAX_NAMES = 6
-ADAPTER = """The adapter alone, over the model that it was trained on:
+GGUF = """It is for llama.cpp and for what is built on it, such as Ollama; the file has the chat template:
 
-```python
-{imports}from peft import PeftModel
-from transformers import {loader}
-
-base = {loader}.from_pretrained("{base}"{options})
-model = PeftModel.from_pretrained(base, "{place}")
+```bash
+{command} --port 8080 &
+curl --retry 30 --retry-all-errors -s http://127.0.0.1:8080/v1/chat/completions -H 'Content-Type: application/json' -d '{{
+  "messages": [{{"role": "user", "content": "..."}}], "max_tokens": 200, "temperature": 0}}'
 ```
 """
 
 
-def card(facts: Facts) -> str:
+def card(facts: Facts, kind: str | None = None, place: str = "FOLDER") -> str:
     """The text of README.md.
 
     Args:
         facts: of the run, as `card_facts.collect` has them.
+        kind: of the export that the card goes with; None for the run's `model/`.
+        place: where the reader finds the model: a folder, or its id on the hub.
     """
     from huggingface_hub import ModelCard
 
     sections = [
-        f"# {facts['name']}\n\n{_summary(facts)}",
-        f"## How to load it\n\n{usage(facts['spec'])}",
+        f"# {facts['name']}{f', {kind}' if kind else ''}\n\n{_summary(facts, kind)}",
+        f"## How to load it\n\n{_usage(facts, kind, place)}",
         f"## Results\n\n{_results(facts)}",
         f"## Recipe\n\n{_recipe(facts)}",
         f"## Data\n\n{_data(facts)}",
@@ -41,23 +44,24 @@ def card(facts: Facts) -> str:
         f"## Bias and harm\n\n{_harm(facts)}",
         f"## Exports\n\n{_exports(facts)}",
         f"## Hardware, time and energy\n\n{_cost(facts)}",
-        inherited(facts["licences"], facts["found"]).rstrip(),
+        inherited(facts["licences"], facts["found"]),
         f"## Rebuild\n\n{_rebuild(facts)}",
     ]
-    text = "\n\n".join(sections)
-    return str(ModelCard(f"---\n{front_matter.data(facts).to_yaml()}\n---\n\n{text}\n"))
+    text = "\n\n".join(section.strip() for section in sections)
+    return str(ModelCard(f"---\n{front_matter.data(facts, kind).to_yaml()}\n---\n\n{text}\n")).rstrip() + "\n"
 
 
 # ---- what it is
 
 
-def _summary(facts: Facts) -> str:
+def _summary(facts: Facts, kind: str | None) -> str:
     stages = [
         f"{stage['spec']['objective'].upper()} ({stage['spec']['method']}, `{stage['name']}`)"
         for stage in facts["line"]
     ]
-    kind = "A reward model" if OBJECTIVES[facts["spec"]["objective"]].reward_model else "A language model"
-    return f"{kind}: {_origin_of_base(facts['base'])}, then {', then '.join(stages)}. Made with posttrain."
+    what = "A reward model" if OBJECTIVES[facts["spec"]["objective"]].reward_model else "A language model"
+    form = f" This is its export `{kind}`: {EXPORTS[kind].words}." if kind else ""
+    return f"{what}: {_origin_of_base(facts['base'])}, then {', then '.join(stages)}. Made with posttrain.{form}"
 
 
 def _origin_of_base(base: Facts) -> str:
@@ -71,6 +75,36 @@ def _origin_of_base(base: Facts) -> str:
         if spec["source"] == "random"
         else f"a model from a local folder, called `{base['name']}`"
     )
+
+
+# ---- how to load it
+
+
+def _usage(facts: Facts, kind: str | None, place: str) -> str:
+    spec, row = facts["spec"], EXPORTS[kind] if kind else None
+    if row and row.is_adapter:
+        text = _adapter(Path(paths.export(facts["name"], kind), "README.md").read_text(encoding="utf-8"), place)
+    elif row and row.gguf:
+        files = sorted(Path(paths.export(facts["name"], kind)).glob("*.gguf"))
+        where = f"-m {place}/{files[0].name}" if place == "FOLDER" else f"-hf {place}"
+        text = GGUF.format(command=f"llama-server {where}")
+    else:
+        text = usage(spec, place)
+    prompts = dict.fromkeys(
+        system for data in facts["datasets"] if data["used"] and (system := data["spec"].get("system"))
+    )
+    if prompts:
+        text += "\nIn training this system prompt stood before each prompt; write it as the first message:\n\n"
+        text += "\n".join(f"- {code(system)}" for system in prompts)
+    return text
+
+
+def _adapter(own: str, place: str) -> str:
+    """What an adapter's own card says of its base, how it is loaded and which servers take it."""
+    from huggingface_hub import ModelCard
+
+    _, _, text = ModelCard(own).text.partition("\n## ")
+    return f"## {text}".replace("\n## ", "\n### ").replace("FOLDER", place).removeprefix("## The base\n\n")
 
 
 # ---- results
@@ -90,6 +124,8 @@ def _results(facts: Facts) -> str:
         "better and worse are significant, no evidence says how large a difference these examples would have shown.",
         table(["metric", "value", "interval", "measured on", *roles], rows),
     ]
+    if suites := _suites(facts):
+        lines.append(suites)
     if apart := _by_dataset(result):
         lines.append(apart)
     lines.append(f"Measured by `snakemake results/{name}/eval.json`. {_shipped(facts)}")
@@ -121,6 +157,17 @@ def _by_dataset(result: Facts) -> str:
         if name in own
     ]
     return table(["metric", "dataset", "value", "interval", "measured on"], rows) if rows else ""
+
+
+def _suites(facts: Facts) -> str:
+    """What each suite of the evaluation asks."""
+    lines = []
+    for name, suite in facts["measured"]["suites"].items():
+        on = f" on `{suite['data']['name']}`" if isinstance(suite.get("data"), dict) else ""
+        tasks = f" {cell(', '.join(suite['tasks']))}" if suite.get("tasks") else ""
+        most = f", {suite['limit']:,} rows at most" if suite.get("limit") else ""
+        lines.append(f"- `{name}`: {suite['kind']}{tasks}{on}{most}")
+    return "The suites, which stand before the names of their metrics:\n\n" + "\n".join(lines) if lines else ""
 
 
 def _shipped(facts: Facts) -> str:
