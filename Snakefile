@@ -20,6 +20,7 @@ include: "rules/predict.smk"
 include: "rules/sweep.smk"
 include: "rules/rating.smk"
 include: "rules/report.smk"
+include: "rules/card.smk"
 
 
 rule all:

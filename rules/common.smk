@@ -29,7 +29,7 @@ from posttrain.runtime.errors import UserError
 from posttrain.config.overrides import OVERRIDES
 from posttrain.exports import EXPORTS
 from posttrain.objectives import OBJECTIVES
-from posttrain.workflow import contexts, paths
+from posttrain.workflow import card_inputs, contexts, paths
 from posttrain.workflow.project import Project
 from posttrain.workflow.specs import VERSIONS
 from posttrain.workflow.staging import staged
@@ -494,6 +494,18 @@ def preflight_besides(wildcards):
     cards = {"bases": "results/bases/{}/base.json", "datasets": "results/data/{}/data.json"}
     parts = [part.split(".") for part in PROJECT.graph.licences(node)]
     return if_stored([*map(PROJECT.model, bases), *(cards[table].format(name) for table, name in parts)])
+
+
+def card_files(wildcards):
+    return card_inputs.files(PROJECT, wildcards.run)
+
+
+def card_context(wildcards):
+    return card_inputs.context(PROJECT, wildcards.run)
+
+
+def staged_card_context(wildcards, input):
+    return staged(card_context(wildcards))
 
 
 def rated_models(wildcards):

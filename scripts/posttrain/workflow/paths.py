@@ -20,7 +20,7 @@ LAST_CONFIGURATION = Path(RESULTS, ".configuration")  # names the file that the 
 # Every file of a run, and of a base by its own name, that a target may name.
 RUN_FILES = (
     "spec.json context.json preflight.json preflight.txt trained train.json train.jsonl loss.png merged model merge.json "
-    "provenance.json eval.json eval/spec.json eval/examples.parquet"
+    "provenance.json README.md eval.json eval/spec.json eval/examples.parquet"
 ).split()
 EXPORT_FILES = ("export/spec.json", "export/reference.parquet", "export/table.html")  # of a run, besides each kind's
 PREDICTIONS = "predictions/"  # of a run or a base: {dataset}.jsonl, and the spec of it

@@ -49,6 +49,7 @@ NEEDS = dict.fromkeys(OBJECTIVES, TRAINING) | {
     "loss": Need(2000, 0, 30),
     "sweep": Need(4000, 0, 60),
     "report": Need(4000, 0, 60),
+    "card": Need(4000, 0, 60),
 }
 
 
