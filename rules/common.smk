@@ -449,6 +449,25 @@ def export_rows(wildcards):
     )
 
 
+def adapters_base(wildcards):
+    """The model that a run's exported adapter belongs to."""
+    return PROJECT.merged(PROJECT.adapter_line(wildcards.run)[0])
+
+
+def adapters_manifest(wildcards):
+    return PROJECT.manifest(PROJECT.adapter_line(wildcards.run)[0])
+
+
+def adapter_stages(wildcards):
+    """What training wrote of the runs whose adapters are one in the export; nothing for an export of another kind."""
+    runs = PROJECT.adapter_line(wildcards.run)[1:] if EXPORTS[wildcards.kind].is_adapter else []
+    return expand("results/{run}/trained", run=runs)
+
+
+def adapter_specs(wildcards):
+    return [f"{Path(folder).parent}/spec.json" for folder in adapter_stages(wildcards)]
+
+
 def export_files(wildcards):
     """The user's own metrics, which proofs measure as well."""
     return users([] if PROJECT.is_reward(wildcards.run) else PROJECT.inputs.suite_files)
