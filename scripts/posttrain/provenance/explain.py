@@ -30,6 +30,7 @@ DONE = {
     "logprobs": "scored as a reference",
     "merge": "merged",
     "eval": "evaluated",
+    "judge": "judged",
 }
 MADE = {"alias": "linked", "data_report": "written", "rating_page": "written", "report": "written", "loss": "drawn"}
 MADE |= {"sweep": "compared", "ratings": "counted"}

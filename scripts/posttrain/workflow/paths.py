@@ -23,6 +23,7 @@ RUN_FILES = (
     "provenance.json eval.json eval/spec.json eval/examples.parquet"
 ).split()
 MODEL_FILES = ("eval.json", "eval/spec.json", "eval/examples.parquet")
+JUDGED_FILES = ("eval/measured.json", "judge/spec.json", "judge/verdicts.jsonl")  # of both, where a suite has a judge
 
 
 class Target(NamedTuple):
@@ -94,6 +95,11 @@ def examples(model: str) -> str:
     return of(model, "eval/examples.parquet")
 
 
+def measured(model: str) -> str:
+    """The metrics of a base or a run before a judge adds to them; only where a suite has one."""
+    return of(model, "eval/measured.json")
+
+
 def sweep(name: str, file: str = "") -> str:
     """A file of a sweep, or its folder."""
     return of(f"sweeps/{name}", file)
@@ -123,4 +129,6 @@ def owner(file: str) -> str:
         return "/".join(parts)
     if parts[1:2] in (["eval"], ["eval.json"]):
         return f"{parts[0]}/eval"
+    if parts[1:2] == ["judge"]:
+        return f"{parts[0]}/judge"
     return file if parts[0] in RESERVED or len(parts) == 1 else parts[0]

@@ -42,6 +42,7 @@ NEEDS = dict.fromkeys(OBJECTIVES, TRAINING) | {
     "logprobs": Need(6000, 1, 240),
     "merge": Need(6000, 3, 120),
     "eval": Need(6000, 1, 480),
+    "judge": Need(6000, 1, 480),
     "loss": Need(2000, 0, 30),
     "sweep": Need(4000, 0, 60),
     "report": Need(4000, 0, 60),
