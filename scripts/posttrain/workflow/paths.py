@@ -25,6 +25,7 @@ RUN_FILES = (
 EXPORT_FILES = ("export/spec.json", "export/reference.parquet", "export/table.html")  # of a run, besides each kind's
 PREDICTIONS = "predictions/"  # of a run or a base: {dataset}.jsonl, and the spec of it
 MODEL_FILES = ("eval.json", "eval/spec.json", "eval/examples.parquet")
+JUDGED_FILES = ("eval/measured.json", "judge/spec.json", "judge/verdicts.jsonl")  # of both, where a suite has a judge
 
 
 class Target(NamedTuple):
@@ -111,6 +112,11 @@ def predictions(model: str, dataset: str) -> str:
     return of(model, f"{PREDICTIONS}{dataset}.jsonl")
 
 
+def measured(model: str) -> str:
+    """The metrics of a base or a run before a judge adds to them; only where a suite has one."""
+    return of(model, "eval/measured.json")
+
+
 def sweep(name: str, file: str = "") -> str:
     """A file of a sweep, or its folder."""
     return of(f"sweeps/{name}", file)
@@ -145,4 +151,6 @@ def owner(file: str) -> str:
         return f"{parts[0]}/export"
     if parts[1:2] == ["predictions"]:
         return f"{parts[0]}/predictions/{parts[2].removesuffix('.jsonl')}"
+    if parts[1:2] == ["judge"]:
+        return f"{parts[0]}/judge"
     return file if parts[0] in RESERVED or len(parts) == 1 else parts[0]

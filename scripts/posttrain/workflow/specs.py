@@ -16,7 +16,7 @@ from posttrain.data.files import is_file
 from posttrain.models import chat_templates
 from posttrain.objectives import OBJECTIVES
 from posttrain.runtime import user_code
-from posttrain.workflow import paths
+from posttrain.workflow import judging, paths
 from posttrain.workflow.inputs import Inputs, own_reward
 from posttrain.workflow.names import Node
 
@@ -30,6 +30,7 @@ VERSIONS = {
     "tokens": 3,
     "logprobs": 2,
     "eval": 5,
+    "judge": 1,
     "export": 1,
     "predict": 1,
 }
@@ -51,7 +52,7 @@ REFERENCES = {
     "data": {"licence", "from_", "select", "mix", "ratings"},
     "select": {"by"},
     "eval": {"data", "suites"},
-    "suite": {"data", "by"},
+    "suite": {"data", "by", *judging.KEYS},
 }
 
 
@@ -79,7 +80,7 @@ class Specs:
         self._texts: dict[str, str] = {}
 
     def text(self, target: str) -> str:
-        """The spec of a run, `bases/NAME`, `data/NAME`, `MODEL/eval`, `RUN/export` or `MODEL/predictions/DATASET`.
+        """The spec of a run, `bases/NAME`, `data/NAME`, `MODEL/eval`, `MODEL/judge`, `RUN/export` or `MODEL/predictions/DATASET`.
 
         It is canonical JSON: sorted keys, nothing else.
         """
@@ -101,6 +102,8 @@ class Specs:
             return self.reference(table) | {"limits": self.config.export.asked()["limits"]}
         if name.startswith("predictions/"):
             return self._predictions(table, name.removeprefix("predictions/"))
+        if name == "judge":
+            return self._judging(table)
         return self._evaluation(table) if name == "eval" else self._run(self.names.run(target))
 
     def _base(self, name: str) -> dict[str, Any]:
@@ -209,6 +212,28 @@ class Specs:
                 values["sha256"] = {metric: self._hashes(metric) for metric in suite.own_metrics}
             suites[name] = values
         return suites
+
+    def _judging(self, name: str) -> dict[str, Any]:
+        """What is judged, by whom and how: who answered, who judges, the instruction and the answers' specs."""
+        suites = {}
+        for pair in judging.pairs(self.lineage, name):
+            suite = pair.suite
+            against = {"name": pair.other, "eval": self.sha256(f"{pair.other}/eval")}
+            values = {"against": against}
+            if pair.judge:
+                computed = self.config.evaluation.model_dump(include={"precision", "batch_tokens"})
+                values |= {"by": self._model(pair.judge)} | computed
+            else:
+                values["endpoint"] = suite.endpoint.model_dump(include={"base_url", "model", "max_tokens"})
+            if suite.instruction:
+                values["instruction"] = self._file_hash(suite.instruction)
+            if pair.related:
+                values["related"] = pair.related
+            suites[pair.name] = values
+        return _stage("judge") | {"eval": self.sha256(f"{name}/eval"), "suites": suites}
+
+    def _file_hash(self, file: str) -> str | None:
+        return hashlib.sha256((self.folder / file).read_bytes()).hexdigest() if is_file(self.folder / file) else None
 
     def _hashes(self, function: str) -> list[str]:
         """SHA-256 of the file of a function of the user's, and of those that it imports."""
