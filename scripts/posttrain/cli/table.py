@@ -6,11 +6,11 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from posttrain.cli import configuration
+from posttrain.cli import configuration, models
 from posttrain.metrics.statistics import shown
 from posttrain.reports import verdict_lines
 from posttrain.runtime.atomic import read_json
-from posttrain.runtime.errors import UserError, nearest
+from posttrain.runtime.errors import UserError
 from posttrain.workflow import paths
 
 if TYPE_CHECKING:
@@ -47,10 +47,7 @@ def _evaluated(project: "Project", name: str) -> str:
     Raises:
         UserError: there is no such base or run, or it is not evaluated.
     """
-    models = [*project.config.bases, *project.config.runs]
-    if name.split(",")[0] not in models:
-        raise UserError("unknown-name", project.file, f"there is no base or run '{name}'", nearest(name, models))
-    canonical = project.names.model(name)
+    canonical = models.canonical(project, name)
     if not _is_evaluated(canonical):
         raise not_evaluated(name, project.command(paths.evaluation(canonical)))
     return canonical
