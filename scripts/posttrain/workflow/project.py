@@ -9,7 +9,7 @@ from posttrain.config.loading import read
 from posttrain.config.overrides import OVERRIDES, text
 from posttrain.config.project_file import Config
 from posttrain.config.runs import TRAINED
-from posttrain.methods import reference_form
+from posttrain.methods import combined, reference_form
 from posttrain.objectives import OBJECTIVES
 from posttrain.training import early_stopping
 from posttrain.workflow import contexts, paths, targets, validation
@@ -70,6 +70,13 @@ class Project:
         """The base, the runs after it in their order, and `name` itself at the end."""
         return self.graph.line(name)
 
+    def adapter_line(self, name: str) -> list[str]:
+        """The model that a run's exported adapter belongs to, and the runs after it whose adapters are one in the export."""
+        line = self.lineage(name)
+        runs = [self.run(run).run for run in line[1:]]
+        keys = ("method", "peft_args", "merge_into")
+        return line[-combined([{key: getattr(run, key) for key in keys} for run in runs]) - 1 :]
+
     def is_reward(self, name: str) -> bool:
         """Whether `name` is a run that trains a reward model."""
         return self.names.is_reward(name)
@@ -93,6 +100,10 @@ class Project:
     def spec_hash(self, target: str) -> str:
         """SHA-256 of the spec file of `target`."""
         return self.specs.sha256(target)
+
+    def export_reference(self, run: str) -> str:
+        """What determines `results/{run}/export/reference.parquet`, as canonical JSON."""
+        return json.dumps(self.specs.reference(run), sort_keys=True, indent=1)
 
     def context(self, of: str, command: str) -> str:
         """What a script has to know that no spec says, as canonical JSON; see `contexts.context`."""
