@@ -277,7 +277,7 @@ def test_an_address_that_cannot_be_listened_on():
     assert error.value.code == "address-in-use"
     with pytest.raises(UserError, match="POSTTRAIN_API_KEY") as error:
         listening.bind("0.0.0.0", 0, None)
-    assert error.value.code == "missing-key"
+    assert error.value.code == "unprotected-address"
     listening.bind("0.0.0.0", 0, "key").close()
     for host, port in (("no.such.host.invalid", 0), ("127.0.0.1", 70000)):
         with pytest.raises(UserError):
