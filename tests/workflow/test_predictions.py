@@ -24,10 +24,8 @@ datasets:
     limit: 52
     validation: 0.4
   asked: {path: asked.jsonl, format: prompts, licence: mit, max_dropped: 0.1}
-  books: {path: books.jsonl, format: text, licence: mit}
 runs:
   sft: {from: tiny, objective: sft, method: lora, data: gsm8k, max_steps: 1, rank: 4}
-  judge: {from: tiny, objective: reward, method: lora, data: gsm8k, max_steps: 1}
 predictions: {max_new_tokens: 160}
 tracking: {mlflow: false}
 """
@@ -38,11 +36,8 @@ TARGET = "results/tiny/predictions/asked.jsonl"
 @pytest.fixture
 def project(folder) -> Path:
     """A project with a dataset of prompts, of which one row has none."""
-    (folder / "config.yaml").write_text(
-        CONFIG.replace("  judge: {from: tiny, objective: reward, method: lora, data: gsm8k, max_steps: 1}\n", "")
-    )
+    (folder / "config.yaml").write_text(CONFIG)
     write(folder, [*ASKED, {"prompt": ""}])
-    (folder / "books.jsonl").write_text('{"text": "Once."}\n{"text": "Twice."}\n')
     return folder
 
 
@@ -103,23 +98,19 @@ def test_the_same_command_goes_on_after_a_kill_and_new_rows_alone_are_generated_
     assert "71 rows: 1 answers generated, 70 known" in run(project, TARGET).stdout
     assert [row["completion"] for row in lines(project)[1:]] == [row["completion"] for row in reversed(first[:-1])]
 
-    refused = run(project, "results/tiny/predictions/books.jsonl")
-    assert refused.returncode and "dataset books: its rows are of the type text" in refused.stdout
-    misspelt = run(project, "results/tiny/predictions/aksed.jsonl")
-    assert misspelt.returncode and "did you mean 'asked'?" in misspelt.stdout
-
 
 @pytest.mark.slow
-def test_a_run_answers_as_its_evaluation_and_two_processes_as_one(project):
+def test_an_evaluations_answers_are_taken_over_and_two_processes_write_the_bytes_of_one(project):
     target = "results/sft/predictions/gsm8k.jsonl"
-    text = (project / "config.yaml").read_text()
     suite = "evaluation: {max_new_tokens: 160, suites: {said: {kind: generation, data: gsm8k, limit: 10}}}\n"
-    (project / "config.yaml").write_text(text + suite)
-    assert "answers generated" in (done := run(project, "results/sft/eval.json", target).stdout), done
-    held_out = 20
+    (project / "config.yaml").write_text(CONFIG + suite)
+    assert run(project, "results/sft/eval.json").returncode == 0
+    done = run(project, target)
+    assert "gsm8k: 52 rows: 42 answers generated, 10 known" in done.stdout, done.stdout
     one = (project / target).read_bytes()
-    assert len(lines(project, target)) == 32 and held_out
     for left in [*project.glob("results/sft/predictions/answers*"), project / target]:
         left.unlink()
-    done = snakemake(project, "--config", "hardware={processes: 2}", "--", target, config=project / "config.yaml")
-    assert (project / target).read_bytes() == one, done.stdout
+    (project / "results/sft/eval/answers.jsonl").unlink()
+    two = ("--config", "hardware={processes: 2}", "--", target)
+    done = snakemake(project, *two, config=project / "config.yaml")
+    assert "52 answers generated" in done.stdout and (project / target).read_bytes() == one, done.stdout
