@@ -19,7 +19,11 @@ def project(configuration):
 
     def made(suite: dict | None = None, **changes) -> Project:
         values = {k: v for k, v in (BETTER | (suite or {})).items() if v is not ...}
-        changes = {"bases.other": {"source": "path", "path": "other"}, "runs.follow": ..., "evaluation.suites.better": values} | changes
+        changes = {
+            "bases.other": {"source": "path", "path": "other"},
+            "runs.follow": ...,
+            "evaluation.suites.better": values,
+        } | changes
         return Project(configuration(changes))
 
     return made
@@ -43,16 +47,13 @@ def test_a_run_is_compared_with_its_parent_and_a_base_with_nothing(project):
 
 
 def test_against_names_the_other_of_every_model_but_itself(project):
-    assert compared(project({"against": "sft", "by": ..., "endpoint": ENDPOINT})) == {
-        name: ("sft", None, ()) for name in ("base", "other", "dpo", "full")
-    }
+    found = compared(project({"against": "sft", "by": ..., "endpoint": ENDPOINT}))
+    assert found == dict.fromkeys(("base", "other", "dpo", "full"), ("sft", None, ()))
 
 
 def test_a_judge_of_the_same_base_is_related_and_does_not_judge_itself(project):
     found = compared(project({"by": "full"}))
-    assert found == {
-        name: (other, "full", (name, other)) for name, other in (("sft", "base"), ("dpo", "sft"))
-    }
+    assert found == {name: (other, "full", (name, other)) for name, other in (("sft", "base"), ("dpo", "sft"))}
     assert compared(project({"by": "full", "allow_self": True}))["full"] == ("base", "full", ("full", "base"))
 
 
