@@ -15,8 +15,10 @@ rule export:
         model=ancient(own_model),
         manifest=own_manifest,
         trained=ancient("results/{run}/trained"),
-        parent=ancient(parent_model),
-        before=parent_manifest,
+        parent=ancient(adapters_base),
+        before=adapters_manifest,
+        stages=ancient(adapter_stages),
+        specs=adapter_specs,
     output:
         directory("results/{run}/export/{kind}"),
     log:
@@ -33,7 +35,7 @@ rule export:
         """
         exec python "$POSTTRAIN"/export_model.py --spec {input.spec:q} --kind {wildcards.kind:q} \
             --model {input.model:q} --manifest {input.manifest:q} --trained {input.trained:q} \
-            --parent {input.parent:q} --before {input.before:q} --output {output:q} --log {log:q}
+            --stages {input.stages:q} --parent {input.parent:q} --before {input.before:q} --output {output:q} --log {log:q}
         """
 
 
@@ -72,8 +74,8 @@ rule prove_export:
         spec="results/{run}/export/spec.json",
         export="results/{run}/export/{kind}",
         reference="results/{run}/export/reference.parquet",
-        parent=ancient(parent_model),
-        before=parent_manifest,
+        parent=ancient(adapters_base),
+        before=adapters_manifest,
         files=export_files,
     output:
         "results/{run}/export/{kind}.json",

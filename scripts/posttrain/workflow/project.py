@@ -9,7 +9,7 @@ from posttrain.config.loading import read
 from posttrain.config.overrides import OVERRIDES, text
 from posttrain.config.project_file import Config
 from posttrain.config.runs import TRAINED
-from posttrain.methods import reference_form
+from posttrain.methods import combined, reference_form
 from posttrain.objectives import OBJECTIVES
 from posttrain.training import early_stopping
 from posttrain.workflow import contexts, paths, targets, validation
@@ -69,6 +69,13 @@ class Project:
     def lineage(self, name: str) -> list[str]:
         """The base, the runs after it in their order, and `name` itself at the end."""
         return self.graph.line(name)
+
+    def adapter_line(self, name: str) -> list[str]:
+        """The model that a run's exported adapter belongs to, and the runs after it whose adapters are one in the export."""
+        line = self.lineage(name)
+        runs = [self.run(run).run for run in line[1:]]
+        keys = ("method", "peft_args", "merge_into")
+        return line[-combined([{key: getattr(run, key) for key in keys} for run in runs]) - 1 :]
 
     def is_reward(self, name: str) -> bool:
         """Whether `name` is a run that trains a reward model."""
