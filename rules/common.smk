@@ -27,6 +27,7 @@ from posttrain.compat.snakemake import (
 from posttrain.config.plain_values import check_file
 from posttrain.runtime.errors import UserError
 from posttrain.config.overrides import OVERRIDES
+from posttrain.exports import EXPORTS
 from posttrain.objectives import OBJECTIVES
 from posttrain.workflow import contexts, paths
 from posttrain.workflow.project import Project
@@ -116,12 +117,13 @@ CANONICAL = f"(?!(?:{'|'.join(map(re.escape, ALIASES))})/)" if ALIASES else ""
 wildcard_constraints:
     base="[a-z][a-z0-9_]*",
     dataset="[a-z][a-z0-9_]*",
+    kind="|".join(map(re.escape, EXPORTS)),
     sweep="[a-z][a-z0-9_]*",
     pair=rf"[a-z][a-z0-9_]*{OVERRIDES}~[a-z][a-z0-9_]*{OVERRIDES}",
     max_length="[0-9]+",
     trained="(,assistant_turns=last)?(,train_thoughts=false)?",
     run=rf"{CANONICAL}[a-z][a-z0-9_]*{OVERRIDES}",
-    target=rf"{CANONICAL}((bases|data)/)?[a-z][a-z0-9_]*{OVERRIDES}(/eval)?",
+    target=rf"{CANONICAL}((bases|data)/)?[a-z][a-z0-9_]*{OVERRIDES}(/eval|/export)?",
 
 
 def if_stored(files):
@@ -428,6 +430,28 @@ def eval_files(wildcards):
 
 def eval_others(wildcards):
     return expand("results/{other}/eval/examples.parquet", other=PROJECT.graph.others(wildcards.run))
+
+
+def export_reference_json(wildcards):
+    return PROJECT.export_reference(wildcards.run)
+
+
+def staged_export_reference(wildcards):
+    return staged(export_reference_json(wildcards))
+
+
+def export_rows(wildcards):
+    """The held-out rows that the proofs of a run's exports use."""
+    return expand(
+        "results/data/{dataset}/{file}",
+        dataset=PROJECT.specs.exported_data(wildcards.run),
+        file=("validation.parquet", "data.json"),
+    )
+
+
+def export_files(wildcards):
+    """The user's own metrics, which proofs measure as well."""
+    return users([] if PROJECT.is_reward(wildcards.run) else PROJECT.inputs.suite_files)
 
 
 def lineage_steps(wildcards):

@@ -6,6 +6,7 @@ posttrain why dpo_lora                        what would be built again, and whi
 posttrain rebuild-check sft_lora              train it again elsewhere and compare the bits
 posttrain send-mlflow sft_lora                send what MLflow missed while it was away
 posttrain chat sft_lora [dpo_lora]            talk with a model in the terminal, or with two side by side
+posttrain serve dpo_lora [--export KIND]      answer requests as OpenAI's API does
 posttrain schema [--check]                    regenerate config/schema.json and the tables of config/README.md
 
 All but schema read the configuration that Snakemake read last in this folder, or --configfile FILE.
@@ -40,6 +41,8 @@ def parser() -> argparse.ArgumentParser:
     table.add_argument("names", nargs="+", metavar="MODEL", help="bases and runs that are evaluated")
     chat = commands.add_parser("chat", help="talk with a model, or with two side by side")
     add_chat(chat)
+    serve = commands.add_parser("serve", help="answer requests as OpenAI's API does")
+    add_serve(serve)
     schema = commands.add_parser("schema", help="regenerate the schema and the configuration page")
     schema.add_argument("--check", action="store_true", help="only say whether they are up to date")
     with_targets = {
@@ -48,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
         "rebuild-check": (1, "train a run again elsewhere and compare the bits"),
         "send-mlflow": ("+", "send finished runs to MLflow, as far as they are not there"),
     }
-    reading = [table, chat]
+    reading = [table, chat, serve]
     for name, (number, words) in with_targets.items():
         reading.append(commands.add_parser(name, help=words))
         reading[-1].add_argument("targets", nargs=number, metavar="TARGET", help="a run, or a file under results/")
@@ -70,3 +73,19 @@ def add_chat(chat: argparse.ArgumentParser) -> None:
         help="0 (the default) takes the likeliest token each time, as evaluation does",
     )
     chat.add_argument("--max-new-tokens", type=int, default=512, help="of an answer (default: %(default)s)")
+
+
+def add_serve(serve: argparse.ArgumentParser) -> None:
+    """The arguments of `posttrain serve`."""
+    serve.add_argument("name", metavar="RUN", help="a run or a base; with --adapters, the model that they belong to")
+    serve.add_argument("--export", metavar="KIND", help="serve this export, which has to be proved, such as gguf-q8_0")
+    serve.add_argument(
+        "--adapters", nargs="+", default=[], metavar="RUN", help="also serve the adapter exports of these runs"
+    )
+    serve.add_argument(
+        "--host", default="127.0.0.1", help="default: %(default)s; others need a key in POSTTRAIN_API_KEY"
+    )
+    serve.add_argument("--port", type=int, default=8000, help="default: %(default)s")
+    serve.add_argument(
+        "--context", type=int, metavar="TOKENS", help="the most of a prompt and its answer; default: the model's"
+    )

@@ -22,6 +22,7 @@ RUN_FILES = (
     "spec.json context.json preflight.json preflight.txt trained train.json train.jsonl loss.png merged model merge.json "
     "provenance.json eval.json eval/spec.json eval/examples.parquet"
 ).split()
+EXPORT_FILES = ("export/spec.json", "export/reference.parquet", "export/table.html")  # of a run, besides each kind's
 MODEL_FILES = ("eval.json", "eval/spec.json", "eval/examples.parquet")
 
 
@@ -94,6 +95,16 @@ def examples(model: str) -> str:
     return of(model, "eval/examples.parquet")
 
 
+def export(run: str, kind: str) -> str:
+    """The folder of an export of a run."""
+    return of(run, f"export/{kind}")
+
+
+def proof(run: str, kind: str) -> str:
+    """What was measured of an export, re-loaded by the program that runs it."""
+    return of(run, f"export/{kind}.json")
+
+
 def sweep(name: str, file: str = "") -> str:
     """A file of a sweep, or its folder."""
     return of(f"sweeps/{name}", file)
@@ -113,7 +124,7 @@ def records(rule: str, name: str) -> list[Path]:
 
 
 def owner(file: str) -> str:
-    """The result that a file belongs to: a run, `RUN/eval`, `data/NAME`, `bases/NAME`, `tokens/BASE/...`, or the file itself."""
+    """The result that a file belongs to: a run, `RUN/eval`, `RUN/export`, `data/NAME` and so on."""
     parts = file.removeprefix(f"{RESULTS}/").split("/")
     if parts[0] in ("data", "bases"):
         return "/".join(parts[:2])
@@ -123,4 +134,6 @@ def owner(file: str) -> str:
         return "/".join(parts)
     if parts[1:2] in (["eval"], ["eval.json"]):
         return f"{parts[0]}/eval"
+    if parts[1:2] == ["export"]:
+        return f"{parts[0]}/export"
     return file if parts[0] in RESERVED or len(parts) == 1 else parts[0]

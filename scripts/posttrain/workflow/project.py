@@ -94,6 +94,10 @@ class Project:
         """SHA-256 of the spec file of `target`."""
         return self.specs.sha256(target)
 
+    def export_reference(self, run: str) -> str:
+        """What determines `results/{run}/export/reference.parquet`, as canonical JSON."""
+        return json.dumps(self.specs.reference(run), sort_keys=True, indent=1)
+
     def context(self, of: str, command: str) -> str:
         """What a script has to know that no spec says, as canonical JSON; see `contexts.context`."""
         return contexts.context(self.inputs, of, command)

@@ -22,7 +22,7 @@ from posttrain.workflow.names import Node
 
 # Raised by hand when a stage's results change their meaning: results of older versions are built anew. A refactoring
 # leaves its number alone, and so throws no training away. An objective's version is in its row of objectives.py.
-VERSIONS = {"base": 2, "data": 4, "mix": 1, "select": 1, "tokens": 3, "logprobs": 2, "eval": 5}
+VERSIONS = {"base": 2, "data": 4, "mix": 1, "select": 1, "tokens": 3, "logprobs": 2, "eval": 5, "export": 1}
 VERSIONS |= {name: row.version for name, row in OBJECTIVES.items()}
 
 # Keys that a spec has at their default too: their defaults are in the specs of finished results. No key is added to these lists; those
@@ -69,7 +69,7 @@ class Specs:
         self._texts: dict[str, str] = {}
 
     def text(self, target: str) -> str:
-        """The spec of a run, `bases/NAME`, `data/NAME` or `MODEL/eval` as canonical JSON: sorted keys, nothing else."""
+        """The spec of a run, `bases/NAME`, `data/NAME`, `MODEL/eval` or `RUN/export` as canonical JSON: sorted keys, nothing else."""
         if target not in self._texts:
             self._texts[target] = json.dumps(self._spec(target), sort_keys=True, indent=1)
         return self._texts[target]
@@ -84,6 +84,8 @@ class Specs:
             return self._base(name)
         if table == "data":
             return self._data(name)
+        if name == "export":
+            return self.reference(table) | {"limits": self.config.export.asked()["limits"]}
         return self._evaluation(table) if name == "eval" else self._run(self.names.run(target))
 
     def _base(self, name: str) -> dict[str, Any]:
@@ -141,6 +143,28 @@ class Specs:
         suites = {} if self.names.is_reward(name) else self._suites()
         references = {"model": self._model(name), "data": data, "against": against}
         return _stage("eval") | settings("eval", self.config.evaluation) | references | {"suites": suites}
+
+    def reference(self, name: str) -> dict[str, Any]:
+        """What determines what the unquantised model says for the proofs of a run's exports: their spec but for the limits."""
+        node = self.names.run(name)
+        suites = {} if self.names.is_reward(name) else self._suites()
+        asked = {key: suite for key, suite in suites.items() if suite["kind"] == "generation" and not suite["shots"]}
+        table = self.config.evaluation
+        return (
+            _stage("export")
+            | {"rows": self.config.export.rows, "max_length": table.max_length, "max_new_tokens": table.max_new_tokens}
+            | {"objective": node.run.objective, "method": node.run.method}
+            | {"model": self._model(node.name), "data": self._reference("data", self._held_out(node)), "suites": asked}
+        )
+
+    def exported_data(self, name: str) -> list[str]:
+        """The datasets whose held-out rows the proofs of a run's exports use."""
+        asked = self.reference(name)
+        return list(dict.fromkeys([asked["data"]["name"], *(row["data"]["name"] for row in asked["suites"].values())]))
+
+    def _held_out(self, node: Node) -> str:
+        """The dataset whose held-out rows a run's exports are measured on: its own; of a selected part, the whole."""
+        return self.config.datasets[node.run.data].from_ or node.run.data
 
     def _suites(self) -> dict[str, dict[str, Any]]:
         """The configured suites, with the evaluation's own limits where they set none."""

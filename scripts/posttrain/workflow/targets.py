@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from posttrain import exports
 from posttrain.config import measuring
 from posttrain.data.files import expand, is_folder
 from posttrain.runtime import user_code
@@ -34,14 +35,34 @@ def check(inputs: Inputs, targets: list[str]) -> list[str]:
         if target.table:
             _check_reserved(inputs, text, target, models, datasets)
             continue
-        known = paths.MODEL_FILES if target.name in config.bases else paths.RUN_FILES
         if target.name not in config.bases and inputs.names.run(target.name).name != target.name:
             aliases.append(target.name)
+        if target.file.startswith("export/") and target.name not in config.bases:
+            _check_export(inputs, text, target)
+            models.add(target.name)
+            continue
+        known = paths.MODEL_FILES if target.name in config.bases else paths.RUN_FILES
         if target.file not in known and not target.file.startswith("logprobs"):
             raise UserError("unknown-target", f"'{text}'", "this is not a result", nearest(target.file, known))
         models.add(target.name)
     _check_needs(inputs, models, datasets)
     return aliases
+
+
+def _check_export(inputs: Inputs, text: str, target: paths.Target) -> None:
+    """Refuse a file of a run's exports that there is not, or that the run cannot have."""
+    if target.file in paths.EXPORT_FILES:
+        return
+    run = inputs.names.run(target.name).run
+    kind = target.file.removeprefix("export/").removesuffix(".json")
+    possible = exports.possible(run.method, run.objective)
+    if kind in exports.LEFT_OUT:
+        problem, hint = f"there is no export '{kind}': {exports.LEFT_OUT[kind]}", nearest("", possible)
+        raise UserError("unsupported-export", f"'{text}'", problem, hint)
+    if kind not in exports.EXPORTS:
+        raise UserError("unknown-target", f"'{text}'", f"there is no export '{kind}'", nearest(kind, possible))
+    if why := exports.refusal(kind, run.method, run.objective):
+        raise UserError("unsupported-export", f"'{text}'", why, nearest("", possible))
 
 
 def evaluated(inputs: Inputs, targets: list[str]) -> list[str]:
