@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from posttrain.cli import configuration, models, terminal
 from posttrain.data import thoughts
 from posttrain.runtime.errors import UserError, printable
-from posttrain.workflow import paths
 
 if TYPE_CHECKING:
     from posttrain.inference.chat import Partner, Reply, Show
@@ -81,13 +80,8 @@ def find(project: "Project", name: str) -> Chosen:
 
 def trained_with(project: "Project", names: list[str]) -> str | None:
     """The system prompt that the rows of a run share, for all models, so that they are asked the same; the first run's."""
-    from posttrain.data import system_prompts
-
-    for name in names:
-        if name not in project.config.bases:
-            rows = Path(paths.data(project.run(name).run.data, "train.parquet"))
-            return system_prompts.of_rows(rows) if rows.exists() else None
-    return None
+    runs = [name for name in names if name not in project.config.bases]
+    return models.trained_with(project, runs[0]) if runs else None
 
 
 def load(folder: Path, options: argparse.Namespace) -> "Partner":
