@@ -159,7 +159,7 @@ def gguf(built):
     from posttrain.export import gguf_file
 
     kind = built / "results/sft_lora/export/gguf-f16"
-    kind.parent.mkdir()
+    kind.mkdir(parents=True)
     gguf_file.write(built / "results/sft_lora/model", kind, "F16")
     kind.with_suffix(".json").write_text("{}")
     return built
