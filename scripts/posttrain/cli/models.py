@@ -34,7 +34,7 @@ def built(project: "Project", name: str, folder: str) -> Path:
 
 
 def trained_with(project: "Project", name: str) -> str | None:
-    """The system prompt that the rows of a run share; None for a base, and where they share none."""
+    """The system prompt that the rows of a run share; None of a base, and where there is none."""
     from posttrain.data import system_prompts
 
     if name in project.config.bases:

@@ -37,6 +37,7 @@ class Plan(NamedTuple):
     """whether the folder's own model is served"""
     servers: tuple[str, ...]
     """programs that can serve it, the first choice first"""
+    is_export: bool = False
 
     @property
     def names(self) -> list[str]:
@@ -99,7 +100,7 @@ def planned(project: "Project", options: argparse.Namespace) -> Plan:
     if EXPORTS[kind].is_adapter:
         base = project.adapter_line(name)[0]
         return Plan(base, models.built(project, base, project.merged(base)), {name: folder}, False, servers)
-    return Plan(name, folder, {}, True, servers)
+    return Plan(name, folder, {}, True, servers, is_export=True)
 
 
 def _proved(project: "Project", run: str, kind: str) -> Path:
@@ -189,7 +190,7 @@ def _backend(plan: Plan, context: int | None, folder: Path, tokenizer: Any) -> "
 
     if plan.adapters:
         return in_process.load_adapters(plan.folder, plan.adapters, plan.name if plan.base_answers else None, context)
-    return in_process.load(plan.folder, context)
+    return (in_process.load_export if plan.is_export else in_process.load)(plan.folder, context)
 
 
 def _json(file: Path) -> dict[str, Any]:

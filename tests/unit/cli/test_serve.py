@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from argparse import Namespace
 from pathlib import Path
@@ -197,6 +198,75 @@ def test_a_killed_llama_server_is_told_and_ends_the_command(gguf):
     with command(gguf, "sft_lora", "--export", "gguf-f16") as (process, told):
         client = openai.OpenAI(base_url=url_of(told), api_key="none", max_retries=0)
         (child,) = psutil.Process(process.pid).children()
+        child.suspend()
+        asked = threading.Thread(target=refused_by_server, args=[client, found := []])
+        asked.start()
+        time.sleep(2)  # it waits for its answer
+        child.kill()
+        asked.join(30)
+        assert found == ["llama-server was ended by SIGKILL"]
+        assert process.wait(30) == 130
+        assert process.stderr.read() == ""
+
+
+@pytest.mark.slow
+def test_sigterm_ends_it_while_an_answer_is_written(built):
+    with command(built, "sft_lora") as (process, told):
+        client = openai.OpenAI(base_url=url_of(told), api_key="none", max_retries=0)
+        stream = client.chat.completions.create(
+            model="sft_lora", messages=[{"role": "user", "content": "Hi"}], stream=True, temperature=2, seed=1
+        )
+        next(stream)
+        process.terminate()
+        assert process.wait(30) == 128 + signal.SIGTERM
+
+
+@pytest.fixture
+def gguf(built):
+    """The project with a GGUF export, if llama-server can be found."""
+    if shutil.which("llama-server") is None:
+        pytest.skip("llama.cpp's llama-server is not on the PATH")
+    from posttrain.export import gguf_file
+
+    kind = built / "results/sft_lora/export/gguf-f16"
+    kind.mkdir(parents=True)
+    gguf_file.write(built / "results/sft_lora/model", kind, "F16")
+    kind.with_suffix(".json").write_text("{}")
+    return built
+
+
+@pytest.mark.slow
+@pytest.mark.llama_cpp
+def test_llama_server_answers_and_ends_with_this_process(gguf):
+    form = {
+        "type": "json_schema",
+        "json_schema": {"name": "a", "schema": {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]}},
+    }  # fmt: skip
+    with command(gguf, "sft_lora", "--export", "gguf-f16") as (process, told):
+        client = openai.OpenAI(base_url=url_of(told), api_key="none", max_retries=0)
+        ask = {"model": "sft_lora", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 40}
+        whole = client.chat.completions.create(**ask)
+        stream = client.chat.completions.create(**ask, stream=True)
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+        assert text == whole.choices[0].message.content
+        stop = text[3:5]
+        assert client.chat.completions.create(**ask, stop=stop).choices[0].message.content == text.split(stop)[0]
+        answer = client.chat.completions.create(**ask, response_format=form)
+        if answer.choices[0].finish_reason == "stop":
+            assert json.loads(answer.choices[0].message.content).keys() == {"a"}
+        assert answer.choices[0].message.content.startswith("{")
+        (child,) = psutil.Process(process.pid).children()
+        process.kill()
+        process.wait()
+        assert ended(child.pid)
+
+
+@pytest.mark.slow
+@pytest.mark.llama_cpp
+def test_a_killed_llama_server_is_told_and_ends_the_command(gguf):
+    with command(gguf, "sft_lora", "--export", "gguf-f16") as (process, told):
+        client = openai.OpenAI(base_url=url_of(told), api_key="none", max_retries=0)
+        (child,) = psutil.Process(process.pid).children()
         ask = {"model": "sft_lora", "messages": [{"role": "user", "content": "Hi"}], "stream": True, "temperature": 2}
         stream = client.chat.completions.create(**ask, seed=1)
         next(stream)
@@ -205,3 +275,10 @@ def test_a_killed_llama_server_is_told_and_ends_the_command(gguf):
             list(stream)
         assert process.wait(30) == 1
         assert "posttrain: llama-server was ended by SIGKILL; start it again\n" in process.stderr.read()
+
+
+def refused_by_server(client: openai.OpenAI, found: list[str]) -> None:
+    try:
+        client.chat.completions.create(model="sft_lora", messages=[{"role": "user", "content": "Hi"}])
+    except openai.APIStatusError as error:
+        found.append(error.body["message"])
