@@ -3,9 +3,10 @@
 Reads the trained model in float32 (of an adapter, what training wrote); writes the folder of one kind. Nothing is proved here: see
 prove_export.py.
 
-    python scripts/export_model.py --spec results/dpo_lora/spec.json --kind nf4 --model results/dpo_lora/merged \
-        --manifest results/dpo_lora/merge.json --trained results/dpo_lora/trained --parent results/sft_lora/merged \
-        --before results/sft_lora/merge.json --output results/dpo_lora/export/nf4
+    python scripts/export_model.py --spec results/dpo_lora/spec.json --kind adapter --model results/dpo_lora/merged \
+        --manifest results/dpo_lora/merge.json --trained results/dpo_lora/trained \
+        --stages results/sft_lora/trained results/dpo_lora/trained --parent results/bases/smollm2/model \
+        --before results/bases/smollm2/base.json --output results/dpo_lora/export/adapter
 """
 
 from pathlib import Path
@@ -25,16 +26,15 @@ def main(options) -> None:
     spec, name = read_json(options.spec), options.spec.parent.name
     if why := exports.refusal(options.kind, spec["method"], spec["objective"]):
         raise UserError("unsupported-export", f"{name}: {options.kind}", why)
-    sources = Sources(spec, options.model, options.manifest, options.trained, options.parent, options.before)
+    before = (options.parent, options.before, tuple(options.stages))
+    sources = Sources(spec, options.model, options.manifest, options.trained, *before)
     writing.write(options.kind, sources, options.output)
     size = sum(file.stat().st_size for file in visible_files(options.output))
     say(f"{name}: {exports.EXPORTS[options.kind].words}, {size / 1e6:,.0f} MB", "summary")
 
 
 if __name__ == "__main__":
-    run(
-        arguments(
-            __doc__, spec=Path, kind=str, model=Path, manifest=Path, trained=Path, parent=Path, before=Path, output=Path
-        ),
-        main,
-    )
+    paths = {"model": Path, "manifest": Path, "trained": Path, "parent": Path, "before": Path, "output": Path}
+    parser = arguments(__doc__, spec=Path, kind=str, **paths)
+    parser.add_argument("--stages", type=Path, nargs="*", help="what training wrote of the runs that the adapter is of")
+    run(parser, main)

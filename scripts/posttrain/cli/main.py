@@ -5,8 +5,8 @@ posttrain verify [dpo_lora]                   whether results are still what was
 posttrain why dpo_lora                        what would be built again, and which setting or file is the cause
 posttrain rebuild-check sft_lora              train it again elsewhere and compare the bits
 posttrain send-mlflow sft_lora                send what MLflow missed while it was away
-posttrain chat sft_lora [dpo_lora]            talk with a model in the terminal, or with two side by side
 posttrain serve dpo_lora [--export KIND]      answer requests as OpenAI's API does
+posttrain chat sft_lora [dpo_lora]            talk with a model in the terminal, or with two side by side
 posttrain schema [--check]                    regenerate config/schema.json and the tables of config/README.md
 
 All but schema read the configuration that Snakemake read last in this folder, or --configfile FILE.
@@ -39,10 +39,10 @@ def parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, dest="command")
     table = commands.add_parser("table", help="the models side by side")
     table.add_argument("names", nargs="+", metavar="MODEL", help="bases and runs that are evaluated")
-    chat = commands.add_parser("chat", help="talk with a model, or with two side by side")
-    add_chat(chat)
     serve = commands.add_parser("serve", help="answer requests as OpenAI's API does")
     add_serve(serve)
+    chat = commands.add_parser("chat", help="talk with a model, or with two side by side")
+    add_chat(chat)
     schema = commands.add_parser("schema", help="regenerate the schema and the configuration page")
     schema.add_argument("--check", action="store_true", help="only say whether they are up to date")
     with_targets = {
@@ -51,28 +51,13 @@ def parser() -> argparse.ArgumentParser:
         "rebuild-check": (1, "train a run again elsewhere and compare the bits"),
         "send-mlflow": ("+", "send finished runs to MLflow, as far as they are not there"),
     }
-    reading = [table, chat, serve]
+    reading = [table, serve, chat]
     for name, (number, words) in with_targets.items():
         reading.append(commands.add_parser(name, help=words))
         reading[-1].add_argument("targets", nargs=number, metavar="TARGET", help="a run, or a file under results/")
     for one in reading:
         configuration.add_options(one)
     return parser
-
-
-def add_chat(chat: argparse.ArgumentParser) -> None:
-    """The arguments of `posttrain chat`."""
-    chat.add_argument(
-        "names", nargs="+", metavar="MODEL", help="a base or a run; with two, both answer the same prompts"
-    )
-    chat.add_argument("--system", help="the system prompt; default: the one that the run was trained with")
-    chat.add_argument(
-        "--temperature",
-        type=float,
-        default=0.0,
-        help="0 (the default) takes the likeliest token each time, as evaluation does",
-    )
-    chat.add_argument("--max-new-tokens", type=int, default=512, help="of an answer (default: %(default)s)")
 
 
 def add_serve(serve: argparse.ArgumentParser) -> None:
@@ -89,3 +74,18 @@ def add_serve(serve: argparse.ArgumentParser) -> None:
     serve.add_argument(
         "--context", type=int, metavar="TOKENS", help="the most of a prompt and its answer; default: the model's"
     )
+
+
+def add_chat(chat: argparse.ArgumentParser) -> None:
+    """The arguments of `posttrain chat`."""
+    chat.add_argument(
+        "names", nargs="+", metavar="MODEL", help="a base or a run; with two, both answer the same prompts"
+    )
+    chat.add_argument("--system", help="the system prompt; default: the one that the run was trained with")
+    chat.add_argument(
+        "--temperature",
+        type=float,
+        default=0.0,
+        help="0 (the default) takes the likeliest token each time, as evaluation does",
+    )
+    chat.add_argument("--max-new-tokens", type=int, default=512, help="of an answer (default: %(default)s)")

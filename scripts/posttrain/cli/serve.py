@@ -96,8 +96,8 @@ def planned(project: "Project", options: argparse.Namespace) -> Plan:
         return Plan(name, models.built(project, name, project.model(name)), {}, True, TRANSFORMERS_SERVERS)
     folder, servers = _proved(project, name, kind), EXPORTS[kind].servers
     if EXPORTS[kind].is_adapter:
-        parent = project.run(name).parent
-        return Plan(parent, models.built(project, parent, project.merged(parent)), {name: folder}, False, servers)
+        base = project.adapter_line(name)[0]
+        return Plan(base, models.built(project, base, project.merged(base)), {name: folder}, False, servers)
     return Plan(name, folder, {}, True, servers)
 
 
@@ -162,6 +162,7 @@ def _backend(plan: Plan, context: int | None, folder: Path, tokenizer: Any) -> "
         folder: of the tokenizer and the model's configuration.
     """
     from posttrain.data import conversations, thoughts
+    from posttrain.models import adapters
     from posttrain.models.context import max_positions
     from posttrain.serving import child
 
@@ -179,7 +180,8 @@ def _backend(plan: Plan, context: int | None, folder: Path, tokenizer: Any) -> "
         special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
         markers = [mark for mark in thoughts.MARKERS if mark in special]
         return child.Child(child.llama_server(program, file, most, markers), most, log)
-    if shutil.which("vllm") and not (plan.folder / "adapter_config.json").exists():
+    taken = [adapters.check_base(folder, plan.folder)["servers"]["vllm"]["can"] for folder in plan.adapters.values()]
+    if shutil.which("vllm") and all(taken) and not (plan.folder / "adapter_config.json").exists():
         most = context or most or LLAMA_CONTEXT
         ranks = [_json(adapter / "adapter_config.json")["r"] for adapter in plan.adapters.values()]
         stops = conversations.stops(folder, tokenizer)

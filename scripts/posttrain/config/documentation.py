@@ -60,8 +60,10 @@ def _tables() -> str:
     for model in dict.fromkeys(evaluation.SUITES.values()):
         kinds = " | ".join(kind for kind, other in evaluation.SUITES.items() if other is model)
         sections.append(_section(f"`evaluation.suites`, `kind: {kinds}`", model))
+        if model is evaluation.JudgeSuite:
+            sections.append(_section("`endpoint` of a suite with `kind: judge`", evaluation.Endpoint))
     sections += [_section("`export`", tables["export"]), _section("`limits` of `export`", export.Limits)]
-    rest = ("tracking", "hardware", "cache", "cost")
+    rest = ("predictions", "tracking", "hardware", "cache", "cost")
     sections += [_section(f"`{name}`", tables[name]) for name in rest] + [_other_spellings()]
     return "\n".join(sections)
 

@@ -11,6 +11,7 @@ from posttrain.config.evaluation import Evaluation
 from posttrain.config.export import Exporting
 from posttrain.config.fields import Strict
 from posttrain.config.hardware import Hardware
+from posttrain.config.predictions import Predictions
 from posttrain.config.runs import Run
 from posttrain.config.sweeps import Sweep
 from posttrain.config.tracking import Cost, Tracking
@@ -25,6 +26,7 @@ class Config(Strict):
     sweeps: dict[str, Sweep] = Field({}, description="runs with several values of their keys")
     evaluation: Evaluation = Field(Evaluation(), description="what every model is measured on")
     export: Exporting = Field(Exporting(), description="what is exported of a run, and how it is proved")
+    predictions: Predictions = Field(Predictions(), description="how models complete whole datasets")
     tracking: Tracking = Field(Tracking(), description="how training is logged and checkpointed")
     hardware: Hardware = Field(Hardware(), description="the processes of a training job")
     ratings: list[str] = Field([], description="files or globs that the rating pages exported, see docs/rating.md")
@@ -34,6 +36,6 @@ class Config(Strict):
 
 
 TABLES = {
-    "datasets": Dataset, "runs": Run, "sweeps": Sweep, "evaluation": Evaluation, "export": Exporting, "tracking": Tracking,
-    "hardware": Hardware, "cache": Cache, "cost": Cost,
+    "datasets": Dataset, "runs": Run, "sweeps": Sweep, "evaluation": Evaluation, "export": Exporting,
+    "predictions": Predictions, "tracking": Tracking, "hardware": Hardware, "cache": Cache, "cost": Cost,
 }  # fmt: skip

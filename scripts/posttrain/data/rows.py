@@ -58,6 +58,12 @@ def left_out(row: Row, kind: str, reason: str) -> dict[str, str]:
     return {"place": row["place"], "kind": kind, "reason": reason, "row": json.dumps(content, ensure_ascii=False)}
 
 
+def put_back(line: dict[str, str]) -> Row:
+    """The normalised row of a line of dropped.jsonl, see `left_out`; of a line that is no fault."""
+    content = json.loads(line["row"])
+    return {"id": _digest(content), "place": line["place"], **content}
+
+
 def schema(dataset_type: str) -> Any:
     """The Parquet schema of a dataset type's normalised rows."""
     row = DATASET_TYPES[dataset_type]

@@ -50,7 +50,7 @@ def answers(
     unique = [list(prompt) for prompt in dict.fromkeys(map(tuple, prompts))]
     batches = list(scoring.prompt_batches(unique, max_new_tokens))
     beside = {i: [[unique[j] for j in batch]] for batch in batches for i in batch} if by_batch else {}
-    order = [_name(prompt, [*settings, *beside.get(i, [])]) for i, prompt in enumerate(unique)]
+    order = [name_of(prompt, [*settings, *beside.get(i, [])]) for i, prompt in enumerate(unique)]
     asked = dict(zip(order, unique, strict=True))
     known = processes.by_main(lambda: _read_all(file))
     missing = asked.keys() - known.keys()
@@ -72,14 +72,11 @@ def answers(
 
 
 def read(file: Path) -> dict[str, Answer]:
-    """The answers in `file` by the hash of what was asked; the last line, where a kill has torn it, is taken off."""
+    """The answers in `file` by the hash of what was asked, without a last line that a kill has torn, or that is being written."""
     if not file.exists():
         return {}
     whole = file.read_bytes()
-    end = whole.rfind(b"\n") + 1
-    if end < len(whole):
-        os.truncate(file, end)
-    rows = map(json.loads, whole[:end].splitlines())
+    rows = map(json.loads, whole[: whole.rfind(b"\n") + 1].splitlines())
     return {row["prompt"]: Answer(row["output"], row["ids"], row["ended"]) for row in rows if "ids" in row}
 
 
@@ -90,6 +87,8 @@ def _own(file: Path) -> Path:
 
 def _read_all(file: Path) -> dict[str, Answer]:
     """The answers in `file`, and those that other processes of a killed job have left beside it."""
+    if file.exists():
+        os.truncate(file, file.read_bytes().rfind(b"\n") + 1)
     _move_others(file)
     return read(file)
 
@@ -111,5 +110,18 @@ def _append(file: Path, answers: dict[str, Answer]) -> None:
         out.writelines(lines)
 
 
-def _name(prompt: list[int], settings: list[Any]) -> str:
+def model_key(weights: str, precision: str, stops: list[int], context: int | None) -> str:
+    """What a model is and how it computes, see `answers`.
+
+    Args:
+        weights: a hash of its weights.
+        precision: of the arithmetic, fp32 or bf16.
+        stops: the tokens that end its answers.
+        context: the most tokens that it reads and writes.
+    """
+    return json.dumps([weights, precision, stops, context])
+
+
+def name_of(prompt: list[int], settings: list[Any]) -> str:
+    """The hash of a prompt's tokens and of all that its answer depends on besides."""
     return hashlib.sha256(json.dumps([*settings, prompt]).encode()).hexdigest()

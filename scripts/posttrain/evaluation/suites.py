@@ -4,7 +4,6 @@ Each function gives example rows: `suite`, `dataset`, `id` and the numbers that 
 `reference` and `output` where something was generated. Answers are scored later, all in one call, as `Request`s.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -70,7 +69,7 @@ class Candidate(NamedTuple):
                 "more, and no answer; take them out of what is held out, or write a smaller `num_fewshot`"
             )
         precision = self.spec.get("precision", "fp32")
-        key = json.dumps([self.key, precision, self.stops, longest])
+        key = generation_cache.model_key(self.key, precision, self.stops, longest)
         return generation_cache.answers(
             self.model,
             self.tokenizer,
@@ -137,7 +136,7 @@ def measure(candidate: Candidate, name: str, suite: dict) -> tuple[list[Row], li
     kind = suite["kind"]
     if scores_only(suite):
         return likelihood(candidate, name, suite["data"]["name"], suite["limit"])
-    by_kind = {"generation": generation, "reward": reward, "tasks": tasks, "safety": safety}
+    by_kind = {"generation": generation, "reward": reward, "judge": to_judge, "tasks": tasks, "safety": safety}
     found = by_kind[kind](candidate, suite)
     return [row | {"suite": f"{name}/{row['suite']}" if "suite" in row else name} for row in found], []
 
@@ -282,6 +281,23 @@ def reward(candidate: Candidate, suite: dict) -> list[Row]:
         example | {"output": answer.text, "reward": score}
         for example, answer, score in zip(examples, given, scores, strict=True)
     ]
+
+
+def to_judge(candidate: Candidate, suite: dict) -> list[Row]:
+    """Answers to a dataset's held-out rows; a job of its own has them judged. The prompt is the whole conversation."""
+    asked, examples = _asked(candidate, suite)
+    outputs = ask(candidate, [(tokens.prompt_turns(row), row.get("tools")) for row in asked], suite)
+    return [
+        example | {"prompt": conversation_text(tokens.prompt_turns(row)), "output": output}
+        for row, example, output in zip(asked, examples, outputs, strict=True)
+    ]
+
+
+def conversation_text(turns: list[Row]) -> str:
+    """What a judge reads of a prompt: its one turn as it is, or else each turn after its role."""
+    if len(turns) == 1:
+        return turns[0]["content"]
+    return "\n\n".join(f"{turn['role'].capitalize()}: {turn['content']}" for turn in turns)
 
 
 def tasks(candidate: Candidate, suite: dict) -> list[Row]:

@@ -16,6 +16,8 @@ class Sources(NamedTuple):
     trained: Path
     """what training wrote: an adapter, or the weights of a full fine-tuning"""
     parent: Path
-    """the model that the run started from, in float32 or as its base is stored"""
+    """the model that the adapter belongs to, in float32 or as its base is stored: what the first of `stages` started from"""
     before: Path
     """base.json or merge.json of that model, with the hashes of its files"""
+    stages: tuple[Path, ...]
+    """what training wrote of the runs whose adapters are one together, see `methods.combined`; the run's own is the last"""

@@ -15,6 +15,7 @@ from posttrain.runtime.errors import UserError
 from posttrain.runtime.hashes import sha256
 
 FILE = "posttrain.json"
+NO_ADAPTER = "__base__"  # PEFT's name for a row that the base answers
 # Fields of a LoRA's configuration with which a row needs more than the product of its two matrices. PEFT holds what they add in
 # wrappers that act by the model's active adapter, not by a row's.
 SPECIAL = (
@@ -107,22 +108,26 @@ def load(base: Path, adapter: Path, dtype: Any = torch.float32, hashes: dict[str
 
 
 def load_several(
-    base: Path, adapters: dict[str, Path], dtype: Any = torch.float32, hashes: dict[str, str] | None = None
+    base: Path, adapters: dict[str, Path], dtype: Any = torch.float32, base_name: str | None = None
 ) -> tuple[Any, dict[str, str]]:
-    """One base with several plain LoRA adapters.
+    """One base with several plain LoRA adapters, for batches in which each row has its own (PEFT's `adapter_names`).
 
     Args:
         adapters: folders by the names that people call them.
+        base_name: what people call the base without an adapter.
 
     Returns:
-        The PEFT model, and PEFT's name of each adapter; people's names may have characters that PEFT refuses.
+        The PEFT model, and PEFT's name of each of people's names, which may have characters that PEFT refuses.
 
     Raises:
-        UserError: see `check_base`; an adapter that is more than LoRA; adapters of one base that is held in different ways.
+        UserError: see `check_base`; an adapter that is more than LoRA, needs the base in another form than the
+            first, or has its name.
     """
     from peft import PeftModel
 
-    hashes = hashes or {file.name: sha256(file) for file in sorted(base.glob("*.safetensors"))}
+    if base_name in adapters:
+        raise UserError("unsupported-adapter", base_name, "the base and an adapter have the same name")
+    hashes = {file.name: sha256(file) for file in sorted(base.glob("*.safetensors"))}
     records = {name: check_base(folder, base, hashes) for name, folder in adapters.items()}
     for name, folder in adapters.items():
         if special := beyond_lora(read_json(folder / "adapter_config.json")):
@@ -147,4 +152,4 @@ def load_several(
     model = PeftModel.from_pretrained(model, adapters[first], adapter_name=internal[first], torch_device=loading.DEVICE)
     for name in others:
         model.load_adapter(adapters[name], adapter_name=internal[name], torch_device=loading.DEVICE)
-    return model.eval(), internal
+    return model.eval(), internal | ({base_name: NO_ADAPTER} if base_name else {})

@@ -93,6 +93,13 @@ def load(
     return model.to(device or DEVICE) if whole or device else spread(model)
 
 
+def for_inference(folder: Path, precision: str) -> PreTrainedModel:
+    """The model in `folder`, to score and to generate in float32 throughout, or in bf16 arithmetic on the weights' own type."""
+    if precision == "fp32":
+        return load(folder, torch.float32, arithmetic="fp32").eval()
+    return load(folder, arithmetic="bf16", apart=True).eval()
+
+
 def _from_pretrained(folder: Path, reward: bool, options: dict[str, Any]) -> PreTrainedModel:
     family = AutoModelForSequenceClassification if reward else AutoModelForCausalLM
     try:

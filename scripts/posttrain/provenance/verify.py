@@ -206,10 +206,12 @@ def _evaluation(project: Project, name: str) -> Finding:
     manifest = Path(project.manifest(name))
     if "manifest" in record and manifest.exists() and sha256_of(manifest) != record["manifest"]:
         wrong.append(f"measured on another model than the one in {project.merged(name)}")
-    spec = folder / "eval/spec.json"
-    settings = _settings(spec) if spec.exists() and sha256(spec) == record["spec"] else None
-    if record["spec"] != project.spec_hash(f"{name}/eval"):
-        notes += _would_be_built_otherwise(project, f"{name}/eval", settings)
+    wrong += _files(folder / "judge", record.get("judged", {}))
+    for part, key in (("eval", "spec"), ("judge", "judge_spec")):
+        if key in record and record[key] != project.spec_hash(f"{name}/{part}"):
+            spec = folder / part / "spec.json"
+            settings = _settings(spec) if spec.exists() and sha256(spec) == record[key] else None
+            notes += _would_be_built_otherwise(project, f"{name}/{part}", settings)
     return Finding(f"{name}/eval", wrong, notes)
 
 

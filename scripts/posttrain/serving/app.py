@@ -171,7 +171,7 @@ class Server:
     async def _whole(self, prompt: Prompt) -> tuple[dict[str, Any], str | None, dict[str, int]]:
         """The message, why it ends, and the numbers of tokens."""
         parts, end, count = [], None, 0
-        async for text, end, count in self._pieces(prompt):
+        async for text, end, count in self._pieces(prompt):  # noqa: B007 (the last ones are read below)
             parts.append(text)
         message = {"role": "assistant", "content": "".join(parts) or None, "refusal": None}
         if prompt.answer.calls:

@@ -75,8 +75,14 @@ class Request:
 class Engine(threading.Thread):
     """The thread that computes."""
 
-    def __init__(self, model: Any, tokenizer: Any) -> None:
+    def __init__(self, model: Any, tokenizer: Any, adapters: frozenset[str] | None = None) -> None:
+        """An engine that has not started.
+
+        Args:
+            adapters: the names that requests may have, of a model with several.
+        """
         super().__init__(name="engine", daemon=True)
+        self._adapters = adapters or {None}
         self.model, self.tokenizer = model.eval(), tokenizer
         self._stops = scoring.stop_tokens(model, tokenizer)
         plain = getattr(model, "get_base_model", lambda: model)()
@@ -86,7 +92,13 @@ class Engine(threading.Thread):
         self._ended = False
 
     def submit(self, request: Request) -> None:
-        """Answer a request as soon as there is room for it."""
+        """Answer a request as soon as there is room for it.
+
+        Raises:
+            ValueError: its adapter is not one of the model's; without a name, whichever was loaded last would answer.
+        """
+        if request.adapter not in self._adapters:
+            raise ValueError(f"no adapter {request.adapter}")
         with self._changed:
             self._waiting.append(request)
             self._changed.notify()
@@ -141,8 +153,14 @@ class Engine(threading.Thread):
             return torch.full_like(scores, -torch.inf).index_fill(1, torch.tensor([token], device=scores.device), 0)
 
         options = decoding.greedy(self.model) | {"max_new_tokens": request.options.most}
-        options |= {"logits_processor": [pick], "stopping_criteria": [gone]}
+        options |= {"logits_processor": [pick], "stopping_criteria": [gone]} | _named([request])
         scoring.continue_prompts(self.model, self.tokenizer, [request.prompt], self._stops, **options)
+
+
+def _named(rows: list[Request]) -> dict[str, list[str]]:
+    """What tells a model with several adapters which one each row has; nothing for another model."""
+    names = [row.adapter for row in rows if row.adapter is not None]
+    return {"adapter_names": names} if names else {}
 
 
 class _Batch:
@@ -184,7 +202,6 @@ class _Batch:
         places = torch.arange(past + width, device=device) - (
             past + width - lengths
         )  # of each token in its row, from 0
-        named = {"adapter_names": [row.adapter for row in self.rows]} if self.rows[0].adapter else {}
         output = self.model(
             input_ids=ids,
             attention_mask=(places >= 0).long(),
@@ -192,7 +209,7 @@ class _Batch:
             past_key_values=self._cache,
             use_cache=True,
             logits_to_keep=1,
-            **named,
+            **_named(self.rows),
         )
         logits = output.logits[:, -1].float().cpu()
         self._last = [row.pick(some) for row, some in zip(self.rows, logits, strict=True)]

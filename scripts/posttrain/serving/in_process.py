@@ -16,7 +16,6 @@ from posttrain.serving.backends import Ended, Options, Piece
 from posttrain.serving.engine import Engine, Request
 
 CONTEXT = 8192  # tokens, of a model that names none
-NO_ADAPTER = "__base__"  # PEFT's name for a row without one
 
 
 class InProcess:
@@ -30,8 +29,8 @@ class InProcess:
         Args:
             adapters: the model's name of the adapter that each served name stands for; None for a model without.
         """
-        self.tokenizer, self.context, self._adapters = tokenizer, context, adapters or {}
-        self._engine = Engine(model, tokenizer)
+        self.tokenizer, self.context, self._adapters = tokenizer, context, adapters
+        self._engine = Engine(model, tokenizer, frozenset(adapters.values()) if adapters else None)
         self._engine.start()
 
     async def ready(self) -> None:
@@ -44,7 +43,7 @@ class InProcess:
         def emit(ids: list[int], end: str | None) -> None:
             loop.call_soon_threadsafe(found.put_nowait, (ids, end))
 
-        request = Request(prompt, options, emit, self._adapters.get(model))
+        request = Request(prompt, options, emit, self._adapters[model] if self._adapters else None)
         text = _Text(self.tokenizer)
         self._engine.submit(request)
         try:
@@ -110,8 +109,7 @@ def load_adapters(base: Path, adapters: dict[str, Path], base_name: str | None, 
         UserError: see `adapters.load_several`.
     """
     dtype = torch.float32 if _dtype() == torch.float32 else torch.bfloat16
-    model, names = load_several(base, adapters, dtype)
-    names |= {base_name: NO_ADAPTER} if base_name else {}
+    model, names = load_several(base, adapters, dtype, base_name)
     return InProcess(model, loading.tokenizer(base), context or decoding.context(model) or CONTEXT, names)
 
 

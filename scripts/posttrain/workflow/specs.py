@@ -16,13 +16,24 @@ from posttrain.data.files import is_file
 from posttrain.models import chat_templates
 from posttrain.objectives import OBJECTIVES
 from posttrain.runtime import user_code
-from posttrain.workflow import paths
+from posttrain.workflow import judging, paths
 from posttrain.workflow.inputs import Inputs, own_reward
 from posttrain.workflow.names import Node
 
 # Raised by hand when a stage's results change their meaning: results of older versions are built anew. A refactoring
 # leaves its number alone, and so throws no training away. An objective's version is in its row of objectives.py.
-VERSIONS = {"base": 2, "data": 4, "mix": 1, "select": 1, "tokens": 3, "logprobs": 2, "eval": 5, "export": 1}
+VERSIONS = {
+    "base": 2,
+    "data": 4,
+    "mix": 1,
+    "select": 1,
+    "tokens": 3,
+    "logprobs": 2,
+    "eval": 5,
+    "judge": 1,
+    "export": 1,
+    "predict": 1,
+}
 VERSIONS |= {name: row.version for name, row in OBJECTIVES.items()}
 
 # Keys that a spec has at their default too: their defaults are in the specs of finished results. No key is added to these lists; those
@@ -41,7 +52,7 @@ REFERENCES = {
     "data": {"licence", "from_", "select", "mix", "ratings"},
     "select": {"by"},
     "eval": {"data", "suites"},
-    "suite": {"data", "by"},
+    "suite": {"data", "by", *judging.KEYS},
 }
 
 
@@ -69,7 +80,10 @@ class Specs:
         self._texts: dict[str, str] = {}
 
     def text(self, target: str) -> str:
-        """The spec of a run, `bases/NAME`, `data/NAME`, `MODEL/eval` or `RUN/export` as canonical JSON: sorted keys, nothing else."""
+        """The spec of a run, `bases/NAME`, `data/NAME`, `MODEL/eval`, `MODEL/judge`, `RUN/export` or `MODEL/predictions/DATASET`.
+
+        It is canonical JSON: sorted keys, nothing else.
+        """
         if target not in self._texts:
             self._texts[target] = json.dumps(self._spec(target), sort_keys=True, indent=1)
         return self._texts[target]
@@ -86,6 +100,10 @@ class Specs:
             return self._data(name)
         if name == "export":
             return self.reference(table) | {"limits": self.config.export.asked()["limits"]}
+        if name.startswith("predictions/"):
+            return self._predictions(table, name.removeprefix("predictions/"))
+        if name == "judge":
+            return self._judging(table)
         return self._evaluation(table) if name == "eval" else self._run(self.names.run(target))
 
     def _base(self, name: str) -> dict[str, Any]:
@@ -166,6 +184,18 @@ class Specs:
         """The dataset whose held-out rows a run's exports are measured on: its own; of a selected part, the whole."""
         return self.config.datasets[node.run.data].from_ or node.run.data
 
+    def _predictions(self, model: str, dataset: str) -> dict[str, Any]:
+        """Completions are generated as the evaluation generates them; settings that `predictions` leaves out are its own."""
+        asked, measured = self.config.predictions, self.config.evaluation
+        return _stage("predict") | {
+            "model": self._model(model),
+            "data": self._reference("data", dataset),
+            "limit": asked.limit,
+            "max_new_tokens": asked.max_new_tokens or measured.max_new_tokens,
+            "precision": asked.precision or measured.precision,
+            "repetition_penalty": measured.repetition_penalty,
+        }
+
     def _suites(self) -> dict[str, dict[str, Any]]:
         """The configured suites, with the evaluation's own limits where they set none."""
         suites = {}
@@ -182,6 +212,28 @@ class Specs:
                 values["sha256"] = {metric: self._hashes(metric) for metric in suite.own_metrics}
             suites[name] = values
         return suites
+
+    def _judging(self, name: str) -> dict[str, Any]:
+        """What is judged, by whom and how: who answered, who judges, the instruction and the answers' specs."""
+        suites = {}
+        for pair in judging.pairs(self.lineage, name):
+            suite = pair.suite
+            against = {"name": pair.other, "eval": self.sha256(f"{pair.other}/eval")}
+            values = {"against": against}
+            if pair.judge:
+                computed = self.config.evaluation.model_dump(include={"precision", "batch_tokens"})
+                values |= {"by": self._model(pair.judge)} | computed
+            else:
+                values["endpoint"] = suite.endpoint.model_dump(include={"base_url", "model", "max_tokens"})
+            if suite.instruction:
+                values["instruction"] = self._file_hash(suite.instruction)
+            if pair.related:
+                values["related"] = pair.related
+            suites[pair.name] = values
+        return _stage("judge") | {"eval": self.sha256(f"{name}/eval"), "suites": suites}
+
+    def _file_hash(self, file: str) -> str | None:
+        return hashlib.sha256((self.folder / file).read_bytes()).hexdigest() if is_file(self.folder / file) else None
 
     def _hashes(self, function: str) -> list[str]:
         """SHA-256 of the file of a function of the user's, and of those that it imports."""

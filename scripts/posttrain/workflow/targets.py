@@ -10,7 +10,7 @@ from posttrain.config import measuring
 from posttrain.data.files import expand, is_folder
 from posttrain.runtime import user_code
 from posttrain.runtime.errors import UserError, nearest, printable
-from posttrain.workflow import paths
+from posttrain.workflow import judging, paths
 from posttrain.workflow.inputs import Inputs, own_reward
 from posttrain.workflow.lineage import origins
 from posttrain.workflow.names import Node, require
@@ -35,14 +35,15 @@ def check(inputs: Inputs, targets: list[str]) -> list[str]:
         if target.table:
             _check_reserved(inputs, text, target, models, datasets)
             continue
+        known = list(paths.MODEL_FILES if target.name in config.bases else paths.RUN_FILES)
+        known += paths.JUDGED_FILES if judging.suites(config) else ()
         if target.name not in config.bases and inputs.names.run(target.name).name != target.name:
             aliases.append(target.name)
         if target.file.startswith("export/") and target.name not in config.bases:
             _check_export(inputs, text, target)
-            models.add(target.name)
-            continue
-        known = paths.MODEL_FILES if target.name in config.bases else paths.RUN_FILES
-        if target.file not in known and not target.file.startswith("logprobs"):
+        elif target.file.startswith(paths.PREDICTIONS):
+            datasets.add(_predicted(inputs, text, target))
+        elif target.file not in known and not target.file.startswith("logprobs"):
             raise UserError("unknown-target", f"'{text}'", "this is not a result", nearest(target.file, known))
         models.add(target.name)
     _check_needs(inputs, models, datasets)
@@ -63,6 +64,24 @@ def _check_export(inputs: Inputs, text: str, target: paths.Target) -> None:
         raise UserError("unknown-target", f"'{text}'", f"there is no export '{kind}'", nearest(kind, possible))
     if why := exports.refusal(kind, run.method, run.objective):
         raise UserError("unsupported-export", f"'{text}'", why, nearest("", possible))
+
+
+def _predicted(inputs: Inputs, text: str, target: paths.Target) -> str:
+    """The dataset whose rows a target has completed.
+
+    Raises:
+        UserError: there is no such dataset, or the model generates no text.
+    """
+    dataset, spec, _ = target.file.removeprefix(paths.PREDICTIONS).partition("/spec.json")
+    name = dataset if spec else dataset.removesuffix(".jsonl")
+    require(f"'{text}'", "dataset", name, inputs.config.datasets)
+    if not spec and name == dataset:
+        hint = f"write {paths.predictions(target.name, name)}"
+        raise UserError("unknown-target", f"'{text}'", "this is not a result", hint)
+    if inputs.names.is_reward(target.name):
+        problem = f"{target.name} is a reward model, which generates no text"
+        raise UserError("unknown-target", f"'{text}'", problem, "name a model that does")
+    return name
 
 
 def evaluated(inputs: Inputs, targets: list[str]) -> list[str]:
@@ -109,7 +128,7 @@ def _check_reserved(inputs: Inputs, text: str, target: paths.Target, models: set
 def _check_needs(inputs: Inputs, models: set[str], datasets: set[str]) -> None:
     """Refuse to begin where a file of the user's is missing that the models and datasets are made from."""
     config = inputs.config
-    models = models | set(inputs.evaluation_rewards if models else [])
+    models = models | set([*inputs.evaluation_rewards, *judging.models(inputs.names)] if models else [])
     read = datasets | set(inputs.held_out_data if models else [])
     models |= {inputs.names.selector(name) for name in read if config.datasets[name].select}
     models |= {*inputs.lineage.parents_first(models - config.bases.keys())}
@@ -123,7 +142,7 @@ def _check_needs(inputs: Inputs, models: set[str], datasets: set[str]) -> None:
             _check_functions(inputs, inputs.names.run(model))
     _check_files(inputs, datasets)
     templates = [file for base in config.bases for file in inputs.template(base)]
-    _check_file_names(inputs, [*inputs.suite_files, *inputs.ratings, *templates])
+    _check_file_names(inputs, [*inputs.suite_files, *judging.files(config), *inputs.ratings, *templates])
 
 
 def _check_base(inputs: Inputs, name: str) -> None:
