@@ -150,18 +150,8 @@ def _server(project: "Project", plan: Plan, context: int | None, key: str | None
     tokenizer = loading.tokenizer(folder)
     texts = _json(folder / "generation_config.json").get("stop_strings") or []
     texts = (texts,) if isinstance(texts, str) else tuple(texts)
-    served = {name: Served(tokenizer, trained_with(project, name), texts) for name in plan.names}
+    served = {name: Served(tokenizer, models.trained_with(project, name), texts) for name in plan.names}
     return Server(_backend(plan, context, folder, tokenizer), served, key)
-
-
-def trained_with(project: "Project", name: str) -> str | None:
-    """The system prompt that the rows of a run share."""
-    from posttrain.data import system_prompts
-
-    if name in project.config.bases:
-        return None
-    rows = Path(paths.data(project.run(name).run.data, "train.parquet"))
-    return system_prompts.of_rows(rows) if rows.exists() else None
 
 
 def _backend(plan: Plan, context: int | None, folder: Path, tokenizer: Any) -> "Backend":
