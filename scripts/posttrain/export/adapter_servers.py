@@ -11,14 +11,12 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 from safetensors import safe_open
 
-from posttrain.models.adapters import beyond_lora
+from posttrain.models.adapters import UNCHANGED_BASE, beyond_lora
 from posttrain.models.combined_lora import MATRIX
 from posttrain.objectives import OBJECTIVES
 
 VERSIONS = {"vllm": "0.33.0", "llama.cpp": "0c1e570 (2026-11)"}
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-# Values of init_lora_weights with which PEFT leaves the base's weights as they are when it loads an adapter.
-UNCHANGED_BASE = (True, False, None, "gaussian", "eva", "orthogonal")
 
 Verdict = dict[str, Any]
 """`can`, and `why`: what it takes, or what is in the way"""
