@@ -11,6 +11,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 from safetensors import safe_open
 
+from posttrain.methods import METHODS
 from posttrain.models.adapters import UNCHANGED_BASE, beyond_lora
 from posttrain.models.combined_lora import MATRIX
 from posttrain.objectives import OBJECTIVES
@@ -110,7 +111,7 @@ def _rank(config: dict[str, Any]) -> int:
 
 # ---- the card
 
-LOAD = """import torch
+LOAD = """{first}import torch
 from peft import PeftModel
 from transformers import {family}, AutoTokenizer
 
@@ -118,6 +119,7 @@ base = {family}.from_pretrained("BASE", dtype=torch.float32{options})
 model = PeftModel.from_pretrained(base, "FOLDER")
 tokenizer = AutoTokenizer.from_pretrained("FOLDER")"""
 
+BOTTLENECK = "import posttrain.models.bottleneck  # a method that is not one of PEFT's own\n"
 TEXT = """
 # {run}: adapter
 
@@ -175,6 +177,7 @@ def card(record: dict[str, Any], config: dict[str, Any], spec: dict[str, Any]) -
         load=LOAD.format(
             family="AutoModelForSequenceClassification" if reward else "AutoModelForCausalLM",
             options=", num_labels=1" if reward else "",
+            first=BOTTLENECK if METHODS[spec["method"]].wraps_blocks else "",
         ),
         servers="\n".join(
             f"| {WORDS[name]} | {'yes' if found['can'] else 'no'} | {found['why']} |"

@@ -40,7 +40,9 @@ def beyond_lora(config: dict[str, Any]) -> str | None:
         return f"peft_type: {config['peft_type']}"
     if config.get("bias", "none") != "none":
         return f"bias: {config['bias']}"
-    if config.get("init_lora_weights") not in UNCHANGED_BASE:  # PEFT changes the weights of the base, which others share
+    if (
+        config.get("init_lora_weights") not in UNCHANGED_BASE
+    ):  # PEFT changes the weights of the base, which others share
         return f"init_lora_weights: {config['init_lora_weights']}"
     return next((key for key in SPECIAL if config.get(key)), None)
 
