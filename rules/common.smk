@@ -518,6 +518,11 @@ def judged_ratings(wildcards):
     return rating_files(wildcards) if judged_pairs(wildcards) else []
 
 
+def export_proofs(wildcards):
+    """The proofs of the configured exports that a run can have, and of others that are there."""
+    return [paths.proof(wildcards.run, kind) for kind in PROJECT.exported_kinds(wildcards.run)]
+
+
 def lineage_steps(wildcards):
     return expand("results/{run}/train.jsonl", run=PROJECT.lineage(wildcards.run)[1:])
 

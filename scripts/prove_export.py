@@ -4,8 +4,9 @@ Reads the proof's spec (rows, suites, limits), the export, and what the unquanti
 export that misses a limit is not proved: the sentence has the figures, and no proof is written.
 
     python scripts/prove_export.py --spec results/dpo_lora/export/spec.json --kind nf4 --export results/dpo_lora/export/nf4 \
-        --reference results/dpo_lora/export/reference.parquet --model results/dpo_lora/merged --parent results/sft_lora/merged \
-        --before results/sft_lora/merge.json --output results/dpo_lora/export/nf4.json
+        --reference results/dpo_lora/export/reference.parquet --model results/dpo_lora/merged \
+        --manifest results/dpo_lora/merge.json --parent results/bases/smollm2/model --before results/bases/smollm2/base.json \
+        --output results/dpo_lora/export/nf4.json
 """
 
 from pathlib import Path
@@ -28,7 +29,7 @@ def main(options) -> None:
     name, rows = spec["model"]["name"], reference.read(options.reference)
     tokenizer = loading.tokenizer(options.model)
     stops = conversations.stops(reference.weights(options.model), tokenizer)
-    program = proof.load(options.kind, options.export, options.parent)
+    program = proof.load(options.kind, options.export, options.parent, options.before)
     found = proof.measure(program, spec, rows, tokenizer, stops)
     found |= {
         "load_seconds": program.load_seconds,
@@ -39,11 +40,8 @@ def main(options) -> None:
     program.close()
     proof.check(name, options.kind, found, spec["limits"])
     made = {"program": program.name, "program_version": program.version, "limits": spec["limits"]}
-    records = {
-        "spec": sha256(options.spec),
-        "reference": sha256(options.reference),
-        "files": folder_hashes(options.export),
-    }
+    records = {key: sha256(getattr(options, key)) for key in ("spec", "reference", "manifest")}
+    records |= {"files": folder_hashes(options.export)}
     result = {"run": name, "kind": options.kind, **made, **found, **records, "seconds": clock.seconds()}
     write_json(options.output, sealed(result))
     tell(result)
@@ -68,5 +66,5 @@ def tell(result: dict) -> None:
 
 
 if __name__ == "__main__":
-    paths = ("spec", "export", "reference", "model", "parent", "before", "output")
+    paths = ("spec", "export", "reference", "model", "manifest", "parent", "before", "output")
     run(arguments(__doc__, kind=str, **dict.fromkeys(paths, Path)), main)

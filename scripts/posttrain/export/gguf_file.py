@@ -54,7 +54,7 @@ def write(model: Path, target: Path, quantisation: str, name: str = "model") -> 
         file.unlink(missing_ok=True)
         lines = ran.stdout.strip().splitlines() or [f"exit status {ran.returncode}"]
         raise UserError(
-            "failed-program", f"gguf-{quantisation.lower()}", f"{QUANTISER} failed: {lines[-1]}", "free disk or memory"
+            "program-failed", f"gguf-{quantisation.lower()}", f"{QUANTISER} failed: {lines[-1]}", "free disk or memory"
         )
     return file
 
@@ -68,7 +68,7 @@ def quantiser(quantisation: str) -> str:
     found = shutil.which(QUANTISER)
     if found is None:
         raise UserError(
-            "missing-program",
+            "missing-package",
             f"gguf-{quantisation.lower()}",
             f"{QUANTISER}, which makes such a file, is not on PATH",
             "install llama.cpp (`brew install llama.cpp`, `conda install -c conda-forge llama.cpp`, or a release of its project), "
@@ -110,7 +110,7 @@ def _write(model: Path, file: Path, quantisation: str, name: str) -> None:
     free = shutil.disk_usage(file.parent).free
     if bytes_ > free:
         raise UserError(
-            "no-space",
+            "no-room",
             place,
             f"it needs {bytes_:,} bytes of disk, and {free:,} are free",
             "free some, or take another disk",

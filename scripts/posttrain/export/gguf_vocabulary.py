@@ -35,6 +35,7 @@ ENDS = frozenset(
     "[EOT] [EOS] <|end_of_text|> <end_of_utterance> <eos> <turn|> <|tool_response> <\uff5cend▁of▁sentence\uff5c> [e~[".split()
 )
 SPACE = "▁"
+DATE = "posttrain.chat_template_date"  # a key of our own: what the template printed as today's date in training
 BYTES = [f"<0x{i:02X}>" for i in range(256)]
 
 
@@ -73,6 +74,8 @@ def write(writer: Any, tokenizer: Any, size: int, stops: list[int], place: str) 
     writer.add_token_list(texts)
     writer.add_token_types(kinds)
     _special(writer, tokenizer, texts, stops, place)
+    if tokenizer.init_kwargs.get("chat_template_date"):
+        writer.add_string(DATE, tokenizer.init_kwargs["chat_template_date"])
     if isinstance(tokenizer.chat_template, dict):
         writer.add_chat_template([{"name": key, "template": text} for key, text in tokenizer.chat_template.items()])
     elif tokenizer.chat_template:

@@ -2,7 +2,6 @@
 //
 //     POSTTRAIN_NODE_MODULES=FOLDER node llama_cpp.mjs MODEL.gguf THREADS
 
-import {readFileSync} from "node:fs";
 import {createRequire} from "node:module";
 import {join} from "node:path";
 import {createInterface} from "node:readline";
@@ -38,14 +37,14 @@ async function fresh(tokens) {
         throw new Error(`a text of ${tokens} tokens is longer than the model's context of ${model.trainContextSize}`);
     if (context == null || context.contextSize < tokens) {
         await context?.dispose();
-        const size = Math.max(512, 2 ** Math.ceil(Math.log2(tokens)));
+        const size = Math.min(model.trainContextSize, Math.max(512, 2 ** Math.ceil(Math.log2(tokens))));
         context = await model.createContext({contextSize: size, batchSize: 512, threads: {ideal: threads, min: threads}});
         sequence = context.getSequence();
     }
     await sequence.clearHistory();
 }
 
-const AT_ONCE = 16;  // places whose probabilities are held at a time: each is a number for every token
+const AT_ONCE = 8;  // places whose probabilities are held at a time: each is a number for every token
 
 async function score(prompt, answer) {
     await fresh(prompt.length + answer.length);
@@ -70,7 +69,8 @@ async function score(prompt, answer) {
     return {log_probs: logProbs, greedy};
 }
 
-async function generate(prompt, most, stop) {
+async function generate(prompt, limit, stop) {
+    const most = Math.min(limit, Math.max(1, model.trainContextSize - prompt.length));  // an answer ends where the context does
     await fresh(prompt.length + most);
     const stops = new Set(stop), answer = [];
     if (most > 0)
@@ -91,17 +91,12 @@ function render(template, values) {
     return templates.get(template).render(values);
 }
 
-function peak() {
-    const status = readFileSync("/proc/self/status", "utf8");
-    return 1024 * Number(/VmHWM:\s*(\d+)/.exec(status)[1]);
-}
-
 const answers = {
     encode: ({text}) => model.tokenize(text, true),
     render: ({template, values}) => render(template, values),
     score: ({prompt, answer}) => score(prompt, answer),
     generate: ({prompt, most, stop}) => generate(prompt, most, stop),
-    peak: () => peak()
+    peak: () => 1024 * process.resourceUsage().maxRSS
 };
 
 for await (const line of createInterface({input: process.stdin})) {

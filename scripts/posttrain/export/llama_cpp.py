@@ -12,6 +12,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from posttrain.export.gguf_vocabulary import DATE
 from posttrain.export.programs import Scored
 from posttrain.runtime.errors import UserError
 
@@ -29,7 +30,7 @@ def modules() -> Path:
     folder = Path(os.environ.get(MODULES) or Path(sys.prefix, "lib/posttrain-node/node_modules"))
     if shutil.which("node") is None or not (folder / "node-llama-cpp/package.json").is_file():
         raise UserError(
-            "missing-program",
+            "missing-package",
             "llama.cpp",
             f"node or node-llama-cpp is not there ({folder}), with which GGUF files are tried",
             "install node 20 or newer with npm, and run `python envs/install.py --node`",
@@ -42,9 +43,8 @@ class LlamaCpp:
 
     Args:
         file: the GGUF file.
-        threads: of the processor. llama.cpp's wait for each other in a loop: more than there are idle cores make it many times
-            slower.
-        today: what the chat template prints as today's date, YYYY-MM-DD; by default the day on which it is rendered.
+        threads: of the processor; by default OMP_NUM_THREADS, or one. They wait for each other in a loop: more than there are idle
+            cores make llama.cpp many times slower.
 
     Raises:
         UserError: llama.cpp is not there, or does not load the file.
@@ -52,21 +52,21 @@ class LlamaCpp:
 
     name = "llama.cpp"
 
-    def __init__(self, file: Path, threads: int = 1, today: str | None = None) -> None:
-        self._file, self._today = file, today
-        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed with the child)
+    def __init__(self, file: Path, threads: int | None = None) -> None:
+        self._file = file
+        self._errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (closed with the child)
         self._child = subprocess.Popen(
-            ["node", SCRIPT, file, str(threads)],
+            ["node", SCRIPT, file, str(threads or os.environ.get("OMP_NUM_THREADS", 1))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            text=True,
+            encoding="utf-8",
             env=os.environ | {MODULES: str(modules())},
         )
         started = self._read()
         self.version: str = started["version"]
         self.load_seconds: float = started["seconds"]
-        self._templates, self._values = _template(file)
+        self._templates, self._values, self._today = _template(file)
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         """See `programs.Program`."""
@@ -134,19 +134,19 @@ class LlamaCpp:
             self._errors.seek(0)
             said = self._errors.read().strip().splitlines() or [f"exit status {status}"]
             self.close()
-            raise UserError("failed-program", str(self._file), f"llama.cpp ended: {said[-1]}", "see its message")
+            raise UserError("program-failed", str(self._file), f"llama.cpp ended: {said[-1]}", "see its message")
         found = json.loads(line)
         if "error" in found:
             if "version" not in self.__dict__:
                 self.close()
             raise UserError(
-                "failed-program", str(self._file), f"llama.cpp refuses it: {found['error']}", "see its message"
+                "program-failed", str(self._file), f"llama.cpp refuses it: {found['error']}", "see its message"
             )
         return found
 
 
-def _template(file: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """The chat templates in a GGUF file, by name, and the texts of special tokens that they are given."""
+def _template(file: Path) -> tuple[dict[str, str], dict[str, str], str | None]:
+    """The chat templates in a GGUF file, by name, the texts of special tokens that they are given, and the date of training."""
     from gguf import GGUFReader
 
     fields = GGUFReader(file).fields
@@ -159,7 +159,7 @@ def _template(file: Path) -> tuple[dict[str, str], dict[str, str]]:
     for key in ("bos", "eos"):
         number = fields.get(f"tokenizer.ggml.{key}_token_id")
         special[f"{key}_token"] = fields["tokenizer.ggml.tokens"].contents(number.contents()) if number else ""
-    return templates, special
+    return templates, special, fields[DATE].contents() if DATE in fields else None
 
 
 def with_date(template: str, today: str | None) -> str:
