@@ -166,6 +166,7 @@ def _backend(plan: Plan, context: int | None, folder: Path, tokenizer: Any) -> "
         folder: of the tokenizer and the model's configuration.
     """
     from posttrain.data import conversations, thoughts
+    from posttrain.export import adapter_servers
     from posttrain.models import adapters
     from posttrain.models.context import max_positions
     from posttrain.serving import child
@@ -183,9 +184,9 @@ def _backend(plan: Plan, context: int | None, folder: Path, tokenizer: Any) -> "
     if shutil.which("vllm") and all(taken) and not (plan.folder / "adapter_config.json").exists():
         most = context or most or LLAMA_CONTEXT
         ranks = [_json(adapter / "adapter_config.json")["r"] for adapter in plan.adapters.values()]
+        rank = min((rank for rank in adapter_servers.VLLM_RANKS if rank >= max(ranks, default=0)), default=0)
         stops = conversations.stops(folder, tokenizer)
-        program = child.vllm(plan.folder, plan.name, most, stops, plan.adapters, max(ranks, default=0))
-        return child.Child(program, most, log)
+        return child.Child(child.vllm(plan.folder, plan.name, most, stops, plan.adapters, rank), most, log)
     from posttrain.serving import in_process
 
     if plan.adapters:
