@@ -15,10 +15,13 @@ include: "rules/train.smk"
 include: "rules/dpo.smk"
 include: "rules/merge.smk"
 include: "rules/eval.smk"
+include: "rules/export.smk"
 include: "rules/predict.smk"
+include: "rules/judge.smk"
 include: "rules/sweep.smk"
 include: "rules/rating.smk"
 include: "rules/report.smk"
+include: "rules/card.smk"
 
 
 rule all:

@@ -27,8 +27,9 @@ from posttrain.compat.snakemake import (
 from posttrain.config.plain_values import check_file
 from posttrain.runtime.errors import UserError
 from posttrain.config.overrides import OVERRIDES
+from posttrain.exports import EXPORTS
 from posttrain.objectives import OBJECTIVES
-from posttrain.workflow import contexts, paths
+from posttrain.workflow import card_inputs, contexts, judging, paths
 from posttrain.workflow.project import Project
 from posttrain.workflow.specs import VERSIONS
 from posttrain.workflow.staging import staged
@@ -116,12 +117,13 @@ CANONICAL = f"(?!(?:{'|'.join(map(re.escape, ALIASES))})/)" if ALIASES else ""
 wildcard_constraints:
     base="[a-z][a-z0-9_]*",
     dataset="[a-z][a-z0-9_]*",
+    kind="|".join(map(re.escape, EXPORTS)),
     sweep="[a-z][a-z0-9_]*",
     pair=rf"[a-z][a-z0-9_]*{OVERRIDES}~[a-z][a-z0-9_]*{OVERRIDES}",
     max_length="[0-9]+",
     trained="(,assistant_turns=last)?(,train_thoughts=false)?",
     run=rf"{CANONICAL}[a-z][a-z0-9_]*{OVERRIDES}",
-    target=rf"{CANONICAL}((bases|data)/)?[a-z][a-z0-9_]*{OVERRIDES}(/eval|/predictions/[a-z][a-z0-9_]*)?",
+    target=rf"{CANONICAL}((bases|data)/)?[a-z][a-z0-9_]*{OVERRIDES}(/eval|/judge|/export|/predictions/[a-z][a-z0-9_]*)?",
 
 
 def if_stored(files):
@@ -430,9 +432,95 @@ def eval_others(wildcards):
     return expand("results/{other}/eval/examples.parquet", other=PROJECT.graph.others(wildcards.run))
 
 
+def export_reference_json(wildcards):
+    return PROJECT.export_reference(wildcards.run)
+
+
+def staged_export_reference(wildcards):
+    return staged(export_reference_json(wildcards))
+
+
+def export_rows(wildcards):
+    """The held-out rows that the proofs of a run's exports use."""
+    return expand(
+        "results/data/{dataset}/{file}",
+        dataset=PROJECT.specs.exported_data(wildcards.run),
+        file=("validation.parquet", "data.json"),
+    )
+
+
+def adapters_base(wildcards):
+    """The model that a run's exported adapter belongs to."""
+    return PROJECT.merged(PROJECT.adapter_line(wildcards.run)[0])
+
+
+def adapters_manifest(wildcards):
+    return PROJECT.manifest(PROJECT.adapter_line(wildcards.run)[0])
+
+
+def adapter_stages(wildcards):
+    """What training wrote of the runs whose adapters are one in the export; nothing for an export of another kind."""
+    runs = PROJECT.adapter_line(wildcards.run)[1:] if EXPORTS[wildcards.kind].is_adapter else []
+    return expand("results/{run}/trained", run=runs)
+
+
+def adapter_specs(wildcards):
+    return [f"{Path(folder).parent}/spec.json" for folder in adapter_stages(wildcards)]
+
+
+def export_files(wildcards):
+    """The user's own metrics, which proofs measure as well."""
+    return users([] if PROJECT.is_reward(wildcards.run) else PROJECT.inputs.suite_files)
+
+
 def predicted_rows(wildcards):
     folder = f"results/data/{wildcards.dataset}"
     return [*(f"{folder}/{file}" for file in ROWS), *dropped_rows(wildcards)]
+
+
+# What a judge adds to comes from a job before it, so that a judge that is not there takes nothing with it.
+JUDGED = bool(judging.suites(PROJECT.config))
+EVALUATED = "results/{run}/eval/measured.json" if JUDGED else "results/{run}/eval.json"
+
+
+def judged_pairs(wildcards):
+    return judging.pairs(PROJECT.graph, wildcards.run)
+
+
+def judged_others(wildcards):
+    others = dict.fromkeys(pair.other for pair in judged_pairs(wildcards))
+    return expand("results/{other}/eval/examples.parquet", other=others)
+
+
+def suite_judges(wildcards):
+    judges = list(dict.fromkeys(pair.judge for pair in judged_pairs(wildcards) if pair.judge))
+    return [*map(PROJECT.manifest, judges), *if_stored([*map(PROJECT.merged, judges)])]
+
+
+def judge_instructions(wildcards):
+    return users([pair.suite.instruction for pair in judged_pairs(wildcards) if pair.suite.instruction])
+
+
+def judge_settings(wildcards):
+    """How suites are judged, as far as no verdict depends on it: prices, limits, the name of the variable with a key, files."""
+    settings = {}
+    for pair in judged_pairs(wildcards):
+        endpoint = pair.suite.endpoint.model_dump(exclude_none=True) if pair.suite.endpoint else {}
+        settings[pair.name] = endpoint | ({"instruction": pair.suite.instruction} if pair.suite.instruction else {})
+    return json.dumps(settings, sort_keys=True)
+
+
+def staged_judge_settings(wildcards):
+    return staged(judge_settings(wildcards))
+
+
+def judged_ratings(wildcards):
+    return rating_files(wildcards) if judged_pairs(wildcards) else []
+
+
+def export_proofs(wildcards):
+    """The proofs of the configured exports that a run can have, and of others that are there."""
+    return [paths.proof(wildcards.run, kind) for kind in PROJECT.exported_kinds(wildcards.run)]
 
 
 def lineage_steps(wildcards):
@@ -446,7 +534,8 @@ def sweep_results(wildcards):
 
 def sweep_overruled(wildcards):
     runs = PROJECT.sweep_runs(wildcards.sweep)
-    return [*overruled(runs), *if_stored(expand("results/{run}/train.jsonl", run=runs))]
+    files = ["train.jsonl", *(["judge/verdicts.jsonl"] if judging.suites(PROJECT.config) else [])]
+    return [*overruled(runs), *if_stored(expand("results/{run}/{file}", run=runs, file=files))]
 
 
 def reported_besides(wildcards):
@@ -470,6 +559,18 @@ def preflight_besides(wildcards):
     cards = {"bases": "results/bases/{}/base.json", "datasets": "results/data/{}/data.json"}
     parts = [part.split(".") for part in PROJECT.graph.licences(node)]
     return if_stored([*map(PROJECT.model, bases), *(cards[table].format(name) for table, name in parts)])
+
+
+def card_files(wildcards):
+    return card_inputs.files(PROJECT, wildcards.run)
+
+
+def card_context(wildcards):
+    return card_inputs.context(PROJECT, wildcards.run)
+
+
+def staged_card_context(wildcards, input):
+    return staged(card_context(wildcards))
 
 
 def rated_models(wildcards):

@@ -1,7 +1,8 @@
 """Evaluation.
 
 Needs: a model, every evaluation dataset's tokens, and the examples of the model's parent and base.
-Makes: results/{run}/eval.json, metrics with intervals and verdicts; eval/examples.parquet, each example's scores.
+Makes: results/{run}/eval.json, metrics with intervals and verdicts; eval/examples.parquet, each example's scores. Where a suite has a
+judge, eval/measured.json instead of eval.json, which the judge's job makes of it.
 Steps: score held-out answers -> generate -> the configured suites -> intervals by bootstrap -> compare on the same examples. A
 base is evaluated alike.
 """
@@ -21,7 +22,7 @@ rule eval:
         files=eval_files,
         overruled=eval_overruled,
     output:
-        metrics="results/{run}/eval.json",
+        metrics=EVALUATED,
         examples="results/{run}/eval/examples.parquet",
     log:
         "results/logs/eval/{run}.log",
@@ -40,7 +41,8 @@ rule eval:
         """
         exec python "$POSTTRAIN"/evaluate_model.py --spec {input.spec:q} --model {input.model:q} \
             --shipped {input.shipped:q} --manifest {input.manifest:q} --tokens {params.tokens:q} --data {params.data:q} \
-            --others {input.others:q} --reward-models {params.reward_models:q} --output {output.metrics:q} --log {log:q}
+            --others {input.others:q} --reward-models {params.reward_models:q} --examples {output.examples:q} \
+            --output {output.metrics:q} --log {log:q}
         """
 
 

@@ -47,8 +47,8 @@ def main(options) -> None:
     processes.join()
     clock = Clock()
     spec = read_json(options.spec)
-    name = options.output.parent.name
-    folder = options.output.with_suffix("")
+    folder = options.examples.parent if options.examples else options.output.with_suffix("")
+    name = folder.parent.name
     candidate = suites.Candidate(
         name,
         loading.for_inference(options.model, spec.get("precision", "fp32")),
@@ -76,9 +76,12 @@ def main(options) -> None:
     result |= {"manifest": sha256(options.manifest), "written": hashes(folder, "examples.parquet")}
     write_json(options.output, sealed(result))
     tell(result)
-    training = options.output.parent / "train.json"
-    if training.exists():
-        log_to_mlflow(read_json(training), options.output)
+    if (
+        options.output.name == "eval.json" and (folder.parent / "train.json").exists()
+    ):  # else a judge's job makes eval.json
+        from posttrain.training import mlflow_tracking
+
+        mlflow_tracking.log_finished(options.output)
 
 
 def measure_shipped(candidate, options) -> dict[str, list[dict]]:
@@ -185,14 +188,6 @@ def write_examples(path: Path, examples: list[dict]) -> None:
         pq.write_table(pa.Table.from_pylist(examples, schema=pa.schema(kinds.items())), file)
 
 
-def log_to_mlflow(training: dict, result: Path) -> None:
-    """Add the evaluation to the MLflow run of the training stage, where there is one."""
-    from posttrain.training import mlflow_tracking
-
-    if mlflow_tracking.settings()["mlflow"] and training["mlflow_run_id"]:
-        mlflow_tracking.log_evaluation(training["mlflow_run_id"], result)
-
-
 def parser() -> argparse.ArgumentParser:
     options = arguments(__doc__, spec=Path, model=Path, shipped=Path, manifest=Path, tokens=Path, output=Path)
     for name, words in (
@@ -201,6 +196,9 @@ def parser() -> argparse.ArgumentParser:
         ("reward-models", "the folders of the reward models of suites"),
     ):
         options.add_argument(f"--{name}", type=Path, nargs="*", default=[], help=words)
+    options.add_argument(
+        "--examples", type=Path, help="the examples.parquet to write; by default in the folder OUTPUT without .json"
+    )
     return options
 
 

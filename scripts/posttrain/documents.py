@@ -174,6 +174,9 @@ class Evaluation(TypedDict):
     by_part: NotRequired[dict[str, Any]]
     groups: NotRequired[dict[str, Any]]
     shipped: NotRequired[dict[str, Any]]
+    judge: NotRequired[dict[str, Any]]
+    judge_spec: NotRequired[str]
+    judged: NotRequired[Hashes]
 
 
 class Provenance(TypedDict):

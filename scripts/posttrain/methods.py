@@ -202,6 +202,46 @@ def reads_weights(method: str, peft_args: dict) -> bool:
     return row.mergeable and not row.four_bit and not peft_args.keys() <= BESIDE_THE_LAYER
 
 
+PLAIN_STARTS = (True, False, "gaussian", "eva", "loftq", "orthogonal")
+"""values of PEFT's init_lora_weights that set an adapter's first matrices and leave the base's weights as they are"""
+
+
+def combined(runs: list[dict[str, Any]]) -> int:
+    """How many of the last adapters of a chain of runs are together one LoRA of the model that the first of them started from.
+
+    The merged model of a chain is W + B1 A1 + B2 A2 + ..., where each run only adds the product of its matrices to what its parent
+    was. It is not where a parent was put into 4 bits again and the adapter merged into that.
+
+    Args:
+        runs: for each run, base first, what its spec has of `method`, `peft_args` and `merge_into`.
+
+    Returns:
+        At least 1: an adapter belongs to the run's own parent.
+
+    >>> lora, dora = {"method": "lora"}, {"method": "lora", "peft_args": {"use_dora": True}}
+    >>> combined([lora, lora]), combined([lora, dora]), combined([{"method": "full"}, lora, lora])
+    (2, 1, 2)
+    >>> combined([{"method": "qlora"}, lora]), combined([lora, {"method": "qlora"}])
+    (2, 1)
+    """
+    count = 1
+    while count < len(runs) and all(map(only_adds, runs[-count - 1 :])) and not _put_into_4_bits(runs[-count]):
+        count += 1
+    return count
+
+
+def only_adds(run: dict[str, Any]) -> bool:
+    """Whether all that a run does to its parent's matrices is to add a product of two low-rank ones."""
+    arguments = dict(run.get("peft_args", {}))
+    plain = arguments.pop("init_lora_weights", True) in PLAIN_STARTS
+    known = BESIDE_THE_LAYER | {"eva_config", "loftq_config"}
+    return METHODS[run["method"]].low_rank and plain and arguments.keys() <= known
+
+
+def _put_into_4_bits(run: dict[str, Any]) -> bool:
+    return METHODS[run["method"]].four_bit and run.get("merge_into") != "original"
+
+
 def reference_form(method: str, precision: str, peft_args: dict, of_run: bool) -> str:
     """How a run's reference is held, as the name of the file with its log-probabilities says it.
 

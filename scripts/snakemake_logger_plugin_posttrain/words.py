@@ -8,7 +8,7 @@ MINOR = ("all", "alias", "context", "spec")
 # Rules that only say where a job runs.
 STAGES = {"base_here": "base", "data_online": "data"}
 # The wildcards by which a job is named; the others are details.
-NAMES = ("run", "dataset", "base", "sweep", "pair", "alias", "target")
+NAMES = ("run", "dataset", "base", "sweep", "pair", "kind", "alias", "target")
 REASONS = {
     "Incomplete output files": "was not finished",
     "Forced execution": "forced, or not finished",

@@ -163,7 +163,7 @@ def test_more_processes_than_devices_are_refused_before_a_stage_starts(folder):
 def test_a_launcher_that_started_one_process_is_found_out(project):
     run = several.spec(project, "silent", "sft")
     ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
-    ranks |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(processes._free_port()), "GLOO_SOCKET_IFNAME": "lo"}
+    ranks |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(processes.free_port()), "GLOO_SOCKET_IFNAME": "lo"}
     given = {"cwd": project, "env": several.settings(2) | ranks, "capture_output": True, "text": True}
     done = subprocess.run(several.command(project, run.name), **given)
     assert done.returncode == 1

@@ -6,11 +6,11 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from posttrain.cli import configuration
+from posttrain.cli import configuration, models
 from posttrain.metrics.statistics import shown
 from posttrain.reports import verdict_lines
 from posttrain.runtime.atomic import read_json
-from posttrain.runtime.errors import UserError, nearest
+from posttrain.runtime.errors import UserError
 from posttrain.workflow import paths
 
 if TYPE_CHECKING:
@@ -32,7 +32,13 @@ def not_evaluated(name: str, command: str) -> UserError:
 
 
 def _is_evaluated(name: str) -> bool:
-    return Path(paths.evaluation(name)).exists()
+    return _file(name).exists()
+
+
+def _file(name: str) -> Path:
+    """A model's metrics; where a judge has yet to add to them, those without it."""
+    files = Path(paths.evaluation(name)), Path(paths.measured(name))
+    return next((file for file in files if file.exists()), files[0])
 
 
 def _evaluated(project: "Project", name: str) -> str:
@@ -41,10 +47,7 @@ def _evaluated(project: "Project", name: str) -> str:
     Raises:
         UserError: there is no such base or run, or it is not evaluated.
     """
-    models = [*project.config.bases, *project.config.runs]
-    if name.split(",")[0] not in models:
-        raise UserError("unknown-name", project.file, f"there is no base or run '{name}'", nearest(name, models))
-    canonical = project.names.model(name)
+    canonical = models.canonical(project, name)
     if not _is_evaluated(canonical):
         raise not_evaluated(name, project.command(paths.evaluation(canonical)))
     return canonical
@@ -67,7 +70,7 @@ def table(names: list[str]) -> str:
     verdicts = [
         textwrap.fill(line, _width(), subsequent_indent="  ", break_on_hyphens=False, break_long_words=False)
         for result in results
-        for line in [*verdict_lines.of(result), *as_it_ships(result)]
+        for line in [*verdict_lines.of(result), *verdict_lines.judged(result), *as_it_ships(result)]
     ]
     basis = textwrap.fill(verdict_lines.measured_on(results), _width(), subsequent_indent="  ")
     parts = [f"{text}\n\n{basis}", "\n".join(verdicts), _question(names)]
@@ -79,7 +82,7 @@ def _width() -> int:
 
 
 def _result(name: str) -> dict:
-    file = Path(paths.evaluation(name))
+    file = _file(name)
     if not file.exists():
         raise not_evaluated(name, f"snakemake --cores 1 {file}")
     return read_json(file)

@@ -3,8 +3,9 @@
 import difflib
 import json
 from pathlib import Path
+from typing import Any
 
-from posttrain.config import bases, datasets, evaluation, project_file, run_keys, run_tables, runs
+from posttrain.config import bases, datasets, evaluation, export, project_file, run_keys, run_tables, runs
 from posttrain.config.fields import Strict, keys_of
 from posttrain.methods import METHODS
 from posttrain.objectives import OBJECTIVES
@@ -59,6 +60,9 @@ def _tables() -> str:
     for model in dict.fromkeys(evaluation.SUITES.values()):
         kinds = " | ".join(kind for kind, other in evaluation.SUITES.items() if other is model)
         sections.append(_section(f"`evaluation.suites`, `kind: {kinds}`", model))
+        if model is evaluation.JudgeSuite:
+            sections.append(_section("`endpoint` of a suite with `kind: judge`", evaluation.Endpoint))
+    sections += [_section("`export`", tables["export"]), _section("`limits` of `export`", export.Limits)]
     rest = ("predictions", "tracking", "hardware", "cache", "cost")
     sections += [_section(f"`{name}`", tables[name]) for name in rest] + [_other_spellings()]
     return "\n".join(sections)
@@ -77,9 +81,13 @@ def _keys(model: type[Strict], names: list[str]) -> str:
     for name in names:
         field = model.model_fields[name]
         if not (name in ("source", "kind") and field.is_required()):
-            default = "required" if field.is_required() else f"`{json.dumps(field.default)}`"
+            default = "required" if field.is_required() else _shown(field.default)
             lines.append(f"| `{field.alias or name}` | {default} | {field.description} |")
     return "\n".join(lines) + "\n"
+
+
+def _shown(default: Any) -> str:
+    return "see below" if isinstance(default, Strict) else f"`{json.dumps(default)}`"
 
 
 def _runs() -> str:

@@ -1,6 +1,7 @@
 """The section `evaluation`: what every model is measured on, and suites of more measurements."""
 
 from typing import Annotated, ClassVar, Literal, Union
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
@@ -82,6 +83,67 @@ class RewardSuite(Answering):
     by: str = Field(description="the run with `objective: reward` that scores the completions")
 
 
+class Endpoint(Strict):
+    """A judge behind an OpenAI-compatible `/chat/completions`; its key comes from an environment variable."""
+
+    base_url: str = Field(description="address before `/chat/completions`, such as http://127.0.0.1:8000/v1")
+    model: str = Field(min_length=1, description="name of the model at the endpoint")
+    key_env: str | None = Field(
+        None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="name of the environment variable with the key"
+    )
+    max_tokens: Count = Field(256, gt=0, description="maximum length of a reply in tokens, thoughts included")
+    price_per_million_input: Number | None = Field(None, ge=0, description="price of a million prompt tokens")
+    price_per_million_output: Number | None = Field(None, ge=0, description="price of a million reply tokens")
+    max_cost: Number | None = Field(
+        None, gt=0, description="the suite stops for a model before its verdicts cost more, in the prices' currency"
+    )
+    concurrency: Count = Field(4, gt=0, le=64, description="number of requests at once")
+    timeout: Number = Field(60, gt=0, description="seconds to wait for a reply")
+
+    @field_validator("base_url")
+    @classmethod
+    def _address(cls, url: str) -> str:
+        found = urlsplit(url)
+        if found.scheme not in ("http", "https") or not found.netloc or found.query or found.fragment:
+            hint = "write it as https://host/v1, without a query"
+            raise Mistake("invalid-value", "", f"'{url}' is no address of an endpoint", hint)
+        return url.rstrip("/")
+
+    @model_validator(mode="after")
+    def _prices(self) -> "Endpoint":
+        if self.max_cost is not None and None in (self.price_per_million_input, self.price_per_million_output):
+            hint = "write price_per_million_input and price_per_million_output"
+            raise Mistake("missing-key", "max_cost", "without prices no cost is known", hint)
+        return self
+
+
+class JudgeSuite(Answering):
+    """Completions of a dataset's held-out prompts, compared in pairs with another model's by a judge."""
+
+    kind: Literal["judge"]
+    data: Name = Field(description="the dataset whose held-out prompts are completed")
+    against: str | None = Field(
+        None, description="the base or run whose completions are the others; by default the parent"
+    )
+    by: str | None = Field(None, description="the base or run that judges")
+    endpoint: Endpoint | None = Field(None, description="the endpoint that judges, instead of `by`")
+    instruction: str | None = Field(
+        None, description="text file that tells the judge what is better; by default the one of docs/judge.md"
+    )
+    allow_self: bool = Field(False, description="whether the judge may be one of the two models that are compared")
+
+    @model_validator(mode="after")
+    def _one_judge(self) -> "JudgeSuite":
+        if self.by is None and self.endpoint is None:
+            problem, hint = "nobody judges", "write `by: NAME` with a base or run, or `endpoint: {base_url, model}`"
+            raise Mistake("missing-key", "by", problem, hint)
+        if self.by is not None and self.endpoint is not None:
+            raise Mistake("conflicting-keys", "endpoint", "`by` names a judge as well", "remove one of the two")
+        if self.allow_self and self.by is None:
+            raise Mistake("key-without-effect", "allow_self", "an endpoint is none of the compared models", "remove it")
+        return self
+
+
 class TasksSuite(Strict):
     """Tasks of lm-evaluation-harness, run on this project's own engine; needs `pip install lm-eval`."""
 
@@ -110,6 +172,7 @@ SUITES = {
     **dict.fromkeys(("perplexity", "preference"), LikelihoodSuite),
     "generation": GenerationSuite,
     "reward": RewardSuite,
+    "judge": JudgeSuite,
     "tasks": TasksSuite,
     "safety": SafetySuite,
 }

@@ -9,6 +9,7 @@ from posttrain.config import foreign_names, library_fields, loss_keys, trainer_a
 from posttrain.config.bases import BASES
 from posttrain.config.datasets import Part, Select
 from posttrain.config.evaluation import SUITES
+from posttrain.config.export import Limits
 from posttrain.config.fields import NAME, NAME_HINT, Strict, keys_of
 from posttrain.config.project_file import TABLES, Config
 from posttrain.config.run_tables import EarlyStopping, Reward
@@ -143,6 +144,7 @@ def known_keys(model: type[Strict], location: tuple) -> list[str]:
         table = location[0]
         model = BASES[location[2]] if table == "bases" else TABLES[table]
         model = NESTED.get(location[2], model) if len(location) > 3 else model
+        model = Limits if table == "export" and len(location) > 2 else model
         model = SUITES[location[3]] if location[1] == "suites" and len(location) > 4 else model
     return spellings(model)
 

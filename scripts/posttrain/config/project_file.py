@@ -8,6 +8,7 @@ from posttrain.config.bases import Base
 from posttrain.config.cache import Cache
 from posttrain.config.datasets import Dataset
 from posttrain.config.evaluation import Evaluation
+from posttrain.config.export import Exporting
 from posttrain.config.fields import Strict
 from posttrain.config.hardware import Hardware
 from posttrain.config.predictions import Predictions
@@ -24,6 +25,7 @@ class Config(Strict):
     runs: dict[str, Run] = Field({}, description="training stages")
     sweeps: dict[str, Sweep] = Field({}, description="runs with several values of their keys")
     evaluation: Evaluation = Field(Evaluation(), description="what every model is measured on")
+    export: Exporting = Field(Exporting(), description="what is exported of a run, and how it is proved")
     predictions: Predictions = Field(Predictions(), description="how models complete whole datasets")
     tracking: Tracking = Field(Tracking(), description="how training is logged and checkpointed")
     hardware: Hardware = Field(Hardware(), description="the processes of a training job")
@@ -34,6 +36,6 @@ class Config(Strict):
 
 
 TABLES = {
-    "datasets": Dataset, "runs": Run, "sweeps": Sweep, "evaluation": Evaluation, "predictions": Predictions,
-    "tracking": Tracking, "hardware": Hardware, "cache": Cache, "cost": Cost,
+    "datasets": Dataset, "runs": Run, "sweeps": Sweep, "evaluation": Evaluation, "export": Exporting,
+    "predictions": Predictions, "tracking": Tracking, "hardware": Hardware, "cache": Cache, "cost": Cost,
 }  # fmt: skip

@@ -200,7 +200,7 @@ DATASET_TYPES: dict[str, DatasetType] = {
         encode=_encode_text,
         conversation=True,
         reference="messages",
-        suites=("perplexity", "reward"),
+        suites=("perplexity", "reward", "judge"),
     ),
     "image_messages": DatasetType(
         columns={"messages": "turns", "images": "strings"},
@@ -215,14 +215,14 @@ DATASET_TYPES: dict[str, DatasetType] = {
         reference="chosen",
         derived=("rejected",),
         marks={"rejected": lambda row: "rejected"},
-        suites=("preference", "reward"),
+        suites=("preference", "reward", "judge"),
     ),
     "unpaired_preference": DatasetType(
         columns={"prompt": "turns", "completion": "turns", "label": "boolean"},
         encode=_encode_completion,
         marks={"completion": lambda row: repr(row["label"])},
     ),
-    "prompts": DatasetType(columns={"prompt": "turns"}, encode=_encode_prompt, suites=("reward",)),
+    "prompts": DatasetType(columns={"prompt": "turns"}, encode=_encode_prompt, suites=("reward", "judge")),
 }
 
 TURNS = tuple(dict.fromkeys(name for row in DATASET_TYPES.values() for name in row.turns))

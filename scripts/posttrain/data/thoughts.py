@@ -81,8 +81,13 @@ def decode(tokenizer: Any, ids: list[int]) -> str:
     special = _special(tokenizer)
     if not any(special.get(i) in MARKERS for i in ids):
         return tokenizer.decode(ids, skip_special_tokens=True)
-    kept = [i for i in ids if i not in special or special[i] in MARKERS]
-    return tokenizer.decode(kept, skip_special_tokens=False)
+    return tokenizer.decode(shown(tokenizer, ids), skip_special_tokens=False)
+
+
+def shown(tokenizer: Any, ids: list[int]) -> list[int]:
+    """The tokens of an answer that its text has: without special ones, except for the markers."""
+    special = _special(tokenizer)
+    return [i for i in ids if i not in special or special[i] in MARKERS]
 
 
 @functools.cache

@@ -136,7 +136,7 @@ def measure(candidate: Candidate, name: str, suite: dict) -> tuple[list[Row], li
     kind = suite["kind"]
     if scores_only(suite):
         return likelihood(candidate, name, suite["data"]["name"], suite["limit"])
-    by_kind = {"generation": generation, "reward": reward, "tasks": tasks, "safety": safety}
+    by_kind = {"generation": generation, "reward": reward, "judge": to_judge, "tasks": tasks, "safety": safety}
     found = by_kind[kind](candidate, suite)
     return [row | {"suite": f"{name}/{row['suite']}" if "suite" in row else name} for row in found], []
 
@@ -281,6 +281,23 @@ def reward(candidate: Candidate, suite: dict) -> list[Row]:
         example | {"output": answer.text, "reward": score}
         for example, answer, score in zip(examples, given, scores, strict=True)
     ]
+
+
+def to_judge(candidate: Candidate, suite: dict) -> list[Row]:
+    """Answers to a dataset's held-out rows; a job of its own has them judged. The prompt is the whole conversation."""
+    asked, examples = _asked(candidate, suite)
+    outputs = ask(candidate, [(tokens.prompt_turns(row), row.get("tools")) for row in asked], suite)
+    return [
+        example | {"prompt": conversation_text(tokens.prompt_turns(row)), "output": output}
+        for row, example, output in zip(asked, examples, outputs, strict=True)
+    ]
+
+
+def conversation_text(turns: list[Row]) -> str:
+    """What a judge reads of a prompt: its one turn as it is, or else each turn after its role."""
+    if len(turns) == 1:
+        return turns[0]["content"]
+    return "\n\n".join(f"{turn['role'].capitalize()}: {turn['content']}" for turn in turns)
 
 
 def tasks(candidate: Candidate, suite: dict) -> list[Row]:

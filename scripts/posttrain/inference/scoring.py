@@ -215,7 +215,7 @@ def generate_batch(
             configuration as well.
         penalty: on tokens that have occurred, prompt included; 1 is none.
     """
-    stop = (*stop, *_as_list(model.generation_config.stop_strings))
+    stop = (*stop, *as_list(model.generation_config.stop_strings))
     room = decoding.rooms(prompts, max_new_tokens, decoding.context(model))
     answers = [Answer("", [], False)] * len(prompts)
     with torch.no_grad(), autocast(model):
@@ -223,7 +223,7 @@ def generate_batch(
             rows = [i for i, most in enumerate(room) if most == longest]
             some = [prompts[i] for i in rows]
             openings = [thoughts.opened(tokenizer, prompt) for prompt in some]
-            decoder = _Decoder(tokenizer, stop_tokens(model, tokenizer), stop, openings)
+            decoder = Decoder(tokenizer, stop_tokens(model, tokenizer), stop, openings)
             if not hasattr(model, "peft_config") and shared_prefix.can_share(model):
                 found = _in_spans(model, decoder, some, longest, penalty)
             else:
@@ -233,7 +233,7 @@ def generate_batch(
     return answers
 
 
-class _Decoder(NamedTuple):
+class Decoder(NamedTuple):
     """What ends the answers to some prompts, and their text."""
 
     tokenizer: Any
@@ -265,7 +265,7 @@ class _Decoder(NamedTuple):
         return any(end in thoughts.answer(self.openings[row] + text) for end in self.stop)
 
 
-def _in_one(model: Any, decoder: _Decoder, prompts: list[list[int]], longest: int, penalty: float) -> list[Answer]:
+def _in_one(model: Any, decoder: Decoder, prompts: list[list[int]], longest: int, penalty: float) -> list[Answer]:
     """Greedy answers, computed until the last has ended."""
     options = decoding.greedy(model) | {"max_new_tokens": longest}
     if penalty != 1:
@@ -275,7 +275,7 @@ def _in_one(model: Any, decoder: _Decoder, prompts: list[list[int]], longest: in
     return [decoder.answer(row, *decoder.until_end(ids)) for row, ids in enumerate(found)]
 
 
-def _in_spans(model: Any, decoder: _Decoder, prompts: list[list[int]], longest: int, penalty: float) -> list[Answer]:
+def _in_spans(model: Any, decoder: Decoder, prompts: list[list[int]], longest: int, penalty: float) -> list[Answer]:
     """Greedy answers, a few tokens at a time: one that has ended is not computed any further.
 
     What all prompts begin with, as a system prompt or worked examples, is computed once.
@@ -332,7 +332,7 @@ def _begin(model: Any, tokenizer: Any, prompts: list[list[int]]) -> tuple[torch.
 
 def stop_tokens(model: Any, tokenizer: Any) -> list[int]:
     """The tokens that end an answer: the tokenizer's, and those of the model's generation configuration."""
-    return sorted({tokenizer.eos_token_id, *_as_list(model.generation_config.eos_token_id)})
+    return sorted({tokenizer.eos_token_id, *as_list(model.generation_config.eos_token_id)})
 
 
 def continue_prompts(
@@ -370,7 +370,8 @@ def autocast(model: Any) -> AbstractContextManager:
     return torch.autocast(model.device.type, torch.bfloat16, enabled=arithmetic == "bf16")
 
 
-def _as_list(value: Any) -> list[Any]:
+def as_list(value: Any) -> list[Any]:
+    """One or several of a generation configuration, or None, as a list."""
     return value if isinstance(value, list) else [value] if value is not None else []
 
 

@@ -84,6 +84,7 @@ METRICS = {
     "rouge2": _metric("rouge2", share=False),
     "rougeL": _metric("rougeL", share=False),
     "reward": _metric("reward", share=False),
+    "win_rate": _metric("win_rate"),
     "refusal": _metric("refusal"),
     "over_refusal": _metric("over_refusal", higher=False),
     "toxicity": _metric("toxicity", higher=False),

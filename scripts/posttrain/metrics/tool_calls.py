@@ -60,6 +60,16 @@ def tool_arguments_f1(output: str, reference: str) -> float:
 
 def calls(text: str) -> list[Call] | None:
     """The calls in an answer, none where it is plain text; None where it attempts a call, or JSON, and fails."""
+    found = named_arguments(text)
+    return found and [Call(name, _comparable(arguments)) for name, arguments in found]
+
+
+def _comparable(arguments: dict[str, Any]) -> frozenset[tuple[str, Hashable]]:
+    return frozenset((key, canonical(item)) for key, item in arguments.items())
+
+
+def named_arguments(text: str) -> list[tuple[str, dict[str, Any]]] | None:
+    """The same as each tool's name and its arguments, with numbers as `Decimal`."""
     tagged = TAG in text or END in text
     if not tagged and not text.lstrip().startswith(("{", "[", "```")):
         return []
@@ -89,7 +99,7 @@ def _read(arguments: Any) -> Any:
         return arguments
 
 
-def _calls(value: Any) -> list[Call]:
+def _calls(value: Any) -> list[tuple[str, dict[str, Any]]]:
     """The calls of a JSON value.
 
     Raises:
@@ -103,7 +113,7 @@ def _calls(value: Any) -> list[Call]:
     return [_call(one) for one in found]
 
 
-def _call(value: Any) -> Call:
+def _call(value: Any) -> tuple[str, dict[str, Any]]:
     if not isinstance(value, dict):
         raise ValueError("a call is an object")
     function = value.get("function", value)
@@ -117,7 +127,7 @@ def _call(value: Any) -> Call:
         arguments = parse(arguments)
     if not isinstance(name, str) or not isinstance(arguments, dict):
         raise ValueError("a call has a name and an object of arguments")
-    return Call(name, frozenset((key, canonical(item)) for key, item in arguments.items()))
+    return name, arguments
 
 
 def _names(found: list[Call]) -> Counter[str]:

@@ -30,7 +30,11 @@ DONE = {
     "logprobs": "scored as a reference",
     "merge": "merged",
     "eval": "evaluated",
+    "export": "exported",
+    "export_reference": "asked for the exports' proofs",
+    "prove_export": "proved",
     "predict": "completed",
+    "judge": "judged",
 }
 MADE = {"alias": "linked", "data_report": "written", "rating_page": "written", "report": "written", "loss": "drawn"}
 MADE |= {"sweep": "compared", "ratings": "counted"}

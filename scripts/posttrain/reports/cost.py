@@ -60,7 +60,4 @@ def _assumption(watts: float | None, provenances: list[dict[str, Any]]) -> str:
         return f"Energy: {short(watts)} W, as the configuration says, for every hour."
     gpus = sorted({provenance["machine"]["gpu"] for provenance in provenances} - {None})
     cards = "".join(f", and {_gpu_watts(gpu)} W for {gpu}" for gpu in gpus)
-    return (
-        f"Energy is estimated: {WATTS_PER_THREAD} W for each thread that trains{cards}, for every hour. "
-        "To replace the estimate, measure the machine's power and set cost.watts."
-    )
+    return f"Energy is estimated: {WATTS_PER_THREAD} W for each thread that trains{cards}, for every hour."

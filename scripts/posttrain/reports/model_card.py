@@ -1,5 +1,9 @@
-"""The model card that travels with a model's weights: front matter for the hub, how to load it, settings, licences."""
+"""What every card of a model has: front matter for the hub, how to load it, settings, licences; and the card that a merge writes.
 
+`card` is the short one, beside the weights of `model/`; `run_card` writes the long one, of all that is known of a run.
+"""
+
+import json
 import re
 from typing import Any
 
@@ -9,22 +13,27 @@ from posttrain.objectives import OBJECTIVES
 from posttrain.runtime.errors import printable
 
 MAX_CELL = 300  # characters of a value
-NO_SETTINGS = ("stage", "version", "tokens")
+# What is told elsewhere, or means nothing to a reader.
+NO_SETTINGS = ("stage", "version", "tokens", "objective", "method", "from", "data")
+# Folders of this machine before the name of a file: /home/me/, ~/, ../, C:\Users\me\, file:///; not the slashes of an address.
+FOLDERS = re.compile(
+    r"(?:file://|(?<![\w.:/~<-]))(?:(?:~[\w.-]*|\.{1,2})?/|[A-Za-z]:[\\/])(?=[^\s/])(?:[^\s/\\'\"`|]+[/\\])*"
+)
 
 GENERATE = """```python
 from transformers import pipeline
 
-generate = pipeline("text-generation", model="FOLDER")
-messages = [{"role": "user", "content": "..."}]
+generate = pipeline("text-generation", model="{place}")
+messages = [{{"role": "user", "content": "..."}}]
 print(generate(messages, max_new_tokens=200)[0]["generated_text"][-1]["content"])
 ```
 """
 SCORE = """```python
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-model = AutoModelForSequenceClassification.from_pretrained("FOLDER", num_labels=1)
-tokenizer = AutoTokenizer.from_pretrained("FOLDER")
-messages = [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]
+model = AutoModelForSequenceClassification.from_pretrained("{place}", num_labels=1)
+tokenizer = AutoTokenizer.from_pretrained("{place}")
+messages = [{{"role": "user", "content": "..."}}, {{"role": "assistant", "content": "..."}}]
 inputs = tokenizer.apply_chat_template(messages, return_tensors="pt", return_dict=True)
 print(model(**inputs).logits[0, 0].item())
 ```
@@ -32,17 +41,17 @@ print(model(**inputs).logits[0, 0].item())
 KEPT_APART = """What was trained cannot be merged, so this folder holds an adapter and, in `base/`, the model that it belongs to:
 
 ```python
-import posttrain.models.bottleneck  # only for the method adapter, which is not one of PEFT's own
-from peft import PeftModel
+{imports}from peft import PeftModel
 from transformers import {loader}
 
-model = PeftModel.from_pretrained({loader}.from_pretrained("FOLDER/base"{options}), "FOLDER")
+base = {loader}.from_pretrained("{place}", subfolder="base"{options})
+model = PeftModel.from_pretrained(base, "{place}")
 ```
 """
 
 
 def card(name: str, spec: dict[str, Any], licences: dict[str, str | None], base_model: str | None = None) -> str:
-    """The text of README.md.
+    """The text of the README.md beside a run's weights.
 
     Args:
         name: the run's.
@@ -53,32 +62,18 @@ def card(name: str, spec: dict[str, Any], licences: dict[str, str | None], base_
     from huggingface_hub import ModelCard, ModelCardData
 
     found = with_cards(licences)
-    reward, mergeable = OBJECTIVES[spec["objective"]].reward_model, METHODS[spec["method"]].mergeable
-    data = ModelCardData(
-        base_model=base_model,
-        library_name="transformers" if mergeable else "peft",
-        pipeline_tag="text-classification" if reward else "text-generation",
-        tags=["posttrain", spec["objective"], spec["method"]],
-        **card_fields(found),
-    )
-    settings = "\n".join(
-        f"| {key} | {cell(value)} |"
-        for key, value in sorted(spec.items())
-        if key not in NO_SETTINGS and _is_plain(value)
-    )
+    data = ModelCardData(base_model=base_model, **front(spec), **card_fields(found))
     text = f"""
 # {name}
 
-{spec["objective"].upper()} ({spec["method"]}) of `{spec["from"]["name"]}` on the dataset `{spec["data"]["name"]}`, made with posttrain.
+{sentence(spec)}
 
 ## Usage
 
-{_usage(reward, mergeable)}
+{usage(spec)}
 ## Training
 
-| setting | value |
-|---|---|
-{settings}
+{settings({name: spec})}
 
 Rebuild it with `snakemake results/{name}/eval.json`.
 
@@ -86,24 +81,108 @@ Rebuild it with `snakemake results/{name}/eval.json`.
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n{text}"))
 
 
-def _is_plain(value: Any) -> bool:
-    return not isinstance(value, dict)
+def front(spec: dict[str, Any]) -> dict[str, Any]:
+    """The front matter that follows from what was trained and how: library, task and tags."""
+    return {
+        "library_name": "transformers" if METHODS[spec["method"]].mergeable else "peft",
+        "pipeline_tag": "text-classification" if OBJECTIVES[spec["objective"]].reward_model else "text-generation",
+        "tags": ["posttrain", spec["objective"], spec["method"]],
+    }
 
 
-def _usage(reward: bool, mergeable: bool) -> str:
-    if mergeable:
-        return SCORE if reward else GENERATE
-    loader = "AutoModelForSequenceClassification" if reward else "AutoModelForCausalLM"
-    return KEPT_APART.format(loader=loader, options=", num_labels=1" if reward else "")
+def sentence(spec: dict[str, Any]) -> str:
+    """What was trained from what on what."""
+    start, data = spec["from"]["name"], spec["data"]["name"]
+    return f"{spec['objective'].upper()} ({spec['method']}) of `{start}` on the dataset `{data}`, made with posttrain."
+
+
+def usage(spec: dict[str, Any], place: str = "FOLDER") -> str:
+    """How `model/` is loaded.
+
+    Args:
+        place: the folder, or the id on the hub.
+    """
+    reward, method = OBJECTIVES[spec["objective"]].reward_model, METHODS[spec["method"]]
+    if method.mergeable:
+        return (SCORE if reward else GENERATE).format(place=place)
+    loader, options = loading(reward)
+    return KEPT_APART.format(loader=loader, options=options, place=place, imports=imports(spec))
+
+
+def loading(reward: bool) -> tuple[str, str]:
+    """The class that loads a model of one of the two kinds, and its further arguments."""
+    return ("AutoModelForSequenceClassification", ", num_labels=1") if reward else ("AutoModelForCausalLM", "")
+
+
+def imports(spec: dict[str, Any]) -> str:
+    """What has to be imported before an adapter of this method can be loaded: a line, or nothing."""
+    wraps = METHODS[spec["method"]].wraps_blocks
+    return f"import posttrain.models.bottleneck  # {spec['method']} is not one of PEFT's own methods\n" if wraps else ""
+
+
+# ---- tables
+
+
+def settings(specs: dict[str, dict[str, Any]]) -> str:
+    """The settings of one or several runs side by side; those that none of them sets are left out."""
+    columns = {name: dict(_flat(spec)) for name, spec in specs.items()}
+    rows = sorted({key for column in columns.values() for key in column})
+    used = [
+        key for key in rows if not all(column.get(key) is None or column[key] is False for column in columns.values())
+    ]
+    lines = [[f"`{key}`", *(shown(column.get(key)) for column in columns.values())] for key in used]
+    return table(["setting", *(f"`{name}`" for name in columns)], lines)
+
+
+def _flat(values: dict[str, Any], before: str = "") -> Any:
+    """Settings with the keys of tables within them, as `peft_args.use_dora`; of a run that one names, the name."""
+    for key, value in values.items():
+        if (not before and key in NO_SETTINGS) or key in ("spec", "sha256"):
+            continue
+        if isinstance(value, dict):
+            yield from [(before + key, value["name"])] if value.keys() == {"name", "spec"} else _flat(value, f"{key}.")
+        else:
+            yield before + key, value
+
+
+def shown(value: Any) -> str:
+    """A setting's value in a table."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list) and not any(isinstance(part, list | dict) for part in value):
+        return cell(", ".join(f"{part:g}" if isinstance(part, float) else str(part) for part in value))
+    return cell(json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value)
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A table of Markdown; the cells are Markdown already."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+# ---- text of the user's
 
 
 def cell(value: Any) -> str:
     """A value in a table of Markdown: as code where it has more than words in it, so that nothing of it is markup."""
-    text = printable(str(value))
-    if re.fullmatch(r"[\w .,+-]*", text):
-        return text[:MAX_CELL]
-    escaped = text[:MAX_CELL].replace("`", "'").replace("|", "\\|")
-    return f"`{escaped}`"
+    text = without_folders(str(value))[:MAX_CELL]
+    return text if re.fullmatch(r"[\w .,+-]*", text) else code(text).replace("|", "\\|")
+
+
+def code(value: Any) -> str:
+    """A value in a sentence of Markdown, as code."""
+    text = without_folders(str(value))[:MAX_CELL].replace("`", "'")
+    return f"`{text}`"
+
+
+def without_folders(text: str) -> str:
+    """Text on one line, in which a file of this machine has only its name."""
+    return printable(FOLDERS.sub("", text))
+
+
+# ---- licences
 
 
 def inherited(stated: dict[str, str | None], found: dict[str, str | None]) -> str:

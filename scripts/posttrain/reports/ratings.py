@@ -34,16 +34,27 @@ def read(paths: Iterable[Path], a: str, b: str) -> list[Rating]:
     Raises:
         UserError: a file is not as the page exports it, or none rates the pair.
     """
-    last, pairs = {}, set()
-    for path in paths:
-        for rating in _rows(path):
-            pairs.add(f"{rating['a']}~{rating['b']}")
-            if (rating["a"], rating["b"]) == (a, b):
-                last[(*item(rating), rating["rater"])] = rating
-    if not last:
-        found = f"they rate {', '.join(sorted(pairs))}" if pairs else "there is no rating in them"
+    paths = list(paths)
+    rated = of_pair(paths, a, b)
+    if not rated:
+        pairs = sorted({f"{rating['a']}~{rating['b']}" for path in paths for rating in _rows(path)})
+        found = f"they rate {', '.join(pairs)}" if pairs else "there is no rating in them"
         hint = f"export one from results/ratings/{a}~{b}/rate.html"
         raise UserError("missing-ratings", "ratings", f"no file rates {a}~{b}, {found}", hint)
+    return rated
+
+
+def of_pair(paths: Iterable[Path], a: str, b: str) -> list[Rating]:
+    """As `read`, but none where no file rates the pair.
+
+    Raises:
+        UserError: a file is not as the page exports it.
+    """
+    last = {}
+    for path in paths:
+        for rating in _rows(path):
+            if (rating["a"], rating["b"]) == (a, b):
+                last[(*item(rating), rating["rater"])] = rating
     return [last[key] for key in sorted(last)]
 
 

@@ -1,6 +1,6 @@
 """The verdicts of an eval.json as lines for the terminal: what is better or worse, what could have been shown, on how much."""
 
-from posttrain.metrics.statistics import SAME, TOO_FEW, basis, metric, size, verdict
+from posttrain.metrics.statistics import SAME, TOO_FEW, basis, metric, shown, size, verdict
 from posttrain.reports import overruled
 
 MAX_NAMES = 6  # metrics without evidence that are named one by one
@@ -65,3 +65,30 @@ def measured_on(results: list[dict]) -> str:
         return f"Measured on {next(iter(found))}."
     parts = [f"{what}: {', '.join(names)}" for what, names in found.items()]
     return f"Measured on {'; '.join(parts)}."
+
+
+def judged(result: dict) -> list[str]:
+    """A line for each suite with a judge: the win rate, and what says how far to trust it."""
+    lines = []
+    for suite, row in result.get("judge", {}).items():
+        name = f"{suite}/win_rate"
+        first, agreement = row["first"], row.get("agreement")
+        parts = [
+            f"{shown(name, row['ties']['value'])} ties",
+            f"the first answer won {_interval(first)} of the verdicts" if first else "no verdict for either answer",
+            f"{row['unreadable']} repl{'y' if row['unreadable'] == 1 else 'ies'} without a verdict"
+            if row["unreadable"]
+            else "",
+            f"people agree on {_interval(agreement)} of {agreement['n']} pairs" if agreement else "",
+            f"cost {row['cost']:.4g}" if "cost" in row else "",
+        ]
+        found = f"{result['run']}: {suite} judged by {row['by']} against {row['against']}"
+        lines.append(
+            f"{found}: wins {_interval(result['metrics'][name])} of {row['pairs']} pairs, {', '.join(filter(None, parts))}"
+        )
+    return lines
+
+
+def _interval(row: dict) -> str:
+    value, low, high = (f"{row[part]:.0%}" for part in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"

@@ -214,7 +214,7 @@ def start(wanted: int, signals: tuple[int, ...]) -> bool:
 
 def _fork(wanted: int, reports: list[int]) -> list[int] | None:
     """The process ids of the ranks; None in a rank."""
-    launcher, port = os.getpid(), _free_port()
+    launcher, port = os.getpid(), free_port()
     threads = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))  # of the job, as Snakemake sets it
     sys.stdout.flush()
     sys.stderr.flush()
@@ -240,7 +240,8 @@ def _fork(wanted: int, reports: list[int]) -> list[int] | None:
     return ranks
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of the loopback that nobody listens on now."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return found.getsockname()[1]

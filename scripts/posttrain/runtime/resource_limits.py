@@ -64,5 +64,10 @@ def memory_limited(memory: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
+def never_limit_memory() -> None:
+    """From here on, leave this process's memory unlimited: a limit would meet its other threads, which compute."""
+    _memory["limited"] = True
+
+
 def _stop(*_: Any) -> None:
     raise TimeoutError

@@ -216,6 +216,13 @@ def _log_lines(store: Any, run_id: str, lines: list[dict[str, Any]], millisecond
         store.log_batch(run_id, metrics=metrics[start : start + BATCH])
 
 
+def log_finished(eval_json: Path) -> None:
+    """Add a run's evaluation to the MLflow run of its training, where there is one."""
+    run_id = read_json(eval_json.with_name("train.json"))["mlflow_run_id"]
+    if settings()["mlflow"] and run_id:
+        log_evaluation(run_id, eval_json)
+
+
 def log_evaluation(run_id: str, eval_json: Path) -> None:
     """Add an evaluation's metrics and file to the training stage's run; a store that does not take them is only reported."""
     name = eval_json.parent.name

@@ -20,10 +20,12 @@ LAST_CONFIGURATION = Path(RESULTS, ".configuration")  # names the file that the 
 # Every file of a run, and of a base by its own name, that a target may name.
 RUN_FILES = (
     "spec.json context.json preflight.json preflight.txt trained train.json train.jsonl loss.png merged model merge.json "
-    "provenance.json eval.json eval/spec.json eval/examples.parquet"
+    "provenance.json README.md eval.json eval/spec.json eval/examples.parquet"
 ).split()
+EXPORT_FILES = ("export/spec.json", "export/reference.parquet", "export/table.html")  # of a run, besides each kind's
 PREDICTIONS = "predictions/"  # of a run or a base: {dataset}.jsonl, and the spec of it
 MODEL_FILES = ("eval.json", "eval/spec.json", "eval/examples.parquet")
+JUDGED_FILES = ("eval/measured.json", "judge/spec.json", "judge/verdicts.jsonl")  # of both, where a suite has a judge
 
 
 class Target(NamedTuple):
@@ -95,9 +97,29 @@ def examples(model: str) -> str:
     return of(model, "eval/examples.parquet")
 
 
+def export(run: str, kind: str) -> str:
+    """The folder of an export of a run."""
+    return of(run, f"export/{kind}")
+
+
+def proof(run: str, kind: str) -> str:
+    """What was measured of an export, re-loaded by the program that runs it."""
+    return of(run, f"export/{kind}.json")
+
+
 def predictions(model: str, dataset: str) -> str:
     """A model's completions of the rows of a dataset."""
     return of(model, f"{PREDICTIONS}{dataset}.jsonl")
+
+
+def measured(model: str) -> str:
+    """The metrics of a base or a run before a judge adds to them; only where a suite has one."""
+    return of(model, "eval/measured.json")
+
+
+def verdicts(model: str) -> str:
+    """Each pair of answers that a judge has compared, with its verdicts; only where a suite has one."""
+    return of(model, "judge/verdicts.jsonl")
 
 
 def sweep(name: str, file: str = "") -> str:
@@ -119,8 +141,8 @@ def records(rule: str, name: str) -> list[Path]:
 
 
 def owner(file: str) -> str:
-    """The result that a file belongs to: a run, `RUN/eval`, `RUN/predictions/DATASET`, `data/NAME`, `bases/NAME`, `tokens/BASE/...`, or the
-    file itself."""
+    """The result that a file belongs to: a run, `RUN/eval`, `RUN/export`, `RUN/predictions/DATASET`, `data/NAME`, `bases/NAME`,
+    `tokens/BASE/...`, or the file itself."""
     parts = file.removeprefix(f"{RESULTS}/").split("/")
     if parts[0] in ("data", "bases"):
         return "/".join(parts[:2])
@@ -130,6 +152,10 @@ def owner(file: str) -> str:
         return "/".join(parts)
     if parts[1:2] in (["eval"], ["eval.json"]):
         return f"{parts[0]}/eval"
+    if parts[1:2] == ["export"]:
+        return f"{parts[0]}/export"
     if parts[1:2] == ["predictions"]:
         return f"{parts[0]}/predictions/{parts[2].removesuffix('.jsonl')}"
+    if parts[1:2] == ["judge"]:
+        return f"{parts[0]}/judge"
     return file if parts[0] in RESERVED or len(parts) == 1 else parts[0]

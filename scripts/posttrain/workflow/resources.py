@@ -42,10 +42,16 @@ NEEDS = dict.fromkeys(OBJECTIVES, TRAINING) | {
     "logprobs": Need(6000, 1, 240),
     "merge": Need(6000, 3, 120),
     "eval": Need(6000, 1, 480),
+    "export": Need(6000, 2, 240),
+    "export_reference": Need(6000, 1, 480),
+    "prove_export": Need(6000, 2, 480),
+    "export_table": Need(2000, 0, 30),
     "predict": Need(6000, 1, 480),
+    "judge": Need(6000, 1, 480),
     "loss": Need(2000, 0, 30),
     "sweep": Need(4000, 0, 60),
     "report": Need(4000, 0, 60),
+    "card": Need(4000, 0, 60),
 }
 
 

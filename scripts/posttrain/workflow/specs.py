@@ -16,13 +16,24 @@ from posttrain.data.files import is_file
 from posttrain.models import chat_templates
 from posttrain.objectives import OBJECTIVES
 from posttrain.runtime import user_code
-from posttrain.workflow import paths
+from posttrain.workflow import judging, paths
 from posttrain.workflow.inputs import Inputs, own_reward
 from posttrain.workflow.names import Node
 
 # Raised by hand when a stage's results change their meaning: results of older versions are built anew. A refactoring
 # leaves its number alone, and so throws no training away. An objective's version is in its row of objectives.py.
-VERSIONS = {"base": 2, "data": 4, "mix": 1, "select": 1, "tokens": 3, "logprobs": 2, "eval": 5, "predict": 1}
+VERSIONS = {
+    "base": 2,
+    "data": 4,
+    "mix": 1,
+    "select": 1,
+    "tokens": 3,
+    "logprobs": 2,
+    "eval": 5,
+    "judge": 1,
+    "export": 1,
+    "predict": 1,
+}
 VERSIONS |= {name: row.version for name, row in OBJECTIVES.items()}
 
 # Keys that a spec has at their default too: their defaults are in the specs of finished results. No key is added to these lists; those
@@ -41,7 +52,7 @@ REFERENCES = {
     "data": {"licence", "from_", "select", "mix", "ratings"},
     "select": {"by"},
     "eval": {"data", "suites"},
-    "suite": {"data", "by"},
+    "suite": {"data", "by", *judging.KEYS},
 }
 
 
@@ -69,7 +80,7 @@ class Specs:
         self._texts: dict[str, str] = {}
 
     def text(self, target: str) -> str:
-        """The spec of a run, `bases/NAME`, `data/NAME`, `MODEL/eval` or `MODEL/predictions/DATASET`.
+        """The spec of a run, `bases/NAME`, `data/NAME`, `MODEL/eval`, `MODEL/judge`, `RUN/export` or `MODEL/predictions/DATASET`.
 
         It is canonical JSON: sorted keys, nothing else.
         """
@@ -87,8 +98,12 @@ class Specs:
             return self._base(name)
         if table == "data":
             return self._data(name)
+        if name == "export":
+            return self.reference(table) | {"limits": self.config.export.asked()["limits"]}
         if name.startswith("predictions/"):
             return self._predictions(table, name.removeprefix("predictions/"))
+        if name == "judge":
+            return self._judging(table)
         return self._evaluation(table) if name == "eval" else self._run(self.names.run(target))
 
     def _base(self, name: str) -> dict[str, Any]:
@@ -147,6 +162,28 @@ class Specs:
         references = {"model": self._model(name), "data": data, "against": against}
         return _stage("eval") | settings("eval", self.config.evaluation) | references | {"suites": suites}
 
+    def reference(self, name: str) -> dict[str, Any]:
+        """What determines what the unquantised model says for the proofs of a run's exports: their spec but for the limits."""
+        node = self.names.run(name)
+        suites = {} if self.names.is_reward(name) else self._suites()
+        asked = {key: suite for key, suite in suites.items() if suite["kind"] == "generation" and not suite["shots"]}
+        table = self.config.evaluation
+        return (
+            _stage("export")
+            | {"rows": self.config.export.rows, "max_length": table.max_length, "max_new_tokens": table.max_new_tokens}
+            | {"objective": node.run.objective, "method": node.run.method}
+            | {"model": self._model(node.name), "data": self._reference("data", self._held_out(node)), "suites": asked}
+        )
+
+    def exported_data(self, name: str) -> list[str]:
+        """The datasets whose held-out rows the proofs of a run's exports use."""
+        asked = self.reference(name)
+        return list(dict.fromkeys([asked["data"]["name"], *(row["data"]["name"] for row in asked["suites"].values())]))
+
+    def _held_out(self, node: Node) -> str:
+        """The dataset whose held-out rows a run's exports are measured on: its own; of a selected part, the whole."""
+        return self.config.datasets[node.run.data].from_ or node.run.data
+
     def _predictions(self, model: str, dataset: str) -> dict[str, Any]:
         """Completions are generated as the evaluation generates them; settings that `predictions` leaves out are its own."""
         asked, measured = self.config.predictions, self.config.evaluation
@@ -175,6 +212,28 @@ class Specs:
                 values["sha256"] = {metric: self._hashes(metric) for metric in suite.own_metrics}
             suites[name] = values
         return suites
+
+    def _judging(self, name: str) -> dict[str, Any]:
+        """What is judged, by whom and how: who answered, who judges, the instruction and the answers' specs."""
+        suites = {}
+        for pair in judging.pairs(self.lineage, name):
+            suite = pair.suite
+            against = {"name": pair.other, "eval": self.sha256(f"{pair.other}/eval")}
+            values = {"against": against}
+            if pair.judge:
+                computed = self.config.evaluation.model_dump(include={"precision", "batch_tokens"})
+                values |= {"by": self._model(pair.judge)} | computed
+            else:
+                values["endpoint"] = suite.endpoint.model_dump(include={"base_url", "model", "max_tokens"})
+            if suite.instruction:
+                values["instruction"] = self._file_hash(suite.instruction)
+            if pair.related:
+                values["related"] = pair.related
+            suites[pair.name] = values
+        return _stage("judge") | {"eval": self.sha256(f"{name}/eval"), "suites": suites}
+
+    def _file_hash(self, file: str) -> str | None:
+        return hashlib.sha256((self.folder / file).read_bytes()).hexdigest() if is_file(self.folder / file) else None
 
     def _hashes(self, function: str) -> list[str]:
         """SHA-256 of the file of a function of the user's, and of those that it imports."""

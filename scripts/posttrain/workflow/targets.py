@@ -5,11 +5,12 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from posttrain import exports
 from posttrain.config import measuring
 from posttrain.data.files import expand, is_folder
 from posttrain.runtime import user_code
 from posttrain.runtime.errors import UserError, nearest, printable
-from posttrain.workflow import paths
+from posttrain.workflow import judging, paths
 from posttrain.workflow.inputs import Inputs, own_reward
 from posttrain.workflow.lineage import origins
 from posttrain.workflow.names import Node, require
@@ -34,16 +35,35 @@ def check(inputs: Inputs, targets: list[str]) -> list[str]:
         if target.table:
             _check_reserved(inputs, text, target, models, datasets)
             continue
-        known = paths.MODEL_FILES if target.name in config.bases else paths.RUN_FILES
+        known = list(paths.MODEL_FILES if target.name in config.bases else paths.RUN_FILES)
+        known += paths.JUDGED_FILES if judging.suites(config) else ()
         if target.name not in config.bases and inputs.names.run(target.name).name != target.name:
             aliases.append(target.name)
-        if target.file.startswith(paths.PREDICTIONS):
+        if target.file.startswith("export/") and target.name not in config.bases:
+            _check_export(inputs, text, target)
+        elif target.file.startswith(paths.PREDICTIONS):
             datasets.add(_predicted(inputs, text, target))
         elif target.file not in known and not target.file.startswith("logprobs"):
             raise UserError("unknown-target", f"'{text}'", "this is not a result", nearest(target.file, known))
         models.add(target.name)
     _check_needs(inputs, models, datasets)
     return aliases
+
+
+def _check_export(inputs: Inputs, text: str, target: paths.Target) -> None:
+    """Refuse a file of a run's exports that there is not, or that the run cannot have."""
+    if target.file in paths.EXPORT_FILES:
+        return
+    run = inputs.names.run(target.name).run
+    kind = target.file.removeprefix("export/").removesuffix(".json")
+    possible = exports.possible(run.method, run.objective)
+    if kind in exports.LEFT_OUT:
+        problem, hint = f"there is no export '{kind}': {exports.LEFT_OUT[kind]}", nearest("", possible)
+        raise UserError("unsupported-export", f"'{text}'", problem, hint)
+    if kind not in exports.EXPORTS:
+        raise UserError("unknown-target", f"'{text}'", f"there is no export '{kind}'", nearest(kind, possible))
+    if why := exports.refusal(kind, run.method, run.objective):
+        raise UserError("unsupported-export", f"'{text}'", why, nearest("", possible))
 
 
 def _predicted(inputs: Inputs, text: str, target: paths.Target) -> str:
@@ -108,7 +128,7 @@ def _check_reserved(inputs: Inputs, text: str, target: paths.Target, models: set
 def _check_needs(inputs: Inputs, models: set[str], datasets: set[str]) -> None:
     """Refuse to begin where a file of the user's is missing that the models and datasets are made from."""
     config = inputs.config
-    models = models | set(inputs.evaluation_rewards if models else [])
+    models = models | set([*inputs.evaluation_rewards, *judging.models(inputs.names)] if models else [])
     read = datasets | set(inputs.held_out_data if models else [])
     models |= {inputs.names.selector(name) for name in read if config.datasets[name].select}
     models |= {*inputs.lineage.parents_first(models - config.bases.keys())}
@@ -122,7 +142,7 @@ def _check_needs(inputs: Inputs, models: set[str], datasets: set[str]) -> None:
             _check_functions(inputs, inputs.names.run(model))
     _check_files(inputs, datasets)
     templates = [file for base in config.bases for file in inputs.template(base)]
-    _check_file_names(inputs, [*inputs.suite_files, *inputs.ratings, *templates])
+    _check_file_names(inputs, [*inputs.suite_files, *judging.files(config), *inputs.ratings, *templates])
 
 
 def _check_base(inputs: Inputs, name: str) -> None:

@@ -16,6 +16,7 @@ from posttrain.objectives import data_refusal
 from posttrain.runtime import user_code
 from posttrain.runtime.errors import UserError
 from posttrain.training import early_stopping, strategies
+from posttrain.workflow import judging
 from posttrain.workflow.inputs import Inputs
 from posttrain.workflow.lineage import Lineage, origins
 from posttrain.workflow.names import Names, Node, require
@@ -136,6 +137,7 @@ def check_references(inputs: Inputs) -> None:
         require("evaluation.data", "dataset", dataset, config.datasets)
     _check_suites(config, folder)
     _ = inputs.evaluation_rewards
+    judging.check(inputs.lineage, folder)
     for name, table in config.datasets.items():
         if table.ratings:
             _check_pair(names, f"datasets.{name}.ratings", table.ratings)

@@ -1,0 +1,188 @@
+"""`posttrain chat`: talk with a model in the terminal, or with two side by side, as they were trained to be talked with.
+
+What stands on standard input is one prompt where that is no terminal, and its answer is all that is printed.
+"""
+
+import argparse
+import logging
+import re
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from posttrain.cli import configuration, models, terminal
+from posttrain.data import thoughts
+from posttrain.runtime.errors import UserError, printable
+
+if TYPE_CHECKING:
+    from posttrain.inference.chat import Partner, Reply, Show
+    from posttrain.workflow.project import Project
+
+COMMAND = re.compile(r"/([a-z]+)(?:\s+(.*))?$", re.DOTALL)
+HELP = "/reset begins anew, /system TEXT with another system prompt; Ctrl-C stops an answer, /quit or Ctrl-D ends"
+
+
+class Chosen(NamedTuple):
+    """A model that is to be loaded."""
+
+    name: str
+    folder: Path
+
+
+def run(options: argparse.Namespace) -> None:
+    """Find the models, load them and talk.
+
+    Raises:
+        UserError: too many models, no such model, a model that gives no answers or is not built; and whatever
+            is wrong with the one prompt that was piped.
+    """
+    logging.disable(logging.WARNING)  # what libraries say of themselves is no part of a conversation
+    check(options)
+    project, _ = configuration.project(options)
+    names = [models.canonical(project, name) for name in dict.fromkeys(options.names)]
+    chosen = [find(project, name) for name in names]
+    # Both are asked the same, so a base is asked as the run beside it.
+    systems = [options.system, *(models.trained_with(project, name) for name in names)]
+    system = next((text for text in systems if text is not None), None)
+    piped = None if sys.stdin.isatty() else sys.stdin.read().strip()
+    if piped == "":
+        raise UserError("no-rows", "standard input", "there is no prompt in it", "write one, or start it in a terminal")
+    talk = Talk({one.name: load(one.folder, options) for one in chosen}, system)
+    if piped is None:
+        converse(talk)
+    else:
+        talk.turn(piped, terminal.plainly)
+
+
+def check(options: argparse.Namespace) -> None:
+    """Look at the options' values.
+
+    Raises:
+        UserError: one is out of its range.
+    """
+    if len(options.names) > 2:
+        raise UserError("invalid-value", "MODEL", f"there are {len(options.names)}", "name one or two")
+    for name, value, least in (("temperature", options.temperature, 0), ("max-new-tokens", options.max_new_tokens, 1)):
+        if not value >= least:
+            raise UserError("invalid-value", f"--{name}", f"{value} is below {least}", "write a larger one")
+
+
+def find(project: "Project", name: str) -> Chosen:
+    """The folder of a model that ships.
+
+    Raises:
+        UserError: it is a reward model, or not built.
+    """
+    if project.is_reward(name):
+        raise UserError("unsupported-model", name, "it is a reward model, which gives scores and no answers")
+    return Chosen(name, models.built(project, name, project.model(name)))
+
+
+def load(folder: Path, options: argparse.Namespace) -> "Partner":
+    """Load a model: on a processor in float32, as evaluation does, on a GPU in its own type."""
+    import torch
+    import transformers
+
+    from posttrain.inference.chat import Partner
+    from posttrain.models import loading
+
+    transformers.utils.logging.disable_progress_bar()
+    model = loading.load(folder, torch.float32 if loading.DEVICE == "cpu" else "auto", arithmetic="fp32").eval()
+    return Partner(model, loading.tokenizer(folder), options.temperature, options.max_new_tokens)
+
+
+class Talk:
+    """A conversation with one or two models, each of which remembers its own answers."""
+
+    def __init__(self, partners: "dict[str, Partner]", system: str | None) -> None:
+        self.partners = partners
+        self.begin(system)
+
+    def begin(self, system: str | None) -> None:
+        """Begin a new conversation; a `system` prompt that is None or empty is none, and the template's own stands."""
+        self.system = system
+        opening = [{"role": "system", "content": system}] if system else []
+        self.turns = {name: [*opening] for name in self.partners}
+
+    def turn(self, prompt: str, present: "Callable[[dict[str, terminal.Answer]], None]") -> None:
+        """Ask every model, and let `present` show the answers; they are remembered once all are there.
+
+        Raises:
+            UserError: a model cannot answer; nothing is remembered of the prompt.
+        """
+        asked = {name: [*turns, {"role": "user", "content": prompt}] for name, turns in self.turns.items()}
+        replies: dict[str, Reply] = {}
+
+        def answering(name: str) -> "terminal.Answer":
+            def answer(show: "Show") -> "Reply":
+                replies[name] = self.partners[name].reply(asked[name], show)
+                return replies[name]
+
+            return answer
+
+        present({name: answering(name) for name in self.partners})
+        for name, reply in replies.items():
+            answer = {"role": "assistant", "content": thoughts.answer(reply.text)}
+            self.turns[name] = [*asked[name], answer]
+
+
+# ---- in a terminal
+
+
+def converse(talk: Talk) -> None:
+    """Read prompts and commands until the end."""
+    import readline  # noqa: F401  (input() then edits lines and remembers them)
+
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    alone, plain = len(talk.partners) == 1, not sys.stdout.isatty()
+    present = terminal.plainly if plain else partial(terminal.in_lines if alone else terminal.in_columns, console)
+    head(talk)
+    print(HELP, file=sys.stderr)
+    while (prompt := read("" if plain else "> ")) is not None:
+        command = COMMAND.match(prompt)
+        if command and command[1] == "quit":
+            return
+        if command:
+            obey(talk, command)
+        elif prompt:
+            try:
+                talk.turn(prompt, present)
+            except UserError as error:
+                terminal.tell(str(error))
+            except KeyboardInterrupt:  # between two answers
+                terminal.tell("stopped; the prompt is forgotten")
+
+
+def read(mark: str) -> str | None:
+    """What is typed, without white space around it; None at the end. Ctrl-C clears the line."""
+    while True:
+        try:
+            return input(mark).strip()
+        except KeyboardInterrupt:
+            print()
+        except EOFError:
+            print()
+            return None
+
+
+def obey(talk: Talk, command: re.Match) -> None:
+    """Carry out a command that is typed, or say which there are."""
+    word, text = command.groups()
+    if word == "reset" and not text:
+        talk.begin(talk.system)
+    elif word == "system":
+        talk.begin(text)
+    else:
+        terminal.tell(f"there is no command {command[0]}; {HELP}")
+        return
+    head(talk)
+
+
+def head(talk: Talk) -> None:
+    """Say who answers, asked how."""
+    system = f"system prompt: {talk.system}" if talk.system else "no system prompt but the template's own"
+    terminal.tell(f"{' and '.join(talk.partners)}; {printable(system)}")

@@ -1,0 +1,23 @@
+"""What an export is made from."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class Sources(NamedTuple):
+    """A trained run, as the rules of the graph left it."""
+
+    spec: dict[str, Any]
+    """the run's"""
+    model: Path
+    """the trained model in float32; of a method that cannot be merged, the adapter beside its base"""
+    manifest: Path
+    """merge.json, with the hashes of the model's files"""
+    trained: Path
+    """what training wrote: an adapter, or the weights of a full fine-tuning"""
+    parent: Path
+    """the model that the adapter belongs to, in float32 or as its base is stored: what the first of `stages` started from"""
+    before: Path
+    """base.json or merge.json of that model, with the hashes of its files"""
+    stages: tuple[Path, ...]
+    """what training wrote of the runs whose adapters are one together, see `methods.combined`; the run's own is the last"""
