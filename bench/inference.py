@@ -58,6 +58,13 @@ class Task(NamedTuple):
         return [{"id": str(i), "place": f"{self.file} line {i}", "prompt": one} for i, one in enumerate(turns, 1)]
 
 
+class Server(NamedTuple):
+    """llama.cpp's."""
+
+    address: str
+    process: int
+
+
 TASKS = {
     "commands": Task("snips_train.jsonl", "command", [{"role": "system", "content": SYSTEM}], 64),
     "sums": Task("gsm8k_train.jsonl", "question", [], 192),
@@ -88,15 +95,15 @@ def main() -> None:
         return
     ratios: dict[str, list[float]] = {}
     with contextlib.ExitStack() as stack:
-        address = stack.enter_context(server(options.server, options.gguf)) if options.server else None
+        served = stack.enter_context(server(options.server, options.gguf)) if options.server else None
         for name in options.tasks:
-            for other, ratio in compare(name, TASKS[name], options.rows, model, tokenizer, address):
+            for other, ratio in compare(name, TASKS[name], options.rows, model, tokenizer, served):
                 ratios.setdefault(other, []).append(ratio)
     for other, found in ratios.items():
         tell(f"batch rows/s, ours / {other}", geometric_mean(found))
 
 
-def compare(name: str, task: Task, count: int, model, tokenizer, address: str | None) -> Iterator[tuple[str, float]]:
+def compare(name: str, task: Task, count: int, model, tokenizer, served: Server | None) -> Iterator[tuple[str, float]]:
     """Answer a task's prompts in each way; gives the ratios to ours."""
     from posttrain.data.encoding import prompt_tokens
 
@@ -108,13 +115,13 @@ def compare(name: str, task: Task, count: int, model, tokenizer, address: str | 
         EIGHT: lambda: plain(model, tokenizer, prompts, 8, task.max_new_tokens),
         ONE: lambda: plain(model, tokenizer, prompts, 1, task.max_new_tokens),
     }
-    if address:
-        ways[LLAMA] = lambda: llama(address, prompts, task.max_new_tokens)
+    if served:
+        ways[LLAMA] = lambda: llama(served.address, prompts, task.max_new_tokens)
     expected, rate = None, 0.0
     for way, answer in ways.items():
-        start, before = time.perf_counter(), processor_seconds()
+        start, before = time.perf_counter(), processor_seconds(served and served.process)
         given = answer()
-        seconds, used = time.perf_counter() - start, processor_seconds() - before
+        seconds, used = time.perf_counter() - start, processor_seconds(served and served.process) - before
         expected = given if expected is None else expected
         same = sum(text.strip() == other.strip() for text, other in zip(given, expected, strict=True))
         print(
@@ -131,9 +138,10 @@ def compare(name: str, task: Task, count: int, model, tokenizer, address: str | 
             yield way, rate * seconds / count
 
 
-def processor_seconds() -> float:
-    """Of this process and of the children that it has waited for."""
-    return sum(os.times()[:4])
+def processor_seconds(server: int | None) -> float:
+    """Of this process and of the server."""
+    others = Path(f"/proc/{server}/stat").read_text().rpartition(")")[2].split()[11:13] if server else []
+    return sum(os.times()[:2]) + sum(map(int, others)) / os.sysconf("SC_CLK_TCK")
 
 
 def ours(model, tokenizer, rows: list[dict], longest: int) -> list[str]:
@@ -205,8 +213,8 @@ def many(model, tokenizer, count: int) -> None:
 
 
 @contextlib.contextmanager
-def server(program: str, gguf: Path) -> Iterator[str]:
-    """The address of a server of llama.cpp that has read the model."""
+def server(program: str, gguf: Path) -> Iterator[Server]:
+    """A server of llama.cpp that has read the model."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -222,7 +230,7 @@ def server(program: str, gguf: Path) -> Iterator[str]:
             if started.poll() is not None:
                 sys.exit(f"{' '.join(command)}: exit status {started.returncode}")
             time.sleep(0.2)
-        yield address
+        yield Server(address, started.pid)
     finally:
         started.send_signal(signal.SIGTERM)
         started.wait()
