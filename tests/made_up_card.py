@@ -45,8 +45,14 @@ def write(objective: str = "dpo", method: str = "lora", hub: str | None = "org/m
     )
     write_data("sums", ENGLISH, {"path": "/home/anna/비밀/합계 <b>|`x`.jsonl", "hub": None}, None)
     parts = {"chats": {"train": 1, "validation": 0}, "sums": {"train": 2, "validation": 0}}
+    mix = {"mix": [{"name": "chats", "spec": "0"}, {"name": "sums", "spec": "0"}]}
     write_data(
-        "mixed", ENGLISH, {"mix": [{"name": "chats", "spec": "0"}, {"name": "sums", "spec": "0"}]}, None, parts=parts, dropped={"repeated": 3}
+        "mixed",
+        ENGLISH,
+        mix,
+        None,
+        parts=parts,
+        dropped={"repeated": 3},
     )
     suites = {
         "safety": {"kind": "safety", "limit": 8},
