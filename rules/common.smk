@@ -518,6 +518,11 @@ def judged_ratings(wildcards):
     return rating_files(wildcards) if judged_pairs(wildcards) else []
 
 
+def export_proofs(wildcards):
+    """The proofs of the configured exports that a run can have, and of others that are there."""
+    return [paths.proof(wildcards.run, kind) for kind in PROJECT.exported_kinds(wildcards.run)]
+
+
 def lineage_steps(wildcards):
     return expand("results/{run}/train.jsonl", run=PROJECT.lineage(wildcards.run)[1:])
 
@@ -529,7 +534,8 @@ def sweep_results(wildcards):
 
 def sweep_overruled(wildcards):
     runs = PROJECT.sweep_runs(wildcards.sweep)
-    return [*overruled(runs), *if_stored(expand("results/{run}/train.jsonl", run=runs))]
+    files = ["train.jsonl", *(["judge/verdicts.jsonl"] if judging.suites(PROJECT.config) else [])]
+    return [*overruled(runs), *if_stored(expand("results/{run}/{file}", run=runs, file=files))]
 
 
 def reported_besides(wildcards):

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from posttrain.cli import configuration, models, terminal
 from posttrain.data import thoughts
 from posttrain.runtime.errors import UserError, printable
-from posttrain.workflow import paths
 
 if TYPE_CHECKING:
     from posttrain.inference.chat import Partner, Reply, Show
@@ -44,7 +43,9 @@ def run(options: argparse.Namespace) -> None:
     project, _ = configuration.project(options)
     names = [models.canonical(project, name) for name in dict.fromkeys(options.names)]
     chosen = [find(project, name) for name in names]
-    system = options.system if options.system is not None else trained_with(project, names)
+    # Both are asked the same, so a base is asked as the run beside it.
+    systems = [options.system, *(models.trained_with(project, name) for name in names)]
+    system = next((text for text in systems if text is not None), None)
     piped = None if sys.stdin.isatty() else sys.stdin.read().strip()
     if piped == "":
         raise UserError("no-rows", "standard input", "there is no prompt in it", "write one, or start it in a terminal")
@@ -77,17 +78,6 @@ def find(project: "Project", name: str) -> Chosen:
     if project.is_reward(name):
         raise UserError("unsupported-model", name, "it is a reward model, which gives scores and no answers")
     return Chosen(name, models.built(project, name, project.model(name)))
-
-
-def trained_with(project: "Project", names: list[str]) -> str | None:
-    """The system prompt that the rows of a run share, for all models, so that they are asked the same; the first run's."""
-    from posttrain.data import system_prompts
-
-    for name in names:
-        if name not in project.config.bases:
-            rows = Path(paths.data(project.run(name).run.data, "train.parquet"))
-            return system_prompts.of_rows(rows) if rows.exists() else None
-    return None
 
 
 def load(folder: Path, options: argparse.Namespace) -> "Partner":

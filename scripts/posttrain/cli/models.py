@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from posttrain.runtime.errors import UserError, nearest
+from posttrain.workflow import paths
 
 if TYPE_CHECKING:
     from posttrain.workflow.project import Project
@@ -30,3 +31,13 @@ def built(project: "Project", name: str, folder: str) -> Path:
     if not Path(folder).exists():
         raise UserError("not-built", name, "it is not built yet", f"run: {project.command(folder)}")
     return Path(folder)
+
+
+def trained_with(project: "Project", name: str) -> str | None:
+    """The system prompt that the rows of a run share; None of a base, and where there is none."""
+    from posttrain.data import system_prompts
+
+    if name in project.config.bases:
+        return None
+    rows = Path(paths.data(project.run(name).run.data, "train.parquet"))
+    return system_prompts.of_rows(rows) if rows.exists() else None
