@@ -100,7 +100,7 @@ def test_recipe_data_results_limits_and_cost_are_there(results):
     limits = section(card, "Limits")
     assert "- Worse than `sft_0`: format followed." in limits
     assert "- The check overlap was overruled for `dpo_1`: `3 rows`." in limits
-    assert "| `dpo_1` | NVIDIA H100 80GB HBM3 | 1 h 00 min |" in section(card, "Hardware, time and energy")
+    assert "| `dpo_1` | NVIDIA H100 80GB HBM3 | 60 min | 2 min |" in section(card, "Hardware, time and energy")
     assert ", 4.05 EUR. Energy is estimated" in card
     assert "| `datasets.chats` | CC-BY-4.0 | its dataset card |" in section(card, "Licence")
 
