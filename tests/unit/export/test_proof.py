@@ -38,6 +38,8 @@ class Run:
             rows = chats if data == "chats" else pairs(chats)
             write_rows(Path(f"results/data/{data}/validation.parquet"), rows, SHAPES[data])
             atomic.write_json(Path(f"results/data/{data}/data.json"), {})
+        base = Path("results/bases/base")
+        atomic.write_json(base / "base.json", {"files": hashes.folder_hashes(base / "model")})
 
     def project(self) -> Project:
         return Project(self.configuration({"evaluation.suites": SUITES} | self.changes))
