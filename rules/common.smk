@@ -534,7 +534,8 @@ def sweep_results(wildcards):
 
 def sweep_overruled(wildcards):
     runs = PROJECT.sweep_runs(wildcards.sweep)
-    return [*overruled(runs), *if_stored(expand("results/{run}/train.jsonl", run=runs))]
+    files = ["train.jsonl", *(["judge/verdicts.jsonl"] if judging.suites(PROJECT.config) else [])]
+    return [*overruled(runs), *if_stored(expand("results/{run}/{file}", run=runs, file=files))]
 
 
 def reported_besides(wildcards):

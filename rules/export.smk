@@ -74,6 +74,8 @@ rule prove_export:
         spec="results/{run}/export/spec.json",
         export="results/{run}/export/{kind}",
         reference="results/{run}/export/reference.parquet",
+        model=ancient(own_model),
+        manifest=own_manifest,
         parent=ancient(adapters_base),
         before=adapters_manifest,
         files=export_files,
@@ -91,8 +93,8 @@ rule prove_export:
     shell:
         """
         exec python "$POSTTRAIN"/prove_export.py --spec {input.spec:q} --kind {wildcards.kind:q} \
-            --export {input.export:q} --reference {input.reference:q} --parent {input.parent:q} \
-            --before {input.before:q} --output {output:q} --log {log:q}
+            --export {input.export:q} --reference {input.reference:q} --model {input.model:q} \
+            --manifest {input.manifest:q} --parent {input.parent:q} --before {input.before:q} --output {output:q} --log {log:q}
         """
 
 

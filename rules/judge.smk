@@ -19,8 +19,8 @@ if JUDGED:
             instructions=judge_instructions,
             ratings=judged_ratings,
         output:
+            verdicts="results/{run}/judge/verdicts.jsonl",  # first, as it says whose job this is
             metrics="results/{run}/eval.json",
-            verdicts="results/{run}/judge/verdicts.jsonl",
         log:
             "results/logs/judge/{run}.log",
         conda:

@@ -82,6 +82,7 @@ def judge_suite(result: dict, suite: str, how: dict, settings: dict, asked: list
     found, row = compared(judge, instruction(settings), asked, options.verdicts.with_name("replies.jsonl"))
     metric = f"{suite}/win_rate"
     result["metrics"][metric], against = win_rate.win_rate(found.verdicts, clusters(found.examples))
+    result["by_dataset"].setdefault(asked[0][0]["dataset"], {})[metric] = result["metrics"][metric]
     result["against"].setdefault(other, {})[metric] = against
     agreement = with_people(found, name, other, options.ratings)
     result["judge"][suite] = {"by": by(how), "against": other} | row | agreement

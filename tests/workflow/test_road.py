@@ -12,12 +12,14 @@ import yaml
 from conftest import REPOSITORY, TINY, environment, planned, snakemake
 
 from posttrain import documents
+from posttrain.reports import front_matter
 
 TARGETS = (
     "results/dpo_full/loss.png",
     "results/sweeps/rank/table.tsv",
     "results/ratings/tiny~sft_lora/rate.html",
     "results/report.html",
+    "results/dpo_lora/README.md",
 )
 STANDARD = {
     "perplexity",
@@ -112,6 +114,14 @@ def test_others_can_load_the_model(road):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     ids = tokenizer.apply_chat_template([{"role": "user", "content": "2+2?"}], return_tensors="pt", return_dict=True)
     assert AutoModelForCausalLM.from_pretrained(folder)(**ids).logits.shape[-1] == 512
+
+
+def test_the_card_is_one_that_the_hub_takes_and_its_lines_load_the_model(road, capsys):
+    text = (road / "results/dpo_lora/README.md").read_text()
+    assert front_matter.faults(text) == [] and str(road) not in text and "| `dpo_lora` |" in text
+    code = text.split("```python\n")[1].split("```")[0].replace("FOLDER", str(road / "results/dpo_lora/model"))
+    exec(compile(code.replace("max_new_tokens=200", "max_new_tokens=2"), "card", "exec"), {})
+    assert capsys.readouterr().out.endswith("\n")
 
 
 def test_provenance_names_inputs_versions_and_code(road):

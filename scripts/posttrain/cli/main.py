@@ -7,6 +7,7 @@ posttrain rebuild-check sft_lora              train it again elsewhere and compa
 posttrain send-mlflow sft_lora                send what MLflow missed while it was away
 posttrain serve dpo_lora [--export KIND]      answer requests as OpenAI's API does
 posttrain chat sft_lora [dpo_lora]            talk with a model in the terminal, or with two side by side
+posttrain publish dpo_lora ORG/NAME           put a run, or an export, on the Hugging Face Hub, with its card
 posttrain schema [--check]                    regenerate config/schema.json and the tables of config/README.md
 
 All but schema read the configuration that Snakemake read last in this folder, or --configfile FILE.
@@ -43,6 +44,8 @@ def parser() -> argparse.ArgumentParser:
     add_serve(serve)
     chat = commands.add_parser("chat", help="talk with a model, or with two side by side")
     add_chat(chat)
+    publish = commands.add_parser("publish", help="put a run on the Hugging Face Hub, with its card")
+    add_publish(publish)
     schema = commands.add_parser("schema", help="regenerate the schema and the configuration page")
     schema.add_argument("--check", action="store_true", help="only say whether they are up to date")
     with_targets = {
@@ -51,13 +54,26 @@ def parser() -> argparse.ArgumentParser:
         "rebuild-check": (1, "train a run again elsewhere and compare the bits"),
         "send-mlflow": ("+", "send finished runs to MLflow, as far as they are not there"),
     }
-    reading = [table, serve, chat]
+    reading = [table, serve, chat, publish]
     for name, (number, words) in with_targets.items():
         reading.append(commands.add_parser(name, help=words))
         reading[-1].add_argument("targets", nargs=number, metavar="TARGET", help="a run, or a file under results/")
     for one in reading:
         configuration.add_options(one)
     return parser
+
+
+def add_publish(publish: argparse.ArgumentParser) -> None:
+    """The arguments of `posttrain publish`."""
+    publish.add_argument("run", metavar="RUN")
+    publish.add_argument("repository", metavar="ORG/NAME", help="of the repository on the hub")
+    what = publish.add_mutually_exclusive_group()
+    what.add_argument("--export", metavar="KIND", help="this export, which has to be proved, instead of the model")
+    what.add_argument("--adapter", action="store_const", const="adapter", dest="export", help="as --export adapter")
+    publish.add_argument("--private", action="store_true", help="make the repository a private one")
+    publish.add_argument("--revision", metavar="BRANCH", help="commit to this branch, made where it is not there")
+    publish.add_argument("--replace", action="store_true", help="remove other files that the repository has")
+    publish.add_argument("--dry-run", action="store_true", help="show what would be sent, and send nothing")
 
 
 def add_serve(serve: argparse.ArgumentParser) -> None:

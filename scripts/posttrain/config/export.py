@@ -34,6 +34,12 @@ class Limits(Strict):
         le=1,
         description="smallest share of the tokens of held-out answers at which both models name the same likeliest token",
     )
+    same_tokens: Number | None = Field(
+        1.0, ge=0, le=1, description="smallest share of the texts that get the same token ids as in transformers"
+    )
+    same_template: Number | None = Field(
+        1.0, ge=0, le=1, description="smallest share of the conversations that are rendered as by transformers"
+    )
     size_bytes: Count | None = Field(None, gt=0, description="largest size of the files together")
 
 

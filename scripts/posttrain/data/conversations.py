@@ -71,9 +71,13 @@ def render(tokenizer: Any, turns: Turns, tools: str | None = None, generate: boo
     if not template:
         ends = {"assistant": tokenizer.eos_token}
         return "".join(turn["content"] + ends.get(turn["role"], "\n") for turn in turns)
-    turns = [_for_template(tokenizer, turn) if turn["role"] == "assistant" else turn for turn in turns]
-    text = _rendered(tokenizer, turns, tools, generate)
+    text = _rendered(tokenizer, for_template(tokenizer, turns), tools, generate)
     return text + _header(tokenizer, str(template)) if generate else text
+
+
+def for_template(tokenizer: Any, turns: Turns) -> Turns:
+    """The turns of a row as its tokenizer's chat template takes them."""
+    return [_for_template(tokenizer, turn) if turn["role"] == "assistant" else turn for turn in turns]
 
 
 def _for_template(tokenizer: Any, turn: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ whatever else somebody wrote. This is a check for mistakes, not legal advice: it
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,10 @@ FORBIDDING = re.compile(
     r"(?<![a-z])nc(?![a-z])|non-?commercial|non-?production|no(t-for)?-commercial"
     r"|^(?!.*commercial).*(?<![a-z])research(?![a-z])"
 )
+# Those that let nobody else have what is made from the part, by their names: no derivatives, or no licence at all.
+CLOSED = re.compile(
+    r"(?<![a-z])nd(?![a-z])|no-?deriv|proprietary|all-rights-reserved|unlicensed|confidential|internal-use"
+)
 FRONT_MATTER = re.compile(r"\A\s*---[ \t]*\n(.*?)\n---[ \t]*(\n|\Z)", re.DOTALL)
 OPERATORS = re.compile(r"\s+(and|or)\s+|-(and)-|([()])", re.IGNORECASE)  # `-and-` as card_fields writes it
 
@@ -67,7 +72,12 @@ def forbids(licence: str | None, use: str) -> bool:
     """
     if use != "commercial" or licence is None:
         return False
-    return _forbids(_tokens(licence)) if is_known(licence) else _says_so(licence)
+    return _any(_tokens(licence), _says_so) if is_known(licence) else _says_so(licence)
+
+
+def forbids_sharing(licence: str | None) -> bool:
+    """Whether the licence forbids to give away what is made from the part; one that is missing or not known forbids nothing."""
+    return licence is not None and _any(_tokens(licence), lambda name: bool(CLOSED.search(_spelling(name))))
 
 
 def of_card(folder: Path) -> str | None:
@@ -131,12 +141,13 @@ def _tokens(licence: str) -> list[str]:
     return [token.lower() if OPERATORS.fullmatch(f" {token} ") else token for token in tokens if token]
 
 
-def _forbids(tokens: list[str]) -> bool:
+def _any(tokens: list[str], forbids_it: Callable[[str], bool]) -> bool:
+    """Whether an expression forbids something, where each name in it does or does not."""
     for operator, combined in (("or", all), ("and", any)):
         operands = _split(tokens, operator)
         if len(operands) > 1:
-            return combined(map(_forbids, operands))
-    return _forbids(tokens[1:-1]) if tokens[0] == "(" else _says_so(tokens[0])
+            return combined(_any(operand, forbids_it) for operand in operands)
+    return _any(tokens[1:-1], forbids_it) if tokens[0] == "(" else forbids_it(tokens[0])
 
 
 def _split(tokens: list[str], operator: str) -> list[list[str]]:
@@ -152,8 +163,12 @@ def _split(tokens: list[str], operator: str) -> list[list[str]]:
 
 
 def _says_so(name: str) -> bool:
-    spelling = re.sub(r"[\s_-]+", "-", (_canonical(name) or name).lower())
+    spelling = _spelling(name)
     return spelling in NON_COMMERCIAL or bool(FORBIDDING.search(spelling))
+
+
+def _spelling(name: str) -> str:
+    return re.sub(r"[\s_-]+", "-", (_canonical(name) or name).lower())
 
 
 def _canonical(token: str) -> str | None:

@@ -35,7 +35,8 @@ def write(kind: str, sources: Sources, folder: Path) -> None:
 
             transformers_files.write(row, sources.model, beside)
         for file in filter(Path.is_file, beside.rglob("*")):
-            file.chmod(0o644)
+            if file.stat().st_nlink == 1:  # else it is a link to a file of the model's, or of the user's
+                file.chmod(0o644)
 
 
 def size(row: Export, sources: Sources) -> int:

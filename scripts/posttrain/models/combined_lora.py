@@ -16,7 +16,7 @@ from peft import LoraConfig
 from peft.utils.other import get_pattern_key
 from safetensors.torch import load_file, save_file
 
-from posttrain.runtime.atomic import read_json
+from posttrain.runtime.atomic import read_json, write_json
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PREFIX = "base_model.model."
@@ -49,7 +49,9 @@ def combine(adapters: Sequence[Path], folder: Path, name: str) -> None:
         layers, rest = ({key: value for key, value in part.items() if not _is_head(key)} for part in (layers, rest))
     rank = max(sum(len(a) for a, _ in pairs) for pairs in layers.values())
     save_file(_tensors(layers, rank) | rest, folder / WEIGHTS, metadata={"format": "pt"})
-    _config(configs, sorted({_module(key) for key in layers}), rank, name).save_pretrained(folder)
+    config = _config(configs, sorted({_module(key) for key in layers}), rank, name).to_dict()
+    sets = {key: sorted(value) for key, value in config.items() if isinstance(value, set)}  # in an order of their own
+    write_json(folder / CONFIG, config | sets)
 
 
 def is_uniform(config: dict[str, Any]) -> bool:
@@ -113,7 +115,7 @@ def _config(configs: list[dict[str, Any]], modules: list[str], rank: int, name: 
         lora_dropout=0.0,
         target_modules=last if whole else modules,
         fan_in_fan_out=configs[-1]["fan_in_fan_out"],
-        modules_to_save=configs[-1].get("modules_to_save"),
+        modules_to_save=sorted({*(configs[-1].get("modules_to_save") or [])}) or None,
         trainable_token_indices=rows[-1] if rows else None,
         inference_mode=True,
     )

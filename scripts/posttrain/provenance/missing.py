@@ -27,11 +27,14 @@ def rebuild(project: Project, result: str, wrong: list[str]) -> str:
 
     Args:
         project: the configuration.
-        result: a run, `RUN/eval`, `bases/NAME`, `data/NAME` or a folder of tokens.
+        result: a run, `RUN/eval`, `RUN/export/KIND`, `bases/NAME`, `data/NAME` or a folder of tokens.
         wrong: what is wrong with it; each begins with the file's place in the result's folder.
     """
     if result.endswith("/eval"):
         return project.command(f"--force {paths.evaluation(result.removesuffix('/eval'))}")
+    run, _, kind = result.partition("/export/")
+    if kind:
+        return project.command(f"--force {paths.export(run, kind)} {paths.proof(run, kind)}")
     table = paths.target(paths.of(result)).table
     if table:
         file = {"bases": "base.json", "data": "data.json", "tokens": "report.json"}[table]

@@ -19,6 +19,7 @@ from posttrain.reports import (
     results_table,
     summary,
     training_curves,
+    verdict_lines,
 )
 from posttrain.reports.intervals import value_axis
 from posttrain.runtime.atomic import read_json
@@ -60,6 +61,7 @@ def collect(context: dict[str, Any]) -> dict[str, Any]:
         "tree": graph_layout.tree(context["models"]),
         "groups": groups,
         "comparisons": sum(len(row["against"]) for group in groups for row in group["rows"]),
+        "judged": [line for model in models for line in verdict_lines.judged(model["eval"])],
         "origins": [_origins(table) for table in origins.compared(models, results_table.names(models))],
         "curves": [training_curves.training(run, len(runs)) for run in runs],
         "answers": _answers(runs),

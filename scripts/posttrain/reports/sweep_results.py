@@ -1,16 +1,19 @@
 """A sweep as its points' files have it: settings with their metrics, their costs, and their verdicts against each other."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from posttrain.evaluation.example_scores import PARENTS, clusters, columns, key, measured, read_examples
+from posttrain.evaluation.example_scores import PARENTS, Examples, clusters, columns, key, measured, read_examples
 from posttrain.metrics.paired import Measured, measure
 from posttrain.reports import overruled, sweeps, work
 from posttrain.reports.sweeps import Setting, Sweep
 from posttrain.runtime.atomic import read_json
 from posttrain.workflow import paths
+
+OF_PARENT = (*PARENTS, "win_rate")  # comparable only where the parent is the same
 
 Points = list[tuple[str, dict[str, Any]]]
 
@@ -31,7 +34,7 @@ def read(name: str, points: Points) -> Sweep:
         for metric in metrics
     }
     comparable = {
-        metric: own for metric, own in trainings.items() if len(parents) == 1 or metric.split("/")[-1] not in PARENTS
+        metric: own for metric, own in trainings.items() if len(parents) == 1 or metric.split("/")[-1] not in OF_PARENT
     }
     each, unit = work.of_each(list(folders))
     return Sweep(
@@ -50,7 +53,7 @@ def read(name: str, points: Points) -> Sweep:
 
 def _measure(settings: list[Setting], results: dict[str, dict]) -> tuple[dict, dict[str, list[Measured]]]:
     """The metrics that every point has, and each of them for every setting, on the same examples in the same order."""
-    examples = {run: read_examples(Path(paths.examples(run))) for run in results}
+    examples = {run: _examples(run) for run in results}
     first = list(next(iter(examples.values())).values())
     metrics, found = {}, {}
     for name, metric, rows in measured(first):
@@ -67,3 +70,13 @@ def _measure(settings: list[Setting], results: dict[str, dict]) -> tuple[dict, d
             for setting in settings
         ]
     return metrics, found
+
+
+def _examples(run: str) -> Examples:
+    """The examples of a run; those that a judge has compared with another model's have a `win_rate` as well."""
+    examples, file = read_examples(Path(paths.examples(run))), Path(paths.verdicts(run))
+    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+        row = json.loads(line)
+        if key(row) in examples:  # a judge that the configuration has no more may have left others
+            examples[key(row)]["win_rate"] = row["win"]
+    return examples

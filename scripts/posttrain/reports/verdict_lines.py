@@ -76,7 +76,9 @@ def judged(result: dict) -> list[str]:
         parts = [
             f"{shown(name, row['ties']['value'])} ties",
             f"the first answer won {_interval(first)} of the verdicts" if first else "no verdict for either answer",
-            f"{row['unreadable']} replies without a verdict" if row["unreadable"] else "",
+            f"{row['unreadable']} repl{'y' if row['unreadable'] == 1 else 'ies'} without a verdict"
+            if row["unreadable"]
+            else "",
             f"people agree on {_interval(agreement)} of {agreement['n']} pairs" if agreement else "",
             f"cost {row['cost']:.4g}" if "cost" in row else "",
         ]

@@ -141,7 +141,7 @@ class Server:
             raise Refused(400, problem, "messages" if room < 1 else "max_tokens", "context_length_exceeded")
         options = Options(asked.limit or room, asked.temperature, asked.top_p, asked.seed, schema)
         opening = thoughts.opened(served.tokenizer, ids)
-        return Prompt(asked, ids, options, Answer(opening, (*asked.stops, *served.stops), names))
+        return Prompt(asked, ids, options, Answer(opening, (*asked.stop, *served.stops), names))
 
     # ---- answers
 
@@ -170,14 +170,14 @@ class Server:
 
     async def _whole(self, prompt: Prompt) -> tuple[dict[str, Any], str | None, dict[str, int]]:
         """The message, why it ends, and the numbers of tokens."""
-        parts, end, count = [], None, 0
-        async for text, end, count in self._pieces(prompt):  # noqa: B007 (the last ones are read below)
-            parts.append(text)
-        message = {"role": "assistant", "content": "".join(parts) or None, "refusal": None}
+        found = [piece async for piece in self._pieces(prompt)]
+        _, end, count = found[-1]
+        text = "".join(part for part, _, _ in found)
+        message = {"role": "assistant", "content": text or None, "refusal": None}
         if prompt.answer.calls:
             message["tool_calls"] = _calls(prompt.answer)
         else:
-            message["content"] = message["content"] or ""
+            message["content"] = text
         return message, end, _usage(prompt, count)
 
     async def _events(

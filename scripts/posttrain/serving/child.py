@@ -7,7 +7,6 @@ process knows.
 import asyncio
 import contextlib
 import ctypes
-import json
 import os
 import secrets
 import signal
@@ -16,6 +15,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import httpx2
 import openai
 
 from posttrain.runtime.errors import UserError
@@ -59,14 +59,13 @@ class Child:
                 os._exit(1)
 
         log.parent.mkdir(parents=True, exist_ok=True)
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("LLAMA_", "VLLM_API_KEY"))}
         with log.open("wb") as output:
             self._process = subprocess.Popen(
                 [*program.command, "--host", "127.0.0.1", "--port", str(port)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=kept | {program.key_variable: key},
+                env=dict(os.environ) | {program.key_variable: key},
                 preexec_fn=with_parent,
                 process_group=0,  # Ctrl-C is for this process, which ends it
             )
@@ -83,7 +82,7 @@ class Child:
                 await self._client.models.list()
                 return
             if self._process.poll() is not None:
-                raise UserError("server-failed", self._program.name, self._said(), f"its output is in {self._log}")
+                raise UserError("server-failed", "", self._said(), f"its output is in {self._log}")
             await asyncio.sleep(0.05)
 
     async def complete(self, model: str, prompt: list[int], options: Options) -> AsyncIterator[Piece]:
@@ -116,7 +115,7 @@ class Child:
                         return
         except openai.BadRequestError as error:
             raise Refused(400, f"{self._program.name}: {_first_line(error.message)}") from None
-        except (openai.APIError, openai.httpx.HTTPError, json.JSONDecodeError) as error:
+        except (openai.APIError, httpx2.HTTPError, ValueError) as error:
             # A process that was killed may be there a moment longer than its connections.
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.ended(), 1)

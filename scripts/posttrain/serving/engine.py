@@ -86,7 +86,8 @@ class Engine(threading.Thread):
         self.model, self.tokenizer = model.eval(), tokenizer
         self._stops = scoring.stop_tokens(model, tokenizer)
         plain = getattr(model, "get_base_model", lambda: model)()
-        self._joins = shared_prefix.can_share(plain) and scoring.virtual_tokens(model, 1) is None
+        # Adapters of one model alone may put something before the prompt.
+        self._joins = shared_prefix.can_share(plain) and (adapters is not None or not hasattr(model, "peft_config"))
         self._waiting: deque[Request] = deque()
         self._changed = threading.Condition()
         self._ended = False
@@ -121,7 +122,7 @@ class Engine(threading.Thread):
                         self._alone(new[0][0])
             except Exception as error:  # whatever a model's arithmetic raises: no memory, a kernel that is not there
                 for request in {*batch.rows, *new[0]}:
-                    request.emit([], f"the model failed: {str(error).splitlines()[0] or type(error).__name__}")
+                    request.emit([], f"the model failed: {(str(error) or type(error).__name__).splitlines()[0]}")
                 batch = _Batch(self.model)
 
     def _admitted(self, batch: "_Batch") -> tuple[list[Request]] | None:

@@ -25,22 +25,22 @@ def bind(host: str, port: int, key: str | None) -> socket.socket:
     """
     place = f"{host}:{port}"
     try:
+        if port not in range(2**16):
+            raise OverflowError
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (OSError, OverflowError, UnicodeError):
         raise UserError("invalid-value", place, "there is no such address", "write --host 127.0.0.1") from None
     if not ipaddress.ip_address(address[0]).is_loopback and not key:
         problem = "other machines reach this address, and there is no key"
-        raise UserError("missing-key", place, problem, "set POSTTRAIN_API_KEY, or listen on 127.0.0.1")
+        raise UserError("unprotected-address", place, problem, "set POSTTRAIN_API_KEY, or listen on 127.0.0.1")
     found = socket.socket(family, kind)
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind(address)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         found.close()
-        reason = error.strerror.lower() if isinstance(error, OSError) else "no port has this number"
-        raise UserError(
-            "address-in-use", place, f"the server cannot listen there: {reason}", "name another --port"
-        ) from None
+        problem = f"the server cannot listen there: {error.strerror.lower()}"
+        raise UserError("address-in-use", place, problem, "name another --port, or end what uses it") from None
     found.listen(128)
     return found
 

@@ -6,7 +6,7 @@ An option that would be ignored is refused. Options at the value that means noth
 import json
 from typing import Annotated, Any, Literal, NoReturn
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from posttrain.data import messages
 from posttrain.runtime.errors import UserError, nearest, printable
@@ -36,6 +36,11 @@ class Refused(Exception):
         """The answer, in the form of OpenAI's errors."""
         kind = "invalid_request_error" if self.status < 500 else "server_error"
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+
+def _listed(stop: Any) -> Any:
+    """One stop text as a list of it."""
+    return [stop] if isinstance(stop, str) else stop
 
 
 class _Closed(BaseModel):
@@ -82,7 +87,7 @@ class ChatRequest(_Closed):
     temperature: float = Field(0, ge=0, le=2)
     top_p: float = Field(1, gt=0, le=1)
     seed: int | None = Field(None, ge=0, lt=2**32)
-    stop: Text | Annotated[list[Text], Field(max_length=MAX_STOPS)] = []
+    stop: Annotated[list[Text], Field(max_length=MAX_STOPS), BeforeValidator(_listed)] = []
     tools: list[dict[str, Any]] = []
     tool_choice: Literal["auto", "none"] = "auto"
     response_format: ResponseFormat = ResponseFormat(type="text")
@@ -98,11 +103,6 @@ class ChatRequest(_Closed):
     logit_bias: Annotated[dict, Field(max_length=0)] = {}
     parallel_tool_calls: Literal[True] = True
     store: Literal[False] = False
-
-    @property
-    def stops(self) -> tuple[str, ...]:
-        """The texts that end an answer."""
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
     @property
     def limit(self) -> int | None:
@@ -141,7 +141,7 @@ def _not_a_number(_: str) -> NoReturn:
 def _refusal(error: Any) -> Refused:
     """What pydantic found first, as a sentence."""
     name = str(error["loc"][0])[:SHOWN]
-    place = ".".join(str(part)[:SHOWN] for part in error["loc"] if not str(part).startswith("constrained-"))
+    place = ".".join(str(part)[:SHOWN] for part in error["loc"])
     if error["type"] == "missing":
         return Refused(400, f"'{place}' is missing", name)
     if error["type"] == "extra_forbidden":

@@ -117,6 +117,11 @@ def measured(model: str) -> str:
     return of(model, "eval/measured.json")
 
 
+def verdicts(model: str) -> str:
+    """Each pair of answers that a judge has compared, with its verdicts; only where a suite has one."""
+    return of(model, "judge/verdicts.jsonl")
+
+
 def sweep(name: str, file: str = "") -> str:
     """A file of a sweep, or its folder."""
     return of(f"sweeps/{name}", file)

@@ -1,6 +1,7 @@
 """The Modelfile of a GGUF export: Go renders its template to the very text that training rendered, or there is none."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -149,7 +150,7 @@ def go(tmp_path_factory):
     subprocess.run(
         ["go", "build", "-o", program, source],
         check=True,
-        env={"GO111MODULE": "off", "HOME": str(program.parent), "PATH": "/usr/bin:/bin"},
+        env=os.environ | {"GO111MODULE": "off", "HOME": str(program.parent)},
     )
 
     def texts(requests: list[dict]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import os
 import runpy
+import shutil
 
 import pytest
 from conftest import REPOSITORY
@@ -41,3 +42,18 @@ def test_the_users_own_setting_of_uv_wins(configured, monkeypatch):
     configured.write_text("[global]\nindex-url = https://a/simple\n")
     monkeypatch.setenv("UV_DEFAULT_INDEX", "https://mine/simple")
     assert INSTALL["uv_environment"]()["UV_DEFAULT_INDEX"] == "https://mine/simple"
+
+
+def test_without_npm_set_up_goes_on_and_says_what_is_missing(tmp_path, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "there is no npm" in INSTALL["node_packages"](tmp_path / "node")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not there")
+def test_without_a_registry_set_up_goes_on_and_says_what_npm_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setenv("npm_config_registry", "http://127.0.0.1:9")
+    monkeypatch.setenv("npm_config_cache", str(tmp_path / "cache"))
+    assert "npm failed: npm error code ECONNREFUSED" in INSTALL["node_packages"](tmp_path / "node")

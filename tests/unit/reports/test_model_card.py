@@ -54,7 +54,7 @@ def test_the_hub_reads_base_library_task_and_tags(in_folder):
         ({"objective": "reward"}, 'AutoModelForSequenceClassification.from_pretrained("FOLDER", num_labels=1)'),
         (
             {"method": "prefix"},
-            'PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("FOLDER/base"), "FOLDER")',
+            'base = AutoModelForCausalLM.from_pretrained("FOLDER", subfolder="base")',
         ),
     ],
 )
@@ -71,4 +71,4 @@ def test_a_licence_is_read_back_from_the_card(in_folder):
 
 def test_values_of_the_user_are_no_markup(in_folder):
     text = card_of("dpo", SPEC | {"loss_type": "<b>|`x`\n# y"}, {"bases.base": "mit"})
-    assert "| loss_type | `<b>\\|'x'\\n# y` |" in text
+    assert "| `loss_type` | `<b>\\|'x'\\n# y` |" in text

@@ -203,3 +203,35 @@ def test_what_the_machine_did_is_apart_from_what_was_learnt(found):
 def test_the_numbers_are_those_of_the_files(found):
     assert found["models"][1]["eval"] == read_json(Path("results/sft_0/eval.json"))
     assert found["runs"][0]["provenance"] == read_json(Path("results/sft_0/provenance.json"))
+
+
+def test_a_win_rate_is_among_the_results_and_its_judge_below_them(context):
+    folder = Path("results/dpo_1")
+    result = read_json(folder / "eval.json")
+    share = {"value": 0.75, "low": 0.6, "high": 0.85, "n": 40, "clusters": 20}
+    result["metrics"]["helpful/win_rate"] = share
+    result["against"]["sft_0"]["helpful/win_rate"] = {
+        "difference": 0.5, "low": 0.2, "high": 0.7, "p": 0.001, "verdict": "better",
+    }  # fmt: skip
+    about = {
+        "by": f"{made_up_results.SCRIPT} at https://host/v1",
+        "against": "sft_0",
+        "pairs": 20,
+        "unreadable": 1,
+        "cost": 0.25,
+    }
+    result["judge"] = {"helpful": about | {"ties": share, "first": share, "agreement": share}}
+    write_json(folder / "eval.json", result)
+    found = run_report.collect(context)
+    assert found["judged"] == [
+        f"dpo_1: helpful judged by {made_up_results.SCRIPT} at https://host/v1 against sft_0: wins 75% [60%, 85%] of 20 pairs, 75% ties, "
+        "the first answer won 75% [60%, 85%] of the verdicts, 1 reply without a verdict, people agree on 75% [60%, 85%] of 40 pairs, "
+        "cost 0.25"
+    ]
+    (group,) = [group for group in found["groups"] if group["name"] == "helpful/win_rate"]
+    assert [(row["value"], [one["word"] for one in row["against"]]) for row in group["rows"]] == [("75%", ["better"])]
+    page = run_report.page(found)
+    assert (
+        "<h3>Judges</h3>" in page
+        and made_up_results.SCRIPT not in page.partition("<h3>Judges</h3>")[2].partition("</ul>")[0]
+    )

@@ -319,3 +319,28 @@ def test_the_loss_of_a_lineage_is_drawn_with_what_was_held_out(in_folder):
         Path(f"{run}/train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     plot_loss.main(Namespace(steps=[Path("sft/train.jsonl"), Path("dpo/train.jsonl")], output=Path("loss.png")))
     assert Path("loss.png").read_bytes()[:4] == PNG
+
+
+def judge(name: str, wins: list[float]) -> None:
+    """What a judge leaves of a point that `write` made."""
+    rows = [{"suite": "", "dataset": "sums", "id": str(i), "win": win} for i, win in enumerate(wins)]
+    folder = Path(f"results/{name}/judge")
+    folder.mkdir()
+    (folder / "verdicts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = json.loads((folder.parent / "eval.json").read_text())
+    value = sum(wins) / len(wins)
+    result["metrics"]["win_rate"] = {"value": value, "low": 0.0, "high": 1.0, "n": len(wins), "clusters": len(wins)}
+    write_json(folder.parent / "eval.json", result)
+
+
+@pytest.mark.parametrize(("parent", "compared"), [("sft", True), ("another", False)])
+def test_win_rates_are_compared_where_all_are_against_the_same_parent(in_folder, parent, compared):
+    write("dpo,rank=4", right=10, parent=parent)
+    write("dpo", right=10)
+    judge("dpo,rank=4", [0.5] * 10 + [0.0] * 10)
+    judge("dpo", [1.0] * 10 + [0.5] * 10)
+    sweep = sweep_results.read("s", RANKS)
+    assert [row["value"] for row in sweep.values["win_rate"]] == [0.25, 0.75]
+    assert ("win_rate" in sweep.compared) == compared
+    if compared:
+        assert sweep.rows["win_rate", 0, 1]["verdict"] == "better"

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 import merge_model
 from posttrain.inference import scoring
-from posttrain.models import loading, merge_proof
+from posttrain.models import loading, merge_proof, model_files
 from posttrain.runtime import atomic, hashes
 from posttrain.runtime.errors import UserError
 from tokenize_data import schema
@@ -283,7 +283,7 @@ def test_what_ships_stops_where_its_parent_does(merge, bf16_folder, method):
     merge("sft", method, parent=bf16_folder)
     for folder in (Path("results/sft/merged"), Path("results/sft/model")):
         theirs, ours = (atomic.read_json(f / "config.json") for f in (bf16_folder, folder))
-        assert [ours.get(key) for key in merge_model.SPECIAL] == [theirs.get(key) for key in merge_model.SPECIAL]
+        assert [ours.get(key) for key in model_files.SPECIAL] == [theirs.get(key) for key in model_files.SPECIAL]
         for name in ("generation_config.json", "tokenizer_config.json", "additional_chat_templates/tool_use.jinja"):
             assert (folder / name).read_bytes() == (bf16_folder / name).read_bytes()
 

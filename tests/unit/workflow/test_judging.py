@@ -47,9 +47,8 @@ def test_a_run_is_compared_with_its_parent_and_a_base_with_nothing(project):
 
 
 def test_against_names_the_other_of_every_model_but_itself(project):
-    assert compared(project({"against": "sft", "by": ..., "endpoint": ENDPOINT})) == dict.fromkeys(
-        ("base", "other", "dpo", "full"), ("sft", None, ())
-    )
+    found = compared(project({"against": "sft", "by": ..., "endpoint": ENDPOINT}))
+    assert found == dict.fromkeys(("base", "other", "dpo", "full"), ("sft", None, ()))
 
 
 def test_a_judge_of_the_same_base_is_related_and_does_not_judge_itself(project):

@@ -628,6 +628,11 @@ TARGETS = [
     ("results/bases/bsae/model", "unknown-name at 'results/bases/bsae/model'"),
     ("results/data/chatz/report.json", "unknown-name at 'results/data/chatz/report.json'"),
     ("results/sweeps/rnak/table.tsv", "unknown-name at my.yaml"),
+    ("results/sft/predictions/chatz.jsonl", "unknown-name at 'results/sft/predictions/chatz.jsonl'"),
+    ("results/sft/predictions/chats", "unknown-target at 'results/sft/predictions/chats'"),
+    ("results/judge/predictions/chats.jsonl", "unknown-name at my.yaml"),
+    ("results/sft/predictions/chats.jsonl", "missing-file at bases.base.path"),
+    ("results/base/predictions/chats/spec.json", "missing-file at bases.base.path"),
     ("results/sft/eval.json", "missing-file at bases.base.path"),
     (
         "results/data/chats/report.json",
@@ -641,6 +646,28 @@ def test_a_target_that_names_nothing_is_one_sentence(project, in_folder, target,
     with pytest.raises(UserError) as error:
         project().check_targets([target])
     assert says(error.value, sentence), error.value
+
+
+def test_a_reward_model_completes_nothing(project):
+    judged = project({"runs.judge": {"from": "base", "objective": "reward", "data": "pairs"}})
+    with refused("unknown-target"):
+        judged.check_targets(["results/judge/predictions/chats.jsonl"])
+
+
+def test_predictions_are_generated_as_the_evaluation_generates_unless_told_otherwise(project):
+    def spec(changes: dict | None = None, target: str = "sft/predictions/chats") -> dict:
+        return json.loads(project(changes).spec(target))
+
+    assert spec() == {
+        "stage": "predict", "version": 1, "model": {"name": "sft", "spec": project().spec_hash("sft")},
+        "data": {"name": "chats", "spec": project().spec_hash("data/chats")}, "limit": None, "max_new_tokens": 256,
+        "precision": "fp32", "repetition_penalty": 1.0,
+    }  # fmt: skip
+    evaluated = {"evaluation": {"max_new_tokens": 8, "repetition_penalty": 1.2, "precision": "bf16"}}
+    found = spec(evaluated, "base/predictions/pairs")
+    assert (found["max_new_tokens"], found["repetition_penalty"], found["precision"]) == (8, 1.2, "bf16")
+    found = spec(evaluated | {"predictions": {"max_new_tokens": 9, "limit": 5, "precision": "fp32"}})
+    assert (found["max_new_tokens"], found["limit"], found["precision"]) == (9, 5, "fp32")
 
 
 @pytest.fixture
