@@ -29,8 +29,7 @@ def main(options) -> None:
     name, rows = spec["model"]["name"], reference.read(options.reference)
     tokenizer = loading.tokenizer(options.model)
     stops = conversations.stops(reference.weights(options.model), tokenizer)
-    today = conversations.template_date(tokenizer)
-    program = proof.load(options.kind, options.export, options.parent, options.before, today)
+    program = proof.load(options.kind, options.export, options.parent, options.before)
     found = proof.measure(program, spec, rows, tokenizer, stops)
     found |= {
         "load_seconds": program.load_seconds,

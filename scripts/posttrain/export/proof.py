@@ -23,24 +23,21 @@ TIMED = 3  # answers that are generated one after the other for `tokens_per_seco
 MOST, LEAST = ("perplexity_ratio", "size_bytes"), ("greedy_agreement", "same_tokens", "same_template")
 
 
-def load(kind: str, folder: Path, base: Path, before: Path, today: str) -> Program:
+def load(kind: str, folder: Path, base: Path, before: Path) -> Program:
     """The program that runs an export, with the export loaded from disk.
 
     Args:
         base: the model that an adapter belongs to.
         before: the manifest of that model.
-        today: what a chat template prints as today's date.
 
     Raises:
         UserError: the program is not there, or cannot load the export.
     """
     row = EXPORTS[kind]
     if row.gguf:
-        import torch
-
         from posttrain.export.llama_cpp import LlamaCpp
 
-        return LlamaCpp(next(folder.glob("*.gguf")), torch.get_num_threads(), today)
+        return LlamaCpp(next(folder.glob("*.gguf")))
     from posttrain.export.with_transformers import Transformers
 
     return (
