@@ -3,6 +3,9 @@
 import contextlib
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -67,6 +70,21 @@ def test_a_child_that_is_killed(file):
     with pytest.raises(UserError, match=r"llama\.cpp ended: exit status -9") as error:
         program.encode(["a"])
     assert error.value.code == "program-failed"
+
+
+@pytest.mark.slow
+def test_a_child_ends_with_its_parent(file):
+    program = "import os, sys; from pathlib import Path; from posttrain.export.llama_cpp import LlamaCpp; "
+    program += "print(LlamaCpp(Path(sys.argv[1]))._child.pid, flush=True); os.kill(os.getpid(), 9)"
+    command = [sys.executable, "-c", program, file]
+    child = int(subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=300).stdout)
+    status = Path(f"/proc/{child}/stat")
+    with contextlib.suppress(FileNotFoundError):  # it ends while it is read
+        for _ in range(600):
+            if status.read_text().split()[2] == "Z":
+                return
+            time.sleep(0.1)
+    assert not status.exists()
 
 
 @pytest.mark.parametrize("length", [60_000, pytest.param(100, marks=pytest.mark.slow)])
