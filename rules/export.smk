@@ -2,7 +2,7 @@
 
 Needs: the trained model in float32 (an adapter: what training produced), and held-out rows.
 Makes: results/{run}/export/{kind}/, files that a program loads; reference.parquet, what the unquantised model says on held-out rows;
-{kind}.json, the proof of an export by the program that runs it.
+{kind}.json, the proof of an export by the program that runs it; table.html, the proofs side by side.
 Steps: write an export -> load it from disk in a process of its own -> the same prompts -> compare with the reference, or the rule
 fails where a limit of the configuration is missed.
 """
@@ -19,6 +19,7 @@ rule export:
         before=adapters_manifest,
         stages=ancient(adapter_stages),
         specs=adapter_specs,
+        rows=ancient(system_prompt_rows),
     output:
         directory("results/{run}/export/{kind}"),
     log:
@@ -35,7 +36,8 @@ rule export:
         """
         exec python "$POSTTRAIN"/export_model.py --spec {input.spec:q} --kind {wildcards.kind:q} \
             --model {input.model:q} --manifest {input.manifest:q} --trained {input.trained:q} \
-            --stages {input.stages:q} --parent {input.parent:q} --before {input.before:q} --output {output:q} --log {log:q}
+            --stages {input.stages:q} --parent {input.parent:q} --before {input.before:q} \
+            --rows {input.rows:q} --output {output:q} --log {log:q}
         """
 
 
@@ -75,6 +77,7 @@ rule prove_export:
         export="results/{run}/export/{kind}",
         reference="results/{run}/export/reference.parquet",
         model=ancient(own_model),
+        manifest=own_manifest,
         parent=ancient(adapters_base),
         before=adapters_manifest,
         files=export_files,
@@ -92,6 +95,27 @@ rule prove_export:
     shell:
         """
         exec python "$POSTTRAIN"/prove_export.py --spec {input.spec:q} --kind {wildcards.kind:q} \
-            --export {input.export:q} --reference {input.reference:q} --model {input.model:q} --parent {input.parent:q} \
-            --before {input.before:q} --output {output:q} --log {log:q}
+            --export {input.export:q} --reference {input.reference:q} --model {input.model:q} \
+            --manifest {input.manifest:q} --parent {input.parent:q} --before {input.before:q} --output {output:q} --log {log:q}
+        """
+
+
+rule export_table:
+    """Lay out the proofs of the configured exports, and of others that are there, by size, quality and speed."""
+    input:
+        proofs=export_proofs,
+        model=ancient(own_model),
+    output:
+        report("results/{run}/export/table.html", caption="captions/export.rst", category="Exports"),
+    log:
+        "results/logs/export_table/{run}.log",
+    conda:
+        "../envs/posttrain.yaml"
+    resources:
+        mem_mb=job_memory,
+        runtime=job_minutes,
+    shell:
+        """
+        exec python "$POSTTRAIN"/make_export_table.py --proofs {input.proofs:q} --model {input.model:q} \
+            --output {output:q} --log {log:q}
         """

@@ -4,8 +4,9 @@ Reads the proof's spec (rows, suites, limits), the export, and what the unquanti
 export that misses a limit is not proved: the sentence has the figures, and no proof is written.
 
     python scripts/prove_export.py --spec results/dpo_lora/export/spec.json --kind nf4 --export results/dpo_lora/export/nf4 \
-        --reference results/dpo_lora/export/reference.parquet --model results/dpo_lora/merged --parent results/sft_lora/merged \
-        --before results/sft_lora/merge.json --output results/dpo_lora/export/nf4.json
+        --reference results/dpo_lora/export/reference.parquet --model results/dpo_lora/merged \
+        --manifest results/dpo_lora/merge.json --parent results/bases/smollm2/model --before results/bases/smollm2/base.json \
+        --output results/dpo_lora/export/nf4.json
 """
 
 from pathlib import Path
@@ -22,13 +23,13 @@ from posttrain.runtime.script import arguments, run
 def main(options) -> None:
     from posttrain.data import conversations
     from posttrain.export import proof, reference
-    from posttrain.models import loading
+    from posttrain.models import adapters, loading
 
     clock, spec = Clock(), read_json(options.spec)
     name, rows = spec["model"]["name"], reference.read(options.reference)
     tokenizer = loading.tokenizer(options.model)
     stops = conversations.stops(reference.weights(options.model), tokenizer)
-    program = proof.load(options.kind, options.export, options.parent)
+    program = proof.load(options.kind, options.export, options.parent, options.before)
     found = proof.measure(program, spec, rows, tokenizer, stops)
     found |= {
         "load_seconds": program.load_seconds,
@@ -36,14 +37,14 @@ def main(options) -> None:
         "peak_memory_bytes": program.peak_memory(),
         "size_bytes": sum(file.stat().st_size for file in visible_files(options.export)),
     }
+    if EXPORTS[options.kind].is_adapter:  # who can serve it, and how far base and adapter are from the trained weights
+        record = adapters.record(options.export)
+        found |= {key: record[key] for key in ("stages", "servers", "weights") if key in record}
     program.close()
     proof.check(name, options.kind, found, spec["limits"])
     made = {"program": program.name, "program_version": program.version, "limits": spec["limits"]}
-    records = {
-        "spec": sha256(options.spec),
-        "reference": sha256(options.reference),
-        "files": folder_hashes(options.export),
-    }
+    records = {key: sha256(getattr(options, key)) for key in ("spec", "reference", "manifest")}
+    records |= {"files": folder_hashes(options.export)}
     result = {"run": name, "kind": options.kind, **made, **found, **records, "seconds": clock.seconds()}
     write_json(options.output, sealed(result))
     tell(result)
@@ -68,5 +69,5 @@ def tell(result: dict) -> None:
 
 
 if __name__ == "__main__":
-    paths = ("spec", "export", "reference", "model", "parent", "before", "output")
+    paths = ("spec", "export", "reference", "model", "manifest", "parent", "before", "output")
     run(arguments(__doc__, kind=str, **dict.fromkeys(paths, Path)), main)

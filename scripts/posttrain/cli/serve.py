@@ -1,6 +1,7 @@
 """`posttrain serve`: a model, or one of its exports, answers requests as OpenAI's API does."""
 
 import argparse
+import importlib.util
 import logging
 import os
 import shutil
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from posttrain.cli import configuration, models
 from posttrain.exports import EXPORTS, TRANSFORMERS_SERVERS
 from posttrain.runtime.atomic import read_json
-from posttrain.runtime.errors import UserError, nearest
+from posttrain.runtime.errors import UserError
 from posttrain.workflow import paths
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from posttrain.serving.backends import Backend
     from posttrain.workflow.project import Project
 
-LLAMA = "llama.cpp"
+LLAMA, LLAMA_SERVER = "llama.cpp", "llama-server"
 LLAMA_CONTEXT = 8192  # tokens of an answer and its prompt that llama-server keeps room for, unless --context says so
 
 
@@ -36,6 +37,7 @@ class Plan(NamedTuple):
     """whether the folder's own model is served"""
     servers: tuple[str, ...]
     """programs that can serve it, the first choice first"""
+    is_export: bool = False
 
     @property
     def names(self) -> list[str]:
@@ -53,7 +55,7 @@ def run(options: argparse.Namespace) -> None:
     key = os.environ.get("POSTTRAIN_API_KEY") or None
     project, _ = configuration.project(options)
     plan = planned(project, options)
-    _check_installed()
+    _check_installed(plan)
     from posttrain.serving.listening import bind, serve
 
     sock = bind(options.host, options.port, key)
@@ -80,11 +82,10 @@ def planned(project: "Project", options: argparse.Namespace) -> Plan:
         if project.is_reward(one):
             raise UserError("unsupported-model", one, "it is a reward model, which gives scores and no answers")
     kind = options.export
-    if kind is not None and kind not in EXPORTS:
-        raise UserError("unsupported-export", "--export", f"there is no kind '{kind}'", nearest(kind, EXPORTS))
-    for one in [name, *wanted]:
-        if one in project.config.bases and (kind or one in wanted):
-            raise UserError("unsupported-export", one, "it is a base, and only runs are exported", "name a run")
+    if kind is not None:
+        models.check_kind(project, name, kind)
+    for one in wanted:
+        models.check_kind(project, one, "adapter")
     if kind and wanted:
         problem = "adapters are served over the trained model, and not over an export of it"
         raise UserError("unsupported-combination", "--export", problem, "leave out --export or --adapters")
@@ -98,7 +99,7 @@ def planned(project: "Project", options: argparse.Namespace) -> Plan:
     if EXPORTS[kind].is_adapter:
         base = project.adapter_line(name)[0]
         return Plan(base, models.built(project, base, project.merged(base)), {name: folder}, False, servers)
-    return Plan(name, folder, {}, True, servers)
+    return Plan(name, folder, {}, True, servers, is_export=True)
 
 
 def _proved(project: "Project", run: str, kind: str) -> Path:
@@ -115,19 +116,21 @@ def _proved(project: "Project", run: str, kind: str) -> Path:
     return folder
 
 
-def _check_installed() -> None:
-    """Refuse to serve without the packages that it needs.
+def _check_installed(plan: Plan) -> None:
+    """Refuse to serve without the packages and programs that it needs.
 
     Raises:
-        UserError: with the command that installs them.
+        UserError: with how to install them.
     """
-    try:
-        import openai  # noqa: F401
-        import starlette  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        problem = f"serving needs the package {error.name}, which is not installed"
-        raise UserError("missing-package", "", problem, "install it: pip install 'posttrain[serve]'") from None
+    absent = [name for name in ("starlette", "uvicorn", "openai") if importlib.util.find_spec(name) is None]
+    if absent:
+        problem = f"serving needs the package {absent[0]}, which is not installed"
+        raise UserError("missing-package", "", problem, "install it: pip install 'posttrain[serve]'")
+    if LLAMA in plan.servers and shutil.which(LLAMA_SERVER) is None:
+        problem = "a GGUF file is served by llama.cpp's llama-server, which is not on the PATH"
+        raise UserError(
+            "missing-package", plan.name, problem, "install llama.cpp (brew, conda-forge, or a release of it)"
+        )
 
 
 # ---- the program that serves it
@@ -162,7 +165,7 @@ def _backend(plan: Plan, context: int | None, folder: Path, tokenizer: Any) -> "
         folder: of the tokenizer and the model's configuration.
     """
     from posttrain.data import conversations, thoughts
-    from posttrain.models import adapters
+    from posttrain.export import adapter_servers
     from posttrain.models.context import max_positions
     from posttrain.serving import child
 
@@ -170,28 +173,35 @@ def _backend(plan: Plan, context: int | None, folder: Path, tokenizer: Any) -> "
     config = _json(folder / "config.json")
     most = max_positions(config.get("text_config") or config)
     if LLAMA in plan.servers:
-        program = shutil.which("llama-server")
-        if program is None:
-            problem = "a GGUF file is served by llama.cpp's llama-server, which is not on the PATH"
-            hint = "install llama.cpp (brew, conda-forge, or a release of it)"
-            raise UserError("missing-package", plan.name, problem, hint)
         (file,) = plan.folder.glob("*.gguf")
         most = min(context or LLAMA_CONTEXT, most or LLAMA_CONTEXT)
         special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
         markers = [mark for mark in thoughts.MARKERS if mark in special]
-        return child.Child(child.llama_server(program, file, most, markers), most, log)
-    taken = [adapters.check_base(folder, plan.folder)["servers"]["vllm"]["can"] for folder in plan.adapters.values()]
-    if shutil.which("vllm") and all(taken) and not (plan.folder / "adapter_config.json").exists():
+        return child.Child(child.llama_server(LLAMA_SERVER, file, most, markers), most, log)
+    if shutil.which("vllm") and _fits_vllm(plan):
         most = context or most or LLAMA_CONTEXT
         ranks = [_json(adapter / "adapter_config.json")["r"] for adapter in plan.adapters.values()]
+        rank = min((rank for rank in adapter_servers.VLLM_RANKS if rank >= max(ranks, default=0)), default=0)
         stops = conversations.stops(folder, tokenizer)
-        program = child.vllm(plan.folder, plan.name, most, stops, plan.adapters, max(ranks, default=0))
-        return child.Child(program, most, log)
+        return child.Child(child.vllm(plan.folder, plan.name, most, stops, plan.adapters, rank), most, log)
     from posttrain.serving import in_process
 
     if plan.adapters:
         return in_process.load_adapters(plan.folder, plan.adapters, plan.name if plan.base_answers else None, context)
-    return in_process.load(plan.folder, context)
+    return (in_process.load_export if plan.is_export else in_process.load)(plan.folder, context)
+
+
+def _fits_vllm(plan: Plan) -> bool:
+    """Whether vLLM takes a model and its adapters.
+
+    Raises:
+        UserError: an adapter belongs to another base.
+    """
+    from posttrain.models import adapters
+
+    records = [adapters.check_base(folder, plan.folder) for folder in plan.adapters.values()]
+    is_adapter = (plan.folder / "adapter_config.json").exists()
+    return not is_adapter and all(record["servers"]["vllm"]["can"] for record in records)
 
 
 def _json(file: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from posttrain.export import comparison, questions
 from posttrain.export.programs import Program
 from posttrain.export.with_transformers import rendered
 from posttrain.exports import EXPORTS
+from posttrain.runtime.atomic import read_json
 from posttrain.runtime.errors import UserError
 
 TIMED = 3  # answers that are generated one after the other for `tokens_per_second`
@@ -22,11 +23,15 @@ TIMED = 3  # answers that are generated one after the other for `tokens_per_seco
 MOST, LEAST = ("perplexity_ratio", "size_bytes"), ("greedy_agreement", "same_tokens", "same_template")
 
 
-def load(kind: str, folder: Path, base: Path) -> Program:
+def load(kind: str, folder: Path, base: Path, before: Path) -> Program:
     """The program that runs an export, with the export loaded from disk.
 
     Args:
         base: the model that an adapter belongs to.
+        before: the manifest of that model.
+
+    Raises:
+        UserError: the program is not there, or cannot load the export.
     """
     row = EXPORTS[kind]
     if row.gguf:
@@ -35,7 +40,9 @@ def load(kind: str, folder: Path, base: Path) -> Program:
         return LlamaCpp(next(folder.glob("*.gguf")))
     from posttrain.export.with_transformers import Transformers
 
-    return Transformers(folder, base if row.is_adapter else None)
+    return (
+        Transformers(folder, base=base, hashes=read_json(before)["files"]) if row.is_adapter else Transformers(folder)
+    )
 
 
 def measure(program: Program, spec: dict, rows: list[Row], tokenizer: Any, stops: list[int]) -> dict[str, Any]:

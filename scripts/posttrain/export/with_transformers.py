@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from posttrain.export.programs import Scored
 from posttrain.inference import decoding, scoring
-from posttrain.models import loading
+from posttrain.models import adapters, loading
 from posttrain.models.base_inspection import first_line
 from posttrain.models.out_of_memory import is_out_of_memory
 from posttrain.runtime.errors import UserError
@@ -23,29 +23,32 @@ class Transformers:
 
     name = "transformers"
 
-    def __init__(self, folder: Path, base: Path | None = None, dtype: Any = "auto") -> None:
+    def __init__(
+        self, folder: Path, dtype: Any = "auto", base: Path | None = None, hashes: dict[str, str] | None = None
+    ) -> None:
         """Load what lies in `folder`.
 
         Args:
-            folder: safetensors with their configuration and tokenizer, or an adapter.
-            base: the model that an adapter belongs to, where it does not lie in the folder itself.
+            folder: safetensors with their configuration and tokenizer, or an adapter, beside its base or exported without it.
             dtype: torch's type of the weights, by default the files' own.
+            base: the model that an exported adapter belongs to; its weights are in float32.
+            hashes: SHA-256 of the base's files.
 
         Raises:
-            UserError: transformers cannot load it.
+            UserError: transformers cannot load it, or the base is another one.
         """
         logging.getLogger("transformers").setLevel(logging.ERROR)
         self.version = version("transformers")
         start = time.perf_counter()
-        self.model = self._load(folder, base, dtype).eval()
+        self.model = self._load(folder, dtype).eval() if base is None else adapters.load(base, folder, hashes=hashes)
         self.load_seconds = time.perf_counter() - start
         self.model.arithmetic = "fp32"  # of what is added here: nothing; the weights' own type decides
         self.tokenizer = loading.tokenizer(folder)
         self.is_reward = loading.is_reward(folder)
 
-    def _load(self, folder: Path, base: Path | None, dtype: Any) -> Any:
+    def _load(self, folder: Path, dtype: Any) -> Any:
         if (folder / "adapter_config.json").exists():
-            return loading.add_adapter(loading.load(base or folder / "base", torch.float32, arithmetic="fp32"), folder)
+            return loading.load(folder, dtype, arithmetic="fp32")
         family = AutoModelForSequenceClassification if loading.is_reward(folder) else AutoModelForCausalLM
         options = {"dtype": dtype, "device_map": {"": loading.DEVICE}}
         try:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from posttrain.exports import EXPORTS
 from posttrain.objectives import OBJECTIVES
 from posttrain.provenance import records
 from posttrain.provenance.changes import differences, told
@@ -74,6 +75,9 @@ def verify(project: Project, targets: list[str]) -> Iterator[Finding]:
             yield _run(project, name)
         if (RESULTS / name / "eval.json").exists():
             yield _evaluation(project, name)
+        for proof in sorted((RESULTS / name / "export").glob("*.json")):
+            if proof.stem in EXPORTS:
+                yield _export(project, name, proof)
 
 
 # ---- what belongs to the targets
@@ -213,6 +217,20 @@ def _evaluation(project: Project, name: str) -> Finding:
             settings = _settings(spec) if spec.exists() and sha256(spec) == record[key] else None
             notes += _would_be_built_otherwise(project, f"{name}/{part}", settings)
     return Finding(f"{name}/eval", wrong, notes)
+
+
+def _export(project: Project, name: str, proof: Path) -> Finding:
+    """An export and its proof."""
+    folder, kind = proof.parent, proof.stem
+    record, wrong, notes = _record(proof)
+    wrong += _folder(folder, kind, record["files"])
+    made_from = {"reference.parquet": record["reference"], "../merge.json": record["manifest"]}
+    wrong += [f"proved against another {(folder / file).resolve().name}" for file in _changed(folder, made_from)]
+    if is_known(project, name) and record["spec"] != project.spec_hash(f"{name}/export"):
+        spec = folder / "spec.json"
+        before = _settings(spec) if spec.exists() and sha256(spec) == record["spec"] else None
+        notes += _would_be_built_otherwise(project, f"{name}/export", before)
+    return Finding(f"{name}/export/{kind}", wrong, notes)
 
 
 def _other_inputs(project: Project, name: str, record: dict[str, Any]) -> Iterator[str]:

@@ -45,6 +45,12 @@ def energy(kwh: float) -> str:
     return f"{short(1000 * kwh)} Wh" if kwh < 1 else f"{short(kwh)} kWh"
 
 
+def bytes_(count: float) -> str:
+    """`2.4 MB`, `538 MB`, `1.2 GB`, in powers of 1000 as file managers count them."""
+    size, unit = (count / 1e9, "GB") if count >= 999.5e6 else (count / 1e6, "MB")
+    return f"{short(size)} {unit}"
+
+
 def p_value(p: float) -> str:
     """`<0.001`, `0.031`."""
     return "<0.001" if p < 0.001 else f"{p:.2g}"

@@ -9,6 +9,7 @@ import torch
 from tokenizers.decoders import DecodeStream
 
 from posttrain.data import thoughts
+from posttrain.export.with_transformers import Transformers
 from posttrain.inference import decoding
 from posttrain.models import loading
 from posttrain.models.adapters import load_several
@@ -95,6 +96,12 @@ def load(folder: Path, context: int | None) -> InProcess:
     """
     model = loading.load(folder, _dtype(), arithmetic="fp32")
     return InProcess(model, loading.tokenizer(folder), context or decoding.context(model) or CONTEXT)
+
+
+def load_export(folder: Path, context: int | None) -> InProcess:
+    """An export in safetensors as a backend, loaded as its proof did."""
+    program = Transformers(folder)
+    return InProcess(program.model, program.tokenizer, context or decoding.context(program.model) or CONTEXT)
 
 
 def load_adapters(base: Path, adapters: dict[str, Path], base_name: str | None, context: int | None) -> InProcess:

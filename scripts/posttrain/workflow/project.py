@@ -5,12 +5,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from posttrain import exports
 from posttrain.config.loading import read
 from posttrain.config.overrides import OVERRIDES, text
 from posttrain.config.project_file import Config
 from posttrain.config.runs import TRAINED
 from posttrain.methods import combined, reference_form
 from posttrain.objectives import OBJECTIVES
+from posttrain.runtime.errors import UserError
 from posttrain.training import early_stopping
 from posttrain.workflow import contexts, paths, targets, validation
 from posttrain.workflow.inputs import Inputs
@@ -104,6 +106,22 @@ class Project:
     def export_reference(self, run: str) -> str:
         """What determines `results/{run}/export/reference.parquet`, as canonical JSON."""
         return json.dumps(self.specs.reference(run), sort_keys=True, indent=1)
+
+    def exported_kinds(self, run: str) -> list[str]:
+        """The kinds that a run's table of exports compares: the configured ones that it can have, and others with a proof.
+
+        Raises:
+            UserError: it can have none of the configured ones, and has no other.
+        """
+        table = self.run(run).run
+        possible = exports.possible(table.method, table.objective)
+        wanted = self.config.export.kinds
+        kinds = [kind for kind in possible if kind in wanted or Path(paths.proof(run, kind)).exists()]
+        if not kinds:
+            why = exports.refusal(wanted[0], table.method, table.objective)
+            hint = f"write one of {', '.join(possible)} under export.kinds"
+            raise UserError("unsupported-export", f"{run}: {wanted[0]}", why, hint)
+        return kinds
 
     def context(self, of: str, command: str) -> str:
         """What a script has to know that no spec says, as canonical JSON; see `contexts.context`."""

@@ -45,6 +45,7 @@ NEEDS = dict.fromkeys(OBJECTIVES, TRAINING) | {
     "export": Need(6000, 2, 240),
     "export_reference": Need(6000, 1, 480),
     "prove_export": Need(6000, 2, 480),
+    "export_table": Need(2000, 0, 30),
     "predict": Need(6000, 1, 480),
     "judge": Need(6000, 1, 480),
     "loss": Need(2000, 0, 30),

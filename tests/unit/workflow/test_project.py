@@ -968,3 +968,24 @@ def test_target_after_configfile_is_not_a_configuration(in_folder):
         targets.check_is_no_target(Path("results/sft/eval.json"))
     targets.check_is_no_target(Path("config/results.yaml"))
     targets.check_is_no_target(Path("../other/results/x.yaml"))
+
+
+@pytest.mark.parametrize(("changes", "there", "found"), [
+    ({}, [], ["bf16", "gguf-q8_0"]),
+    ({}, ["nf4", "bf16"], ["bf16", "gguf-q8_0", "nf4"]),
+    ({"export": {"kinds": ["int8"]}}, ["nope"], ["int8"]),
+    ({"runs.dpo.method": "prompt", "sweeps": {}, "export": {"kinds": ["adapter", "bf16"]}}, [], ["adapter"]),
+])  # fmt: skip
+def test_a_table_of_exports_has_the_configured_kinds_that_the_run_can_have_and_others_with_a_proof(
+    in_folder, configuration, changes, there, found
+):
+    for kind in there:
+        Path(f"results/dpo/export/{kind}.json").parent.mkdir(parents=True, exist_ok=True)
+        Path(f"results/dpo/export/{kind}.json").touch()
+    assert Project(configuration(changes)).exported_kinds("dpo") == found
+
+
+def test_a_run_that_can_have_no_configured_export_says_which_it_can_have(in_folder, configuration):
+    with refused("unsupported-export", "dpo: bf16") as error:
+        Project(configuration({"runs.dpo.method": "prompt", "sweeps": {}})).exported_kinds("dpo")
+    assert str(error.value).endswith("write one of adapter under export.kinds")
