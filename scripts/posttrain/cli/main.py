@@ -99,6 +99,11 @@ def add_chat(chat: argparse.ArgumentParser) -> None:
     chat.add_argument(
         "names", nargs="+", metavar="MODEL", help="a base or a run; with two, both answer the same prompts"
     )
+    chat.add_argument(
+        "--export",
+        metavar="KIND",
+        help="talk with this export of the first model, such as gguf-q8_0; a second one is as it was trained",
+    )
     chat.add_argument("--system", help="the system prompt; default: the one that the run was trained with")
     chat.add_argument(
         "--temperature",
