@@ -39,7 +39,9 @@ def test_a_documented_command(folder, page, line):
     elif program == "python":
         check, where = [sys.executable, REPOSITORY / words.split()[0], "--help"], folder
     elif program == "ollama":  # which is not here: it reads a file that an export has
-        assert re.search(rf" -f results/\w+/export/({'|'.join(k for k in EXPORTS if EXPORTS[k].gguf)})/Modelfile$", line)
+        assert re.search(
+            rf" -f results/\w+/export/({'|'.join(k for k in EXPORTS if EXPORTS[k].gguf)})/Modelfile$", line
+        )
         return
     else:
         assert program in ("git", "cd", "rm", "source", "pip"), f"{page} shows a command that no test knows: {line}"
