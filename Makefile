@@ -58,6 +58,7 @@ bench: setup $(PPO_VENV)/.ready
 	python bench/training.py
 	python bench/ppo.py --trl $(PPO_VENV)/bin/python --seeds 1
 	python bench/evaluation.py
+	python bench/inference.py
 	python bench/pipeline.py
 
 growth: setup

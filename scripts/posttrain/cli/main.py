@@ -58,6 +58,8 @@ def parser() -> argparse.ArgumentParser:
     for name, (number, words) in with_targets.items():
         reading.append(commands.add_parser(name, help=words))
         reading[-1].add_argument("targets", nargs=number, metavar="TARGET", help="a run, or a file under results/")
+        if name == "send-mlflow":
+            reading[-1].add_argument("--register", action="store_true", help="also put the model into the registry")
     for one in reading:
         configuration.add_options(one)
     return parser
