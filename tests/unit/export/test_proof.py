@@ -50,7 +50,7 @@ class Run:
         paths = {"model": Path(f"results/{self.run}/merged"), "manifest": Path(f"results/{self.run}/merge.json")}
         paths |= {"trained": trained, "stages": [trained], "parent": Path("results/bases/base/model"), "before": before}
         spec = Path(f"results/{self.run}/spec.json")
-        export_model.main(Namespace(spec=spec, kind=kind, output=self.folder / kind, **paths))
+        export_model.main(Namespace(spec=spec, kind=kind, output=self.folder / kind, rows=[], **paths))
         return self.folder / kind
 
     def ask(self) -> Path:
