@@ -18,7 +18,7 @@ GGUF = """It is for llama.cpp and for what is built on it, such as Ollama; the f
 
 ```bash
 {command} --port 8080 &
-curl --retry 30 --retry-all-errors -s http://127.0.0.1:8080/v1/chat/completions -H 'Content-Type: application/json' -d '{{
+curl -sf --retry 60 --retry-delay 1 --retry-all-errors http://127.0.0.1:8080/v1/chat/completions -d '{{
   "messages": [{{"role": "user", "content": "..."}}], "max_tokens": 200, "temperature": 0}}'
 ```
 """
