@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from posttrain.cli import configuration, models
 from posttrain.exports import EXPORTS, TRANSFORMERS_SERVERS
 from posttrain.runtime.atomic import read_json
-from posttrain.runtime.errors import UserError, nearest
+from posttrain.runtime.errors import UserError
 from posttrain.workflow import paths
 
 if TYPE_CHECKING:
@@ -82,11 +82,10 @@ def planned(project: "Project", options: argparse.Namespace) -> Plan:
         if project.is_reward(one):
             raise UserError("unsupported-model", one, "it is a reward model, which gives scores and no answers")
     kind = options.export
-    if kind is not None and kind not in EXPORTS:
-        raise UserError("unsupported-export", "--export", f"there is no kind '{kind}'", nearest(kind, EXPORTS))
-    for one in [name, *wanted]:
-        if one in project.config.bases and (kind or one in wanted):
-            raise UserError("unsupported-export", one, "it is a base, and only runs are exported", "name a run")
+    if kind is not None:
+        models.check_kind(project, name, kind)
+    for one in wanted:
+        models.check_kind(project, one, "adapter")
     if kind and wanted:
         problem = "adapters are served over the trained model, and not over an export of it"
         raise UserError("unsupported-combination", "--export", problem, "leave out --export or --adapters")

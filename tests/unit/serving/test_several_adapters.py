@@ -152,6 +152,7 @@ def test_a_request_without_a_loaded_adapter_is_refused(exported, random_tiny_fol
         ({"use_dora": True}, "use_dora"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
         ({"trainable_token_indices": [5]}, "trainable_token_indices"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights"),
     ],
 )
 def test_what_peft_cannot_mix_is_refused_with_the_reason(exported, random_tiny_folder, tmp_path, changes, special):
