@@ -17,7 +17,7 @@ from posttrain.models import loading
 from posttrain.runtime.errors import UserError
 from posttrain.serving import in_process, listening
 from posttrain.serving.app import Served, Server
-from posttrain.serving.backends import Ended, Piece
+from posttrain.serving.backends import Ended, Options, Piece
 from posttrain.serving.requests import MAX_BODY
 
 SYSTEM = "You are a cat."
@@ -190,6 +190,19 @@ def test_a_wrong_key_is_refused(url, key):
         answer = httpx2.get(url + path, headers={"Authorization": f"Bearer {key}"} if key else {})
         assert answer.status_code == 401
         assert answer.json()["error"]["code"] == "invalid_api_key"
+
+
+def test_an_export_is_loaded_as_its_proof_loads_it(tmp_path):
+    tiny_bases.save(tmp_path, tiny_bases.chatml(), dtype="bfloat16")
+    backend = in_process.load_export(tmp_path, 64)
+    assert str(backend._engine.model.dtype) == "torch.bfloat16"
+    assert backend.context == 64
+
+    async def answer() -> int:
+        return sum([piece.tokens async for piece in backend.complete("cat", [5, 6, 7], Options(9, 0, 1, None, None))])
+
+    assert asyncio.run(answer()) == 9
+    asyncio.run(backend.close())
 
 
 # ---- a program that says what it is told
