@@ -34,6 +34,9 @@ class Guard(NamedTuple):
 
 
 GUARDS = [
+    Guard("a judge's key goes nowhere but to its endpoint", f"{PACKAGE}/evaluation/endpoint_judge.py", '"allow_redirects": False', '"allow_redirects": True', "tests/unit/evaluation/test_judging.py -k redirection"),
+    Guard("no pair is judged twice", f"{PACKAGE}/evaluation/judging.py", "        _append(file, name, reply)\n", "", "tests/unit/evaluation/test_judging.py -k what_was_judged"),
+    Guard("an answer cannot end a judge's question", f"{PACKAGE}/evaluation/local_judge.py", 'text.replace(token, f"{token[0]} {token[1:]}")', "text", "tests/unit/evaluation/test_local_judge.py -k control_token"),
     Guard("a spoilt checkpoint is noticed", f"{PACKAGE}/training/checkpoints.py", "return file.exists() and file.read_bytes() == _listed(checkpoint).encode()", "return file.exists()", "tests/unit/training/test_checkpoints.py -k every_file_of_a_checkpoint_spoilt"),
     Guard("a checkpoint without a list does not count", f"{PACKAGE}/training/checkpoints.py", "        if is_whole(checkpoint):", "        if True:", "tests/unit/training/test_checkpoints.py -k otherwise_than_it_was_written"),
     Guard("a checkpoint counts when it is on the disk", f"{PACKAGE}/training/checkpoints.py", "        list(synced)\n    _sync(temporary)", "        list(synced)", "tests/unit/training/test_checkpoints.py -k on_the_disk_before_the_list"),

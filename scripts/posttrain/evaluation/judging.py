@@ -129,16 +129,18 @@ def verdicts(judge: Judge, instruction: str, pairs: list[Pair], file: Path) -> t
     known = read(file)
     missing = {name: text for name, text in texts.items() if name not in known}
     spent = sum(judge.cost(known[name]) or 0.0 for name in texts if name in known)
+    replies = {name: known[name] for name in texts if name in known}
+    bad = unreadable(list(replies.values()))
+    _check_readable(judge, bad, len(replies), len(texts))
     for done, (name, reply) in enumerate(judge.ask(missing, spent) if missing else (), 1):
-        known[name] = reply
+        replies[name] = reply
         _append(file, name, reply)
         progress(f"verdicts {done}/{len(missing)}", done, len(missing))
-        _check_readable(judge, [known[name] for name in texts if name in known], len(texts))
-    replies = {name: known[name] for name in texts}
-    _check_readable(judge, list(replies.values()), len(texts))
+        bad += unreadable([reply])
+        _check_readable(judge, bad, len(replies), len(texts))
     said = iter([Verdicts(*_both(*(word(replies[_name(judge, text)].text) for text in both))) for both in asked])
     found = [Verdicts("tie", "tie") if pair.is_equal else next(said) for pair in pairs]
-    return found, list(replies.values()), len(missing)
+    return found, [replies[name] for name in texts], len(missing)
 
 
 def _both(ours_first: str, theirs_first: str) -> tuple[str, str]:
@@ -153,11 +155,11 @@ def unreadable(replies: list[Reply]) -> list[str]:
     return [reply.text for reply in replies if not word(reply.text)]
 
 
-def _check_readable(judge: Judge, replies: list[Reply], wanted: int) -> None:
-    bad = unreadable(replies)
+def _check_readable(judge: Judge, bad: list[str], given: int, wanted: int) -> None:
+    """Refuse to go on where too many of the `given` replies, of all that are `wanted`, have no verdict."""
     if len(bad) > UNREADABLE * wanted:
         shown = bad[-1] if len(bad[-1]) <= 80 else f"{bad[-1][:60]} ... {bad[-1][-20:]}"
-        problem = f"{len(bad)} of {len(replies)} replies have no verdict, such as '{shown}'"
+        problem = f"{len(bad)} of {given} replies have no verdict, such as '{shown}'"
         hint = "write an `instruction` that this judge follows, a larger max_tokens, or another judge"
         raise UserError("judge-without-verdict", judge.place, problem, hint)
 

@@ -15,7 +15,7 @@ from posttrain.models import loading
 from posttrain.runtime.errors import UserError
 from posttrain.runtime.hashes import sha256
 
-AT_ONCE = 32  # questions whose verdicts are written down together
+AT_ONCE = 8  # questions whose verdicts are written down together
 LETTERS = ("A", "B")
 BEFORE = ("", " ")  # what may stand before a letter, which depends on the template: both spellings count
 

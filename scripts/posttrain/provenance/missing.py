@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from posttrain.workflow import paths
+from posttrain.workflow import judging, paths
 from posttrain.workflow.project import Project
 
 FOLDERS = ("trained", "merged", "model")  # of a run
@@ -31,7 +31,9 @@ def rebuild(project: Project, result: str, wrong: list[str]) -> str:
         wrong: what is wrong with it; each begins with the file's place in the result's folder.
     """
     if result.endswith("/eval"):
-        return project.command(f"--force {paths.evaluation(result.removesuffix('/eval'))}")
+        model = result.removesuffix("/eval")
+        judged = f"{paths.examples(model)} " if judging.suites(project.config) else ""  # of two jobs, both are forced
+        return project.command(f"--force {judged}{paths.evaluation(model)}")
     run, _, kind = result.partition("/export/")
     if kind:
         return project.command(f"--force {paths.export(run, kind)} {paths.proof(run, kind)}")

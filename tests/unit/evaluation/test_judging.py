@@ -6,11 +6,11 @@ import random
 import threading
 
 import pytest
-from conftest import refused
+from conftest import REPOSITORY, refused
 from judge_server import completion, longer, serving, texts
 
 from posttrain.evaluation import judging
-from posttrain.evaluation.endpoint_judge import TRIES, EndpointJudge
+from posttrain.evaluation.endpoint_judge import TEMPLATE_TOKENS, TRIES, EndpointJudge
 from posttrain.evaluation.judging import INSTRUCTION, Pair, Reply, Verdicts, verdicts
 
 PLACE = "evaluation.suites.better.endpoint"
@@ -55,6 +55,11 @@ def test_a_reply_s_verdict_is_its_last_line(reply, said):
     assert judging.word(reply) == said
 
 
+def test_the_page_has_the_instruction():
+    page = " ".join((REPOSITORY / "docs/judge.md").read_text().replace("\n> ", "\n").split())
+    assert INSTRUCTION in page
+
+
 def test_a_pair_is_won_in_both_orders_or_not_at_all():
     outcomes = dict.fromkeys(itertools.product(("ours", "theirs", "tie", ""), repeat=2), 0.5)
     outcomes |= {("ours", "ours"): 1.0, ("theirs", "theirs"): 0.0}
@@ -78,7 +83,8 @@ def test_both_orders_are_asked_and_equal_answers_are_not(tmp_path):
         assert all(
             body["temperature"] == 0 and body["max_tokens"] == 16 and body["model"] == "m" for body in server.bodies
         )
-        assert replies[0].prompt_tokens == len(server.prompts[0].split()) and replies[0].completion_tokens == 1
+        assert sorted(reply.prompt_tokens for reply in replies) == sorted(len(text.split()) for text in server.prompts)
+        assert {reply.completion_tokens for reply in replies} == {1}
 
 
 def test_a_judge_that_prefers_the_first_decides_nothing(tmp_path):
@@ -302,7 +308,8 @@ def test_tokens_that_are_not_counted_are_taken_for_as_many_as_there_may_be(tmp_p
     with serving(answer=answer) as server:
         _, replies, _ = ask(server, tmp_path / "replies.jsonl")
         assert all(reply.completion_tokens == 16 for reply in replies)
-        assert replies[0].prompt_tokens > len(server.prompts[0].encode())
+        most = [len(text.encode()) + TEMPLATE_TOKENS for text in server.prompts]
+        assert sorted(reply.prompt_tokens for reply in replies) == sorted(most)
 
 
 def test_order_does_not_matter_for_what_is_known(tmp_path):
