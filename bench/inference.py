@@ -8,9 +8,9 @@
 The model is the demo's SmolLM2-135M, made by the workflow; `commands` are Snips commands with the demo's system prompt, `sums` are
 GSM8K questions, whose answers are long. `ours` is what `scripts/predict.py` does, from rows to stored answers. The plain loops are
 what a careful user writes with transformers: one prompt at a time, and batches of 8, padded on the left, in the order of the rows.
-All three compute in float32, greedily. llama.cpp answers the same token ids over HTTP, as many at once as it has slots; its GGUF
-file has to be of the same model. Printed: rows/s, seconds of processor time, how many answers are ours, then `name ratio aim`,
-the geometric mean over the tasks.
+`generate_batch` is transformers' continuous batching. All of these compute in float32, greedily. llama.cpp answers the same token ids
+over HTTP, as many at once as it has slots; its GGUF file has to be of the same model. Printed: rows/s, seconds of processor time, how
+many answers are ours, then `name ratio aim`, the geometric mean over the tasks.
 
 With `--many`, what is around the model: seconds and peak memory for so many prompts, whose answers are a constant text.
 """
@@ -38,8 +38,8 @@ from common import BASE, CORES, REPOSITORY, parser, project
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 
 SYSTEM = "Answer with one tool call in JSON. Tools: AddToPlaylist, GetWeather, PlayMusic, RateBook."
-SLOTS = 16  # llama.cpp's, the fastest of 4, 8, 16 and 32 on two cores
-ONE, EIGHT, LLAMA = "one at a time", "batches of 8", "llama.cpp"
+SLOTS = 16  # of llama.cpp's server
+ONE, EIGHT, CONTINUOUS, LLAMA = "one at a time", "batches of 8", "generate_batch", "llama.cpp"
 
 
 class Task(NamedTuple):
@@ -115,6 +115,7 @@ def compare(name: str, task: Task, count: int, model, tokenizer, served: Server 
         EIGHT: lambda: plain(model, tokenizer, prompts, 8, task.max_new_tokens),
         ONE: lambda: plain(model, tokenizer, prompts, 1, task.max_new_tokens),
     }
+    ways[CONTINUOUS] = lambda: continuous(model, tokenizer, prompts, task.max_new_tokens)
     if served:
         ways[LLAMA] = lambda: llama(served.address, prompts, task.max_new_tokens)
     expected, rate = None, 0.0
@@ -207,6 +208,19 @@ def many(model, tokenizer, count: int) -> None:
                 f"{lines} rows, {state}: {1e3 * seconds / lines:.2f} ms of processor time a row, {size:.0f} MB on disk"
             )
     print(f"peak memory: {megabytes[0]:.0f} MB with the model, then {megabytes[1]:.0f} and {megabytes[2]:.0f} MB")
+
+
+def continuous(model, tokenizer, prompts: list[list[int]], longest: int) -> list[str]:
+    """Transformers' continuous batching, which puts new rows where others have ended."""
+    from transformers import GenerationConfig
+
+    from posttrain.inference import scoring
+
+    stops = scoring.stop_tokens(model, tokenizer)
+    options = {"eos_token_id": stops, "pad_token_id": tokenizer.pad_token_id, "max_new_tokens": longest}
+    found = model.generate_batch(inputs=prompts, generation_config=GenerationConfig(do_sample=False, **options))
+    ordered = sorted(found.values(), key=lambda one: int(one.request_id.rpartition("_")[2]))
+    return tokenizer.batch_decode([one.generated_tokens for one in ordered], skip_special_tokens=True)
 
 
 # ---- llama.cpp
