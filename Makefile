@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 
 setup: $(READY)
 
-$(READY): pyproject.toml envs/constraints.txt
+$(READY): pyproject.toml envs/constraints.txt envs/node/package.json
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "posttrain: Python 3.11 or newer is needed; set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
 	python envs/install.py
@@ -20,6 +20,8 @@ demo: setup
 	snakemake --cores $(CORES) --no-hooks results/dpo_lora/eval.json results/dpo_lora/loss.png results/report.html
 	@posttrain table smollm2 sft_lora dpo_lora
 	@echo "All of it on one page: results/report.html"
+	@echo "Talk with it: $(VENV)/bin/posttrain chat dpo_lora"
+	@echo "Serve it:     $(VENV)/bin/posttrain serve dpo_lora"
 
 test: setup
 	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow'
@@ -56,6 +58,7 @@ bench: setup $(PPO_VENV)/.ready
 	python bench/training.py
 	python bench/ppo.py --trl $(PPO_VENV)/bin/python --seeds 1
 	python bench/evaluation.py
+	python bench/inference.py
 	python bench/pipeline.py
 
 growth: setup

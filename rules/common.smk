@@ -518,6 +518,12 @@ def judged_ratings(wildcards):
     return rating_files(wildcards) if judged_pairs(wildcards) else []
 
 
+def system_prompt_rows(wildcards):
+    """The rows whose system prompt goes into an export; nothing for a kind that has no place for one."""
+    run = PROJECT.run(wildcards.run).run
+    return [f"results/data/{run.data}/train.parquet"] if EXPORTS[wildcards.kind].gguf else []
+
+
 def export_proofs(wildcards):
     """The proofs of the configured exports that a run can have, and of others that are there."""
     return [paths.proof(wildcards.run, kind) for kind in PROJECT.exported_kinds(wildcards.run)]

@@ -19,6 +19,7 @@ rule export:
         before=adapters_manifest,
         stages=ancient(adapter_stages),
         specs=adapter_specs,
+        rows=ancient(system_prompt_rows),
     output:
         directory("results/{run}/export/{kind}"),
     log:
@@ -35,7 +36,8 @@ rule export:
         """
         exec python "$POSTTRAIN"/export_model.py --spec {input.spec:q} --kind {wildcards.kind:q} \
             --model {input.model:q} --manifest {input.manifest:q} --trained {input.trained:q} \
-            --stages {input.stages:q} --parent {input.parent:q} --before {input.before:q} --output {output:q} --log {log:q}
+            --stages {input.stages:q} --parent {input.parent:q} --before {input.before:q} \
+            --rows {input.rows:q} --output {output:q} --log {log:q}
         """
 
 

@@ -27,7 +27,7 @@ def main(options) -> None:
     if why := exports.refusal(options.kind, spec["method"], spec["objective"]):
         raise UserError("unsupported-export", f"{name}: {options.kind}", why)
     before = (options.parent, options.before, tuple(options.stages))
-    sources = Sources(spec, options.model, options.manifest, options.trained, *before)
+    sources = Sources(spec, options.model, options.manifest, options.trained, *before, *options.rows)
     writing.write(options.kind, sources, options.output)
     size = sum(file.stat().st_size for file in visible_files(options.output))
     say(f"{name}: {exports.EXPORTS[options.kind].words}, {size / 1e6:,.0f} MB", "summary")
@@ -37,4 +37,11 @@ if __name__ == "__main__":
     paths = {"model": Path, "manifest": Path, "trained": Path, "parent": Path, "before": Path, "output": Path}
     parser = arguments(__doc__, spec=Path, kind=str, **paths)
     parser.add_argument("--stages", type=Path, nargs="*", help="what training wrote of the runs that the adapter is of")
+    parser.add_argument(
+        "--rows",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="the rows that the run was trained on, for a Modelfile's system prompt",
+    )
     run(parser, main)

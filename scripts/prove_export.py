@@ -23,7 +23,7 @@ from posttrain.runtime.script import arguments, run
 def main(options) -> None:
     from posttrain.data import conversations
     from posttrain.export import proof, reference
-    from posttrain.models import loading
+    from posttrain.models import adapters, loading
 
     clock, spec = Clock(), read_json(options.spec)
     name, rows = spec["model"]["name"], reference.read(options.reference)
@@ -37,6 +37,9 @@ def main(options) -> None:
         "peak_memory_bytes": program.peak_memory(),
         "size_bytes": sum(file.stat().st_size for file in visible_files(options.export)),
     }
+    if EXPORTS[options.kind].is_adapter:  # who can serve it, and how far base and adapter are from the trained weights
+        record = adapters.record(options.export)
+        found |= {key: record[key] for key in ("stages", "servers", "weights") if key in record}
     program.close()
     proof.check(name, options.kind, found, spec["limits"])
     made = {"program": program.name, "program_version": program.version, "limits": spec["limits"]}

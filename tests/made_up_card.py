@@ -7,6 +7,7 @@ from conftest import write_rows
 
 from posttrain.data.rows import normalise
 from posttrain.runtime.atomic import read_json, write_json
+from posttrain.runtime.hashes import folder_hashes, sha256
 
 LICENCES = {"bases.base": "apache-2.0", "datasets.chats": None, "datasets.sums": "mit"}
 CONTEXT = {"licences": LICENCES, "price_per_hour": 2.0, "currency": "EUR", "watts": None}
@@ -45,10 +46,11 @@ def write(objective: str = "dpo", method: str = "lora", hub: str | None = "org/m
     )
     write_data("sums", ENGLISH, {"path": "/home/anna/비밀/합계 <b>|`x`.jsonl", "hub": None}, None)
     parts = {"chats": {"train": 1, "validation": 0}, "sums": {"train": 2, "validation": 0}}
+    mix = {"mix": [{"name": "chats", "spec": "0"}, {"name": "sums", "spec": "0"}]}
     write_data(
         "mixed",
         ENGLISH,
-        {"mix": [{"name": "chats", "spec": "0"}, {"name": "sums", "spec": "0"}]},
+        mix,
         None,
         parts=parts,
         dropped={"repeated": 3},
@@ -84,13 +86,18 @@ def change(file: str, **values) -> None:
     write_json(path, read_json(path) | values)
 
 
-def write_proof(kind: str, run: str = "dpo_1", **values) -> Path:
-    """An export with a weight in it, and its proof; returns its folder."""
+def write_proof(kind: str, run: str = "dpo_1", files: dict[str, str] | None = None, **values) -> Path:
+    """An export with a weight and further text files in it, and its proof; returns its folder."""
     folder = Path(f"results/{run}/export/{kind}")
     folder.mkdir(parents=True)
     (folder / f"{run}.gguf").write_bytes(b"GGUF" + bytes(100))
-    proof = {"program": "llama.cpp", "program_version": "b1 (`x|y`)", "size_bytes": 104, "greedy_agreement": 0.97,
-             "perplexity_ratio": {"value": 1.01, "low": 0.99, "high": 1.03}, "load_seconds": 1.0, "tokens_per_second": 50.0,
-             "against": {run: {"exact_match": {"verdict": "worse"}, "perplexity": {"verdict": "no evidence"}}}}  # fmt: skip
+    for name, text in (files or {}).items():
+        (folder / name).write_text(text)
+    interval = {"value": 1.01, "low": 0.99, "high": 1.03}
+    proof = {"program": "llama.cpp", "program_version": "b1 (`x|y`)", "size_bytes": 104, "load_seconds": 1.0,
+             "greedy_agreement": interval | {"value": 0.97}, "perplexity_ratio": interval, "tokens_per_second": 50.0,
+             "against": {run: {"exact_match": {"verdict": "worse"}, "perplexity": {"verdict": "no evidence"}}},
+             "files": folder_hashes(folder), "reference": "0", "spec": "0",
+             "manifest": sha256(Path(f"results/{run}/merge.json"))}  # fmt: skip
     write_json(folder.with_name(f"{kind}.json"), proof | values)
     return folder

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, environment
 
+from posttrain.exports import EXPORTS
+
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 COMMANDS = [
     (page.name, line.split("  #")[0].strip())
@@ -36,6 +38,11 @@ def test_a_documented_command(folder, page, line):
         check, where = [sys.executable, "-m", "posttrain.cli", words.split()[0], "--help"], REPOSITORY / "scripts"
     elif program == "python":
         check, where = [sys.executable, REPOSITORY / words.split()[0], "--help"], folder
+    elif program == "ollama":  # which is not here: it reads a file that an export has
+        assert re.search(
+            rf" -f results/\w+/export/({'|'.join(k for k in EXPORTS if EXPORTS[k].gguf)})/Modelfile$", line
+        )
+        return
     else:
         assert program in ("git", "cd", "rm", "source", "pip"), f"{page} shows a command that no test knows: {line}"
         return

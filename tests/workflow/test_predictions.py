@@ -21,7 +21,7 @@ datasets:
     format: prompt_completion
     columns: {prompt: question, completion: answer}
     licence: mit
-    limit: 52
+    limit: 48
     validation: 0.4
   asked: {path: asked.jsonl, format: prompts, licence: mit, max_dropped: 0.1}
 runs:
@@ -102,15 +102,15 @@ def test_the_same_command_goes_on_after_a_kill_and_new_rows_alone_are_generated_
 @pytest.mark.slow
 def test_an_evaluations_answers_are_taken_over_and_two_processes_write_the_bytes_of_one(project):
     target = "results/sft/predictions/gsm8k.jsonl"
-    suite = "evaluation: {max_new_tokens: 160, suites: {said: {kind: generation, data: gsm8k, limit: 10}}}\n"
+    suite = "evaluation: {max_new_tokens: 160, suites: {said: {kind: generation, data: gsm8k, limit: 19}}}\n"
     (project / "config.yaml").write_text(CONFIG + suite)
     assert run(project, "results/sft/eval.json").returncode == 0
     done = run(project, target)
-    assert "gsm8k: 52 rows: 42 answers generated, 10 known" in done.stdout, done.stdout
+    assert "48 rows: 29 answers generated, 19 known" in done.stdout, done.stdout
     one = (project / target).read_bytes()
     for left in [*project.glob("results/sft/predictions/answers*"), project / target]:
         left.unlink()
     (project / "results/sft/eval/answers.jsonl").unlink()
     two = ("--config", "hardware={processes: 2}", "--", target)
     done = snakemake(project, *two, config=project / "config.yaml")
-    assert "52 answers generated" in done.stdout and (project / target).read_bytes() == one, done.stdout
+    assert "48 answers generated" in done.stdout and (project / target).read_bytes() == one, done.stdout

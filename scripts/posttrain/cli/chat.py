@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from posttrain.cli import configuration, models, terminal
 from posttrain.data import thoughts
+from posttrain.exports import EXPORTS
 from posttrain.runtime.errors import UserError, printable
+from posttrain.workflow import paths
 
 if TYPE_CHECKING:
+    from posttrain.export.llama_chat import LlamaPartner
     from posttrain.inference.chat import Partner, Reply, Show
     from posttrain.workflow.project import Project
 
@@ -28,7 +31,14 @@ class Chosen(NamedTuple):
     """A model that is to be loaded."""
 
     name: str
+    kind: str | None
+    """of an export of it"""
     folder: Path
+
+    @property
+    def label(self) -> str:
+        """As it is shown."""
+        return f"{self.name} ({self.kind})" if self.kind else self.name
 
 
 def run(options: argparse.Namespace) -> None:
@@ -41,15 +51,16 @@ def run(options: argparse.Namespace) -> None:
     logging.disable(logging.WARNING)  # what libraries say of themselves is no part of a conversation
     check(options)
     project, _ = configuration.project(options)
-    names = [models.canonical(project, name) for name in dict.fromkeys(options.names)]
-    chosen = [find(project, name) for name in names]
+    names = [models.canonical(project, name) for name in options.names]
+    kinds = [options.export, None]
+    chosen = [find(project, name, kind) for name, kind in zip(names, kinds, strict=False)]
     # Both are asked the same, so a base is asked as the run beside it.
     systems = [options.system, *(models.trained_with(project, name) for name in names)]
     system = next((text for text in systems if text is not None), None)
     piped = None if sys.stdin.isatty() else sys.stdin.read().strip()
     if piped == "":
         raise UserError("no-rows", "standard input", "there is no prompt in it", "write one, or start it in a terminal")
-    talk = Talk({one.name: load(one.folder, options) for one in chosen}, system)
+    talk = Talk({one.label: load(project, one, options) for one in chosen}, system)
     if piped is None:
         converse(talk)
     else:
@@ -69,34 +80,48 @@ def check(options: argparse.Namespace) -> None:
             raise UserError("invalid-value", f"--{name}", f"{value} is below {least}", "write a larger one")
 
 
-def find(project: "Project", name: str) -> Chosen:
-    """The folder of a model that ships.
+def find(project: "Project", name: str, kind: str | None) -> Chosen:
+    """The folder of a model that ships, or of one of its exports.
 
     Raises:
-        UserError: it is a reward model, or not built.
+        UserError: it is a reward model, or not built, or there is no such kind of export.
     """
     if project.is_reward(name):
         raise UserError("unsupported-model", name, "it is a reward model, which gives scores and no answers")
-    return Chosen(name, models.built(project, name, project.model(name)))
+    if kind is None:
+        return Chosen(name, None, models.built(project, name, project.model(name)))
+    models.check_kind(project, name, kind)
+    return Chosen(name, kind, models.built(project, name, paths.export(name, kind)))
 
 
-def load(folder: Path, options: argparse.Namespace) -> "Partner":
-    """Load a model: on a processor in float32, as evaluation does, on a GPU in its own type."""
+def load(project: "Project", chosen: Chosen, options: argparse.Namespace) -> "Partner | LlamaPartner":
+    """Load a model: on a processor in float32, as evaluation does, on a GPU in its own type; an export by the program that runs it."""
     import torch
     import transformers
 
+    from posttrain.export import proof
+    from posttrain.export.llama_chat import LlamaPartner
     from posttrain.inference.chat import Partner
     from posttrain.models import loading
 
     transformers.utils.logging.disable_progress_bar()
-    model = loading.load(folder, torch.float32 if loading.DEVICE == "cpu" else "auto", arithmetic="fp32").eval()
-    return Partner(model, loading.tokenizer(folder), options.temperature, options.max_new_tokens)
+    name, kind, folder = chosen
+    settings = (options.temperature, options.max_new_tokens)
+    if kind is None:
+        dtype = torch.float32 if loading.DEVICE == "cpu" else "auto"
+        model = loading.load(folder, dtype, arithmetic="fp32").eval()
+        return Partner(model, loading.tokenizer(folder), *settings)
+    base = project.adapter_line(name)[0]
+    program = proof.load(kind, folder, Path(project.merged(base)), Path(project.manifest(base)))
+    if EXPORTS[kind].gguf:
+        return LlamaPartner(program, Path(project.merged(name)), *settings)
+    return Partner(program.model, program.tokenizer, *settings)
 
 
 class Talk:
     """A conversation with one or two models, each of which remembers its own answers."""
 
-    def __init__(self, partners: "dict[str, Partner]", system: str | None) -> None:
+    def __init__(self, partners: "dict[str, Partner | LlamaPartner]", system: str | None) -> None:
         self.partners = partners
         self.begin(system)
 

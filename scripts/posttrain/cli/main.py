@@ -58,6 +58,8 @@ def parser() -> argparse.ArgumentParser:
     for name, (number, words) in with_targets.items():
         reading.append(commands.add_parser(name, help=words))
         reading[-1].add_argument("targets", nargs=number, metavar="TARGET", help="a run, or a file under results/")
+        if name == "send-mlflow":
+            reading[-1].add_argument("--register", action="store_true", help="also put the model into the registry")
     for one in reading:
         configuration.add_options(one)
     return parser
@@ -96,6 +98,11 @@ def add_chat(chat: argparse.ArgumentParser) -> None:
     """The arguments of `posttrain chat`."""
     chat.add_argument(
         "names", nargs="+", metavar="MODEL", help="a base or a run; with two, both answer the same prompts"
+    )
+    chat.add_argument(
+        "--export",
+        metavar="KIND",
+        help="talk with this export of the first model, such as gguf-q8_0; a second one is as it was trained",
     )
     chat.add_argument("--system", help="the system prompt; default: the one that the run was trained with")
     chat.add_argument(

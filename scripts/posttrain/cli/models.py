@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from posttrain.exports import EXPORTS
 from posttrain.runtime.errors import UserError, nearest
 from posttrain.workflow import paths
 
@@ -31,6 +32,18 @@ def built(project: "Project", name: str, folder: str) -> Path:
     if not Path(folder).exists():
         raise UserError("not-built", name, "it is not built yet", f"run: {project.command(folder)}")
     return Path(folder)
+
+
+def check_kind(project: "Project", name: str, kind: str) -> None:
+    """Look at a kind of export of a model that a command line names.
+
+    Raises:
+        UserError: there is no such kind, or the model is a base.
+    """
+    if kind not in EXPORTS:
+        raise UserError("unsupported-export", "--export", f"there is no kind '{kind}'", nearest(kind, EXPORTS))
+    if name in project.config.bases:
+        raise UserError("unsupported-export", name, "it is a base, and only runs are exported", "name a run")
 
 
 def trained_with(project: "Project", name: str) -> str | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from posttrain.cli import configuration, models
 from posttrain.exports import EXPORTS, TRANSFORMERS_SERVERS
 from posttrain.runtime.atomic import read_json
-from posttrain.runtime.errors import UserError, nearest
+from posttrain.runtime.errors import UserError
 from posttrain.workflow import paths
 
 if TYPE_CHECKING:
@@ -82,11 +82,10 @@ def planned(project: "Project", options: argparse.Namespace) -> Plan:
         if project.is_reward(one):
             raise UserError("unsupported-model", one, "it is a reward model, which gives scores and no answers")
     kind = options.export
-    if kind is not None and kind not in EXPORTS:
-        raise UserError("unsupported-export", "--export", f"there is no kind '{kind}'", nearest(kind, EXPORTS))
-    for one in [name, *wanted]:
-        if one in project.config.bases and (kind or one in wanted):
-            raise UserError("unsupported-export", one, "it is a base, and only runs are exported", "name a run")
+    if kind is not None:
+        models.check_kind(project, name, kind)
+    for one in wanted:
+        models.check_kind(project, one, "adapter")
     if kind and wanted:
         problem = "adapters are served over the trained model, and not over an export of it"
         raise UserError("unsupported-combination", "--export", problem, "leave out --export or --adapters")
@@ -166,7 +165,7 @@ def _backend(plan: Plan, context: int | None, folder: Path, tokenizer: Any) -> "
         folder: of the tokenizer and the model's configuration.
     """
     from posttrain.data import conversations, thoughts
-    from posttrain.models import adapters
+    from posttrain.export import adapter_servers
     from posttrain.models.context import max_positions
     from posttrain.serving import child
 
@@ -179,18 +178,30 @@ def _backend(plan: Plan, context: int | None, folder: Path, tokenizer: Any) -> "
         special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
         markers = [mark for mark in thoughts.MARKERS if mark in special]
         return child.Child(child.llama_server(LLAMA_SERVER, file, most, markers), most, log)
-    taken = [adapters.check_base(folder, plan.folder)["servers"]["vllm"]["can"] for folder in plan.adapters.values()]
-    if shutil.which("vllm") and all(taken) and not (plan.folder / "adapter_config.json").exists():
+    if shutil.which("vllm") and _fits_vllm(plan):
         most = context or most or LLAMA_CONTEXT
         ranks = [_json(adapter / "adapter_config.json")["r"] for adapter in plan.adapters.values()]
+        rank = min((rank for rank in adapter_servers.VLLM_RANKS if rank >= max(ranks, default=0)), default=0)
         stops = conversations.stops(folder, tokenizer)
-        program = child.vllm(plan.folder, plan.name, most, stops, plan.adapters, max(ranks, default=0))
-        return child.Child(program, most, log)
+        return child.Child(child.vllm(plan.folder, plan.name, most, stops, plan.adapters, rank), most, log)
     from posttrain.serving import in_process
 
     if plan.adapters:
         return in_process.load_adapters(plan.folder, plan.adapters, plan.name if plan.base_answers else None, context)
     return (in_process.load_export if plan.is_export else in_process.load)(plan.folder, context)
+
+
+def _fits_vllm(plan: Plan) -> bool:
+    """Whether vLLM takes a model and its adapters.
+
+    Raises:
+        UserError: an adapter belongs to another base.
+    """
+    from posttrain.models import adapters
+
+    records = [adapters.check_base(folder, plan.folder) for folder in plan.adapters.values()]
+    is_adapter = (plan.folder / "adapter_config.json").exists()
+    return not is_adapter and all(record["servers"]["vllm"]["can"] for record in records)
 
 
 def _json(file: Path) -> dict[str, Any]:

@@ -93,16 +93,11 @@ def check(sources: Sources, folder: Path) -> dict[str, float]:
         UserError: they are not the same model.
     """
     found = adapters.record(folder)
-    start = adapters.load_base(sources.parent, found).to("cpu").state_dict()
-    with_adapter = adapters.load(sources.parent, folder, hashes=read_json(sources.before)["files"])
-    ours = with_adapter.merge_and_unload().to("cpu").state_dict()
     trained = loading.load(sources.model, torch.float32, device="cpu").state_dict()
-    off = effect = size = 0.0
-    for name, wanted in trained.items():
-        off += (ours[name] - wanted).double().square().sum().item()
-        effect += (start[name] - wanted).double().square().sum().item()
-        size += wanted.double().square().sum().item()
-    distance = {"relative": (off / effect) ** 0.5 if effect else 0.0, "rounding": (off / size) ** 0.5}
+    effect, size = _distance(adapters.load_base(sources.parent, found), trained)
+    with_adapter = adapters.load(sources.parent, folder, hashes=read_json(sources.before)["files"])
+    off, _ = _distance(with_adapter.merge_and_unload(), trained)
+    distance = {"relative": off / effect if effect else 0.0, "rounding": off / size}
     say(
         f"{found['run']}: base and adapter are {distance['relative']:.2g} of what training changed from the trained model"
     )
@@ -114,3 +109,11 @@ def check(sources: Sources, folder: Path) -> dict[str, float]:
             "export the merged model instead",
         )
     return distance
+
+
+def _distance(model: Any, trained: dict[str, torch.Tensor]) -> tuple[float, float]:
+    """Distance of a model's weights from the trained ones, and the size of those (Euclidean norms)."""
+    ours = model.to("cpu").state_dict()
+    off = sum((ours[name] - wanted).double().square().sum().item() for name, wanted in trained.items())
+    size = sum(wanted.double().square().sum().item() for wanted in trained.values())
+    return off**0.5, size**0.5

@@ -11,14 +11,13 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 from safetensors import safe_open
 
-from posttrain.models.adapters import beyond_lora
+from posttrain.methods import METHODS
+from posttrain.models.adapters import UNCHANGED_BASE, beyond_lora
 from posttrain.models.combined_lora import MATRIX
 from posttrain.objectives import OBJECTIVES
 
 VERSIONS = {"vllm": "0.33.0", "llama.cpp": "0c1e570 (2026-11)"}
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-# Values of init_lora_weights with which PEFT leaves the base's weights as they are when it loads an adapter.
-UNCHANGED_BASE = (True, False, None, "gaussian", "eva", "orthogonal")
 
 Verdict = dict[str, Any]
 """`can`, and `why`: what it takes, or what is in the way"""
@@ -112,7 +111,7 @@ def _rank(config: dict[str, Any]) -> int:
 
 # ---- the card
 
-LOAD = """import torch
+LOAD = """{first}import torch
 from peft import PeftModel
 from transformers import {family}, AutoTokenizer
 
@@ -120,6 +119,7 @@ base = {family}.from_pretrained("BASE", dtype=torch.float32{options})
 model = PeftModel.from_pretrained(base, "FOLDER")
 tokenizer = AutoTokenizer.from_pretrained("FOLDER")"""
 
+BOTTLENECK = "import posttrain.models.bottleneck  # a method that is not one of PEFT's own\n"
 TEXT = """
 # {run}: adapter
 
@@ -177,6 +177,7 @@ def card(record: dict[str, Any], config: dict[str, Any], spec: dict[str, Any]) -
         load=LOAD.format(
             family="AutoModelForSequenceClassification" if reward else "AutoModelForCausalLM",
             options=", num_labels=1" if reward else "",
+            first=BOTTLENECK if METHODS[spec["method"]].wraps_blocks else "",
         ),
         servers="\n".join(
             f"| {WORDS[name]} | {'yes' if found['can'] else 'no'} | {found['why']} |"

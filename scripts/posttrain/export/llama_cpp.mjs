@@ -31,8 +31,8 @@ try {
     process.exit(1);
 }
 
-// A context for texts of so many tokens, with nothing in it.
-async function fresh(tokens) {
+// A context for texts of so many tokens.
+async function roomy(tokens) {
     if (tokens > model.trainContextSize)
         throw new Error(`a text of ${tokens} tokens is longer than the model's context of ${model.trainContextSize}`);
     if (context == null || context.contextSize < tokens) {
@@ -41,6 +41,10 @@ async function fresh(tokens) {
         context = await model.createContext({contextSize: size, batchSize: 512, threads: {ideal: threads, min: threads}});
         sequence = context.getSequence();
     }
+}
+
+async function fresh(tokens) {
+    await roomy(tokens);
     await sequence.clearHistory();
 }
 
@@ -82,6 +86,20 @@ async function generate(prompt, limit, stop) {
     return answer;
 }
 
+// The next tokens of a text that grows: what the last call had as well is not computed again.
+async function extend(ids, most, room, stop, temperature) {
+    await roomy(room);
+    await sequence.adaptStateToTokens(ids.slice(0, -1), false);
+    const stops = new Set(stop), next = [];
+    const options = {temperature, topK: 0, topP: 1, minP: 0, yieldEogToken: true};
+    for await (const token of sequence.evaluate(ids.slice(sequence.nextTokenIndex), options)) {
+        next.push(token);
+        if (next.length >= most || stops.has(token))
+            break;
+    }
+    return next;
+}
+
 // llama.cpp's own template engine, as llama-server has it; node-llama-cpp names it nowhere.
 const templates = new Map();
 
@@ -96,6 +114,7 @@ const answers = {
     render: ({template, values}) => render(template, values),
     score: ({prompt, answer}) => score(prompt, answer),
     generate: ({prompt, most, stop}) => generate(prompt, most, stop),
+    extend: ({ids, most, room, stop, temperature}) => extend(ids, most, room, stop, temperature),
     peak: () => 1024 * process.resourceUsage().maxRSS
 };
 

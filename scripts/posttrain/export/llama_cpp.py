@@ -62,6 +62,7 @@ class LlamaCpp:
             stderr=self._errors,
             encoding="utf-8",
             env=os.environ | {MODULES: str(modules())},
+            process_group=0,  # Ctrl-C is for this process, which decides what ends
         )
         started = self._read()
         self.version: str = started["version"]
@@ -99,6 +100,18 @@ class LlamaCpp:
     def generate(self, prompts: list[list[int]], max_new_tokens: int, stop: list[int]) -> list[list[int]]:
         """See `programs.Program`."""
         return [self._ask("generate", prompt=prompt, most=max_new_tokens, stop=stop) for prompt in prompts]
+
+    def extend(self, ids: list[int], most: int, room: int, stop: list[int], temperature: float) -> list[int]:
+        """The next tokens of a text that grows from call to call, and is not read again from its beginning.
+
+        Args:
+            ids: all of it so far.
+            most: that are wanted now.
+            room: the most that the text will have in the end, which has to be within the model's context.
+            stop: tokens that end it; the one that did is the last.
+            temperature: 0 for the likeliest token each time.
+        """
+        return self._ask("extend", ids=ids, most=most, room=room, stop=stop, temperature=temperature)
 
     def peak_memory(self) -> int:
         """See `programs.Program`; node's own share of some 100 MB is in it."""

@@ -21,3 +21,5 @@ class Sources(NamedTuple):
     """base.json or merge.json of that model, with the hashes of its files"""
     stages: tuple[Path, ...]
     """what training wrote of the runs whose adapters are one together, see `methods.combined`; the run's own is the last"""
+    rows: Path | None = None
+    """the rows that the run was trained on, where the export takes their system prompt"""

@@ -15,10 +15,11 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TorchAoConfig
 
 from posttrain.exports import Export
 from posttrain.models import loading
-from posttrain.models.memory_estimate import weight_files
+from posttrain.models.memory_estimate import read_model, weight_files
 from posttrain.models.model_files import carry
 from posttrain.runtime.errors import UserError
 
+BLOCK = 64  # weights of NF4 with one scale
 LARGEST = torch.finfo(torch.float16).max
 
 
@@ -38,6 +39,8 @@ def write(row: Export, model: Path, folder: Path) -> None:
         raise UserError("missing-package", f"{folder}", f"{row.words}: this needs {row.needs}", hint)
     if row.dtype == "float16":
         check_range(model)
+    if row.quantiser == "bitsandbytes" and row.bits < 8:
+        check_blocks(model)
     exported = loading.load(model, getattr(torch, row.dtype), device="cpu") if row.dtype else quantised(row, model)
     exported.save_pretrained(folder)
     carry(model, folder)
@@ -64,6 +67,20 @@ def configuration(row: Export) -> Any:
 
         return TorchAoConfig(Int8WeightOnlyConfig())
     return loading.nf4("bf16", reward=False) if row.bits < 8 else BitsAndBytesConfig(load_in_8bit=True)
+
+
+def check_blocks(model: Path) -> None:
+    """Refuse matrices that bitsandbytes does not compute with in 4 bits.
+
+    Raises:
+        UserError: naming the first of them.
+    """
+    for name, shape in read_model(model).matrices.items():
+        if shape[1] % BLOCK:
+            problem = (
+                f"{name} has {shape[1]} inputs, and bitsandbytes computes them on a processor in blocks of {BLOCK}"
+            )
+            raise UserError("unsupported-export", f"{model.parent.name}: nf4", problem, "export int8 or bf16")
 
 
 def check_range(model: Path) -> None:

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from posttrain.data import system_prompts
 from posttrain.export.sources import Sources
 from posttrain.exports import EXPORTS, Export
 from posttrain.models.memory_estimate import read_model
@@ -27,9 +28,10 @@ def write(kind: str, sources: Sources, folder: Path) -> None:
 
             adapter.write(sources, beside)
         elif row.gguf:
-            from posttrain.export import gguf_file
+            from posttrain.export import gguf_file, ollama
 
             gguf_file.write(sources.model, beside, row.gguf)
+            ollama.write(beside, sources.model, system_prompts.of_rows(sources.rows) if sources.rows else None)
         else:
             from posttrain.export import transformers_files
 

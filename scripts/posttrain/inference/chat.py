@@ -72,8 +72,13 @@ class _Said(StoppingCriteria):
         at_stop_text = self.decoder.has_stop(0, ids)
         self.text = self.decoder.answer(0, ids, self.ended).text
         self.ended |= at_stop_text
-        self.show(self.text.removesuffix("\N{REPLACEMENT CHARACTER}"))  # the first bytes of a character
+        self.show(shown(self.text))
         return torch.tensor([at_stop_text], device=input_ids.device)
+
+
+def shown(text: str) -> str:
+    """An answer so far, without the first bytes of a character that is not whole yet."""
+    return text.removesuffix("\N{REPLACEMENT CHARACTER}")
 
 
 def left(prompt: int, max_new_tokens: int, context: int | None) -> int:

@@ -30,6 +30,9 @@ SPECIAL = (
     ),
 )
 
+# Values of init_lora_weights with which PEFT leaves the base's weights as they are when it loads an adapter.
+UNCHANGED_BASE = (True, False, None, "gaussian", "eva", "orthogonal")
+
 
 def beyond_lora(config: dict[str, Any]) -> str | None:
     """What an adapter is besides plain LoRA, by its adapter_config.json; None for one that can share a batch with others."""
@@ -37,6 +40,10 @@ def beyond_lora(config: dict[str, Any]) -> str | None:
         return f"peft_type: {config['peft_type']}"
     if config.get("bias", "none") != "none":
         return f"bias: {config['bias']}"
+    if (
+        config.get("init_lora_weights") not in UNCHANGED_BASE
+    ):  # PEFT changes the weights of the base, which others share
+        return f"init_lora_weights: {config['init_lora_weights']}"
     return next((key for key in SPECIAL if config.get(key)), None)
 
 

@@ -44,8 +44,9 @@ KEPT_APART = """What was trained cannot be merged, so this folder holds an adapt
 {imports}from peft import PeftModel
 from transformers import {loader}
 
-base = {loader}.from_pretrained("{place}", subfolder="base"{options})
-model = PeftModel.from_pretrained(base, "{place}")
+folder = {folder}
+base = {loader}.from_pretrained(f"{{folder}}/base"{options})
+model = PeftModel.from_pretrained(base, folder)
 ```
 """
 
@@ -105,19 +106,18 @@ def usage(spec: dict[str, Any], place: str = "FOLDER") -> str:
     reward, method = OBJECTIVES[spec["objective"]].reward_model, METHODS[spec["method"]]
     if method.mergeable:
         return (SCORE if reward else GENERATE).format(place=place)
-    loader, options = loading(reward)
-    return KEPT_APART.format(loader=loader, options=options, place=place, imports=imports(spec))
-
-
-def loading(reward: bool) -> tuple[str, str]:
-    """The class that loads a model of one of the two kinds, and its further arguments."""
-    return ("AutoModelForSequenceClassification", ", num_labels=1") if reward else ("AutoModelForCausalLM", "")
-
-
-def imports(spec: dict[str, Any]) -> str:
-    """What has to be imported before an adapter of this method can be loaded: a line, or nothing."""
-    wraps = METHODS[spec["method"]].wraps_blocks
-    return f"import posttrain.models.bottleneck  # {spec['method']} is not one of PEFT's own methods\n" if wraps else ""
+    loader, options = (
+        ("AutoModelForSequenceClassification", ", num_labels=1") if reward else ("AutoModelForCausalLM", "")
+    )
+    imports = (
+        f"import posttrain.models.bottleneck  # {spec['method']} is not one of PEFT's own methods\n"
+        if method.wraps_blocks
+        else ""
+    )
+    folder = f'"{place}"'
+    if "/" in place:  # transformers takes no adapter's `base/` from the hub
+        imports, folder = f"from huggingface_hub import snapshot_download\n{imports}", f"snapshot_download({folder})"
+    return KEPT_APART.format(loader=loader, options=options, folder=folder, imports=imports)
 
 
 # ---- tables

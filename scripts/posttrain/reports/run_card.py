@@ -18,7 +18,7 @@ GGUF = """It is for llama.cpp and for what is built on it, such as Ollama; the f
 
 ```bash
 {command} --port 8080 &
-curl --retry 30 --retry-all-errors -s http://127.0.0.1:8080/v1/chat/completions -H 'Content-Type: application/json' -d '{{
+curl -sf --retry 60 --retry-delay 1 --retry-all-errors http://127.0.0.1:8080/v1/chat/completions -d '{{
   "messages": [{{"role": "user", "content": "..."}}], "max_tokens": 200, "temperature": 0}}'
 ```
 """
@@ -282,17 +282,17 @@ def _exports(facts: Facts) -> str:
         return "None has been made and proved."
     rows = []
     for kind, proof in facts["exports"].items():
-        ratio = proof["perplexity_ratio"]
+        ratio, speed = proof.get("perplexity_ratio"), proof.get("tokens_per_second")
         worse = [name for own in proof["against"].values() for name, row in own.items() if row["verdict"] == "worse"]
         rows.append(
             [
                 f"`{kind}`",
                 f"{proof['program']} {cell(proof['program_version'])}",
                 f"{formatting.short(proof['size_bytes'] / 1e6)} MB",
-                f"{ratio['value']:.4g} [{ratio['low']:.4g}, {ratio['high']:.4g}]",
-                formatting.percent(proof["greedy_agreement"]),
+                f"{ratio['value']:.4g} [{ratio['low']:.4g}, {ratio['high']:.4g}]" if ratio else "",
+                formatting.percent(proof["greedy_agreement"]["value"]) if "greedy_agreement" in proof else "",
                 formatting.listed(map(formatting.label, worse)) if worse else "nothing",
-                formatting.short(proof["tokens_per_second"]),
+                formatting.short(speed) if speed else "",
             ]
         )
     head = ["kind", "proved by", "size", "perplexity ratio", "same next token", "worse in", "tokens/s"]

@@ -34,6 +34,12 @@ PATIENCE = {
 }
 WAIT = 5.0  # seconds for another process that holds the SQLite store
 AGAIN = 60.0  # seconds from one try to the next, at the least; a try never takes more than a twentieth of the time
+PARENT_TAG = "posttrain.parent"
+CONTEXTS = {
+    "train.parquet": "training",
+    "validation.parquet": "validation",
+}  # what MLflow calls the two parts of a dataset
+DIGEST = 36  # characters of a SHA-256, MLflow's most
 BATCH = 1000  # numbers in one request, MLflow's own limit
 
 
@@ -198,8 +204,37 @@ def _describe(store: Any, run_id: str, spec: Path) -> None:
     from mlflow.entities import Param
 
     if not store.get_run(run_id).data.params:
-        store.log_batch(run_id, params=[Param(key, str(value)) for key, value in read_json(spec).items()])
+        settings = read_json(spec)
+        store.log_batch(run_id, params=[Param(key, str(value)) for key, value in settings.items()])
         store.log_artifact(run_id, str(spec))
+        _describe_origin(store, run_id, spec.parent.parent, settings)
+
+
+def _describe_origin(store: Any, run_id: str, results: Path, settings: dict[str, Any]) -> None:
+    """Say what a run is made from: its parent as tags, the rows that it trains on and those that are held out as inputs."""
+    from mlflow.data import dataset_source_registry, meta_dataset
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    parent, train = settings["from"], results / settings["from"]["name"] / "train.json"
+    tags = {PARENT_TAG: parent["name"], f"{PARENT_TAG}_spec": parent.get("spec")}
+    if train.exists():
+        tags[f"{PARENT_TAG}_run_id"] = read_json(train)["mlflow_run_id"]
+    for key, value in tags.items():
+        if value:
+            store.set_tag(run_id, key, value)
+    folder = results / "data" / settings.get("data", {}).get("name", "")
+    record = folder / "data.json"
+    inputs = []
+    for split, digest in (read_json(record).get("written", {}) if record.exists() else {}).items():
+        context = CONTEXTS.get(split)
+        if context:
+            source = dataset_source_registry.resolve_dataset_source(str(folder / split))
+            rows = meta_dataset.MetaDataset(source, f"{folder.name}/{split}", digest[:DIGEST])
+            inputs.append(
+                DatasetInput(Dataset.from_dictionary(rows.to_dict()), [InputTag("mlflow.data.context", context)])
+            )
+    if inputs:
+        store.log_inputs(run_id, inputs)
 
 
 def _log_lines(store: Any, run_id: str, lines: list[dict[str, Any]], milliseconds: int) -> None:
@@ -261,19 +296,25 @@ def send(name: str) -> str:
 
     try:
         store = client()
-        run_id = _find(store, folder) or _create(store, folder)
+        run_id = run_of(store, folder)
         numbers = _send_steps(store, run_id, folder / "train.jsonl")
         evaluated = _send_evaluation(store, run_id, folder / "eval.json")
         if store.get_run(run_id).info.status != "FINISHED":
             store.set_terminated(run_id, "FINISHED")
     except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
-        raise UserError(
-            "unreachable-server",
-            f"{name}",
-            f"MLflow is away ({reason(error)})",
-            "start its server, or end what holds its file, and send again",
-        ) from None
+        raise is_away(name, error) from None
     return f"{name}: {numbers} step{'s' * (numbers != 1)} sent{', and its evaluation' if evaluated else ''}"
+
+
+def is_away(name: str, error: Exception) -> UserError:
+    """What to say of a store that does not take what a run has."""
+    hint = "start its server, or end what holds its file, and send again"
+    return UserError("unreachable-server", name, f"MLflow is away ({reason(error)})", hint)
+
+
+def run_of(store: Any, folder: Path) -> str:
+    """The id of a trained run's MLflow run, which is made where there is none."""
+    return _find(store, folder) or _create(store, folder)
 
 
 def _find(store: Any, folder: Path) -> str | None:

@@ -10,6 +10,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from posttrain.export import adapter, adapter_servers
 from posttrain.export.sources import Sources
@@ -28,8 +29,8 @@ RESULTS = Path("results")
 def export(merge, random_tiny_folder):
     """Train a chain of runs at random and export the adapter of the last; returns its folder and its base's."""
 
-    def make(*runs: tuple[str, dict]) -> tuple[Path, Path]:
-        folders, specs = [random_tiny_folder], []
+    def make(*runs: tuple[str, dict], start: Path = random_tiny_folder) -> tuple[Path, Path]:
+        folders, specs = [start], []
         for objective, keys in runs:
             merge(
                 objective,
@@ -40,7 +41,7 @@ def export(merge, random_tiny_folder):
             specs.append(read_json(RESULTS / objective / "spec.json"))
         count = combined(specs)
         own, base = folders[-1].parent, folders[-count - 1]
-        origin = {"source": "path"} if base == random_tiny_folder else {}
+        origin = {"source": "path"} if base == start else {}
         write_json(Path("before.json"), origin | {"files": folder_hashes(base)})
         stages = tuple(folder.parent / "trained" for folder in folders[-count:])
         folder = own / "export/adapter"
@@ -109,6 +110,27 @@ def test_ranks_and_scalings_of_single_layers_become_one(random_tiny_folder, tmp_
             layer.scaling["default"] *= 2
     wanted = merge_proof.logits(model.eval(), PROMPTS)
     torch.testing.assert_close(merge_proof.logits(twice.eval(), PROMPTS), wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["bfloat16", "new tokens", "tied new tokens", "gpt2"])
+def test_a_chain_on_other_bases(export, random_tiny_folder, tmp_path, kind):
+    start = tmp_path / "bases/base/model"
+    if kind == "gpt2":
+        model = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=384, n_positions=64))
+    else:
+        model = loading.load(random_tiny_folder, torch.bfloat16 if kind == "bfloat16" else torch.float32)
+        model.config.tie_word_embeddings = kind == "tied new tokens"
+        model.tie_weights()
+    loading.save(model, loading.tokenizer(random_tiny_folder), start)
+    if "new" in kind:
+        write_json(start / "config.json", read_json(start / "config.json") | {"new_tokens": [9, 33]})
+    folder, base = export(("sft", {}), ("dpo", {}), start=start)
+    assert base == start
+    assert distance(folder, base, RESULTS / "dpo/merged")["relative"] < merge_proof.MERGED
+    config = read_json(folder / "adapter_config.json")
+    assert (config["r"], bool(config["trainable_token_indices"])) == (8, "new" in kind)
+    assert config["fan_in_fan_out"] == (kind == "gpt2")
 
 
 @pytest.mark.slow

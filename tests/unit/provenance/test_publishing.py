@@ -182,7 +182,7 @@ def test_what_a_licence_keeps_for_oneself_goes_to_a_private_repository_only(proj
 
 
 def test_a_file_that_names_the_projects_folder_is_refused(project):
-    made_up_card.write_proof("gguf-q8_0").joinpath("config.json").write_text(f'{{"path": "{Path.cwd()}/x"}}')
+    made_up_card.write_proof("gguf-q8_0", files={"config.json": f'{{"path": "{Path.cwd()}/x"}}'})
     with refused("local-path", "dpo_1: config.json"):
         prepared(project, "gguf-q8_0")
 
@@ -262,3 +262,11 @@ def test_no_network_is_one_sentence(project, monkeypatch, waits):
     with refused("unreachable-server", "org/mine") as error:
         publishing.send(prepared(project))
     assert "HF_HUB_OFFLINE is set" in str(error.value)
+
+
+def test_an_export_that_is_not_the_one_that_was_proved_is_refused(project):
+    folder = made_up_card.write_proof("gguf-q8_0")
+    (folder / "dpo_1.gguf").write_bytes(b"GGUF another")
+    with refused("changed-file", "dpo_1") as error:
+        prepared(project, "gguf-q8_0")
+    assert "gguf-q8_0/dpo_1.gguf is edited" in str(error.value)

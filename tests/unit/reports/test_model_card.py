@@ -54,7 +54,7 @@ def test_the_hub_reads_base_library_task_and_tags(in_folder):
         ({"objective": "reward"}, 'AutoModelForSequenceClassification.from_pretrained("FOLDER", num_labels=1)'),
         (
             {"method": "prefix"},
-            'base = AutoModelForCausalLM.from_pretrained("FOLDER", subfolder="base")',
+            'base = AutoModelForCausalLM.from_pretrained(f"{folder}/base")',
         ),
     ],
 )
@@ -72,3 +72,14 @@ def test_a_licence_is_read_back_from_the_card(in_folder):
 def test_values_of_the_user_are_no_markup(in_folder):
     text = card_of("dpo", SPEC | {"loss_type": "<b>|`x`\n# y"}, {"bases.base": "mit"})
     assert "| `loss_type` | `<b>\\|'x'\\n# y` |" in text
+
+
+@pytest.mark.parametrize("method", ["lora", "prefix", "adapter"])
+@pytest.mark.parametrize("objective", ["sft", "reward"])
+def test_its_lines_load_what_a_merge_left(merge, objective, method, capsys):
+    merge(objective, method)
+    text = Path(f"results/{objective}/model/README.md").read_text()
+    code = text.split("```python\n")[1].split("```")[0].replace("FOLDER", f"results/{objective}/model")
+    names: dict = {}
+    exec(compile(code.replace("max_new_tokens=200", "max_new_tokens=2"), "card", "exec"), names)
+    assert names["model"].peft_config if method != "lora" else capsys.readouterr().out

@@ -100,7 +100,7 @@ def test_recipe_data_results_limits_and_cost_are_there(results):
     limits = section(card, "Limits")
     assert "- Worse than `sft_0`: format followed." in limits
     assert "- The check overlap was overruled for `dpo_1`: `3 rows`." in limits
-    assert "| `dpo_1` | NVIDIA H100 80GB HBM3 | 1 h 00 min |" in section(card, "Hardware, time and energy")
+    assert "| `dpo_1` | NVIDIA H100 80GB HBM3 | 60 min | 2 min |" in section(card, "Hardware, time and energy")
     assert ", 4.05 EUR. Energy is estimated" in card
     assert "| `datasets.chats` | CC-BY-4.0 | its dataset card |" in section(card, "Licence")
 
@@ -161,7 +161,9 @@ def test_what_cannot_be_merged_is_an_adapter_beside_its_base(in_folder):
     made_up_card.write(method="prefix")
     card = text()
     assert (ModelCard(card).data.library_name, ModelCard(card).data.base_model_relation) == ("peft", "adapter")
-    assert 'subfolder="base"' in section(card, "How to load it") and "the adapter and its base of this model" in card
+    assert 'folder = "FOLDER"' in section(card, "How to load it") and "the adapter and its base of this model" in card
+    published = run_card.card(card_facts.collect("dpo_1", made_up_card.CONTEXT), place="org/mine")
+    assert 'folder = snapshot_download("org/mine")' in published
 
 
 def test_a_base_that_is_not_on_the_hub_is_not_named_in_the_front_matter(in_folder):

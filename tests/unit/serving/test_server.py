@@ -3,14 +3,13 @@
 import asyncio
 import contextlib
 import json
-import threading
 import time
 
 import httpx2
 import openai
 import pytest
 import tiny_bases
-import uvicorn
+from loopback import running
 
 from posttrain.data.tokens import prompt_tokens
 from posttrain.inference import scoring
@@ -24,19 +23,6 @@ from posttrain.serving.requests import MAX_BODY
 SYSTEM = "You are a cat."
 KEY = "secret"
 TOOL = {"type": "function", "function": {"name": "play", "parameters": {"type": "object"}}}
-
-
-@contextlib.contextmanager
-def running(server: Server):
-    """The URL of a server that runs in a thread."""
-    sock = listening.bind("127.0.0.1", 0, None)
-    listener = uvicorn.Server(uvicorn.Config(server.app, lifespan="off", log_level="warning"))
-    thread = threading.Thread(target=asyncio.run, args=[listener.serve([sock])])
-    thread.start()
-    yield f"http://127.0.0.1:{sock.getsockname()[1]}/v1"
-    listener.should_exit = True
-    thread.join(20)
-    assert not thread.is_alive()
 
 
 def client(url: str, key: str = KEY) -> openai.OpenAI:

@@ -5,16 +5,20 @@ import threading
 from pathlib import Path
 from queue import SimpleQueue
 
+import openai
 import pytest
 import torch
+from loopback import running
 from peft import LoraConfig, get_peft_model
 
+from posttrain.data.tokens import prompt_tokens
 from posttrain.inference import scoring
 from posttrain.models import adapters, loading
 from posttrain.runtime.atomic import write_json
 from posttrain.runtime.errors import UserError
 from posttrain.runtime.hashes import folder_hashes
-from posttrain.serving import engine
+from posttrain.serving import engine, in_process
+from posttrain.serving.app import Served, Server
 from posttrain.serving.backends import Options
 from posttrain.serving.engine import Engine, Request
 
@@ -102,6 +106,38 @@ def test_each_of_16_threads_gets_the_answers_of_its_own_adapter(exported, random
     assert (max(map(len, mixed)) > 1) == joins
 
 
+def test_the_server_has_a_model_for_each_adapter(exported, random_tiny_folder):
+    folders, merged = exported
+    backend, tokenizer = (
+        in_process.load_adapters(random_tiny_folder, folders, "base", 64),
+        loading.tokenizer(random_tiny_folder),
+    )
+    names = [*KINDS, "base"] * 3
+    found: dict[int, str] = {}
+    with running(Server(backend, {name: Served(tokenizer, None) for name in names[:4]}, None)) as url:
+        client = openai.OpenAI(base_url=url, api_key="none", max_retries=0)
+        assert {model.id for model in client.models.list()} == set(names)
+
+        def ask(i: int) -> None:
+            options = {
+                "model": names[i],
+                "messages": [{"role": "user", "content": "What is half of 48?"}],
+                "max_tokens": 8,
+            }
+            found[i] = client.chat.completions.create(**options).choices[0].message.content
+
+        threads = [threading.Thread(target=ask, args=(i,)) for i in range(len(names))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    backend._engine.stop()
+    prompt = prompt_tokens(tokenizer, [{"role": "user", "content": "What is half of 48?"}])
+    answers = {name: scoring.generate(model, tokenizer, [prompt], 8)[0] for name, model in merged.items()}
+    assert [found[i] for i in range(len(names))] == [answers[name] for name in names]
+    assert len(set(answers.values())) > 2
+
+
 @pytest.mark.parametrize("name", [None, "adapter_9", "one"])
 def test_a_request_without_a_loaded_adapter_is_refused(exported, random_tiny_folder, name):
     model, internal = adapters.load_several(random_tiny_folder, exported[0])
@@ -116,6 +152,7 @@ def test_a_request_without_a_loaded_adapter_is_refused(exported, random_tiny_fol
         ({"use_dora": True}, "use_dora"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
         ({"trainable_token_indices": [5]}, "trainable_token_indices"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights"),
     ],
 )
 def test_what_peft_cannot_mix_is_refused_with_the_reason(exported, random_tiny_folder, tmp_path, changes, special):

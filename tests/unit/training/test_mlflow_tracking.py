@@ -319,7 +319,7 @@ def trained(project, monkeypatch, request) -> str:
     monkeypatch.chdir(project)
     monkeypatch.setenv("POSTTRAIN_TRACKING", json.dumps(SETTINGS))
     folder = Path("results") / request.node.name
-    write_json(folder / "spec.json", {"rank": 4, "name": request.node.name})
+    write_json(folder / "spec.json", {"rank": 4, "name": request.node.name, "from": {"name": "base"}})
     write_json(folder / "train.json", {"steps": 2, "mlflow_run_id": None})
     (folder / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in LINES))
     write_json(folder / "eval.json", {"metrics": {"perplexity": {"value": 3.5}}})
