@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 
 setup: $(READY)
 
-$(READY): pyproject.toml envs/constraints.txt
+$(READY): pyproject.toml envs/constraints.txt envs/node/package.json
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "posttrain: Python 3.11 or newer is needed; set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
 	python envs/install.py

@@ -19,7 +19,7 @@ from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY / "scripts"))
-CLIENTS, REQUESTS, TOKENS = 16, 48, 64
+CLIENTS, REQUESTS, TOKENS = 16, 48, 64  # of the answers, at most
 NAMES = ("smollm2", "sft_lora", "dpo_lora")
 
 Request = tuple[str, list[int]]
@@ -40,11 +40,11 @@ def main(options: argparse.Namespace) -> None:
     models["smollm2"] = loading.load(base, torch.float32, arithmetic="fp32")
     tokenizer = loading.tokenizer(base)
     file = results / "tokens/smollm2/snips,max_length=1024/validation.parquet"
-    rows = pq.read_table(file).slice(0, REQUESTS).to_pylist()
+    rows = pq.read_table(file).slice(0, options.requests).to_pylist()
     prompts = [row["input_ids"][: next(i for i, label in enumerate(row["labels"]) if label >= 0)] for row in rows]
 
-    start, trained = (merge_proof.logits(models[name], prompts[:16]) for name in ("smollm2", "dpo_lora"))
-    found = merge_proof.logits(adapters.load(base, folders["dpo_lora"]), prompts[:16])
+    start, trained = (merge_proof.logits(models[name], prompts[:8]) for name in ("smollm2", "dpo_lora"))
+    found = merge_proof.logits(adapters.load(base, folders["dpo_lora"]), prompts[:8])
     proof = merge_proof.Reference(start, trained).measure(found)
     print(f"dpo_lora, {proof['n']} positions: training moved logits by {proof['effect']:.3g} on average")
     print(f"base and adapter are {proof['relative']:.2g} of that from the merged model (limit {merge_proof.MERGED})")
@@ -116,4 +116,5 @@ if __name__ == "__main__":
     parser.add_argument(
         "--results", type=Path, default=Path("results"), help="of the demo, with both adapters exported"
     )
+    parser.add_argument("--requests", type=int, default=REQUESTS)
     main(parser.parse_args())

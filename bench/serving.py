@@ -3,7 +3,8 @@
 python bench/serving.py --directory DEMO [--run dpo_lora] [--exports gguf-f16] [--clients 1 8 32] [--requests 64] [--transformers]
 
 DEMO is the folder of a finished demo; exports have to be proved. --transformers also measures `transformers serve` by itself. Each
-client asks its next command when it has its answer. A latency is from the request to the whole answer.
+client asks its next command when it has its answer. A latency is from the request to the whole answer. Tokens per second of the
+server's own CPU time, on all cores, do not depend on what else the machine does.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ import time
 from pathlib import Path
 
 import openai
+import psutil
 from common import parser
 
 TOOLS = Path(sys.executable).parent
@@ -35,7 +37,8 @@ def main() -> None:
     rows = (options.directory / "examples/data/snips_test.jsonl").read_text().splitlines()
     commands = [json.loads(row)["command"] for row in rows][: options.requests]
     print(
-        f"{'server':24} {'clients':>7} {'p50 s':>7} {'p90 s':>7} {'p99 s':>7} {'tokens/s':>8} {'failed':>6}", flush=True
+        f"{'server':24} {'clients':>7} {'p50 s':>7} {'p90 s':>7} {'p99 s':>7} {'tokens/s':>8} {'/CPU s':>7} {'failed':>6}",
+        flush=True,
     )
     for kind in [None, *options.exports]:
         command = [TOOLS / "posttrain", "serve", options.run, "--port", "0", "--directory", options.directory]
@@ -78,47 +81,65 @@ def measure(
 ) -> None:
     """Print a row for each number of clients, and end the server."""
     for clients in counts:
-        times, tokens, failed, seconds = asyncio.run(load(url, model, commands, clients, system))
+        asyncio.run(warm(url, model, commands[0], system))
+        before, start = cpu_seconds(process), time.perf_counter()
+        times, tokens, failed = asyncio.run(load(url, model, commands, clients, system))
+        seconds, used = time.perf_counter() - start, tokens / (cpu_seconds(process) - before)
         ordered = statistics.quantiles(times, n=100, method="inclusive")
         p50, p90, p99 = (ordered[i - 1] for i in (50, 90, 99))
-        row = f"{name:24} {clients:7} {p50:7.2f} {p90:7.2f} {p99:7.2f} {tokens / seconds:8.1f} {failed:6}"
+        row = f"{name:24} {clients:7} {p50:7.2f} {p90:7.2f} {p99:7.2f} {tokens / seconds:8.1f} {used:7.1f} {failed:6}"
         print(row, flush=True)
     process.kill()
     process.wait()
 
 
+def cpu_seconds(process: subprocess.Popen) -> float:
+    """Of a server and the programs that it started."""
+    main = psutil.Process(process.pid)
+    return sum(one.cpu_times().user + one.cpu_times().system for one in [main, *main.children(recursive=True)])
+
+
+def connect(url: str) -> openai.AsyncOpenAI:
+    return openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0, timeout=600)
+
+
+async def ask(client: openai.AsyncOpenAI, model: str, command: str, system: str | None) -> int:
+    """The number of tokens of an answer."""
+    before = [{"role": "system", "content": system}] if system else []
+    options = {"messages": [*before, {"role": "user", "content": command}], "temperature": 0, "max_tokens": LONGEST}
+    return (await client.chat.completions.create(model=model, **options)).usage.completion_tokens
+
+
+async def warm(url: str, model: str, command: str, system: str | None) -> None:
+    """Wait for the server's first answer."""
+    async with connect(url) as client:
+        while True:
+            try:
+                await ask(client, model, command, system)
+                return
+            except openai.APIConnectionError:
+                await asyncio.sleep(0.5)
+
+
 async def load(
     url: str, model: str, commands: list[str], clients: int, system: str | None
-) -> tuple[list[float], int, int, float]:
-    """Seconds of each request, the tokens of all answers, the number that failed, and the seconds of all."""
-    client = openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0, timeout=600)
-    before = [{"role": "system", "content": system}] if system else []
-    waiting, times, tokens, failed = list(commands), [], 0, 0
+) -> tuple[list[float], int, int]:
+    """Seconds of each request, the tokens of all answers, and the number of requests that failed."""
+    waiting, times, tokens, failed = list(commands), [], [], 0
 
-    async def ask(command: str) -> int:
-        messages = [*before, {"role": "user", "content": command}]
-        options = {"messages": messages, "temperature": 0, "max_tokens": LONGEST}
-        return (await client.chat.completions.create(model=model, **options)).usage.completion_tokens
-
-    async def work() -> None:
-        nonlocal tokens, failed
+    async def work(client: openai.AsyncOpenAI) -> None:
+        nonlocal failed
         while waiting:
             start = time.perf_counter()
             try:
-                tokens += await ask(waiting.pop())
+                tokens.append(await ask(client, model, waiting.pop(), system))
             except openai.APIError:
                 failed += 1
             times.append(time.perf_counter() - start)
 
-    while True:
-        try:
-            await ask(commands[0])  # it is up, and warm
-            break
-        except openai.APIConnectionError:
-            await asyncio.sleep(0.5)
-    start = time.perf_counter()
-    await asyncio.gather(*(work() for _ in range(clients)))
-    return times, tokens, failed, time.perf_counter() - start
+    async with connect(url) as client:
+        await asyncio.gather(*(work(client) for _ in range(clients)))
+    return times, sum(tokens), failed
 
 
 if __name__ == "__main__":

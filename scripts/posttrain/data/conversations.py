@@ -97,7 +97,7 @@ def _rendered(tokenizer: Any, turns: Turns, tools: str | None = None, generate: 
     functions = json.loads(tools) if tools else None
     with limited("the base's chat template", RENDER_SECONDS, RENDER_BYTES):
         try:
-            _pin_date(tokenizer, functions)
+            pin_date(tokenizer, functions)
             text = tokenizer.apply_chat_template(turns, tools=functions, tokenize=False, add_generation_prompt=generate)
         except (TimeoutError, MemoryError):
             raise
@@ -118,14 +118,19 @@ def _rendered(tokenizer: Any, turns: Turns, tools: str | None = None, generate: 
     return text
 
 
-def _pin_date(tokenizer: Any, tools: list | None) -> None:
+def template_date(tokenizer: Any) -> str:
+    """What the chat template prints as today's date, YYYY-MM-DD."""
+    return tokenizer.init_kwargs.get("chat_template_date", DATE)
+
+
+def pin_date(tokenizer: Any, tools: list | None) -> None:
     """Let the template print the base's date, or tokens would depend on the day.
 
     An argument would not do: transformers makes text of everything that a template is given, functions too.
     """
     template = tokenizer.get_chat_template(tools=tools)
     if "strftime_now" in template:
-        pinned = date.fromisoformat(tokenizer.init_kwargs.get("chat_template_date", DATE))
+        pinned = date.fromisoformat(template_date(tokenizer))
         compiled_template(template).globals["strftime_now"] = pinned.strftime
 
 

@@ -6,6 +6,7 @@ own definition, and never guessed. Source: llama.cpp, src/llama-vocab.cpp, relea
 """
 
 import json
+from collections import Counter
 from typing import Any
 
 from posttrain.runtime.errors import UserError
@@ -58,9 +59,9 @@ def write(writer: Any, tokenizer: Any, size: int, stops: list[int], place: str) 
         raise UserError("unsupported-export", place, f"its tokenizer: {problem}", "export it as bf16")
     characters = not _byte_level(known)
     texts, kinds = _tokens(known, size, characters)
-    twice = {text for text in texts if texts.count(text) > 1} if len(set(texts)) < len(texts) else None
+    twice = [text for text, count in Counter(texts).items() if count > 1]
     if twice:
-        raise UserError("unsupported-export", place, f"its tokenizer has two tokens with the text {min(twice)!r}", "")
+        raise UserError("unsupported-export", place, f"its tokenizer has two tokens with the text {twice[0]!r}", "")
     merges = [merge if isinstance(merge, list) else merge.split(" ") for merge in known["model"]["merges"]]
     if characters:
         writer.add_tokenizer_model("llama")
@@ -144,8 +145,6 @@ def _characters_refusal(known: dict) -> str | None:
     if _space_marks(known) is None:
         return "it does not write spaces as SentencePiece does"
     merges = [merge if isinstance(merge, list) else merge.split(" ") for merge in model["merges"]]
-    made = ["".join(merge) for merge in merges]
-    blocks = [text for i, text in enumerate(made) if not i or made[i - 1] != text]
     pairs = set(map(tuple, merges))
     special = {token["content"] for token in known["added_tokens"]} | set(BYTES)
     plain = [text for text in vocabulary if text not in special]
@@ -155,9 +154,7 @@ def _characters_refusal(known: dict) -> str | None:
         for i in range(1, len(text))
         if text[:i] in vocabulary and text[i:] in vocabulary
     )
-    if len(blocks) != len(set(blocks)) or missing:
-        return "its merges are not those of a SentencePiece model"
-    return None
+    return "its merges are not those of a SentencePiece model" if missing else None
 
 
 def _space_marks(known: dict) -> str | None:
@@ -198,7 +195,9 @@ def _tokens(known: dict, size: int, characters: bool) -> tuple[list[str], list[i
     texts = {number: text for text, number in known["model"]["vocab"].items()}
     kinds = dict.fromkeys(texts, TokenType.NORMAL)
     if characters:
-        kinds |= {known["model"]["vocab"][text]: TokenType.BYTE for text in BYTES}
+        bytes_ = {known["model"]["vocab"][text]: text for text in BYTES}
+        texts |= bytes_  # Gemma's tab has two names
+        kinds |= dict.fromkeys(bytes_, TokenType.BYTE)
         unknown = known["model"].get("unk_token")
         kinds |= {known["model"]["vocab"][unknown]: TokenType.UNKNOWN} if unknown else {}
     for token in known["added_tokens"]:

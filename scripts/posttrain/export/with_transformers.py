@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from posttrain.data import conversations
 from posttrain.export.programs import Scored
 from posttrain.inference import decoding, scoring
 from posttrain.models import adapters, loading
@@ -110,5 +111,6 @@ class Transformers:
 
 
 def rendered(tokenizer: Any, turns: list[dict[str, Any]], tools: list[dict] | None = None) -> str:
-    """A prompt as `apply_chat_template` makes it, which is what every program is compared with."""
+    """A prompt as `apply_chat_template` makes it on the date of training, which is what every program is compared with."""
+    conversations.pin_date(tokenizer, tools)
     return tokenizer.apply_chat_template(turns, tools=tools, tokenize=False, add_generation_prompt=True)

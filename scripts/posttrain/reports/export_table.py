@@ -121,7 +121,7 @@ def _quality(table: Table, kind: str) -> str:
         parts.append(f"gains {formatting.listed(_change(name, rows[name], own[name]) for name in better)}")
     if unclear:
         what = "no other difference was found" if parts else "no difference was found"
-        parts.append(f"{what} in {formatting.listed(_could_have(rows, own, unclear))}")
+        parts.append(f"{what} {formatting.listed(_could_have(rows, own, unclear))}")
     return "; ".join(parts) or "none of the run's metrics was measured"
 
 
@@ -136,17 +136,20 @@ def _change(name: str, row: Row, own: Row) -> str:
 
 
 def _could_have(rows: dict[str, Row], own: dict[str, Row], names: list[str]) -> list[str]:
-    """Metrics without a difference, each with what its examples could have shown; their number is said where it changes."""
-    parts, before = [], None
+    """Metrics without a difference, by what their examples could have shown; the number of examples is said where it changes."""
+    groups: dict[tuple[str, str], list[str]] = {}
     for name in names:
-        examples, detectable = basis(own[name]), rows[name].get("detectable")
-        if not detectable:
-            words = SAME if detectable == 0 else f"{examples} are too few to show one"
-            parts.append(f"{name} ({words})")
-            continue
-        could = size(metric(name.split("/")[-1]), detectable)
-        parts.append(f"{name} ({could})" if examples == before else f"{name} ({examples} could have shown {could})")
-        before = examples
+        detectable = rows[name].get("detectable")
+        could = size(metric(name.split("/")[-1]), detectable) if detectable else ("" if detectable is None else SAME)
+        groups.setdefault((could, basis(own[name])), []).append(name)
+    parts, before = [], None
+    for (could, examples), found in groups.items():
+        words = could if could == SAME or examples == before else f"{examples} could have shown {could}"
+        if not could:
+            words = f"{examples} are too few to show one"
+        elif could != SAME:
+            before = examples
+        parts.append(f"in {formatting.listed(found)} ({words})")
     return parts
 
 

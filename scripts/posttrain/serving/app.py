@@ -22,7 +22,6 @@ from posttrain.data import thoughts
 from posttrain.data.conversations import render
 from posttrain.data.encoding import prompt_tokens
 from posttrain.runtime.errors import UserError
-from posttrain.runtime.resource_limits import never_limit_memory
 from posttrain.serving.answers import Answer
 from posttrain.serving.backends import Backend, Ended, Options
 from posttrain.serving.requests import MAX_BODY, SHOWN, ChatRequest, Refused, conversation, parse
@@ -56,7 +55,6 @@ class Server:
         Args:
             key: the one that clients have to send; None for none.
         """
-        never_limit_memory()
         self.backend, self.models, self._key = backend, models, key
         self.failure: str | None = None  # why the backend is not there any more
         self._started = int(time.time())
@@ -238,7 +236,7 @@ class Server:
 
 def _has_key(request: Request, key: str) -> bool:
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), key.encode())
+    return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode("latin-1"), key.encode())
 
 
 async def _body(request: Request) -> bytes:

@@ -12,6 +12,7 @@ from typing import NoReturn
 import uvicorn
 
 from posttrain.runtime.errors import UserError
+from posttrain.runtime.resource_limits import never_limit_memory
 from posttrain.serving.app import Server
 
 GRACE = 3  # seconds that answers have to end, once the server is told to
@@ -68,6 +69,7 @@ def serve(server: Server, sock: socket.socket, announce: Callable[[], None]) -> 
             watch.cancel()
             await server.backend.close()
 
+    never_limit_memory()
     signal.signal(signal.SIGTERM, _terminate)
     asyncio.run(live())
     if server.failure is not None:

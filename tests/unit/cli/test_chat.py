@@ -68,11 +68,27 @@ def test_two_models_answer_below_their_names(project, monkeypatch, capsys):
     assert both == f"base:\n{alone}\nsft:\n{alone}"  # the base is asked as the run is
 
 
+def test_an_export_answers_as_the_program_that_runs_it_beside_its_original(project, monkeypatch, capsys):
+    from posttrain.models import loading
+
+    folder = Path("results/sft/export/bf16")
+    loading.save(
+        loading.load(Path("results/sft/model")).bfloat16(), loading.tokenizer(Path("results/sft/model")), folder
+    )
+    both, _ = piped(monkeypatch, capsys, "Hello", "sft", "sft", "--export", "bf16", "--max-new-tokens", "1")
+    export, original = both.split("\n\n")
+    assert export.startswith("sft (bf16):\n") and original.startswith("sft:\n")
+    assert export.splitlines()[1:] == original.splitlines()[1:]
+
+
 @pytest.mark.parametrize(("arguments", "said"), [
     (["nope"], "config/config.yaml: there is no base or run 'nope'"),
     (["dpo"], "dpo: it is not built yet; run: snakemake --cores 1 results/dpo/model"),
     (["judge"], "judge: it is a reward model, which gives scores and no answers"),
     (["base", "sft", "full"], "MODEL: there are 3; name one or two"),
+    (["sft", "--export", "onnx"], "--export: there is no kind 'onnx'"),
+    (["base", "--export", "nf4"], "base: it is a base, and only runs are exported"),
+    (["sft", "--export", "bf16"], "sft: it is not built yet; run: snakemake --cores 1 results/sft/export/bf16"),
     (["sft", "--temperature", "-1"], "--temperature: -1.0 is below 0"),
     (["sft", "--max-new-tokens", "0"], "--max-new-tokens: 0 is below 1"),
 ])  # fmt: skip

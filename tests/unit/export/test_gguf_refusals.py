@@ -1,6 +1,7 @@
 """What is not written as GGUF: each refusal is one sentence with a code, and no file is left."""
 
 import json
+import re
 import shutil
 from collections import namedtuple
 from pathlib import Path
@@ -12,7 +13,7 @@ import zoo
 from gguf import GGUFReader
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from posttrain.export import gguf_families, gguf_file
+from posttrain.export import gguf_families, gguf_file, gguf_vocabulary
 from posttrain.runtime.errors import UserError
 
 OTHERS = [name for name, member in zoo.MEMBERS.items() if member.kind not in gguf_families.FAMILIES]
@@ -154,3 +155,10 @@ def test_special_tokens_and_template_are_in_the_file(tmp_path):
     assert fields["tokenizer.chat_template"] == (folder / "chat_template.jinja").read_text()
     assert (tokens[-1], fields["tokenizer.ggml.token_type"][-1]) == ("[PAD57]", 5)
     assert fields["general.name"] == "n" and fields["general.architecture"] == "llama"
+
+
+def test_the_page_has_each_family_and_each_way_to_split():
+    page = (zoo.REPOSITORY / "docs/gguf.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| (\w+) \|", page, re.MULTILINE))
+    assert rows == {kind: family.architecture for kind, family in gguf_families.FAMILIES.items()}
+    assert all(f"`{name}`" in page for name in gguf_vocabulary.SPLITS.values())

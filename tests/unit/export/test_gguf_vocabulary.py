@@ -128,6 +128,7 @@ def test_added_tokens_are_found_as_in_transformers(tmp_path, with_llama_cpp):
     tokens_agree(tmp_path, ["<think>도구 없음</think> <|새로|>한국<a b>", "x<think> y"])
 
 
+@pytest.mark.slow
 def test_characters_that_are_composed_are_not_in_llama_cpp(tmp_path, with_llama_cpp):
     """A limit of llama.cpp: Qwen's tokenizer composes characters first (NFC), as in Hangul from a Mac's file names."""
     tokenizer = by_steps(*next(steps for steps, name in gguf_vocabulary.SPLITS.items() if name == "qwen2"))

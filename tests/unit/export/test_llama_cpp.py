@@ -3,6 +3,9 @@
 import contextlib
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -69,7 +72,22 @@ def test_a_child_that_is_killed(file):
     assert error.value.code == "program-failed"
 
 
-@pytest.mark.parametrize("length", [100, 60_000])
+@pytest.mark.slow
+def test_a_child_ends_with_its_parent(file):
+    program = "import os, sys; from pathlib import Path; from posttrain.export.llama_cpp import LlamaCpp; "
+    program += "print(LlamaCpp(Path(sys.argv[1]))._child.pid, flush=True); os.kill(os.getpid(), 9)"
+    command = [sys.executable, "-c", program, file]
+    child = int(subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=300).stdout)
+    status = Path(f"/proc/{child}/stat")
+    with contextlib.suppress(FileNotFoundError):  # it ends while it is read
+        for _ in range(600):
+            if status.read_text().split()[2] == "Z":
+                return
+            time.sleep(0.1)
+    assert not status.exists()
+
+
+@pytest.mark.parametrize("length", [60_000, pytest.param(100, marks=pytest.mark.slow)])
 def test_a_file_that_is_cut_is_refused(file, length, tmp_path):
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(file.read_bytes()[:length])
@@ -112,6 +130,7 @@ def test_a_template_that_prints_today_prints_the_day_of_training(file, tmp_path)
         assert program.render([[{"role": "user", "content": "오늘"}]]) == ["26 July 2024|2024|오늘"]
 
 
+@pytest.mark.slow
 def test_a_template_that_refuses_a_conversation_is_told(tmp_path):
     tokens = tiny_bases.tokenizer(["<a>", "<b>"], "{{ raise_exception('no system') }}", eos_token="<b>")
     tiny_bases.save(tmp_path, tokens, eos_token_id=1)

@@ -16,6 +16,7 @@ import export_model
 import make_base
 import prove_export
 from posttrain.export import writing
+from posttrain.export.llama_cpp import modules
 from posttrain.export.sources import Sources
 from posttrain.exports import EXPORTS
 from posttrain.runtime import atomic, hashes
@@ -37,6 +38,8 @@ class Run:
             rows = chats if data == "chats" else pairs(chats)
             write_rows(Path(f"results/data/{data}/validation.parquet"), rows, SHAPES[data])
             atomic.write_json(Path(f"results/data/{data}/data.json"), {})
+        base = Path("results/bases/base")
+        atomic.write_json(base / "base.json", {"files": hashes.folder_hashes(base / "model")})
 
     def project(self) -> Project:
         return Project(self.configuration({"evaluation.suites": SUITES} | self.changes))
@@ -198,6 +201,17 @@ def test_nf4_is_written_in_the_same_bytes_and_measured_alike_each_time(merge, co
     assert {key: proof[key] for key in proof.keys() - timed} == {key: again[key] for key in again.keys() - timed}
     assert json.loads((sft.folder / "nf4/config.json").read_text())["quantization_config"]["load_in_4bit"]
     assert proof["greedy_agreement"]["value"] < 1
+
+
+def test_a_gguf_file_is_proved_by_llama_cpp(sft):
+    try:
+        modules()
+    except UserError as absent:
+        pytest.skip(str(absent))
+    sft.export("gguf-f16")
+    proof = sft.prove("gguf-f16")
+    assert proof["program"] == "llama.cpp" and proof["greedy_agreement"]["value"] > 0.9
+    assert proof["same_tokens"]["value"] == proof["same_template"]["value"] == 1
 
 
 @pytest.mark.slow

@@ -80,6 +80,16 @@ def build_run(project: Project, name: str) -> None:
     write_json(folder / "eval.json", records.sealed(result))
 
 
+def build_export(project: Project, name: str, kind: str) -> None:
+    """Leave a proved export."""
+    folder = write(f"results/{name}/export/spec.json", f"{project.spec(f'{name}/export')}\n").parent
+    write(f"{folder}/{kind}/model.safetensors")
+    write(f"{folder}/reference.parquet")
+    record = {key: sha256(folder / file) for key, file in (("spec", "spec.json"), ("reference", "reference.parquet"))}
+    record |= {"manifest": sha256(Path(f"results/{name}/merge.json")), "files": folder_hashes(folder / kind)}
+    write_json(folder / f"{kind}.json", records.sealed(record))
+
+
 @pytest.fixture
 def project(configuration):
     """A project with changes to its configuration."""
@@ -113,6 +123,32 @@ EVERYTHING = [
 
 def test_what_nobody_touched_is_as_built(built):
     assert [str(finding) for finding in verify.verify(built, [])] == [f"{name}: as built" for name in EVERYTHING]
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("nf4/model.safetensors", "nf4/model.safetensors is edited"),
+        ("nf4/more.bin", "nf4/more.bin is added"),
+        ("reference.parquet", "proved against another reference.parquet"),
+        ("../merge.json", "proved against another merge.json"),
+    ],
+)
+def test_an_export_is_verified_with_its_proof(built, file, said):
+    build_export(built, "dpo", "nf4")
+    assert found(built, "dpo")["dpo/export/nf4"].wrong == []
+    if file == "../merge.json":
+        edit_json("results/dpo/merge.json", n=10)
+    else:
+        write(f"results/dpo/export/{file}", "edited")
+    assert wrong(built, "dpo")["dpo/export/nf4"] == [said]
+
+
+def test_another_limit_is_told_of_a_proof(built, project):
+    build_export(built, "dpo", "nf4")
+    assert found(project({"export.limits.size_bytes": 5}), "dpo")["dpo/export/nf4"].notes == [
+        "would be built again: limits.size_bytes: (none) -> 5"
+    ]
 
 
 def test_the_time_that_an_evaluation_took_is_not_sealed(built):

@@ -76,6 +76,17 @@ def test_gains_losses_and_the_rest_stand_side_by_side_and_too_few_examples_are_t
     ]
 
 
+def test_metrics_that_could_have_shown_the_same_stand_together():
+    found = {"bf16": proofs()["bf16"]}
+    rows = {"a/json": 0.12, "b/json": 0.12, "c/json": 0.0, "a/chrf": 3.1, "d/json": 0.12}
+    found["bf16"]["metrics"] = {name: made_up_exports.share(0.5, 0.4, 0.6) for name in rows}
+    found["bf16"]["against"] = {"dpo_lora": {name: against(0.0, -0.1, 0.1, 1.0, size) for name, size in rows.items()}}
+    assert sentences(table(found))[0].endswith(
+        "no difference was found in a/json, b/json and d/json (64 examples could have shown 12 points), in c/json (the same in every "
+        "example) and in a/chrf (3.1)."
+    )
+
+
 def test_a_perplexity_that_rises_is_a_loss():
     found = {"nf4": proofs()["nf4"]}
     found["nf4"]["metrics"] = {"perplexity": {"value": 3.2, "low": 3.0, "high": 3.4, "n": 50, "clusters": 50}}
