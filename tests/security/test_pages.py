@@ -26,6 +26,7 @@ AS_IT_IS = {
         'return Markup(json.dumps(values, separators=(",", ":")).replace("<", "\\\\u003c"))',  # in an element for data
     },
     # drawings by matplotlib, which escapes their text
+    "export.html": {"<figure>{{ figure | safe }}</figure>"},
     "sweep.html": {"<figure>{{ metric.figure | safe }}</figure>", "<figure>{{ figure | safe }}</figure>"},
 }
 UNESCAPED = re.compile(r"\|\s*safe\b|\bMarkup\b|\bautoescape\b|\|\s*xmlattr|\|\s*urlize")
