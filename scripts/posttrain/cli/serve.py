@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -52,6 +53,7 @@ def run(options: argparse.Namespace) -> None:
         UserError: the model is not there, not built or not proved; its server is not installed; the address is in use.
     """
     logging.disable(logging.WARNING)  # what libraries say of themselves
+    warnings.simplefilter("ignore")
     key = os.environ.get("POSTTRAIN_API_KEY") or None
     project, _ = configuration.project(options)
     plan = planned(project, options)
