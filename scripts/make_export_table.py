@@ -23,7 +23,7 @@ def main(options) -> None:
     found = {file.stem: read_json(file) for file in options.proofs}
     size = sum(file.stat().st_size for file in options.model.rglob("*") if file.is_file())
     proofs = {kind: found[kind] for kind in EXPORTS if kind in found}
-    table = export_table.Table(options.output.parent.parent.name, size, proofs)
+    table = export_table.Table(next(iter(proofs.values()))["run"], size, proofs)
     with tempfile.TemporaryDirectory() as folder:
         figures = export_figures.draw(Path(folder), table)
     with whole_file(options.output) as file:

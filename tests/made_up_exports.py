@@ -34,6 +34,7 @@ def proof(
     """
     value = 0.875 + name["difference"]
     return {
+        "run": run,
         "program": program,
         "program_version": "5.23.0" if program == "transformers" else "b7000",
         "size_bytes": size,

@@ -10,6 +10,7 @@ from typing import Literal
 
 from posttrain.methods import METHODS
 from posttrain.objectives import OBJECTIVES
+from posttrain.runtime.errors import UserError, nearest
 
 TRANSFORMERS_SERVERS = ("vllm", "transformers")
 
@@ -132,3 +133,23 @@ def refusal(kind: str, method: str, objective: str) -> str | None:
 def possible(method: str, objective: str) -> list[str]:
     """The kinds that a run of this method and objective can have."""
     return [kind for kind in EXPORTS if refusal(kind, method, objective) is None]
+
+
+def check(place: str, kind: str, method: str, objective: str) -> None:
+    """Refuse a kind that a run of this method and objective cannot have.
+
+    Args:
+        place: where it was asked for.
+
+    Raises:
+        UserError: there is no such kind, these versions make none, or the run has none.
+    """
+    others = possible(method, objective)
+    if kind in LEFT_OUT:
+        raise UserError(
+            "unsupported-export", place, f"there is no export '{kind}': {LEFT_OUT[kind]}", nearest("", others)
+        )
+    if kind not in EXPORTS:
+        raise UserError("unsupported-export", place, f"there is no export '{kind}'", nearest(kind, others))
+    if why := refusal(kind, method, objective):
+        raise UserError("unsupported-export", place, why, nearest("", others))

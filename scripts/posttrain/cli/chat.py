@@ -7,6 +7,7 @@ import argparse
 import logging
 import re
 import sys
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -49,6 +50,7 @@ def run(options: argparse.Namespace) -> None:
             is wrong with the one prompt that was piped.
     """
     logging.disable(logging.WARNING)  # what libraries say of themselves is no part of a conversation
+    warnings.simplefilter("ignore")
     check(options)
     project, _ = configuration.project(options)
     names = [models.canonical(project, name) for name in options.names]

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from posttrain.exports import EXPORTS
+from posttrain import exports
 from posttrain.runtime.errors import UserError, nearest
 from posttrain.workflow import paths
 
@@ -38,12 +38,12 @@ def check_kind(project: "Project", name: str, kind: str) -> None:
     """Look at a kind of export of a model that a command line names.
 
     Raises:
-        UserError: there is no such kind, or the model is a base.
+        UserError: there is no such kind, the model cannot have it, or is a base.
     """
-    if kind not in EXPORTS:
-        raise UserError("unsupported-export", "--export", f"there is no kind '{kind}'", nearest(kind, EXPORTS))
     if name in project.config.bases:
         raise UserError("unsupported-export", name, "it is a base, and only runs are exported", "name a run")
+    run = project.run(name).run
+    exports.check(f"{name}: {kind}", kind, run.method, run.objective)
 
 
 def trained_with(project: "Project", name: str) -> str | None:

@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -52,6 +53,7 @@ def run(options: argparse.Namespace) -> None:
         UserError: the model is not there, not built or not proved; its server is not installed; the address is in use.
     """
     logging.disable(logging.WARNING)  # what libraries say of themselves
+    warnings.simplefilter("ignore")
     key = os.environ.get("POSTTRAIN_API_KEY") or None
     project, _ = configuration.project(options)
     plan = planned(project, options)
@@ -108,11 +110,10 @@ def _proved(project: "Project", run: str, kind: str) -> Path:
     Raises:
         UserError: it is not there, or nothing proves that it is the trained model.
     """
-    proof = paths.proof(run, kind)
-    folder = models.built(project, run, paths.export(run, kind))
-    if not Path(proof).exists():
-        problem = f"its export {kind} is not proved to be the trained model"
-        raise UserError("not-built", run, problem, f"run: {project.command(proof)}")
+    proof, folder = paths.proof(run, kind), Path(paths.export(run, kind))
+    if not folder.exists() or not Path(proof).exists():
+        is_there = "proved to be the trained model" if folder.exists() else "built yet"
+        raise UserError("not-built", run, f"its export {kind} is not {is_there}", f"run: {project.command(proof)}")
     return folder
 
 

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from posttrain import exports
 from posttrain.data.licences import forbids, forbids_sharing
-from posttrain.exports import EXPORTS, refusal
 from posttrain.provenance.verify import verify
-from posttrain.runtime.errors import UserError, nearest
+from posttrain.runtime.errors import UserError
 from posttrain.runtime.hashes import visible_files
 from posttrain.workflow import card_inputs, paths
 from posttrain.workflow.project import Project
@@ -102,10 +102,7 @@ def _folder(project: Project, run: str, kind: str | None) -> str:
     needed = [paths.evaluation(run), paths.of(run, "merge.json"), paths.of(run, "model")]
     if kind is not None:
         table = project.run(run).run
-        if kind not in EXPORTS:
-            raise UserError("unsupported-export", "--export", f"there is no kind '{kind}'", nearest(kind, EXPORTS))
-        if why := refusal(kind, table.method, table.objective):
-            raise UserError("unsupported-export", f"{run}: {kind}", why, "publish another kind, or the model itself")
+        exports.check(f"{run}: {kind}", kind, table.method, table.objective)
         needed += [paths.proof(run, kind), paths.export(run, kind)]
     for file in needed:
         if not Path(file).exists():

@@ -223,6 +223,10 @@ def _export(project: Project, name: str, proof: Path) -> Finding:
     """An export and its proof."""
     folder, kind = proof.parent, proof.stem
     record, wrong, notes = _record(proof)
+    if record is None:  # another command began to prove it again a moment ago
+        return Finding(f"{name}/export/{kind}", wrong, notes)
+    if "seal" not in record:  # every version sealed its proofs
+        return Finding(f"{name}/export/{kind}", [f"{proof.name} is edited"], [])
     wrong += _folder(folder, kind, record["files"])
     made_from = {"reference.parquet": record["reference"], "../merge.json": record["manifest"]}
     wrong += [f"proved against another {(folder / file).resolve().name}" for file in _changed(folder, made_from)]

@@ -116,23 +116,33 @@ def _quality(table: Table, kind: str) -> str:
     own = table.proofs[kind]["metrics"]
     parts = []
     if worse:
-        parts.append(f"loses {formatting.listed(_change(name, rows[name], own[name]) for name in worse)}")
+        parts.append(f"loses {_changes(rows, own, worse)}")
     if better:
-        parts.append(f"gains {formatting.listed(_change(name, rows[name], own[name]) for name in better)}")
+        parts.append(f"gains {_changes(rows, own, better)}")
     if unclear:
         what = "no other difference was found" if parts else "no difference was found"
         parts.append(f"{what} {formatting.listed(_could_have(rows, own, unclear))}")
     return "; ".join(parts) or "none of the run's metrics was measured"
 
 
-def _change(name: str, row: Row, own: Row) -> str:
-    """`4 points [1.3, 6.7] in tool_name (64 examples)`; the interval is that of the loss or gain, without a sign."""
+def _changes(rows: dict[str, Row], own: dict[str, Row], names: list[str]) -> str:
+    """`4 points [1.3, 6.7] in tool_name (64 examples)` of each; the number of examples is said where it changes."""
+    parts, before = [], None
+    for name in names:
+        examples = basis(own[name])
+        parts.append(f"{_lost(name, rows[name])} in {name}{'' if examples == before else f' ({examples})'}")
+        before = examples
+    return formatting.listed(parts)
+
+
+def _lost(name: str, row: Row) -> str:
+    """A loss or gain with its interval, without a sign."""
     positive = {
         "difference": abs(row["difference"]),
         "low": min(abs(row["low"]), abs(row["high"])),
         "high": max(abs(row["low"]), abs(row["high"])),
     }
-    return f"{formatting.difference(name, positive).removeprefix('+')} in {name} ({basis(own)})"
+    return formatting.difference(name, positive).removeprefix("+")
 
 
 def _could_have(rows: dict[str, Row], own: dict[str, Row], names: list[str]) -> list[str]:

@@ -82,7 +82,12 @@ class Child:
                 await self._client.models.list()
                 return
             if self._process.poll() is not None:
-                raise UserError("server-failed", "", self._said(), f"its output is in {self._log}")
+                hint = f"its output is in {self._log}"
+                if (
+                    self._process.returncode == -signal.SIGILL
+                ):  # seen with AMX, which a virtual machine named and had not
+                    hint = f"it was built for another processor: try LLAMA_ARG_REPACK=0, or install another build of it; {hint}"
+                raise UserError("server-failed", "", self._said(), hint)
             await asyncio.sleep(0.05)
 
     async def complete(self, model: str, prompt: list[int], options: Options) -> AsyncIterator[Piece]:

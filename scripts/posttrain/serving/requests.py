@@ -169,10 +169,10 @@ def conversation(request: ChatRequest, system: str | None) -> messages.Turns:
     begins = given[0].get("role") in ("system", "developer")
     if begins and given[0].get("content") == "":
         given = given[1:]
-    elif not begins and system is not None:
-        given = [{"role": "system", "content": system}, *given]
     try:
         turns = messages.turns(given, "messages", "")
+        if not begins and system is not None:
+            turns = [{"role": "system", "content": system}, *turns]
         messages.ends_with(turns, "user", "messages", "")
     except UserError as error:
         raise Refused(400, error.problem, "messages") from None

@@ -39,7 +39,7 @@ def check(inputs: Inputs, targets: list[str]) -> list[str]:
         known += paths.JUDGED_FILES if judging.suites(config) else ()
         if target.name not in config.bases and inputs.names.run(target.name).name != target.name:
             aliases.append(target.name)
-        if target.file.startswith("export/") and target.name not in config.bases:
+        if target.file.startswith("export/"):
             _check_export(inputs, text, target)
         elif target.file.startswith(paths.PREDICTIONS):
             datasets.add(_predicted(inputs, text, target))
@@ -52,18 +52,14 @@ def check(inputs: Inputs, targets: list[str]) -> list[str]:
 
 def _check_export(inputs: Inputs, text: str, target: paths.Target) -> None:
     """Refuse a file of a run's exports that there is not, or that the run cannot have."""
+    if target.name in inputs.config.bases:
+        problem = f"{target.name} is a base, and only runs are exported"
+        raise UserError("unsupported-export", f"'{text}'", problem, "name a run")
     if target.file in paths.EXPORT_FILES:
         return
     run = inputs.names.run(target.name).run
     kind = target.file.removeprefix("export/").removesuffix(".json")
-    possible = exports.possible(run.method, run.objective)
-    if kind in exports.LEFT_OUT:
-        problem, hint = f"there is no export '{kind}': {exports.LEFT_OUT[kind]}", nearest("", possible)
-        raise UserError("unsupported-export", f"'{text}'", problem, hint)
-    if kind not in exports.EXPORTS:
-        raise UserError("unknown-target", f"'{text}'", f"there is no export '{kind}'", nearest(kind, possible))
-    if why := exports.refusal(kind, run.method, run.objective):
-        raise UserError("unsupported-export", f"'{text}'", why, nearest("", possible))
+    exports.check(f"'{text}'", kind, run.method, run.objective)
 
 
 def _predicted(inputs: Inputs, text: str, target: paths.Target) -> str:

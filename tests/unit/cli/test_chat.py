@@ -86,7 +86,7 @@ def test_an_export_answers_as_the_program_that_runs_it_beside_its_original(proje
     (["dpo"], "dpo: it is not built yet; run: snakemake --cores 1 results/dpo/model"),
     (["judge"], "judge: it is a reward model, which gives scores and no answers"),
     (["base", "sft", "full"], "MODEL: there are 3; name one or two"),
-    (["sft", "--export", "onnx"], "--export: there is no kind 'onnx'"),
+    (["sft", "--export", "onnx"], "sft: onnx: there is no export 'onnx': optimum-onnx needs transformers < 4.58"),
     (["base", "--export", "nf4"], "base: it is a base, and only runs are exported"),
     (["sft", "--export", "bf16"], "sft: it is not built yet; run: snakemake --cores 1 results/sft/export/bf16"),
     (["sft", "--temperature", "-1"], "--temperature: -1.0 is below 0"),

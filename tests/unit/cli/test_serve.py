@@ -53,7 +53,12 @@ def project(tmp_path, monkeypatch):
         (options("sft_lora", "gguf-q9"), "unsupported-export", "did you mean 'gguf-q"),
         (options("tiny", "bf16"), "unsupported-export", "it is a base"),
         (options("sft_lora", "bf16"), "not-built", "its export bf16 is not proved to be the trained model"),
-        (options("sft_lora", "fp16"), "not-built", "export/fp16"),
+        (
+            options("sft_lora", "fp16"),
+            "not-built",
+            "its export fp16 is not built yet; run: snakemake --conf",
+        ),
+        (options("sft_full", "adapter"), "unsupported-export", "has no adapter"),
         (options("tiny", "bf16", ["sft_lora"]), "unsupported-combination", "leave out --export or --adapters"),
         (options("tiny", None, ["dpo_lora"]), "not-built", "export/adapter"),
         (options("tiny", None, ["nobody"]), "unknown-name", "nobody"),

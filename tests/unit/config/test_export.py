@@ -30,10 +30,10 @@ def test_a_mistake_is_told_in_a_sentence(configuration, changes, code, words):
     ("target", "code", "words"),
     [
         ("results/sft/export/fp8.json", "unsupported-export", "llm-compressor needs transformers <= 5.17"),
-        ("results/sft/export/nf5", "unknown-target", "did you mean 'nf4'?"),
+        ("results/sft/export/nf5", "unsupported-export", "did you mean 'nf4'?"),
         ("results/full/export/adapter", "unsupported-export", "has no adapter"),
         ("results/soft/export/nf4.json", "unsupported-export", "cannot be merged"),
-        ("results/base/export/nf4", "unknown-target", "this is not a result"),
+        ("results/base/export/nf4", "unsupported-export", "base is a base, and only runs are exported"),
     ],
 )
 def test_a_target_that_a_run_cannot_have_is_refused(configuration, in_folder, target, code, words):

@@ -163,7 +163,7 @@ def test_an_export_without_a_proof_or_of_no_kind_is_refused(project):
     with refused("not-built", "dpo_1") as error:
         prepared(project, "gguf-q8_0")
     assert "its proof is missing (results/dpo_1/export/gguf-q8_0.json)" in str(error.value)
-    with refused("unsupported-export", "--export"):
+    with refused("unsupported-export", "dpo_1: gguf"):
         prepared(project, "gguf")
 
 

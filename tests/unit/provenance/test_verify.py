@@ -144,6 +144,13 @@ def test_an_export_is_verified_with_its_proof(built, file, said):
     assert wrong(built, "dpo")["dpo/export/nf4"] == [said]
 
 
+def test_a_proof_without_a_seal_is_no_proof_and_one_that_vanishes_is_not_built(built):
+    proof = write("results/dpo/export/nf4.json", "{}")
+    assert wrong(built, "dpo")["dpo/export/nf4"] == ["nf4.json is edited"]
+    proof.unlink()
+    assert verify._export(built, "dpo", proof).notes == [verify.NOT_BUILT]
+
+
 def test_another_limit_is_told_of_a_proof(built, project):
     build_export(built, "dpo", "nf4")
     assert found(project({"export.limits.size_bytes": 5}), "dpo")["dpo/export/nf4"].notes == [

@@ -34,17 +34,24 @@ def test_vllms_command_line():
     assert plain.extra(GREEDY._replace(schema=SCHEMA))["response_format"]["json_schema"]["schema"] == SCHEMA
 
 
-def test_a_program_that_ends_at_once_is_told_with_its_log(tmp_path):
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("false", "the program ended with status 1; its output is in .*program"),
+        ("kill -ILL $$", "the program was ended by SIGILL; it was built for another .* LLAMA_ARG_REPACK=0.*program"),
+    ],
+)
+def test_a_program_that_ends_at_once_is_told_with_its_log(tmp_path, command, told):
     import asyncio
 
     async def start():
-        program = child.Program("false", ["false"], "NO_KEY", lambda options: {})
-        backend = child.Child(program, 512, tmp_path / "logs/false.log")
+        program = child.Program("the program", ["sh", "-c", command + " #"], "NO_KEY", lambda options: {})
+        backend = child.Child(program, 512, tmp_path / "logs/program.log")
         try:
             await backend.ready()
         finally:
             await backend.close()
 
-    with pytest.raises(UserError, match=r"false ended with status 1; its output is in .*false\.log") as error:
+    with pytest.raises(UserError, match=told) as error:
         asyncio.run(start())
     assert error.value.code == "server-failed"

@@ -55,7 +55,7 @@ def turns(*messages, system=None):
     ],
 )
 def test_an_option_that_would_be_ignored_is_refused(options, param, words):
-    found = refusal(ASKED | options)
+    found = refusal(ASKED | options, "The run's system prompt.")  # which is not one of the messages that are counted
     assert (found.status, found.param) == (400, param)
     assert words in found.message
 
