@@ -182,6 +182,7 @@ def evaluate(in_folder, chats, random_tiny_folder, random_tiny_tokenizer, fp32):
             "data": [folder for folder in Path("results/data").glob("*") if folder.is_dir()],
             "others": [Path(f"results/{other}/eval/examples.parquet") for other in against],
             "reward_models": [Path("results/judge")],
+            "examples": None,
         }
         evaluate_model.main(Namespace(**options, output=output))
         return json.loads(output.read_text())

@@ -323,7 +323,7 @@ def test_the_card_says_what_was_done(merge):
     card = Path("results/sft/model/README.md").read_text()
     assert "# sft\n\nSFT (lora) of `base` on the dataset `chats`" in card
     assert ModelCard.load("results/sft/model/README.md").data.tags == ["posttrain", "sft", "lora"]
-    assert "| rank | 8 |" in card
+    assert "| `rank` | 8 |" in card
 
 
 def test_children_depend_on_what_was_made_and_not_on_its_card(merge):
