@@ -6,6 +6,7 @@ import made_up_results
 from conftest import write_rows
 
 from posttrain.data.rows import normalise
+from posttrain.provenance.records import sealed
 from posttrain.runtime.atomic import read_json, write_json
 from posttrain.runtime.hashes import folder_hashes, sha256
 
@@ -99,5 +100,5 @@ def write_proof(kind: str, run: str = "dpo_1", files: dict[str, str] | None = No
              "against": {run: {"exact_match": {"verdict": "worse"}, "perplexity": {"verdict": "no evidence"}}},
              "files": folder_hashes(folder), "reference": "0", "spec": "0",
              "manifest": sha256(Path(f"results/{run}/merge.json"))}  # fmt: skip
-    write_json(folder.with_name(f"{kind}.json"), proof | values)
+    write_json(folder.with_name(f"{kind}.json"), sealed(proof | values))
     return folder
