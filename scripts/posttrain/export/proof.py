@@ -91,13 +91,17 @@ def ask(program: Program, rows: list[Row], spec: dict, stops: list[int]) -> list
     found = program.score([(row["prompt_ids"], row["answer_ids"]) for row in scored])
     for row, one in zip(scored, found, strict=True):
         row |= {"log_probs": one.log_probs, "greedy": one.greedy}
-    longest = {name: suite["max_new_tokens"] for name, suite in spec["suites"].items()} or {"": spec["max_new_tokens"]}
-    for suite, most in longest.items():
+    for suite, most in _longest(spec).items():
         some = [row for row in said if row["kind"] == "answered" and row["suite"] == suite]
         outputs = program.generate([row["prompt_ids"] for row in some], most, stops)
         for row, ids in zip(some, outputs, strict=True):
             row["output_ids"] = ids
     return said
+
+
+def _longest(spec: dict) -> dict[str, int]:
+    """The most tokens of an answer, by suite; without suites, of the answers to the run's own dataset."""
+    return {name: suite["max_new_tokens"] for name, suite in spec["suites"].items()} or {"": spec["max_new_tokens"]}
 
 
 def refuse_nothing(name: str, rows: list[Row], said: list[Row]) -> None:
@@ -150,8 +154,7 @@ def _ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
 def speed(program: Program, rows: list[Row], spec: dict, stops: list[int]) -> float | None:
     """Tokens per second of the first answers, one after the other, reading the prompts included."""
     answered = [row for row in rows if row["kind"] == "answered"][:TIMED]
-    longest = {name: suite["max_new_tokens"] for name, suite in spec["suites"].items()} | {"": spec["max_new_tokens"]}
-    start, tokens = time.perf_counter(), 0
+    longest, start, tokens = _longest(spec), time.perf_counter(), 0
     for row in answered:
         tokens += len(program.generate([row["prompt_ids"]], longest[row["suite"]], stops)[0])
     return tokens / (time.perf_counter() - start) if answered else None
