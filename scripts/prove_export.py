@@ -29,15 +29,13 @@ def main(options) -> None:
     name, rows = spec["model"]["name"], reference.read(options.reference)
     tokenizer = loading.tokenizer(options.model)
     stops = conversations.stops(reference.weights(options.model), tokenizer)
-    size = sum(file.stat().st_size for file in visible_files(options.export))
-    proof.check(name, options.kind, {"size_bytes": size}, spec["limits"])  # before minutes of measuring
     program = proof.load(options.kind, options.export, options.parent, options.before)
     found = proof.measure(program, spec, rows, tokenizer, stops)
     found |= {
         "load_seconds": program.load_seconds,
         "tokens_per_second": proof.speed(program, rows, spec, stops),
         "peak_memory_bytes": program.peak_memory(),
-        "size_bytes": size,
+        "size_bytes": sum(file.stat().st_size for file in visible_files(options.export)),
     }
     if EXPORTS[options.kind].is_adapter:  # who can serve it, and how far base and adapter are from the trained weights
         record = adapters.record(options.export)
