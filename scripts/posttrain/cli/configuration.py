@@ -38,6 +38,18 @@ def enter(options: argparse.Namespace) -> None:
         raise UserError("missing-file", str(options.directory), f"it cannot be entered ({error.strerror})") from None
 
 
+def complete(parsed_args: argparse.Namespace, **_: object) -> list[str]:
+    """The names of runs and bases, for a shell; none where the configuration cannot be read."""
+    import yaml
+
+    try:
+        enter(parsed_args)
+        values = yaml.safe_load((parsed_args.configfile or _found()[0]).read_text())
+        return [*values["bases"], *values["runs"]]
+    except (UserError, OSError, UnicodeDecodeError, yaml.YAMLError, LookupError, TypeError):
+        return []
+
+
 def project(options: argparse.Namespace) -> "tuple[Project, Path]":
     """The project and the file of its configuration.
 
@@ -48,7 +60,9 @@ def project(options: argparse.Namespace) -> "tuple[Project, Path]":
 
     from posttrain.workflow.project import Project
 
-    file = options.configfile or _found()
+    file, why = (options.configfile, "") if options.configfile else _found()
+    if why:
+        print(f"posttrain: reads {file}, {why}; --configfile FILE names another", file=sys.stderr)
     try:
         values = yaml.safe_load(file.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -59,16 +73,13 @@ def project(options: argparse.Namespace) -> "tuple[Project, Path]":
     return Project(values, os.path.relpath(file)), file
 
 
-def _found() -> Path:
-    """The configuration of the last Snakemake command in this folder, or the one that Snakemake would find; an unusual one is told."""
+def _found() -> tuple[Path, str]:
+    """The configuration of the last Snakemake command in this folder, or the one that Snakemake would find, and why an unusual one."""
     from posttrain.workflow.paths import LAST_CONFIGURATION
 
     last = Path(LAST_CONFIGURATION.read_text().strip()) if LAST_CONFIGURATION.exists() else LOCAL
     if last != LOCAL and last.is_file():
-        file, why = last, "as the last snakemake command here did"
-    elif LOCAL.exists():
-        return LOCAL
-    else:
-        file, why = CONFIG / LOCAL.name, f"as there is no {LOCAL} here"
-    print(f"posttrain: reads {file}, {why}; --configfile FILE names another", file=sys.stderr)
-    return file
+        return last, "as the last snakemake command here did"
+    if LOCAL.exists():
+        return LOCAL, ""
+    return CONFIG / LOCAL.name, f"as there is no {LOCAL} here"

@@ -11,7 +11,7 @@ import yaml
 from conftest import refused
 from huggingface_hub import ModelCard, constants, snapshot_download
 
-from posttrain.cli import main, publish
+from posttrain.cli import parser, publish
 from posttrain.provenance import publishing
 from posttrain.runtime.hashes import folder_hashes
 from posttrain.workflow.project import Project
@@ -277,11 +277,11 @@ def test_an_export_that_is_not_the_one_that_was_proved_is_refused(project):
 def test_the_command_shows_what_it_sends_and_sends_nothing_on_trial(project, hub, capsys):
     Path("project.yaml").write_text(yaml.safe_dump(CONFIG))
     words = ["publish", "dpo_1", "org/mine", "--configfile", "project.yaml"]
-    publish.run(main.parser().parse_args([*words, "--dry-run"]))
+    publish.run(parser.parser().parse_args([*words, "--dry-run"]))
     said = capsys.readouterr().out
     size = Path("results/dpo_1/model/model.safetensors").stat().st_size
     assert f"{size:>15,}  model.safetensors\n" in said and "\nbase_model: org/model\n" in said
     assert said.endswith("nothing was sent: --dry-run\n") and hub.asked == [] and hub.repositories == {}
-    publish.run(main.parser().parse_args(words))
+    publish.run(parser.parser().parse_args(words))
     said = "".join(capsys.readouterr())
     assert f"published: {hub.url}/org/mine/commit/" in said and hub_server.TOKEN not in said
