@@ -140,6 +140,11 @@ def records(rule: str, name: str) -> list[Path]:
     return [file for file in files if file.exists()]
 
 
+def log(rule: str, name: str) -> Path:
+    """What a job of a rule told last, of the run, dataset or base `name`."""
+    return Path(RESULTS, "logs", rule, f"{name}.log")
+
+
 def owner(file: str) -> str:
     """The result that a file belongs to: a run, `RUN/eval`, `RUN/export`, `RUN/predictions/DATASET`, `data/NAME`, `bases/NAME`,
     `tokens/BASE/...`, or the file itself."""
