@@ -1,5 +1,6 @@
 """With which batch, recomputation, length and strategy a stage fits into memory, by the estimate that preflight uses."""
 
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from posttrain.config import loading
@@ -13,6 +14,14 @@ from posttrain.objectives import OBJECTIVES
 SHORTEST = 512  # tokens; a shorter length is not chosen for the sake of memory alone
 ROOM = 1.15  # of the weights, for the activations and the cache of an evaluation
 STRATEGIES = ("ddp", "fsdp")  # of several GPUs: whole models first, then shared out
+
+
+class Remembered(Model):
+    """A model that works out once what the estimates of many settings ask for."""
+
+    parameters = cached_property(Model.parameters.fget)
+    matrices = cached_property(Model.matrices.fget)
+    modules = cached_property(Model.modules.fget)
 
 
 class Fit(NamedTuple):
@@ -36,18 +45,28 @@ def fitted(run: dict[str, Any], model: Model, place: Place, longest: int) -> Fit
         run: keys of the run, `batch_size` and what the method needs among them.
         longest: tokens of a row that are wanted.
     """
-    best = None
-    for length in _lengths(longest):
-        for strategy in STRATEGIES if place.gpus > 1 else (None,):
-            if strategy == "fsdp" and METHODS[run["method"]].four_bit:  # weights in 4 bits are not shared out
-                continue
-            for keys in _splits(run, place.gpus):
-                found = _needed(run | keys | {"max_length": length}, model, place, strategy, length)
-                fit = Fit(keys | {"max_length": length}, strategy, found / GIB, found <= place.budget)
-                if fit.fits:
-                    return fit
-                best = min(best or fit, fit, key=lambda one: one.gib)
-    return best
+    tried = [
+        (strategy, keys | {"max_length": length})
+        for length in _lengths(longest)
+        for strategy in _strategies(run, place)
+        for keys in _splits(run, place.gpus)
+    ]
+    least = _fit(run, *tried[-1], model, place)
+    if not least.fits:
+        return least
+    return next(filter(lambda fit: fit.fits, (_fit(run, *settings, model, place) for settings in tried)), least)
+
+
+def _fit(run: dict[str, Any], strategy: str | None, keys: dict[str, Any], model: Model, place: Place) -> Fit:
+    found = _needed(run | keys, model, place, strategy, keys["max_length"])
+    return Fit(keys, strategy, found / GIB, found <= place.budget)
+
+
+def _strategies(run: dict[str, Any], place: Place) -> tuple[str | None, ...]:
+    """Those of several GPUs, from the fastest; weights in 4 bits are not shared out."""
+    if place.gpus == 1:
+        return (None,)
+    return STRATEGIES[:1] if METHODS[run["method"]].four_bit else STRATEGIES
 
 
 def needed(run: dict[str, Any], fit: Fit, model: Model, place: Place) -> float:

@@ -83,4 +83,16 @@ def model(shape: Shape) -> Model:
     embeddings = ("model.embed_tokens.weight", *(() if shape.tied else ("lm_head.weight",)))
     shapes |= dict.fromkeys(embeddings, (shape.vocabulary, shape.hidden)) | {"model.norm.weight": (shape.hidden,)}
     size = 2 * sum(map(math.prod, shapes.values()))
-    return Model({"dtype": "bfloat16"}, shapes, size, shape.layers, shape.hidden, shape.intermediate, shape.vocabulary)
+    config = {
+        "model_type": "llama",
+        "dtype": "bfloat16",
+        "hidden_size": shape.hidden,
+        "intermediate_size": shape.intermediate,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.key_value_heads,
+        "head_dim": shape.head,
+        "vocab_size": shape.vocabulary,
+        "tie_word_embeddings": shape.tied,
+    }
+    return Model(config, shapes, size, shape.layers, shape.hidden, shape.intermediate, shape.vocabulary)

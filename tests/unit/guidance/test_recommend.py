@@ -106,7 +106,7 @@ def test_what_the_guide_calls_common_is_what_is_recommended(row):
 def test_ids_are_unique_and_no_row_is_empty():
     counted = sum(map(len, (tables.HARDWARE, tables.PURPOSES, tables.DATA, tables.LORA_VALUES, tables.TRAINING_VALUES,
                             tables.ROAD, tables.PHASES, tables.TRENDS, tables.OBJECTIVES, tables.CLAIMS)))  # fmt: skip
-    assert len(tables.ROWS) == counted == 33 and all(tables.ROWS.values())
+    assert len(tables.ROWS) == counted == 36 and all(tables.ROWS.values())
 
 
 # ---- every combination
@@ -115,7 +115,7 @@ def test_ids_are_unique_and_no_row_is_empty():
 @pytest.mark.parametrize("purpose", [row.name for row in tables.PURPOSES])
 @pytest.mark.parametrize("gpu", GPU)
 def test_all_combinations_are_configurations_that_fit(gpu, purpose):
-    for data, quality, preferences in itertools.product(ROWS, tables.QUALITIES, (0, 5000)):
+    for data, (quality, preferences) in itertools.product(ROWS, (("high", 0), ("mixed", 5000))):
         found = ask(*GPU[gpu], purpose, ROWS[data], preferences, quality)
         config = read(values(found))
         assert all(stage.fit.fits and stage.fit.gib * 2**30 <= found.question.place.budget for stage in found.stages)
