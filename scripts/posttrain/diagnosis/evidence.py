@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from posttrain.data import thoughts
 from posttrain.models import out_of_memory
 from posttrain.runtime.atomic import read_json
 from posttrain.workflow import paths
 
+FIRST_ROWS = 200  # of the training rows that are looked at
 ERROR = "posttrain: "  # what begins the line of an error in a log
 
 
@@ -34,7 +36,9 @@ class Evidence:
     examples: list[dict[str, Any]] = field(default_factory=list)
     parent_examples: list[dict[str, Any]] = field(default_factory=list)
     answers: list[dict[str, Any]] = field(default_factory=list)
-    """of the evaluation: `output`, number of `tokens`, whether it `ended`"""
+    """of the evaluation: `suite`, `reference`, `output`, its number of `tokens`, their `limit`, and whether it `ended`"""
+    thinking: float | None = None
+    """the share of the first training answers that think; None of rows without answers"""
     proofs: dict[str, dict[str, Any]] = field(default_factory=dict)
     """of the exports, by kind"""
     error: str = ""
@@ -67,6 +71,7 @@ def read(folder: Path) -> Evidence:
     if spec:
         name = spec["data"]["name"]
         found.data = _json(project / paths.data(name, "report.json")) or _json(project / paths.data(name, "data.json"))
+        found.thinking = _thinking(project / paths.data(name, "train.parquet"))
     _read_evaluation(found, folder, project)
     for file in sorted((folder / "export").glob("*.json")):
         if file.name != "spec.json":
@@ -81,12 +86,36 @@ def _read_evaluation(found: Evidence, folder: Path, project: Path) -> None:
     found.examples = _examples(folder / "eval/examples.parquet")
     if parent := found.spec.get("from", {}).get("name"):
         found.parent_examples = _examples(project / paths.examples(parent))
-    texts = {row["output"] for row in found.examples if row.get("output") is not None}
-    found.answers = [
-        {"output": row["output"], "tokens": len(row["ids"]), "ended": row["ended"]}
-        for row in _lines(folder / "eval/answers.jsonl")
-        if "ids" in row and row["output"] in texts  # others are of earlier settings
-    ]
+    given = {row["output"]: row for row in _lines(folder / "eval/answers.jsonl") if "ids" in row}
+    for row in found.examples:
+        if answer := given.get(row.get("output")):
+            suite = row["suite"].split("/")[0]
+            limits = found.evaluation_spec.get("suites", {}).get(suite, found.evaluation_spec)
+            told = {"tokens": len(answer["ids"]), "ended": answer["ended"], "limit": limits.get("max_new_tokens")}
+            found.answers.append({"suite": suite, "reference": row.get("reference"), "output": row["output"]} | told)
+
+
+def _thinking(file: Path) -> float | None:
+    """The share of a dataset's first answers that think."""
+    import pyarrow.parquet as pq
+
+    if not file.exists():
+        return None
+    rows = next(pq.ParquetFile(file).iter_batches(FIRST_ROWS), None)
+    turns = [row["messages"][-1] for row in rows.to_pylist() if row.get("messages")] if rows is not None else []
+    said = [bool(turn.get("reasoning_content") or thoughts.split(turn["content"] or "")[0]) for turn in turns]
+    return sum(said) / len(said) if said else None
+
+
+def key(example: dict[str, Any]) -> tuple[str, str, str]:
+    """What an example is called among all of a model's."""
+    return example["suite"], example["dataset"], example["id"]
+
+
+def paired(found: Evidence) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """The examples that the run and its parent both have."""
+    others = {key(row): row for row in found.parent_examples}
+    return [(row, others[key(row)]) for row in found.examples if key(row) in others]
 
 
 def _wanted(found: Evidence) -> list[tuple[str, Any]]:
