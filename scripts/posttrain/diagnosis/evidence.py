@@ -1,6 +1,8 @@
 """The files of a run that a diagnosis rests on, read as far as they are there."""
 
+import fcntl
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ from posttrain.workflow import paths
 
 FIRST_ROWS = 200  # of the training rows that are looked at
 ERROR = "posttrain: "  # what begins the line of an error in a log
+ENDING = 40  # lines of a log in which it ends
+TRACEBACK = re.compile(r"^[\w.]*(Error|Exception|Interrupt)\b")
 
 
 @dataclass
@@ -42,17 +46,23 @@ class Evidence:
     proofs: dict[str, dict[str, Any]] = field(default_factory=dict)
     """of the exports, by kind"""
     error: str = ""
-    """the error that ended the last training"""
+    """the error in which the first step ended whose result is not there"""
+    is_at_work: bool = False
+    """whether a process on this machine trains the run now"""
+    was_killed_for_memory: bool = False
+    """whether the kernel has ended the last training for want of memory"""
     missing: list[str] = field(default_factory=list)
 
     @property
     def state(self) -> str:
-        """`trained`, `failed`, `unfinished` (in progress, or killed), or `not begun`."""
+        """`trained`, `in progress`, `failed`, `interrupted` (killed: the same command resumes it) or `not begun`."""
+        if self.error and not self.is_at_work:
+            return "failed"
         if self.train:
             return "trained"
-        if self.error:
-            return "failed"
-        return "unfinished" if self.steps else "not begun"
+        if self.is_at_work:
+            return "in progress"
+        return "interrupted" if self.steps else "not begun"
 
 
 def read(folder: Path) -> Evidence:
@@ -66,9 +76,14 @@ def read(folder: Path) -> Evidence:
     found.measured = [line for line in lines if "loss" not in line]
     found.train = _json(folder / "train.json")
     found.attempts = found.train.get("attempts") or (out_of_memory.recorded(training) if training else [])
-    found.preflight, found.merge = _json(folder / "preflight.json"), _json(folder / "merge.json")
-    found.error = "" if found.train else _error(project, spec, folder.name)
+    refused = project / paths.log("preflight", folder.name).with_suffix(".json")
+    found.preflight = _json(folder / "preflight.json") or _json(refused)
+    found.merge = _json(folder / "merge.json")
+    if training and not found.train:
+        found.was_killed_for_memory = out_of_memory.killed_for_memory(training)
     if spec:
+        found.error = _error(project, folder, spec["objective"])
+        found.is_at_work = _is_held(project / f"{paths.log(spec['objective'], folder.name)}.lock")
         name = spec["data"]["name"]
         found.data = _json(project / paths.data(name, "report.json")) or _json(project / paths.data(name, "data.json"))
         found.thinking = _thinking(project / paths.data(name, "train.parquet"))
@@ -148,15 +163,40 @@ def _newest(run: Path) -> Path | None:
     return max(files, key=lambda file: file.stat().st_mtime).parent if files else None
 
 
-def _error(project: Path, spec: dict[str, Any], run: str) -> str:
-    """The sentence with which the last training or preflight ended; empty where it did not end in an error."""
-    for rule in (spec.get("objective"), "preflight"):
-        file = project / paths.log(rule, run) if rule else None
-        if file and file.exists():
-            told = [line for line in file.read_text(errors="replace").splitlines() if line.strip()]
-            if told and (told[-1].startswith(ERROR) or "Error" in told[-1]):
-                return told[-1].removeprefix(ERROR)
+def _error(project: Path, run: Path, objective: str) -> str:
+    """The error in which the first step ended whose result is not there; empty where none did."""
+    stages = (
+        ("preflight", "preflight.json"),
+        (objective, "train.json"),
+        ("merge", "merge.json"),
+        ("eval", "eval.json"),
+    )
+    for rule, result in stages:
+        log = project / paths.log(rule, run.name)
+        if not (run / result).exists() and log.exists():
+            return _last_error(log.read_text(errors="replace").splitlines())
     return ""
+
+
+def _last_error(lines: list[str]) -> str:
+    """What ended a log: an error of ours with the lines that follow it, or the last line of a traceback."""
+    lines = [line for line in lines if line.strip()][-ENDING:]
+    ours = [number for number, line in enumerate(lines) if line.startswith(ERROR)]
+    if ours:
+        return "\n".join(lines[ours[-1] :]).removeprefix(ERROR)
+    return lines[-1].strip() if lines and TRACEBACK.match(lines[-1]) else ""
+
+
+def _is_held(lock: Path) -> bool:
+    """Whether a process holds the lock of a job."""
+    if not lock.exists():
+        return False
+    with lock.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
 
 
 def _examples(file: Path) -> list[dict[str, Any]]:

@@ -175,6 +175,11 @@ class Finding(NamedTuple):
         return FINDINGS[self.code]
 
     @property
+    def group(self) -> str:
+        """Its class, in words."""
+        return CLASSES[self.kind.group]
+
+    @property
     def page(self) -> str:
         """Where the documentation explains it."""
         return f"{PAGE}#{self.code}"

@@ -66,7 +66,7 @@ def out_of_memory(found: Evidence) -> Finding | None:
     """Attempts that ran out of memory, or a training that did not begin for want of it."""
     attempts = found.attempts
     failed = found.error if MEMORY.search(found.error) else ""
-    if not attempts and not failed:
+    if not attempts and not failed and not found.was_killed_for_memory:
         return None
     sizes = [attempt["micro_batch"] for attempt in attempts]
     if found.train:
@@ -75,7 +75,12 @@ def out_of_memory(found: Evidence) -> Finding | None:
             "of this run pays for the failed attempts"
         )
     else:
-        text = failed or f"ran out of memory with {', '.join(map(str, sizes))} rows at once, and has not gone on since"
+        killed = "the kernel ended the training for want of memory" if found.was_killed_for_memory else ""
+        text = (
+            failed
+            or killed
+            or f"ran out of memory with {', '.join(map(str, sizes))} rows at once, and has not gone on since"
+        )
     spec, changes = found.spec, []
     if found.train:
         changes.append({"gradient_accumulation_steps": found.train["accumulation"]})
@@ -171,6 +176,9 @@ def device(found: Evidence) -> Finding | None:
 
 def failed(found: Evidence) -> Finding | None:
     """A step that ended in an error which no other finding explains."""
+    refused = [check for check in found.preflight.get("checks", []) if check["result"] == "error"]
+    if found.is_at_work or (refused and all(check["name"] in OF_CHECKS for check in refused)):
+        return None
     if not found.error or MEMORY.search(found.error) or NOT_FINITE.search(found.error):
         return None
     losses = [line["loss"] for line in found.steps]
