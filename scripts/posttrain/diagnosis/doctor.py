@@ -7,7 +7,7 @@ from posttrain.diagnosis import evidence, loss_rules, other_rules, preference_ru
 from posttrain.diagnosis.evidence import Evidence
 from posttrain.diagnosis.findings import FINDINGS, Finding
 
-ORDER = list(FINDINGS)  # what stops a run first, then what spoils it, then what wastes it
+ORDER = list(FINDINGS)
 
 
 def diagnose(folder: Path) -> list[Finding]:

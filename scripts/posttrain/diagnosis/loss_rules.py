@@ -19,6 +19,9 @@ from posttrain.methods import METHODS
 from posttrain.objectives import OBJECTIVES
 
 ZERO = 1e-7  # of a loss: what float32 leaves of one that is 0
+NOTHING_NEW = (
+    0.005  # nats a token of rows that were never seen: each token has 99.5 % already, so there is nothing to learn
+)
 # Improvement of the loss that counts as something: a run whose 99.9 % interval ends below it has learnt nothing that anybody would see.
 MATERIAL = 0.02
 RISE = 0.15  # of the loss where it began: a rise of the training loss that is no slow drift
@@ -101,11 +104,28 @@ def loss_zero(found: Evidence) -> Finding | None:
         return Finding(
             "loss-zero", text, picture("loss", values), advice, ({"max_length": 2 * found.spec["max_length"]},)
         )
+    known = _first_seen(found)
+    if known is not None and known < NOTHING_NEW:
+        text = (
+            f"the loss is {known:.2g} on rows that the model sees for the first time: their answers are known before "
+            "they are trained, all alike or given away by their prompts"
+        )
+        advice = "look at the rows in the data page; rows whose answers differ, and do not stand in their own prompts"
+        return Finding("loss-zero", text, picture("loss", values), advice)
     if still == 1:
         text = f"the gradient is 0 in all {len(values)} steps, so no parameter that is trained has a part in the loss"
         advice = "name other target_modules, or other patterns under train and freeze"
         return Finding("loss-zero", text, picture("gradient", norms), advice, ({"target_modules": "all-linear"},))
     return None
+
+
+def _first_seen(found: Evidence) -> float | None:
+    """The mean loss in the last third of the first epoch; None of another loss than that of tokens, and of few steps."""
+    spec = found.spec
+    if OBJECTIVES[spec["objective"]].mean_of != "tokens":
+        return None
+    count = int(len(found.steps) / max(_epochs(found), 1))
+    return float(np.mean(losses(found)[count - count // 3 : count])) if count >= trends.MIN_STEPS else None
 
 
 # ---- too large updates

@@ -31,9 +31,10 @@ def find(found: Evidence) -> Iterator[Finding]:
     if finding := no_signal(found):
         yield finding
         return
-    for rule in (kl_explosion, reward_hacking, collapse, reward_falls, never_ends):
+    for rule in (reward_hacking, kl_explosion, collapse, reward_falls, never_ends):
         if finding := rule(found):
             yield finding
+            return  # the others would be its consequences
 
 
 def rollouts(found: Evidence) -> list[dict[str, Any]]:
