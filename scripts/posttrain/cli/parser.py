@@ -239,7 +239,11 @@ COMMANDS = {
     "doctor": Command(
         "What is wrong with a run, by its records, with the evidence, the key to change and the run to try next.",
         add_targets("+", json=True),
-        ("posttrain doctor dpo_lora",),
+        (
+            "posttrain doctor dpo_lora",
+            "posttrain doctor sft_lora,rank=4 dpo_lora    # also while they train, and after they failed",
+            "posttrain doctor results/dpo_lora/eval.json --json",
+        ),
     ),
     "verify": Command(
         "Whether results are still what was built, and of which code and versions.",
