@@ -1,6 +1,7 @@
 """`posttrain table`: the models side by side, and one prompt with each model's completion."""
 
 import argparse
+import json
 import shutil
 import textwrap
 from pathlib import Path
@@ -18,12 +19,15 @@ if TYPE_CHECKING:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print the table; a name without results is looked up in the configuration, which may have it under another name."""
+    """Print the table, or what is in each eval.json; a name without results is looked up in the configuration."""
     names = [paths.target(name).name for name in options.names]
     if not all(map(_is_evaluated, names)):
         project, _ = configuration.project(options)
         names = [name if _is_evaluated(name) else _evaluated(project, name) for name in names]
-    print(table(names))
+    if options.json:
+        print(json.dumps({name: _result(name) for name in names}, ensure_ascii=False))
+    else:
+        print(table(names))
 
 
 def not_evaluated(name: str, command: str) -> UserError:
