@@ -74,7 +74,12 @@ def table(names: list[str]) -> str:
     verdicts = [
         textwrap.fill(line, _width(), subsequent_indent="  ", break_on_hyphens=False, break_long_words=False)
         for result in results
-        for line in [*verdict_lines.of(result), *verdict_lines.judged(result), *as_it_ships(result)]
+        for line in [
+            *verdict_lines.of(result),
+            *verdict_lines.judged(result),
+            *verdict_lines.red(result),
+            *as_it_ships(result),
+        ]
     ]
     basis = textwrap.fill(verdict_lines.measured_on(results), _width(), subsequent_indent="  ")
     parts = [f"{text}\n\n{basis}", "\n".join(verdicts), _question(names)]
