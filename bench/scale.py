@@ -17,8 +17,9 @@ from common import REPOSITORY, parser
 
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 from posttrain.methods import METHODS
-from posttrain.models.memory_estimate import GIB, Model, estimate, trained_parameters
+from posttrain.models.memory_estimate import GIB, estimate, trained_parameters
 from posttrain.models.memory_sharing import ALONE, Hardware
+from posttrain.models.shapes import Model
 from posttrain.workflow.project import Project
 
 

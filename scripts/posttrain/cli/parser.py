@@ -5,6 +5,7 @@ The subcommand `some-name` is the function `run` of the module `posttrain.cli.so
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 from posttrain.cli import configuration
@@ -91,6 +92,17 @@ def add_init(init: argparse.ArgumentParser) -> None:
 def add_recommend(recommend: argparse.ArgumentParser) -> None:
     """The arguments of `posttrain recommend`."""
     add_json(recommend)
+
+
+def add_plan(plan: argparse.ArgumentParser) -> None:
+    """The arguments of `posttrain plan`."""
+    names(plan, "targets", nargs="*", metavar="TARGET", help="runs, or files under results/; default: every run")
+    add_json(plan)
+    plan.add_argument("--mermaid", action="store_true", help="print the graph as Mermaid text, which GitHub draws")
+    plan.add_argument("--svg", metavar="FILE", type=Path, help="also write the graph of models as an SVG file")
+    plan.add_argument(
+        "--probe", action="store_true", help="measure first how fast this machine computes, which takes seconds"
+    )
 
 
 def add_import(importing: argparse.ArgumentParser) -> None:
@@ -192,8 +204,13 @@ COMMANDS = {
     ),
     "plan": Command(
         "The jobs that a target takes: time, memory, disk, energy and money; what is shared or there already.",
-        add_targets("*", json=True),
-        ("posttrain plan results/dpo_lora/eval.json", "posttrain plan dpo_lora --json"),
+        add_plan,
+        (
+            "posttrain plan results/dpo_lora/eval.json",
+            "posttrain plan dpo_lora --json",
+            "posttrain plan dpo_lora --probe --svg plan.svg",
+            "posttrain plan --mermaid > plan.md",
+        ),
     ),
     "why": Command(
         "What would be built again for a target, and which changed setting or file is the cause.",

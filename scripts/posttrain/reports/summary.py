@@ -3,6 +3,7 @@
 from typing import Any
 
 from posttrain.metrics.statistics import TOO_FEW
+from posttrain.reports import cost as costs
 from posttrain.reports import formatting
 
 MAX_VERDICTS = 6  # of a run, before the rest is left to the table
@@ -76,7 +77,7 @@ def tiles(runs: list[Model], cards: list[dict[str, Any]], cost: dict[str, Any]) 
     total = cost["total"]
     found.append((formatting.duration(total["seconds"]), "of training and evaluation"))
     if cost["price"] is not None:
-        money = total["seconds"] / 3600 * cost["price"]
+        money = costs.money(cost["price"], total["seconds"])
         found.append((f"{money:,.2f} {cost['currency']}", f"at {formatting.short(cost['price'])} an hour"))
     else:
         found.append((formatting.energy(total["kwh"]), "of energy, estimated" if cost["estimated"] else "of energy"))
