@@ -34,7 +34,8 @@ from posttrain.evaluation.example_scores import (
 from posttrain.evaluation.safety import by_group
 from posttrain.metrics.statistics import basis, preference, shown, summary, verdict
 from posttrain.provenance.records import hashes, sealed
-from posttrain.reports import overruled, verdict_lines
+from posttrain.reports import cases as case_tables
+from posttrain.reports import overruled
 from posttrain.runtime import processes
 from posttrain.runtime.atomic import read_json, whole_file, write_json
 from posttrain.runtime.console import Clock, say
@@ -141,8 +142,7 @@ def tell(result: dict) -> None:
         for name, own in origins.apart(result, metric).items():
             lines.append([f"  of {name}", shown(metric, own["value"]), *[""] * (2 + len(verdicts))])
     touching = overruled.sentences(overruled.of(result["run"], *result["against"]))
-    red = verdict_lines.red(result)
-    say("\n".join([result["run"], printed(lines), *red, *touching, *as_it_ships(result)]), "detail")
+    say("\n".join([result["run"], printed(lines), *case_tables.red(result), *touching, *as_it_ships(result)]), "detail")
     say(", ".join(f"{metric} {value}" for metric, value, *_ in lines[1:4]), "summary")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from posttrain.cli import configuration, models
 from posttrain.metrics.statistics import shown
-from posttrain.reports import verdict_lines
+from posttrain.reports import cases, verdict_lines
 from posttrain.runtime.atomic import read_json
 from posttrain.runtime.errors import UserError
 from posttrain.workflow import paths
@@ -77,7 +77,7 @@ def table(names: list[str]) -> str:
         for line in [
             *verdict_lines.of(result),
             *verdict_lines.judged(result),
-            *verdict_lines.red(result),
+            *cases.red(result),
             *as_it_ships(result),
         ]
     ]

@@ -85,10 +85,3 @@ def ask(candidate: Candidate, prompts: list[tuple[list[Row], str | None]], setti
     """The text of the answer to each prompt, its turns and its tools; thoughts are in it."""
     encoded = [tokens.prompt_tokens(candidate.tokenizer, turns, tools) for turns, tools in prompts]
     return [answer.text for answer in candidate.generate(encoded, settings["max_new_tokens"])]
-
-
-def conversation_text(turns: list[Row]) -> str:
-    """What a judge reads of a prompt: its one turn as it is, or else each turn after its role."""
-    if len(turns) == 1:
-        return turns[0]["content"]
-    return "\n\n".join(f"{turn['role'].capitalize()}: {turn['content']}" for turn in turns)

@@ -79,24 +79,36 @@ def score(cases: list[Case], outputs: Iterable[str]) -> list[dict[str, Any]]:
 
 
 def results(suites: dict[str, dict], examples: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """The cases of each suite of the kind, green or red: `id`, `passed`, `failed`, `required`, and `note` where it has one.
+    """The cases of each suite of the kind, green or red: `id`, `prompt`, `answer`, `passed`, `failed`, `required`, and any `note`.
 
     Args:
         suites: of a spec.
-        examples: with the columns of `score`, `suite` and `id`.
+        examples: with `suite`, `id`, `output` and the columns of `score`.
     """
     found = {}
     for name, suite in suites.items():
         if suite["kind"] == "cases":
             own = {row["id"]: row for row in examples if row["suite"] == name and "passed" in row}
             found[name] = [
-                {"id": case.id, "passed": bool(own[case.id]["passed"]), "failed": own[case.id].get("failed")}
+                {
+                    "id": case.id,
+                    "prompt": conversation_text(case.turns),
+                    "answer": thoughts.answer(own[case.id]["output"]),
+                }
+                | {"passed": bool(own[case.id]["passed"]), "failed": own[case.id].get("failed")}
                 | {"required": case.required}
                 | ({"note": case.note} if case.note else {})
                 for case in read(Path(suite["path"]))
                 if case.id in own
             ]
     return {name: rows for name, rows in found.items() if rows}
+
+
+def conversation_text(turns: list[messages.Row]) -> str:
+    """What people and judges read of a prompt: its one turn as it is, or else each turn after its role."""
+    if len(turns) == 1:
+        return turns[0]["content"]
+    return "\n\n".join(f"{turn['role'].capitalize()}: {turn['content']}" for turn in turns)
 
 
 # ---- the file

@@ -5,7 +5,7 @@ from pathlib import Path
 from posttrain.data import thoughts
 from posttrain.data.samples import chosen
 from posttrain.evaluation import cases as measured_cases
-from posttrain.evaluation.candidate import Candidate, Row, ask, conversation_text
+from posttrain.evaluation.candidate import Candidate, Row, ask
 
 
 def cases(candidate: Candidate, suite: dict) -> list[Row]:
@@ -19,7 +19,12 @@ def cases(candidate: Candidate, suite: dict) -> list[Row]:
         outputs |= zip([case.id for case in some], ask(candidate, prompts, {"max_new_tokens": most}), strict=True)
     scores = measured_cases.score(asked, [outputs[case.id] for case in asked])
     return [
-        {"dataset": path.stem, "id": case.id, "prompt": conversation_text(case.turns), "output": outputs[case.id]}
+        {
+            "dataset": path.stem,
+            "id": case.id,
+            "prompt": measured_cases.conversation_text(case.turns),
+            "output": outputs[case.id],
+        }
         | score
         for case, score in zip(asked, scores, strict=True)
     ]

@@ -10,7 +10,8 @@ from typing import NamedTuple
 from posttrain.data import rows, thoughts, tokens
 from posttrain.data.samples import ANSWERS, HeldOut, conversation, pick
 from posttrain.evaluation import prompt_suites
-from posttrain.evaluation.candidate import Candidate, Row, ask, check_known, conversation_text
+from posttrain.evaluation.candidate import Candidate, Row, ask, check_known
+from posttrain.evaluation.cases import conversation_text
 from posttrain.inference import reward_models, scoring
 from posttrain.inference.sharing import shared
 from posttrain.metrics import final_numbers, statistics, text_metrics, tool_calls

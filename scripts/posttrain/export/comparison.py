@@ -105,7 +105,8 @@ def _answers(rows: list[Row], tokenizer: Any, suites: dict[str, dict]) -> list[R
         if is_cases:
             by_id = {case.id: case for case in cases.read(Path(suite["path"]))}
             scores = cases.score([by_id[row["id"]] for row in own], outputs)
-            found += [where(row) | score for row, score in zip(own, scores, strict=True)]
+            pairs = zip(own, outputs, scores, strict=True)
+            found += [where(row) | {"output": output} | score for row, output, score in pairs]
             continue
         answers, references = list(map(thoughts.answer, outputs)), [row["reference"] for row in own]
         scores = text_metrics.score(suite["metrics"], answers, references, suite.get("pattern"))

@@ -76,7 +76,7 @@ def _cases(suites: dict[str, dict], before: list[Row], after: list[Row]) -> dict
     old, new = (cases.results(suites, examples) for examples in (before, after))
     for name, rows in new.items():
         for row, was in zip(rows, old[name], strict=True):
-            row["before"] = was["passed"]
+            row |= {"before": was["passed"], "failed_before": was["failed"], "answer_before": was["answer"]}
     return {"cases": new} if new else {}
 
 

@@ -89,17 +89,6 @@ def judged(result: dict) -> list[str]:
     return lines
 
 
-def red(result: dict) -> list[str]:
-    """A line for each suite of cases: how many are green, and which are red and why."""
-    lines = []
-    for suite, rows in result.get("cases", {}).items():
-        failed = [row for row in rows if not row["passed"]]
-        green = f"{len(rows) - len(failed)} of {len(rows)} cases green"
-        why = [f"{row['id']}{' (required)' if row['required'] else ''}: {row['failed']}" for row in failed]
-        lines.append(f"{result['run']}: {suite}: {green}" + "".join(f"; red: {one}" for one in why))
-    return lines
-
-
 def _interval(row: dict) -> str:
     value, low, high = (f"{row[part]:.0%}" for part in ("value", "low", "high"))
     return f"{value} [{low}, {high}]"

@@ -152,13 +152,13 @@ def test_results_are_those_of_the_suites_of_cases(file):
     path = file("- {id: a, prompt: a, must: x, required: true}\n- {id: b, prompt: b, must: y, note: why}")
     suites = {"mine": {"kind": "cases", "path": str(path)}, "safe": {"kind": "safety"}}
     rows = [
-        {"suite": "mine", "id": "b", "passed": 0.0, "failed": "'y' is missing"},
-        {"suite": "mine", "id": "a", "passed": 1.0},
+        {"suite": "mine", "id": "b", "output": "<think>y</think>no", "passed": 0.0, "failed": "'y' is missing"},
+        {"suite": "mine", "id": "a", "output": "x", "passed": 1.0},
     ]
     assert cases.results(suites, rows) == {
         "mine": [
-            {"id": "a", "passed": True, "failed": None, "required": True},
-            {"id": "b", "passed": False, "failed": "'y' is missing", "required": False, "note": "why"},
+            {"id": "a", "prompt": "a", "answer": "x", "passed": True, "failed": None, "required": True},
+            {"id": "b", "prompt": "b", "answer": "no", "passed": False, "failed": "'y' is missing", "required": False, "note": "why"},
         ]
     }  # fmt: skip
     assert cases.results(suites, []) == {}

@@ -530,11 +530,12 @@ def test_cases_are_green_or_red_and_compared_with_the_parent_s(evaluate, answeri
     evaluate("base", suites=suites)
     answering("<think>\nWhere?\n</think>\n\nIt is Paris.")
     result = evaluate("sft", suites=suites, against=("base",))
-    assert result["cases"]["mine"] == [
+    assert [{key: row[key] for key in row if key not in ("prompt", "answer")} for row in result["cases"]["mine"]] == [
         {"id": "capital", "passed": True, "failed": None, "required": True, "note": "known"},
         {"id": "turns", "passed": True, "failed": None, "required": False},
         {"id": "no", "passed": False, "failed": "'Paris' appears", "required": False},
     ]
+    assert {row["answer"] for row in result["cases"]["mine"]} == {"It is Paris."}
     assert result["metrics"]["mine/passed"] | {"low": 0, "high": 0} == {
         "value": pytest.approx(2 / 3), "low": 0, "high": 0, "n": 3, "clusters": 3,
     }  # fmt: skip
