@@ -8,7 +8,8 @@ from posttrain.data import files, ingest, rows
 from posttrain.data.dataset_types import DATASET_TYPES
 from posttrain.guidance import sizes
 from posttrain.models import machine
-from posttrain.models.memory_estimate import GIB, Model, read_model
+from posttrain.models.memory_estimate import GIB
+from posttrain.models.shapes import Model, read_model
 from posttrain.objectives import OBJECTIVES
 from posttrain.runtime.errors import UserError
 

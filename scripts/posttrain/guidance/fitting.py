@@ -7,8 +7,9 @@ from posttrain.config import loading
 from posttrain.config.runs import Run
 from posttrain.guidance.facts import Place
 from posttrain.methods import METHODS
-from posttrain.models.memory_estimate import GIB, Model, estimate
+from posttrain.models.memory_estimate import GIB, estimate
 from posttrain.models.memory_sharing import ALONE, Hardware
+from posttrain.models.shapes import Model
 from posttrain.objectives import OBJECTIVES
 
 SHORTEST = 512  # tokens; a shorter length is not chosen for the sake of memory alone

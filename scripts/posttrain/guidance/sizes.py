@@ -5,7 +5,7 @@ import math
 import re
 from typing import NamedTuple
 
-from posttrain.models.memory_estimate import Model
+from posttrain.models.shapes import Model
 
 
 class Shape(NamedTuple):
