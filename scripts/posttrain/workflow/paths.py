@@ -143,6 +143,11 @@ def records(rule: str, name: str) -> list[Path]:
     return [file for file in files if file.exists()]
 
 
+def log(rule: str, name: str) -> Path:
+    """What a job of a rule told last, of the run, dataset or base `name`."""
+    return Path(LOGS, rule, f"{name}.log")
+
+
 def job(log: str) -> str:
     """What a job is called in the records: its log's place.
 

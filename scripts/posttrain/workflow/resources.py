@@ -115,7 +115,7 @@ def _model(folder: Path | None) -> Any:
 
 @cache
 def _read(folder: Path) -> Any:
-    from posttrain.models.memory_estimate import read_model
+    from posttrain.models.shapes import read_model
 
     with contextlib.suppress(UserError):  # of a damaged base, told by the stage that reads it
         return read_model(folder)
