@@ -20,7 +20,6 @@ from posttrain.guidance.sizes import model
 from posttrain.methods import METHODS
 from posttrain.models.memory_estimate import GIB, estimate, trained_parameters
 from posttrain.models.memory_sharing import ALONE, Hardware
-from posttrain.models.shapes import Model
 from posttrain.workflow.project import Project
 
 SHAPES = {key: sizes.SHAPES[key] for key in ("1B", "8B", "32B", "70B")}

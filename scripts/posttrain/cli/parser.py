@@ -120,7 +120,24 @@ def add_plan(plan: argparse.ArgumentParser) -> None:
 
 def add_import(importing: argparse.ArgumentParser) -> None:
     """The arguments of `posttrain import`."""
-    importing.add_argument("files", nargs="+", metavar="FILE", help="several files make a chain, in this order")
+    importing.add_argument(
+        "files",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="a YAML, or trl's command lines; several make a chain, in this order",
+    )
+    importing.add_argument(
+        "--output", type=Path, default=Path("config/config.yaml"), metavar="FILE", help="default: %(default)s"
+    )
+    importing.add_argument("--force", action="store_true", help="replace the output file where it exists")
+    importing.add_argument(
+        "--devices",
+        type=int,
+        default=1,
+        metavar="N",
+        help="how many the files were run on; a batch is per device there",
+    )
     add_json(importing)
 
 
@@ -213,7 +230,11 @@ COMMANDS = {
     "import": Command(
         "Turn a configuration of LLaMA-Factory, Axolotl or TRL into one of ours, and list what differs.",
         add_import,
-        ("posttrain import llama3_lora_sft.yaml", "posttrain import sft.yaml dpo.yaml"),
+        (
+            "posttrain import llama3_lora_sft.yaml",
+            "posttrain import sft.yaml dpo.yaml --devices 8 --output config/imported.yaml",
+            "posttrain import train.sh    # with a line such as: trl sft --model_name_or_path ...",
+        ),
         reads_configuration=False,
     ),
     "plan": Command(
@@ -239,7 +260,11 @@ COMMANDS = {
     "doctor": Command(
         "What is wrong with a run, by its records, with the evidence, the key to change and the run to try next.",
         add_targets("+", json=True),
-        ("posttrain doctor dpo_lora",),
+        (
+            "posttrain doctor dpo_lora",
+            "posttrain doctor sft_lora,rank=4 dpo_lora    # also while they train, and after they failed",
+            "posttrain doctor results/dpo_lora/eval.json --json",
+        ),
     ),
     "verify": Command(
         "Whether results are still what was built, and of which code and versions.",
