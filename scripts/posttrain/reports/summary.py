@@ -25,6 +25,7 @@ def card(run: Model, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "others": [_against([row for row in rows if row["other"] == other]) for other in others],
         "alone": [] if rows else _alone(run),
         "overruled": run["overruled"],
+        "diagnosis": run["diagnosis"],
     }
 
 
