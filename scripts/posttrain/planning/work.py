@@ -9,7 +9,8 @@ import json
 import math
 from typing import Any, NamedTuple
 
-from posttrain.models.memory_estimate import Model, trained_parameters
+from posttrain.models.memory_estimate import trained_parameters
+from posttrain.models.shapes import Model
 from posttrain.objectives import OBJECTIVES
 from posttrain.planning.sizes import Sizes
 

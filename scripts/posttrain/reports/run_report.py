@@ -18,6 +18,7 @@ from posttrain.reports import (
     graph_layout,
     html,
     overruled,
+    planned,
     results_table,
     summary,
     training_curves,
@@ -73,6 +74,7 @@ def collect(context: dict[str, Any]) -> dict[str, Any]:
         "ratings": [_rating(pair) for pair in context["ratings"]],
         "findings": findings(runs),
         "cost": costs,
+        "planned": planned.of_models([model["name"] for model in models]),
         "licences": [licence(model, models) for model in models],
     }
 
