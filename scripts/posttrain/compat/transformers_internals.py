@@ -50,3 +50,18 @@ def raw_tokenizer(trained: Any) -> Any:
     transformers takes the former only.
     """
     return trained._tokenizer
+
+
+def as_in_files(model: Any) -> dict[str, Any]:
+    """The tensors that `save_pretrained` would write of a model, by their names in its files; they may be without values.
+
+    transformers has no public function for it: it keeps, for instance, the experts of a mixture in one tensor that its files have
+    in parts.
+    """
+    from transformers.core_model_loading import revert_weight_conversion
+    from transformers.modeling_utils import remove_tied_weights_from_state_dict
+
+    state = model.state_dict()
+    for name in model._keys_to_ignore_on_save or ():
+        state.pop(name, None)
+    return revert_weight_conversion(model, remove_tied_weights_from_state_dict(state, model))

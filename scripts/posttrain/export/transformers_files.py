@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TorchAoConfig
 
 from posttrain.exports import Export
 from posttrain.models import loading
-from posttrain.models.memory_estimate import read_model, weight_files
 from posttrain.models.model_files import carry
+from posttrain.models.shapes import read_model, weight_files
 from posttrain.runtime.errors import UserError
 
 BLOCK = 64  # weights of NF4 with one scale

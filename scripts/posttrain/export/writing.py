@@ -6,7 +6,7 @@ from pathlib import Path
 from posttrain.data import system_prompts
 from posttrain.export.sources import Sources
 from posttrain.exports import EXPORTS, Export
-from posttrain.models.memory_estimate import read_model
+from posttrain.models.shapes import read_model
 from posttrain.runtime.atomic import whole_folder
 from posttrain.runtime.errors import UserError
 

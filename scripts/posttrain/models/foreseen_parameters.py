@@ -3,8 +3,9 @@
 import re
 
 from posttrain.methods import METHODS
-from posttrain.models.memory_estimate import Model, adapted
+from posttrain.models.memory_estimate import adapted
 from posttrain.models.parameter_patterns import Names, is_meant
+from posttrain.models.shapes import Model
 from posttrain.objectives import OBJECTIVES
 
 

@@ -20,8 +20,8 @@ from posttrain.methods import METHODS, reads_weights
 from posttrain.models import frozen_update
 from posttrain.models.base_inspection import first_line
 from posttrain.models.machine import multiplies_bf16
-from posttrain.models.memory_estimate import read_model
 from posttrain.models.out_of_memory import is_out_of_memory
+from posttrain.models.shapes import read_model
 from posttrain.runtime import processes
 from posttrain.runtime.errors import UserError
 

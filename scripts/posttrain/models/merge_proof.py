@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import safe_open
 
-from posttrain.models.memory_estimate import weight_files
+from posttrain.models.shapes import weight_files
 from posttrain.runtime.errors import UserError
 
 PROMPTS, POSITIONS = 4, 256

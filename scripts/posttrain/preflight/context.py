@@ -7,7 +7,7 @@ from typing import Any
 
 from posttrain.data import conversations, licences, profile, unknown_keys
 from posttrain.inference import reward_reference
-from posttrain.models import machine, memory_estimate
+from posttrain.models import machine, shapes
 from posttrain.models.memory_sharing import Hardware
 from posttrain.objectives import data_refusal
 from posttrain.preflight import measured_rows, token_scan
@@ -48,7 +48,7 @@ def build_context(
     hardware = Hardware(**facts.get("hardware", {}))
     return RunContext(
         spec=spec,
-        model=memory_estimate.read_model(options.parent),
+        model=shapes.read_model(options.parent),
         tokenizer=tokenizer,
         stops=stops,
         data=data,

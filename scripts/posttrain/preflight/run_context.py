@@ -11,8 +11,8 @@ from posttrain.data.dataset_types import prompt_turns
 from posttrain.data.encoding import prompt_tokens
 from posttrain.data.messages import Row, Turns
 from posttrain.models.machine import Memory
-from posttrain.models.memory_estimate import Model
 from posttrain.models.memory_sharing import ALONE, Hardware
+from posttrain.models.shapes import Model
 from posttrain.preflight.token_scan import Tokens, elided
 
 RENDERED = 200  # rows whose whole text is looked at

@@ -7,8 +7,9 @@ import torch
 from conftest import refused
 from safetensors.torch import save_file
 
-from posttrain.models import memory_estimate
-from posttrain.models.memory_estimate import GIB, Model
+from posttrain.models import memory_estimate, shapes
+from posttrain.models.memory_estimate import GIB
+from posttrain.models.shapes import Model
 
 # SmolLM2-135M as its file describes it: 30 layers, tied embeddings.
 LAYER = {
@@ -185,7 +186,7 @@ def test_targets_are_matched_as_peft_matches_them(wanted, arguments, random_tiny
 
 
 def test_a_model_is_read_from_the_headers_of_its_files(random_tiny_folder, random_tiny_model):
-    model = memory_estimate.read_model(random_tiny_folder)
+    model = shapes.read_model(random_tiny_folder)
     assert model.parameters == sum(p.numel() for p in random_tiny_model.parameters())
     assert model.bytes == sum(p.numel() * p.element_size() for p in random_tiny_model.parameters())
     config = random_tiny_model.config
@@ -197,22 +198,22 @@ def test_a_model_is_read_from_the_headers_of_its_files(random_tiny_folder, rando
 def test_weights_in_several_files_are_read_as_one(random_tiny_folder, random_tiny_model, tmp_path):
     random_tiny_model.save_pretrained(tmp_path, max_shard_size="60KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
-    assert memory_estimate.read_model(tmp_path).shapes == memory_estimate.read_model(random_tiny_folder).shapes
+    assert shapes.read_model(tmp_path).shapes == shapes.read_model(random_tiny_folder).shapes
 
 
 def test_a_folder_without_weights_is_one_sentence(tmp_path):
     with refused("missing-file"):
-        memory_estimate.read_model(tmp_path)
+        shapes.read_model(tmp_path)
 
 
 def test_the_text_part_of_a_model_of_several_parts_counts(tmp_path):
     text = {f"language_model.layers.{n}.mlp.up_proj.weight": [256, 64] for n in range(2)}
     vision = {f"vision_tower.layers.{n}.mlp.fc1.weight": [32, 16] for n in range(9)}
-    shapes = {"language_model.embed_tokens.weight": [1000, 64]} | text | vision
-    save_file({name: torch.zeros(shape) for name, shape in shapes.items()}, tmp_path / "model.safetensors")
+    tensors = {"language_model.embed_tokens.weight": [1000, 64]} | text | vision
+    save_file({name: torch.zeros(shape) for name, shape in tensors.items()}, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps({"text_config": {"model_type": "llama"}}))
-    assert memory_estimate.read_model(tmp_path)[3:7] == (2, 64, 256, 1000)
-    assert memory_estimate.read_model(tmp_path).config == {"model_type": "llama"}
+    assert shapes.read_model(tmp_path)[3:7] == (2, 64, 256, 1000)
+    assert shapes.read_model(tmp_path).config == {"model_type": "llama"}
 
 
 def test_weights_are_counted_as_they_are_held():

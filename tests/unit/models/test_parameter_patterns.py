@@ -20,7 +20,7 @@ import train_orpo
 import train_ppo
 import train_reward
 import train_sft
-from posttrain.models import memory_estimate, parameter_patterns
+from posttrain.models import memory_estimate, parameter_patterns, shapes
 from posttrain.preflight import settings_checks
 from posttrain.runtime import atomic
 from posttrain.runtime.errors import UserError
@@ -116,7 +116,7 @@ def test_what_this_model_cannot_follow_is_told_before_training_and_by_it(
         train(train_sft, name, chats, "messages", changes)
     assert str(error.value).startswith(f"{name}: {sentence}")
     spec = json.loads(Path(f"results/{name}/spec.json").read_text())
-    found = settings_checks.patterns(Namespace(spec=spec, model=memory_estimate.read_model(random_tiny_folder)))
+    found = settings_checks.patterns(Namespace(spec=spec, model=shapes.read_model(random_tiny_folder)))
     assert (found.severity, found.message.startswith(sentence)) == ("error", True)
 
 
@@ -125,7 +125,7 @@ def test_the_preflight_skips_what_names_nothing():
 
 
 def test_frozen_parameters_have_no_gradients_in_the_memory(random_tiny_folder):
-    model = memory_estimate.read_model(random_tiny_folder)
+    model = shapes.read_model(random_tiny_folder)
     layer = sum(torch.Size(shape).numel() for name, shape in model.shapes.items() if "layers.0." in name)
     assert memory_estimate.trained_parameters({"method": "full"}, model) == model.parameters
     assert (

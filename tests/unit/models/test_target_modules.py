@@ -8,7 +8,7 @@ import torch
 import zoo
 from peft import PeftModel, get_peft_model
 
-from posttrain.models import loading, memory_estimate, peft_methods, target_modules
+from posttrain.models import loading, memory_estimate, peft_methods, shapes, target_modules
 from posttrain.preflight import settings_checks, token_checks
 from posttrain.runtime.errors import UserError
 from posttrain.workflow.project import Project
@@ -68,7 +68,7 @@ def test_all_linear_leaves_out_what_cannot_have_an_adapter(name, member, spec):
     model = adapted(member(name), spec("lora", rank=4))
     assert with_adapters(model) == MEANT[name]
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    assert memory_estimate.trained_parameters(spec("lora", rank=4), memory_estimate.read_model(member(name))) == trained
+    assert memory_estimate.trained_parameters(spec("lora", rank=4), shapes.read_model(member(name))) == trained
 
 
 @pytest.fixture
@@ -184,7 +184,7 @@ def subject(spec: dict, folder: Path):
     """What the checks of settings look at."""
     from types import SimpleNamespace
 
-    return SimpleNamespace(spec=spec, model=memory_estimate.read_model(folder), longest=20)
+    return SimpleNamespace(spec=spec, model=shapes.read_model(folder), longest=20)
 
 
 ARCHITECTURE = [
@@ -245,16 +245,14 @@ def test_ia3_on_named_layers_scales_the_input_of_the_last_feed_forward_matrix_on
 def test_learnt_positions_have_an_end(member, spec):
     from types import SimpleNamespace
 
-    at = SimpleNamespace(
-        spec=spec("lora", max_length=600), model=memory_estimate.read_model(member("gpt2")), longest=20
-    )
+    at = SimpleNamespace(spec=spec("lora", max_length=600), model=shapes.read_model(member("gpt2")), longest=20)
     found = token_checks.context_length(at)
     assert found.severity == "error"
     assert "beyond the positions that the model has learnt" in found.message
     assert "write max_length: 512" in found.message
     at.spec = spec("prompt", max_length=500, virtual_tokens=20)
     assert "write max_length: 492" in token_checks.context_length(at).message
-    at.model = memory_estimate.read_model(member("llama3"))
+    at.model = shapes.read_model(member("llama3"))
     assert token_checks.context_length(at).severity == "warning"
 
 
@@ -263,7 +261,7 @@ def test_learnt_positions_have_an_end(member, spec):
     "method", ["full", "lora", "qlora", "adalora", "adapter", "prefix", "p_tuning", "prompt", "ia3", "oft", "vera"]
 )
 def test_memory_is_estimated_for_every_family(name, method, member, spec):
-    need = memory_estimate.estimate(spec(method), memory_estimate.read_model(member(name)), 100, 0.5, "cpu", True)
+    need = memory_estimate.estimate(spec(method), shapes.read_model(member(name)), 100, 0.5, "cpu", True)
     assert 0 < need["weights"] < need["total"]
 
 

@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 from posttrain.data import tokens
 from posttrain.inference import reward_models, rollout, scoring
 from posttrain.inference.rollout import pack
-from posttrain.models import lm_head, loading, memory_estimate, value_model
+from posttrain.models import lm_head, loading, memory_estimate, shapes, value_model
 from posttrain.training import loop
 from posttrain.training.ppo.actor_critic import ActorCritic
 from posttrain.workflow.project import Project
@@ -89,7 +89,7 @@ def test_the_value_has_its_own_rank(method, keys, rank, spec, random_tiny_folder
     assert {p.shape[0] for name, p in net.named_parameters() if "lora_A.value" in name} == {rank}
     if method == "lora":
         assert net.backbone.peft_config["default"].r == 4
-    model = memory_estimate.read_model(random_tiny_folder)
+    model = shapes.read_model(random_tiny_folder)
     both = memory_estimate.estimate(spec(method, **keys), model, 64, 0.5, "cpu", bf16=False)
     held = sum(p.numel() for name, p in net.named_parameters() if p.requires_grad)
     assert both["gradients"] == pytest.approx(4 * held, rel=0.01)
