@@ -91,7 +91,7 @@ def _evaluation(question: Question, made: list[Stage]) -> list[str]:
         f"  max_length: {lengths}",
         "  limit: 100 # held-out rows of each dataset that are measured",
     ]
-    if precision == "bf16":
+    if precision != "fp32":
         lines.append("  precision: bf16 # in float32 the whole model does not fit into memory")
     if data_row(question).few_shot and question.examples and question.examples.type == "messages":
         lines += [

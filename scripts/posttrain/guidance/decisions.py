@@ -86,8 +86,12 @@ def objectives(question: Question) -> tuple[list[str], Decision]:
     enough = pairs is not None and pairs.count >= ENOUGH
     after = bool(asking) and enough and purpose.id != "purpose-prototype"
     chosen = (["sft"] if question.examples else []) + ([second] if after or not question.examples else [])
-    rows = [row.id for row in (purpose, data) if chosen[-1] in row.objectives or (after and row in asking)]
-    rows += ["phase-1"] * ("sft" in chosen) + ["phase-2", "objective-dpo"] * (len(chosen) > 1)
+    rows = (
+        [row.id for row in (purpose, data) if row in asking]
+        if after
+        else [row.id for row in (purpose, data) if row.objectives[-1] == chosen[-1]]
+    )
+    rows += ["objective-sft", "phase-1"] * ("sft" in chosen) + ["phase-2", "objective-dpo"] * (len(chosen) > 1)
     why, overruled, others = [], [], []
     if second == "kto" and second in chosen:
         why.append("the preferences are single completions with labels, which KTO learns from and DPO cannot")
@@ -300,7 +304,7 @@ def _of_adapter(made: list[Stage]) -> list[Decision]:
     rates = ", ".join(f"learning rate {stage.keys['learning_rate']:g} for {WORDS[stage.objective]}" for stage in made)
     choice = f"rank {first.keys['rank']}, alpha {first.keys['alpha']}, {rates}"
     why = ["set together: alpha / rank is 2 for every rank, so the rate falls with the root of the rank"]
-    others = ["rank 64 learns more from many rows, with half of the rate of rank 16; 2e-4 diverges at rank 256"]
+    others = ["rank 64 for many rows, with half of the rate of rank 16; users report that 2e-4 diverges at rank 256"]
     rows = ["lora-rank", "lora-alpha", *(["lora-dropout"] if "dropout" in first.keys else []), "training-rate"]
     return [Decision("rank and rate", choice, rows, why, _slow(made), others)]
 
@@ -332,7 +336,7 @@ def evaluated_in(question: Question, made: list[Stage]) -> tuple[str | None, flo
 def _of_evaluation(question: Question, made: list[Stage]) -> Decision:
     precision, gib = evaluated_in(question, made)
     if precision is None:
-        why = [f"the whole model takes {gib:.1f} GiB in bf16 and does not fit, so it is measured on the CPU"]
+        why = [f"the whole model does not fit; in bf16 it takes {gib:.1f} GiB of the machine's memory"]
         return Decision("evaluation", "on the CPU", [], why, [], [])
     why = [f"its weights take {gib:.1f} GiB"] + (["in float32 they do not fit"] if precision == "bf16" else [])
     return Decision("evaluation", precision, [], why, [], [])
@@ -367,7 +371,7 @@ def claims(question: Question, made: list[Stage]) -> list[tuple[tables.Claim, st
         for keys in ({"method": "full"}, {"method": "lora", "rank": spec["rank"]})
     )
     here = {
-        "claim-lora-share": f"{trained / model.parameters:.2%} of this model at rank {spec['rank']}",
+        "claim-lora-share": f"{100 * trained / model.parameters:.2g} % at rank {spec['rank']}",
         "claim-adapter-size": f"{4e-6 * trained:,.0f} MB in float32",
         "claim-lora-memory": _less(plain, full),
     }

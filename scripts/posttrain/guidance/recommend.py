@@ -126,11 +126,9 @@ def lines(found: Recommendation) -> list[str]:
         said += [f"    against: {line}" for line in one.overruled]
         said += [f"    instead: {line}" for line in one.others]
     if found.claims:
-        said += ["", "The guide's numbers, and what holds:"]
+        said += ["", "The guide's numbers, this model's by the estimate, and measured ones:"]
         for claim, here in found.claims:
-            said.append(f"    {claim.id}: {claim.says}")
-            said += [f"        here: {here}, by the estimate"] if here else []
-            said.append(f"        measured: {claim.measured}")
+            said.append(f"    {claim.id}: {claim.says}; {f'here {here}; ' if here else ''}measured: {claim.measured}")
     return said
 
 
