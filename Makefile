@@ -6,7 +6,7 @@ CORES ?= $(shell nproc)
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-fast test-slow test-slurm lint format bench growth claims ui constraints
+.PHONY: setup demo test test-fast test-slow test-slurm lint format bench growth claims ui site constraints
 
 setup: $(READY)
 
@@ -75,6 +75,10 @@ claims: setup
 
 ui: setup
 	mlflow ui --backend-store-uri sqlite:///$(abspath results/mlflow.db)
+
+# The documentation in English and Korean; to read it: python -m http.server -d site
+site: setup
+	python docs/build.py
 
 constraints: setup
 	python envs/pin.py > envs/constraints.txt

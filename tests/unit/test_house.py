@@ -15,7 +15,7 @@ LIBRARY = SCRIPTS / "posttrain"
 # In the order in which data flows: each may import itself and what stands before it.
 LAYERS = (
     "runtime compat objectives methods exports documents metrics data models inference training evaluation export serving preflight "
-    "config workflow reports provenance planning cli"
+    "config workflow diagnosis reports provenance planning guidance importing cli"
 ).split()
 MAX_FILE, MAX_CLASS, MAX_FUNCTION = 400, 200, 60  # lines
 FILES = sorted(LIBRARY.rglob("*.py"))

@@ -5,6 +5,7 @@ The subcommand `some-name` is the function `run` of the module `posttrain.cli.so
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 from posttrain.cli import configuration
@@ -90,12 +91,53 @@ def add_init(init: argparse.ArgumentParser) -> None:
 
 def add_recommend(recommend: argparse.ArgumentParser) -> None:
     """The arguments of `posttrain recommend`."""
+    recommend.add_argument(
+        "--gpu-memory", type=float, metavar="GB", help="of one GPU, 0 for none; default: this machine's"
+    )
+    recommend.add_argument("--gpus", type=int, metavar="N", help="GPUs of that memory (default: 1)")
+    recommend.add_argument("--model", help="a folder, a hub id, a wheel (NAME==VERSION) or a size such as 8B")
+    recommend.add_argument("--purpose", help="domain, chat, prototype or production, or words that say so")
+    recommend.add_argument("--examples", type=int, metavar="N", help="rows that show right answers")
+    recommend.add_argument("--preferences", type=int, metavar="N", help="pairs of a better and a worse answer")
+    recommend.add_argument("--quality", choices=["high", "medium", "mixed"], help="of the rows")
+    recommend.add_argument("--data", nargs="+", metavar="FILE", help="files of rows, which are looked at and counted")
+    recommend.add_argument("--preference-data", nargs="+", metavar="FILE", help="the same of preferences")
+    recommend.add_argument("--output", default="config/config.yaml", metavar="FILE", help="default: %(default)s")
+    recommend.add_argument("--force", action="store_true", help="replace the output file")
     add_json(recommend)
+
+
+def add_plan(plan: argparse.ArgumentParser) -> None:
+    """The arguments of `posttrain plan`."""
+    names(plan, "targets", nargs="*", metavar="TARGET", help="runs, or files under results/; default: every run")
+    add_json(plan)
+    plan.add_argument("--mermaid", action="store_true", help="print the graph as Mermaid text, which GitHub draws")
+    plan.add_argument("--svg", metavar="FILE", type=Path, help="also write the graph of models as an SVG file")
+    plan.add_argument(
+        "--probe", action="store_true", help="measure first how fast this machine computes, which takes seconds"
+    )
 
 
 def add_import(importing: argparse.ArgumentParser) -> None:
     """The arguments of `posttrain import`."""
-    importing.add_argument("files", nargs="+", metavar="FILE", help="several files make a chain, in this order")
+    importing.add_argument(
+        "files",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="a YAML, or trl's command lines; several make a chain, in this order",
+    )
+    importing.add_argument(
+        "--output", type=Path, default=Path("config/config.yaml"), metavar="FILE", help="default: %(default)s"
+    )
+    importing.add_argument("--force", action="store_true", help="replace the output file where it exists")
+    importing.add_argument(
+        "--devices",
+        type=int,
+        default=1,
+        metavar="N",
+        help="how many the files were run on; a batch is per device there",
+    )
     add_json(importing)
 
 
@@ -181,19 +223,29 @@ COMMANDS = {
         (
             "posttrain recommend    # asks, in a terminal",
             "posttrain recommend --gpu-memory 16 --model HuggingFaceTB/SmolLM2-1.7B --purpose chat --examples 5000 --preferences 800",
+            "posttrain recommend --gpu-memory 24 --model 8B --purpose domain --data data/train.jsonl --output config/mine.yaml",
         ),
         reads_configuration=False,
     ),
     "import": Command(
         "Turn a configuration of LLaMA-Factory, Axolotl or TRL into one of ours, and list what differs.",
         add_import,
-        ("posttrain import llama3_lora_sft.yaml", "posttrain import sft.yaml dpo.yaml"),
+        (
+            "posttrain import llama3_lora_sft.yaml",
+            "posttrain import sft.yaml dpo.yaml --devices 8 --output config/imported.yaml",
+            "posttrain import train.sh    # with a line such as: trl sft --model_name_or_path ...",
+        ),
         reads_configuration=False,
     ),
     "plan": Command(
         "The jobs that a target takes: time, memory, disk, energy and money; what is shared or there already.",
-        add_targets("*", json=True),
-        ("posttrain plan results/dpo_lora/eval.json", "posttrain plan dpo_lora --json"),
+        add_plan,
+        (
+            "posttrain plan results/dpo_lora/eval.json",
+            "posttrain plan dpo_lora --json",
+            "posttrain plan dpo_lora --probe --svg plan.svg",
+            "posttrain plan --mermaid > plan.md",
+        ),
     ),
     "why": Command(
         "What would be built again for a target, and which changed setting or file is the cause.",
@@ -208,7 +260,11 @@ COMMANDS = {
     "doctor": Command(
         "What is wrong with a run, by its records, with the evidence, the key to change and the run to try next.",
         add_targets("+", json=True),
-        ("posttrain doctor dpo_lora",),
+        (
+            "posttrain doctor dpo_lora",
+            "posttrain doctor sft_lora,rank=4 dpo_lora    # also while they train, and after they failed",
+            "posttrain doctor results/dpo_lora/eval.json --json",
+        ),
     ),
     "verify": Command(
         "Whether results are still what was built, and of which code and versions.",

@@ -1,6 +1,7 @@
 """`posttrain table`: the models side by side, and one prompt with each model's completion."""
 
 import argparse
+import json
 import shutil
 import textwrap
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from posttrain.cli import configuration, models
 from posttrain.metrics.statistics import shown
-from posttrain.reports import verdict_lines
+from posttrain.reports import cases, verdict_lines
 from posttrain.runtime.atomic import read_json
 from posttrain.runtime.errors import UserError
 from posttrain.workflow import paths
@@ -18,12 +19,15 @@ if TYPE_CHECKING:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print the table; a name without results is looked up in the configuration, which may have it under another name."""
+    """Print the table, or what is in each eval.json; a name without results is looked up in the configuration."""
     names = [paths.target(name).name for name in options.names]
     if not all(map(_is_evaluated, names)):
         project, _ = configuration.project(options)
         names = [name if _is_evaluated(name) else _evaluated(project, name) for name in names]
-    print(table(names))
+    if options.json:
+        print(json.dumps({name: _result(name) for name in names}, ensure_ascii=False))
+    else:
+        print(table(names))
 
 
 def not_evaluated(name: str, command: str) -> UserError:
@@ -70,7 +74,12 @@ def table(names: list[str]) -> str:
     verdicts = [
         textwrap.fill(line, _width(), subsequent_indent="  ", break_on_hyphens=False, break_long_words=False)
         for result in results
-        for line in [*verdict_lines.of(result), *verdict_lines.judged(result), *as_it_ships(result)]
+        for line in [
+            *verdict_lines.of(result),
+            *verdict_lines.judged(result),
+            *cases.red(result),
+            *as_it_ships(result),
+        ]
     ]
     basis = textwrap.fill(verdict_lines.measured_on(results), _width(), subsequent_indent="  ")
     parts = [f"{text}\n\n{basis}", "\n".join(verdicts), _question(names)]

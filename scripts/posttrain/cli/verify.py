@@ -1,6 +1,7 @@
 """`posttrain verify`: whether results are still what was built."""
 
 import argparse
+import json
 import sys
 
 from posttrain.cli import configuration
@@ -14,9 +15,13 @@ def run(options: argparse.Namespace) -> None:
     project, _ = configuration.project(options)
     findings = []
     for finding in verify(project, options.targets):
-        print(finding, flush=True)
-        if finding.is_damaged:
-            print(f"    to build it again: {rebuild(project, finding.name, finding.wrong)}")
-        findings.append(finding)
-    if any(finding.wrong for finding in findings):
+        again = rebuild(project, finding.name, finding.wrong) if finding.is_damaged else None
+        findings.append(finding._asdict() | {"rebuild": again})
+        if not options.json:
+            print(finding, flush=True)
+            if again:
+                print(f"    to build it again: {again}")
+    if options.json:
+        print(json.dumps({"findings": findings}, ensure_ascii=False))
+    if any(finding["wrong"] for finding in findings):
         sys.exit(1)

@@ -1,6 +1,7 @@
 """`posttrain why`: what would be built for a target, and why."""
 
 import argparse
+import json
 
 from posttrain.cli import configuration
 
@@ -14,6 +15,9 @@ def run(options: argparse.Namespace) -> None:
     target = options.targets[0]
     changes, model = why(project, target, file), project.model_named(target)
     lost = gone(project, [model]) if model else []
+    if options.json:
+        print(json.dumps({"changes": [change._asdict() for change in changes], "gone": lost}, ensure_ascii=False))
+        return
     if changes or not lost:
         print("\n".join(map(str, changes)) or f"nothing: {target} is up to date")
     print("".join(f"{line}\n" for line in lost), end="")

@@ -21,6 +21,8 @@ class Job(NamedTuple):
     inputs: list[str] = []
     command: str = ""
     """what its shell would run"""
+    log: str = ""
+    """the file of its log; the empty text for a rule without one"""
 
 
 def planned(*arguments: str | Path) -> list[Job]:
@@ -42,7 +44,14 @@ def planned(*arguments: str | Path) -> list[Job]:
         said = [*ours, *(errors or run.stderr.splitlines())[-1:], f"snakemake ended with {run.returncode}"]
         raise UserError("snakemake-failed", "", said[0].strip().removeprefix("posttrain: "))
     return [
-        Job(event["rule_name"], event["output"], event["reason"], event["input"], event["shellcmd"] or "")
+        Job(
+            event["rule_name"],
+            event["output"],
+            event["reason"],
+            event["input"],
+            event["shellcmd"] or "",
+            next(iter(event["log"] or ()), ""),
+        )
         for event in events
         if event["event"] == "job_info"
     ]

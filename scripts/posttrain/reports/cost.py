@@ -24,11 +24,9 @@ def cost(models: list[Model], context: dict[str, Any]) -> dict[str, Any]:
     rows = []
     for model in models:
         times = {"train": model["train"]["seconds"] if "train" in model else 0, "eval": model["eval"]["seconds"]}
-        watts = context["watts"] or _watts(model.get("provenance", provenances[0]))
+        power = context["watts"] or _watts(model.get("provenance", provenances[0]))
         seconds = sum(times.values())
-        rows.append(
-            {"name": model["name"], **times, "seconds": seconds, "kwh": watts * seconds / 3.6e6, **_memory(model)}
-        )
+        rows.append({"name": model["name"], **times, "seconds": seconds, "kwh": kwh(power, seconds), **_memory(model)})
     return {
         "rows": rows,
         "total": {key: math.fsum(row[key] for row in rows) for key in ("train", "eval", "seconds", "kwh")},
@@ -44,8 +42,23 @@ def _memory(model: Model) -> dict[str, Any]:
     return {"memory": train.get("memory_gib"), "memory_of": train.get("memory_of")}
 
 
+def kwh(watts: float, seconds: float) -> float:
+    """Energy of a machine that draws `watts`."""
+    return watts * seconds / 3.6e6
+
+
+def money(price_per_hour: float | None, seconds: float) -> float | None:
+    """What a machine of this price costs; None where no price is known."""
+    return None if price_per_hour is None else seconds / 3600 * price_per_hour
+
+
+def watts(threads: int, gpu: str | None) -> float:
+    """What a machine draws, about, with a GPU of this name."""
+    return WATTS_PER_THREAD * threads + _gpu_watts(gpu)
+
+
 def _watts(provenance: dict[str, Any]) -> float:
-    return WATTS_PER_THREAD * provenance["training"]["threads"] + _gpu_watts(provenance["machine"]["gpu"])
+    return watts(provenance["training"]["threads"], provenance["machine"]["gpu"])
 
 
 def _gpu_watts(gpu: str | None) -> float:

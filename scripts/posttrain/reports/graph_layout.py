@@ -9,7 +9,7 @@ MAX_LINE = 30  # characters of a line in a node
 
 
 def layout(models: list[dict[str, Any]]) -> dict[str, Any]:
-    """Places of nodes and edges, in pixels, of models (name, kind, parent, also, objective, method).
+    """Places of nodes and edges, in pixels, of models (name, kind, parent, also, and objective and method, or what and time).
 
     Depth is the longest way from a base, reward models included, so that every edge goes from left to right.
     """
@@ -40,8 +40,7 @@ def tree(models: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _node(model: dict[str, Any]) -> dict[str, Any]:
     name, _, overrides = model["name"].partition(",")
     lines = [
-        line if len(line) <= MAX_LINE else f"{line[: MAX_LINE - 1]}…"
-        for line in (name, overrides.replace(",", ", ") or _what(model))
+        line if len(line) <= MAX_LINE else f"{line[: MAX_LINE - 1]}…" for line in (name, _second(model, overrides))
     ]
     sources = [(model["parent"], "parent")] if model["parent"] else []
     return {
@@ -54,7 +53,16 @@ def _node(model: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _second(model: dict[str, Any], overrides: str) -> str:
+    """The second line: the overrides, else what it is; of a plan, with the time that it takes."""
+    if not overrides:
+        return _what(model)
+    return overrides.replace(",", ", ") + (f": {model['time']}" if "time" in model else "")
+
+
 def _what(model: dict[str, Any]) -> str:
+    if "what" in model:
+        return model["what"]
     return "base" if model["kind"] == "base" else f"{model['objective']}, {model['method']}"
 
 

@@ -15,6 +15,9 @@ from posttrain.config.plain_values import RESERVED
 RESULTS = "results"
 REPORT = f"{RESULTS}/report.html"
 CONTEXT = f"{RESULTS}/context.json"
+LOGS = f"{RESULTS}/logs"
+PLAN = Path(RESULTS, "plan.json")  # what the jobs were estimated to take, for the report
+PROBE = Path(RESULTS, "probe.json")  # how fast this machine computes
 LAST_CONFIGURATION = Path(RESULTS, ".configuration")  # names the file that the last Snakemake command here read
 
 # Every file of a run, and of a base by its own name, that a target may name.
@@ -138,6 +141,30 @@ def records(rule: str, name: str) -> list[Path]:
     first, _, _ = name.partition(",")
     files = [folder / f"{first}.tsv", *folder.glob(f"{glob.escape(first)},*.tsv")]
     return [file for file in files if file.exists()]
+
+
+def log(rule: str, name: str) -> Path:
+    """What a job of a rule told last, of the run, dataset or base `name`."""
+    return Path(LOGS, rule, f"{name}.log")
+
+
+def job(log: str) -> str:
+    """What a job is called in the records: its log's place.
+
+    >>> job("results/logs/eval/sft_lora.log")
+    'eval/sft_lora'
+    """
+    return log.removeprefix(f"{LOGS}/").removesuffix(".log")
+
+
+def record(job: str) -> Path:
+    """What a job wrote of its time and memory, see `runtime.script`; `job` is as `job` has it."""
+    return Path(LOGS, f"{job}.tsv")
+
+
+def recorded_jobs() -> list[str]:
+    """The jobs of this folder that have a record."""
+    return sorted(job(str(file.with_suffix(".log"))) for file in Path(LOGS).rglob("*.tsv"))
 
 
 def owner(file: str) -> str:

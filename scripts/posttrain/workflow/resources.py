@@ -64,12 +64,12 @@ class Record(NamedTuple):
 
 def records(rule: str, name: str) -> Record | None:
     """What the jobs of a rule took, of the run (or dataset, or base) `name` and of its overrides; None without any."""
-    rows = [_record(file) for file in paths.records(rule, name)]
+    rows = [read_record(file) for file in paths.records(rule, name)]
     return Record(*map(max, zip(*rows, strict=True))) if rows else None
 
 
-def _record(file: Path) -> Record:
-    """The file that `runtime.script` writes beside a log."""
+def read_record(file: Path) -> Record:
+    """What a job took, from the file that `runtime.script` writes beside a log."""
     names, values = (line.split("\t") for line in file.read_text().splitlines())
     row = dict(zip(names, map(float, values), strict=True))
     return Record(row["max_rss"], row["s"])

@@ -1,6 +1,10 @@
 """The `posttrain` command: models side by side, and the generated files that must say what the models say."""
 
+import importlib
+import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +15,7 @@ from conftest import refused
 
 from evaluate_model import write_examples
 from posttrain.cli import main, table
+from posttrain.cli.parser import COMMANDS, parser
 from posttrain.runtime.atomic import write_json
 from posttrain.workflow.paths import LAST_CONFIGURATION
 
@@ -197,6 +202,24 @@ def test_the_command_prints_the_table(evaluated):
     assert done.stdout.strip() == TABLE.strip()
 
 
+def test_a_closed_pipe_is_quiet(evaluated):
+    """As of `posttrain table ... | head`; the signal itself stays ignored, so a client that leaves ends no server."""
+    arguments = [sys.executable, "-m", "posttrain.cli", "table", "tiny", "sft"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        arguments, env=os.environ | {"PYTHONPATH": str(SCRIPTS)}, stdout=writing, stderr=subprocess.PIPE
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_the_table_for_programs_is_the_models_metrics(evaluated):
+    found = json.loads(command("table", "tiny", "sft", "--json").stdout)
+    assert found["sft"]["against"]["tiny"]["perplexity"]["verdict"] == "better"
+    assert found["tiny"]["metrics"]["exact_match"] == metric(0.25, 0.125, 0.4)
+
+
 def test_a_mistake_at_the_command_is_one_line_and_exit_status_1(project_file):
     done = command("table", "dpo")
     assert (done.returncode, done.stdout) == (1, "")
@@ -263,6 +286,22 @@ def test_verify_exits_1_where_something_was_edited(project_file, monkeypatch, ca
     )
 
 
+def test_verify_for_programs(project_file, monkeypatch, capsys):
+    write_json(Path("results/bases/base/base.json"), {"files": {}, "seal": "0"})
+    assert run(monkeypatch, "verify", "bases/base", "--json") == 1
+    (found,) = json.loads(capsys.readouterr().out)["findings"]
+    assert found["wrong"] == ["base.json is edited"]
+    assert found["rebuild"] == "snakemake --cores 1 --force results/bases/base/base.json"
+
+
+def test_why_for_programs(project_file, monkeypatch, capsys):
+    from posttrain.provenance import explain
+
+    monkeypatch.setattr(explain.dry_run, "planned", lambda *_: [])
+    assert run(monkeypatch, "why", "sft", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"changes": [], "gone": []}
+
+
 def test_another_configuration_is_named(project_file, monkeypatch, capsys):
     project_file.rename("other.yaml")
     assert run(monkeypatch, "verify", "sft", "--configfile", "other.yaml") == 0
@@ -323,3 +362,55 @@ def test_why_says_nothing_or_the_causes(project_file, monkeypatch, capsys):
 def test_rebuild_check_and_send_mlflow_refuse_what_is_not_built(project_file, monkeypatch):
     for name in ("rebuild-check", "send-mlflow"):
         assert run(monkeypatch, name, "sft") == 1
+
+
+# ---- help and completion
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_has_its_module_and_examples_that_parse(name):
+    module = {"import": "import_"}.get(name, name.replace("-", "_"))
+    assert callable(importlib.import_module(f"posttrain.cli.{module}").run)
+    for example in COMMANDS[name].examples:
+        for words in re.findall(r"posttrain ([^|#)]+)", example):
+            assert parser().parse_args(shlex.split(words)).command == name
+
+
+def test_the_help_names_every_command(capsys):
+    with pytest.raises(SystemExit):
+        parser().parse_args(["--help"])
+    said = capsys.readouterr().out
+    assert re.findall(r"^(?:\w+ \w*)? +([a-z-]+)  +", said.split("\n\n", 3)[3], re.M) and all(
+        name in said for name in COMMANDS
+    )
+    assert max(map(len, said.splitlines())) <= 120
+
+
+def completed(words: str) -> list[str]:
+    """What a shell offers after these words."""
+    variables = {
+        "_ARGCOMPLETE": "1",
+        "COMP_LINE": words,
+        "COMP_POINT": str(len(words)),
+        "_ARGCOMPLETE_STDOUT_FILENAME": "said",
+    }
+    subprocess.run(
+        [sys.executable, "-m", "posttrain.cli"],
+        env=os.environ | {"PYTHONPATH": str(SCRIPTS), "_ARGCOMPLETE_SUPPRESS_SPACE": "1"} | variables,
+        check=True,
+        timeout=60,
+    )
+    return Path("said").read_text().split("\v")
+
+
+def test_a_shell_completes_commands_and_the_names_of_runs(project_file):
+    assert completed("posttrain ver") == ["verify"]
+    assert completed("posttrain why d") == ["dpo"]
+    assert {"base", "sft", "dpo"} <= {*completed("posttrain table ")}
+    assert completed("posttrain why --configfile nowhere.yaml d") == [""]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_lines_for_a_shell(shell, monkeypatch, capsys):
+    assert run(monkeypatch, "completion", shell) == 0
+    assert "posttrain" in capsys.readouterr().out
