@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from posttrain.data import files
-from posttrain.models.memory_estimate import Model, estimate, trained_parameters
+from posttrain.models.memory_estimate import estimate, trained_parameters
+from posttrain.models.shapes import Model
 from posttrain.planning import bases
 from posttrain.runtime.atomic import read_json
 from posttrain.runtime.errors import UserError

@@ -7,8 +7,8 @@ from typing import Any
 from posttrain.exports import EXPORTS
 from posttrain.methods import METHODS
 from posttrain.models.machine import Memory
-from posttrain.models.memory_estimate import Model
 from posttrain.models.memory_sharing import Hardware
+from posttrain.models.shapes import Model
 from posttrain.objectives import OBJECTIVES
 from posttrain.planning import work
 from posttrain.planning.records import Measured

@@ -9,7 +9,7 @@ import json
 import math
 from typing import Any, NamedTuple
 
-from posttrain.models.memory_estimate import Model
+from posttrain.models.shapes import Model
 from posttrain.objectives import OBJECTIVES
 from posttrain.planning.sizes import Sizes
 
