@@ -31,7 +31,7 @@ VERBS = dict(
     )
 )
 SLOTS = (ADJECTIVES, NOUNS, VERBS)
-OPPOSITES = dict(
+OPPOSITES = dict(  # noqa: C408
     hot="cold",
     dry="wet",
     fast="slow",

@@ -56,9 +56,13 @@ class Estimate(NamedTuple):
     low: float | None
     high: float | None
     source: str
-    """record, similar run, other job, probe or formula"""
+    """record, similar run, other job, probe or formula; there, where it is only linked"""
     basis: str
     """in words"""
+
+
+# A training that has a finished copy, which its job only links.
+LINKED = Estimate(1.0, 0.3, 10.0, "there", "its finished training is there and is only linked")
 
 
 def estimate(rule: str, run: str, work: Work, base: str, method: str, known: "Known") -> Estimate:
