@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 from posttrain.models import machine
 from posttrain.models.memory_sharing import Hardware
+from posttrain.objectives import OBJECTIVES
 from posttrain.planning import jobs, probe, records, space, timing, work
 from posttrain.planning.sizes import Sizes
 from posttrain.planning.timing import Estimate, Known, Machine
-from posttrain.provenance import dry_run
+from posttrain.provenance import dry_run, explain
 from posttrain.reports import cost, planned
 from posttrain.runtime.atomic import read_json, write_json
 from posttrain.workflow import paths
@@ -183,12 +184,15 @@ def _rows(sizes: Sizes, graph: jobs.Graph, known: Known, here: machine.Memory) -
         subject = name.partition("/")[2]
         base, method = records.about(sizes, job.rule, subject)
         kept = space.disk(sizes, job.rule, name)
+        took = timing.estimate(job.rule, subject.partition(",")[0], own, base, method, known)
+        if job.rule in OBJECTIVES and explain.is_finished(sizes.project, job):
+            took, kept = timing.LINKED, (0, 0)
         rows.append(
             Planned(
                 job=name,
                 rule=job.rule,
                 result=results[place],
-                time=timing.estimate(job.rule, subject.partition(",")[0], own, base, method, known),
+                time=took,
                 memory=space.memory(sizes, job.rule, name, each, hardware, known.records),
                 disk=kept and kept[0],
                 besides=kept[1] if kept else 0,
