@@ -8,6 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from posttrain.data import licences, origins
+from posttrain.diagnosis import doctor
 from posttrain.reports import (
     answer_differences,
     card_facts,
@@ -131,6 +132,7 @@ def _read(model: Model) -> Model:
     found["shipped"] = [
         f"{formatting.label(name)} {formatting.value(name, row)}" for name, row in shipped["metrics"].items()
     ]
+    found["diagnosis"] = doctor.diagnose(folder)
     return found | {"steps": curves.read(folder / "train.jsonl"), "files": found["provenance"]["model"]}
 
 
