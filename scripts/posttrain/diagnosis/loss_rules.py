@@ -48,9 +48,10 @@ def find(found: Evidence) -> Iterator[Finding]:
         if finding := loss_zero(found):
             yield finding
             return
-        for rule in (too_high, nothing_learnt, overfitting):
-            if finding := rule(found):
-                yield finding
+        if finding := too_high(found) or nothing_learnt(found):
+            yield finding
+        if finding := overfitting(found):
+            yield finding
     if found.spec and (finding := spikes(found)):
         yield finding
 

@@ -11,6 +11,7 @@ from posttrain.models import machine
 from posttrain.models.memory_estimate import GIB
 from posttrain.models.shapes import Model, read_model
 from posttrain.objectives import OBJECTIVES
+from posttrain.planning import shapes
 from posttrain.runtime.errors import UserError
 
 FREE = 0.95  # share of a GPU's memory that a training gets; the rest is the driver's and the screen's
@@ -99,8 +100,12 @@ def source(text: str) -> Source:
     else:
         hint = "write a folder, a hub id such as org/name, or a size such as 8B"
         raise UserError("unknown-name", f"--model {text}", "it is no folder and no model's name", hint)
+    described = _described(text) if keys["source"] == "hub" else None
+    if described:
+        return Source(_name(text), keys, sizes.Remembered(*described), "its shapes are those of its config.json")
     if size is None:
-        hint = "put its config.json into a folder and name that, or write a size such as 8B"
+        named = f"`hf download {text} config.json` puts its shapes into the cache; or " if not wheel else ""
+        hint = f"{named}write a size such as 8B"
         raise UserError("unknown-name", f"--model {text}", "its name does not say its size", hint)
     shape = _near(size, text)
     says = f"its shapes are taken to be those of {shape.name}, the nearest to the size in its name"
@@ -112,7 +117,17 @@ def _of_folder(text: str) -> tuple[Model, str]:
     if not (folder / "config.json").exists():
         hint = "name a folder with config.json and *.safetensors"
         raise UserError("missing-file", f"--model {text}", "there is no config.json in it", hint)
-    return read_model(folder), "its shapes are read from its files"
+    if any(folder.glob("*.safetensors")):
+        return sizes.Remembered(*read_model(folder)), "its shapes are read from its files"
+    return sizes.Remembered(*shapes.model_of(folder)), "its shapes are those of its config.json"
+
+
+def _described(model: str) -> Model | None:
+    """What the config.json of a model in the hub's cache describes; None where it is not there. Nothing is downloaded."""
+    from huggingface_hub import try_to_load_from_cache
+
+    file = try_to_load_from_cache(model, "config.json")
+    return shapes.model_of(file) if isinstance(file, str) else None
 
 
 def _near(size: float, text: str) -> sizes.Shape:

@@ -62,6 +62,14 @@ def nearest(size: float) -> Shape | None:
     return shape if far[shape] <= math.log(FAR) else None
 
 
+class Remembered(Model):
+    """A model that works out once what the estimates of many settings ask for."""
+
+    parameters = functools.cached_property(Model.parameters.fget)
+    matrices = functools.cached_property(Model.matrices.fget)
+    modules = functools.cached_property(Model.modules.fget)
+
+
 @functools.cache
 def model(shape: Shape) -> Model:
     """The model of a shape with weights in bfloat16."""
@@ -95,4 +103,4 @@ def model(shape: Shape) -> Model:
         "vocab_size": shape.vocabulary,
         "tie_word_embeddings": shape.tied,
     }
-    return Model(config, shapes, size, shape.layers, shape.hidden, shape.intermediate, shape.vocabulary)
+    return Remembered(config, shapes, size, shape.layers, shape.hidden, shape.intermediate, shape.vocabulary)
