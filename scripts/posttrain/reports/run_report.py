@@ -8,6 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from posttrain.data import licences, origins
+from posttrain.diagnosis import doctor
 from posttrain.reports import (
     answer_differences,
     card_facts,
@@ -131,6 +132,7 @@ def _read(model: Model) -> Model:
     found["shipped"] = [
         f"{formatting.label(name)} {formatting.value(name, row)}" for name, row in shipped["metrics"].items()
     ]
+    found["diagnosis"] = doctor.diagnose(folder)
     return found | {"steps": curves.read(folder / "train.jsonl"), "files": found["provenance"]["model"]}
 
 
@@ -227,6 +229,8 @@ def licence(model: Model, models: list[Model]) -> dict[str, Any]:
             "licence": text,
             "known": text is not None and licences.is_known(text),
             "forbids": licences.forbids(text, "commercial"),
+            "closed": licences.forbids_sharing(text),
+            "conditions": licences.conditions(text),
         }
         for part, text in parts.items()
     ]

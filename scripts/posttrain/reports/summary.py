@@ -26,6 +26,7 @@ def card(run: Model, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "alone": [] if rows else _alone(run),
         "overruled": run["overruled"],
         "cases": [_cases(suite, found) for suite, found in run.get("eval", {}).get("cases", {}).items()],
+        "diagnosis": run["diagnosis"],
     }
 
 
