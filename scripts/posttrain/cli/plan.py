@@ -6,7 +6,7 @@ import shutil
 import textwrap
 from typing import TYPE_CHECKING
 
-from posttrain.cli import configuration
+from posttrain.cli import configuration, plan_fit
 
 if TYPE_CHECKING:
     from posttrain.planning.plan import Plan, Planned
@@ -17,7 +17,10 @@ NAME, NARROW = 34, 24  # characters of a job's name, in a wide and a narrow term
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print the plan as a table, as JSON or as a Mermaid graph."""
+    """Print the plan as a table, as JSON or as a Mermaid graph; of `--model`, whether its training fits."""
+    if options.model:
+        plan_fit.run(options)
+        return
     from posttrain.planning import picture
     from posttrain.planning.plan import plan
     from posttrain.runtime.atomic import whole_file
