@@ -118,7 +118,7 @@ def _columns(rows: list[list[str]], width: int) -> str:
 
 def _sums(plan: "Plan") -> list[str]:
     """The sums as sentences."""
-    from posttrain.reports.formatting import bytes_, duration, listed
+    from posttrain.reports.formatting import bytes_, duration
 
     total = plan.total()
     number = f"{total['jobs']:,} job{'' if total['jobs'] == 1 else 's'}"
@@ -130,7 +130,7 @@ def _sums(plan: "Plan") -> list[str]:
     if plan.unknown:
         rest = f" and {len(plan.unknown) - 6} more" if len(plan.unknown) > 6 else ""
         lines.append(
-            f"Not counted, as the base's size is not known before it is built: {listed(plan.unknown[:6])}{rest}."
+            f"Not counted, as the base's size is not known before it is built: {', '.join(plan.unknown[:6])}{rest}."
         )
     over = total["memory"] > plan.machine.total
     there = f"{bytes_(plan.machine.total)} on {plan.machine.name}"
