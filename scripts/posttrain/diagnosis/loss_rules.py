@@ -19,21 +19,19 @@ from posttrain.methods import METHODS
 from posttrain.objectives import OBJECTIVES
 
 ZERO = 1e-7  # of a loss: what float32 leaves of one that is 0
-NOTHING_NEW = (
-    0.005  # nats a token of rows that were never seen: each token has 99.5 % already, so there is nothing to learn
-)
+# nats a token of rows that were never seen: each token has 99.5 % already, so there is nothing to learn
+NOTHING_NEW = 0.005
 # Improvement of the loss that counts as something: a run whose 99.9 % interval ends below it has learnt nothing that anybody would see.
 MATERIAL = 0.02
 RISE = 0.15  # of the loss where it began: a rise of the training loss that is no slow drift
 ABOVE = 0.05  # of that, which the loss may end above it: what is learnt first may cost a little on the last rows
-FLOOR = (
-    0.1  # of that, which is added to a loss before its logarithm: pairs may have losses of nearly 0, which are no news
-)
+# of that, which is added to a loss before its logarithm: pairs may have losses of nearly 0, which are no news
+FLOOR = 0.1
+LOST = 3  # times the loss of the first batch, which no update has touched: batches differ by less
 RISE_CHANCE = 1e-5  # the lowest and the highest of many stretches are compared, so chance gets more tries than one
 SLOW = 0.1  # a loss that fell by less than a tenth of where it began
-AS_FAST = (
-    0.5  # of the fall per update at the beginning, which a model that has found its place does not have at the end
-)
+# of the fall per update at the beginning, which a model that has found its place does not have at the end
+AS_FAST = 0.5
 OVER_BEST = 0.02  # rise over the lowest held-out loss that matters, twice what reports call level
 NOISE = 4  # standard deviations of the held-out curve's own noise, beyond which a rise is none
 GAP = math.log(2)  # nats a token: unseen rows are twice as perplexing as the training rows
@@ -146,7 +144,13 @@ def too_high(found: Evidence) -> Finding | None:
     start = abs(float(smooth[0]))
     low = int(smooth.argmin())
     high = low + int(smooth[low:].argmax())
-    if _above(values, 0, len(smooth) - 1, width, ABOVE * start, trends.CHANCE):
+    best = min(values[-len(values) // 3 :])
+    if best > LOST * values[0] > 0:
+        text = (
+            f"the loss was {short(values[0])} before the first update, and never below {short(best)} in the last third of "
+            "the steps: training made the model worse at its own rows"
+        )
+    elif _above(values, 0, len(smooth) - 1, width, ABOVE * start, trends.CHANCE):
         text = f"the training loss rose from {short(smooth[0])} to {short(smooth[-1])}: training made the model worse at its own rows"
     elif high - low >= width and _above(values, low, high, width, RISE * start, RISE_CHANCE):
         text = (
@@ -245,7 +249,7 @@ def _as_fast_as_ever(found: Evidence, values: list[float]) -> bool:
     if min(early.sum(), (~early).sum()) < trends.MIN_STEPS:
         return False
     first, second = (stats.linregress(done[half] / done[-1], np.array(values)[half]) for half in (early, ~early))
-    slowest = second.slope + stats.norm.ppf(0.95) * second.stderr  # of the second half, as far as its noise allows
+    slowest = second.slope + stats.norm.ppf(0.99) * second.stderr  # of the second half, as far as its noise allows
     return first.slope < 0 and slowest < AS_FAST * first.slope
 
 
@@ -339,7 +343,7 @@ def spikes(found: Evidence) -> Finding | None:
         return None
     places, typical = trends.jumps(norms, SPIKE), float(np.median(norms))
     limit = found.spec.get("max_grad_norm", 1.0)
-    unheld = [i for i in places if min(norms[i], limit) > SPIKE * typical]
+    unheld = [i for i in places if norms[i] <= limit]
     early = [i for i in places if i < max(len(norms) // 10, 3)]
     if len(unheld) >= SPIKES:
         what, changes = f"clipping at {limit:g} lets them through", ({"max_grad_norm": 1.0}, rate(found, LOWER))
