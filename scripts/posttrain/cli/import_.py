@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> None:
     for name, job in found.chain.runs.items():
         print(f"{job.file} ({job.tool}) is the run {name}")
         for kind, heading in HEADINGS.items():
-            _table(heading, job.lists[kind])
+            _table(heading, job.lists[kind], notes=kind != "carried")
         print(
             f"  the same without a key ({len(job.lists['same'])}): {', '.join(entry.key for entry in job.lists['same'])}"
         )
@@ -42,14 +42,14 @@ def run(options: argparse.Namespace) -> None:
     print(f"\nwrote {output}; next: snakemake -n results/{[*found.chain.runs][-1]}/eval.json --configfile {output}")
 
 
-def _table(heading: str, entries: list[Any]) -> None:
+def _table(heading: str, entries: list[Any], notes: bool) -> None:
     if not entries:
         return
     print(f"  {heading} ({len(entries)})")
     for entry in entries:
         value = _short(entry.value)
         ours = f" -> {entry.ours}" if entry.ours else ""
-        print(f"    {entry.key}: {value}{ours}{'; ' + entry.note if entry.note else ''}")
+        print(f"    {entry.key}: {value}{ours}{'; ' + entry.note if entry.note and notes else ''}")
 
 
 def _short(value: Any) -> str:

@@ -36,9 +36,9 @@ def run(options: argparse.Namespace) -> None:
         raise UserError("file-exists", f"{output}", "it is there already, and nothing was written", hint)
     samples = [name for name, rows in (("examples", question.examples), ("preferences", question.preferences))
                if rows and rows.path is None]  # fmt: skip
+    project.write(found.text, output)
     for name in samples:
         project.stand_in(name, Path(files[name]))
-    project.write(found.text, output)
     where = "" if str(output) == "config/config.yaml" else f" --configfile {shlex.quote(str(output))}"
     commands = found.commands(f"{project.snakemake(Path())}{where} --cores 1")
     notes = {files[name]: "sample rows, put yours in their place" for name in samples}
@@ -71,7 +71,7 @@ def _check(options: argparse.Namespace) -> None:
 
 def _question(options: argparse.Namespace) -> tuple:
     from posttrain.guidance import facts, recommend
-    from posttrain.guidance.decisions import Question
+    from posttrain.guidance.stages import Question
 
     examples, preferences = _rows(options)
     question = Question(

@@ -12,6 +12,7 @@ BATCH = "examples per optimiser step: per device x accumulated x devices"
 SHORT_WARMUP = (
     "a number of steps is carried where max_steps is set; else write warmup_ratio, a share of the steps (0.1 applies)"
 )
+FIRST_STEP = "the rate of the first of n warm-up steps is 1 / (n + 1) of the peak here, and 0 there"
 EVALUATED = "held-out rows are measured after training; write measure_every: STEPS to measure them in between"
 CHECKPOINTS = "checkpoints are made by time, and only for resuming; see tracking: {checkpoint_seconds}"
 RESULTS = "results are under results/RUN"
@@ -47,6 +48,8 @@ def _warmup(share: float, job: Job) -> Row | None:
     """Transformers' schedule `constant` has no warm-up, and ours has."""
     constant = "constant" in (job.value("lr_scheduler_type"), job.value("lr_scheduler"))
     job.set("warmup_ratio", 0.0 if constant else share)
+    if share and not constant:
+        return differs("warmup_ratio", FIRST_STEP)
     return same("the schedule constant has no warm-up there") if constant and share else carried("warmup_ratio")
 
 
@@ -179,7 +182,7 @@ TRAINING: dict[str, Row] = {
     "max_steps": carried("max_steps", read=steps),
     "per_device_train_batch_size": differs("batch_size", BATCH, batch),
     "gradient_accumulation_steps": carried("gradient_accumulation_steps"),
-    "warmup_ratio": carried("warmup_ratio", read=warmup_ratio),
+    "warmup_ratio": differs("warmup_ratio", FIRST_STEP, warmup_ratio),
     "warmup_steps": differs("warmup_ratio", SHORT_WARMUP, warmup_steps),
     "lr_scheduler_type": carried("lr_scheduler_type", "cosine, linear or constant; cosine takes the place of others", schedule),
     "weight_decay": carried("weight_decay"),
@@ -215,7 +218,7 @@ TRAINING: dict[str, Row] = {
     **dict.fromkeys(
         (
             "ddp_timeout", "ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_backend", "local_rank",
-            "dataloader_num_workers", "dataloader_pin_memory", "dataloader_prefetch_factor", "accelerator_config",
+            "use_cpu", "no_cuda", "dataloader_num_workers", "dataloader_pin_memory", "dataloader_prefetch_factor", "accelerator_config",
         ),
         same(DECIDED),
     ),

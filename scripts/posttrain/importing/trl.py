@@ -14,11 +14,11 @@ from posttrain.importing.llama_factory import LATER
 from posttrain.runtime.errors import UserError
 
 NAME = "TRL"
-OBJECTIVES = ("sft", "dpo", "kto", "reward")
+OBJECTIVES = ("sft", "dpo", "kto", "reward", "orpo", "cpo")
 SAMPLING = ("grpo", "rloo")
 COMMAND = re.compile(r"\btrl (\w+)(?=\s)|\bscripts/(?:\w+/)?(\w+)\.py\b|(?<=python )(\w+)\.py\b")
 # The learning rates of TRL's configurations.
-LEARNING_RATES = {"sft": 2e-5, "dpo": 1e-6, "kto": 1e-6, "reward": 1e-4}
+LEARNING_RATES = {"sft": 2e-5, "dpo": 1e-6, "kto": 1e-6, "reward": 1e-4, "orpo": 1e-6, "cpo": 1e-6}
 
 
 def is_one(values: dict[str, Any]) -> bool:
