@@ -345,7 +345,8 @@ def _epochs(found: Evidence) -> float:
 
 def spikes(found: Evidence) -> Finding | None:
     """Gradients that jump, where neither clipping nor warm-up holds them."""
-    norms = [line["grad_norm"] for line in found.steps if math.isfinite(line.get("grad_norm", math.nan))]
+    lines = [line for line in found.steps if math.isfinite(line.get("grad_norm", math.nan))]
+    norms = [line["grad_norm"] for line in lines]
     if len(norms) < trends.MIN_STEPS:
         return None
     places, typical = trends.jumps(norms, SPIKE), float(np.median(norms))
@@ -361,7 +362,7 @@ def spikes(found: Evidence) -> Finding | None:
     top = max(places, key=lambda i: norms[i])
     text = (
         f"{len(places)} of {len(norms)} steps have a gradient of more than {SPIKE} times that of their neighbours, up to "
-        f"{short(norms[top])} at step {found.steps[top]['step']} (the median is {short(typical)}), and {what}"
+        f"{short(norms[top])} at step {lines[top]['step']} (the median is {short(typical)}), and {what}"
     )
     return Finding(
         "gradient-spikes", text, picture("gradient", norms), "clip gradients (max_grad_norm: 1), and warm up", changes
