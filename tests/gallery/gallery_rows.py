@@ -32,16 +32,10 @@ VERBS = dict(
 )
 SLOTS = (ADJECTIVES, NOUNS, VERBS)
 OPPOSITES = dict(
-    hot="cold",
-    dry="wet",
-    fast="slow",
-    hard="soft",
-    rich="poor",
-    near="far",
-    open="shut",
-    loud="calm",
-    high="low",
-    new="aged",
+    pair.split()
+    for pair in (
+        "hot cold,dry wet,fast slow,hard soft,rich poor,near far,open shut,loud calm,high low,new aged".split(",")
+    )
 )
 FRENCH = [word for slot in SLOTS for word in slot.values()]
 
