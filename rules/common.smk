@@ -547,7 +547,9 @@ def sweep_overruled(wildcards):
 def reported_besides(wildcards):
     runs = PROJECT.reported_runs
     bases = dict.fromkeys(PROJECT.lineage(run)[0] for run in runs)
-    return [*overruled(runs), *if_stored([PROJECT.manifest(base) for base in bases])]
+    asks_cases = any(suite.kind == "cases" for suite in PROJECT.inputs.suites.values())
+    proofs = [file for run in runs for file in card_inputs.proofs(run)] if asks_cases else []
+    return [*overruled(runs), *if_stored([PROJECT.manifest(base) for base in bases]), *proofs]
 
 
 def merge_recorded(wildcards):

@@ -91,6 +91,19 @@ def add_init(init: argparse.ArgumentParser) -> None:
 
 def add_recommend(recommend: argparse.ArgumentParser) -> None:
     """The arguments of `posttrain recommend`."""
+    recommend.add_argument(
+        "--gpu-memory", type=float, metavar="GB", help="of one GPU, 0 for none; default: this machine's"
+    )
+    recommend.add_argument("--gpus", type=int, metavar="N", help="GPUs of that memory (default: 1)")
+    recommend.add_argument("--model", help="a folder, a hub id, a wheel (NAME==VERSION) or a size such as 8B")
+    recommend.add_argument("--purpose", help="domain, chat, prototype or production, or words that say so")
+    recommend.add_argument("--examples", type=int, metavar="N", help="rows that show right answers")
+    recommend.add_argument("--preferences", type=int, metavar="N", help="pairs of a better and a worse answer")
+    recommend.add_argument("--quality", choices=["high", "medium", "mixed"], help="of the rows")
+    recommend.add_argument("--data", nargs="+", metavar="FILE", help="files of rows, which are looked at and counted")
+    recommend.add_argument("--preference-data", nargs="+", metavar="FILE", help="the same of preferences")
+    recommend.add_argument("--output", default="config/config.yaml", metavar="FILE", help="default: %(default)s")
+    recommend.add_argument("--force", action="store_true", help="replace the output file")
     add_json(recommend)
 
 
@@ -107,7 +120,24 @@ def add_plan(plan: argparse.ArgumentParser) -> None:
 
 def add_import(importing: argparse.ArgumentParser) -> None:
     """The arguments of `posttrain import`."""
-    importing.add_argument("files", nargs="+", metavar="FILE", help="several files make a chain, in this order")
+    importing.add_argument(
+        "files",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="a YAML, or trl's command lines; several make a chain, in this order",
+    )
+    importing.add_argument(
+        "--output", type=Path, default=Path("config/config.yaml"), metavar="FILE", help="default: %(default)s"
+    )
+    importing.add_argument("--force", action="store_true", help="replace the output file where it exists")
+    importing.add_argument(
+        "--devices",
+        type=int,
+        default=1,
+        metavar="N",
+        help="how many the files were run on; a batch is per device there",
+    )
     add_json(importing)
 
 
@@ -193,13 +223,18 @@ COMMANDS = {
         (
             "posttrain recommend    # asks, in a terminal",
             "posttrain recommend --gpu-memory 16 --model HuggingFaceTB/SmolLM2-1.7B --purpose chat --examples 5000 --preferences 800",
+            "posttrain recommend --gpu-memory 24 --model 8B --purpose domain --data data/train.jsonl --output config/mine.yaml",
         ),
         reads_configuration=False,
     ),
     "import": Command(
         "Turn a configuration of LLaMA-Factory, Axolotl or TRL into one of ours, and list what differs.",
         add_import,
-        ("posttrain import llama3_lora_sft.yaml", "posttrain import sft.yaml dpo.yaml"),
+        (
+            "posttrain import llama3_lora_sft.yaml",
+            "posttrain import sft.yaml dpo.yaml --devices 8 --output config/imported.yaml",
+            "posttrain import train.sh    # with a line such as: trl sft --model_name_or_path ...",
+        ),
         reads_configuration=False,
     ),
     "plan": Command(

@@ -12,6 +12,7 @@ from posttrain.models import out_of_memory
 from posttrain.runtime.atomic import read_json
 from posttrain.workflow import paths
 
+TEMPLATE = "chat_template.jinja"
 FIRST_ROWS = 200  # of the training rows that are looked at
 ERROR = "posttrain: "  # what begins the line of an error in a log
 ENDING = 40  # lines of a log in which it ends
@@ -43,6 +44,12 @@ class Evidence:
     """of the evaluation: `suite`, `reference`, `output`, its number of `tokens`, their `limit`, and whether it `ended`"""
     thinking: float | None = None
     """the share of the first training answers that think; None of rows without answers"""
+    templates: tuple[str, str] = ("", "")
+    """the chat template that the base's source has, and the one that is in force; empty where they are not known"""
+    vocabulary: int | None = None
+    """number of tokens that the base knows"""
+    is_from_random: bool = False
+    """whether the parent is a base of random weights"""
     proofs: dict[str, dict[str, Any]] = field(default_factory=dict)
     """of the exports, by kind"""
     error: str = ""
@@ -86,6 +93,7 @@ def read(folder: Path) -> Evidence:
         found.is_at_work = _is_held(project / f"{paths.log(spec['objective'], folder.name)}.lock")
         name = spec["data"]["name"]
         found.data = _json(project / paths.data(name, "report.json")) or _json(project / paths.data(name, "data.json"))
+        _read_base(found, project)
         found.thinking = _thinking(project / paths.data(name, "train.parquet"))
     _read_evaluation(found, folder, project)
     for file in sorted((folder / "export").glob("*.json")):
@@ -108,6 +116,19 @@ def _read_evaluation(found: Evidence, folder: Path, project: Path) -> None:
             limits = found.evaluation_spec.get("suites", {}).get(suite, found.evaluation_spec)
             told = {"tokens": len(answer["ids"]), "ended": answer["ended"], "limit": limits.get("max_new_tokens")}
             found.answers.append({"suite": suite, "reference": row.get("reference"), "output": row["output"]} | told)
+
+
+def _read_base(found: Evidence, project: Path) -> None:
+    """What is known of the base that a run descends from."""
+    parent = name = found.spec["from"]["name"]
+    while spec := _json(project / paths.of(name, "spec.json")):
+        name = spec["from"]["name"]
+    base = _json(project / paths.base(name, "spec.json"))
+    found.is_from_random = base.get("source") == "random" and name == parent
+    found.vocabulary = _json(project / paths.base(name, "model/config.json")).get("vocab_size")
+    own, given = project / base.get("path", "") / TEMPLATE, project / paths.base(name, f"model/{TEMPLATE}")
+    if "chat_template" in base and "path" in base and own.exists() and given.exists():
+        found.templates = own.read_text(encoding="utf-8"), given.read_text(encoding="utf-8")
 
 
 def _thinking(file: Path) -> float | None:

@@ -19,14 +19,19 @@ from posttrain.methods import METHODS
 from posttrain.objectives import OBJECTIVES
 
 ZERO = 1e-7  # of a loss: what float32 leaves of one that is 0
+# nats a token of rows that were never seen: each token has 99.5 % already, so there is nothing to learn
+NOTHING_NEW = 0.005
 # Improvement of the loss that counts as something: a run whose 99.9 % interval ends below it has learnt nothing that anybody would see.
 MATERIAL = 0.02
 RISE = 0.15  # of the loss where it began: a rise of the training loss that is no slow drift
+ABOVE = 0.05  # of that, which the loss may end above it: what is learnt first may cost a little on the last rows
+# of that, which is added to a loss before its logarithm: pairs may have losses of nearly 0, which are no news
+FLOOR = 0.1
+LOST = 3  # times the loss of the first batch, which no update has touched: batches differ by less
 RISE_CHANCE = 1e-5  # the lowest and the highest of many stretches are compared, so chance gets more tries than one
 SLOW = 0.1  # a loss that fell by less than a tenth of where it began
-AS_FAST = (
-    0.5  # of the fall per update at the beginning, which a model that has found its place does not have at the end
-)
+# of the fall per update at the beginning, which a model that has found its place does not have at the end
+AS_FAST = 0.5
 OVER_BEST = 0.02  # rise over the lowest held-out loss that matters, twice what reports call level
 NOISE = 4  # standard deviations of the held-out curve's own noise, beyond which a rise is none
 GAP = math.log(2)  # nats a token: unseen rows are twice as perplexing as the training rows
@@ -45,9 +50,10 @@ def find(found: Evidence) -> Iterator[Finding]:
         if finding := loss_zero(found):
             yield finding
             return
-        for rule in (too_high, nothing_learnt, overfitting):
-            if finding := rule(found):
-                yield finding
+        if finding := too_high(found) or nothing_learnt(found):
+            yield finding
+        if finding := overfitting(found):
+            yield finding
     if found.spec and (finding := spikes(found)):
         yield finding
 
@@ -101,11 +107,28 @@ def loss_zero(found: Evidence) -> Finding | None:
         return Finding(
             "loss-zero", text, picture("loss", values), advice, ({"max_length": 2 * found.spec["max_length"]},)
         )
+    known = _first_seen(found)
+    if known is not None and known < NOTHING_NEW:
+        text = (
+            f"the loss is {known:.2g} on rows that the model sees for the first time: their answers are known before "
+            "they are trained, all alike or given away by their prompts"
+        )
+        advice = "look at the rows in the data page; rows whose answers differ, and do not stand in their own prompts"
+        return Finding("loss-zero", text, picture("loss", values), advice)
     if still == 1:
         text = f"the gradient is 0 in all {len(values)} steps, so no parameter that is trained has a part in the loss"
         advice = "name other target_modules, or other patterns under train and freeze"
         return Finding("loss-zero", text, picture("gradient", norms), advice, ({"target_modules": "all-linear"},))
     return None
+
+
+def _first_seen(found: Evidence) -> float | None:
+    """The mean loss in the last third of the first epoch; None of another loss than that of tokens, and of few steps."""
+    spec = found.spec
+    if OBJECTIVES[spec["objective"]].mean_of != "tokens":
+        return None
+    count = int(len(found.steps) / max(_epochs(found), 1))
+    return float(np.mean(losses(found)[count - count // 3 : count])) if count >= trends.MIN_STEPS else None
 
 
 # ---- too large updates
@@ -116,17 +139,20 @@ def too_high(found: Evidence) -> Finding | None:
     values = losses(found)
     if len(values) < trends.MIN_STEPS or not all(map(math.isfinite, values)):
         return None
-    width = max(len(values) // 10, 4)
-    start, end = np.array(values[:width]), np.array(values[-width:])
-    scale = abs(float(start.mean()))
+    width = max(len(values) // 8, 5)
     smooth = trends.smooth(values, width)
+    start = abs(float(smooth[0]))
     low = int(smooth.argmin())
     high = low + int(smooth[low:].argmax())
-    if _above(end, start, RISE * scale / 3, trends.CHANCE):
-        text = f"the training loss rose from {short(start.mean())} to {short(end.mean())}: training made the model worse at its own rows"
-    elif high - low >= width and _above(
-        np.array(values[high : high + width]), np.array(values[low : low + width]), RISE * scale, RISE_CHANCE
-    ):
+    best = min(values[-len(values) // 3 :])
+    if best > LOST * values[0] > 0:
+        text = (
+            f"the loss was {short(values[0])} before the first update, and never below {short(best)} in the last third of "
+            "the steps: training made the model worse at its own rows"
+        )
+    elif _above(values, 0, len(smooth) - 1, width, ABOVE * start, trends.CHANCE):
+        text = f"the training loss rose from {short(smooth[0])} to {short(smooth[-1])}: training made the model worse at its own rows"
+    elif high - low >= width and _above(values, low, high, width, RISE * start, RISE_CHANCE):
         text = (
             f"the training loss had fallen to {short(smooth[low])} by step {found.steps[low + width // 2]['step']}, and rose to "
             f"{short(smooth[high])} by step {found.steps[high + width // 2]['step']}"
@@ -144,11 +170,19 @@ def too_high(found: Evidence) -> Finding | None:
     return Finding("learning-rate-too-high", text, picture("loss", values), advice, tuple(changes))
 
 
-def _above(some: np.ndarray, others: np.ndarray, least: float, chance: float) -> bool:
-    """Whether some values are larger than others by more than `least` and by more than chance (Welch's test)."""
-    if some.mean() - others.mean() <= least:
+def _above(values: list[float], low: int, high: int, width: int, least: float, chance: float) -> bool:
+    """Whether the `width` losses from `high` on are larger than those from `low` on by more than `least` and by more than chance.
+
+    Compared as logarithms, since a large loss has a large noise; the noise of a window is its own, and no less than that of the curve.
+    """
+    first, last = (np.array(values[start : start + width]) for start in (low, high))
+    if last.mean() - first.mean() <= least:
         return False
-    return float(stats.ttest_ind(some, others, equal_var=False, alternative="greater").pvalue) < chance
+    scale = abs(float(np.mean(values[:width])))
+    logs = [np.log(np.maximum(part, 0) / scale + FLOOR) for part in (values, first, last)]
+    everywhere = trends.roughness(logs[0].tolist())
+    error = np.sqrt(sum(max(float(part.std(ddof=1)), everywhere) ** 2 / width for part in logs[1:]))
+    return bool(stats.t.sf((logs[2].mean() - logs[1].mean()) / max(error, 1e-12), 2 * width - 2) < chance)
 
 
 # ---- nothing learnt
@@ -215,7 +249,7 @@ def _as_fast_as_ever(found: Evidence, values: list[float]) -> bool:
     if min(early.sum(), (~early).sum()) < trends.MIN_STEPS:
         return False
     first, second = (stats.linregress(done[half] / done[-1], np.array(values)[half]) for half in (early, ~early))
-    slowest = second.slope + stats.norm.ppf(0.95) * second.stderr  # of the second half, as far as its noise allows
+    slowest = second.slope + stats.norm.ppf(0.99) * second.stderr  # of the second half, as far as its noise allows
     return first.slope < 0 and slowest < AS_FAST * first.slope
 
 
@@ -309,7 +343,7 @@ def spikes(found: Evidence) -> Finding | None:
         return None
     places, typical = trends.jumps(norms, SPIKE), float(np.median(norms))
     limit = found.spec.get("max_grad_norm", 1.0)
-    unheld = [i for i in places if min(norms[i], limit) > SPIKE * typical]
+    unheld = [i for i in places if norms[i] <= limit]
     early = [i for i in places if i < max(len(norms) // 10, 3)]
     if len(unheld) >= SPIKES:
         what, changes = f"clipping at {limit:g} lets them through", ({"max_grad_norm": 1.0}, rate(found, LOWER))

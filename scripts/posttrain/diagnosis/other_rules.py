@@ -29,6 +29,7 @@ OF_CHECKS = {
     "repeated_rows": "repeated-rows",
     "nothing_trained": "loss-zero",
 }
+MARKS = re.compile(r"<\|[\w-]+\|>|</?[a-z_]+>|\[/?[A-Z_]+\]|###? ?\w+:")  # how templates mark turns
 IDLE = 50  # percent of the GPU's use, below which more than half of what it costs is waiting
 BUSY = 80  # percent of all cores: the CPU is what the GPU waits for
 MIN_MEASURED = 20  # steps with a reading: fewer are the start-up
@@ -40,7 +41,7 @@ MEMORY = re.compile(
 def find(found: Evidence) -> Iterator[Finding]:
     """The findings that rest on other files than the curves and the evaluation."""
     yield from checks(found)
-    for rule in (out_of_memory, exported, device, failed):
+    for rule in (out_of_memory, other_template, exported, device, failed):
         if finding := rule(found):
             yield finding
 
@@ -115,7 +116,20 @@ def _smaller(spec: dict[str, Any]) -> list[dict[str, Any]]:
     return [*changes, {"max_length": spec["max_length"] // 2}]
 
 
-# ---- exports
+# ---- templates
+
+
+def other_template(found: Evidence) -> Finding | None:
+    """A base whose conversations are marked by other tokens here than where it was trained."""
+    own, given = (set(MARKS.findall(text)) for text in found.templates)
+    if not own or own & given:  # one that was only edited keeps its marks
+        return None
+    text = (
+        f"the base comes with a chat template that marks turns by {', '.join(sorted(own)[:3])}, and is given one that has "
+        f"none of these ({', '.join(sorted(given)[:3]) or 'no marks'})"
+    )
+    advice = "take chat_template out of the base, so that it is asked as it was trained, or train for long enough to learn the new one"
+    return Finding("template-mismatch", text, "", advice)
 
 
 def exported(found: Evidence) -> Finding | None:

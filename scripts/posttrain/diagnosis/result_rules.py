@@ -1,5 +1,6 @@
 """What a run's evaluation proves: the same as its parent, worse, forgetful; answers that do not end, repeat themselves or think."""
 
+import math
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -15,12 +16,12 @@ from posttrain.methods import METHODS
 from posttrain.metrics.statistics import FEWEST, metric
 from posttrain.objectives import OBJECTIVES
 
-CERTAIN = (
-    0.01  # of a corrected p-value: the verdicts of an evaluation have 5 %, and a diagnosis must not begin with chance
-)
+# of a corrected p-value: the verdicts of an evaluation have 5 %, and a diagnosis must not begin with chance
+CERTAIN = 0.01
 POINTS = 0.05  # of a share, from which a loss matters
 PART = 0.1  # of any other metric
 ALIKE = 0.005  # nats a token: a probability that differs by half a percent, less than bf16 arithmetic moves it
+KNEW = 0.5  # of a uniform guess's loss: a parent above that knows nothing of a dataset, and cannot forget it
 MOSTLY = 0.5  # of the answers, below which a fault is one of rows and not of the model
 SQUEEZED = 0.2  # compressed size over size: English prose has 0.4 to 0.5, a sentence said ten times 0.1
 LONG = 100  # characters of a text that can be told to repeat itself
@@ -72,8 +73,10 @@ def worse(found: Evidence) -> Iterator[Finding]:
         return
     own_data = found.spec["data"]["name"]
     groups: dict[bool, list[tuple[dict, dict]]] = {True: [], False: []}
+    known = _known(found)
     for own, other in pairs:
-        groups[own["dataset"] == own_data].append((own, other))
+        if own["dataset"] == own_data or own["dataset"] in known:
+            groups[own["dataset"] == own_data].append((own, other))
     for is_own, some in groups.items():
         rows = example_scores.comparisons([own for own, _ in some], {key(other): other for _, other in some})
         lost = [_lost(found, name, row) for name, row in rows.items() if _is_worse(found, name, row, is_own)]
@@ -88,6 +91,17 @@ def worse(found: Evidence) -> Iterator[Finding]:
             advice = "a lower learning rate, a method with fewer parameters (lora), or a mixture with rows of the old kind (datasets.mix)"
             changes = (slower, *([{"method": "lora"}] if METHODS[found.spec["method"]].full else []))
             yield Finding("forgetting", text, _metric_picture(rows), advice, changes)
+
+
+def _known(found: Evidence) -> set[str]:
+    """The datasets of which the parent knew something that could be forgotten: none of random weights."""
+    sums: dict[str, list[float]] = {}
+    for row in found.parent_examples:
+        one = sums.setdefault(row["dataset"], [0.0, 0.0])
+        if row.get("log_prob") is not None:
+            one[0], one[1] = one[0] - row["log_prob"], one[1] + row["tokens"]
+    most = KNEW * math.log(found.vocabulary or math.inf)
+    return {name for name, (loss, tokens) in sums.items() if not found.is_from_random and not loss > most * tokens}
 
 
 def _is_worse(found: Evidence, name: str, row: dict[str, Any], is_own: bool) -> bool:

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
+from scipy.ndimage import median_filter
 
 CHANCE = 0.001  # a run is looked at by some thirty rules: at 5 % each, every healthy run would have a finding
 MIN_STEPS = 12  # of a trend: four in each third, below which the noise of a third cannot be estimated
@@ -86,8 +87,8 @@ def roughness(values: list[float]) -> float:
 
 def jumps(values: list[float], factor: float, window: int = 21) -> list[int]:
     """The places that are more than `factor` times the median of their neighbourhood."""
-    array, half = np.array(values, float), window // 2
-    medians = [np.median(array[max(0, i - half) : i + half + 1]) for i in range(len(array))]
+    array = np.array(values, float)
+    medians = median_filter(array, size=window, mode="reflect")
     return [i for i, middle in enumerate(medians) if middle > 0 and array[i] > factor * middle]
 
 

@@ -85,6 +85,7 @@ METRICS = {
     "rougeL": _metric("rougeL", share=False),
     "reward": _metric("reward", share=False),
     "win_rate": _metric("win_rate"),
+    "passed": _metric("passed"),
     "refusal": _metric("refusal"),
     "over_refusal": _metric("over_refusal", higher=False),
     "toxicity": _metric("toxicity", higher=False),

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from posttrain.config.bases import RandomBase
-from posttrain.models.memory_estimate import Model, read_model
+from posttrain.models.shapes import Model, read_model
 from posttrain.runtime.errors import UserError
 from posttrain.workflow import paths
 from posttrain.workflow.project import Project

@@ -66,7 +66,7 @@ def _direct(edges: set[tuple[str, str]]) -> set[tuple[str, str]]:
 
 
 def _labels(names: list[str]) -> dict[str, str]:
-    """What the results are called in the picture: without the folder of results, and without lengths of tokens where that is unambiguous."""
+    """Short names of the results, as far as they stay different."""
     short = {}
     for name in names:
         first, *rest = name.removeprefix(f"{paths.RESULTS}/").split("/")

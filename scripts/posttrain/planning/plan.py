@@ -127,7 +127,7 @@ def plan(project: Project, targets: list[str], configfile: Path | None, probed: 
     where = ["--configfile", configfile] if configfile else []
     graph = jobs.graph(dry_run.planned(*where, "--", *asked))
     sizes, here = Sizes(project), machine.available()
-    computes = Machine(here.name if here.device == "gpu" else None, threads(), here.bf16)
+    computes = computing(here)
     if probed:
         probe.measure(_largest(sizes, graph), computes)
     known = Known(records.read(sizes), computes, probe.read(computes))
@@ -153,9 +153,10 @@ def plan(project: Project, targets: list[str], configfile: Path | None, probed: 
     return found
 
 
-def threads() -> int:
-    """The threads that a stage computes with on this machine."""
-    return int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0))))
+def computing(here: machine.Memory) -> Machine:
+    """What a stage computes with on this machine."""
+    threads = int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0))))
+    return Machine(here.name if here.device == "gpu" else None, threads, here.bf16)
 
 
 def _largest(sizes: Sizes, graph: jobs.Graph) -> Any:

@@ -68,7 +68,7 @@ def estimate(rule: str, run: str, work: Work, base: str, method: str, known: "Kn
         run: the run, base or dataset that it is about, without overrides.
         work: what it has to do.
         base: that its model descends from; empty where it has none.
-        method: of a training; else empty.
+        method: of a training or merge; else empty.
         known: records, the probe, and the machine.
     """
     if work.amount is None:

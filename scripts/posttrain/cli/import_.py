@@ -1,0 +1,57 @@
+"""`posttrain import`: configurations of other tools as one of ours."""
+
+import argparse
+import json
+from typing import Any
+
+from posttrain.runtime.errors import UserError
+
+HEADINGS = {
+    "carried": "carried over",
+    "differs": "carried over, but means something else here",
+    "not_carried": "not carried over",
+    "defaults": "written out, because the tool's default is not ours",
+}
+
+
+def run(options: argparse.Namespace) -> None:
+    """Write the configuration, and print what became of each key of the files."""
+    from posttrain.importing import files, written
+    from posttrain.runtime.atomic import whole_file
+
+    output = options.output
+    if output.exists() and not options.force:
+        hint = "write --force to replace it, or --output FILE"
+        raise UserError("file-exists", str(output), "it exists, and is not overwritten", hint)
+    found = files.imported(options.files, options.devices)
+    text = written.text(found.chain, options.files)
+    with whole_file(output) as file:
+        file.write_text(text)
+    if options.json:
+        print(json.dumps({"output": str(output)} | files.listing(found), ensure_ascii=False))
+        return
+    for name, job in found.chain.runs.items():
+        print(f"{job.file} ({job.tool}) is the run {name}")
+        for kind, heading in HEADINGS.items():
+            _table(heading, job.lists[kind])
+        print(
+            f"  the same without a key ({len(job.lists['same'])}): {', '.join(entry.key for entry in job.lists['same'])}"
+        )
+    for file, _ in found.merges:
+        print(f"{file} merges an adapter, which every run does here")
+    print(f"\nwrote {output}; next: snakemake -n results/{[*found.chain.runs][-1]}/eval.json --configfile {output}")
+
+
+def _table(heading: str, entries: list[Any]) -> None:
+    if not entries:
+        return
+    print(f"  {heading} ({len(entries)})")
+    for entry in entries:
+        value = _short(entry.value)
+        ours = f" -> {entry.ours}" if entry.ours else ""
+        print(f"    {entry.key}: {value}{ours}{'; ' + entry.note if entry.note else ''}")
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."
