@@ -2,7 +2,6 @@
 
 import json
 import sys
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from common import REPOSITORY

@@ -8,11 +8,9 @@ from argparse import Namespace
 from pathlib import Path
 
 import gpu_inputs as inputs
-import memory_cases
-from memory_cases import CASES, PAIRS, ROWS, SHAPES, Case
-
 import pyarrow as pa
 import pyarrow.parquet as pq
+from memory_cases import CASES, PAIRS, ROWS, SHAPES, Case
 
 PROMPT = "what is the sum of these numbers and why is it so "
 

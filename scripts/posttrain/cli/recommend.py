@@ -71,7 +71,7 @@ def _check(options: argparse.Namespace) -> None:
 
 def _question(options: argparse.Namespace) -> tuple:
     from posttrain.guidance import facts, recommend
-    from posttrain.guidance.decisions import Question
+    from posttrain.guidance.stages import Question
 
     examples, preferences = _rows(options)
     question = Question(

@@ -25,6 +25,10 @@ NOTHING_NEW = (
 # Improvement of the loss that counts as something: a run whose 99.9 % interval ends below it has learnt nothing that anybody would see.
 MATERIAL = 0.02
 RISE = 0.15  # of the loss where it began: a rise of the training loss that is no slow drift
+ABOVE = 0.05  # of that, which the loss may end above it: what is learnt first may cost a little on the last rows
+FLOOR = (
+    0.1  # of that, which is added to a loss before its logarithm: pairs may have losses of nearly 0, which are no news
+)
 RISE_CHANCE = 1e-5  # the lowest and the highest of many stretches are compared, so chance gets more tries than one
 SLOW = 0.1  # a loss that fell by less than a tenth of where it began
 AS_FAST = (
@@ -137,17 +141,14 @@ def too_high(found: Evidence) -> Finding | None:
     values = losses(found)
     if len(values) < trends.MIN_STEPS or not all(map(math.isfinite, values)):
         return None
-    width = max(len(values) // 10, 4)
-    start, end = np.array(values[:width]), np.array(values[-width:])
-    scale = abs(float(start.mean()))
+    width = max(len(values) // 8, 5)
     smooth = trends.smooth(values, width)
+    start = abs(float(smooth[0]))
     low = int(smooth.argmin())
     high = low + int(smooth[low:].argmax())
-    if _above(end, start, RISE * scale / 3, trends.CHANCE):
-        text = f"the training loss rose from {short(start.mean())} to {short(end.mean())}: training made the model worse at its own rows"
-    elif high - low >= width and _above(
-        np.array(values[high : high + width]), np.array(values[low : low + width]), RISE * scale, RISE_CHANCE
-    ):
+    if _above(values, 0, len(smooth) - 1, width, ABOVE * start, trends.CHANCE):
+        text = f"the training loss rose from {short(smooth[0])} to {short(smooth[-1])}: training made the model worse at its own rows"
+    elif high - low >= width and _above(values, low, high, width, RISE * start, RISE_CHANCE):
         text = (
             f"the training loss had fallen to {short(smooth[low])} by step {found.steps[low + width // 2]['step']}, and rose to "
             f"{short(smooth[high])} by step {found.steps[high + width // 2]['step']}"
@@ -165,11 +166,19 @@ def too_high(found: Evidence) -> Finding | None:
     return Finding("learning-rate-too-high", text, picture("loss", values), advice, tuple(changes))
 
 
-def _above(some: np.ndarray, others: np.ndarray, least: float, chance: float) -> bool:
-    """Whether some values are larger than others by more than `least` and by more than chance (Welch's test)."""
-    if some.mean() - others.mean() <= least:
+def _above(values: list[float], low: int, high: int, width: int, least: float, chance: float) -> bool:
+    """Whether the `width` losses from `high` on are larger than those from `low` on by more than `least` and by more than chance.
+
+    Compared as logarithms, since a large loss has a large noise; the noise of a window is its own, and no less than that of the curve.
+    """
+    first, last = (np.array(values[start : start + width]) for start in (low, high))
+    if last.mean() - first.mean() <= least:
         return False
-    return float(stats.ttest_ind(some, others, equal_var=False, alternative="greater").pvalue) < chance
+    scale = abs(float(np.mean(values[:width])))
+    logs = [np.log(np.maximum(part, 0) / scale + FLOOR) for part in (values, first, last)]
+    everywhere = trends.roughness(logs[0].tolist())
+    error = np.sqrt(sum(max(float(part.std(ddof=1)), everywhere) ** 2 / width for part in logs[1:]))
+    return bool(stats.t.sf((logs[2].mean() - logs[1].mean()) / max(error, 1e-12), 2 * width - 2) < chance)
 
 
 # ---- nothing learnt

@@ -38,6 +38,8 @@ class Planned(NamedTuple):
     """end results that need it"""
     needs: list[str]
     """jobs that it waits for"""
+    reads: list[str] = []
+    """results that it reads and that are there already"""
 
 
 class Plan(NamedTuple):
@@ -90,7 +92,13 @@ class Plan(NamedTuple):
         rows = []
         for job in self.jobs:
             row = {"job": job.job, "rule": job.rule, "result": job.result, **job.time._asdict()}
-            row |= {"memory": job.memory, "disk": job.disk, "serves": job.serves, "needs": job.needs}
+            row |= {
+                "memory": job.memory,
+                "disk": job.disk,
+                "serves": job.serves,
+                "needs": job.needs,
+                "reads": job.reads,
+            }
             seconds = job.time.seconds or 0
             rows.append(row | {"kwh": cost.kwh(self.watts, seconds), "money": cost.money(self.price, seconds)})
         here = {"device": self.machine.device, "name": self.machine.name, "memory": self.machine.total}
@@ -198,6 +206,7 @@ def _rows(sizes: Sizes, graph: jobs.Graph, known: Known, here: machine.Memory) -
                 besides=kept[1] if kept else 0,
                 serves=serves[place],
                 needs=[graph.names[need] for need in graph.needs[place]],
+                reads=graph.reads[place],
             )
         )
     return rows

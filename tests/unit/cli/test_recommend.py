@@ -89,7 +89,7 @@ def test_a_terminal_is_asked_for_what_is_missing(terminal):
     asked = terminal("24", "8B", "domain", "20,000", "0")
     run("")
     values = yaml.safe_load(Path("config/config.yaml").read_text())
-    assert values["bases"]["llama_3_1_8b"]["model"] == "meta-llama/Llama-3.1-8B" and len(asked) == 5
+    assert values["bases"]["llama_3_1_8b_instruct"]["model"] == "meta-llama/Llama-3.1-8B-Instruct" and len(asked) == 5
     assert values["runs"]["sft_lora"]["rank"] == 32
 
 

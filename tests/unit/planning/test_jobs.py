@@ -77,6 +77,7 @@ def test_the_longest_chain_is_what_no_number_of_machines_makes_shorter(graph):
 
 
 def planned(graph: jobs.Graph) -> Plan:
+    of = zip(graph.names, graph.jobs, graph.results, graph.needs, graph.reads, strict=True)
     rows = [
         Planned(
             name,
@@ -88,8 +89,9 @@ def planned(graph: jobs.Graph) -> Plan:
             0,
             1,
             [graph.names[need] for need in needs],
+            reads,
         )
-        for name, one, result, needs in zip(graph.names, graph.jobs, graph.results, graph.needs, strict=True)
+        for name, one, result, needs, reads in of
     ]
     return Plan([], rows, graph.there, 0, 0, Memory("cpu", "m", 1, 1, True), 1, 1, 1.0, True, None, "EUR")
 
@@ -112,6 +114,7 @@ def test_mermaid_has_a_node_for_each_result_and_no_edge_that_others_stand_for(gr
     edges = {(names[one], names[other]) for one, other in re.findall(r"(n\d+) --> (n\d+)", "\n".join(lines))}
     assert edges == {
         ("sft", "sft/eval"), ("sft", "dpo"), ("sft", "dpo,rank=4"), ("dpo", "dpo/eval"), ("dpo,rank=4", "dpo,rank=4/eval"),
+        ("bases/tiny", "sft"), ("data/chats", "sft"),
         ("sft/eval", "dpo/eval"), ("sft/eval", "dpo,rank=4/eval"),
     }  # fmt: skip
 
