@@ -85,7 +85,7 @@ def computed() -> dict[str, str]:
             "%", " %"
         ),
         "claim-adapter-size": f"rank 16 on all linear layers, float32: {', '.join(files.values())}",
-        "claim-qlora-65b": f"{needed('65B', 'qlora'):.1f} GiB with rows of {LENGTH:,} tokens, one at once, activations recomputed",
+        "claim-qlora-65b": f"{needed('65B', 'qlora'):.0f} GiB with rows of {LENGTH:,} tokens, one at once, activations recomputed",
     }
     return {claim.id: said[claim.id] for claim in tables.CLAIMS if claim.id in said}
 

@@ -34,8 +34,8 @@ def run(options: argparse.Namespace) -> None:
             print("\n".join(recommend.lines(found)))
         hint = "--force replaces a file, --output FILE names another"
         raise UserError("file-exists", f"{output}", "it is there already, and nothing was written", hint)
-    samples = [name for name, rows in (("examples", question.examples), ("preferences", question.preferences))
-               if rows and rows.path is None]  # fmt: skip
+    used = configuration.datasets(question, found.stages)
+    samples = [name for name, rows in used.items() if rows.path is None]
     project.write(found.text, output)
     for name in samples:
         project.stand_in(name, Path(files[name]))
@@ -161,6 +161,9 @@ def _line(question: str) -> str:
         return input(question).strip()
     except EOFError:
         return ""
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        sys.exit(130)
 
 
 def _number(option: str, text: str) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from posttrain.guidance.facts import Rows
-from posttrain.guidance.stages import Decision, Question, Stage, data_row, evaluated_in
+from posttrain.guidance.stages import Decision, Question, Stage, data_row, evaluated_in, rows_of
 from posttrain.objectives import OBJECTIVES
 from posttrain.runtime.errors import printable
 
@@ -39,7 +39,7 @@ def text(question: Question, made: list[Stage], decisions: list[Decision], paths
         "",
         "datasets:",
     ]
-    for name, rows in _datasets(question).items():
+    for name, rows in datasets(question, made).items():
         yours = "" if rows.path else "; put yours here, these are sample rows"
         lines += [*_comment(2, rows.says + yours), f"  {name}: {_flow({'path': paths[name]})}"]
     lines += ["", "runs:"]
@@ -70,9 +70,9 @@ def _comment(indent: int, words: str) -> list[str]:
     )
 
 
-def _datasets(question: Question) -> dict[str, Rows]:
-    both = {"examples": question.examples, "preferences": question.preferences}
-    return {name: rows for name, rows in both.items() if rows}
+def datasets(question: Question, made: list[Stage]) -> dict[str, Rows]:
+    """The rows that the runs read, by the names of their datasets."""
+    return {_data(stage): rows_of(question, stage.objective) for stage in made}
 
 
 def _data(stage: Stage) -> str:

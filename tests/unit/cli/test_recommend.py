@@ -47,7 +47,10 @@ def test_a_command_writes_a_configuration_and_prints_the_next_ones(in_folder, ca
     with refused("file-exists", "config/config.yaml"):
         run(COMMAND)
     assert "Recommended:" in capsys.readouterr().out  # the answer is not lost
-    run(f"{COMMAND} --force --quality high")
+    Path("data/preferences.jsonl").unlink()
+    run(f"{COMMAND} --force --quality high".replace("chat", "prototype"))  # which reads no pairs
+    assert not Path("data/preferences.jsonl").exists()
+    assert list(yaml.safe_load(Path("config/config.yaml").read_text())["datasets"]) == ["examples"]
     run(f"{COMMAND} --output other.yaml")
     assert "--configfile other.yaml" in capsys.readouterr().out
 
@@ -63,7 +66,7 @@ def test_files_are_looked_at_whichever_option_names_them(in_folder, capsys):
     run(f"--gpu-memory 16 --model 1.7B --purpose chat --data {DATA}/gsm8k_pairs.jsonl {DATA}/gsm8k_train.jsonl")
     values = yaml.safe_load(Path("config/config.yaml").read_text())
     assert values["datasets"]["examples"]["path"].endswith("gsm8k_train.jsonl")
-    assert values["datasets"]["preferences"]["path"].endswith("gsm8k_pairs.jsonl")
+    assert list(values["datasets"]) == ["examples"]  # the pairs are too few to be used
     assert "16 pairs, and 100 are wanted" in capsys.readouterr().out and not Path("data").exists()
     assert values["runs"]["sft_lora"]["max_length"] == 256  # what 48 short problems take
     with refused("conflicting-keys"):
