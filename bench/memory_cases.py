@@ -60,7 +60,7 @@ class Case(NamedTuple):
         """The run's spec."""
         data = {"path": "rows.jsonl", "licence": "mit"}
         base = {"source": "path", "path": "base", "licence": "mit"}
-        run = {"from": "base", "data": "rows", "max_steps": 3, "max_length": 1024} | self.keys
+        run = {"from": "base", "data": "rows", "max_steps": 2, "max_length": 1024} | self.keys
         return json.loads(
             Project({"bases": {"base": base}, "datasets": {"rows": data}, "runs": {"run": run}}).spec("run")
         )
@@ -79,8 +79,8 @@ CASES = [
     _case("sft", "qlora"),
     _case("sft", "lora", precision="bf16"),
     _case("sft", "full", precision="bf16"),
-    _case("sft", "lora", gradient_checkpointing=True, batch_size=16),
-    _case("sft", "full", gradient_checkpointing=True, batch_size=16),
+    _case("sft", "lora", gradient_checkpointing=True, batch_size=8),
+    _case("sft", "full", gradient_checkpointing=True, batch_size=8),
     _case("sft", "lora", batch_size=8, gradient_accumulation_steps=4),
     _case("sft", "lora", packing=True, length=250),
     _case("sft", "full", trainer_args={"optim": "adafactor"}),

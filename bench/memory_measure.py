@@ -1,9 +1,13 @@
-"""One case of bench/memory_cases.py, trained by the workflow's own script in this process: prints its peak memory as JSON."""
+"""Cases of bench/memory_cases.py, trained by the workflow's own scripts, each in a process of its own: prints their peaks as JSON.
+
+python bench/memory_measure.py FOLDER [N ...]
+"""
 
 import importlib
 import json
 import os
 import sys
+import traceback
 from argparse import Namespace
 from pathlib import Path
 
@@ -76,7 +80,7 @@ def measure(number: int) -> None:
     script = "train_grpo" if objective == "rloo" else f"train_{objective}"
     importlib.import_module(script).main(Namespace(reward_models=[], logprobs=logprobs, **given))
     made = json.loads((run / "train.json").read_text())
-    print(json.dumps({"name": case.name, "shape": case.shape, "gib": made["memory_gib"], "attempts": made["attempts"]}))
+    print(json.dumps({"number": number, "name": case.name, "shape": case.shape, "gib": made["memory_gib"]}))
 
 
 def main() -> None:
@@ -92,23 +96,19 @@ def main() -> None:
     os.chdir(folder)
     numbers = list(map(int, sys.argv[2:])) or range(len(CASES))
     for number in numbers:
-        for case in (CASES[number],):
-            if not (Path("models") / case.shape.replace(" ", "_").replace(",", "") / "model.safetensors").exists():
-                child = os.fork()
-                if not child:
-                    model(case)
-                    os._exit(0)
-                os.waitpid(child, 0)
+        child = os.fork()
+        if not child:  # weights that are made here are no part of the peak
+            model(CASES[number])
+            os._exit(0)
+        os.waitpid(child, 0)
         child = os.fork()
         if not child:
             try:
                 measure(number)
                 sys.stdout.flush()
-            except BaseException as error:
-                import traceback
-
+            except BaseException as error:  # the other cases are measured all the same
                 traceback.print_exc()
-                print(json.dumps({"name": CASES[number].name, "error": str(error)[:300]}), flush=True)
+                print(json.dumps({"failed": number, "name": CASES[number].name, "why": str(error)[:300]}), flush=True)
             os._exit(0)
         os.waitpid(child, 0)
 
