@@ -12,7 +12,7 @@ import numpy as np
 from scipy import stats
 
 from posttrain.diagnosis import trends
-from posttrain.diagnosis.evidence import Evidence
+from posttrain.diagnosis.evidence import Evidence, own_metric
 from posttrain.diagnosis.findings import Finding
 from posttrain.diagnosis.trends import picture, short
 from posttrain.methods import METHODS
@@ -37,6 +37,7 @@ OVER_BEST = 0.02  # rise over the lowest held-out loss that matters, twice what 
 NOISE = 4  # standard deviations of the held-out curve's own noise, beyond which a rise is none
 GAP = math.log(2)  # nats a token: unseen rows are twice as perplexing as the training rows
 EPOCHS = 1.5  # rows are seen again from here on, without which none can be learnt by heart
+SOME_ROWS = 20  # training answers, of which chance makes no more than a few alike
 SPIKE = 5  # times the median of its neighbours
 SPIKES = 3  # below that, single rows may be the cause
 LOWER, HIGHER = 1 / 5, 5  # factors of a learning rate that are worth a run: smaller ones move less than a seed
@@ -108,6 +109,11 @@ def loss_zero(found: Evidence) -> Finding | None:
         return Finding(
             "loss-zero", text, picture("loss", values), advice, ({"max_length": 2 * found.spec["max_length"]},)
         )
+    answers = found.training_answers
+    if len(answers) >= SOME_ROWS and len(set(answers)) == 1:
+        text = f"the answers of the first {len(answers)} training rows are all the same, {answers[0][:60]!r}, so there is nothing to learn"
+        advice = "look at the rows in the data page, and at the columns that are read as prompt and completion"
+        return Finding("loss-zero", text, picture("loss", values), advice)
     known = _first_seen(found)
     if known is not None and known < NOTHING_NEW:
         text = (
@@ -315,7 +321,7 @@ def _gap(found: Evidence) -> Finding | None:
     if kept and kept["kept_step"] != found.train["steps"]:  # the best step was kept, and later ones count no more
         return None
     measured = [line["eval_loss"] for line in found.measured if "eval_loss" in line]
-    row = found.evaluation.get("by_dataset", {}).get(spec["data"]["name"], {}).get("perplexity")
+    row = own_metric(found, "perplexity")
     if not measured and not row:
         return None
     unseen = measured[-1] if measured else math.log(row["low"])

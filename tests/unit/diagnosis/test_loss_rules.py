@@ -50,6 +50,14 @@ def test_loss_zero():
     assert codes(run(SPEC, loss=known, rows=80)) == []  # rows that were seen may be known
 
 
+def test_answers_that_are_all_alike():
+    found = run(SPEC, loss=falling(40))
+    found.training_answers = ["yes"] * 40
+    assert codes(found) == ["loss-zero"]
+    found.training_answers[3] = "no"
+    assert codes(found) == []
+
+
 def test_learning_rate_too_high():
     for seed in range(20):
         ends_above = run(SPEC, loss=np.linspace(2, 6, 60) + noise(60, 0.2, seed))
