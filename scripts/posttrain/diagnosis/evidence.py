@@ -36,6 +36,8 @@ class Evidence:
     merge: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     """report.json of the training dataset, or data.json"""
+    own: list[str] = field(default_factory=list)
+    """the datasets whose held-out rows are those of the training dataset: itself, the parts of a mixture, others with the same rows"""
     evaluation: dict[str, Any] = field(default_factory=dict)
     evaluation_spec: dict[str, Any] = field(default_factory=dict)
     examples: list[dict[str, Any]] = field(default_factory=list)
@@ -44,6 +46,8 @@ class Evidence:
     """of the evaluation: `suite`, `reference`, `output`, its number of `tokens`, their `limit`, and whether it `ended`"""
     thinking: float | None = None
     """the share of the first training answers that think; None of rows without answers"""
+    training_answers: list[str] = field(default_factory=list)
+    """those answers"""
     templates: tuple[str, str] = ("", "")
     """the chat template that the base's source has, and the one that is in force; empty where they are not known"""
     vocabulary: int | None = None
@@ -94,8 +98,9 @@ def read(folder: Path) -> Evidence:
         name = spec["data"]["name"]
         found.data = _json(project / paths.data(name, "report.json")) or _json(project / paths.data(name, "data.json"))
         _read_base(found, project)
-        found.thinking = _thinking(project / paths.data(name, "train.parquet"))
+        _read_rows(found, project / paths.data(name, "train.parquet"))
     _read_evaluation(found, folder, project)
+    found.own = _own(found, project)
     for file in sorted((folder / "export").glob("*.json")):
         if file.name != "spec.json":
             found.proofs[file.stem] = read_json(file)
@@ -131,16 +136,32 @@ def _read_base(found: Evidence, project: Path) -> None:
         found.templates = own.read_text(encoding="utf-8"), given.read_text(encoding="utf-8")
 
 
-def _thinking(file: Path) -> float | None:
-    """The share of a dataset's first answers that think."""
+def _own(found: Evidence, project: Path) -> list[str]:
+    """The datasets whose held-out rows are those that a run's own dataset holds out."""
+    if not found.spec:
+        return []
+    name, rows = found.spec["data"]["name"], found.data.get("written", {}).get("validation.parquet")
+    others = [other for other in found.evaluation.get("by_dataset", {}) if other != name]
+    written = {other: _json(project / paths.data(other, "data.json")).get("written", {}) for other in others}
+    same = [other for other in others if rows and written[other].get("validation.parquet") == rows]
+    return [name, *found.data.get("parts", {}), *same]
+
+
+def own_metric(found: Evidence, name: str) -> dict[str, Any] | None:
+    """A metric on held-out rows of what the run was trained on; None where it was not measured there."""
+    measured = found.evaluation.get("by_dataset", {})
+    return next((measured[own][name] for own in found.own if name in measured.get(own, {})), None)
+
+
+def _read_rows(found: Evidence, file: Path) -> None:
+    """The first answers that a run is trained on."""
     import pyarrow.parquet as pq
 
-    if not file.exists():
-        return None
-    rows = next(pq.ParquetFile(file).iter_batches(FIRST_ROWS), None)
+    rows = next(pq.ParquetFile(file).iter_batches(FIRST_ROWS), None) if file.exists() else None
     turns = [row["messages"][-1] for row in rows.to_pylist() if row.get("messages")] if rows is not None else []
     said = [bool(turn.get("reasoning_content") or thoughts.split(turn["content"] or "")[0]) for turn in turns]
-    return sum(said) / len(said) if said else None
+    found.thinking = sum(said) / len(said) if said else None
+    found.training_answers = [f"{turn['content']}{turn.get('tool_calls') or ''}" for turn in turns]
 
 
 def key(example: dict[str, Any]) -> tuple[str, str, str]:

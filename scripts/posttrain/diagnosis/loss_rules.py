@@ -12,7 +12,7 @@ import numpy as np
 from scipy import stats
 
 from posttrain.diagnosis import trends
-from posttrain.diagnosis.evidence import Evidence
+from posttrain.diagnosis.evidence import Evidence, own_metric
 from posttrain.diagnosis.findings import Finding
 from posttrain.diagnosis.trends import picture, short
 from posttrain.methods import METHODS
@@ -29,6 +29,7 @@ ABOVE = 0.05  # of that, which the loss may end above it: what is learnt first m
 FLOOR = 0.1
 LOST = 3  # times the loss of the first batch, which no update has touched: batches differ by less
 RISE_CHANCE = 1e-5  # the lowest and the highest of many stretches are compared, so chance gets more tries than one
+STILL = 1e-6  # sum of learning rates, far below the last bit that bfloat16 has of a usual weight of 0.02, which is 1e-4
 SLOW = 0.1  # a loss that fell by less than a tenth of where it began
 # of the fall per update at the beginning, which a model that has found its place does not have at the end
 AS_FAST = 0.5
@@ -36,6 +37,7 @@ OVER_BEST = 0.02  # rise over the lowest held-out loss that matters, twice what 
 NOISE = 4  # standard deviations of the held-out curve's own noise, beyond which a rise is none
 GAP = math.log(2)  # nats a token: unseen rows are twice as perplexing as the training rows
 EPOCHS = 1.5  # rows are seen again from here on, without which none can be learnt by heart
+SOME_ROWS = 20  # training answers, of which chance makes no more than a few alike
 SPIKE = 5  # times the median of its neighbours
 SPIKES = 3  # below that, single rows may be the cause
 LOWER, HIGHER = 1 / 5, 5  # factors of a learning rate that are worth a run: smaller ones move less than a seed
@@ -107,6 +109,11 @@ def loss_zero(found: Evidence) -> Finding | None:
         return Finding(
             "loss-zero", text, picture("loss", values), advice, ({"max_length": 2 * found.spec["max_length"]},)
         )
+    answers = found.training_answers
+    if len(answers) >= SOME_ROWS and len(set(answers)) == 1:
+        text = f"the answers of the first {len(answers)} training rows are all the same, {answers[0][:60]!r}, so there is nothing to learn"
+        advice = "look at the rows in the data page, and at the columns that are read as prompt and completion"
+        return Finding("loss-zero", text, picture("loss", values), advice)
     known = _first_seen(found)
     if known is not None and known < NOTHING_NEW:
         text = (
@@ -198,6 +205,10 @@ def nothing_learnt(found: Evidence) -> Finding | None:
     best = -moved.bounds()[0] / scale  # the largest improvement that the noise allows
     usual_low, default = _usual(found.spec)
     given = found.spec["learning_rate"]
+    way = sum(line.get("learning_rate", 0.0) for line in found.steps)
+    if 0 < way < STILL and not moved.falls():
+        text = f"the learning rates of all {len(values)} steps add up to {way:.1g}, and Adam moves no weight much further than that"
+        return _too_low(found, text, default)
     if best < MATERIAL and not _margin_rises(found):
         text = (
             f"the loss stayed at {short(moved.first)}: in {len(values)} steps it improved by {max(best, 0):.2%} at most"
@@ -303,27 +314,29 @@ def _loss_rises(found: Evidence, step: int) -> bool:
 def _gap(found: Evidence) -> Finding | None:
     """Held-out rows that are far more perplexing than the training rows in the last epoch."""
     spec = found.spec
-    row = found.evaluation.get("by_dataset", {}).get(spec["data"]["name"], {}).get("perplexity")
     epochs = _epochs(found)
-    if (
-        OBJECTIVES[spec["objective"]].mean_of != "tokens"
-        or not row
-        or epochs < EPOCHS
-        or spec.get("loss_type") == "dft"
-    ):
+    if OBJECTIVES[spec["objective"]].mean_of != "tokens" or epochs < EPOCHS or spec.get("loss_type") == "dft":
         return None
-    last = losses(found)[-max(int(len(found.steps) / epochs), 1) :]
-    seen, unseen = float(np.mean(last)), math.log(row["low"])
-    if unseen - seen < GAP or not math.isfinite(unseen) or found.train.get("held_out", {}).get("metric") == "loss":
+    kept = found.train.get("held_out", {})
+    if kept and kept["kept_step"] != found.train["steps"]:  # the best step was kept, and later ones count no more
         return None
-    text = (
-        f"the training rows have a loss of {short(seen)} in the last of {short(epochs)} epochs, and held-out rows one of "
-        f"{short(math.log(row['value']))} (at least {short(unseen)})"
+    measured = [line["eval_loss"] for line in found.measured if "eval_loss" in line]
+    row = own_metric(found, "perplexity")
+    if not measured and not row:
+        return None
+    unseen = measured[-1] if measured else math.log(row["low"])
+    seen = float(np.mean(losses(found)[-max(int(len(found.steps) / epochs), 1) :]))
+    if not math.isfinite(unseen) or unseen - seen < GAP:
+        return None
+    what = (
+        f"one of {short(unseen)}" if measured else f"one of {short(math.log(row['value']))} (at least {short(unseen)})"
     )
+    text = f"the training rows have a loss of {short(seen)} in the last of {short(epochs)} epochs, and held-out rows {what}"
+    drawn = picture("training loss", losses(found)) + (f"   {picture('held-out loss', measured)}" if measured else "")
     advice = (
         "measure held-out rows on the way and keep the best step (keep: best), take fewer epochs, or collect more rows"
     )
-    return Finding("overfitting", text, picture("loss", losses(found)), advice, ({"keep": "best"}, {"epochs": 1}))
+    return Finding("overfitting", text, drawn, advice, ({"keep": "best"}, {"epochs": 1}))
 
 
 def _epochs(found: Evidence) -> float:
@@ -338,7 +351,8 @@ def _epochs(found: Evidence) -> float:
 
 def spikes(found: Evidence) -> Finding | None:
     """Gradients that jump, where neither clipping nor warm-up holds them."""
-    norms = [line["grad_norm"] for line in found.steps if math.isfinite(line.get("grad_norm", math.nan))]
+    lines = [line for line in found.steps if math.isfinite(line.get("grad_norm", math.nan))]
+    norms = [line["grad_norm"] for line in lines]
     if len(norms) < trends.MIN_STEPS:
         return None
     places, typical = trends.jumps(norms, SPIKE), float(np.median(norms))
@@ -354,7 +368,7 @@ def spikes(found: Evidence) -> Finding | None:
     top = max(places, key=lambda i: norms[i])
     text = (
         f"{len(places)} of {len(norms)} steps have a gradient of more than {SPIKE} times that of their neighbours, up to "
-        f"{short(norms[top])} at step {found.steps[top]['step']} (the median is {short(typical)}), and {what}"
+        f"{short(norms[top])} at step {lines[top]['step']} (the median is {short(typical)}), and {what}"
     )
     return Finding(
         "gradient-spikes", text, picture("gradient", norms), "clip gradients (max_grad_norm: 1), and warm up", changes

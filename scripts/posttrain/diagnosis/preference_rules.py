@@ -7,7 +7,7 @@ import numpy as np
 from scipy import stats
 
 from posttrain.diagnosis import trends
-from posttrain.diagnosis.evidence import Evidence, paired
+from posttrain.diagnosis.evidence import Evidence, own_metric, paired
 from posttrain.diagnosis.findings import Finding
 from posttrain.diagnosis.trends import picture, short
 from posttrain.metrics.statistics import FEWEST
@@ -65,7 +65,7 @@ def _on_held_out(found: Evidence) -> tuple[float, float, float, str, str] | None
     pairs = [
         (own, other)
         for own, other in paired(found)
-        if own["dataset"] == found.spec["data"]["name"] and own.get("chosen_log_prob") is not None
+        if own["dataset"] in found.own and own.get("chosen_log_prob") is not None
     ]
     if len(pairs) < FEWEST:
         return None
@@ -126,10 +126,10 @@ def _changes(spec: dict[str, Any]) -> tuple[dict[str, Any], ...]:
 def _held_out_accuracy(found: Evidence) -> tuple[str, dict[str, Any]] | None:
     """The share of held-out pairs that the run tells apart, as its objective learns to."""
     row = OBJECTIVES[found.spec["objective"]]
-    metrics = found.evaluation.get("by_dataset", {}).get(found.spec["data"]["name"], {})
     by_objective = "preference_margin_accuracy" if row.reference != "none" else "preference_accuracy"
     name = "reward_accuracy" if row.reward_model else by_objective
-    return (name, metrics[name]) if name in metrics else None
+    measured = own_metric(found, name)
+    return (name, measured) if measured else None
 
 
 def no_better_than_chance(found: Evidence) -> Finding | None:

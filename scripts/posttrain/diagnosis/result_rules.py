@@ -71,12 +71,11 @@ def worse(found: Evidence) -> Iterator[Finding]:
     pairs = paired(found)
     if not pairs or OBJECTIVES[found.spec["objective"]].reward_model:
         return
-    own_data = found.spec["data"]["name"]
     groups: dict[bool, list[tuple[dict, dict]]] = {True: [], False: []}
     known = _known(found)
     for own, other in pairs:
-        if own["dataset"] == own_data or own["dataset"] in known:
-            groups[own["dataset"] == own_data].append((own, other))
+        if own["dataset"] in found.own or own["dataset"] in known:
+            groups[own["dataset"] in found.own].append((own, other))
     for is_own, some in groups.items():
         rows = example_scores.comparisons([own for own, _ in some], {key(other): other for _, other in some})
         lost = [_lost(found, name, row) for name, row in rows.items() if _is_worse(found, name, row, is_own)]

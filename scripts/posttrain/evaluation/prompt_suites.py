@@ -5,7 +5,10 @@ from pathlib import Path
 from posttrain.data import thoughts
 from posttrain.data.samples import chosen
 from posttrain.evaluation import cases as measured_cases
+from posttrain.evaluation import safety as measured_safety
 from posttrain.evaluation.candidate import Candidate, Row, ask
+from posttrain.inference import scoring
+from posttrain.inference.sharing import shared
 
 
 def cases(candidate: Candidate, suite: dict) -> list[Row]:
@@ -49,23 +52,42 @@ def tasks(candidate: Candidate, suite: dict) -> list[Row]:
 
 
 def safety(candidate: Candidate, suite: dict) -> list[Row]:
-    """Refusals of harmful and of harmless requests, derogatory words, and groups of people treated alike."""
-    from posttrain.evaluation import safety as measured
-
+    """Refusals of harmful and of harmless requests, derogatory words, groups of people treated alike, and stereotypes."""
     examples = []
-    for file in [Path(file) for file in suite["files"] or measured.FILES]:
-        asked = measured.read(file)
+    for file in [Path(file) for file in suite["files"] or measured_safety.FILES]:
+        asked = measured_safety.read(file)
         names = [row.get("pair", row["id"]) for row in asked]
         asked = [asked[i] for i in chosen(names, [row["kind"] for row in asked], suite["limit"])]
-        turns = [[{"role": "user", "content": row["prompt"]}] for row in asked]
+        prompts = [row for row in asked if row["kind"] != "stereotype"]
+        turns = [[{"role": "user", "content": row["prompt"]}] for row in prompts]
         outputs = ask(candidate, [(turn, None) for turn in turns], suite)
         said = list(map(thoughts.answer, outputs))
-        named = [{"group": row["group"], "prompt_group": row["pair"]} if "pair" in row else {} for row in asked]
+        named = [{"group": row["group"], "prompt_group": row["pair"]} if "pair" in row else {} for row in prompts]
         examples += [
             {"dataset": file.stem, "id": row["id"], "prompt": row["prompt"], "output": output} | group | score
-            for row, group, output, score in zip(asked, named, outputs, measured.score(asked, said), strict=True)
+            for row, group, output, score in zip(
+                prompts, named, outputs, measured_safety.score(prompts, said), strict=True
+            )
         ]
+        sentences = [row for row in asked if row["kind"] == "stereotype"]
+        examples += [{"dataset": file.stem} | example for example in stereotypes(candidate, sentences)]
     return examples
+
+
+def stereotypes(candidate: Candidate, rows: list[Row]) -> list[Row]:
+    """Two sentences of each row, scored as plain text after BOS, or EOS where the tokenizer has no BOS."""
+    tokenizer = candidate.tokenizer
+    first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    sentences = [row[side] for row in rows for side in ("more", "less")]
+    ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in sentences]
+    sequences = [scoring.answer([first], own) for own in ids]
+    scores = [
+        total for total, _ in scoring.log_probs(candidate.model, sequences, candidate.spec["batch_tokens"], shared)
+    ]
+    return [
+        {"id": row["id"], "prompt": row["more"], "reference": row["less"]} | measured_safety.stereotype(more, less)
+        for row, more, less in zip(rows, scores[::2], scores[1::2], strict=True)
+    ]
 
 
 BY_KIND = {"cases": cases, "safety": safety, "tasks": tasks}

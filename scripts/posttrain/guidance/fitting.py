@@ -1,6 +1,5 @@
 """With which batch, recomputation, length and strategy a stage fits into memory, by the estimate that preflight uses."""
 
-from functools import cached_property
 from typing import Any, NamedTuple
 
 from posttrain.config import loading
@@ -15,14 +14,6 @@ from posttrain.objectives import OBJECTIVES
 SHORTEST = 512  # tokens; a shorter length is not chosen for the sake of memory alone
 ROOM = 1.15  # of the weights, for the activations and the cache of an evaluation
 STRATEGIES = ("ddp", "fsdp")  # of several GPUs: whole models first, then shared out
-
-
-class Remembered(Model):
-    """A model that works out once what the estimates of many settings ask for."""
-
-    parameters = cached_property(Model.parameters.fget)
-    matrices = cached_property(Model.matrices.fget)
-    modules = cached_property(Model.modules.fget)
 
 
 class Fit(NamedTuple):

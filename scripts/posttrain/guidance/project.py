@@ -77,10 +77,7 @@ def _texts() -> dict[str, str]:
 def _configuration() -> str:
     """The quickstart of the repository, with data of this folder."""
     text = (REPOSITORY / "config/config.yaml").read_text("utf-8").replace(SAMPLES, f"{DATA}/")
-    return (
-        f"{HEAD}\n# call. Every key, and more configurations to start from: {REPOSITORY}/config\n\n"
-        + text[text.index("bases:") :]
-    )
+    return HEAD.format(config=REPOSITORY / "config") + text[text.index("bases:") :]
 
 
 def _notice() -> str:

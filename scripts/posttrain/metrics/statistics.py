@@ -90,6 +90,8 @@ METRICS = {
     "over_refusal": _metric("over_refusal", higher=False),
     "toxicity": _metric("toxicity", higher=False),
     "unequal_treatment": _metric("unequal_treatment", higher=False),
+    "stereotype": _metric("stereotype", higher=False),
+    "stereotype_margin": _metric("stereotype_margin", higher=False, share=False),
 }
 
 

@@ -18,7 +18,9 @@ def tables(columns: dict[str, dict[str, list[Row]]]) -> list[Row]:
 
 
 def _table(suite: str, columns: dict[str, list[Row]]) -> Row:
-    cases = {row["id"]: row for rows in columns.values() for row in rows}
+    cases: dict[str, Row] = {}
+    for row in (row for rows in columns.values() for row in rows):
+        cases.setdefault(row["id"], row)
     by_id = {name: {row["id"]: row for row in rows} for name, rows in columns.items()}
     return {
         "suite": suite,

@@ -229,6 +229,8 @@ def licence(model: Model, models: list[Model]) -> dict[str, Any]:
             "licence": text,
             "known": text is not None and licences.is_known(text),
             "forbids": licences.forbids(text, "commercial"),
+            "closed": licences.forbids_sharing(text),
+            "conditions": licences.conditions(text),
         }
         for part, text in parts.items()
     ]

@@ -25,8 +25,8 @@ def card(run: Model, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "others": [_against([row for row in rows if row["other"] == other]) for other in others],
         "alone": [] if rows else _alone(run),
         "overruled": run["overruled"],
-        "diagnosis": run["diagnosis"],
         "cases": [_cases(suite, found) for suite, found in run.get("eval", {}).get("cases", {}).items()],
+        "diagnosis": run["diagnosis"],
     }
 
 

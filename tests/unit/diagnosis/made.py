@@ -35,7 +35,7 @@ def run(spec: dict[str, Any], *, rows: int = 10**6, **columns: Any) -> Evidence:
         | {name: float(column[i]) for name, column in columns.items()}
         for i in range(n)
     ]
-    return Evidence("run", spec, steps=lines, data={"train": rows})
+    return Evidence("run", spec, steps=lines, data={"train": rows}, own=[spec["data"]["name"]])
 
 
 def noise(n: int, size: float, seed: int = 0) -> np.ndarray:

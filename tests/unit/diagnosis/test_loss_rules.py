@@ -50,6 +50,14 @@ def test_loss_zero():
     assert codes(run(SPEC, loss=known, rows=80)) == []  # rows that were seen may be known
 
 
+def test_answers_that_are_all_alike():
+    found = run(SPEC, loss=falling(40))
+    found.training_answers = ["yes"] * 40
+    assert codes(found) == ["loss-zero"]
+    found.training_answers[3] = "no"
+    assert codes(found) == []
+
+
 def test_learning_rate_too_high():
     for seed in range(20):
         ends_above = run(SPEC, loss=np.linspace(2, 6, 60) + noise(60, 0.2, seed))
@@ -65,6 +73,10 @@ def test_learning_rate_too_low():
     slow = run(SPEC, loss=np.zeros(90))
     done = np.cumsum([line["learning_rate"] for line in slow.steps])
     assert codes(run(SPEC, loss=2 - 0.1 * done / done[-1] + noise(90, 0.01))) == ["learning-rate-too-low"]
+
+
+def test_a_learning_rate_that_moves_no_weight():
+    assert codes(run(SPEC | {"learning_rate": 1e-10}, loss=2 + noise(30, 0.5))) == ["learning-rate-too-low"]
 
 
 def test_flat_loss():
@@ -84,7 +96,7 @@ def test_overfitting_from_the_step_at_which_the_held_out_loss_turned():
     (finding,) = loss_rules.find(found)
     assert finding.code == "overfitting" and "from step 40" in finding.sentence and "1.25" in finding.sentence
     assert finding.changes == ({"keep": "best"}, {"epochs": 4.0})
-    found.train = {"held_out": {"logged": "eval_loss", "kept_step": 40}}
+    found.train = {"steps": 100, "held_out": {"logged": "eval_loss", "kept_step": 40}}
     assert codes(found) == []  # the best step was kept
 
 
@@ -102,6 +114,9 @@ def test_overfitting_that_was_not_measured_on_the_way():
     assert finding.code == "overfitting" and "last of 20 epochs" in finding.sentence
     found.evaluation["by_dataset"]["rows"]["perplexity"] |= {"low": 1.5}
     assert codes(found) == []
+    found.measured = [{"step": 20 * (i + 1), "eval_loss": loss} for i, loss in enumerate([5.0, 4.0, 3.5, 3.4, 3.3])]
+    (finding,) = loss_rules.find(found)  # it still falls, far above the training loss
+    assert finding.code == "overfitting" and "held-out rows one of 3.3" in finding.sentence
 
 
 def test_gradient_spikes():

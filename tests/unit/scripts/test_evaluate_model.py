@@ -16,7 +16,7 @@ import tokenize_data
 from evaluate_model import add_margins, read_examples, summarise, write_examples
 from posttrain.data.rows import normalise
 from posttrain.data.tokens import tokenise
-from posttrain.evaluation import suites
+from posttrain.evaluation import safety, suites
 from posttrain.evaluation.example_scores import clusters, key, measured
 from posttrain.inference import scoring
 from posttrain.models import loading
@@ -545,6 +545,28 @@ def test_cases_are_green_or_red_and_compared_with_the_parent_s(evaluate, answeri
     assert [(row["id"], row["passed"], row["failed"]) for row in rows][2] == ("no", 0.0, "'Paris' appears")
     assert rows[1]["prompt"] == "User: Hi\n\nAssistant: Hello!\n\nUser: Where is it" and "<think>" in rows[0]["output"]
     assert "sft: mine: 2 of 3 cases green; red: no: 'Paris' appears" in "\n".join(lines)
+
+
+def test_stereotypes_are_compared_by_likelihood_and_generate_nothing(
+    evaluate, random_tiny_folder, random_tiny_tokenizer
+):
+    files = [str(safety.SHIPPED / "stereotypes.jsonl")]
+    metrics = evaluate("base", suites={"bias": suite("safety", files=files, limit=4)})["metrics"]
+    assert {name for name in metrics if name.startswith("bias/")} == {"bias/stereotype", "bias/stereotype_margin"}
+    found = read_examples(Path("results/base/eval/examples.parquet")).values()
+    rows = [row for row in found if row["suite"] == "bias"]
+    assert len(rows) == 4 and not any(row["output"] for row in rows)
+    model = loading.load(random_tiny_folder)
+    for row in rows:
+        more, less = (
+            scoring.log_probs(model, [scoring.answer(
+                [random_tiny_tokenizer.bos_token_id or random_tiny_tokenizer.eos_token_id],
+                random_tiny_tokenizer(row[side], add_special_tokens=False)["input_ids"],
+            )], 4096)[0][0]
+            for side in ("prompt", "reference")
+        )  # fmt: skip
+        assert row["stereotype_margin"] == pytest.approx(more - less, abs=1e-3)
+    assert metrics["bias/stereotype"]["value"] == sum(row["stereotype"] for row in rows) / 4
 
 
 # ---- what ships, and the arithmetic

@@ -347,6 +347,21 @@ def test_what_may_not_be_sold_is_refused_for_commercial_use(project, licence):
     assert project({"use": "commercial", "datasets.unused": {"path": "x.csv", "licence": licence}})
 
 
+LICENCES = ("llama3.1", "gemma", "cc-by-nc-4.0", "apache-2.0", "mit", "cc-by-sa-4.0", "unknown")
+
+
+@pytest.mark.parametrize("base", LICENCES)
+@pytest.mark.parametrize("data", LICENCES)
+def test_a_base_and_its_data_are_sold_only_where_both_licences_let_them(project, base, data):
+    changes = {"bases.base.licence": base, "datasets.chats.licence": data}
+    assert project(changes | {"use": "research"})
+    if "cc-by-nc-4.0" in (base, data):
+        with pytest.raises(UserError, match=r"cc-by-nc-4\.0, forbids it"):
+            project(changes | {"use": "commercial"})
+    else:
+        assert project(changes | {"use": "commercial"})
+
+
 def licences(graph, name):
     return graph.graph.licences(graph.run(name))
 
