@@ -27,10 +27,10 @@ REPOSITORY = HERE.parents[1]
 sys.path[:0] = [str(HERE), str(REPOSITORY / "scripts")]
 import gallery_rows  # noqa: E402
 
-FILES = ("gallery.yaml", "few_rows.yaml")
+FILES = ("gallery.yaml", "few_rows.yaml", "unseen.yaml")
 STAGES = "sft dpo kto orpo cpo reward grpo rloo ppo logprobs merge eval".split()
 # The runs whose records the quick test reads, and what the doctor reads of a run, of its parent and of its dataset.
-KEPT = ("dpo", "grpo", "overfit_few", "rate_high_full", "hacked_grpo", "leaked")
+KEPT = ("sft_lora", "grpo", "rate_high_lora", "hacked_grpo", "leaked", "same_as_base")
 RUN_FILES = "spec.json preflight.json train.jsonl train.json merge.json eval.json eval/spec.json eval/examples.parquet eval/answers.jsonl"
 # Bases that are folders of trained models, and so cannot be there before these are.
 PARENTS = ("start", "start_wide")
@@ -88,17 +88,18 @@ def read(files: Iterable[Path]) -> tuple[list[Case], dict[str, dict]]:
 def build(gallery: Path, cases: list[Case], configurations: dict[str, dict], cores: int) -> None:
     """Train, merge and evaluate every run; some of the sick ones end in an error, which is what is wrong with them."""
     import_once()
-    for name, config in configurations.items():
-        folder = gallery / name
+    for project, config in configurations.items():
+        folder = gallery / project
         gallery_rows.write(folder / "data")
-        shutil.copy(HERE / "gallery_rewards.py", folder / "rewards.py")
+        for name in ("rewards", "memory"):
+            shutil.copy(HERE / f"gallery_{name}.py", folder / f"{name}.py")
         shutil.copytree(HERE / "templates", folder / "templates", dirs_exist_ok=True)
         (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
         parents = [parent for parent in PARENTS if parent in config["runs"]]
         if parents:
             snakemake(folder, [f"results/{parent}/eval.json" for parent in parents], cores)
             without_template(folder)
-        snakemake(folder, [f"results/{case.name}/eval.json" for case in cases if case.folder == name], cores)
+        snakemake(folder, [f"results/{case.name}/eval.json" for case in cases if case.folder == project], cores)
     for case in cases:
         if case.records:
             overwrite(gallery / case.folder / "results" / case.name / "train.jsonl", case.records)
