@@ -11,40 +11,18 @@ import json
 import math
 import re
 import sys
-from typing import NamedTuple
 
 from common import REPOSITORY, parser
 
 sys.path.insert(0, str(REPOSITORY / "scripts"))
+from posttrain.guidance import sizes
+from posttrain.guidance.sizes import model
 from posttrain.methods import METHODS
 from posttrain.models.memory_estimate import GIB, estimate, trained_parameters
 from posttrain.models.memory_sharing import ALONE, Hardware
-from posttrain.models.shapes import Model
 from posttrain.workflow.project import Project
 
-
-class Shape(NamedTuple):
-    """A decoder of the Llama family as its config.json describes it."""
-
-    name: str
-    hidden: int
-    intermediate: int
-    layers: int
-    heads: int
-    key_value_heads: int
-    head: int
-    vocabulary: int
-    tied: bool
-    biases: bool
-    """of queries, keys and values"""
-
-
-SHAPES = {
-    "1B": Shape("Llama-3.2-1B", 2048, 8192, 16, 32, 8, 64, 128256, True, False),
-    "8B": Shape("Llama-3.1-8B", 4096, 14336, 32, 32, 8, 128, 128256, False, False),
-    "32B": Shape("Qwen2.5-32B", 5120, 27648, 64, 40, 8, 128, 152064, False, True),
-    "70B": Shape("Llama-3.1-70B", 8192, 28672, 80, 64, 8, 128, 128256, False, False),
-}
+SHAPES = {key: sizes.SHAPES[key] for key in ("1B", "8B", "32B", "70B")}
 LENGTH, BATCH = 2048, 16  # tokens of the longest row, rows of a step
 TRAINED = 0.5  # share of the tokens that are trained
 GPUS = 8
@@ -60,30 +38,6 @@ COLUMNS = (
     ("fsdp", Hardware(GPUS, "fsdp")),
     ("fsdp, offload", Hardware(GPUS, "fsdp", True)),
 )
-
-
-@functools.cache
-def model(shape: Shape) -> Model:
-    """The model of a shape with weights in bfloat16."""
-    queries, others = shape.heads * shape.head, shape.key_value_heads * shape.head
-    matrices = {
-        "self_attn.q_proj": (queries, shape.hidden),
-        "self_attn.k_proj": (others, shape.hidden),
-        "self_attn.v_proj": (others, shape.hidden),
-        "self_attn.o_proj": (shape.hidden, queries),
-        "mlp.gate_proj": (shape.intermediate, shape.hidden),
-        "mlp.up_proj": (shape.intermediate, shape.hidden),
-        "mlp.down_proj": (shape.hidden, shape.intermediate),
-    }
-    layer = {f"{name}.weight": size for name, size in matrices.items()}
-    layer |= {f"{name}_layernorm.weight": (shape.hidden,) for name in ("input", "post_attention")}
-    if shape.biases:
-        layer |= {f"self_attn.{name}_proj.bias": (matrices[f"self_attn.{name}_proj"][0],) for name in "qkv"}
-    shapes = {f"model.layers.{i}.{name}": size for i in range(shape.layers) for name, size in layer.items()}
-    embeddings = ("model.embed_tokens.weight", *(() if shape.tied else ("lm_head.weight",)))
-    shapes |= dict.fromkeys(embeddings, (shape.vocabulary, shape.hidden)) | {"model.norm.weight": (shape.hidden,)}
-    size = 2 * sum(map(math.prod, shapes.values()))
-    return Model({"dtype": "bfloat16"}, shapes, size, shape.layers, shape.hidden, shape.intermediate, shape.vocabulary)
 
 
 @functools.cache
@@ -121,7 +75,13 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 def shapes() -> str:
     """The shapes and their parameters."""
     rows = [
-        [key, shape.name, f"{model(shape).parameters / 1e9:.2f}", *map(str, shape[1:8]), "yes" if shape.tied else "no"]
+        [
+            key,
+            shape.name.rpartition("/")[2].removesuffix("-Instruct"),
+            f"{model(shape).parameters / 1e9:.2f}",
+            *map(str, shape[1:8]),
+            "yes" if shape.tied else "no",
+        ]
         for key, shape in SHAPES.items()
     ]
     head = "|model|parameters, 1e9|hidden|intermediate|layers|heads|key-value heads|head|vocabulary|tied".split("|")

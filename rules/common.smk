@@ -10,7 +10,10 @@ from pathlib import Path
 # Python's search for circles of objects goes through the whole graph again and again while it grows, and finds none.
 gc.set_threshold(100_000)
 
-sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
+# The folder of posttrain's own Snakefile, which a project's may include.
+HOME = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent
+
+sys.path.insert(0, str(HOME / "scripts"))
 
 from posttrain.compat.s3_storage import look_again
 from posttrain.compat.snakemake import (
@@ -44,7 +47,7 @@ carry_wildcards()
 
 # A file given with --configfile replaces the default one. Snakemake itself would merge the two.
 own_file = Path("config/config.yaml")
-own_file = own_file if own_file.exists() else Path(workflow.basedir) / own_file
+own_file = own_file if own_file.exists() else HOME / own_file
 try:
     for file in workflow.overwrite_configfiles or [own_file]:
         check_is_no_target(file)
@@ -87,7 +90,7 @@ COMMAND = f"snakemake --configfile {CONFIG_FILE} --cores all"
 
 # What a job needs and its result does not depend on goes through the environment, so that it causes no rerun.
 os.environ |= {
-    "POSTTRAIN": f"{workflow.basedir}/scripts",
+    "POSTTRAIN": f"{HOME}/scripts",
     "POSTTRAIN_HARDWARE": PROJECT.config.hardware.model_dump_json(),
     "POSTTRAIN_TRACKING": PROJECT.config.tracking.model_dump_json(),
     "POSTTRAIN_CACHE": PROJECT.config.cache.model_dump_json(),
@@ -547,7 +550,9 @@ def sweep_overruled(wildcards):
 def reported_besides(wildcards):
     runs = PROJECT.reported_runs
     bases = dict.fromkeys(PROJECT.lineage(run)[0] for run in runs)
-    return [*overruled(runs), *if_stored([PROJECT.manifest(base) for base in bases])]
+    asks_cases = any(suite.kind == "cases" for suite in PROJECT.inputs.suites.values())
+    proofs = [file for run in runs for file in card_inputs.proofs(run)] if asks_cases else []
+    return [*overruled(runs), *if_stored([PROJECT.manifest(base) for base in bases]), *proofs]
 
 
 def merge_recorded(wildcards):
@@ -647,7 +652,7 @@ def build_what_checks_hid():
 
 def start_fork_server():
     """Import once, for all stages of this command, what each of them imports."""
-    fork_server.start(Path(workflow.basedir) / "scripts/fork_server.py", stages_here(workflow))
+    fork_server.start(HOME / "scripts/fork_server.py", stages_here(workflow))
 
 
 def remember_configuration():

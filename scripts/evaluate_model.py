@@ -18,7 +18,9 @@ from pathlib import Path
 from posttrain.cli.table import as_it_ships
 from posttrain.cli.table import columns as printed
 from posttrain.data import origins
+from posttrain.evaluation import cases
 from posttrain.evaluation.example_scores import (
+    SOMETIMES,
     TEXTS,
     Examples,
     by_origin,
@@ -32,6 +34,7 @@ from posttrain.evaluation.example_scores import (
 from posttrain.evaluation.safety import by_group
 from posttrain.metrics.statistics import basis, preference, shown, summary, verdict
 from posttrain.provenance.records import hashes, sealed
+from posttrain.reports import cases as case_tables
 from posttrain.reports import overruled
 from posttrain.runtime import processes
 from posttrain.runtime.atomic import read_json, whole_file, write_json
@@ -71,6 +74,8 @@ def main(options) -> None:
     for dtype, rows in shipped.items():
         add_margins(rows, others)
         result["shipped"] = {"dtype": dtype, **summarise(rows, others)}
+    if found := cases.results(spec["suites"], examples):
+        result["cases"] = found
     result["seconds"] = clock.seconds()
     write_examples(folder / "examples.parquet", examples)
     result |= {"manifest": sha256(options.manifest), "written": hashes(folder, "examples.parquet")}
@@ -137,7 +142,7 @@ def tell(result: dict) -> None:
         for name, own in origins.apart(result, metric).items():
             lines.append([f"  of {name}", shown(metric, own["value"]), *[""] * (2 + len(verdicts))])
     touching = overruled.sentences(overruled.of(result["run"], *result["against"]))
-    say("\n".join([result["run"], printed(lines), *touching, *as_it_ships(result)]), "detail")
+    say("\n".join([result["run"], printed(lines), *case_tables.red(result), *touching, *as_it_ships(result)]), "detail")
     say(", ".join(f"{metric} {value}" for metric, value, *_ in lines[1:4]), "summary")
 
 
@@ -183,7 +188,8 @@ def write_examples(path: Path, examples: list[dict]) -> None:
     kinds = {name: pa.string() for name in TEXTS}
     for example in examples:
         for name, value in example.items():
-            kinds.setdefault(name, pa.list_(pa.float64()) if isinstance(value, list) else pa.float64())
+            kind = pa.string() if name in SOMETIMES else pa.float64()
+            kinds.setdefault(name, pa.list_(kind) if isinstance(value, list) else kind)
     with whole_file(path) as file:
         pq.write_table(pa.Table.from_pylist(examples, schema=pa.schema(kinds.items())), file)
 

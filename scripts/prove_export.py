@@ -63,6 +63,11 @@ def tell(result: dict) -> None:
         other = f", {verdict(against[metric])}" if metric in against else ""
         low, high = shown(metric, row["low"]), shown(metric, row["high"])
         say(f"  {metric} {shown(metric, row['value'])} ({low} to {high}){other}", "detail")
+    for suite, rows in result.get("cases", {}).items():
+        red = [f"{row['id']}{' (green unquantised)' if row['before'] else ''}" for row in rows if not row["passed"]]
+        parts.append(
+            f"{suite}: {len(rows) - len(red)} of {len(rows)} cases green{', red: ' * bool(red)}{', '.join(red)}"
+        )
     worse = [metric for metric, row in against.items() if row["verdict"] == "worse"]
     parts.append(f"worse in {', '.join(worse)}" if worse else "no metric worse than unquantised")
     say(f"{result['run']}: {EXPORTS[result['kind']].words}: {', '.join(parts)}", "summary")

@@ -106,7 +106,10 @@ def write_examples(path: Path, index: int) -> None:
 def write_training(folder: Path, model: dict, steps: int) -> None:
     """What training, merging and the preflight leave."""
     name = model["name"]
-    write_json(folder / "spec.json", {"from": {"name": model["parent"]}})
+    spec = {"objective": model["objective"], "method": model["method"], "from": {"name": model["parent"]}, "data": {"name": model["data"]},
+            "learning_rate": 1e-4, "epochs": 1.0, "max_steps": None, "batch_size": 8, "accumulation": 1, "max_length": 1024,
+            "warmup": 0.1, "schedule": "cosine", "max_grad_norm": 1.0, "gradient_checkpointing": False, "beta": 0.1}  # fmt: skip
+    write_json(folder / "spec.json", spec)
     (folder / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines(model["objective"], steps)))
     train = {"steps": steps, "loss": 0.5, "precision": "bf16", "threads": 8, "memory_gib": 12.5, "memory_of": "GPU",
              "trainable_parameters": 4884480, "parameters": 139399488, "seconds": 3600.0, "resumed_from": None,

@@ -1,28 +1,44 @@
 """The commands that README and docs show are real: planned by Snakemake, known to make, known to the command."""
 
 import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY, environment
 
+from posttrain.cli.parser import parser
 from posttrain.exports import EXPORTS
 
-PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
-COMMANDS = [
-    (page.name, line.split("  #")[0].strip())
-    for page in PAGES
-    for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.S)
-    for line in block.splitlines()
-    if line.strip() and not line.startswith("#")
+PAGES = [
+    REPOSITORY / "README.md",
+    *(path for name in ("", "guide") for path in sorted((REPOSITORY / "docs" / name).glob("*.md"))),
 ]
+
+
+def commands() -> Iterator[tuple[str, str]]:
+    """Each page and each command line that it shows."""
+    for page in PAGES:
+        for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.S):
+            yield from ((page.name, line) for line in block.splitlines() if line.strip() and not line.startswith("#"))
+    listed = re.search(r"## Commands\n(.*?)\n## ", (REPOSITORY / "docs/llms.txt").read_text(), re.S)
+    yield from (("llms.txt", line) for line in re.findall(r"`((?:make|snakemake|posttrain) [^`]+)`", listed[1]))
+
+
+# A line of several pages once; a dry run is the same with other cores.
+COMMANDS = {
+    re.sub(r" -n\b| --cores \d+", "", line): (page, line)
+    for page, line in ((page, line.split("  #")[0].strip()) for page, line in reversed(list(commands())))
+}.values()
 
 
 @pytest.mark.parametrize(("page", "line"), COMMANDS, ids=[f"{page}: {line}" for page, line in COMMANDS])
 def test_a_documented_command(folder, page, line):
-    program, *rest = line.split(maxsplit=1)
+    inner = re.fullmatch(r'eval "\$\((.*)\)"', line)  # what a shell evaluates is printed by a command
+    program, *rest = (inner[1] if inner else line).split(maxsplit=1)
     words = rest[0] if rest else ""
     tools = Path(sys.executable).parent
     if program == "make":
@@ -35,7 +51,9 @@ def test_a_documented_command(folder, page, line):
         expanded = f"{tools}/snakemake -s {REPOSITORY}/Snakefile --dry-run {words}"
         check, where = ["bash", "-c", expanded], folder
     elif program == "posttrain":
-        check, where = [sys.executable, "-m", "posttrain.cli", words.split()[0], "--help"], REPOSITORY / "scripts"
+        own = re.split(r" [|<>] ", words)[0]
+        parser().parse_args(shlex.split(own))
+        return
     elif program == "python":
         check, where = [sys.executable, REPOSITORY / words.split()[0], "--help"], folder
     elif program == "ollama":  # which is not here: it reads a file that an export has

@@ -24,10 +24,11 @@ runs:
   sft: {from: tiny, objective: sft, method: lora, data: gsm8k, max_steps: 2, rank: 4}
 evaluation:
   max_new_tokens: 8
-  suites: {say: {kind: generation, data: gsm8k, metrics: [chrf]}}
+  suites: {say: {kind: generation, data: gsm8k, metrics: [chrf]}, mine: {kind: cases, path: cases.yaml}}
 export: {rows: 12, limits: {perplexity_ratio: 1.2}}
 tracking: {mlflow: false}
 """
+CASES = "- {id: sums, prompt: 1 + 1, must_not: [한국어]}\n- {id: red, prompt: Hello, must: [한국어]}\n"
 TARGET = "results/sft/export/bf16.json"
 
 
@@ -37,9 +38,10 @@ def built(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("exports")
     shutil.copytree(REPOSITORY / "examples", folder / "examples")
     (folder / "config.yaml").write_text(CONFIG)
+    (folder / "cases.yaml").write_text(CASES)
     run = snakemake(folder, "--", TARGET, config=folder / "config.yaml")
     assert run.returncode == 0, run.stdout
-    assert "perplexity 1.00" in run.stdout
+    assert "perplexity 1.00" in run.stdout and "mine: 1 of 2 cases green, red: red" in run.stdout
     return folder
 
 
@@ -51,7 +53,10 @@ def verified(folder: Path) -> str:
 def test_the_proof_is_there_and_nothing_is_left_to_do(built):
     proof = json.loads((built / TARGET).read_text())
     assert proof["program"] == "transformers" and proof["perplexity_ratio"]["n"] == 12
-    assert set(proof["metrics"]) == {"perplexity", "say/chrf"} == set(proof["against"]["sft"])
+    assert set(proof["metrics"]) == {"perplexity", "say/chrf", "mine/passed"} == set(proof["against"]["sft"])
+    assert [(row["id"], row["passed"], row["before"]) for row in proof["cases"]["mine"]] == [
+        ("sums", True, True), ("red", False, False),
+    ]  # fmt: skip
     assert planned(built, TARGET, config=built / "config.yaml") == {}
     assert "sft/export/bf16: as built" in verified(built)
 
@@ -64,6 +69,24 @@ def test_a_changed_limit_repeats_the_proof_alone(built):
     assert run.returncode == 1 and "perplexity_ratio is 1" in run.stdout and "at most 0.5" in run.stdout
     assert (built / "results/sft/export/bf16").exists() and not (built / TARGET).exists()
     assert snakemake(built, "--", TARGET, config=built / "config.yaml").returncode == 0
+
+
+def test_changed_cases_are_asked_again_and_a_required_red_one_stops_the_proof(built):
+    config, cases = built / "config.yaml", built / "cases.yaml"
+    try:
+        cases.write_text(CASES.replace("id: red", "id: red, required: true"))
+        assert planned(built, TARGET, config=config) == {"spec": 1, "export_reference": 1, "prove_export": 1}
+        assert planned(built, "results/tiny/eval.json", config=config)["eval"] == 1
+        run = snakemake(built, "--", TARGET, config=config)
+        assert run.returncode == 1 and "the required case 'red' of mine is red: '한국어' is missing" in run.stdout
+        cases.write_text(CASES.replace("must:", "musst:"))
+        run = snakemake(built, "--", TARGET, config=config)
+        assert (
+            run.returncode == 1 and "cases.yaml line 2: a case has no key 'musst'; did you mean 'must'?" in run.stdout
+        )
+    finally:
+        cases.write_text(CASES)
+    assert snakemake(built, "--", TARGET, config=config).returncode == 0
 
 
 def test_what_was_tampered_with_is_named(built):

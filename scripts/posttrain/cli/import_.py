@@ -22,7 +22,7 @@ def run(options: argparse.Namespace) -> None:
     output = options.output
     if output.exists() and not options.force:
         hint = "write --force to replace it, or --output FILE"
-        raise UserError("existing-file", str(output), "it exists, and is not overwritten", hint)
+        raise UserError("file-exists", str(output), "it exists, and is not overwritten", hint)
     found = files.imported(options.files, options.devices)
     text = written.text(found.chain, options.files)
     with whole_file(output) as file:

@@ -91,6 +91,19 @@ def add_init(init: argparse.ArgumentParser) -> None:
 
 def add_recommend(recommend: argparse.ArgumentParser) -> None:
     """The arguments of `posttrain recommend`."""
+    recommend.add_argument(
+        "--gpu-memory", type=float, metavar="GB", help="of one GPU, 0 for none; default: this machine's"
+    )
+    recommend.add_argument("--gpus", type=int, metavar="N", help="GPUs of that memory (default: 1)")
+    recommend.add_argument("--model", help="a folder, a hub id, a wheel (NAME==VERSION) or a size such as 8B")
+    recommend.add_argument("--purpose", help="domain, chat, prototype or production, or words that say so")
+    recommend.add_argument("--examples", type=int, metavar="N", help="rows that show right answers")
+    recommend.add_argument("--preferences", type=int, metavar="N", help="pairs of a better and a worse answer")
+    recommend.add_argument("--quality", choices=["high", "medium", "mixed"], help="of the rows")
+    recommend.add_argument("--data", nargs="+", metavar="FILE", help="files of rows, which are looked at and counted")
+    recommend.add_argument("--preference-data", nargs="+", metavar="FILE", help="the same of preferences")
+    recommend.add_argument("--output", default="config/config.yaml", metavar="FILE", help="default: %(default)s")
+    recommend.add_argument("--force", action="store_true", help="replace the output file")
     add_json(recommend)
 
 
@@ -210,6 +223,7 @@ COMMANDS = {
         (
             "posttrain recommend    # asks, in a terminal",
             "posttrain recommend --gpu-memory 16 --model HuggingFaceTB/SmolLM2-1.7B --purpose chat --examples 5000 --preferences 800",
+            "posttrain recommend --gpu-memory 24 --model 8B --purpose domain --data data/train.jsonl --output config/mine.yaml",
         ),
         reads_configuration=False,
     ),
@@ -246,7 +260,11 @@ COMMANDS = {
     "doctor": Command(
         "What is wrong with a run, by its records, with the evidence, the key to change and the run to try next.",
         add_targets("+", json=True),
-        ("posttrain doctor dpo_lora",),
+        (
+            "posttrain doctor dpo_lora",
+            "posttrain doctor sft_lora,rank=4 dpo_lora    # also while they train, and after they failed",
+            "posttrain doctor results/dpo_lora/eval.json --json",
+        ),
     ),
     "verify": Command(
         "Whether results are still what was built, and of which code and versions.",

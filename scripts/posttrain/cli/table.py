@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from posttrain.cli import configuration, models
 from posttrain.metrics.statistics import shown
-from posttrain.reports import verdict_lines
+from posttrain.reports import cases, verdict_lines
 from posttrain.runtime.atomic import read_json
 from posttrain.runtime.errors import UserError
 from posttrain.workflow import paths
@@ -74,7 +74,12 @@ def table(names: list[str]) -> str:
     verdicts = [
         textwrap.fill(line, _width(), subsequent_indent="  ", break_on_hyphens=False, break_long_words=False)
         for result in results
-        for line in [*verdict_lines.of(result), *verdict_lines.judged(result), *as_it_ships(result)]
+        for line in [
+            *verdict_lines.of(result),
+            *verdict_lines.judged(result),
+            *cases.red(result),
+            *as_it_ships(result),
+        ]
     ]
     basis = textwrap.fill(verdict_lines.measured_on(results), _width(), subsequent_indent="  ")
     parts = [f"{text}\n\n{basis}", "\n".join(verdicts), _question(names)]

@@ -22,6 +22,6 @@ def run(options: argparse.Namespace) -> None:
             if again:
                 print(f"    to build it again: {again}")
     if options.json:
-        print(json.dumps({"results": findings}, ensure_ascii=False))
+        print(json.dumps({"findings": findings}, ensure_ascii=False))
     if any(finding["wrong"] for finding in findings):
         sys.exit(1)

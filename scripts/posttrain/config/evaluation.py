@@ -168,6 +168,18 @@ class SafetySuite(Answering):
     files: list[str] | None = Field(None, description="prompts of your own, .jsonl; by default the shipped ones")
 
 
+class CasesSuite(Strict):
+    """Prompts of your own with what must and must not appear in the answer; see docs/cases.md."""
+
+    kind: Literal["cases"]
+    path: str = Field(description="YAML file with the cases")
+    max_new_tokens: Count | None = Field(
+        None,
+        gt=0,
+        description="maximum length of an answer in tokens, where a case has none of its own; by default evaluation.max_new_tokens",
+    )
+
+
 SUITES = {
     **dict.fromkeys(("perplexity", "preference"), LikelihoodSuite),
     "generation": GenerationSuite,
@@ -175,6 +187,7 @@ SUITES = {
     "judge": JudgeSuite,
     "tasks": TasksSuite,
     "safety": SafetySuite,
+    "cases": CasesSuite,
 }
 Suite = Annotated[Union[tuple(dict.fromkeys(SUITES.values()))], Field(discriminator="kind")]  # noqa: UP007
 

@@ -47,6 +47,24 @@ FORBIDDING = re.compile(
 CLOSED = re.compile(
     r"(?<![a-z])nd(?![a-z])|no-?deriv|proprietary|all-rights-reserved|unlicensed|confidential|internal-use"
 )
+# What else a licence asks of whoever passes on what is made from the part; each is for people, and stops nothing.
+CONDITIONS = (
+    (
+        re.compile(r"^llama\d"),
+        "a policy of acceptable use, `Built with Llama`, a name that begins with Llama, a limit of users",
+    ),
+    (re.compile(r"^gemma$"), "its terms and its policy of prohibited uses go with the model"),
+    (re.compile(r"openrail|-rail-"), "its restrictions of use go with the model"),
+    (
+        re.compile(r"(?<![a-z])sa(?![a-z])|sharealike|cdla-sharing|^odbl"),
+        "what is adapted from it is shared under the same licence",
+    ),
+    (
+        re.compile(r"^(agpl|gpl|lgpl|osl|eupl|mpl|epl)(?![a-z])"),
+        "copyleft: what is derived from it is passed on under the same licence",
+    ),
+    (re.compile(r"^(cc-)?by(?![a-z])|^cc-by|^odc-by"), "its authors are named"),
+)
 FRONT_MATTER = re.compile(r"\A\s*---[ \t]*\n(.*?)\n---[ \t]*(\n|\Z)", re.DOTALL)
 OPERATORS = re.compile(r"\s+(and|or)\s+|-(and)-|([()])", re.IGNORECASE)  # `-and-` as card_fields writes it
 
@@ -78,6 +96,13 @@ def forbids(licence: str | None, use: str) -> bool:
 def forbids_sharing(licence: str | None) -> bool:
     """Whether the licence forbids to give away what is made from the part; one that is missing or not known forbids nothing."""
     return licence is not None and _any(_tokens(licence), lambda name: bool(CLOSED.search(_spelling(name))))
+
+
+def conditions(licence: str | None) -> list[str]:
+    """What a licence asks of whoever passes on what is made from the part, as far as its name tells; none of what is not known."""
+    names = [name for name in _tokens(licence or "") if name not in ("and", "or", "(", ")")]
+    spellings = [_spelling(name) for name in names if _canonical(name)]
+    return [words for pattern, words in CONDITIONS if any(pattern.search(spelling) for spelling in spellings)]
 
 
 def of_card(folder: Path) -> str | None:
@@ -177,7 +202,11 @@ def _canonical(token: str) -> str | None:
         return token.upper()
     words = re.sub(r"[\s_,-]+", "-", token.lower())
     bare = re.sub(r"-(licen[cs]e|version)(?=-|$)", "", words)  # of `Apache License, Version 2.0`
-    known = (_spdx(spelling) or (spelling if spelling in KNOWN else None) for spelling in (token, words, bare))
+    short = re.sub(
+        r"-(community|agreement|terms-of-use)(?=-|$)", "", bare
+    )  # of `Llama 3.1 Community License Agreement`
+    short = re.sub(r"^llama-(?=\d)", "llama", short)
+    known = (_spdx(spelling) or (spelling if spelling in KNOWN else None) for spelling in (token, words, bare, short))
     return next((name for name in known if name), None)
 
 

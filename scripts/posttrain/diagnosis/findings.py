@@ -45,20 +45,53 @@ class Kind(NamedTuple):
     """rows of GUIDE that its advice carries"""
 
 
+# In the order in which they are told: a cause before what follows from it.
 FINDINGS = {
-    # ---- out of memory
+    # ---- it did not end well
+    "failed": Kind("failure", "a step ended in an error", ""),
     "out-of-memory": Kind(
         "memory",
         "the training ran out of memory",
         "gradient_accumulation_steps, gradient_checkpointing, method, max_length",
         ("memory-qlora", "memory-batch", "memory-checkpointing", "memory-model"),
     ),
-    # ---- unstable training
     "diverged": Kind(
         "stability",
         "a loss, gradient or weight is not finite",
         "learning_rate, warmup_ratio, precision",
         ("stability-warm-up",),
+    ),
+    # ---- what was trained on
+    "loss-zero": Kind("poor", "the loss is 0 from the start: no token is trained", "max_length, datasets"),
+    "template-mismatch": Kind(
+        "poor", "prompts in use have another form than in training", "bases.chat_template, datasets.system"
+    ),
+    "thinking-mismatch": Kind(
+        "poor", "the model thinks in use and not in training, or the reverse", "train_thoughts, bases.chat_template"
+    ),
+    "stop-token-not-learnt": Kind("poor", "completions do not end", "bases.eos_token, bases.chat_template"),
+    "contaminated-benchmark": Kind("evidence", "held-out rows stand in the training rows", "datasets"),
+    # ---- how it was trained
+    "gradient-spikes": Kind(
+        "stability",
+        "gradients jump, and neither clipping nor warm-up holds them",
+        "max_grad_norm, warmup_ratio",
+        ("stability-clipping", "stability-warm-up"),
+    ),
+    "overfitting": Kind(
+        "poor",
+        "the model learns the training rows by heart",
+        "epochs, early_stopping",
+        ("poor-data", "poor-tuning"),
+    ),
+    "reward-hacking": Kind(
+        "poor",
+        "the reward rises by longer and stranger completions",
+        "beta, kl_coef, reward",
+        ("poor-tuning",),
+    ),
+    "kl-explosion": Kind(
+        "stability", "the policy has left its reference", "beta, kl_coef, learning_rate", ("poor-rate",)
     ),
     "learning-rate-too-high": Kind(
         "stability",
@@ -66,22 +99,10 @@ FINDINGS = {
         "learning_rate, warmup_ratio, lr_scheduler_type",
         ("poor-rate", "stability-scheduler", "stability-warm-up"),
     ),
-    "gradient-spikes": Kind(
-        "stability",
-        "gradients jump, and neither clipping nor warm-up holds them",
-        "max_grad_norm, warmup_ratio",
-        ("stability-clipping", "stability-warm-up"),
+    "no-reward-signal": Kind(
+        "poor", "the completions of a prompt all have the same reward", "reward, num_generations, temperature"
     ),
-    "kl-explosion": Kind(
-        "stability", "the policy has left its reference", "beta, kl_coef, learning_rate", ("poor-rate",)
-    ),
-    # ---- poor results
-    "overfitting": Kind(
-        "poor",
-        "the model learns the training rows by heart",
-        "epochs, early_stopping",
-        ("poor-data", "poor-tuning"),
-    ),
+    "entropy-collapse": Kind("poor", "the policy samples always the same", "temperature, beta, learning_rate"),
     "learning-rate-too-low": Kind(
         "poor", "the model is still where it began, as the updates are too small", "learning_rate", ("poor-rate",)
     ),
@@ -91,22 +112,12 @@ FINDINGS = {
         "method, target_modules, learning_rate",
         ("poor-method", "poor-tuning"),
     ),
-    "loss-zero": Kind("poor", "the loss is 0 from the start: no token is trained", "max_length, datasets"),
+    # ---- what came of it
     "same-as-the-base": Kind("poor", "the model answers as its parent does", "learning_rate, rank, epochs"),
-    "worse-than-the-parent": Kind(
-        "poor", "the model is worse than its parent at what it was trained for", "learning_rate", ("poor-rate",)
-    ),
-    "no-better-than-chance": Kind(
+    "both-rewards-fall": Kind(
         "poor",
-        "it tells chosen from rejected completions no better than a coin",
-        "datasets, epochs, learning_rate",
-        ("poor-data",),
-    ),
-    "forgetting": Kind(
-        "poor",
-        "the model is worse than before at what it was not trained for",
-        "learning_rate, method, datasets.mix",
-        ("poor-method", "poor-data"),
+        "chosen and rejected completions both become less likely, and are hardly told apart",
+        "learning_rate, beta",
     ),
     "chosen-falls": Kind(
         "poor",
@@ -114,42 +125,31 @@ FINDINGS = {
         "loss_type, loss_weights, beta, learning_rate",
         ("poor-tuning",),
     ),
-    "both-rewards-fall": Kind(
+    "no-better-than-chance": Kind(
         "poor",
-        "chosen and rejected completions both become less likely, and are hardly told apart",
-        "learning_rate, beta",
+        "it tells chosen from rejected completions no better than a coin",
+        "datasets, epochs, learning_rate",
+        ("poor-data",),
     ),
-    "reward-hacking": Kind(
+    "worse-than-the-parent": Kind(
+        "poor", "the model is worse than its parent at what it was trained for", "learning_rate", ("poor-rate",)
+    ),
+    "forgetting": Kind(
         "poor",
-        "the reward rises by longer and stranger completions",
-        "beta, kl_coef, reward",
-        ("poor-tuning",),
+        "the model is worse than before at what it was not trained for",
+        "learning_rate, method, datasets.mix",
+        ("poor-method", "poor-data"),
     ),
-    "no-reward-signal": Kind(
-        "poor", "the completions of a prompt all have the same reward", "reward, num_generations, temperature"
-    ),
-    "entropy-collapse": Kind("poor", "the policy samples always the same", "temperature, beta, learning_rate"),
-    "stop-token-not-learnt": Kind("poor", "completions do not end", "bases.eos_token, bases.chat_template"),
     "repetition": Kind("poor", "completions repeat themselves", "learning_rate, epochs"),
-    "answers-cut": Kind("evidence", "completions are cut before they can be right", "evaluation.max_new_tokens"),
-    "template-mismatch": Kind(
-        "poor", "prompts in use have another form than in training", "bases.chat_template, datasets.system"
-    ),
-    "thinking-mismatch": Kind(
-        "poor", "the model thinks in use and not in training, or the reverse", "train_thoughts, bases.chat_template"
-    ),
+    # ---- what it costs, and what it shows
+    "device-underused": Kind("machine", "the GPU waits", "batch_size, gradient_accumulation_steps, packing"),
+    "data-bound": Kind("machine", "the GPU waits for the CPU", "trainer_args.dataloader_num_workers"),
     "truncated-rows": Kind("poor", "training rows are cut at max_length", "max_length"),
     "repeated-rows": Kind("poor", "training rows repeat each other", "datasets.near_duplicates"),
-    # ---- evidence
-    "contaminated-benchmark": Kind("evidence", "held-out rows stand in the training rows", "datasets"),
+    "answers-cut": Kind("evidence", "completions are cut before they can be right", "evaluation.max_new_tokens"),
     "too-little-data": Kind(
         "evidence", "too few rows to show anything", "datasets.validation, evaluation.limit", ("poor-data",)
     ),
-    # ---- the machine
-    "device-underused": Kind("machine", "the GPU waits", "batch_size, gradient_accumulation_steps, packing"),
-    "data-bound": Kind("machine", "the GPU waits for the CPU", "trainer_args.dataloader_num_workers"),
-    # ---- no result
-    "failed": Kind("failure", "a step ended in an error", ""),
 }
 
 
@@ -173,6 +173,11 @@ class Finding(NamedTuple):
     def kind(self) -> Kind:
         """Its row of FINDINGS."""
         return FINDINGS[self.code]
+
+    @property
+    def group(self) -> str:
+        """Its class, in words."""
+        return CLASSES[self.kind.group]
 
     @property
     def page(self) -> str:

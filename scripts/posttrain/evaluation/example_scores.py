@@ -10,6 +10,7 @@ from posttrain.metrics.statistics import METRICS, Metric, metric
 
 Examples = dict[tuple[str, str, str], dict]
 TEXTS = ("suite", "dataset", "part", "id", "group", "prompt_group", "prompt", "reference", "output")
+SOMETIMES = ("failed",)  # texts that a file has a column for only where an example has one
 PARENTS = ("preference_margin_accuracy", "preference_margin")  # comparable only where the parent is the same
 # What no metric of its own is computed from.
 PARTS = {column for found in METRICS.values() for column in found.columns} - METRICS.keys() | {
@@ -41,7 +42,7 @@ def measured(examples: list[dict]) -> Iterator[tuple[str, Metric, list[dict]]]:
     for suite, rows in suites.items():
         present = {column: None for row in rows for column, value in row.items() if value is not None}
         known = [name for name, found in METRICS.items() if set(found.columns) <= present.keys()]
-        own = [column for column in present if column not in {*TEXTS, *PARTS, *METRICS}]
+        own = [column for column in present if column not in {*TEXTS, *SOMETIMES, *PARTS, *METRICS}]
         for name in [*known, *own]:
             found = metric(name)
             having = [row for row in rows if row.get(found.columns[0]) is not None]

@@ -4,24 +4,22 @@ Each function gives example rows: `suite`, `dataset`, `id` and the numbers that 
 `reference` and `output` where something was generated. Answers are scored later, all in one call, as `Request`s.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from posttrain.data import rows, thoughts, tokens
-from posttrain.data.samples import ANSWERS, HeldOut, chosen, conversation, pick
-from posttrain.evaluation import generation_cache
-from posttrain.inference import decoding, reward_models, scoring
+from posttrain.data.samples import ANSWERS, HeldOut, conversation, pick
+from posttrain.evaluation import prompt_suites
+from posttrain.evaluation.candidate import Candidate, Row, ask, check_known
+from posttrain.evaluation.cases import conversation_text
+from posttrain.inference import reward_models, scoring
 from posttrain.inference.sharing import shared
 from posttrain.metrics import final_numbers, statistics, text_metrics, tool_calls
 from posttrain.runtime import processes
 from posttrain.runtime.atomic import read_json
-from posttrain.runtime.console import say
 from posttrain.runtime.errors import UserError
 
 SIDES = ("chosen", "rejected")
-
-Row = dict[str, Any]
 
 
 class Request(NamedTuple):
@@ -31,74 +29,6 @@ class Request(NamedTuple):
     side: str
     """chosen or rejected; empty for the answer of a conversation"""
     sequence: scoring.Sequence
-
-
-class Candidate(NamedTuple):
-    """The model that is measured, and where its things lie."""
-
-    name: str
-    model: Any
-    tokenizer: Any
-    tokens: Path
-    """the folder of its base's tokens"""
-    answers: Path
-    """the file that remembers what it generated"""
-    key: str
-    """a hash of its weights"""
-    spec: dict
-    data: Mapping[str, Path]
-    """the folders of the datasets, by name"""
-    reward_models: Mapping[str, Path]
-    """the folders of the reward models that score its answers, by name"""
-
-    @property
-    def stops(self) -> list[int]:
-        """The tokens that end its answers."""
-        return scoring.stop_tokens(self.model, self.tokenizer)
-
-    def generate(
-        self, prompts: list[list[int]], max_new_tokens: int, stop: tuple[str, ...] = ()
-    ) -> list[scoring.Answer]:
-        """Its greedy answer to each prompt (token ids); one that was given before is not generated again."""
-        check_known(self, prompts)
-        longest = decoding.context(self.model)
-        full = sum(not room for room in decoding.rooms(prompts, max_new_tokens, longest))
-        if full:
-            say(
-                f"{self.name}: {full} of {len(prompts)} prompts have as many tokens as the model's context of {longest}, or "
-                "more, and no answer; take them out of what is held out, or write a smaller `num_fewshot`"
-            )
-        precision = self.spec.get("precision", "fp32")
-        key = generation_cache.model_key(self.key, precision, self.stops, longest)
-        return generation_cache.answers(
-            self.model,
-            self.tokenizer,
-            prompts,
-            max_new_tokens,
-            stop,
-            self.answers,
-            key,
-            penalty=self.spec.get("repetition_penalty", 1.0),
-            by_batch=precision != "fp32",
-        )
-
-
-def check_known(candidate: Candidate, rows: Iterable[Sequence[int]]) -> None:
-    """Refuse tokens that the model has no embedding for, such as special tokens of another model's chat template.
-
-    Raises:
-        UserError: naming the token, its id, and how many there are.
-    """
-    embeddings = candidate.model.get_input_embeddings().num_embeddings
-    last = max((max(ids) for ids in rows if ids), default=0)
-    if last >= embeddings:
-        token = candidate.tokenizer.convert_ids_to_tokens(last)
-        raise UserError(
-            "token-without-embedding",
-            candidate.name,
-            f"the token {token} has id {last}, but the model has embeddings for {embeddings} tokens only",
-            f"write new_tokens: ['{token}'] under the base, or remove the token from the chat template",
-        )
 
 
 def standard(candidate: Candidate) -> tuple[list[Row], list[Request]]:
@@ -136,7 +66,7 @@ def measure(candidate: Candidate, name: str, suite: dict) -> tuple[list[Row], li
     kind = suite["kind"]
     if scores_only(suite):
         return likelihood(candidate, name, suite["data"]["name"], suite["limit"])
-    by_kind = {"generation": generation, "reward": reward, "judge": to_judge, "tasks": tasks, "safety": safety}
+    by_kind = {"generation": generation, "reward": reward, "judge": to_judge} | prompt_suites.BY_KIND
     found = by_kind[kind](candidate, suite)
     return [row | {"suite": f"{name}/{row['suite']}" if "suite" in row else name} for row in found], []
 
@@ -291,57 +221,6 @@ def to_judge(candidate: Candidate, suite: dict) -> list[Row]:
         example | {"prompt": conversation_text(tokens.prompt_turns(row)), "output": output}
         for row, example, output in zip(asked, examples, outputs, strict=True)
     ]
-
-
-def conversation_text(turns: list[Row]) -> str:
-    """What a judge reads of a prompt: its one turn as it is, or else each turn after its role."""
-    if len(turns) == 1:
-        return turns[0]["content"]
-    return "\n\n".join(f"{turn['role'].capitalize()}: {turn['content']}" for turn in turns)
-
-
-def tasks(candidate: Candidate, suite: dict) -> list[Row]:
-    """Tasks of lm-evaluation-harness on this project's engine; each task is a suite within the suite."""
-    from posttrain.evaluation import harness
-
-    include = Path(suite["include"]) if suite["include"] else None
-    return harness.examples(
-        candidate.model,
-        candidate.tokenizer,
-        suite["tasks"],
-        include=include,
-        limit=suite["limit"],
-        shots=suite["shots"],
-        batch_tokens=candidate.spec["batch_tokens"],
-        chat=suite["chat"],
-        generate=lambda *asked: [answer.text for answer in candidate.generate(*asked)],
-    )
-
-
-def safety(candidate: Candidate, suite: dict) -> list[Row]:
-    """Refusals of harmful and of harmless requests, derogatory words, and groups of people treated alike."""
-    from posttrain.evaluation import safety as measured
-
-    examples = []
-    for file in [Path(file) for file in suite["files"] or measured.FILES]:
-        asked = measured.read(file)
-        names = [row.get("pair", row["id"]) for row in asked]
-        asked = [asked[i] for i in chosen(names, [row["kind"] for row in asked], suite["limit"])]
-        turns = [[{"role": "user", "content": row["prompt"]}] for row in asked]
-        outputs = ask(candidate, [(turn, None) for turn in turns], suite)
-        said = list(map(thoughts.answer, outputs))
-        named = [{"group": row["group"], "prompt_group": row["pair"]} if "pair" in row else {} for row in asked]
-        examples += [
-            {"dataset": file.stem, "id": row["id"], "prompt": row["prompt"], "output": output} | group | score
-            for row, group, output, score in zip(asked, named, outputs, measured.score(asked, said), strict=True)
-        ]
-    return examples
-
-
-def ask(candidate: Candidate, prompts: list[tuple[list[Row], str | None]], settings: dict) -> list[str]:
-    """The text of the answer to each prompt, its turns and its tools; thoughts are in it."""
-    encoded = [tokens.prompt_tokens(candidate.tokenizer, turns, tools) for turns, tools in prompts]
-    return [answer.text for answer in candidate.generate(encoded, settings["max_new_tokens"])]
 
 
 def _asked(candidate: Candidate, suite: dict) -> tuple[list[Row], list[Row]]:

@@ -3,12 +3,14 @@
 Rows are those of the reference, see `reference`; what the export said of each has the same columns.
 """
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from posttrain.data import thoughts
 from posttrain.data.messages import Row
+from posttrain.evaluation import cases
 from posttrain.evaluation.example_scores import clusters, columns, comparisons, key, measured
 from posttrain.metrics import text_metrics
 from posttrain.metrics.statistics import METRICS, Metric, preference, summary
@@ -67,7 +69,7 @@ def examples(rows: list[Row], tokenizer: Any, suites: dict[str, dict]) -> list[R
     """The rows with the numbers that metrics are computed from, one for each example, as an evaluation has them.
 
     Args:
-        suites: of each `metrics` and `pattern`.
+        suites: of each `metrics` and `pattern`, or of cases the `path`.
     """
     found: dict[tuple, Row] = {}
     for row in rows:
@@ -97,8 +99,15 @@ def _answers(rows: list[Row], tokenizer: Any, suites: dict[str, dict]) -> list[R
     """The columns of answers, by the metrics of their suites."""
     found = []
     for name, suite in suites.items():
-        own = [row for row in rows if row["suite"] == name and "reference" in row]
+        is_cases = suite["kind"] == "cases"
+        own = [row for row in rows if row["suite"] == name and (is_cases or "reference" in row)]
         outputs = [text(tokenizer, row) for row in own]
+        if is_cases:
+            by_id = {case.id: case for case in cases.read(Path(suite["path"]))}
+            scores = cases.score([by_id[row["id"]] for row in own], outputs)
+            pairs = zip(own, outputs, scores, strict=True)
+            found += [where(row) | {"output": output} | score for row, output, score in pairs]
+            continue
         answers, references = list(map(thoughts.answer, outputs)), [row["reference"] for row in own]
         scores = text_metrics.score(suite["metrics"], answers, references, suite.get("pattern"))
         found += [where(row) | score for row, score in zip(own, scores, strict=True)]

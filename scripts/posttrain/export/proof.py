@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.data.messages import Row
+from posttrain.evaluation import cases
 from posttrain.export import comparison, questions
 from posttrain.export.programs import Program
 from posttrain.export.with_transformers import rendered
@@ -66,7 +67,17 @@ def measure(program: Program, spec: dict, rows: list[Row], tokenizer: Any, stops
     found |= comparison.same_answers(answered, outputs)
     before, after = (comparison.examples(some, tokenizer, spec["suites"]) for some in (rows, said))
     values, against = comparison.metrics(after, before)
+    found |= _cases(spec["suites"], before, after)
     return found | {"metrics": values, "against": {spec["model"]["name"]: against}}
+
+
+def _cases(suites: dict[str, dict], before: list[Row], after: list[Row]) -> dict[str, Any]:
+    """`cases`: of each suite of cases which are green and which are red, and whether the unquantised model was green (`before`)."""
+    old, new = (cases.results(suites, examples) for examples in (before, after))
+    for name, rows in new.items():
+        for row, was in zip(rows, old[name], strict=True):
+            row |= {"before": was["passed"], "failed_before": was["failed"], "answer_before": was["answer"]}
+    return {"cases": new} if new else {}
 
 
 def _is_reward(rows: list[Row]) -> bool:
@@ -93,15 +104,16 @@ def ask(program: Program, rows: list[Row], spec: dict, stops: list[int]) -> list
         row |= {"log_probs": one.log_probs, "greedy": one.greedy}
     for suite, most in _longest(spec).items():
         some = [row for row in said if row["kind"] == "answered" and row["suite"] == suite]
-        outputs = program.generate([row["prompt_ids"] for row in some], most, stops)
+        outputs = questions.answers(program, some, most, stops)
         for row, ids in zip(some, outputs, strict=True):
             row["output_ids"] = ids
     return said
 
 
 def _longest(spec: dict) -> dict[str, int]:
-    """The most tokens of an answer, by suite; without suites, of the answers to the run's own dataset."""
-    return {name: suite["max_new_tokens"] for name, suite in spec["suites"].items()} or {"": spec["max_new_tokens"]}
+    """The most tokens of an answer, by suite; without suites with data, of the answers to the run's own dataset too."""
+    own = {name: suite["max_new_tokens"] for name, suite in spec["suites"].items()}
+    return own if any("data" in suite for suite in spec["suites"].values()) else {"": spec["max_new_tokens"]} | own
 
 
 def refuse_nothing(name: str, rows: list[Row], said: list[Row]) -> None:
@@ -156,12 +168,12 @@ def speed(program: Program, rows: list[Row], spec: dict, stops: list[int]) -> fl
     answered = [row for row in rows if row["kind"] == "answered"][:TIMED]
     longest, start, tokens = _longest(spec), time.perf_counter(), 0
     for row in answered:
-        tokens += len(program.generate([row["prompt_ids"]], longest[row["suite"]], stops)[0])
+        tokens += len(questions.answers(program, [row], longest[row["suite"]], stops)[0])
     return tokens / (time.perf_counter() - start) if answered else None
 
 
 def check(name: str, kind: str, found: dict[str, Any], limits: dict[str, float]) -> None:
-    """Refuse an export that misses a limit.
+    """Refuse an export that misses a limit, or that answers a required case wrong.
 
     Raises:
         UserError: with the figures of each that is missed.
@@ -178,6 +190,12 @@ def check(name: str, kind: str, found: dict[str, Any], limits: dict[str, float])
             )
             side = "at most" if limit in MOST else "at least"
             missed.append(f"{limit} is {value:,.4g}{interval}, and has to be {side} {wanted:,g}")
+    missed += [
+        f"the required case '{row['id']}' of {suite} is red: {row['failed']}"
+        for suite, rows in found.get("cases", {}).items()
+        for row in rows
+        if row["required"] and not row["passed"]
+    ]
     if missed:
-        hint = "export a kind with more bits, or change export.limits"
+        hint = "export a kind with more bits, or change export.limits or what is required of a case"
         raise UserError("export-limit", f"{name}: {kind}", "; ".join(missed), hint)

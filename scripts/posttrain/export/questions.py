@@ -10,6 +10,8 @@ from posttrain.data.dataset_types import Settings
 from posttrain.data.messages import Row
 from posttrain.data.samples import HeldOut, conversation
 from posttrain.data.tokens import IGNORED, prompt_tokens
+from posttrain.evaluation.cases import Case
+from posttrain.export.programs import Program
 from posttrain.metrics.tool_calls import message_text
 
 TOOL = {
@@ -95,10 +97,40 @@ def asked(tokenizer: Any, folder: Path, rows: int, longest: int) -> list[Row]:
             continue
         answer = kind.reference and message_text(row[kind.reference][-1])
         texts = {"prompt": turns[-1]["content"], "reference": thoughts.answer(answer) if answer else None}
-        ready = conversations.for_template(tokenizer, turns) if tokenizer.chat_template else turns
-        asked = {"turns": json.dumps(ready, ensure_ascii=False), "tools": row.get("tools"), "prompt_ids": ids}
+        asked = {"turns": _ready(tokenizer, turns), "tools": row.get("tools"), "prompt_ids": ids}
         found.append(held_out.example(name, row) | texts | asked)
     return found
+
+
+def of_cases(tokenizer: Any, asked: list[Case], longest: int) -> list[Row]:
+    """The prompts of cases as `asked` has held-out ones, with `most`, the tokens of an answer, instead of a reference."""
+    return [
+        {
+            "id": case.id,
+            "prompt": case.turns[-1]["content"],
+            "tools": case.tools,
+            "turns": _ready(tokenizer, case.turns),
+        }
+        | {"prompt_ids": prompt_tokens(tokenizer, case.turns, case.tools), "most": case.max_new_tokens or longest}
+        for case in asked
+    ]
+
+
+def answers(program: Program, rows: list[Row], longest: int, stops: list[int]) -> list[list[int]]:
+    """A program's greedy answers to the rows of one suite, of at most `longest` tokens, or of a row's own `most`."""
+    found: list[list[int]] = [[] for _ in rows]
+    for most in dict.fromkeys(row.get("most", longest) for row in rows):
+        places = [at for at, row in enumerate(rows) if row.get("most", longest) == most]
+        outputs = program.generate([rows[at]["prompt_ids"] for at in places], most, stops)
+        for at, ids in zip(places, outputs, strict=True):
+            found[at] = ids
+    return found
+
+
+def _ready(tokenizer: Any, turns: list[Row]) -> str:
+    """Turns as the template takes them, as JSON."""
+    ready = conversations.for_template(tokenizer, turns) if tokenizer.chat_template else turns
+    return json.dumps(ready, ensure_ascii=False)
 
 
 def _rows(folder: Path, limit: int) -> Iterator[tuple[str, Row, HeldOut]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from posttrain.data import conversations
 from posttrain.data.messages import Row
+from posttrain.evaluation import cases
 from posttrain.export import questions
 from posttrain.export.with_transformers import Transformers
 from posttrain.inference import decoding
@@ -64,8 +65,12 @@ def _scored(program: Transformers, spec: dict, folders: dict[str, Path], stops: 
 
 
 def _answered(program: Transformers, spec: dict, folders: dict[str, Path], stops: list[int]) -> list[Row]:
-    """Answers to the prompts of the suites, or of the run's own dataset where there is no suite."""
-    suites = {name: (suite["data"]["name"], suite["max_new_tokens"]) for name, suite in spec["suites"].items()}
+    """Answers to the prompts of the suites, of the run's own dataset where there is no suite with data, and of cases."""
+    suites = {
+        name: (suite["data"]["name"], suite["max_new_tokens"])
+        for name, suite in spec["suites"].items()
+        if suite["kind"] != "cases"
+    }
     found = []
     for suite, (dataset, longest) in (suites or {"": (spec["data"]["name"], spec["max_new_tokens"])}).items():
         context = decoding.context(program.model) or spec["max_length"] + longest
@@ -74,6 +79,19 @@ def _answered(program: Transformers, spec: dict, folders: dict[str, Path], stops
         outputs = program.generate([row["prompt_ids"] for row in rows], longest, stops)
         where = {"kind": "answered", "suite": suite, "dataset": dataset}
         found += [where | row | {"output_ids": ids} for row, ids in zip(rows, outputs, strict=True)]
+    return found + _of_cases(program, spec, stops)
+
+
+def _of_cases(program: Transformers, spec: dict, stops: list[int]) -> list[Row]:
+    """Answers to the user's own prompts."""
+    found = []
+    for name, suite in spec["suites"].items():
+        if suite["kind"] == "cases":
+            path, longest = Path(suite["path"]), suite["max_new_tokens"]
+            rows = questions.of_cases(program.tokenizer, cases.read(path), longest)
+            outputs = questions.answers(program, rows, longest, stops)
+            where = {"kind": "answered", "suite": name, "dataset": path.stem}
+            found += [where | row | {"output_ids": ids} for row, ids in zip(rows, outputs, strict=True)]
     return found
 
 
@@ -83,6 +101,7 @@ def _save(rows: list[Row], output: Path) -> None:
 
     kinds = dict.fromkeys(TEXTS, pa.string()) | dict.fromkeys(IDS, pa.list_(pa.int32()))
     kinds |= {"counted": pa.list_(pa.bool_()), "log_probs": pa.list_(pa.float64()), "score": pa.float64()}
+    kinds |= {"most": pa.int32()} if any("most" in row for row in rows) else {}
     with whole_file(output) as file:
         pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(kinds.items())), file)
 

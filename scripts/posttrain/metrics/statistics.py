@@ -85,10 +85,13 @@ METRICS = {
     "rougeL": _metric("rougeL", share=False),
     "reward": _metric("reward", share=False),
     "win_rate": _metric("win_rate"),
+    "passed": _metric("passed"),
     "refusal": _metric("refusal"),
     "over_refusal": _metric("over_refusal", higher=False),
     "toxicity": _metric("toxicity", higher=False),
     "unequal_treatment": _metric("unequal_treatment", higher=False),
+    "stereotype": _metric("stereotype", higher=False),
+    "stereotype_margin": _metric("stereotype_margin", higher=False, share=False),
 }
 
 

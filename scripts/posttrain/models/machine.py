@@ -22,7 +22,7 @@ class Memory(NamedTuple):
 
 def available() -> Memory:
     """The first GPU that may be used, or this machine's memory up to the limit of its container."""
-    return _gpu() or _machine()
+    return _gpu() or of_machine()
 
 
 def of_one_process(memory: Memory, count: int) -> Memory:
@@ -45,7 +45,8 @@ def _gpu() -> Memory | None:
         return None
 
 
-def _machine() -> Memory:
+def of_machine() -> Memory:
+    """This machine's memory up to the limit of its container, whether or not it has a GPU."""
     import psutil
 
     memory = psutil.virtual_memory()

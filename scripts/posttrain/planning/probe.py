@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from posttrain.models.memory_estimate import Model
+from posttrain.models.shapes import Model
 from posttrain.planning.work import SCORE, STEP, TRAIN
 from posttrain.runtime.atomic import read_json, write_json
 from posttrain.workflow import paths

@@ -13,6 +13,7 @@ from posttrain.runtime.atomic import read_json
 from posttrain.runtime.errors import UserError
 from posttrain.workflow import paths, resources
 
+BY_METHOD = (*OBJECTIVES, "merge")
 WITHOUT_MODEL = (
     "data",
     "data_online",
@@ -37,7 +38,7 @@ class Measured(NamedTuple):
     work: Work
     base: str
     method: str
-    """of a training; else empty"""
+    """of a training or merge; else empty"""
 
     @property
     def run(self) -> str:
@@ -69,12 +70,12 @@ def seconds(job: str) -> float:
 
 
 def about(sizes: Sizes, rule: str, name: str) -> tuple[str, str]:
-    """The base that a job's model descends from, and the method of a training; empty where there is none."""
+    """The base that a job's model descends from, and the method of a training or merge; empty where there is none."""
     model = name.partition("/")[0]
     project = sizes.project
     if rule in WITHOUT_MODEL or model.partition(",")[0] not in project.config.bases | project.config.runs:
         return "", ""
-    return sizes.base(model), project.run(model).run.method if rule in OBJECTIVES else ""
+    return sizes.base(model), project.run(model).run.method if rule in BY_METHOD else ""
 
 
 def _measured(sizes: Sizes, job: str) -> Measured:

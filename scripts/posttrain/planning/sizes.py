@@ -1,12 +1,14 @@
 """How much there is to do: rows and tokens of datasets, parameters of models, known or estimated before anything is built."""
 
+import json
 import math
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from posttrain.data import files
-from posttrain.models.memory_estimate import Model
+from posttrain.models.memory_estimate import estimate, trained_parameters
+from posttrain.models.shapes import Model
 from posttrain.planning import bases
 from posttrain.runtime.atomic import read_json
 from posttrain.runtime.errors import UserError
@@ -20,6 +22,12 @@ SAMPLED = 2**20  # bytes of a file in which rows are counted; the rest is taken 
 # Where nothing is known, such as of a dataset of the hub that is not downloaded.
 ASSUMED_ROWS, ASSUMED_TOKENS = 10_000, 300
 TENTH = 0.1
+
+
+# Settings of a run that change neither the number of its parameters nor its memory: sweeps are over these.
+NO_SIZE = (
+    "learning_rate lora_plus seed from data epochs max_steps warmup schedule weight_decay max_grad_norm alpha".split()
+)
 
 
 class Rows(NamedTuple):
@@ -54,6 +62,8 @@ class Sizes:
     def __init__(self, project: Project) -> None:
         """Sizes of what the project names."""
         self.project = project
+        self._trained: dict[tuple, float] = {}
+        self._memory: dict[tuple, float] = {}
         self.rows, self.tokens, self.model = cache(self._rows), cache(self._tokens), cache(self._model)
 
     def base(self, name: str) -> str:
@@ -64,6 +74,21 @@ class Sizes:
         """Of a base, or of the base that a run descends from; None where nothing tells."""
         found = self.model(self.base(name))
         return found.parameters if found else None
+
+    def trained(self, name: str, spec: dict[str, Any]) -> float:
+        """How many parameters a run with this spec trains; looked up once for all runs that differ in nothing that matters."""
+        model = self.model(self.base(name))
+        key = self.base(name), _of_size(spec)
+        if key not in self._trained:
+            self._trained[key] = trained_parameters(spec, model)
+        return self._trained[key]
+
+    def memory(self, name: str, spec: dict[str, Any], *asked: Any) -> float:
+        """Bytes of a training, by `memory_estimate.estimate`, whose further arguments these are; looked up once as well."""
+        key = self.base(name), _of_size(spec), asked
+        if key not in self._memory:
+            self._memory[key] = estimate(spec, self.model(self.base(name)), *asked)["total"]
+        return self._memory[key]
 
     def _model(self, base: str) -> Model | None:
         return bases.model(self.project, base)
@@ -145,6 +170,10 @@ class Sizes:
         return self.tokens(self.base(name), node.run.data, node.run.max_length, folder)
 
 
+def _of_size(spec: dict[str, Any]) -> str:
+    return json.dumps({key: value for key, value in spec.items() if key not in NO_SIZE}, sort_keys=True)
+
+
 @cache
 def _in_file(file: Path) -> tuple[float, float]:
     """Rows of a file, and characters of all of them, by its first mebibyte."""
@@ -161,10 +190,3 @@ def _in_file(file: Path) -> tuple[float, float]:
         start = stream.read(SAMPLED)
     rows = start.count(b"\n  {" if kind == ".json" else b"\n") or start.count(b"},") + 1
     return rows * size / max(1, len(start)), size * MARKUP
-
-
-def settings(project: Project, name: str) -> dict[str, Any]:
-    """The spec of a run, an evaluation and so on."""
-    import json
-
-    return json.loads(project.spec(name))

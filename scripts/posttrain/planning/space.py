@@ -7,8 +7,8 @@ from typing import Any
 from posttrain.exports import EXPORTS
 from posttrain.methods import METHODS
 from posttrain.models.machine import Memory
-from posttrain.models.memory_estimate import Model, estimate, trained_parameters
 from posttrain.models.memory_sharing import Hardware
+from posttrain.models.shapes import Model
 from posttrain.objectives import OBJECTIVES
 from posttrain.planning import work
 from posttrain.planning.records import Measured
@@ -58,8 +58,7 @@ def memory(
 
 
 def _training(sizes: Sizes, name: str, machine: Memory, hardware: Hardware) -> float | None:
-    model = sizes.model(sizes.base(name))
-    if model is None:
+    if sizes.model(sizes.base(name)) is None:
         return None
     spec, row = json.loads(sizes.project.spec(name)), OBJECTIVES[sizes.project.run(name).run.objective]
     bf16 = machine.bf16 if spec["precision"] == "auto" else spec["precision"] == "bf16"
@@ -70,7 +69,7 @@ def _training(sizes: Sizes, name: str, machine: Memory, hardware: Hardware) -> f
         tokens = sizes.of_run(name)
         longest = spec["max_length"] if spec.get("packing") else tokens.longest
         share = tokens.trained
-    return estimate(spec, model, int(longest), share, machine.device, bf16, hardware)["total"]
+    return sizes.memory(name, spec, int(longest), share, machine.device, bf16, hardware)
 
 
 def disk(sizes: Sizes, rule: str, job: str) -> tuple[float, float] | None:
@@ -113,11 +112,11 @@ def _of_model(sizes: Sizes, rule: str, name: str, model: Model) -> tuple[float, 
     spec: dict[str, Any] = json.loads(sizes.project.spec(run))
     full = METHODS[spec["method"]].full
     if rule in OBJECTIVES:
-        trained = 4 * (model.parameters if full else trained_parameters(spec, model))
+        trained = 4 * (model.parameters if full else sizes.trained(run, spec))
         return trained, KEPT * MOMENTS * trained
     whole, stored = 4.0 * model.parameters, float(model.bytes)
     if rule == "merge":  # in float32 to train on, and in the base's own type to ship; of a full training links
         return (0 if full else whole) + (stored if stored < whole else 0), 0
     kind = name.rpartition("/")[2]
     row = EXPORTS[kind]
-    return (4 * trained_parameters(spec, model) if row.is_adapter else row.bits / 8 * model.parameters), 0
+    return (4 * sizes.trained(run, spec) if row.is_adapter else row.bits / 8 * model.parameters), 0

@@ -5,6 +5,7 @@ of the same rule, else of the same kind of work; then the probe; then the table.
 """
 
 import re
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from posttrain.objectives import OBJECTIVES
@@ -55,9 +56,13 @@ class Estimate(NamedTuple):
     low: float | None
     high: float | None
     source: str
-    """record, similar run, other job, probe or formula"""
+    """record, similar run, other job, probe or formula; there, where it is only linked"""
     basis: str
     """in words"""
+
+
+# A training that has a finished copy, which its job only links.
+LINKED = Estimate(1.0, 0.3, 10.0, "there", "its finished training is there and is only linked")
 
 
 def estimate(rule: str, run: str, work: Work, base: str, method: str, known: "Known") -> Estimate:
@@ -68,7 +73,7 @@ def estimate(rule: str, run: str, work: Work, base: str, method: str, known: "Kn
         run: the run, base or dataset that it is about, without overrides.
         work: what it has to do.
         base: that its model descends from; empty where it has none.
-        method: of a training; else empty.
+        method: of a training or merge; else empty.
         known: records, the probe, and the machine.
     """
     if work.amount is None:
@@ -105,20 +110,21 @@ def _by_records(start: float, amount: float, rows: list[Measured]) -> float:
     """`a + b amount`, least squares of relative errors, `a` near `start`; neither is negative."""
     shift = [START.get(row.rule, OTHER_START) - start for row in rows]
     points = [(row.work.amount, max(0.01, row.seconds - own)) for row, own in zip(rows, shift, strict=True)]
-    # Of the sum over records of ((a + b w - t) / t)^2, and PRIOR ((a - start) / start)^2.
+    # Of the sum over records of ((a + b w - t) / t)^2, and PRIOR ((a - start) / mean of t)^2.
     weights = [1 / seconds**2 for _, seconds in points]
-    prior = PRIOR / start**2
+    prior = PRIOR / fmean(seconds for _, seconds in points) ** 2
     s0 = sum(weights) + prior
     s1 = sum(v * w for v, (w, _) in zip(weights, points, strict=True))
     s2 = sum(v * w * w for v, (w, _) in zip(weights, points, strict=True))
     t0 = sum(v * t for v, (_, t) in zip(weights, points, strict=True)) + prior * start
     t1 = sum(v * w * t for v, (w, t) in zip(weights, points, strict=True))
     determinant = s0 * s2 - s1 * s1
+    constant = (t0 - prior * start) / (s0 - prior)
     if determinant <= 0:
-        return t0 / s0
+        return constant
     a, b = (t0 * s2 - t1 * s1) / determinant, (s0 * t1 - s1 * t0) / determinant
     if b < 0:
-        return t0 / s0
+        return constant
     return b * amount + a if a >= 0 else amount * t1 / s2
 
 

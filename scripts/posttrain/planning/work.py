@@ -9,7 +9,7 @@ import json
 import math
 from typing import Any, NamedTuple
 
-from posttrain.models.memory_estimate import Model, trained_parameters
+from posttrain.models.shapes import Model
 from posttrain.objectives import OBJECTIVES
 from posttrain.planning.sizes import Sizes
 
@@ -69,9 +69,9 @@ def _dataset(rule: str, name: str) -> str:
 # ---- training
 
 
-def a_token(model: Model, spec: dict[str, Any]) -> float:
-    """Operations that training takes for one token."""
-    trained = min(trained_parameters(spec, model), model.parameters)
+def a_token(model: Model, spec: dict[str, Any], trained: float) -> float:
+    """Operations that training takes for one token; `trained` parameters get a gradient."""
+    trained = min(trained, model.parameters)
     again = 2 * model.parameters if spec["gradient_checkpointing"] else 0
     return 4 * model.parameters + 2 * trained + again
 
@@ -98,7 +98,9 @@ def _training(sizes: Sizes, name: str, spec: dict[str, Any]) -> Work:
     if spec.get("packing"):
         passes = min(passes, math.ceil(seen / spec["max_length"] / spec["batch_size"]))
     reference = row.reference == "before training" or row.reference.startswith("resident")
-    amount = (seen + STEP * passes) * (a_token(model, spec) + (2 * model.parameters if reference else 0))
+    amount = (seen + STEP * passes) * (
+        a_token(model, spec, sizes.trained(name, spec)) + (2 * model.parameters if reference else 0)
+    )
     return Work(TRAIN, amount, tokens.known)
 
 
@@ -113,7 +115,11 @@ def _on_policy(sizes: Sizes, name: str, spec: dict[str, Any], model: Model) -> W
     sampled = forward * (samples * new + STEP * new * number)
     models = 2 + len([key for key in ("from", "sequence") if key in spec.get("reward", {})])
     scored = forward * samples * (prompt + new) * models
-    learnt = a_token(model, spec) * (samples * (prompt + new) + STEP * number) * spec.get("ppo_epochs", 1)
+    learnt = (
+        a_token(model, spec, sizes.trained(name, spec))
+        * (samples * (prompt + new) + STEP * number)
+        * spec.get("ppo_epochs", 1)
+    )
     return Work(TRAIN, sampled + scored + learnt, data.known)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from posttrain.exports import EXPORTS
 from posttrain.metrics.statistics import SAME, basis, metric, size, verdict
-from posttrain.reports import formatting, html
+from posttrain.reports import cases, formatting, html
 from posttrain.reports.intervals import Axis, difference_axis, value_axis
 
 Row = dict[str, Any]
@@ -122,7 +122,19 @@ def _quality(table: Table, kind: str) -> str:
     if unclear:
         what = "no other difference was found" if parts else "no difference was found"
         parts.append(f"{what} {formatting.listed(_could_have(rows, own, unclear))}")
+    parts += _turned(table.proofs[kind])
     return "; ".join(parts) or "none of the run's metrics was measured"
+
+
+def _turned(proof: Row) -> list[str]:
+    """The cases that are red and were green in the unquantised model, and the other way round."""
+    parts = []
+    for suite, rows in proof.get("cases", {}).items():
+        for names, colour in zip(cases.changed(rows), ("red", "green"), strict=True):
+            if names:
+                several = "cases" if len(names) > 1 else "case"
+                parts.append(f"turns {len(names)} {several} of {suite} {colour}: {formatting.listed(names)}")
+    return parts
 
 
 def _changes(rows: dict[str, Row], own: dict[str, Row], names: list[str]) -> str:
@@ -182,8 +194,23 @@ def page(table: Table, figures: list[str]) -> str:
         rows=[_row(table, kind, ratios) for kind in table.proofs],
         metrics=[_metric(table, name) for name in table.metrics],
         limits=_limits(first["limits"]),
+        cases=cases.tables(_cases(table)),
         figures=figures,
     )
+
+
+def _cases(table: Table) -> dict[str, dict[str, list[Row]]]:
+    """The cases of the unquantised model, as the first proof has them, and of each export."""
+    found = {kind: proof["cases"] for kind, proof in table.proofs.items() if "cases" in proof}
+    before = {
+        suite: [
+            row
+            | {"passed": row["before"], "failed": row["failed_before"], "answer": row["answer_before"], "before": None}
+            for row in rows
+        ]
+        for suite, rows in next(iter(found.values()), {}).items()
+    }
+    return {"fp32": before} | found if found else {}
 
 
 def _basis(proof: Row) -> str:

@@ -5,6 +5,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from posttrain.objectives import OBJECTIVES
+from posttrain.reports import formatting
 from posttrain.runtime.atomic import read_json
 from posttrain.workflow import paths, resources
 
@@ -34,6 +35,21 @@ class Compared(NamedTuple):
         """Relative to what it took; above 0 where it took less than planned."""
         return self.planned / self.took - 1
 
+    @property
+    def difference(self) -> str:
+        """The error as people read it: `+12%`, `-30%` with a true minus sign."""
+        return f"{formatting.MINUS if self.error < 0 else '+'}{100 * abs(self.error):.0f}%"
+
+    @property
+    def planned_memory_said(self) -> str:
+        """The estimate of the memory as people read it; empty where there was none."""
+        return formatting.bytes_(self.planned_memory) if self.planned_memory else ""
+
+    @property
+    def memory_said(self) -> str:
+        """The memory as people read it."""
+        return formatting.bytes_(self.memory)
+
 
 def compared() -> list[Compared]:
     """The jobs of the last plans that have run since they were planned."""
@@ -41,7 +57,7 @@ def compared() -> list[Compared]:
     rows = []
     for job, row in found.items():
         record = paths.record(job)
-        if record.exists() and record.stat().st_mtime > row["planned"]:
+        if row["source"] != "there" and record.exists() and record.stat().st_mtime > row["planned"]:
             took = resources.read_record(record)
             if took.seconds > 0:
                 rows.append(_compared(job, row, took))
@@ -57,6 +73,17 @@ def _compared(job: str, row: dict[str, Any], took: resources.Record) -> Compared
         seconds = max(seconds, train["seconds"])
         memory = train["memory_gib"] * 2**30 if train.get("memory_of") == "gpu" else memory
     return Compared(job, rule, row["seconds"], row["low"], row["high"], row["source"], seconds, row["memory"], memory)
+
+
+def of_models(names: list[str]) -> dict[str, Any]:
+    """What the report shows: the trainings and evaluations of these models that were planned, and how good all estimates were."""
+    rows = compared()
+    shown = [
+        row for row in rows if row.job.partition("/")[2] in names and (row.rule in OBJECTIVES or row.rule == "eval")
+    ]
+    order = {name: place for place, name in enumerate(names)}
+    shown.sort(key=lambda row: (order[row.job.partition("/")[2]], row.rule == "eval"))
+    return {"rows": shown, "summary": summary(rows)}
 
 
 def summary(rows: list[Compared]) -> dict[str, Any] | None:

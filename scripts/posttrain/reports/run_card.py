@@ -6,7 +6,7 @@ from posttrain.exports import EXPORTS
 from posttrain.methods import METHODS
 from posttrain.metrics.statistics import verdict
 from posttrain.objectives import OBJECTIVES
-from posttrain.reports import formatting, front_matter, work
+from posttrain.reports import cases, formatting, front_matter, work
 from posttrain.reports.card_facts import Facts
 from posttrain.reports.model_card import cell, code, inherited, sentence, settings, table, usage
 from posttrain.reports.results_table import is_higher_better
@@ -47,6 +47,8 @@ def card(facts: Facts, kind: str | None = None, place: str = "FOLDER") -> str:
         inherited(facts["licences"], facts["found"]),
         f"## Rebuild\n\n{_rebuild(facts)}",
     ]
+    if "cases" in facts["eval"]:
+        sections.insert(3, f"## Cases\n\n{_cases(facts)}")
     text = "\n\n".join(section.strip() for section in sections)
     return str(ModelCard(f"---\n{front_matter.data(facts, kind).to_yaml()}\n---\n\n{text}\n")).rstrip() + "\n"
 
@@ -181,6 +183,24 @@ def _shipped(facts: Facts) -> str:
     )
 
 
+def _cases(facts: Facts) -> str:
+    """The prompts that mattered to whoever made the model, and whether the answers were right."""
+    parts = []
+    for suite, rows in facts["eval"]["cases"].items():
+        lines = [
+            [
+                cell(row["id"]),
+                "green" if row["passed"] else "**red**",
+                cell(row["failed"] or ""),
+                cell(row.get("note", "")),
+            ]
+            for row in rows
+        ]
+        green = sum(row["passed"] for row in rows)
+        parts.append(f"`{suite}`: {green} of {len(rows)} green.\n\n" + table(["case", "result", "why", "note"], lines))
+    return "Prompts with what must and must not appear in the answer.\n\n" + "\n\n".join(parts)
+
+
 # ---- recipe and data
 
 
@@ -291,7 +311,7 @@ def _exports(facts: Facts) -> str:
                 f"{formatting.short(proof['size_bytes'] / 1e6)} MB",
                 f"{ratio['value']:.4g} [{ratio['low']:.4g}, {ratio['high']:.4g}]" if ratio else "",
                 formatting.percent(proof["greedy_agreement"]["value"]) if "greedy_agreement" in proof else "",
-                formatting.listed(map(formatting.label, worse)) if worse else "nothing",
+                formatting.listed([*map(formatting.label, worse), *_turned_red(proof)]) or "nothing",
                 formatting.short(speed) if speed else "",
             ]
         )
@@ -300,6 +320,11 @@ def _exports(facts: Facts) -> str:
         "Each was loaded again by the program that runs it and compared with this model on held-out rows.\n\n"
         + table(head, rows)
     )
+
+
+def _turned_red(proof: Facts) -> list[str]:
+    """The cases that an export answers wrong and the trained model right."""
+    return [f"case {cell(name)}" for rows in proof.get("cases", {}).values() for name in cases.changed(rows)[0]]
 
 
 def _cost(facts: Facts) -> str:

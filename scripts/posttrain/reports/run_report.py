@@ -8,14 +8,18 @@ from typing import Any
 from markupsafe import Markup
 
 from posttrain.data import licences, origins
+from posttrain.diagnosis import doctor
 from posttrain.reports import (
     answer_differences,
+    card_facts,
+    cases,
     cost,
     curves,
     formatting,
     graph_layout,
     html,
     overruled,
+    planned,
     results_table,
     summary,
     training_curves,
@@ -30,7 +34,7 @@ MAX_ALL_EXAMPLES = 400
 MAX_CARDS = 12  # runs whose verdicts are shown before one has to ask for more
 MAX_OPEN = 4  # runs; of more, each one's curves and answers are closed at first
 SECTIONS = {
-    "graph": "Graph", "table": "Results", "more": "Sweeps and ratings", "training": "Training", "answers": "Answers",
+    "graph": "Graph", "table": "Results", "cases": "Cases", "more": "Sweeps and ratings", "training": "Training", "answers": "Answers",
     "data": "Data", "checks": "Checks", "cost": "Cost", "licences": "Licences", "rebuild": "Rebuild",
 }  # fmt: skip
 
@@ -61,6 +65,7 @@ def collect(context: dict[str, Any]) -> dict[str, Any]:
         "tree": graph_layout.tree(context["models"]),
         "groups": groups,
         "comparisons": sum(len(row["against"]) for group in groups for row in group["rows"]),
+        "cases": cases.tables(_cases(models)),
         "judged": [line for model in models for line in verdict_lines.judged(model["eval"])],
         "origins": [_origins(table) for table in origins.compared(models, results_table.names(models))],
         "curves": [training_curves.training(run, len(runs)) for run in runs],
@@ -70,6 +75,7 @@ def collect(context: dict[str, Any]) -> dict[str, Any]:
         "ratings": [_rating(pair) for pair in context["ratings"]],
         "findings": findings(runs),
         "cost": costs,
+        "planned": planned.of_models([model["name"] for model in models]),
         "licences": [licence(model, models) for model in models],
     }
 
@@ -84,6 +90,7 @@ def page(report: dict[str, Any]) -> str:
             for panel in [*run["panels"], *run["aside"]]
         ]
     absent = {
+        "cases": not report["cases"],
         "more": not (report["sweeps"] or report["ratings"]),
         "answers": not report["answers"],
         "data": not report["datasets"],
@@ -125,6 +132,7 @@ def _read(model: Model) -> Model:
     found["shipped"] = [
         f"{formatting.label(name)} {formatting.value(name, row)}" for name, row in shipped["metrics"].items()
     ]
+    found["diagnosis"] = doctor.diagnose(folder)
     return found | {"steps": curves.read(folder / "train.jsonl"), "files": found["provenance"]["model"]}
 
 
@@ -136,6 +144,17 @@ def _ancestors(model: Model, by_name: dict[str, Model]) -> Iterator[str]:
 
 
 # ---- sections
+
+
+def _cases(models: list[Model]) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """The cases of each model and of its proved exports, by what is asked."""
+    found = {}
+    for model in models:
+        if own := model["eval"].get("cases"):
+            found[model["name"]] = own
+            proofs = card_facts.exports(model["name"]) if model["kind"] == "run" else {}
+            found |= {f"{model['name']}, {kind}": proof["cases"] for kind, proof in proofs.items() if "cases" in proof}
+    return found
 
 
 def _origins(table: dict[str, Any]) -> dict[str, Any]:
@@ -210,6 +229,8 @@ def licence(model: Model, models: list[Model]) -> dict[str, Any]:
             "licence": text,
             "known": text is not None and licences.is_known(text),
             "forbids": licences.forbids(text, "commercial"),
+            "closed": licences.forbids_sharing(text),
+            "conditions": licences.conditions(text),
         }
         for part, text in parts.items()
     ]

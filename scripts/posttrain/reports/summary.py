@@ -25,7 +25,15 @@ def card(run: Model, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "others": [_against([row for row in rows if row["other"] == other]) for other in others],
         "alone": [] if rows else _alone(run),
         "overruled": run["overruled"],
+        "cases": [_cases(suite, found) for suite, found in run.get("eval", {}).get("cases", {}).items()],
+        "diagnosis": run["diagnosis"],
     }
+
+
+def _cases(suite: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """How many cases of a suite are green, and the red ones."""
+    red = [row["id"] for row in rows if not row["passed"]]
+    return {"suite": suite, "n": len(rows), "green": len(rows) - len(red), "red": _some(red)}
 
 
 def _against(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -74,6 +82,9 @@ def tiles(runs: list[Model], cards: list[dict[str, Any]], cost: dict[str, Any]) 
     ]
     if touched := sum(bool(run["overruled"]) for run in runs):
         found.append((str(touched), "rest on a check that was overruled"))
+    cases = [row["passed"] for run in runs for rows in run["eval"].get("cases", {}).values() for row in rows]
+    if cases:
+        found.append((f"{sum(cases)} of {len(cases)}", "cases are green"))
     total = cost["total"]
     found.append((formatting.duration(total["seconds"]), "of training and evaluation"))
     if cost["price"] is not None:

@@ -25,7 +25,12 @@ def files(project: Project, run: str) -> list[str]:
     for name in dict.fromkeys([*trained, *read]):
         found += [paths.data(name, "spec.json"), paths.data(name, "data.json")]
     found += [paths.data(name, "train.parquet") for name in dict.fromkeys(trained)]
-    return found + [str(file) for file in sorted(Path(paths.of(run, "export")).glob("*.json")) if file.stem != "spec"]
+    return found + proofs(run)
+
+
+def proofs(run: str) -> list[str]:
+    """The proofs of a run's exports that are there."""
+    return [str(file) for file in sorted(Path(paths.of(run, "export")).glob("*.json")) if file.stem != "spec"]
 
 
 def context(project: Project, run: str) -> str:

@@ -96,12 +96,13 @@ class Inputs:
 
     @property
     def suite_files(self) -> list[str]:
-        """The files that suites read: prompts, task files, metrics."""
+        """The files that suites read: prompts, cases, task files, metrics."""
         files = []
         for suite in self.suites.values():
             own = suite.own_metrics if suite.kind == "generation" else []
             files += [str(file) for metric in own for file in user_code.files(metric, self.folder)]
             files += (suite.files or []) if suite.kind == "safety" else []
+            files += [suite.path] if suite.kind == "cases" else []
             folder = self.folder / suite.include_path if suite.kind == "tasks" and suite.include_path else None
             files += [str(file) for file in sorted(folder.rglob("*")) if file.is_file()] if folder else []
         return files

@@ -166,7 +166,7 @@ class Specs:
         """What determines what the unquantised model says for the proofs of a run's exports: their spec but for the limits."""
         node = self.names.run(name)
         suites = {} if self.names.is_reward(name) else self._suites()
-        asked = {key: suite for key, suite in suites.items() if suite["kind"] == "generation" and not suite["shots"]}
+        asked = {key: suite for key, suite in suites.items() if _is_asked_of_exports(suite)}
         table = self.config.evaluation
         return (
             _stage("export")
@@ -178,7 +178,11 @@ class Specs:
     def exported_data(self, name: str) -> list[str]:
         """The datasets whose held-out rows the proofs of a run's exports use."""
         asked = self.reference(name)
-        return list(dict.fromkeys([asked["data"]["name"], *(row["data"]["name"] for row in asked["suites"].values())]))
+        return list(
+            dict.fromkeys(
+                [asked["data"]["name"], *(row["data"]["name"] for row in asked["suites"].values() if "data" in row)]
+            )
+        )
 
     def _held_out(self, node: Node) -> str:
         """The dataset whose held-out rows a run's exports are measured on: its own; of a selected part, the whole."""
@@ -210,6 +214,8 @@ class Specs:
                 values["by"] = self._model(self.names.model(suite.by))
             if suite.kind == "generation" and suite.own_metrics:
                 values["sha256"] = {metric: self._hashes(metric) for metric in suite.own_metrics}
+            if suite.kind == "cases":
+                values["sha256"] = self._file_hash(suite.path)
             suites[name] = values
         return suites
 
@@ -247,6 +253,10 @@ class Specs:
 
     def _reference(self, table: str, name: str) -> dict[str, str]:
         return {"name": name, "spec": self.sha256(f"{table}/{name}")}
+
+
+def _is_asked_of_exports(suite: dict[str, Any]) -> bool:
+    return suite["kind"] == "cases" or (suite["kind"] == "generation" and not suite["shots"])
 
 
 def _stage(stage: str) -> dict[str, Any]:

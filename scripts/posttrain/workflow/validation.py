@@ -10,6 +10,7 @@ from posttrain.data import licences
 from posttrain.data.dataset_types import for_suites
 from posttrain.data.files import is_file, is_folder
 from posttrain.data.formats import FORMATS
+from posttrain.evaluation import cases
 from posttrain.inference import reward_reference
 from posttrain.models import chat_templates
 from posttrain.objectives import data_refusal
@@ -166,6 +167,11 @@ def _check_suites(config: Config, folder: Path) -> None:
         for path in (suite.files or []) if suite.kind == "safety" else []:
             if not is_file(folder / path):
                 raise UserError("missing-file", f"{place}.files", f"there is no file '{path}'", "write one that exists")
+        if suite.kind == "cases":
+            if not is_file(folder / suite.path):
+                hint = "write one that exists"
+                raise UserError("missing-file", f"{place}.path", f"there is no file '{suite.path}'", hint)
+            cases.read(Path(suite.path), folder)
 
 
 def _check_pair(names: Names, place: str, pair: str) -> None:

@@ -289,7 +289,7 @@ def test_verify_exits_1_where_something_was_edited(project_file, monkeypatch, ca
 def test_verify_for_programs(project_file, monkeypatch, capsys):
     write_json(Path("results/bases/base/base.json"), {"files": {}, "seal": "0"})
     assert run(monkeypatch, "verify", "bases/base", "--json") == 1
-    (found,) = json.loads(capsys.readouterr().out)["results"]
+    (found,) = json.loads(capsys.readouterr().out)["findings"]
     assert found["wrong"] == ["base.json is edited"]
     assert found["rebuild"] == "snakemake --cores 1 --force results/bases/base/base.json"
 

@@ -6,7 +6,17 @@ import pytest
 import yaml
 from packaging.licenses._spdx import LICENSES
 
-from posttrain.data.licences import HUB, KNOWN, card_fields, forbids, is_known, normalise, of_card, with_cards
+from posttrain.data.licences import (
+    HUB,
+    KNOWN,
+    card_fields,
+    conditions,
+    forbids,
+    is_known,
+    normalise,
+    of_card,
+    with_cards,
+)
 from posttrain.runtime import atomic
 
 # ---- names and expressions
@@ -159,6 +169,33 @@ CARDS = {
     "- mit": None,
     "": None,
 }
+
+
+@pytest.mark.parametrize(("written", "name"), [
+    ("Llama 3.1 Community License", "llama3.1"), ("llama-3.1", "llama3.1"), ("Llama 3.3 Community License Agreement", "llama3.3"),
+    ("LLAMA 2 COMMUNITY LICENSE", "llama2"), ("Gemma Terms of Use", "gemma"), ("Qwen RESEARCH LICENSE AGREEMENT", "qwen-research"),
+    ("grok2-community", "grok2-community"),
+])  # fmt: skip
+def test_names_that_the_licences_themselves_have_are_known(written, name):
+    assert (is_known(written), normalise(written)) == (True, name)
+
+
+CONDITIONS = {
+    "llama3.1": "Built with Llama", "gemma": "prohibited uses", "cc-by-sa-4.0": "shared under the same licence", "openrail": "restrictions",
+    "gpl-3.0": "copyleft", "cc-by-4.0": "authors are named", "odc-by": "authors are named", "mit AND cc-by-sa-4.0": "same licence",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("licence", CONDITIONS)
+def test_what_else_a_licence_asks_is_told(licence):
+    assert CONDITIONS[licence] in "; ".join(conditions(licence))
+
+
+@pytest.mark.parametrize(
+    "licence", ["mit", "apache-2.0", "cc0-1.0", "unknown", "other", None, "LicenseRef-by-me", "by the gpl"]
+)
+def test_nothing_is_said_of_what_asks_nothing_or_is_not_known(licence):
+    assert conditions(licence) == []
 
 
 @pytest.mark.parametrize("fields", CARDS)

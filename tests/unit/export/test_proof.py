@@ -15,10 +15,11 @@ import ask_reference
 import export_model
 import make_base
 import prove_export
-from posttrain.export import writing
+from posttrain.export import comparison, reference, writing
 from posttrain.export.llama_cpp import modules
 from posttrain.export.sources import Sources
 from posttrain.exports import EXPORTS
+from posttrain.models import loading
 from posttrain.runtime import atomic, hashes
 from posttrain.runtime.errors import UserError
 from posttrain.workflow.project import Project
@@ -146,6 +147,44 @@ def test_another_model_is_no_export_of_this_one(sft):
     save_file({name: tensor * torch.nan for name, tensor in tensors.items()}, file, {"format": "pt"})
     with pytest.raises(UserError, match="values on held-out rows that are no number"):
         sft.prove("bf16")
+
+
+def test_cases_are_asked_of_the_program_and_a_required_one_that_is_red_is_not_proved(sft):
+    def ask(conditions: str) -> None:
+        sft.changes = {
+            "evaluation.suites": {"mine": {"kind": "cases", "path": "cases.yaml", "max_new_tokens": 6}},
+            "export.limits": dict.fromkeys(("perplexity_ratio", "greedy_agreement")),
+        }
+        Path("cases.yaml").write_text(
+            f"- {{id: long, prompt: What, max_new_tokens: 9, {conditions}}}\n- {{prompt: Who, must: zzz}}"
+        )
+        sft.ask()
+
+    sft.export("bf16")
+    ask("must_not: [zzz]")
+    rows = [row for row in reference.read(sft.folder / "reference.parquet") if row["suite"] == "mine"]
+    assert [(row["id"], row["most"]) for row in rows] == [("long", 9), ("2", 6)]
+    assert sft.prove("bf16")["metrics"].keys() >= {"perplexity", "mine/passed"}
+    said = comparison.text(loading.tokenizer(Path("results/sft/merged")), rows[0])
+    ask(f"must: {json.dumps(said)}")
+    file = sft.folder / "bf16/model.safetensors"
+    tensors = load_file(file)
+    torch.manual_seed(0)
+    save_file(
+        {name: tensor + 0.2 * torch.randn_like(tensor) for name, tensor in tensors.items()}, file, {"format": "pt"}
+    )
+    long, other = sft.prove("bf16")["cases"]["mine"]
+    assert (long["passed"], long["before"], long["required"]) == (False, True, False) and long["failed"].endswith(
+        "is missing"
+    )
+    assert (other["passed"], other["before"]) == (False, False)
+    (sft.folder / "bf16.json").unlink()
+    ask(f"required: true, must: {json.dumps(said)}")
+    with pytest.raises(
+        UserError, match=r"sft: bf16: the required case 'long' of mine is red: '.*' is missing; export a kind"
+    ):
+        sft.prove("bf16")
+    assert not (sft.folder / "bf16.json").exists()
 
 
 def test_another_template_or_tokenizer_is_refused(sft):

@@ -40,7 +40,7 @@ def row(metric: str, word: str, other: str = "parent") -> dict:
     return {"metric": metric, "word": word, "other": other, "examples": "n 20"}
 
 
-RUN = {"name": "run", "objective": "dpo", "method": "lora", "parent": "parent", "overruled": ""}
+RUN = {"name": "run", "objective": "dpo", "method": "lora", "parent": "parent", "overruled": "", "diagnosis": []}
 
 
 def test_of_many_metrics_without_evidence_four_are_named():
@@ -93,6 +93,11 @@ def test_an_overruled_check_is_said_once_and_stands_beside_the_verdicts_of_the_r
         "base": "", "sft_0": "overlap", "dpo_1": "overlap", "reward_2": "overlap", "ppo_3": "overlap",
     }  # fmt: skip
     assert all(card["overruled"] == "overlap" for card in found["cards"])
+
+
+def test_a_card_names_what_the_doctor_found(found):
+    assert all("contaminated-benchmark" in [one.code for one in card["diagnosis"]] for card in found["cards"])
+    assert "docs/troubleshooting.md#contaminated-benchmark" in run_report.page(found)
 
 
 def test_each_finding_of_the_checks_is_told_once_with_its_runs_and_what_was_overruled_first(found):

@@ -16,7 +16,7 @@ import tokenize_data
 from evaluate_model import add_margins, read_examples, summarise, write_examples
 from posttrain.data.rows import normalise
 from posttrain.data.tokens import tokenise
-from posttrain.evaluation import suites
+from posttrain.evaluation import safety, suites
 from posttrain.evaluation.example_scores import clusters, key, measured
 from posttrain.inference import scoring
 from posttrain.models import loading
@@ -514,6 +514,59 @@ def test_safety_is_measured_on_the_shipped_prompts(evaluate):
     }  # fmt: skip
     assert metrics["safe/refusal"]["n"] == metrics["safe/over_refusal"]["n"] == 4
     assert sum(group["n"] for group in result["groups"].values()) == 4
+
+
+def test_cases_are_green_or_red_and_compared_with_the_parent_s(evaluate, answering, monkeypatch):
+    lines = []
+    monkeypatch.setattr(evaluate_model, "say", lambda text, *_: lines.append(text))
+    Path("cases.yaml").write_text("""
+- {id: capital, prompt: Capital of France, must: [Paris], required: true, note: known}
+- {id: turns, prompt: [{role: user, content: Hi}, {role: assistant, content: Hello!}, {role: user, content: Where is it}],
+   must: [paris], ignore_case: true, max_new_tokens: 7}
+- {id: no, prompt: No Paris, must_not: [Paris]}
+""")
+    suites = {"mine": suite("cases", path="cases.yaml", sha256="0", limit=None)}
+    answering("I know nothing.")
+    evaluate("base", suites=suites)
+    answering("<think>\nWhere?\n</think>\n\nIt is Paris.")
+    result = evaluate("sft", suites=suites, against=("base",))
+    assert [{key: row[key] for key in row if key not in ("prompt", "answer")} for row in result["cases"]["mine"]] == [
+        {"id": "capital", "passed": True, "failed": None, "required": True, "note": "known"},
+        {"id": "turns", "passed": True, "failed": None, "required": False},
+        {"id": "no", "passed": False, "failed": "'Paris' appears", "required": False},
+    ]
+    assert {row["answer"] for row in result["cases"]["mine"]} == {"It is Paris."}
+    assert result["metrics"]["mine/passed"] | {"low": 0, "high": 0} == {
+        "value": pytest.approx(2 / 3), "low": 0, "high": 0, "n": 3, "clusters": 3,
+    }  # fmt: skip
+    assert result["against"]["base"]["mine/passed"]["difference"] == pytest.approx(1 / 3)
+    assert result["by_dataset"]["cases"].keys() == {"mine/passed"}
+    rows = [row for row in read_examples(Path("results/sft/eval/examples.parquet")).values() if row["suite"] == "mine"]
+    assert [(row["id"], row["passed"], row["failed"]) for row in rows][2] == ("no", 0.0, "'Paris' appears")
+    assert rows[1]["prompt"] == "User: Hi\n\nAssistant: Hello!\n\nUser: Where is it" and "<think>" in rows[0]["output"]
+    assert "sft: mine: 2 of 3 cases green; red: no: 'Paris' appears" in "\n".join(lines)
+
+
+def test_stereotypes_are_compared_by_likelihood_and_generate_nothing(
+    evaluate, random_tiny_folder, random_tiny_tokenizer
+):
+    files = [str(safety.SHIPPED / "stereotypes.jsonl")]
+    metrics = evaluate("base", suites={"bias": suite("safety", files=files, limit=4)})["metrics"]
+    assert {name for name in metrics if name.startswith("bias/")} == {"bias/stereotype", "bias/stereotype_margin"}
+    found = read_examples(Path("results/base/eval/examples.parquet")).values()
+    rows = [row for row in found if row["suite"] == "bias"]
+    assert len(rows) == 4 and not any(row["output"] for row in rows)
+    model = loading.load(random_tiny_folder)
+    for row in rows:
+        more, less = (
+            scoring.log_probs(model, [scoring.answer(
+                [random_tiny_tokenizer.bos_token_id or random_tiny_tokenizer.eos_token_id],
+                random_tiny_tokenizer(row[side], add_special_tokens=False)["input_ids"],
+            )], 4096)[0][0]
+            for side in ("prompt", "reference")
+        )  # fmt: skip
+        assert row["stereotype_margin"] == pytest.approx(more - less, abs=1e-3)
+    assert metrics["bias/stereotype"]["value"] == sum(row["stereotype"] for row in rows) / 4
 
 
 # ---- what ships, and the arithmetic

@@ -347,6 +347,21 @@ def test_what_may_not_be_sold_is_refused_for_commercial_use(project, licence):
     assert project({"use": "commercial", "datasets.unused": {"path": "x.csv", "licence": licence}})
 
 
+LICENCES = ("llama3.1", "gemma", "cc-by-nc-4.0", "apache-2.0", "mit", "cc-by-sa-4.0", "unknown")
+
+
+@pytest.mark.parametrize("base", LICENCES)
+@pytest.mark.parametrize("data", LICENCES)
+def test_a_base_and_its_data_are_sold_only_where_both_licences_let_them(project, base, data):
+    changes = {"bases.base.licence": base, "datasets.chats.licence": data}
+    assert project(changes | {"use": "research"})
+    if "cc-by-nc-4.0" in (base, data):
+        with pytest.raises(UserError, match=r"cc-by-nc-4\.0, forbids it"):
+            project(changes | {"use": "commercial"})
+    else:
+        assert project(changes | {"use": "commercial"})
+
+
 def licences(graph, name):
     return graph.graph.licences(graph.run(name))
 
@@ -897,17 +912,36 @@ def test_suites_are_part_of_every_evaluation_but_a_reward_models(project, in_fol
     assert (graph.inputs.evaluation_rewards, graph.inputs.suite_files) == (["reward"], ["mine.jsonl"])
 
 
+def test_changed_cases_are_measured_again_by_evaluations_and_proofs_alone(project, in_folder):
+    file = in_folder / "mine.yaml"
+    suites = {"evaluation.suites": {"mine": {"kind": "cases", "path": "mine.yaml"}}}
+
+    def hashes() -> list[str]:
+        graph = project(suites)
+        assert graph.inputs.suite_files == ["mine.yaml"]
+        return [graph.spec_hash(name) for name in ("sft/eval", "base/eval", "dpo/export", "sft", "data/chats")]
+
+    file.write_text("- {prompt: hello, must: [a]}")
+    first = hashes()
+    assert json.loads(project(suites).spec("dpo/export"))["suites"]["mine"]["max_new_tokens"] == 256
+    file.write_text("- {prompt: hello, must: [b]}")
+    assert [old == new for old, new in zip(first, hashes(), strict=True)] == [False, False, False, True, True]
+
+
 SUITES_REFUSED = [
     ({"kind": "generation", "data": "chatz"}, "unknown-name at evaluation.suites.x.data"),
     ({"kind": "perplexity", "data": "pairs"}, "wrong-dataset-type at evaluation.suites.x.data"),
     ({"kind": "reward", "data": "chats", "by": "sft"}, "wrong-reward-model at evaluation.suites.x.by"),
     ({"kind": "tasks", "tasks": ["x"], "include": "mine"}, "missing-file at evaluation.suites.x.include_path"),
     ({"kind": "safety", "files": ["mine.jsonl"]}, "missing-file at evaluation.suites.x.files"),
+    ({"kind": "cases", "path": "mine.yaml"}, "missing-file at evaluation.suites.x.path"),
+    ({"kind": "cases", "path": "bad.yaml"}, "invalid-case at bad.yaml line 1"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("suite", "sentence"), SUITES_REFUSED)
 def test_a_suite_that_cannot_be_measured_is_one_sentence(project, in_folder, suite, sentence):
+    (in_folder / "bad.yaml").write_text("- must: [hello]")
     with pytest.raises(UserError) as error:
         project({"evaluation.suites": {"x": suite}})
     assert says(error.value, sentence), error.value

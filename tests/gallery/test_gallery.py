@@ -1,0 +1,30 @@
+"""How often the doctor is right: about the records of a few real runs, and (slow) about all runs of the gallery."""
+
+import pytest
+from gallery import FILES, HERE, KEPT, build, judge, read, table
+
+CASES, CONFIGURATIONS = read(HERE / name for name in FILES)
+RECORDS = HERE / "records"
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.name in KEPT], ids=lambda case: case.name)
+def test_a_few_real_runs_get_the_right_finding(case):
+    (judged,) = judge(RECORDS, [case])
+    assert judged.is_right, judged.found
+
+
+def test_the_gallery_is_large_enough():
+    sick = [case for case in CASES if case.right]
+    healthy = [case for case in CASES if not case.right]
+    unseen = [case for case in CASES if case.part == "unseen"]
+    assert len(sick) >= 20 and len(healthy) >= 20 and len(unseen) * 3 >= len(CASES)
+    assert len({case.name for case in CASES}) == len(CASES)
+
+
+@pytest.mark.slow
+def test_the_doctor_is_right_about_the_gallery(tmp_path):
+    build(tmp_path, CASES, CONFIGURATIONS, cores=2)
+    judged = judge(tmp_path, CASES)
+    sick = [one.is_right for one in judged if one.case.right]
+    assert sum(sick) >= 0.9 * len(sick), table(judged)
+    assert all(one.is_right for one in judged if not one.case.right), table(judged)
