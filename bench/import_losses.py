@@ -99,7 +99,7 @@ def _material(folder: Path) -> None:
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     tokens = tiny_bases.tokenizer(special, TEMPLATE, eos_token="<|im_end|>", pad_token="<|endoftext|>")
     tiny_bases.save(folder / "base", tokens, hidden_size=64, intermediate_size=128, max_position_embeddings=1024)
-    rows, pairs = (_short(name, number) for name, number in (("train", ROWS), ("pairs", PAIRS)))
+    rows, pairs = _short("train", ROWS, 420), _short("pairs", PAIRS, 700)
     user, assistant = (lambda text, role=role: [{"role": role, "content": text}] for role in ("user", "assistant"))
     _lines(
         folder / "rows.jsonl",
@@ -123,9 +123,13 @@ def _material(folder: Path) -> None:
     (folder / "data/dataset_info.json").write_text(json.dumps(info))
 
 
-def _short(name: str, number: int) -> list[dict]:
+def _short(name: str, number: int, longest: int) -> list[dict]:
+    """The first rows of an example file that are no longer than so many characters."""
     lines = (REPOSITORY / f"examples/data/gsm8k_{name}.jsonl").read_text().splitlines()
-    return [row for row in map(json.loads, lines) if sum(map(len, map(str, row.values()))) < 700][:number]
+    fields = ("question", "answer", "chosen", "rejected")
+    return [row for row in map(json.loads, lines) if sum(len(row.get(field, "")) for field in fields) < longest][
+        :number
+    ]
 
 
 def _lines(file: Path, rows: list[dict]) -> None:

@@ -22,6 +22,7 @@ from posttrain.importing.hugging_face import (
     schedule,
 )
 from posttrain.importing.llama_factory import LATER, QUANTISED
+from posttrain.methods import METHODS
 from posttrain.runtime.errors import UserError
 
 NAME = "Axolotl"
@@ -112,7 +113,11 @@ def _check(file: Path, values: dict[str, Any]) -> None:
 def _bits(value: Any, job: Job) -> Row:
     if not value:
         return same("it is off, as here")
-    return carried("method", "qlora") if job.method == "qlora" else not_carried("it has no effect without an adapter")
+    return (
+        carried("method", "qlora")
+        if METHODS[job.method].four_bit
+        else not_carried("it has no effect without an adapter")
+    )
 
 
 def _share(value: Any, job: Job) -> Row:
@@ -171,7 +176,7 @@ def _parameters(value: Any, job: Job) -> None:
 
 
 def _frozen(value: Any, job: Job) -> Row:
-    if job.method != "full":
+    if not METHODS[job.method].full:
         return not_carried("with an adapter only the adapter is trained; write peft_args: {modules_to_save: [NAME]}")
     parts = [_pattern(pattern) for pattern in value]
     if not all(parts):
@@ -188,7 +193,7 @@ def _pattern(pattern: str) -> str | None:
 
 
 def _alpha(value: Any, job: Job) -> Row | None:
-    job.set("beta" if job.objective == "orpo" else "trainer_args.alpha", float(value))
+    job.set("beta" if job.source.get("rl") == "orpo" else "trainer_args.alpha", float(value))
     return None
 
 

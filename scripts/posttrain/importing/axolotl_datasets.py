@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from posttrain.data.messages import ALIASES
 from posttrain.importing.carried import Job, Row, carried, differs, name_of, not_carried, same, tables
+from posttrain.objectives import OBJECTIVES
 
 
 class Type(NamedTuple):
@@ -39,7 +40,6 @@ TYPES: dict[str, Type] = {
     "chat_template.default": Type("preference", {}, ""),
     "bradley_terry.chat_template": Type("preference", {"prompt": "input"}, ""),
 }
-PAIRED = ("dpo", "orpo", "cpo", "reward")
 # Keys that name a column: our field, for rows of turns and for others.
 COLUMNS = {
     "field_messages": "messages", "field_chosen": "chosen", "field_rejected": "rejected", "field_tools": "tools", "field": "text",
@@ -172,15 +172,15 @@ def _type(job: Job, given: Any, table: dict[str, Any], columns: dict[str, str]) 
     kind = "" if isinstance(given, dict) or given is None else str(given).partition(":")[0]
     kind = kind if kind in TYPES else kind.partition(".")[0]
     found = TYPES.get(kind)
-    if job.objective == "kto":
+    if "unpaired_preference" in OBJECTIVES[job.objective].data:
         table["format"], found = "unpaired_preference", found or Type(None, {}, OWN_WORDS)
     elif isinstance(given, dict):
-        table["format"] = "preference" if job.objective in PAIRED else "alpaca"
+        table["format"] = "preference" if OBJECTIVES[job.objective].data == ("preference",) else "alpaca"
         return differs("datasets.format", OWN_WORDS)
     elif found is None or found.format is None:
         return differs("datasets.format", RECOGNISED)
     else:
-        paired = job.objective in PAIRED
+        paired = OBJECTIVES[job.objective].data == ("preference",)
         table["format"] = "preference" if paired else found.format
         if not paired and found.format == "preference":
             del table["format"]

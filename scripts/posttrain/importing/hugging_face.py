@@ -5,6 +5,7 @@ from typing import Any
 
 from posttrain.config import library_fields, library_refusals
 from posttrain.importing.carried import Job, Row, carried, differs, listed, not_carried, same
+from posttrain.methods import METHODS
 
 PLAIN_ADAMW = ("adamw_torch", "adamw_torch_fused", "adamw_hf", "adamw_apex_fused")
 SCHEDULES = ("cosine", "linear", "constant")
@@ -97,7 +98,7 @@ def fp16(value: Any, job: Job) -> Row:
 
 def optimiser(value: Any, job: Job) -> Row:
     """The optimiser, by the name that transformers has for it."""
-    own = "paged_adamw_8bit" if job.method == "qlora" else "adamw_torch_fused"
+    own = "paged_adamw_8bit" if METHODS[job.method].four_bit else "adamw_torch_fused"
     if value == own or (value in PLAIN_ADAMW and own in PLAIN_ADAMW):
         return same("it is the default")
     name = "adamw_torch_fused" if value in PLAIN_ADAMW else value

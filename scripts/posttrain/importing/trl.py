@@ -7,10 +7,12 @@ from typing import Any
 
 import yaml
 
+from posttrain import objectives
 from posttrain.importing.axolotl_datasets import _split
 from posttrain.importing.carried import Job, Row, carried, differs, elsewhere, name_of, not_carried, read, same, tables
 from posttrain.importing.hugging_face import DEFAULTS, KERNELS, TRAINING, deepspeed, fsdp, modules, saved_modules
 from posttrain.importing.llama_factory import LATER
+from posttrain.methods import METHODS
 from posttrain.runtime.errors import UserError
 
 NAME = "TRL"
@@ -180,7 +182,11 @@ def _source(path: str, files: Any, file: Path) -> dict[str, Any]:
 def _bits(value: Any, job: Job) -> Row:
     if not value:
         return same("it is off, as here")
-    return carried("method", "qlora") if job.method == "qlora" else not_carried("without an adapter it has no effect")
+    return (
+        carried("method", "qlora")
+        if METHODS[job.method].four_bit
+        else not_carried("without an adapter it has no effect")
+    )
 
 
 def _completions(value: Any, job: Job) -> Row:
@@ -190,7 +196,7 @@ def _completions(value: Any, job: Job) -> Row:
 
 
 def _assistant(value: Any, job: Job) -> Row:
-    if value or job.objective != "sft":
+    if value or "text" not in objectives.OBJECTIVES[job.objective].data:
         return same("only the assistant's turns are trained")
     return differs("assistant_turns", "every token of a conversation is trained there, and the assistant's turns here")
 
