@@ -77,7 +77,7 @@ def shapes() -> str:
     rows = [
         [
             key,
-            shape.name.rpartition("/")[2],
+            shape.name.rpartition("/")[2].removesuffix("-Instruct"),
             f"{model(shape).parameters / 1e9:.2f}",
             *map(str, shape[1:8]),
             "yes" if shape.tied else "no",

@@ -40,6 +40,7 @@ PENDING = [
         "guide/cautions.md",
         "guide/papers.md",
         "import.md",
+        "cases.md",
     )
 ]
 

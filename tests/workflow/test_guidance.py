@@ -30,9 +30,16 @@ def posttrain(folder: Path, *arguments: str) -> str:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Path:
-    """A new project, and a recommendation for a tiny model in it."""
+    """A new project."""
     folder = tmp_path_factory.mktemp("new")
     posttrain(folder, "init")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recommended(project) -> Path:
+    """The same with a recommendation for a tiny model."""
+    folder = project
     tiny_bases.save(folder / "base", tiny_bases.chatml(), max_position_embeddings=512)
     question = "--gpu-memory 0 --model base --purpose production --examples 300 --preferences 500 --output"
     posttrain(folder, "recommend", *question.split(), MINE)
@@ -46,7 +53,9 @@ def test_what_init_prints_is_planned_in_its_folder(project):
     assert {"base", "sft", "dpo", "merge", "eval"} <= {job.rule for job in jobs}
 
 
-def test_a_recommended_configuration_runs_and_both_ways_to_the_workflow_are_one(project):
+@pytest.mark.slow
+def test_a_recommended_configuration_runs_and_both_ways_to_the_workflow_are_one(recommended):
+    project = recommended
     values = yaml.safe_load((project / MINE).read_text())
     values["evaluation"] |= {"limit": 4, "max_new_tokens": 4, "answers": 0}
     values["evaluation"]["suites"]["few_shot"]["limit"] = 4

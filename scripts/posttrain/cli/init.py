@@ -12,7 +12,7 @@ def run(options: argparse.Namespace) -> None:
     folder = Path(options.folder)
     written = project.start(folder)
     print(
-        f"{folder.resolve()} is a project now: {', '.join(name for name in written if not name.startswith('profiles/'))}, profiles/"
+        f"{options.folder} is a project now: {', '.join(name for name in written if not name.startswith('profiles/'))}, profiles/"
     )
     print("Next:")
     if folder.resolve() != Path.cwd():

@@ -1,6 +1,5 @@
 """The diagnosis of a run: what its files prove to be wrong with it."""
 
-import itertools
 from pathlib import Path
 
 from posttrain.diagnosis import evidence, loss_rules, other_rules, preference_rules, result_rules, sampling_rules
@@ -8,6 +7,9 @@ from posttrain.diagnosis.evidence import Evidence
 from posttrain.diagnosis.findings import FINDINGS, Finding
 
 ORDER = list(FINDINGS)
+# A model that has learnt nothing, or lost it again, also answers badly: that is told by its cause alone.
+CAUSES = {"diverged", "loss-zero", "learning-rate-too-high", "learning-rate-too-low", "flat-loss"}
+SYMPTOMS = {"stop-token-not-learnt", "repetition", "worse-than-the-parent"}
 
 
 def diagnose(folder: Path) -> list[Finding]:
@@ -17,8 +19,10 @@ def diagnose(folder: Path) -> list[Finding]:
 
 def examine(found: Evidence) -> list[Finding]:
     """What is wrong with a run by its files."""
-    rules = (other_rules, loss_rules, preference_rules, sampling_rules, result_rules)
     findings: dict[str, Finding] = {}
-    for finding in itertools.chain.from_iterable(part.find(found) for part in rules):
-        findings.setdefault(finding.code, finding)  # one of a kind: the rest is the same fault seen elsewhere
+    for part in (other_rules, loss_rules, preference_rules, sampling_rules, result_rules):
+        for finding in part.find(found):
+            is_explained = part is result_rules and finding.code in SYMPTOMS and not CAUSES.isdisjoint(findings)
+            if not is_explained:
+                findings.setdefault(finding.code, finding)  # one of a kind: the rest is the same fault seen elsewhere
     return sorted(findings.values(), key=lambda finding: ORDER.index(finding.code))

@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
-from posttrain.guidance.decisions import Decision, Question, Stage, data_row, evaluated_in
 from posttrain.guidance.facts import Rows
+from posttrain.guidance.stages import Decision, Question, Stage, data_row, evaluated_in
 from posttrain.objectives import OBJECTIVES
 from posttrain.runtime.errors import printable
 
@@ -91,7 +91,7 @@ def _evaluation(question: Question, made: list[Stage]) -> list[str]:
         f"  max_length: {lengths}",
         "  limit: 100 # held-out rows of each dataset that are measured",
     ]
-    if precision == "bf16":
+    if precision != "fp32":
         lines.append("  precision: bf16 # in float32 the whole model does not fit into memory")
     if data_row(question).few_shot and question.examples and question.examples.type == "messages":
         lines += [
@@ -108,7 +108,7 @@ def _value(value: Any) -> str:
 
 
 def _flow(values: dict[str, Any]) -> str:
-    return yaml.safe_dump(values, default_flow_style=True, sort_keys=False, width=10**6).strip()
+    return yaml.safe_dump(values, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**6).strip()
 
 
 def parsed(text: str, file: Path) -> dict[str, Any]:

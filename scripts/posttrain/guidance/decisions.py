@@ -4,12 +4,22 @@ Precedence: what fits into memory, then the rows that there are, then the purpos
 then what is common.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from posttrain.guidance import tables
-from posttrain.guidance.facts import Place, Rows, Source
-from posttrain.guidance.fitting import Fit, fitted, measured_in, needed
-from posttrain.guidance.tables import DATA, HARDWARE, ROWS, Data, Hardware, Purpose
+from posttrain.guidance.facts import Rows
+from posttrain.guidance.fitting import needed
+from posttrain.guidance.stages import (
+    Decision,
+    Question,
+    Stage,
+    data_row,
+    evaluated_in,
+    rows_of,
+    stages,
+    wanted_length,
+)
+from posttrain.guidance.tables import DATA, HARDWARE, ROWS, Hardware
 from posttrain.methods import METHODS
 from posttrain.models.memory_estimate import GIB, trained_parameters
 from posttrain.objectives import OBJECTIVES
@@ -19,51 +29,6 @@ ENOUGH = 100  # pairs; so many moved the demo's held-out pairs from 72 % to 88 %
 SAVING = 0.1  # share of memory that 4 bits have to save at least to be worth their error and time
 WORDS = {"sft": "SFT", "dpo": "DPO", "kto": "KTO", "full": "full fine-tuning", "lora": "LoRA", "qlora": "QLoRA"}
 TRIED = ("full", "lora", "qlora")
-RANKS = {"data-small": 8, "data-medium": 16, "data-large": 32}
-BATCHES = {"data-small": 4, "data-medium": 8, "data-large": 16}
-EPOCHS = {"data-small": 3, "data-medium": 2, "data-large": 1}
-LENGTHS = {"chat": 2048, "production": 2048}  # of rows that were not seen; 1024 otherwise
-
-
-class Question(NamedTuple):
-    """What a recommendation is asked for."""
-
-    place: Place
-    source: Source
-    purpose: Purpose
-    examples: Rows | None
-    preferences: Rows | None
-    quality: str | None
-
-
-class Decision(NamedTuple):
-    """One decision."""
-
-    about: str
-    choice: str
-    rows: list[str]
-    """ids of the guide's rows that it rests on"""
-    why: list[str]
-    overruled: list[str]
-    """rows that say something else, and what won"""
-    others: list[str]
-    """what would fit as well, or would not, and why it was not chosen"""
-
-
-class Stage(NamedTuple):
-    """A run of the recommended road."""
-
-    name: str
-    objective: str
-    method: str
-    keys: dict[str, Any]
-    fit: Fit
-
-
-def data_row(question: Question) -> Data:
-    """The row of the table by data; the number of rows decides, not their quality."""
-    count = (question.examples or question.preferences).count
-    return next(row for row in DATA if row.rows[0] <= count < row.rows[1])
 
 
 def hardware_rows(question: Question) -> list[Hardware]:
@@ -71,8 +36,11 @@ def hardware_rows(question: Question) -> list[Hardware]:
     place, size = question.place, question.source.billions
     if place.device == "cpu":
         return []
-    near = round(place.memory) if place.memory > 1 else place.memory  # 23.6 GiB are sold as 24 GB
-    return [row for row in HARDWARE if row.memory[0] <= near <= row.memory[1] and size <= row.model[1] * 1.2]
+    return [
+        row
+        for row in HARDWARE  # 15 GiB are sold as 16 GB, and 7.6e9 parameters as 7B
+        if 0.93 * row.memory[0] <= place.memory <= 1.01 * row.memory[1] and size <= row.model[1] * 1.2
+    ]
 
 
 # ---- the objectives
@@ -86,8 +54,12 @@ def objectives(question: Question) -> tuple[list[str], Decision]:
     enough = pairs is not None and pairs.count >= ENOUGH
     after = bool(asking) and enough and purpose.id != "purpose-prototype"
     chosen = (["sft"] if question.examples else []) + ([second] if after or not question.examples else [])
-    rows = [row.id for row in (purpose, data) if chosen[-1] in row.objectives or (after and row in asking)]
-    rows += ["phase-1"] * ("sft" in chosen) + ["phase-2", "objective-dpo"] * (len(chosen) > 1)
+    rows = (
+        [row.id for row in (purpose, data) if row in asking]
+        if after
+        else [row.id for row in (purpose, data) if row.objectives[-1] == chosen[-1]]
+    )
+    rows += ["objective-sft", "phase-1"] * ("sft" in chosen) + ["phase-2", "objective-dpo"] * (len(chosen) > 1)
     why, overruled, others = [], [], []
     if second == "kto" and second in chosen:
         why.append("the preferences are single completions with labels, which KTO learns from and DPO cannot")
@@ -106,6 +78,8 @@ def objectives(question: Question) -> tuple[list[str], Decision]:
     if not question.examples:
         rows = [purpose.id] if "dpo" in purpose.objectives else ["objective-dpo"]
         why.append("there are preferences and no examples, so the base has to be a chat model already")
+        first = [row for row in (purpose, data) if row.objectives[0] != chosen[0]]
+        overruled += [f"{_ids(first)}: SFT; there are no examples, so the data wins"] if first else []
     if purpose.id == "purpose-production" and len(chosen) > 1:
         why.append(
             "DPO starts from the SFT model (phase-2), as a base that has not learnt the task has nothing to prefer"
@@ -127,53 +101,6 @@ def _ids(rows: list[Any]) -> str:
 
 
 # ---- the method
-
-
-def stages(question: Question, road: list[str], method: str) -> list[Stage]:
-    """The runs of a road by one method, with the settings that fit."""
-    data, made = data_row(question), []
-    for objective in road:
-        longest = _length(question, rows_of(question, objective))
-        keys = hyperparameters(data, objective, method)
-        run = {"objective": objective, "method": method} | keys
-        fit = fitted(run, question.source.model, question.place, longest)
-        made.append(Stage(f"{objective}_{method}", objective, method, keys, fit))
-    return made
-
-
-def hyperparameters(data: Data, objective: str, method: str) -> dict[str, Any]:
-    """Batch, epochs and, of an adapter, rank and learning rate, which are set together.
-
-    The scale of a LoRA is alpha / rank = 2 whatever its rank, so a step moves the weights by an amount that grows with the root of
-    the rank (Kalajdzievski 2023, rank-stabilised LoRA); the learning rate falls with it. Of methods with a rank, the method's
-    default rate belongs to its default rank.
-    """
-    row, shown = METHODS[method], OBJECTIVES[objective].from_demonstrations
-    rate = row.learning_rates[not shown]
-    keys: dict[str, Any] = {"batch_size": BATCHES[data.id], "epochs": EPOCHS[data.id] if shown else 1}
-    if not row.low_rank:
-        return {"learning_rate": rate} | keys
-    rank = RANKS[data.id]
-    keys = {"rank": rank, "alpha": 2 * rank, "learning_rate": rounded(rate * (row.rank / rank) ** 0.5)} | keys
-    return keys | ({"dropout": 0.1 if data.few_shot else 0.05} if shown else {})
-
-
-def rounded(number: float) -> float:
-    """Two significant digits.
-
-    >>> rounded(2e-4 * (16 / 8) ** 0.5), rounded(2e-4 * (16 / 256) ** 0.5)
-    (0.00028, 5e-05)
-    """
-    return float(f"{number:.1e}")
-
-
-def _length(question: Question, rows: Rows | None) -> int:
-    most = question.source.model.config.get("max_position_embeddings") or 2**20
-    if rows is None or rows.longest is None:
-        wanted = LENGTHS.get(question.purpose.name, 1024)
-    else:
-        wanted = next((n for n in (256, 512, 1024, 2048, 4096) if rows.longest * 1.2 <= n), 8192)
-    return min(wanted, most)
 
 
 def method(question: Question, road: list[str]) -> tuple[list[Stage], Decision]:
@@ -300,7 +227,7 @@ def _of_adapter(made: list[Stage]) -> list[Decision]:
     rates = ", ".join(f"learning rate {stage.keys['learning_rate']:g} for {WORDS[stage.objective]}" for stage in made)
     choice = f"rank {first.keys['rank']}, alpha {first.keys['alpha']}, {rates}"
     why = ["set together: alpha / rank is 2 for every rank, so the rate falls with the root of the rank"]
-    others = ["rank 64 learns more from many rows, with half of the rate of rank 16; 2e-4 diverges at rank 256"]
+    others = ["rank 64 for many rows, with half of the rate of rank 16; users report that 2e-4 diverges at rank 256"]
     rows = ["lora-rank", "lora-alpha", *(["lora-dropout"] if "dropout" in first.keys else []), "training-rate"]
     return [Decision("rank and rate", choice, rows, why, _slow(made), others)]
 
@@ -315,7 +242,7 @@ def _of_batch(question: Question, made: list[Stage]) -> Decision:
         why.append(
             f"{stage.name}: {each} at once, of at most {keys['max_length']} tokens{again}{shared}: {stage.fit.gib:.1f} GiB"
         )
-        wanted = _length(question, rows_of(question, stage.objective))
+        wanted = wanted_length(question, rows_of(question, stage.objective))
         if keys["max_length"] < wanted:
             why.append(f"{stage.name}: {wanted} tokens would suit the rows, and do not fit")
     epochs = made[0].keys["epochs"]
@@ -323,24 +250,13 @@ def _of_batch(question: Question, made: list[Stage]) -> Decision:
     return Decision("batch and length", choice, ["training-batch", "training-epochs"], why, [], [])
 
 
-def evaluated_in(question: Question, made: list[Stage]) -> tuple[str | None, float]:
-    """See `measured_in`."""
-    spread = any(stage.fit.strategy == "fsdp" for stage in made)
-    return measured_in(question.source.model, question.place, spread)
-
-
 def _of_evaluation(question: Question, made: list[Stage]) -> Decision:
     precision, gib = evaluated_in(question, made)
     if precision is None:
-        why = [f"the whole model takes {gib:.1f} GiB in bf16 and does not fit, so it is measured on the CPU"]
+        why = [f"the whole model does not fit; in bf16 it takes {gib:.1f} GiB of the machine's memory"]
         return Decision("evaluation", "on the CPU", [], why, [], [])
     why = [f"its weights take {gib:.1f} GiB"] + (["in float32 they do not fit"] if precision == "bf16" else [])
     return Decision("evaluation", precision, [], why, [], [])
-
-
-def rows_of(question: Question, objective: str) -> Rows | None:
-    """The rows that a stage learns from."""
-    return question.examples if OBJECTIVES[objective].from_demonstrations else question.preferences
 
 
 def _slow(made: list[Stage]) -> list[str]:
@@ -367,7 +283,7 @@ def claims(question: Question, made: list[Stage]) -> list[tuple[tables.Claim, st
         for keys in ({"method": "full"}, {"method": "lora", "rank": spec["rank"]})
     )
     here = {
-        "claim-lora-share": f"{trained / model.parameters:.2%} of this model at rank {spec['rank']}",
+        "claim-lora-share": f"{100 * trained / model.parameters:.2g} % at rank {spec['rank']}",
         "claim-adapter-size": f"{4e-6 * trained:,.0f} MB in float32",
         "claim-lora-memory": _less(plain, full),
     }

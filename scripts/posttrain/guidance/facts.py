@@ -12,6 +12,7 @@ from posttrain.models.memory_estimate import GIB
 from posttrain.models.shapes import Model, read_model
 from posttrain.objectives import OBJECTIVES
 from posttrain.planning import shapes
+from posttrain.runtime import processes
 from posttrain.runtime.errors import UserError
 
 FREE = 0.95  # share of a GPU's memory that a training gets; the rest is the driver's and the screen's
@@ -46,15 +47,16 @@ def place(gpu_memory: float | None, gpus: int | None) -> Place:
         count = gpus or 1
         says = f"{count} x {gpu_memory:g} GB" if count > 1 else f"{gpu_memory:g} GB"
         return Place("gpu", gpu_memory, FREE * gpu_memory * GIB, count, True, f"{says} of GPU memory, as you said")
-    if gpus and gpu_memory is None:
+    found = machine.available() if gpu_memory is None else machine.of_machine()
+    if gpus and found.device == "cpu":
         raise UserError(
             "missing-answer", "--gpus", "without the memory of one GPU it says little", "add --gpu-memory GB"
         )
-    found = machine.available() if gpu_memory is None else machine.of_machine()
     gib = found.total / GIB
     if found.device == "gpu":
-        says = f"{gib:.1f} GiB of GPU memory on {found.name}, seen on this machine"
-        return Place("gpu", gib, FREE * found.total, 1, found.bf16, says)
+        count = gpus or max(1, len(processes.gpus()))
+        says = f"{count} x {gib:.1f} GiB of GPU memory on {found.name}, seen on this machine"
+        return Place("gpu", gib, FREE * found.total, count, found.bf16, says)
     says = f"no GPU; {gib:.1f} GiB of memory on this machine"
     return Place("cpu", gib, FREE * found.total, 1, found.bf16, says)
 
@@ -82,10 +84,9 @@ def source(text: str) -> Source:
         UserError: it stands for none, or its size is not known.
     """
     text = text.strip()
-    if Path(text).expanduser().is_dir():
-        return Source(
-            _name(Path(text).expanduser().resolve().name), {"source": "path", "path": text}, *_of_folder(text)
-        )
+    folder = Path(text).expanduser()
+    if folder.is_dir():
+        return Source(_name(folder.resolve().name), {"source": "path", "path": str(folder)}, *_of_folder(folder, text))
     size = sizes.named(text)
     if re.fullmatch(r"\d+(\.\d+)?\s*[bmBM]", text) and size:
         shape = _near(size, text)
@@ -112,14 +113,19 @@ def source(text: str) -> Source:
     return Source(_name(wheel[1] if wheel else text), keys, sizes.model(shape), says)
 
 
-def _of_folder(text: str) -> tuple[Model, str]:
-    folder = Path(text).expanduser()
+def _of_folder(folder: Path, text: str) -> tuple[Model, str]:
     if not (folder / "config.json").exists():
         hint = "name a folder with config.json and *.safetensors"
         raise UserError("missing-file", f"--model {text}", "there is no config.json in it", hint)
-    if any(folder.glob("*.safetensors")):
-        return sizes.Remembered(*read_model(folder)), "its shapes are read from its files"
-    return sizes.Remembered(*shapes.model_of(folder)), "its shapes are those of its config.json"
+    weights = any(folder.glob("*.safetensors"))
+    says = f"its shapes are {'read from its files' if weights else 'those of its config.json'}"
+    tokenizer = folder / "tokenizer_config.json"
+    template = any(folder.glob("chat_template*")) or (
+        tokenizer.exists() and '"chat_template"' in tokenizer.read_text("utf-8")
+    )
+    if not template:
+        says += "; it has no chat template, and docs/models.md says how to give it one"
+    return sizes.Remembered(*(read_model(folder) if weights else shapes.model_of(folder))), says
 
 
 def _described(model: str) -> Model | None:

@@ -3,8 +3,8 @@
 from typing import Any, NamedTuple
 
 from posttrain.guidance import configuration, decisions, tables
-from posttrain.guidance.decisions import Decision, Question, Stage
 from posttrain.guidance.facts import NAMES, Rows
+from posttrain.guidance.stages import Decision, Question, Stage, evaluated_in
 from posttrain.guidance.tables import PURPOSES, Claim, Purpose
 from posttrain.runtime.errors import UserError, nearest
 from posttrain.workflow import paths
@@ -32,7 +32,7 @@ class Recommendation(NamedTuple):
         Args:
             snakemake: the command as far as the targets.
         """
-        if decisions.evaluated_in(self.question, self.stages)[0]:
+        if evaluated_in(self.question, self.stages)[0]:
             return [f"{snakemake} -n {self.target}", f"{snakemake} {self.target}"]
         model = paths.of(self.stages[-1].name, "model")
         return [
@@ -126,11 +126,9 @@ def lines(found: Recommendation) -> list[str]:
         said += [f"    against: {line}" for line in one.overruled]
         said += [f"    instead: {line}" for line in one.others]
     if found.claims:
-        said += ["", "The guide's numbers, and what holds:"]
+        said += ["", "The guide's numbers, this model's by the estimate, and measured ones:"]
         for claim, here in found.claims:
-            said.append(f"    {claim.id}: {claim.says}")
-            said += [f"        here: {here}, by the estimate"] if here else []
-            said.append(f"        measured: {claim.measured}")
+            said.append(f"    {claim.id}: {claim.says}; {f'here {here}; ' if here else ''}measured: {claim.measured}")
     return said
 
 

@@ -27,16 +27,16 @@ class Shape(NamedTuple):
 SHAPES = {
     "135M": Shape("HuggingFaceTB/SmolLM2-135M-Instruct", 576, 1536, 30, 9, 3, 64, 49152, True, False),
     "0.6B": Shape("Qwen/Qwen3-0.6B", 1024, 3072, 28, 16, 8, 128, 151936, True, False),
-    "1B": Shape("meta-llama/Llama-3.2-1B", 2048, 8192, 16, 32, 8, 64, 128256, True, False),
+    "1B": Shape("meta-llama/Llama-3.2-1B-Instruct", 2048, 8192, 16, 32, 8, 64, 128256, True, False),
     "1.7B": Shape("HuggingFaceTB/SmolLM2-1.7B-Instruct", 2048, 8192, 24, 32, 32, 64, 49152, True, False),
-    "3B": Shape("meta-llama/Llama-3.2-3B", 3072, 8192, 28, 24, 8, 128, 128256, True, False),
+    "3B": Shape("meta-llama/Llama-3.2-3B-Instruct", 3072, 8192, 28, 24, 8, 128, 128256, True, False),
     "4B": Shape("Qwen/Qwen3-4B", 2560, 9728, 36, 32, 8, 128, 151936, True, False),
     "7B": Shape("Qwen/Qwen2.5-7B-Instruct", 3584, 18944, 28, 28, 4, 128, 152064, False, True),
-    "8B": Shape("meta-llama/Llama-3.1-8B", 4096, 14336, 32, 32, 8, 128, 128256, False, False),
+    "8B": Shape("meta-llama/Llama-3.1-8B-Instruct", 4096, 14336, 32, 32, 8, 128, 128256, False, False),
     "14B": Shape("Qwen/Qwen3-14B", 5120, 17408, 40, 40, 8, 128, 151936, False, False),
-    "32B": Shape("Qwen/Qwen2.5-32B", 5120, 27648, 64, 40, 8, 128, 152064, False, True),
+    "32B": Shape("Qwen/Qwen2.5-32B-Instruct", 5120, 27648, 64, 40, 8, 128, 152064, False, True),
     "65B": Shape("huggyllama/llama-65b", 8192, 22016, 80, 64, 64, 128, 32000, False, False),
-    "70B": Shape("meta-llama/Llama-3.1-70B", 8192, 28672, 80, 64, 8, 128, 128256, False, False),
+    "70B": Shape("meta-llama/Llama-3.1-70B-Instruct", 8192, 28672, 80, 64, 8, 128, 128256, False, False),
 }
 FAR = 1.6  # how many times larger or smaller than the nearest shape a model may be
 UNITS = {"m": 1e-3, "b": 1.0, "t": 1e3}

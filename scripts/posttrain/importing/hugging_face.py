@@ -12,6 +12,7 @@ BATCH = "examples per optimiser step: per device x accumulated x devices"
 SHORT_WARMUP = (
     "a number of steps is carried where max_steps is set; else write warmup_ratio, a share of the steps (0.1 applies)"
 )
+FIRST_STEP = "the rate of the first of n warm-up steps is 1 / (n + 1) of the peak here, and 0 there"
 EVALUATED = "held-out rows are measured after training; write measure_every: STEPS to measure them in between"
 CHECKPOINTS = "checkpoints are made by time, and only for resuming; see tracking: {checkpoint_seconds}"
 RESULTS = "results are under results/RUN"
@@ -22,12 +23,21 @@ ON_HUB = "training runs without the hub; posttrain publish uploads a run"
 def batch(value: Any, job: Job) -> Row:
     """The size of a batch, which is per device and per forward pass elsewhere, and per optimiser step here."""
     accumulated = int(job.value("gradient_accumulation_steps") or 1)
+    if int(value) < 1:
+        raise ValueError
     total = int(value) * accumulated * job.devices
     job.set("batch_size", total)
     counted = (
         f"{value} per device x {accumulated} accumulated x {job.devices} {'device' if job.devices == 1 else 'devices'}"
     )
     return differs("batch_size", f"examples per optimiser step: {counted} = {total}")
+
+
+def accumulation(value: Any, job: Job) -> None:
+    """Forward passes of a batch."""
+    if int(value) < 1:
+        raise ValueError
+    job.set("gradient_accumulation_steps", int(value))
 
 
 def warmup_steps(value: Any, job: Job) -> Row | None:
@@ -47,6 +57,8 @@ def _warmup(share: float, job: Job) -> Row | None:
     """Transformers' schedule `constant` has no warm-up, and ours has."""
     constant = "constant" in (job.value("lr_scheduler_type"), job.value("lr_scheduler"))
     job.set("warmup_ratio", 0.0 if constant else share)
+    if share and not constant:
+        return differs("warmup_ratio", FIRST_STEP)
     return same("the schedule constant has no warm-up there") if constant and share else carried("warmup_ratio")
 
 
@@ -178,8 +190,8 @@ TRAINING: dict[str, Row] = {
     "num_train_epochs": carried("epochs"),
     "max_steps": carried("max_steps", read=steps),
     "per_device_train_batch_size": differs("batch_size", BATCH, batch),
-    "gradient_accumulation_steps": carried("gradient_accumulation_steps"),
-    "warmup_ratio": carried("warmup_ratio", read=warmup_ratio),
+    "gradient_accumulation_steps": carried("gradient_accumulation_steps", read=accumulation),
+    "warmup_ratio": differs("warmup_ratio", FIRST_STEP, warmup_ratio),
     "warmup_steps": differs("warmup_ratio", SHORT_WARMUP, warmup_steps),
     "lr_scheduler_type": carried("lr_scheduler_type", "cosine, linear or constant; cosine takes the place of others", schedule),
     "weight_decay": carried("weight_decay"),
@@ -215,7 +227,7 @@ TRAINING: dict[str, Row] = {
     **dict.fromkeys(
         (
             "ddp_timeout", "ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_backend", "local_rank",
-            "dataloader_num_workers", "dataloader_pin_memory", "dataloader_prefetch_factor", "accelerator_config",
+            "use_cpu", "no_cuda", "dataloader_num_workers", "dataloader_pin_memory", "dataloader_prefetch_factor", "accelerator_config",
         ),
         same(DECIDED),
     ),

@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 from posttrain.methods import METHODS, VALUE_RANK, Sizes, reads_weights
-from posttrain.models import parameter_patterns, target_modules
+from posttrain.models import activations, parameter_patterns, target_modules
 from posttrain.models.memory_sharing import ALONE, Hardware, of_one
 from posttrain.models.shapes import Model
 from posttrain.objectives import OBJECTIVES
@@ -17,13 +17,16 @@ from posttrain.objectives import OBJECTIVES
 GIB = 2**30
 NF4 = 0.516  # bytes a weight in 4 bits, with its share of the twice quantised constants (Dettmers et al. 2023)
 # A process on the CPU, its libraries imported; a CUDA context with its kernels.
-OVERHEAD = {"cpu": 0.8 * GIB, "gpu": 0.6 * GIB}
+OVERHEAD = {"cpu": 0.75 * GIB, "gpu": 0.6 * GIB}
+PRIMITIVES = (
+    0.65 * GIB
+)  # oneDNN's cache of 1024 compiled products in bf16, which rows of many lengths fill, see docs/performance.md
 # Peak over what the activations add up to. CPU: the C library's heap in pieces, 1.1 to 1.8 in 20 trainings of a 135M model;
-# GPU: PyTorch's allocator reuses blocks, so little is lost.
+# GPU: PyTorch's allocator reuses blocks, so little is lost. Rows of one length leave no pieces.
 FRAGMENTATION = {"cpu": 1.5, "gpu": 1.1}
 ROLLOUTS = 1.25  # the same of PPO, which samples and scores between its steps
-MAX_LOGITS = 2**28  # see lm_head.py
-# A spec's key in the words of the configuration; nothing where a change of it is not told.
+MAX_LOGITS, PIECE = 2**28, 2**24  # see lm_head.py
+# See `setting`.
 WORDS = {"accumulation": "gradient_accumulation_steps", **dict.fromkeys(("rank", "target_modules", "dropout"), "")}
 TILE = (4096, 32768)  # tokens and words of the vocabulary whose logits TRL's own head has at once
 
@@ -103,6 +106,8 @@ def estimate(
     device: str,
     bf16: bool,
     hardware: Hardware = ALONE,
+    liger: bool = False,
+    even: bool = False,
 ) -> dict[str, float]:
     """Bytes that a run needs in each process, by what takes them; `least` is what no batch size and no recomputing takes away.
 
@@ -114,6 +119,8 @@ def estimate(
         device: "cpu" or "gpu".
         bf16: whether matrices are multiplied in bfloat16.
         hardware: the processes that share the run.
+        liger: Liger's kernels are used, on a GPU.
+        even: all rows have the same length, as packed ones have.
     """
     method, trainable = METHODS[spec["method"]], trained_parameters(spec, model)
     with_value = OBJECTIVES[spec["objective"]].value_model
@@ -126,23 +133,50 @@ def estimate(
         adapters += value
         trainable = adapters + (trainable if method.full else 0)
     tokens = _rows(spec, hardware.processes) * (longest + (spec["virtual_tokens"] if method.virtual_tokens else 0))
-    pieces = FRAGMENTATION[device] * (ROLLOUTS if with_value else 1)
+    even = even or bool(spec.get("packing"))
+    pieces = (1 if even and device == "cpu" else FRAGMENTATION[device]) * (ROLLOUTS if with_value else 1)
     inside = sum(map(math.prod, model.matrices.values())) / model.parameters
     held = {"weights": _held(spec, model, bf16) + 4 * adapters, "gradients": 4 * trainable}
     held, host = of_one(held | {"optimiser": _state(spec) * trainable}, model.layers, inside, hardware, bf16)
     parts = held | {
         "copies": _copies(spec, model),
-        "activations": pieces * _activations(spec, model, tokens, device, bf16),
-        "logits": _logits(spec, model, tokens, trained_share, device),
-        "overhead": OVERHEAD[device],
+        "activations": pieces
+        * _activations(spec, model, _shared(spec, tokens, trained_share, device), longest, device, bf16, liger),
+        "logits": _logits(spec, model, tokens, trained_share, device, bf16),
+        "overhead": OVERHEAD[device] + (PRIMITIVES if bf16 and device == "cpu" and not even else 0),
     }
     least = sum(held.values())
-    # The first gradients come when most activations are no longer needed.
+    # The first gradients come when most activations are no longer needed; completions are sampled before.
     passing, gradients = parts["activations"] + parts["logits"], parts["gradients"]
     several = _step(spec) // hardware.processes > _micro_batch(spec, hardware.processes)
     peak = passing + gradients if several else max(passing, gradients)
+    if "max_new_tokens" in spec:
+        parts["cache"] = cache(model, spec["batch_size"] // hardware.processes, longest, 2 if bf16 else 4)
+        peak = max(peak, parts["cache"])
     total = least - gradients + parts["copies"] + parts["overhead"] + peak
     return parts | ({"host": host} if host else {}) | {"least": least, "total": total}
+
+
+def cache(model: Model, rows: int, length: int, size: int) -> float:
+    """Bytes of keys and values while `rows` sequences are sampled, and of the logits of the token that comes next, three times.
+
+    2 layers keys length rows (Pope et al. 2022, arXiv:2211.05102, section 3.1). Windows of attention are not considered.
+
+    Args:
+        length: tokens of a prompt and its completion.
+        size: bytes of a value.
+    """
+    return rows * (2 * model.layers * activations.layer(model).keys * length * size + 12 * model.vocabulary)
+
+
+def answering(model: Model, rows: int, length: int, device: str, bf16: bool) -> float:
+    """Bytes to answer `rows` prompts at once, as evaluation and predictions do, with weights as they are stored.
+
+    Args:
+        length: tokens of a prompt and its answer.
+    """
+    weights = model.bytes if bf16 else 4 * model.parameters
+    return weights + cache(model, rows, length, 2 if bf16 else 4) + OVERHEAD[device]
 
 
 def _step(spec: dict) -> int:
@@ -193,44 +227,55 @@ def _state(spec: dict) -> float:
     return 2 if "8bit" in name else 0 if name.startswith(("sgd", "adafactor")) else 8
 
 
-def _activations(spec: dict, model: Model, tokens: int, device: str, bf16: bool) -> float:
-    """What the backward pass needs of the forward pass.
-
-    Of a token in a layer: inputs of the two norms (float32), queries, keys, values, attention's result, three vectors of the
-    feed-forward block; where matrices have an adapter or are trained themselves, the inputs of those as well.
-    """
+def _activations(spec: dict, model: Model, tokens: float, longest: int, device: str, bf16: bool, liger: bool) -> float:
+    """What the backward pass needs of the forward pass, see models/activations.py; recomputed, one layer's, and the inputs of all."""
     method = METHODS[spec["method"]]
-    held_in_float32 = method.full or (model.bytes > 2 * model.parameters and not _is_apart(spec, model))
-    size, hidden, wide = 2 if bf16 or not held_in_float32 else 4, model.hidden, _active_width(model)
-    token = 8 * hidden + size * (5 * hidden + 3 * wide)
-    if spec.get("dropout"):  # each matrix has a masked input of its own
-        token += (6 * hidden + wide) * (2 * size if device == "cpu" else size + 1)
-    elif method.mergeable:
-        token += size * (2 * hidden + wide)
-    if method.full:
-        token += 8 * hidden
+    in_float32 = _in_float32(spec, model)
+    casts = bf16 and in_float32
+    how = activations.How(device, 2 if bf16 or not in_float32 else 4, casts, liger and device == "gpu")
+    token = activations.of_a_layer(spec, model, adapted(spec, model), longest, how)
     linear = sum(map(math.prod, model.matrices.values()))
-    casts = 2 * linear if bf16 and held_in_float32 and not method.four_bit else 0
-    casts += 4 * linear if spec.get("peft_args", {}).get("use_dora") else 0
+    held_narrow = device == "cpu" and method.low_rank  # see lora_linear.py
+    copies = 2 * linear if casts and not (method.four_bit or held_narrow) else 0  # autocast's, of the weights
+    copies += 4 * linear if spec.get("peft_args", {}).get("use_dora") else 0
     if spec["gradient_checkpointing"]:
-        return tokens * (model.layers * 4 * hidden + token) + casts / model.layers
-    return tokens * model.layers * token + casts
+        inputs = (4 if in_float32 else 2) * model.hidden
+        return tokens * (model.layers * inputs + token) + copies / model.layers
+    return tokens * model.layers * token + copies
 
 
-def _active_width(model: Model) -> int:
-    """Of a feed-forward block; of a mixture of experts, of those that a token goes through."""
-    return model.intermediate * (model.config.get("num_experts_per_tok") or 1)
-
-
-def _logits(spec: dict, model: Model, tokens: int, trained_share: float, device: str) -> float:
+def _shared(spec: dict, tokens: float, trained_share: float, device: str) -> float:
+    """Tokens of a forward pass; on a CPU the two sequences of a pair share their prompt, see shared_prefix.py."""
     objective = OBJECTIVES[spec["objective"]]
+    shared = (
+        device == "cpu" and objective.sequences == 2 and objective.compact_head == "patched" and not spec.get("dropout")
+    )
+    return tokens * (1 + trained_share) / 2 if shared and not METHODS[spec["method"]].virtual_tokens else tokens
+
+
+def _in_float32(spec: dict, model: Model) -> bool:
+    """Whether what flows from layer to layer is in float32: where the weights are."""
+    return METHODS[spec["method"]].full or (model.bytes > 2 * model.parameters and not _is_apart(spec, model))
+
+
+def _logits(spec: dict, model: Model, tokens: int, trained_share: float, device: str, bf16: bool) -> float:
+    """What the LM head takes: `models/lm_head.py` on a CPU, TRL's tiles (`trl/kernels/chunked_logprob.py`) on a GPU."""
+    objective, method = OBJECTIVES[spec["objective"]], METHODS[spec["method"]]
     if objective.reward_model:
         return 0
+    trained = tokens * trained_share
+    moved = (
+        4 * model.vocabulary * model.hidden if method.full else 0
+    )  # its gradient comes while all activations are there
     if objective.all_logits:  # the logits, their log-softmax, its gradient
-        return 12 * tokens * model.vocabulary
-    if device == "cpu" and objective.compact_head != "none" and not METHODS[spec["method"]].virtual_tokens:
-        return 6 * min(tokens * trained_share * model.vocabulary, MAX_LOGITS)
-    return 12 * min(tokens, TILE[0]) * min(model.vocabulary, TILE[1])
+        return 12 * tokens * model.vocabulary + moved
+    if device == "cpu" and objective.compact_head != "none" and not method.virtual_tokens:
+        if method.full:
+            return 6 * min(trained * model.vocabulary, MAX_LOGITS) + moved
+        return 12 * min(trained * model.vocabulary, PIECE) + 8 * trained * model.hidden
+    # In the backward pass a tile of logits and one of its gradient, and the gradient of the hidden states in float32.
+    tile = min(trained, TILE[0]) * min(model.vocabulary, TILE[1])
+    return (4 if bf16 and device == "gpu" else 12) * tile + 8 * trained * model.hidden + moved
 
 
 # ---- what would fit
@@ -253,11 +298,12 @@ def remedies(spec: dict, shorter: int) -> list[tuple[str, dict]]:
         changes += [more, more | most]
     shares = (2, 4, 8) if "max_new_tokens" not in spec else ()  # there the answers decide
     changes += [{"max_length": shorter // n} | most for n in shares]
-    return [
-        (", ".join(f"{WORDS.get(key, key)}: {_yaml(v)}" for key, v in c.items() if WORDS.get(key, key)), c)
-        for c in changes
-        if c
-    ]
+    return [(", ".join(f"{setting(key)}: {_yaml(v)}" for key, v in c.items() if setting(key)), c) for c in changes if c]
+
+
+def setting(key: str) -> str:
+    """A spec's key in the words of the configuration; empty where a change of it is not told, as it is a default."""
+    return WORDS.get(key, key)
 
 
 def _yaml(value: Any) -> str:

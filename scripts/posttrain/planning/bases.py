@@ -4,6 +4,7 @@ from pathlib import Path
 
 from posttrain.config.bases import RandomBase
 from posttrain.models.shapes import Model, read_model
+from posttrain.planning import shapes
 from posttrain.runtime.errors import UserError
 from posttrain.workflow import paths
 from posttrain.workflow.project import Project
@@ -28,7 +29,10 @@ def model(project: Project, base: str) -> Model | None:
     if table.source == "wheel":
         sizes = OF_WHEELS.get(table.package.partition("==")[0])
         return llama(*sizes, tied=True) if sizes else None
-    return _read(project.folder / table.path) if table.source == "path" else None
+    try:
+        return shapes.model_of(project.folder / table.path if table.source == "path" else table.model)
+    except UserError:  # told by the stage that reads it
+        return None
 
 
 def _read(folder: Path) -> Model | None:

@@ -1,6 +1,5 @@
 """The jobs of a plan as a graph: who needs whom, what is there already, and what several runs share."""
 
-from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,8 +18,13 @@ class Graph(NamedTuple):
     """what each is called in the records, such as `eval/sft_lora`"""
     needs: list[list[int]]
     """of each job, the places of those that make its inputs"""
-    there: list[str]
-    """results that the jobs read and that are already there"""
+    reads: list[list[str]]
+    """of each job, the results that it reads and that are already there"""
+
+    @property
+    def there(self) -> list[str]:
+        """Results that the jobs read and that are already there."""
+        return sorted({result for reads in self.reads for result in reads})
 
     @property
     def results(self) -> list[str]:
@@ -59,17 +63,22 @@ def graph(planned: list[Job]) -> Graph:
     written = {output for job in planned for output in job.outputs}
     maker = {output: place for place, job in enumerate(jobs) for output in job.outputs}
     needs = [sorted({maker[file] for file in job.inputs if file in maker}) for job in jobs]
-    read = Counter(file for job in jobs for file in job.inputs if paths.is_target(file) and file not in written)
     made = {paths.owner(output) for job in jobs for output in job.outputs}
-    there = sorted({paths.owner(file) for file in read if Path(file).exists()} - made)
+    reads = [_there(job, written, made) for job in jobs]
     order = _order(needs)
     place = {old: new for new, old in enumerate(order)}
     return Graph(
         [jobs[old] for old in order],
         [_name(jobs[old]) for old in order],
         [sorted(place[need] for need in needs[old]) for old in order],
-        there,
+        [reads[old] for old in order],
     )
+
+
+def _there(job: Job, written: set[str], made: set[str]) -> list[str]:
+    """The results that a job reads, that no job makes, and that are there."""
+    files = (file for file in job.inputs if paths.is_target(file) and file not in written)
+    return sorted({paths.owner(file) for file in files if Path(file).exists()} - made)
 
 
 def _name(job: Job) -> str:

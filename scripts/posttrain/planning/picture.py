@@ -40,10 +40,13 @@ def nodes(plan: Plan) -> tuple[dict[str, Node], set[tuple[str, str]], set[str]]:
         members.setdefault(name, set()).add(job.result)
         rules = node.rules if job.rule in node.rules else [*node.rules, job.rule]
         found[name] = Node(name, rules, node.seconds + (job.time.seconds or 0), node.jobs + 1, len(members[name]))
+    name = _group if many else str
+    there = {name(result) for result in plan.there} - found.keys()
     # Two datasets are each compared with the other's held-out rows, which is no order between them.
     ordered = [job for job in plan.jobs if job.rule != "overlap"]
-    edges = {(of[need], of[job.job]) for job in ordered for need in job.needs} - {(name, name) for name in found}
-    return found, _direct(edges), {_group(result) if many else result for result in plan.there} - found.keys()
+    edges = {(of[need], of[job.job]) for job in ordered for need in job.needs}
+    edges |= {(name(result), of[job.job]) for job in ordered for result in job.reads if name(result) in there}
+    return found, _direct({(one, other) for one, other in edges if one != other}), there
 
 
 def _direct(edges: set[tuple[str, str]]) -> set[tuple[str, str]]:

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 from posttrain.models import machine
 from posttrain.models.memory_sharing import Hardware
+from posttrain.objectives import OBJECTIVES
 from posttrain.planning import jobs, probe, records, space, timing, work
 from posttrain.planning.sizes import Sizes
 from posttrain.planning.timing import Estimate, Known, Machine
-from posttrain.provenance import dry_run
+from posttrain.provenance import dry_run, explain
 from posttrain.reports import cost, planned
 from posttrain.runtime.atomic import read_json, write_json
 from posttrain.workflow import paths
@@ -37,6 +38,8 @@ class Planned(NamedTuple):
     """end results that need it"""
     needs: list[str]
     """jobs that it waits for"""
+    reads: list[str] = []
+    """results that it reads and that are there already"""
 
 
 class Plan(NamedTuple):
@@ -89,7 +92,13 @@ class Plan(NamedTuple):
         rows = []
         for job in self.jobs:
             row = {"job": job.job, "rule": job.rule, "result": job.result, **job.time._asdict()}
-            row |= {"memory": job.memory, "disk": job.disk, "serves": job.serves, "needs": job.needs}
+            row |= {
+                "memory": job.memory,
+                "disk": job.disk,
+                "serves": job.serves,
+                "needs": job.needs,
+                "reads": job.reads,
+            }
             seconds = job.time.seconds or 0
             rows.append(row | {"kwh": cost.kwh(self.watts, seconds), "money": cost.money(self.price, seconds)})
         here = {"device": self.machine.device, "name": self.machine.name, "memory": self.machine.total}
@@ -179,21 +188,27 @@ def _rows(sizes: Sizes, graph: jobs.Graph, known: Known, here: machine.Memory) -
     each = machine.of_one_process(here, hardware.processes)
     serves, results, rows = graph.sharing(), graph.results, []
     for place, (job, name) in enumerate(zip(graph.jobs, graph.names, strict=True)):
-        own = work.of(sizes, job.rule, name)
-        subject = name.partition("/")[2]
-        base, method = records.about(sizes, job.rule, subject)
-        kept = space.disk(sizes, job.rule, name)
+        rule, _, subject = name.partition(
+            "/"
+        )  # a rule that needs the internet has the records of the one that does not
+        own = work.of(sizes, rule, name)
+        base, method = records.about(sizes, rule, subject)
+        kept = space.disk(sizes, rule, name)
+        took = timing.estimate(rule, subject.partition(",")[0], own, base, method, known)
+        if job.rule in OBJECTIVES and explain.is_finished(sizes.project, job):
+            took, kept = timing.LINKED, (0, 0)
         rows.append(
             Planned(
                 job=name,
                 rule=job.rule,
                 result=results[place],
-                time=timing.estimate(job.rule, subject.partition(",")[0], own, base, method, known),
-                memory=space.memory(sizes, job.rule, name, each, hardware, known.records),
+                time=took,
+                memory=space.memory(sizes, rule, name, each, hardware, known.records),
                 disk=kept and kept[0],
                 besides=kept[1] if kept else 0,
                 serves=serves[place],
                 needs=[graph.names[need] for need in graph.needs[place]],
+                reads=graph.reads[place],
             )
         )
     return rows

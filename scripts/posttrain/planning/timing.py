@@ -5,6 +5,7 @@ of the same rule, else of the same kind of work; then the probe; then the table.
 """
 
 import re
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from posttrain.objectives import OBJECTIVES
@@ -14,12 +15,13 @@ from posttrain.planning.work import COPY, ROWS, SCORE, TRAIN, Work
 # Seconds that a job takes however little it has to do, its libraries being there already (runtime/fork_server.py): medians of
 # the demo and of config/test/tiny.yaml on two cores, `python bench/plan.py`.
 START = dict.fromkeys(OBJECTIVES, 5.0) | {
-    **{"base": 12.0, "base_here": 8.0, "data": 1.5, "data_online": 5.0, "mix": 1.0, "overlap": 1.0, "data_report": 2.0},
+    **{"base": 12.0, "data": 1.5, "mix": 1.0, "overlap": 1.0, "data_report": 2.0},
     **{"tokens": 1.0, "preflight": 2.0, "logprobs": 2.0, "select": 4.0, "merge": 3.0, "eval": 2.0, "loss": 1.0},
     **{"export": 3.0, "export_reference": 4.0, "prove_export": 8.0, "export_table": 1.0, "predict": 3.0, "judge": 3.0},
     **{"sweep": 4.0, "report": 4.0, "card": 1.0, "rating_page": 1.0, "ratings": 1.0},
 }
 OTHER_START = 2.0
+IMPORTS = 12.0  # where there is a GPU, each job imports torch and TRL itself
 # Dense peak of matrix products in bf16, operations a second, as NVIDIA's data sheets have it (T4, V100: fp16).
 PEAKS = {
     "H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L40": 181e12, "A40": 150e12, "A10": 125e12, "L4": 121e12,
@@ -55,9 +57,13 @@ class Estimate(NamedTuple):
     low: float | None
     high: float | None
     source: str
-    """record, similar run, other job, probe or formula"""
+    """record, similar run, other job, probe or formula; there, where it is only linked"""
     basis: str
     """in words"""
+
+
+# A training that has a finished copy, which its job only links.
+LINKED = Estimate(1.0, 0.3, 10.0, "there", "its finished training is there and is only linked")
 
 
 def estimate(rule: str, run: str, work: Work, base: str, method: str, known: "Known") -> Estimate:
@@ -73,7 +79,7 @@ def estimate(rule: str, run: str, work: Work, base: str, method: str, known: "Kn
     """
     if work.amount is None:
         return Estimate(None, None, None, "", "nothing here tells the base's size before it is built")
-    start = START.get(rule, OTHER_START)
+    start = START.get(rule, OTHER_START) + (IMPORTS if known.machine.gpu and work.kind != ROWS else 0)
     for source, words, rows in _records(rule, run, base, method, work.kind, known.records):
         if rows:
             seconds = _by_records(start, work.amount, rows)
@@ -105,20 +111,21 @@ def _by_records(start: float, amount: float, rows: list[Measured]) -> float:
     """`a + b amount`, least squares of relative errors, `a` near `start`; neither is negative."""
     shift = [START.get(row.rule, OTHER_START) - start for row in rows]
     points = [(row.work.amount, max(0.01, row.seconds - own)) for row, own in zip(rows, shift, strict=True)]
-    # Of the sum over records of ((a + b w - t) / t)^2, and PRIOR ((a - start) / start)^2.
+    # Of the sum over records of ((a + b w - t) / t)^2, and PRIOR ((a - start) / mean of t)^2.
     weights = [1 / seconds**2 for _, seconds in points]
-    prior = PRIOR / start**2
+    prior = PRIOR / fmean(seconds for _, seconds in points) ** 2
     s0 = sum(weights) + prior
     s1 = sum(v * w for v, (w, _) in zip(weights, points, strict=True))
     s2 = sum(v * w * w for v, (w, _) in zip(weights, points, strict=True))
     t0 = sum(v * t for v, (_, t) in zip(weights, points, strict=True)) + prior * start
     t1 = sum(v * w * t for v, (w, t) in zip(weights, points, strict=True))
     determinant = s0 * s2 - s1 * s1
+    constant = (t0 - prior * start) / (s0 - prior)
     if determinant <= 0:
-        return t0 / s0
+        return constant
     a, b = (t0 * s2 - t1 * s1) / determinant, (s0 * t1 - s1 * t0) / determinant
     if b < 0:
-        return t0 / s0
+        return constant
     return b * amount + a if a >= 0 else amount * t1 / s2
 
 

@@ -111,10 +111,10 @@ def _result(job: Job) -> str:
 def _done(project: Project, job: Job) -> str:
     if job.rule not in OBJECTIVES:
         return (DONE | MADE)[job.rule]
-    return "linked" if _is_finished(project, job) else "trained"
+    return "linked" if is_finished(project, job) else "trained"
 
 
-def _is_finished(project: Project, job: Job) -> bool:
+def is_finished(project: Project, job: Job) -> bool:
     """Whether a training has a finished copy with this spec and from these inputs, which is only linked."""
     result = _result(job)
     changed = {part.partition(": ")[0] for part in _parts(job)} & {UPDATED, UPSTREAM}

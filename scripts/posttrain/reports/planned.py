@@ -57,7 +57,7 @@ def compared() -> list[Compared]:
     rows = []
     for job, row in found.items():
         record = paths.record(job)
-        if record.exists() and record.stat().st_mtime > row["planned"]:
+        if row["source"] != "there" and record.exists() and record.stat().st_mtime > row["planned"]:
             took = resources.read_record(record)
             if took.seconds > 0:
                 rows.append(_compared(job, row, took))

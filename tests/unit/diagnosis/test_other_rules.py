@@ -5,7 +5,7 @@ import pytest
 from posttrain.diagnosis import doctor, other_rules
 from posttrain.diagnosis.findings import CLASSES, FINDINGS, GUIDE
 
-from .made import SPEC, falling, run
+from .made import SPEC, falling, noise, run
 
 
 def find(found):
@@ -95,3 +95,12 @@ def test_a_cause_is_told_before_what_follows_from_it():
     found = checked("stop_token", "allowed")
     found.steps = run(SPEC, loss=[0.0] * 20).steps
     assert [finding.code for finding in doctor.examine(found)] == ["loss-zero", "stop-token-not-learnt"]
+
+
+def test_a_model_that_has_learnt_nothing_is_not_blamed_for_its_answers():
+    found = run(SPEC, loss=2 + noise(90, 0.01))
+    answer = {"suite": "", "reference": "short", "output": "x" * 200, "tokens": 50, "limit": 50, "ended": False}
+    found.answers = [answer] * 20
+    assert [finding.code for finding in doctor.examine(found)] == ["flat-loss"]
+    found.steps = run(SPEC, loss=falling(90)).steps
+    assert [finding.code for finding in doctor.examine(found)] == ["stop-token-not-learnt"]

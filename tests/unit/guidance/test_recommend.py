@@ -7,8 +7,8 @@ import yaml
 from conftest import refused
 
 from posttrain.config.loading import read
-from posttrain.guidance import configuration, decisions, facts, recommend, sizes, tables
-from posttrain.guidance.decisions import Question
+from posttrain.guidance import configuration, decisions, facts, recommend, sizes, stages, tables
+from posttrain.guidance.stages import Question
 from posttrain.methods import METHODS
 
 GPU = {"hardware-8": (8, "7B"), "hardware-16-24": (24, "7B"), "hardware-24": (48, "14B"), "hardware-80": (80, "70B")}
@@ -65,12 +65,12 @@ def test_a_row_by_purpose(row):
 @pytest.mark.parametrize("row", tables.DATA, ids=lambda row: row.id)
 def test_a_row_by_data(row):
     found = ask(24, "8B", "domain", ROWS[row.id], 5000, row.quality)
-    assert decisions.data_row(found.question) == row
+    assert stages.data_row(found.question) == row
     assert [stage.objective for stage in found.stages] == list(row.objectives)
     suites = values(found)["evaluation"].get("suites", {})
     assert bool(suites) == row.few_shot and all(suite["num_fewshot"] for suite in suites.values())
     edge = row.rows[0] or 1
-    assert decisions.data_row(ask(examples=edge).question) == row  # 1,000 and 10,000 rows belong to the larger row
+    assert stages.data_row(ask(examples=edge).question) == row  # 1,000 and 10,000 rows belong to the larger row
 
 
 @pytest.mark.parametrize("row", [*tables.LORA_VALUES, *tables.TRAINING_VALUES], ids=lambda row: row.id)
@@ -157,10 +157,11 @@ def test_dpo_needs_pairs_whatever_the_tables_say():
         assert any("the data wins" in line for line in decided(found, "objective").overruled)
     assert [stage.objective for stage in ask(24, "8B", "production", 30_000, 100).stages] == ["sft", "dpo"]
     assert [stage.objective for stage in ask(24, "8B", "prototype", 30_000, 900).stages] == ["sft"]
-    alone = ask(24, "8B", "production", 0, 900)
+    alone = ask(24, "8B", "chat", 0, 900)
+    assert any("no examples" in line for line in decided(alone, "objective").overruled)
     assert [stage.objective for stage in alone.stages] == ["dpo"] and values(alone)["runs"]["dpo_lora"][
         "from"
-    ] == "llama_3_1_8b"
+    ] == "llama_3_1_8b_instruct"
 
 
 def test_completions_with_labels_are_for_kto():
@@ -177,10 +178,8 @@ def test_the_rate_falls_with_the_rank():
         sft = values(ask(24, "8B", "domain", ROWS[data]))["runs"]["sft_lora"]
         rates[sft["rank"]] = float(sft["learning_rate"])
     assert rates == {8: 2.8e-4, 16: 2e-4, 32: 1.4e-4}
-    assert (
-        decisions.hyperparameters(tables.DATA[1], "dpo", "lora")["learning_rate"] == METHODS["lora"].learning_rates[1]
-    )
-    full = decisions.hyperparameters(tables.DATA[1], "sft", "full")
+    assert stages.hyperparameters(tables.DATA[1], "dpo", "lora")["learning_rate"] == METHODS["lora"].learning_rates[1]
+    full = stages.hyperparameters(tables.DATA[1], "sft", "full")
     assert full["learning_rate"] == 2e-5 and "rank" not in full
 
 
@@ -226,6 +225,17 @@ def test_a_size_is_read_from_a_name(text, shape):
 def test_a_model_whose_size_is_not_known_is_refused(text, code):
     with refused(code, f"--model {text}"):
         facts.source(text)
+
+
+def test_a_purpose_is_meant_by_many_words():
+    said = {
+        "customer support assistant": "chat",
+        "legal documents": "domain",
+        "try it out": "prototype",
+        "챗봇": "chat",
+        "Deployment": "production",
+    }
+    assert {words: recommend.purpose(words).name for words in said} == said
 
 
 @pytest.mark.parametrize("words", ["", "cake", "a chat assistant in production"])

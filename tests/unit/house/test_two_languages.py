@@ -60,7 +60,8 @@ def targets(page: Path) -> list[Path | str]:
 
 def in_english(path: Path | str) -> Path | str:
     """The English page of a Korean one; anything else as it is."""
-    return PAIRS.get(path, path)
+    korean = isinstance(path, Path) and path.is_relative_to(KOREAN)
+    return DOCS / path.relative_to(KOREAN) if korean else path
 
 
 def differences(english: Path, korean: Path) -> list[str]:
@@ -93,6 +94,8 @@ def test_a_translation_is_its_page(korean):
 def test_what_a_beginner_reads_is_translated():
     needed = [DOCS / name for name in TRANSLATED] + sorted((DOCS / "guide").glob("*.md")) + [REPOSITORY / "README.md"]
     assert not [str(page.relative_to(REPOSITORY)) for page in needed if page not in PAIRS.values()]
+    links = {link for korean in PAIRS for link in targets(korean) if isinstance(link, Path)}
+    assert not [str(link) for link in links if not link.exists()]
 
 
 ENGLISH = """# Title
