@@ -14,6 +14,7 @@ from posttrain.evaluation import cases
 from posttrain.evaluation.example_scores import clusters, columns, comparisons, key, measured
 from posttrain.metrics import text_metrics
 from posttrain.metrics.statistics import METRICS, Metric, preference, summary
+from posttrain.runtime.errors import UserError
 
 # A ratio of perplexities is the perplexity of the difference of log-probabilities.
 RATIO = METRICS["perplexity"]
@@ -103,8 +104,9 @@ def _answers(rows: list[Row], tokenizer: Any, suites: dict[str, dict]) -> list[R
         own = [row for row in rows if row["suite"] == name and (is_cases or "reference" in row)]
         outputs = [text(tokenizer, row) for row in own]
         if is_cases:
-            by_id = {case.id: case for case in cases.read(Path(suite["path"]))}
-            scores = cases.score([by_id[row["id"]] for row in own], outputs)
+            asked = cases.read(Path(suite["path"]))
+            _check_asked(suite["path"], asked, own)
+            scores = cases.score(asked, outputs)
             pairs = zip(own, outputs, scores, strict=True)
             found += [where(row) | {"output": output} | score for row, output, score in pairs]
             continue
@@ -112,6 +114,17 @@ def _answers(rows: list[Row], tokenizer: Any, suites: dict[str, dict]) -> list[R
         scores = text_metrics.score(suite["metrics"], answers, references, suite.get("pattern"))
         found += [where(row) | score for row, score in zip(own, scores, strict=True)]
     return found
+
+
+def _check_asked(path: str, asked: list[cases.Case], rows: list[Row]) -> None:
+    """Refuse answers to other prompts than the file's now: Snakemake may start a proof before the reference of changed cases.
+
+    Raises:
+        UserError: they are.
+    """
+    if [(case.id, case.turns[-1]["content"]) for case in asked] != [(row["id"], row["prompt"]) for row in rows]:
+        problem = "its cases have changed since the trained model was asked"
+        raise UserError("changed-file", path, problem, "run the same command again")
 
 
 def text(tokenizer: Any, row: Row) -> str:
