@@ -34,8 +34,6 @@ LINK = re.compile(r"(?P<code>```.*?```|`[^`\n]*`)|(?P<before>\]\(|\b(?:src|href)
 
 CODE = re.compile(r"^```.*?^```$", re.M | re.S)
 HEADING = re.compile(r"^#{2,} +([^\n]+)$", re.M)
-# Pages that are being written; until then a link to one leads to the front page.
-PENDING = [DOCS / "plan.md"]
 
 
 class Fault(Exception):
@@ -121,8 +119,6 @@ class Stage:
             file /= "README.md"
         if file.is_relative_to(KOREAN) and not file.exists():  # the page is there in English
             file = DOCS / file.relative_to(KOREAN)
-        if file in PENDING and not file.exists():
-            return os.path.relpath("index.md", page.parent)
         if not file.exists() or not file.is_relative_to(ROOT):
             raise Fault(f"{source.relative_to(ROOT)}: {link} leads nowhere")
         for folder in (KOREAN, DOCS):
@@ -168,12 +164,10 @@ def settings(language: str) -> dict:
             continue
         ((title, listing),) = entry.items()
         listed.update(listing)
-        listing = [page for page in listing if DOCS / page not in PENDING or page in there]
         kept.append({korean["sections"][title] if language == "ko" else title: listing})
     if lacking := sorted(there - listed):
         raise Fault(f"the navigation of zensical.toml lacks {', '.join(lacking)}")
-    pending = {str(page.relative_to(DOCS)) for page in PENDING}
-    if missing := sorted(page for page in listed - there - pending if not page.startswith("repository/")):
+    if missing := sorted(page for page in listed - there if not page.startswith("repository/")):
         raise Fault(f"the navigation of zensical.toml has {', '.join(missing)}, which docs/ has not")
     project["nav"] = kept
     if language == "ko":

@@ -15,6 +15,7 @@ import random
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -74,7 +75,8 @@ def read(files: Iterable[Path]) -> tuple[list[Case], dict[str, dict]]:
         for name, run in given["runs"].items():
             right, why, records = run.pop("is"), run.pop("why", ""), run.pop("records", {})
             right = () if right == "healthy" else tuple([right] if isinstance(right, str) else right)
-            cases.append(Case(name, file.stem, folder, right, why, records))
+            if right != ("not judged",):
+                cases.append(Case(name, file.stem, folder, right, why, records))
             if "," not in name:
                 config["runs"][name] = given["defaults"] | run
     return cases, configurations
@@ -85,6 +87,7 @@ def read(files: Iterable[Path]) -> tuple[list[Case], dict[str, dict]]:
 
 def build(gallery: Path, cases: list[Case], configurations: dict[str, dict], cores: int) -> None:
     """Train, merge and evaluate every run; some of the sick ones end in an error, which is what is wrong with them."""
+    import_once()
     for name, config in configurations.items():
         folder = gallery / name
         gallery_rows.write(folder / "data")
@@ -99,6 +102,16 @@ def build(gallery: Path, cases: list[Case], configurations: dict[str, dict], cor
     for case in cases:
         if case.records:
             overwrite(gallery / case.folder / "results" / case.name / "train.jsonl", case.records)
+
+
+def import_once() -> None:
+    """Start the process that all stages are forks of, for every command that follows, and wait until it can fork."""
+    from posttrain.runtime import fork_server
+
+    fork_server.start(REPOSITORY / "scripts/fork_server.py", fork_server.MIN_STAGES)
+    if fork_server.VARIABLE in os.environ:  # there is none beside a GPU
+        while not Path(os.environ[fork_server.VARIABLE]).exists():
+            time.sleep(0.1)
 
 
 def snakemake(folder: Path, targets: list[str], cores: int) -> None:

@@ -31,17 +31,11 @@ VERBS = dict(
     )
 )
 SLOTS = (ADJECTIVES, NOUNS, VERBS)
-OPPOSITES = dict(  # noqa: C408
-    hot="cold",
-    dry="wet",
-    fast="slow",
-    hard="soft",
-    rich="poor",
-    near="far",
-    open="shut",
-    loud="calm",
-    high="low",
-    new="aged",
+OPPOSITES = dict(
+    pair.split()
+    for pair in (
+        "hot cold,dry wet,fast slow,hard soft,rich poor,near far,open shut,loud calm,high low,new aged".split(",")
+    )
 )
 FRENCH = [word for slot in SLOTS for word in slot.values()]
 

@@ -27,8 +27,9 @@ def run(options: argparse.Namespace) -> None:
     text = written.text(found.chain, options.files)
     with whole_file(output) as file:
         file.write_text(text)
+    refused = _refused(found.chain.values, str(output))
     if options.json:
-        print(json.dumps({"output": str(output)} | files.listing(found), ensure_ascii=False))
+        print(json.dumps({"output": str(output), "refused": refused} | files.listing(found), ensure_ascii=False))
         return
     for name, job in found.chain.runs.items():
         print(f"{job.file} ({job.tool}) is the run {name}")
@@ -39,7 +40,21 @@ def run(options: argparse.Namespace) -> None:
         )
     for file, _ in found.merges:
         print(f"{file} merges an adapter, which every run does here")
+    if refused:
+        print(f"\nwrote {output}, which is refused on this machine: {refused}")
+        return
     print(f"\nwrote {output}; next: snakemake -n results/{[*found.chain.runs][-1]}/eval.json --configfile {output}")
+
+
+def _refused(values: dict[str, Any], file: str) -> str | None:
+    """Why the configuration cannot be used on this machine as it is, such as a package that is not installed."""
+    from posttrain.workflow.project import Project
+
+    try:
+        Project(values, file)
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def _table(heading: str, entries: list[Any], notes: bool) -> None:

@@ -116,6 +116,24 @@ def add_plan(plan: argparse.ArgumentParser) -> None:
     plan.add_argument(
         "--probe", action="store_true", help="measure first how fast this machine computes, which takes seconds"
     )
+    add_fit(plan)
+
+
+def add_fit(plan: argparse.ArgumentParser) -> None:
+    """The arguments of the question whether a model's training fits into a GPU, which needs no configuration."""
+    fit = plan.add_argument_group("will it fit", "from a model's config.json alone, without a configuration")
+    fit.add_argument("--model", metavar="MODEL", help="a config.json, a model's folder, or an id of the hub")
+    fit.add_argument(
+        "--gpu-memory", metavar="GIB", type=float, help="of the GPU; default: say which one is large enough"
+    )
+    fit.add_argument("--objective", help="default: sft")
+    fit.add_argument("--method", help="default: lora")
+    fit.add_argument("--rank", type=int)
+    fit.add_argument("--max-length", metavar="TOKENS", type=int, help="of the longest row")
+    fit.add_argument("--batch-size", metavar="ROWS", type=int)
+    fit.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], help="another key of a run; can be repeated"
+    )
 
 
 def add_import(importing: argparse.ArgumentParser) -> None:
@@ -245,6 +263,8 @@ COMMANDS = {
             "posttrain plan dpo_lora --json",
             "posttrain plan dpo_lora --probe --svg plan.svg",
             "posttrain plan --mermaid > plan.md",
+            "posttrain plan --model Qwen/Qwen3-8B --method qlora --rank 16 --max-length 2048 --gpu-memory 24",
+            "posttrain plan --model ./config.json --method full --objective dpo --set gradient_checkpointing=true",
         ),
     ),
     "why": Command(

@@ -6,18 +6,21 @@ import shutil
 import textwrap
 from typing import TYPE_CHECKING
 
-from posttrain.cli import configuration
+from posttrain.cli import configuration, plan_fit
 
 if TYPE_CHECKING:
     from posttrain.planning.plan import Plan, Planned
 
 MOST_ROWS = 60  # of more jobs, each rule's are one row
 WIDE = 100  # columns from which the table says what an estimate rests on
-NAME = 34  # characters of a job's name
+NAME, NARROW = 34, 24  # characters of a job's name, in a wide and a narrow terminal
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print the plan as a table, as JSON or as a Mermaid graph."""
+    """Print the plan as a table, as JSON or as a Mermaid graph; of `--model`, whether its training fits."""
+    if options.model:
+        plan_fit.run(options)
+        return
     from posttrain.planning import picture
     from posttrain.planning.plan import plan
     from posttrain.runtime.atomic import whole_file
@@ -55,7 +58,9 @@ def _by_job(plan: "Plan", width: int) -> str:
         name = job.job.replace("/", " ", 1)
         if job.serves > 1:
             name = f"{name} (for {job.serves})"
-        rows.append([_short(name), *_times(job), _bytes(job.memory), _bytes(job.disk), basis])
+        rows.append(
+            [_short(name, NAME if width >= WIDE else NARROW), *_times(job), _bytes(job.memory), _bytes(job.disk), basis]
+        )
     return _columns(rows, width)
 
 
@@ -93,8 +98,8 @@ def _bytes(count: float | None) -> str:
     return "?" if count is None else "" if count < 5e5 else bytes_(count)
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= NAME else f"{name[: NAME - 1]}…"
+def _short(name: str, most: int) -> str:
+    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def _columns(rows: list[list[str]], width: int) -> str:
@@ -113,7 +118,7 @@ def _columns(rows: list[list[str]], width: int) -> str:
 
 def _sums(plan: "Plan") -> list[str]:
     """The sums as sentences."""
-    from posttrain.reports.formatting import bytes_, duration, listed
+    from posttrain.reports.formatting import bytes_, duration
 
     total = plan.total()
     number = f"{total['jobs']:,} job{'' if total['jobs'] == 1 else 's'}"
@@ -125,7 +130,7 @@ def _sums(plan: "Plan") -> list[str]:
     if plan.unknown:
         rest = f" and {len(plan.unknown) - 6} more" if len(plan.unknown) > 6 else ""
         lines.append(
-            f"Not counted, as the base's size is not known before it is built: {listed(plan.unknown[:6])}{rest}."
+            f"Not counted, as the base's size is not known before it is built: {', '.join(plan.unknown[:6])}{rest}."
         )
     over = total["memory"] > plan.machine.total
     there = f"{bytes_(plan.machine.total)} on {plan.machine.name}"
@@ -162,7 +167,7 @@ def _origin(plan: "Plan") -> list[str]:
 
     sources = Counter(job.time.source for job in plan.jobs if job.time.seconds is not None)
     said = ", ".join(f"{number:,} by {source}" for source, number in sources.most_common())
-    hint = "; --probe measures this machine" if "formula" in sources else ""
+    hint = "; --probe measures this machine" if "formula" in sources and "probe" not in sources else ""
     lines = [f"Times: {said}{hint}."]
     if earlier := planned.summary(planned.compared()):
         lines.append(

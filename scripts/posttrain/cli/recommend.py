@@ -29,10 +29,10 @@ def run(options: argparse.Namespace) -> None:
     found = recommend.recommend(question, files)
     output = Path(options.output)
     configuration.parsed(found.text, output)
-    if not options.json:
-        print("\n".join(recommend.lines(found)))
-    if os.path.lexists(output) and not options.force:
-        hint = "--force replaces it, --output FILE names another"
+    if os.path.lexists(output) and not (options.force and output.is_file()):
+        if not options.json:
+            print("\n".join(recommend.lines(found)))
+        hint = "--force replaces a file, --output FILE names another"
         raise UserError("file-exists", f"{output}", "it is there already, and nothing was written", hint)
     samples = [name for name, rows in (("examples", question.examples), ("preferences", question.preferences))
                if rows and rows.path is None]  # fmt: skip
@@ -49,6 +49,7 @@ def run(options: argparse.Namespace) -> None:
             )
         )
         return
+    print("\n".join(recommend.lines(found)))
     print(f"\nWritten: {output}", *(f"Written: {file}: {note}" for file, note in notes.items()), sep="\n")
     print("Next:", *(f"  {command}" for command in commands), sep="\n")
 

@@ -19,21 +19,20 @@ from posttrain.methods import METHODS
 from posttrain.objectives import OBJECTIVES
 
 ZERO = 1e-7  # of a loss: what float32 leaves of one that is 0
-NOTHING_NEW = (
-    0.005  # nats a token of rows that were never seen: each token has 99.5 % already, so there is nothing to learn
-)
+# nats a token of rows that were never seen: each token has 99.5 % already, so there is nothing to learn
+NOTHING_NEW = 0.005
 # Improvement of the loss that counts as something: a run whose 99.9 % interval ends below it has learnt nothing that anybody would see.
 MATERIAL = 0.02
 RISE = 0.15  # of the loss where it began: a rise of the training loss that is no slow drift
 ABOVE = 0.05  # of that, which the loss may end above it: what is learnt first may cost a little on the last rows
-FLOOR = (
-    0.1  # of that, which is added to a loss before its logarithm: pairs may have losses of nearly 0, which are no news
-)
+# of that, which is added to a loss before its logarithm: pairs may have losses of nearly 0, which are no news
+FLOOR = 0.1
+LOST = 3  # times the loss of the first batch, which no update has touched: batches differ by less
 RISE_CHANCE = 1e-5  # the lowest and the highest of many stretches are compared, so chance gets more tries than one
+STILL = 1e-6  # sum of learning rates, far below the last bit that bfloat16 has of a usual weight of 0.02, which is 1e-4
 SLOW = 0.1  # a loss that fell by less than a tenth of where it began
-AS_FAST = (
-    0.5  # of the fall per update at the beginning, which a model that has found its place does not have at the end
-)
+# of the fall per update at the beginning, which a model that has found its place does not have at the end
+AS_FAST = 0.5
 OVER_BEST = 0.02  # rise over the lowest held-out loss that matters, twice what reports call level
 NOISE = 4  # standard deviations of the held-out curve's own noise, beyond which a rise is none
 GAP = math.log(2)  # nats a token: unseen rows are twice as perplexing as the training rows
@@ -146,7 +145,13 @@ def too_high(found: Evidence) -> Finding | None:
     start = abs(float(smooth[0]))
     low = int(smooth.argmin())
     high = low + int(smooth[low:].argmax())
-    if _above(values, 0, len(smooth) - 1, width, ABOVE * start, trends.CHANCE):
+    best = min(values[-len(values) // 3 :])
+    if best > LOST * values[0] > 0:
+        text = (
+            f"the loss was {short(values[0])} before the first update, and never below {short(best)} in the last third of "
+            "the steps: training made the model worse at its own rows"
+        )
+    elif _above(values, 0, len(smooth) - 1, width, ABOVE * start, trends.CHANCE):
         text = f"the training loss rose from {short(smooth[0])} to {short(smooth[-1])}: training made the model worse at its own rows"
     elif high - low >= width and _above(values, low, high, width, RISE * start, RISE_CHANCE):
         text = (
@@ -194,6 +199,10 @@ def nothing_learnt(found: Evidence) -> Finding | None:
     best = -moved.bounds()[0] / scale  # the largest improvement that the noise allows
     usual_low, default = _usual(found.spec)
     given = found.spec["learning_rate"]
+    way = sum(line.get("learning_rate", 0.0) for line in found.steps)
+    if 0 < way < STILL and not moved.falls():
+        text = f"the learning rates of all {len(values)} steps add up to {way:.1g}, and Adam moves no weight much further than that"
+        return _too_low(found, text, default)
     if best < MATERIAL and not _margin_rises(found):
         text = (
             f"the loss stayed at {short(moved.first)}: in {len(values)} steps it improved by {max(best, 0):.2%} at most"
@@ -245,7 +254,7 @@ def _as_fast_as_ever(found: Evidence, values: list[float]) -> bool:
     if min(early.sum(), (~early).sum()) < trends.MIN_STEPS:
         return False
     first, second = (stats.linregress(done[half] / done[-1], np.array(values)[half]) for half in (early, ~early))
-    slowest = second.slope + stats.norm.ppf(0.95) * second.stderr  # of the second half, as far as its noise allows
+    slowest = second.slope + stats.norm.ppf(0.99) * second.stderr  # of the second half, as far as its noise allows
     return first.slope < 0 and slowest < AS_FAST * first.slope
 
 
@@ -299,27 +308,29 @@ def _loss_rises(found: Evidence, step: int) -> bool:
 def _gap(found: Evidence) -> Finding | None:
     """Held-out rows that are far more perplexing than the training rows in the last epoch."""
     spec = found.spec
-    row = found.evaluation.get("by_dataset", {}).get(spec["data"]["name"], {}).get("perplexity")
     epochs = _epochs(found)
-    if (
-        OBJECTIVES[spec["objective"]].mean_of != "tokens"
-        or not row
-        or epochs < EPOCHS
-        or spec.get("loss_type") == "dft"
-    ):
+    if OBJECTIVES[spec["objective"]].mean_of != "tokens" or epochs < EPOCHS or spec.get("loss_type") == "dft":
         return None
-    last = losses(found)[-max(int(len(found.steps) / epochs), 1) :]
-    seen, unseen = float(np.mean(last)), math.log(row["low"])
-    if unseen - seen < GAP or not math.isfinite(unseen) or found.train.get("held_out", {}).get("metric") == "loss":
+    kept = found.train.get("held_out", {})
+    if kept and kept["kept_step"] != found.train["steps"]:  # the best step was kept, and later ones count no more
         return None
-    text = (
-        f"the training rows have a loss of {short(seen)} in the last of {short(epochs)} epochs, and held-out rows one of "
-        f"{short(math.log(row['value']))} (at least {short(unseen)})"
+    measured = [line["eval_loss"] for line in found.measured if "eval_loss" in line]
+    row = found.evaluation.get("by_dataset", {}).get(spec["data"]["name"], {}).get("perplexity")
+    if not measured and not row:
+        return None
+    unseen = measured[-1] if measured else math.log(row["low"])
+    seen = float(np.mean(losses(found)[-max(int(len(found.steps) / epochs), 1) :]))
+    if not math.isfinite(unseen) or unseen - seen < GAP:
+        return None
+    what = (
+        f"one of {short(unseen)}" if measured else f"one of {short(math.log(row['value']))} (at least {short(unseen)})"
     )
+    text = f"the training rows have a loss of {short(seen)} in the last of {short(epochs)} epochs, and held-out rows {what}"
+    drawn = picture("training loss", losses(found)) + (f"   {picture('held-out loss', measured)}" if measured else "")
     advice = (
         "measure held-out rows on the way and keep the best step (keep: best), take fewer epochs, or collect more rows"
     )
-    return Finding("overfitting", text, picture("loss", losses(found)), advice, ({"keep": "best"}, {"epochs": 1}))
+    return Finding("overfitting", text, drawn, advice, ({"keep": "best"}, {"epochs": 1}))
 
 
 def _epochs(found: Evidence) -> float:
@@ -334,12 +345,13 @@ def _epochs(found: Evidence) -> float:
 
 def spikes(found: Evidence) -> Finding | None:
     """Gradients that jump, where neither clipping nor warm-up holds them."""
-    norms = [line["grad_norm"] for line in found.steps if math.isfinite(line.get("grad_norm", math.nan))]
+    lines = [line for line in found.steps if math.isfinite(line.get("grad_norm", math.nan))]
+    norms = [line["grad_norm"] for line in lines]
     if len(norms) < trends.MIN_STEPS:
         return None
     places, typical = trends.jumps(norms, SPIKE), float(np.median(norms))
     limit = found.spec.get("max_grad_norm", 1.0)
-    unheld = [i for i in places if min(norms[i], limit) > SPIKE * typical]
+    unheld = [i for i in places if norms[i] <= limit]
     early = [i for i in places if i < max(len(norms) // 10, 3)]
     if len(unheld) >= SPIKES:
         what, changes = f"clipping at {limit:g} lets them through", ({"max_grad_norm": 1.0}, rate(found, LOWER))
@@ -350,7 +362,7 @@ def spikes(found: Evidence) -> Finding | None:
     top = max(places, key=lambda i: norms[i])
     text = (
         f"{len(places)} of {len(norms)} steps have a gradient of more than {SPIKE} times that of their neighbours, up to "
-        f"{short(norms[top])} at step {found.steps[top]['step']} (the median is {short(typical)}), and {what}"
+        f"{short(norms[top])} at step {lines[top]['step']} (the median is {short(typical)}), and {what}"
     )
     return Finding(
         "gradient-spikes", text, picture("gradient", norms), "clip gradients (max_grad_norm: 1), and warm up", changes

@@ -16,9 +16,8 @@ from posttrain.methods import METHODS
 from posttrain.metrics.statistics import FEWEST, metric
 from posttrain.objectives import OBJECTIVES
 
-CERTAIN = (
-    0.01  # of a corrected p-value: the verdicts of an evaluation have 5 %, and a diagnosis must not begin with chance
-)
+# of a corrected p-value: the verdicts of an evaluation have 5 %, and a diagnosis must not begin with chance
+CERTAIN = 0.01
 POINTS = 0.05  # of a share, from which a loss matters
 PART = 0.1  # of any other metric
 ALIKE = 0.005  # nats a token: a probability that differs by half a percent, less than bf16 arithmetic moves it

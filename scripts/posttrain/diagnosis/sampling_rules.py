@@ -16,6 +16,7 @@ LENGTHS = ("completions/mean_length", "answer_length")
 FAR = 0.5  # nats a token: each token is exp(0.5) = 1.6 times as likely as under the reference, so 100 tokens share nothing with it
 AWAY = 0.1  # nats a token, from which a longer completion with more reward may be another kind of text
 LONGER = 1.25  # completions grew by a quarter
+TOGETHER = 0.01  # of each of several trends that must all be there
 SAME = 0.8  # share of the steps whose completions all have one reward
 FLAT = 1e-6  # of a standard deviation of rewards
 POLICY = 0.1  # entropy that is left of what there was at the beginning
@@ -115,12 +116,12 @@ def reward_hacking(found: Evidence) -> Finding | None:
     lines = rollouts(found)
     lengths = [length for line in lines if (length := _length(line)) is not None]
     reward, length = trends.shift(_column(lines, "reward")), trends.shift(lengths)
-    if reward is None or length is None or not reward.rises():
+    if reward is None or length is None or not reward.rises(TOGETHER):
         return None
-    grew = length.rises() and length.last > LONGER * length.first
+    grew = length.rises(TOGETHER) and length.last > LONGER * length.first
     values = _kl(lines)
     away = trends.shift(values) if values else None
-    left = away is not None and away.rises() and away.last > AWAY
+    left = away is not None and away.rises(TOGETHER) and away.last > AWAY
     worse = _worse(found)
     if not (grew and (left or worse)):
         return None

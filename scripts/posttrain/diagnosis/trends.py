@@ -74,7 +74,8 @@ def _noise(part: np.ndarray) -> float:
 
 def smooth(values: list[float], width: int) -> np.ndarray:
     """Means of `width` neighbours: (n - width + 1,)."""
-    return np.convolve(values, np.full(width, 1 / width), mode="valid")
+    sums = np.cumsum(np.r_[0.0, values])
+    return (sums[width:] - sums[:-width]) / width
 
 
 def roughness(values: list[float]) -> float:

@@ -78,6 +78,8 @@ def objectives(question: Question) -> tuple[list[str], Decision]:
     if not question.examples:
         rows = [purpose.id] if "dpo" in purpose.objectives else ["objective-dpo"]
         why.append("there are preferences and no examples, so the base has to be a chat model already")
+        first = [row for row in (purpose, data) if row.objectives[0] != chosen[0]]
+        overruled += [f"{_ids(first)}: SFT; there are no examples, so the data wins"] if first else []
     if purpose.id == "purpose-production" and len(chosen) > 1:
         why.append(
             "DPO starts from the SFT model (phase-2), as a base that has not learnt the task has nothing to prefer"

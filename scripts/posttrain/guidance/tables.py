@@ -89,13 +89,14 @@ HARDWARE = (
 
 PURPOSES = (
     Purpose("purpose-domain", "domain", ("sft",), "lora", "a special domain: SFT + LoRA, stable and fast",
-            ("domain", "speciali[sz]", "expert", "task", "classif", "extract", "knowledge", "legal", "medical", "tool")),
+            ("domain", "speciali[sz]", "expert", "task", "classif", "extract", "knowledge", "legal", "medical", "tool",
+             "도메인", "전문", "특화")),
     Purpose("purpose-chat", "chat", ("sft", "dpo"), None, "conversation: SFT, then DPO, for high quality",
-            ("chat", "convers", "assistant", "dialog", "talk", "helpful", "instruct")),
+            ("chat", "convers", "assistant", "dialog", "talk", "helpful", "instruct", "대화", "챗봇", "상담")),
     Purpose("purpose-prototype", "prototype", ("sft",), "qlora", "a quick prototype: SFT + QLoRA, the least resources",
-            ("prototyp", "experiment", "try", "quick", "proof of concept", "poc", "demo", "learn")),
+            ("prototyp", "experiment", "try", "quick", "proof of concept", "poc", "demo", "learn", "프로토타입", "실험", "시험")),
     Purpose("purpose-production", "production", ("dpo",), "lora", "production: DPO + LoRA, balanced",
-            ("produc", "deploy", "ship", "release", "customer", "live")),
+            ("produc", "deploy", "ship", "release", "live", "프로덕션", "배포", "운영")),
 )  # fmt: skip
 
 DATA = (

@@ -87,11 +87,11 @@ def _check(file: Path, values: dict[str, Any]) -> None:
     for key, why in REFUSED.items():
         if values.get(key) and not (key == "num_labels" and values.get("reward_model")):
             raise UserError("cannot-import", f"{file}: {key}", why)
-    if rl in ("grpo", "gdpo"):
+    if str(rl) in ("grpo", "gdpo"):
         why = "its rewards are functions with TRL's arguments"
         hint = "write objective: grpo, with reward: {function: FILE.py:NAME}, a function of an answer and a reference"
         raise UserError("cannot-import", f"{file}: rl", why, hint)
-    if rl and rl not in OBJECTIVES:
+    if rl and str(rl) not in OBJECTIVES:
         raise UserError("cannot-import", f"{file}: rl", f"{rl} is not an objective here")
     if values.get("adapter") not in (None, "lora", "qlora"):
         raise UserError(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from posttrain.data.messages import ALIASES
-from posttrain.importing.carried import Job, Row, carried, differs, name_of, not_carried, same
+from posttrain.importing.carried import Job, Row, carried, differs, name_of, not_carried, same, tables
 
 
 class Type(NamedTuple):
@@ -81,9 +81,8 @@ KEYS: dict[str, Row] = {
 def read(job: Job) -> None:
     """Read a job's datasets into `job.datasets`, each key of them listed."""
     for key in ("datasets", "pretraining_dataset"):
-        given = job.source.get(key) or []
-        for number, entry in enumerate(given if isinstance(given, list) else [given]):
-            entry = {"path": entry} if isinstance(entry, str) else dict(entry)
+        for number, given in enumerate(tables(job, key, job.source[key]) if job.source.get(key) else []):
+            entry = dict(given)
             if key == "pretraining_dataset":
                 entry.setdefault("type", "pretrain")
             name, table = _table(job, f"{key}.{number}", entry)

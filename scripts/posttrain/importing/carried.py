@@ -8,9 +8,11 @@ from typing import Any, Literal, NamedTuple
 from posttrain.config import foreign_names, library_fields, trainer_args
 from posttrain.methods import METHODS
 from posttrain.objectives import OBJECTIVES
+from posttrain.runtime.errors import UserError
 
 Kind = Literal["carried", "differs", "same", "not_carried"]
 KINDS: tuple[Kind, ...] = ("carried", "differs", "same", "not_carried")
+YAML_WORDS = ("yes", "no", "on", "off", "true", "false", "null", "y", "n")  # which are no text in a file
 OFF = (False, 0, "", "none", "no", "None", "disabled", "disable")
 
 
@@ -151,7 +153,12 @@ def read(job: Job, table: Mapping[str, Row]) -> None:
 def _applied(row: Row, key: str, value: Any, job: Job) -> Row:
     if row.read:
         before = dict(job.run)
-        found = row.read(value, job) or row
+        try:
+            found = row.read(value, job) or row
+        except (ValueError, TypeError, AttributeError):  # text for a number, a number for a list
+            raise UserError(
+                "invalid-value", f"{job.file}: {key}", f"{job.tool} has no value '{value}' for it"
+            ) from None
         for ours in [ours for ours in job.run if job.run[ours] != before.get(ours)]:
             job.origins.setdefault(ours, key)
         return found
@@ -190,6 +197,21 @@ def prune(job: Job) -> None:
         job.drop("epochs", "max_steps decides")
 
 
+def tables(job: Job, key: str, value: Any) -> list[dict[str, Any]]:
+    """A list of datasets, of which one may be written without a list, and one of a path alone as text.
+
+    Raises:
+        UserError: it is something else.
+    """
+    entries = [
+        {"path": entry} if isinstance(entry, str) else entry
+        for entry in (value if isinstance(value, list) else [value])
+    ]
+    if not all(isinstance(entry, dict) and isinstance(entry.get("path"), str) for entry in entries):
+        raise UserError("invalid-value", f"{job.file}: {key}", "each dataset is a table with a path")
+    return entries
+
+
 def listed(value: Any) -> list[str]:
     """A list that may be written as text with commas."""
     items = value if isinstance(value, list) else str(value).split(",")
@@ -204,4 +226,4 @@ def name_of(text: str) -> str:
     """
     last = re.sub(r"\.(jsonl?|csv|tsv|parquet|arrow)(\.gz|\.zst)?$", "", text.rstrip("/").rpartition("/")[2])
     name = re.sub(r"[^a-z0-9]+", "_", last.lower()).strip("_") or "imported"
-    return name if name[0].isalpha() else f"n{name}"
+    return name if name[0].isalpha() and name not in YAML_WORDS else f"n{name}"

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.config.plain_values import RESERVED
-from posttrain.importing.carried import Entry, Job, name_of, prune
+from posttrain.importing.carried import Job, name_of, prune
 from posttrain.objectives import OBJECTIVES
 from posttrain.runtime.errors import UserError
 
@@ -50,15 +50,7 @@ class Chain:
                 hint,
             )
         if found:
-            if job.base:
-                job.lists["not_carried"].append(
-                    Entry(
-                        ", ".join(job.base),
-                        list(job.base.values()),
-                        "",
-                        "a run uses the template and the tokens of its base",
-                    )
-                )
+            self._keys_of_base(job, found[0])
             return found[0]
         base = _base(job.model, job) | job.base
         for name, known in self.values["bases"].items():
@@ -68,6 +60,18 @@ class Chain:
         self.values["bases"][name] = base
         self.comments["bases", name, "model" if "model" in base else "path"] = "the model of " + Path(job.file).name
         return name
+
+    def _keys_of_base(self, job: Job, parent: str) -> None:
+        """Tell of keys of the base that a later job would change: a run has the template and the tokens of its base."""
+        while parent in self.values["runs"]:
+            parent = self.values["runs"][parent]["from"]
+        base = self.values["bases"][parent]
+        changed = [key for key, value in job.base.items() if base.get(key) != value]
+        for kind in ("carried", "differs"):
+            for entry in [entry for entry in job.lists[kind] if any(f"bases.{key}" in entry.ours for key in changed)]:
+                job.lists[kind].remove(entry)
+                note = "a run has the template and the tokens of its base, which an earlier file sets"
+                job.lists["not_carried"].append(entry._replace(ours="", note=note))
 
     def _data(self, job: Job) -> str:
         """The dataset that a job trains on; several become a mix."""
@@ -114,7 +118,8 @@ def _least_batch(job: Job) -> None:
     accumulated = int(job.run.get("gradient_accumulation_steps", 1))
     if batch // accumulated >= least:
         return
-    fewer = max((n for n in range(1, accumulated + 1) if batch % n == 0 and batch // n >= least), default=1)
+    most = min(accumulated, batch // least)
+    fewer = next((n for n in range(most, 0, -1) if batch % n == 0), 1)
     job.set("gradient_accumulation_steps", fewer)
     if batch < least:
         job.set("batch_size", least)

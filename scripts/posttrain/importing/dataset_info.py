@@ -52,15 +52,25 @@ def read(job: Job, file: Path, names: list[str], text: bool) -> None:
     """
     folder = _folder(job, file)
     online = {name: {"hf_hub_url": name} for name in names}
-    entries = json.loads((folder / "dataset_info.json").read_text()) if folder else online
+    entries = _entries(folder / "dataset_info.json") if folder else online
     for name in names:
-        if name not in entries:
+        if not isinstance(entries.get(name), dict):
             raise UserError(
                 "unknown-name", f"{file}: dataset", f"dataset_info.json has no {name}", nearest(name, entries)
             )
         job.datasets[name_of(name)] = _table(job, name, entries[name], folder, text)
     if job.source.get("eval_dataset"):
         _validation(job, entries, folder)
+
+
+def _entries(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError("unreadable-file", str(file), f"it cannot be read ({error})") from None
+    if not isinstance(found, dict):
+        raise UserError("unreadable-file", str(file), "it is not a table of datasets")
+    return found
 
 
 def _folder(job: Job, file: Path) -> Path | None:

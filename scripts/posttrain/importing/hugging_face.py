@@ -23,12 +23,21 @@ ON_HUB = "training runs without the hub; posttrain publish uploads a run"
 def batch(value: Any, job: Job) -> Row:
     """The size of a batch, which is per device and per forward pass elsewhere, and per optimiser step here."""
     accumulated = int(job.value("gradient_accumulation_steps") or 1)
+    if int(value) < 1:
+        raise ValueError
     total = int(value) * accumulated * job.devices
     job.set("batch_size", total)
     counted = (
         f"{value} per device x {accumulated} accumulated x {job.devices} {'device' if job.devices == 1 else 'devices'}"
     )
     return differs("batch_size", f"examples per optimiser step: {counted} = {total}")
+
+
+def accumulation(value: Any, job: Job) -> None:
+    """Forward passes of a batch."""
+    if int(value) < 1:
+        raise ValueError
+    job.set("gradient_accumulation_steps", int(value))
 
 
 def warmup_steps(value: Any, job: Job) -> Row | None:
@@ -181,7 +190,7 @@ TRAINING: dict[str, Row] = {
     "num_train_epochs": carried("epochs"),
     "max_steps": carried("max_steps", read=steps),
     "per_device_train_batch_size": differs("batch_size", BATCH, batch),
-    "gradient_accumulation_steps": carried("gradient_accumulation_steps"),
+    "gradient_accumulation_steps": carried("gradient_accumulation_steps", read=accumulation),
     "warmup_ratio": differs("warmup_ratio", FIRST_STEP, warmup_ratio),
     "warmup_steps": differs("warmup_ratio", SHORT_WARMUP, warmup_steps),
     "lr_scheduler_type": carried("lr_scheduler_type", "cosine, linear or constant; cosine takes the place of others", schedule),

@@ -114,7 +114,7 @@ def _check(file: Path, values: dict[str, Any]) -> None:
         )
     if kind not in (None, "lora", "full", "oft"):
         raise UserError("cannot-import", f"{file}: finetuning_type", f"there is no method {kind}")
-    if stage == "dpo" and (loss or "sigmoid") not in PREFERENCE:
+    if stage == "dpo" and str(loss or "sigmoid") not in PREFERENCE:
         raise UserError(
             "cannot-import",
             f"{file}: pref_loss",

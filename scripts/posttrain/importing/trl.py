@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from posttrain.importing.axolotl_datasets import _split
-from posttrain.importing.carried import Job, Row, carried, differs, elsewhere, name_of, not_carried, read, same
+from posttrain.importing.carried import Job, Row, carried, differs, elsewhere, name_of, not_carried, read, same, tables
 from posttrain.importing.hugging_face import DEFAULTS, KERNELS, TRAINING, deepspeed, fsdp, modules, saved_modules
 from posttrain.importing.llama_factory import LATER
 from posttrain.runtime.errors import UserError
@@ -139,7 +139,9 @@ def _datasets(job: Job, file: Path) -> None:
         split = job.source.get("dataset_train_split")
         job.datasets[name_of(str(name))] = _source(str(name), None, file) | table | ({"split": split} if split else {})
         return
-    for number, entry in enumerate(job.source.get("datasets") or []):
+    for number, entry in enumerate(
+        tables(job, "datasets", job.source["datasets"]) if job.source.get("datasets") else []
+    ):
         table: dict[str, Any] = {}
         for key, value in entry.items():
             row = (

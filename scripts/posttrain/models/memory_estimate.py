@@ -26,7 +26,7 @@ PRIMITIVES = (
 FRAGMENTATION = {"cpu": 1.5, "gpu": 1.1}
 ROLLOUTS = 1.25  # the same of PPO, which samples and scores between its steps
 MAX_LOGITS, PIECE = 2**28, 2**24  # see lm_head.py
-# A spec's key in the words of the configuration; nothing where a change of it is not told.
+# See `setting`.
 WORDS = {"accumulation": "gradient_accumulation_steps", **dict.fromkeys(("rank", "target_modules", "dropout"), "")}
 TILE = (4096, 32768)  # tokens and words of the vocabulary whose logits TRL's own head has at once
 
@@ -298,11 +298,12 @@ def remedies(spec: dict, shorter: int) -> list[tuple[str, dict]]:
         changes += [more, more | most]
     shares = (2, 4, 8) if "max_new_tokens" not in spec else ()  # there the answers decide
     changes += [{"max_length": shorter // n} | most for n in shares]
-    return [
-        (", ".join(f"{WORDS.get(key, key)}: {_yaml(v)}" for key, v in c.items() if WORDS.get(key, key)), c)
-        for c in changes
-        if c
-    ]
+    return [(", ".join(f"{setting(key)}: {_yaml(v)}" for key, v in c.items() if setting(key)), c) for c in changes if c]
+
+
+def setting(key: str) -> str:
+    """A spec's key in the words of the configuration; empty where a change of it is not told, as it is a default."""
+    return WORDS.get(key, key)
 
 
 def _yaml(value: Any) -> str:

@@ -188,11 +188,13 @@ def _rows(sizes: Sizes, graph: jobs.Graph, known: Known, here: machine.Memory) -
     each = machine.of_one_process(here, hardware.processes)
     serves, results, rows = graph.sharing(), graph.results, []
     for place, (job, name) in enumerate(zip(graph.jobs, graph.names, strict=True)):
-        own = work.of(sizes, job.rule, name)
-        subject = name.partition("/")[2]
-        base, method = records.about(sizes, job.rule, subject)
-        kept = space.disk(sizes, job.rule, name)
-        took = timing.estimate(job.rule, subject.partition(",")[0], own, base, method, known)
+        rule, _, subject = name.partition(
+            "/"
+        )  # a rule that needs the internet has the records of the one that does not
+        own = work.of(sizes, rule, name)
+        base, method = records.about(sizes, rule, subject)
+        kept = space.disk(sizes, rule, name)
+        took = timing.estimate(rule, subject.partition(",")[0], own, base, method, known)
         if job.rule in OBJECTIVES and explain.is_finished(sizes.project, job):
             took, kept = timing.LINKED, (0, 0)
         rows.append(
@@ -201,7 +203,7 @@ def _rows(sizes: Sizes, graph: jobs.Graph, known: Known, here: machine.Memory) -
                 rule=job.rule,
                 result=results[place],
                 time=took,
-                memory=space.memory(sizes, job.rule, name, each, hardware, known.records),
+                memory=space.memory(sizes, rule, name, each, hardware, known.records),
                 disk=kept and kept[0],
                 besides=kept[1] if kept else 0,
                 serves=serves[place],

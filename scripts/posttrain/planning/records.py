@@ -14,16 +14,7 @@ from posttrain.runtime.errors import UserError
 from posttrain.workflow import paths, resources
 
 BY_METHOD = (*OBJECTIVES, "merge")
-WITHOUT_MODEL = (
-    "data",
-    "data_online",
-    "mix",
-    "overlap",
-    "data_report",
-    "tokens",
-    "base",
-    "base_here",
-)  # or whose model is its own
+WITHOUT_MODEL = ("data", "mix", "overlap", "data_report", "tokens", "base")  # or whose model is its own
 
 
 class Measured(NamedTuple):
@@ -71,8 +62,8 @@ def seconds(job: str) -> float:
 
 def about(sizes: Sizes, rule: str, name: str) -> tuple[str, str]:
     """The base that a job's model descends from, and the method of a training or merge; empty where there is none."""
-    model = name.partition("/")[0]
     project = sizes.project
+    model = sizes.asked(rule, name) if name else ""
     if rule in WITHOUT_MODEL or model.partition(",")[0] not in project.config.bases | project.config.runs:
         return "", ""
     return sizes.base(model), project.run(model).run.method if rule in BY_METHOD else ""

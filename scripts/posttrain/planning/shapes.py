@@ -1,6 +1,7 @@
 """A model's shapes from its config.json alone: transformers builds the architecture on the meta device, where no weight exists."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -78,13 +79,15 @@ def _of_hub(model: str) -> Path:
 
 def _tensors(file: Path, kind: Any, source: str) -> dict[str, Any]:
     """What `save_pretrained` would write, without values: tied weights once, experts and other parts named as in files."""
+    for name in ("torchao", "torch.utils._pytree"):  # they warn of kernels for GPUs, which nothing here needs
+        logging.getLogger(name).setLevel(logging.ERROR)
     import torch
     from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
     from posttrain.compat.transformers_internals import as_in_files
 
-    logging.set_verbosity_error()
+    transformers_logging.set_verbosity_error()
     if kind not in CONFIG_MAPPING:
         raise UserError("unreadable-model", source, f"transformers itself has no architecture named {kind}")
     with limited(f"{source}: building its architecture", SECONDS, MEMORY):

@@ -70,6 +70,10 @@ class Sizes:
         """The base that a model descends from."""
         return self.project.lineage(name)[0]
 
+    def asked(self, rule: str, name: str) -> str:
+        """The model that a job asks: of a selection the one that selects."""
+        return self.project.names.selector(name) if rule == "select" else name.partition("/")[0]
+
     def parameters(self, name: str) -> int | None:
         """Of a base, or of the base that a run descends from; None where nothing tells."""
         found = self.model(self.base(name))

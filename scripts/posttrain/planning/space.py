@@ -21,7 +21,7 @@ PROCESS = 250 * MB  # of a stage without a model, its libraries imported
 WITH_TORCH = 480 * MB
 # Copies of the model, in float32, that a stage holds at once: largest processes of the demo over its 538 MB, the libraries left out.
 COPIES = {
-    **dict.fromkeys(("base", "base_here", "merge", "eval", "predict", "judge", "select", "export_reference"), 2.0),
+    **dict.fromkeys(("base", "merge", "eval", "predict", "judge", "select", "export_reference"), 2.0),
     **{"logprobs": 2.5, "export": 2.0, "prove_export": 3.0},
 }
 TOKEN_ON_DISK, TEXT_ON_DISK, SMALL = 3.0, 0.5, 1e5  # bytes of a token, of a character, of a stage's small files
@@ -41,7 +41,7 @@ def memory(
         hardware: on how many processes a training runs.
         records: what earlier jobs took.
     """
-    name = job.partition("/")[2].partition("/")[0]
+    name = sizes.asked(rule, job.partition("/")[2])
     if rule in OBJECTIVES:
         return _training(sizes, name, machine, hardware)
     copies = COPIES.get(rule, 0)
@@ -52,7 +52,9 @@ def memory(
     if parameters is None:
         return None
     beside = [
-        row.mb * MB - 4 * copies * (sizes.parameters(row.job.split("/")[1]) or 0) for row in records if row.rule == rule
+        row.mb * MB - 4 * copies * (sizes.parameters(sizes.asked(rule, row.job.partition("/")[2])) or 0)
+        for row in records
+        if row.rule == rule
     ]
     return 4 * copies * parameters + max(PROCESS, median(beside) if beside else WITH_TORCH)
 
@@ -98,14 +100,12 @@ def _of_rows(sizes: Sizes, rule: str, name: str) -> float:
         sequences = 2 if sizes.project.config.datasets[dataset].format == "preference" else 1
         return SMALL + TOKEN_ON_DISK * sequences * tokens.mean * (tokens.train + tokens.validation)
     rows = sizes.rows(name)
-    text = (
-        TEXT_ON_DISK * rows.characters * (rows.train + rows.validation) if rule in ("data", "data_online", "mix") else 0
-    )
+    text = TEXT_ON_DISK * rows.characters * (rows.train + rows.validation) if rule in ("data", "mix") else 0
     return SMALL + text
 
 
 def _of_model(sizes: Sizes, rule: str, name: str, model: Model) -> tuple[float, float]:
-    if rule in ("base", "base_here"):
+    if rule == "base":
         linked = sizes.project.config.bases[name].source == "path"
         return (0 if linked else model.bytes), 0
     run = name.partition("/")[0]

@@ -15,12 +15,13 @@ from posttrain.planning.work import COPY, ROWS, SCORE, TRAIN, Work
 # Seconds that a job takes however little it has to do, its libraries being there already (runtime/fork_server.py): medians of
 # the demo and of config/test/tiny.yaml on two cores, `python bench/plan.py`.
 START = dict.fromkeys(OBJECTIVES, 5.0) | {
-    **{"base": 12.0, "base_here": 8.0, "data": 1.5, "data_online": 5.0, "mix": 1.0, "overlap": 1.0, "data_report": 2.0},
+    **{"base": 12.0, "data": 1.5, "mix": 1.0, "overlap": 1.0, "data_report": 2.0},
     **{"tokens": 1.0, "preflight": 2.0, "logprobs": 2.0, "select": 4.0, "merge": 3.0, "eval": 2.0, "loss": 1.0},
     **{"export": 3.0, "export_reference": 4.0, "prove_export": 8.0, "export_table": 1.0, "predict": 3.0, "judge": 3.0},
     **{"sweep": 4.0, "report": 4.0, "card": 1.0, "rating_page": 1.0, "ratings": 1.0},
 }
 OTHER_START = 2.0
+IMPORTS = 12.0  # where there is a GPU, each job imports torch and TRL itself
 # Dense peak of matrix products in bf16, operations a second, as NVIDIA's data sheets have it (T4, V100: fp16).
 PEAKS = {
     "H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L40": 181e12, "A40": 150e12, "A10": 125e12, "L4": 121e12,
@@ -78,7 +79,7 @@ def estimate(rule: str, run: str, work: Work, base: str, method: str, known: "Kn
     """
     if work.amount is None:
         return Estimate(None, None, None, "", "nothing here tells the base's size before it is built")
-    start = START.get(rule, OTHER_START)
+    start = START.get(rule, OTHER_START) + (IMPORTS if known.machine.gpu and work.kind != ROWS else 0)
     for source, words, rows in _records(rule, run, base, method, work.kind, known.records):
         if rows:
             seconds = _by_records(start, work.amount, rows)

@@ -22,8 +22,8 @@ MEASURED_BY_SAFETY = 60  # prompts that the project ships
 TRAIN, SCORE, COPY, ROWS, NOTHING = "train", "score", "copy", "rows", "nothing"
 KINDS = dict.fromkeys(OBJECTIVES, TRAIN) | {
     **dict.fromkeys(("logprobs", "select", "eval", "prove_export", "export_reference", "predict", "judge"), SCORE),
-    **dict.fromkeys(("base", "base_here", "merge", "export"), COPY),
-    **dict.fromkeys(("data", "data_online", "mix", "overlap", "tokens", "data_report"), ROWS),
+    **dict.fromkeys(("base", "merge", "export"), COPY),
+    **dict.fromkeys(("data", "mix", "overlap", "tokens", "data_report"), ROWS),
 }
 
 
@@ -50,9 +50,11 @@ def of(sizes: Sizes, rule: str, job: str, spec: dict[str, Any] | None = None) ->
     if kind == TRAIN:
         return _training(sizes, name, spec or json.loads(sizes.project.spec(name)))
     if kind == SCORE:
-        model = name.partition("/")[0]
+        model = sizes.asked(rule, name)
         parameters = sizes.parameters(model)
-        tokens, known = _scored(sizes, rule, model, name.partition("/")[2])
+        tokens, known = (
+            _selected(sizes, model, name) if rule == "select" else _scored(sizes, rule, model, name.partition("/")[2])
+        )
         return Work(SCORE, None if parameters is None else 2 * parameters * tokens, known)
     if kind == COPY:
         return Work(COPY, sizes.parameters(name.partition("/")[0]))
@@ -142,13 +144,9 @@ def _scored(sizes: Sizes, rule: str, model: str, rest: str) -> tuple[float, bool
     """Tokens that a job's model goes through, and whether they are counted and not guessed."""
     project = sizes.project
     table = project.config.evaluation
-    if rule in ("logprobs", "select"):
-        dataset = rest.partition(",")[0]
-        if rule == "select":
-            return ASKED_BY_SELECT, False
-        tokens = sizes.tokens_of(
-            model, dataset, int(rest.split("max_length=")[1].split(",")[0].removesuffix(".parquet"))
-        )
+    if rule == "logprobs":
+        length = int(rest.split("max_length=")[1].split(",")[0].removesuffix(".parquet"))
+        tokens = sizes.tokens_of(model, rest.partition(",")[0], length)
         return 2 * tokens.mean * tokens.train, tokens.known
     if rule == "predict":
         tokens = sizes.tokens_of(model, rest, table.max_length)
@@ -160,7 +158,11 @@ def _scored(sizes: Sizes, rule: str, model: str, rest: str) -> tuple[float, bool
     return _evaluated(sizes, model)
 
 
-ASKED_BY_SELECT = 2 * 300 * 10_000
+def _selected(sizes: Sizes, model: str, dataset: str) -> tuple[float, bool]:
+    """Both completions of every row are scored."""
+    rows = sizes.rows(sizes.project.config.datasets[dataset].from_)
+    tokens = sizes.tokens_of(model, sizes.project.run(model).run.data, sizes.project.run(model).run.max_length)
+    return 2 * tokens.mean * (rows.train + rows.validation), rows.known and tokens.known
 
 
 def _proved(sizes: Sizes, model: str) -> tuple[float, bool]:

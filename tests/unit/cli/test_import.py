@@ -59,6 +59,14 @@ def test_a_program_reads_the_lists(capsys):
     assert {"key": "lora_r", "value": 16, "ours": "rank"} in lists["carried"]
 
 
+def test_a_configuration_that_this_machine_cannot_use_is_written_and_said_to_be(capsys):
+    Path("lora.yaml").write_text(yaml.safe_dump(AXOLOTL["llama-3/lora-1b"] | {"optimizer": "galore_adamw"}))
+    run()
+    out = capsys.readouterr().out
+    assert "wrote config/config.yaml, which is refused on this machine: runs.sft_lora.trainer_args.optim: " in out
+    assert "optim: galore_adamw" in Path("config/config.yaml").read_text()
+
+
 def test_a_refused_file_leaves_nothing_behind():
     Path("lora.yaml").write_text("hello: 1")
     with pytest.raises(UserError, match="of no tool that is known"):

@@ -37,7 +37,7 @@ def terminal(in_folder, monkeypatch):
     return typed
 
 
-def test_the_issue_of_a_command_is_a_configuration_and_its_commands(in_folder, capsys):
+def test_a_command_writes_a_configuration_and_prints_the_next_ones(in_folder, capsys):
     run(COMMAND)
     said = capsys.readouterr().out
     values = yaml.safe_load(Path("config/config.yaml").read_text())
@@ -77,7 +77,7 @@ def test_files_are_looked_at_whichever_option_names_them(in_folder, capsys):
     (COMMAND.replace("16", "-1"), "invalid-value", "--gpu-memory"), (f"{COMMAND} --gpus 0", "invalid-value", "--gpus"),
     (COMMAND.replace("16", "nan"), "invalid-value", "--gpu-memory"), (COMMAND.replace("800", "-5"), "invalid-value", "--preferences"),
     (COMMAND.replace("16", "1"), "does-not-fit", None), (COMMAND.replace("chat", "cake"), "unknown-name", "--purpose"),
-    (f"{COMMAND} --output /proc/no.yaml", "missing-file", "/proc/no.yaml"),
+    (f"{COMMAND} --output /proc/no.yaml", "missing-file", "/proc/no.yaml"), (f"{COMMAND} --force --output .", "file-exists", "."),
 ])  # fmt: skip
 def test_a_mistake_is_one_sentence_and_nothing_is_written(in_folder, line, code, place):
     with refused(code, place) as error:

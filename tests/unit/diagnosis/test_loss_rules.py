@@ -67,6 +67,10 @@ def test_learning_rate_too_low():
     assert codes(run(SPEC, loss=2 - 0.1 * done / done[-1] + noise(90, 0.01))) == ["learning-rate-too-low"]
 
 
+def test_a_learning_rate_that_moves_no_weight():
+    assert codes(run(SPEC | {"learning_rate": 1e-10}, loss=2 + noise(30, 0.5))) == ["learning-rate-too-low"]
+
+
 def test_flat_loss():
     assert codes(run(SPEC, loss=2 + noise(90, 0.01))) == ["flat-loss"]
     assert codes(run(SPEC, loss=2 + noise(90, 0.5))) == []  # so noisy that something may have been learnt
@@ -84,7 +88,7 @@ def test_overfitting_from_the_step_at_which_the_held_out_loss_turned():
     (finding,) = loss_rules.find(found)
     assert finding.code == "overfitting" and "from step 40" in finding.sentence and "1.25" in finding.sentence
     assert finding.changes == ({"keep": "best"}, {"epochs": 4.0})
-    found.train = {"held_out": {"logged": "eval_loss", "kept_step": 40}}
+    found.train = {"steps": 100, "held_out": {"logged": "eval_loss", "kept_step": 40}}
     assert codes(found) == []  # the best step was kept
 
 
@@ -102,6 +106,9 @@ def test_overfitting_that_was_not_measured_on_the_way():
     assert finding.code == "overfitting" and "last of 20 epochs" in finding.sentence
     found.evaluation["by_dataset"]["rows"]["perplexity"] |= {"low": 1.5}
     assert codes(found) == []
+    found.measured = [{"step": 20 * (i + 1), "eval_loss": loss} for i, loss in enumerate([5.0, 4.0, 3.5, 3.4, 3.3])]
+    (finding,) = loss_rules.find(found)  # it still falls, far above the training loss
+    assert finding.code == "overfitting" and "held-out rows one of 3.3" in finding.sentence
 
 
 def test_gradient_spikes():

@@ -54,6 +54,10 @@ def test_jumps_are_those_beside_their_neighbours():
     assert trends.jumps(np.geomspace(1, 1000, 60).tolist(), 5) == []  # one that grows does not jump
 
 
+def test_smooth_is_the_mean_of_neighbours():
+    assert trends.smooth([1, 2, 3, 6], 2).tolist() == [1.5, 2.5, 4.5]
+
+
 def test_pictures():
     assert trends.sparkline([1, 2, 3, 4]) == "▁▃▆█"
     assert trends.sparkline([5.0, 5.0]) == "▁▁"

@@ -157,7 +157,8 @@ def test_dpo_needs_pairs_whatever_the_tables_say():
         assert any("the data wins" in line for line in decided(found, "objective").overruled)
     assert [stage.objective for stage in ask(24, "8B", "production", 30_000, 100).stages] == ["sft", "dpo"]
     assert [stage.objective for stage in ask(24, "8B", "prototype", 30_000, 900).stages] == ["sft"]
-    alone = ask(24, "8B", "production", 0, 900)
+    alone = ask(24, "8B", "chat", 0, 900)
+    assert any("no examples" in line for line in decided(alone, "objective").overruled)
     assert [stage.objective for stage in alone.stages] == ["dpo"] and values(alone)["runs"]["dpo_lora"][
         "from"
     ] == "llama_3_1_8b_instruct"
@@ -224,6 +225,17 @@ def test_a_size_is_read_from_a_name(text, shape):
 def test_a_model_whose_size_is_not_known_is_refused(text, code):
     with refused(code, f"--model {text}"):
         facts.source(text)
+
+
+def test_a_purpose_is_meant_by_many_words():
+    said = {
+        "customer support assistant": "chat",
+        "legal documents": "domain",
+        "try it out": "prototype",
+        "챗봇": "chat",
+        "Deployment": "production",
+    }
+    assert {words: recommend.purpose(words).name for words in said} == said
 
 
 @pytest.mark.parametrize("words", ["", "cake", "a chat assistant in production"])

@@ -234,6 +234,19 @@ def test_a_yaml_for_trl_is_named_for_what_it_trains_or_by_a_command_line():
     assert [*files.imported([Path("my_dpo.yaml")]).chain.values["runs"]] == ["dpo_full"]
 
 
+def test_a_later_file_cannot_change_the_base_of_the_first():
+    second = AXOLOTL["qwen2/dpo"] | {"base_model": "outputs/lora-out"}
+    found = imported(LORA, second)
+    (told,) = [entry for entry in found.chain.runs["dpo_full"].lists["not_carried"] if entry.key == "chat_template"]
+    assert "an earlier file sets" in told.note
+    (base,) = found.chain.values["bases"].values()
+    assert base == {"source": "hub", "model": "NousResearch/Llama-3.2-1B", "pad_token": "<|end_of_text|>"}
+
+
+def test_names_are_words_in_yaml():
+    assert [*imported(SFT | {"model_name_or_path": "org/no"}).chain.values["bases"]] == ["nno"]
+
+
 # ---- refusals
 
 
@@ -255,6 +268,11 @@ def test_a_yaml_for_trl_is_named_for_what_it_trains_or_by_a_command_line():
         (LORA | {"processor_type": "AutoProcessor", "skip_prepare_dataset": True}, "images come later"),
         (LORA | {"qat": {"weight_dtype": "int4"}}, "quantisation-aware training is not offered"),
         ({"hello": 1}, "of no tool that is known"),
+        (
+            SFT | {"gradient_accumulation_steps": "auto"},
+            "gradient_accumulation_steps: LLaMA-Factory has no value 'auto' for it",
+        ),
+        (LORA | {"datasets": [7]}, "each dataset is a table with a path"),
     ],
 )
 def test_a_file_that_cannot_be_carried_over_is_refused_in_one_sentence(source, sentence):

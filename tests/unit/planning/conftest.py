@@ -38,8 +38,10 @@ def project(in_folder) -> Project:
 
 @pytest.fixture
 def configured(project):
-    """The same project with other settings of the evaluation."""
-    return lambda changes: Project(VALUES | {"evaluation": VALUES["evaluation"] | changes}, "config.yaml")
+    """The same project with more in its tables."""
+    return lambda changes: Project(
+        VALUES | {table: VALUES[table] | values for table, values in changes.items()}, "config.yaml"
+    )
 
 
 @pytest.fixture

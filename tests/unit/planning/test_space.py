@@ -24,7 +24,7 @@ def test_an_adapter_takes_its_own_weights_and_checkpoints_while_it_trains(sizes)
 def test_a_merge_writes_the_model_and_of_full_training_only_links(sizes):
     assert space.disk(sizes, "merge", "merge/sft") == (4 * PARAMETERS, 0)
     assert space.disk(sizes, "merge", "merge/full") == (0, 0)
-    assert space.disk(sizes, "base_here", "base_here/tiny") == (4 * PARAMETERS, 0)
+    assert space.disk(sizes, "base", "base/tiny") == (4 * PARAMETERS, 0)
     assert space.disk(sizes, "export", "export/sft/gguf-q8_0") == (8.5 / 8 * PARAMETERS, 0)
 
 

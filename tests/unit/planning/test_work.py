@@ -89,11 +89,11 @@ def test_counted_tokens_are_what_training_and_its_reference_go_through(project):
 
 def test_an_evaluation_grows_with_its_rows_and_with_the_answers_that_it_asks_for(project, configured):
     alone = work.of(Sizes(project), "eval", "eval/sft").amount
-    more = work.of(Sizes(configured({"answers": 5})), "eval", "eval/sft").amount
+    more = work.of(Sizes(configured({"evaluation": {"answers": 5}})), "eval", "eval/sft").amount
     each = Sizes(project).tokens_of("sft", "chats", 1024).mean, Sizes(project).tokens_of("sft", "pairs", 1024).mean
     answered = sum(5 * (mean / 2 + 16) + work.STEP * 16 for mean in each)
     assert more - alone == pytest.approx(2 * PARAMETERS * answered)
-    fewer = work.of(Sizes(configured({"limit": 5})), "eval", "eval/sft").amount
+    fewer = work.of(Sizes(configured({"evaluation": {"limit": 5}})), "eval", "eval/sft").amount
     assert fewer == alone / 2
 
 
@@ -107,3 +107,11 @@ def test_without_the_base_s_size_there_is_no_amount(configuration, in_folder):
     project = Project(configuration({"bases.base": {"source": "wheel", "package": "llm-other==1"}}))
     assert work.of(Sizes(project), "sft", "sft/sft").amount is None
     assert work.of(Sizes(project), "eval", "eval/sft").amount is None
+
+
+def test_a_selection_is_work_of_the_reward_model_that_selects(configured):
+    easy = {"from": "pairs", "select": {"by": "judge", "part": "easy", "margin": 1}}
+    judge = {"from": "tiny", "objective": "reward", "data": "pairs"}
+    sizes = Sizes(configured({"runs": {"judge": judge}, "datasets": {"easy": easy}}))
+    mean = sizes.tokens_of("judge", "pairs", 1024).mean
+    assert work.of(sizes, "select", "select/easy") == ("score", 2 * PARAMETERS * 2 * mean * 100, False)
