@@ -22,6 +22,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from pymdownx import slugs
+
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 KOREAN = DOCS / "ko"
@@ -30,19 +32,8 @@ NOT_TRANSLATED = "\n*이 페이지는 아직 번역되지 않아 영어로 보�
 LINK = re.compile(r"(?P<code>```.*?```|`[^`\n]*`)|(?P<before>\]\(|\b(?:src|href)=\")(?P<target>[^)\s\"]+)", re.S)
 
 
-# Pages that are being written; until then a link to one leads to the front page.
-PENDING = [
-    DOCS / name
-    for name in (
-        "guide/choose.md",
-        "plan.md",
-        "troubleshooting.md",
-        "guide/cautions.md",
-        "guide/papers.md",
-        "import.md",
-        "cases.md",
-    )
-]
+CODE = re.compile(r"^```.*?^```$", re.M | re.S)
+HEADING = re.compile(r"^#{2,} +([^\n]+)$", re.M)
 
 
 class Fault(Exception):
@@ -52,6 +43,22 @@ class Fault(Exception):
 def pages() -> list[Path]:
     """The pages in English, relative to docs/."""
     return sorted(path.relative_to(DOCS) for path in DOCS.rglob("*.md") if KOREAN not in path.parents)
+
+
+def with_english_anchors(korean: str, english: str) -> str:
+    """A translated page whose headings are found by their English addresses too, which pages that are not translated link to."""
+    slugify = slugs.slugify(case="lower")
+    names = iter(
+        [slugify(re.sub(r"[`*]|\]\([^)]*\)|\[", "", line), "-") for line in HEADING.findall(CODE.sub("", english))]
+    )
+
+    def anchored(match: re.Match) -> str:
+        if match["code"]:
+            return match[0]
+        name = next(names, None)
+        return f'<a id="{name}"></a>\n\n{match[0]}' if name else match[0]
+
+    return re.sub(rf"(?P<code>{CODE.pattern})|{HEADING.pattern}", anchored, korean, flags=re.M | re.S)
 
 
 class Stage:
@@ -68,7 +75,7 @@ class Stage:
         for page in pages():
             source = KOREAN / page
             if self.language == "ko" and source.exists():
-                self.write(page, source.read_text(), source)
+                self.write(page, with_english_anchors(source.read_text(), (DOCS / page).read_text()), source)
             else:
                 text = (DOCS / page).read_text()
                 heading, rest = text.split("\n", 1)
@@ -110,8 +117,8 @@ class Stage:
         file = Path(os.path.normpath(source.parent / unquote(parts.path)))
         if file.is_dir():
             file /= "README.md"
-        if file in PENDING and not file.exists():
-            return os.path.relpath("index.md", page.parent)
+        if file.is_relative_to(KOREAN) and not file.exists():  # the page is there in English
+            file = DOCS / file.relative_to(KOREAN)
         if not file.exists() or not file.is_relative_to(ROOT):
             raise Fault(f"{source.relative_to(ROOT)}: {link} leads nowhere")
         for folder in (KOREAN, DOCS):
@@ -157,12 +164,10 @@ def settings(language: str) -> dict:
             continue
         ((title, listing),) = entry.items()
         listed.update(listing)
-        listing = [page for page in listing if DOCS / page not in PENDING or page in there]
         kept.append({korean["sections"][title] if language == "ko" else title: listing})
     if lacking := sorted(there - listed):
         raise Fault(f"the navigation of zensical.toml lacks {', '.join(lacking)}")
-    pending = {str(page.relative_to(DOCS)) for page in PENDING}
-    if missing := sorted(page for page in listed - there - pending if not page.startswith("repository/")):
+    if missing := sorted(page for page in listed - there if not page.startswith("repository/")):
         raise Fault(f"the navigation of zensical.toml has {', '.join(missing)}, which docs/ has not")
     project["nav"] = kept
     if language == "ko":

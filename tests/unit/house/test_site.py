@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("pymdownx", reason="pip install zensical")
 REPOSITORY = Path(__file__).resolve().parents[3]
 spec = importlib.util.spec_from_file_location("build_site", REPOSITORY / "docs/build.py")
 build = importlib.util.module_from_spec(spec)
@@ -82,3 +83,11 @@ def test_the_navigation_has_every_page_in_both_languages():
         title for entry in korean["nav"][1:] for title in entry
     }
     assert [alternate["link"] for alternate in korean["extra"]["alternate"]] == ["../", ""]
+
+
+def test_a_translated_heading_is_found_by_its_english_address_too():
+    english = "# T\n\n```\n## no\n```\n## First `key`: one\n### [A link](x.md)\n"
+    korean = "# 제목\n\n## 하나\n\n```\n## no\n```\n### 둘\n"
+    assert build.with_english_anchors(korean, english) == (
+        '# 제목\n\n<a id="first-key-one"></a>\n\n## 하나\n\n```\n## no\n```\n<a id="a-link"></a>\n\n### 둘\n'
+    )
