@@ -30,7 +30,7 @@ import gallery_rows  # noqa: E402
 FILES = ("gallery.yaml", "few_rows.yaml", "unseen.yaml")
 STAGES = "sft dpo kto orpo cpo reward grpo rloo ppo logprobs merge eval".split()
 # The runs whose records the quick test reads, and what the doctor reads of a run, of its parent and of its dataset.
-KEPT = ("sft_lora", "grpo", "rate_high_lora", "hacked_grpo", "leaked", "same_as_base")
+KEPT = ("sft_lora", "rate_high_lora", "leaked", "same_as_base")
 RUN_FILES = "spec.json preflight.json train.jsonl train.json merge.json eval.json eval/spec.json eval/examples.parquet eval/answers.jsonl"
 # Bases that are folders of trained models, and so cannot be there before these are.
 PARENTS = ("start", "start_wide")

@@ -8,7 +8,15 @@ from posttrain.diagnosis.findings import FINDINGS, Finding
 
 ORDER = list(FINDINGS)
 # A model that has learnt nothing, or lost it again, also answers badly: that is told by its cause alone.
-CAUSES = {"diverged", "loss-zero", "learning-rate-too-high", "learning-rate-too-low", "flat-loss"}
+CAUSES = {
+    "diverged",
+    "loss-zero",
+    "reward-hacking",
+    "kl-explosion",
+    "learning-rate-too-high",
+    "learning-rate-too-low",
+    "flat-loss",
+}
 SYMPTOMS = {"stop-token-not-learnt", "repetition", "worse-than-the-parent"}
 
 

@@ -76,7 +76,7 @@ def rate(found: Evidence, factor: float) -> dict[str, float]:
 def diverged(found: Evidence) -> Finding | None:
     """A loss, a gradient or a weight that is not finite."""
     wrong = [line for line in found.steps if not math.isfinite(line["loss"] + line.get("grad_norm", 0.0))]
-    told = found.error if NOT_FINITE.search(found.error) else ""
+    told = found.error.partition("; write ")[0] if NOT_FINITE.search(found.error) else ""
     if not wrong and not told:
         return None
     text = (

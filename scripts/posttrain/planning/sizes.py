@@ -22,6 +22,7 @@ SAMPLED = 2**20  # bytes of a file in which rows are counted; the rest is taken 
 # Where nothing is known, such as of a dataset of the hub that is not downloaded.
 ASSUMED_ROWS, ASSUMED_TOKENS = 10_000, 300
 TENTH = 0.1
+LONGEST = 2.5  # tokens of the longest row over those of a mean one
 
 
 # Settings of a run that change neither the number of its parameters nor its memory: sweeps are over these.
@@ -160,7 +161,7 @@ class Sizes:
         rows, model = self.rows(dataset), self.model(base)
         each = OF_SMALL if model and model.vocabulary < SMALL else CHARACTERS_A_TOKEN
         mean = min(max_length, rows.characters / each)
-        return Tokens(rows.train, rows.validation, mean, min(max_length, 4 * mean), 0.5, False)
+        return Tokens(rows.train, rows.validation, mean, min(max_length, LONGEST * mean), 0.5, False)
 
     def tokens_of(self, name: str, dataset: str, max_length: int) -> Tokens:
         """A dataset's tokens for the base that a model descends from, trained parts as usual."""
