@@ -28,28 +28,39 @@ def commands() -> Iterator[tuple[str, str]]:
     yield from (("llms.txt", line) for line in re.findall(r"`((?:make|snakemake|posttrain) [^`]+)`", listed[1]))
 
 
-# A line of several pages once; a dry run is the same with other cores.
-COMMANDS = {
-    re.sub(r" -n\b| --cores \d+", "", line): (page, line)
-    for page, line in ((page, line.split("  #")[0].strip()) for page, line in reversed(list(commands())))
-}.values()
+SHOWN = [(page, line.split("  #")[0].strip()) for page, line in commands()]
+COMMANDS = {line: page for page, line in reversed(SHOWN) if not line.startswith("snakemake ")}
+# Snakemake's: the options of a dry run, without those that do not change it, and the targets that are shown with them.
+PLANNED: dict[str, list[str]] = {}
+for _, line in SHOWN:
+    if line.startswith("snakemake "):
+        words = re.sub(r" -n\b| --cores \d+", "", line.removeprefix("snakemake"))
+        targets = re.findall(r" results/\S+", words)
+        options = re.sub(r" (?:results/\S+|--$)", "", words).strip()
+        PLANNED.setdefault(options, []).extend(target for target in targets if target not in PLANNED.get(options, []))
 
 
-@pytest.mark.parametrize(("page", "line"), COMMANDS, ids=[f"{page}: {line}" for page, line in COMMANDS])
-def test_a_documented_command(folder, page, line):
+@pytest.mark.parametrize("options", PLANNED)
+def test_documented_targets_are_planned(folder, options):
+    if profile := re.search(r"--workflow-profile (\w+)", options):  # of an executor, which is an extra
+        pytest.importorskip(f"snakemake_executor_plugin_{profile[1]}")
+    words = options.replace("config/", f"{REPOSITORY}/config/") + " --" + "".join(PLANNED[options])
+    command = f"{Path(sys.executable).parent}/snakemake -s {REPOSITORY}/Snakefile --dry-run --cores 1 {words}"
+    run = subprocess.run(
+        ["bash", "-c", command],
+        cwd=folder, capture_output=True, text=True, env=environment(),
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+@pytest.mark.parametrize(("line", "page"), COMMANDS.items(), ids=[f"{COMMANDS[line]}: {line}" for line in COMMANDS])
+def test_a_documented_command(folder, line, page):
     inner = re.fullmatch(r'eval "\$\((.*)\)"', line)  # what a shell evaluates is printed by a command
     program, *rest = (inner[1] if inner else line).split(maxsplit=1)
     words = rest[0] if rest else ""
-    tools = Path(sys.executable).parent
     if program == "make":
         check = ["make", "-n", *words.split()]
         where = REPOSITORY
-    elif program == "snakemake":
-        if profile := re.search(r"--workflow-profile (\w+)", words):  # of an executor, which is an extra
-            pytest.importorskip(f"snakemake_executor_plugin_{profile[1]}")
-        words = words.replace("config/", f"{REPOSITORY}/config/")
-        expanded = f"{tools}/snakemake -s {REPOSITORY}/Snakefile --dry-run {words}"
-        check, where = ["bash", "-c", expanded], folder
     elif program == "posttrain":
         own = re.split(r" [|<>] ", words)[0]
         parser().parse_args(shlex.split(own))
