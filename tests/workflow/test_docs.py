@@ -36,7 +36,7 @@ for _, line in SHOWN:
     if line.startswith("snakemake "):
         words = re.sub(r" -n\b| --cores \d+", "", line.removeprefix("snakemake"))
         targets = re.findall(r" results/\S+", words)
-        options = re.sub(r" (?:results/\S+|--$)", "", words).strip()
+        options = re.sub(r" results/\S+", "", words).strip().removesuffix(" --")
         PLANNED.setdefault(options, []).extend(target for target in targets if target not in PLANNED.get(options, []))
 
 
