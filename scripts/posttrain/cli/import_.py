@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from pathlib import Path
 from typing import Any
 
 from posttrain.runtime.errors import UserError
@@ -16,6 +17,7 @@ HEADINGS = {
 
 def run(options: argparse.Namespace) -> None:
     """Write the configuration, and print what became of each key of the files."""
+    from posttrain.guidance import project
     from posttrain.importing import files, written
     from posttrain.runtime.atomic import whole_file
 
@@ -43,7 +45,8 @@ def run(options: argparse.Namespace) -> None:
     if refused:
         print(f"\nwrote {output}, which is refused on this machine: {refused}")
         return
-    print(f"\nwrote {output}; next: snakemake -n results/{[*found.chain.runs][-1]}/eval.json --configfile {output}")
+    command = project.snakemake(Path())
+    print(f"\nwrote {output}; next: {command} -n results/{[*found.chain.runs][-1]}/eval.json --configfile {output}")
 
 
 def _refused(values: dict[str, Any], file: str) -> str | None:

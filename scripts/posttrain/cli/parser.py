@@ -132,7 +132,9 @@ def add_plan(plan: argparse.ArgumentParser) -> None:
 def add_fit(plan: argparse.ArgumentParser) -> None:
     """The arguments of the question whether a model's training fits into a GPU, which needs no configuration."""
     fit = plan.add_argument_group("will it fit", "from a model's config.json alone, without a configuration")
-    fit.add_argument("--model", metavar="MODEL", help="a config.json, a model's folder, or an id of the hub")
+    fit.add_argument(
+        "--model", metavar="MODEL", help="a config.json, a model's folder, an id of the hub, or a size such as 8B"
+    )
     fit.add_argument(
         "--gpu-memory", metavar="GIB", type=float, help="of the GPU; default: say which one is large enough"
     )

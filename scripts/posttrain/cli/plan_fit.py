@@ -30,18 +30,18 @@ def run(options: argparse.Namespace) -> None:
         raise UserError("conflicting-keys", "posttrain plan", problem, "write one of them")
     if options.gpu_memory is not None and not 0 < options.gpu_memory < 1e5:
         raise UserError("invalid-value", "--gpu-memory", f"{options.gpu_memory:g} GiB is no size of a GPU", "write GiB")
+    from posttrain.guidance import facts
     from posttrain.planning.fit import fits, spec_of
-    from posttrain.planning.shapes import model_of
 
     keys = {key: getattr(options, key) for key in KEYS if getattr(options, key) is not None}
     spec = spec_of({"method": "lora"} | keys | dict(map(_pair, options.set)))
-    model = model_of(options.model)
+    model, note = facts.shapes_of(options.model)
     budget = None if options.gpu_memory is None else options.gpu_memory * 2**30
     found = fits(spec, model, budget)
     print(
         json.dumps(as_json(options.model, spec, model, found))
         if options.json
-        else text(options.model, spec, model, found)
+        else text(options.model + note, spec, model, found)
     )
 
 

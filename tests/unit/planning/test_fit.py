@@ -157,3 +157,12 @@ def test_the_command_answers_programs(file, capsys):
 def test_what_cannot_be_asked_is_one_sentence(keys, code, file):
     with refused(code):
         plan_fit.run(options(file, **keys))
+
+
+def test_a_size_stands_for_published_shapes(in_folder, capsys):
+    """Without a network: those that `posttrain recommend` takes."""
+    plan_fit.run(options("8B", method="qlora", max_length=2048, gpu_memory=24.0))
+    assert "8B, as meta-llama/Llama-3.1-8B-Instruct: llama, 8.03 billion parameters" in capsys.readouterr().out
+    for size in ("0B", "9999B"):
+        with refused("unknown-name"):
+            plan_fit.run(options(size))

@@ -115,3 +115,12 @@ def test_a_selection_is_work_of_the_reward_model_that_selects(configured):
     sizes = Sizes(configured({"runs": {"judge": judge}, "datasets": {"easy": easy}}))
     mean = sizes.tokens_of("judge", "pairs", 1024).mean
     assert work.of(sizes, "select", "select/easy") == ("score", 2 * PARAMETERS * 2 * mean * 100, False)
+
+
+def test_cases_are_as_many_as_their_file_has(configured):
+    """They have no limit, and each may have a length of its own."""
+    Path("cases.yaml").write_text("- {prompt: 2 + 2, must: '4'}\n- {prompt: 3 + 3, must: '6', max_new_tokens: 48}\n")
+    suites = {"suites": {"mine": {"kind": "cases", "path": "cases.yaml"}}}
+    with_cases, without = (Sizes(configured({"evaluation": table})) for table in (suites, {}))
+    more = work.of(with_cases, "eval", "eval/sft").amount - work.of(without, "eval", "eval/sft").amount
+    assert more == pytest.approx(work.generated(2, work.ASKED_PROMPT, 32) * 2 * PARAMETERS, rel=0.01)
