@@ -26,6 +26,8 @@ def main() -> None:
         sys.stdout.flush()
     except UserError as error:
         sys.exit(f"posttrain: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
     except BrokenPipeError:  # `posttrain verify | head` ends quietly
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tells of it when it ends
         sys.exit(1)
