@@ -63,10 +63,16 @@ def _lines(project: "Project", found: "Evidence", findings: "list[Finding]") -> 
         lines += [f"    {finding.picture}"] if finding.picture else []
         lines += _wrapped(f"change: {finding.advice}") if finding.advice else []
         lines += [f"    try: {project.command(finding.target)}"] if finding.target else []
-        lines += [f"    read: {finding.page}"]
+        lines += [f"    read: {_page(finding)}"]
     if found.missing:
         lines += ["", f"  not looked at, as it is not there: {', '.join(found.missing)}"]
     return lines
+
+
+def _page(finding: "Finding") -> str:
+    """The page about a finding, where it lies: in this folder, or in the repository that posttrain is installed from."""
+    name = finding.page.partition("#")[0]
+    return finding.page if Path(name).exists() else f"{configuration.CONFIG.parent}/{finding.page}"
 
 
 def _wrapped(text: str) -> list[str]:

@@ -43,7 +43,7 @@ def read(sizes: Sizes) -> list[Measured]:
     for job in paths.recorded_jobs():
         try:
             found.append(_measured(sizes, job))
-        except UserError:  # of a run or dataset that the configuration no longer has
+        except (UserError, KeyError):  # of a run or dataset that the configuration no longer has
             continue
     return found
 

@@ -41,7 +41,9 @@ def test_it_writes_a_configuration_and_prints_what_became_of_each_key(capsys):
         "    micro_batch_size: 2 -> batch_size; examples per optimiser step: 2 per device x 2 accumulated x 1 device = 4"
         in out
     )
-    assert out.endswith(f"next: snakemake -s {WORKFLOW} -n results/sft_lora/eval.json --configfile config/config.yaml\n")
+    assert out.endswith(
+        f"next: snakemake -s {WORKFLOW} -n results/sft_lora/eval.json --configfile config/config.yaml\n"
+    )
 
 
 def test_it_replaces_nothing_without_being_asked():
