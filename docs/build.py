@@ -45,18 +45,21 @@ def pages() -> list[Path]:
     return sorted(path.relative_to(DOCS) for path in DOCS.rglob("*.md") if KOREAN not in path.parents)
 
 
+def address(heading: str) -> str:
+    """A heading's address in its page."""
+    return slugs.slugify(case="lower")(re.sub(r"[`*]|\]\([^)]*\)|\[", "", heading), "-")
+
+
 def with_english_anchors(korean: str, english: str) -> str:
     """A translated page whose headings are found by their English addresses too, which pages that are not translated link to."""
-    slugify = slugs.slugify(case="lower")
-    names = iter(
-        [slugify(re.sub(r"[`*]|\]\([^)]*\)|\[", "", line), "-") for line in HEADING.findall(CODE.sub("", english))]
-    )
+    names = iter([address(line) for line in HEADING.findall(CODE.sub("", english))])
 
     def anchored(match: re.Match) -> str:
         if match["code"]:
             return match[0]
         name = next(names, None)
-        return f'<a id="{name}"></a>\n\n{match[0]}' if name else match[0]
+        own = address(match[0].lstrip("# "))
+        return f'<a id="{name}"></a>\n\n{match[0]}' if name and name != own else match[0]
 
     return re.sub(rf"(?P<code>{CODE.pattern})|{HEADING.pattern}", anchored, korean, flags=re.M | re.S)
 

@@ -6,7 +6,7 @@ The subcommand `some-name` is the function `run` of the module `posttrain.cli.so
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from posttrain.cli import configuration
 
@@ -40,16 +40,26 @@ class Command(NamedTuple):
     reads_configuration: bool = True
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one sentence, as every other mistake."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with the sentence and exit status 2."""
+        self.exit(2, f"posttrain: {message.removeprefix('argument ')}; see `{self.prog} --help`\n")
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="posttrain",
         usage="posttrain COMMAND [ARGUMENT ...]",
         description="What is worth having beside Snakemake's own commands.",
         epilog=ALL,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(required=True, dest="command", metavar="COMMAND", help=argparse.SUPPRESS)
+    commands = parser.add_subparsers(
+        prog="posttrain", required=True, dest="command", metavar="COMMAND", help=argparse.SUPPRESS
+    )
     for name, command in COMMANDS.items():
         one = commands.add_parser(
             name,

@@ -1,4 +1,4 @@
-"""`posttrain schema`: regenerate config/schema.json and the tables of config/README.md and docs/import.md."""
+"""`posttrain schema`: regenerate config/schema.json and the tables of config/README.md and docs/import-keys.md."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""The tables of docs/import.md, from the tables of keys."""
+"""The tables of docs/import-keys.md, from the tables of keys."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,7 +7,7 @@ from posttrain.config.documentation import BEGIN, END
 from posttrain.importing import axolotl, axolotl_datasets, dataset_info, hugging_face, llama_factory, trl
 from posttrain.importing.carried import Row
 
-PAGE = Path(__file__).resolve().parents[3] / "docs/import.md"
+PAGE = Path(__file__).resolve().parents[3] / "docs/import-keys.md"
 HEADINGS = {
     "carried": "Carried over",
     "differs": "Carried over, but with another meaning",
@@ -34,7 +34,7 @@ def _tables() -> str:
 
 def _section(title: str, table: Mapping[str, Row]) -> str:
     """The rows of a table, by kind; keys with the same answer are one row."""
-    lines = [f"### {title}", ""]
+    lines = [f"## {title}", ""]
     for kind, heading in HEADINGS.items():
         rows: dict[tuple[str, str], list[str]] = {}
         for key, row in table.items():

@@ -367,6 +367,29 @@ def test_rebuild_check_and_send_mlflow_refuse_what_is_not_built(project_file, mo
 # ---- help and completion
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            "recommend --gpu-memory sixteen",
+            "--gpu-memory: invalid float value: 'sixteen'; see `posttrain recommend --help`",
+        ),
+        ("why", "the following arguments are required: TARGET; see `posttrain why --help`"),
+        ("verify --jsn", "unrecognized arguments: --jsn; see `posttrain --help`"),
+    ],
+)
+def test_a_wrong_argument_is_one_sentence(words, said, capsys):
+    with pytest.raises(SystemExit) as end:
+        parser().parse_args(words.split())
+    assert (end.value.code, capsys.readouterr().err) == (2, f"posttrain: {said}\n")
+
+
+def test_an_unknown_command_is_one_sentence(capsys):
+    with pytest.raises(SystemExit):
+        parser().parse_args(["plant"])
+    assert capsys.readouterr().err.startswith("posttrain: COMMAND: invalid choice: 'plant' (")
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_command_has_its_module_and_examples_that_parse(name):
     module = {"import": "import_"}.get(name, name.replace("-", "_"))

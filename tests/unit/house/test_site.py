@@ -86,8 +86,8 @@ def test_the_navigation_has_every_page_in_both_languages():
 
 
 def test_a_translated_heading_is_found_by_its_english_address_too():
-    english = "# T\n\n```\n## no\n```\n## First `key`: one\n### [A link](x.md)\n"
-    korean = "# 제목\n\n## 하나\n\n```\n## no\n```\n### 둘\n"
+    english = "# T\n\n```\n## no\n```\n## First `key`: one\n### [A link](x.md)\n## a-code\n"
+    korean = "# 제목\n\n## 하나\n\n```\n## no\n```\n### 둘\n## a-code\n"
     assert build.with_english_anchors(korean, english) == (
-        '# 제목\n\n<a id="first-key-one"></a>\n\n## 하나\n\n```\n## no\n```\n<a id="a-link"></a>\n\n### 둘\n'
+        '# 제목\n\n<a id="first-key-one"></a>\n\n## 하나\n\n```\n## no\n```\n<a id="a-link"></a>\n\n### 둘\n## a-code\n'
     )
