@@ -27,7 +27,7 @@ REPOSITORY = HERE.parents[1]
 sys.path[:0] = [str(HERE), str(REPOSITORY / "scripts")]
 import gallery_rows  # noqa: E402
 
-FILES = ("gallery.yaml", "few_rows.yaml", "unseen.yaml")
+FILES = ("gallery.yaml", "few_rows.yaml", "unseen.yaml", "examination.yaml")
 STAGES = "sft dpo kto orpo cpo reward grpo rloo ppo logprobs merge eval".split()
 # The runs whose records the quick test reads, and what the doctor reads of a run, of its parent and of its dataset.
 KEPT = ("sft_lora", "rate_high_lora", "leaked", "same_as_base")
@@ -175,8 +175,8 @@ def table(judged: list[Judged]) -> str:
     lines.append("")
     for words, is_part in {
         "all": lambda part: True,
-        "seen while the rules were written": lambda part: part != "unseen",
-        "unseen": lambda part: part == "unseen",
+        "seen before the last change of the rules": lambda part: part != "examination",
+        "examination": lambda part: part == "examination",
     }.items():
         some = [one for one in judged if is_part(one.case.part)]
         sick, healthy = ([one for one in some if bool(one.case.right) == want] for want in (True, False))

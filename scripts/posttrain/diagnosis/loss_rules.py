@@ -33,6 +33,9 @@ STILL = 1e-6  # sum of learning rates, far below the last bit that bfloat16 has 
 SLOW = 0.1  # a loss that fell by less than a tenth of where it began
 # of the fall per update at the beginning, which a model that has found its place does not have at the end
 AS_FAST = 0.5
+KNOWS = (
+    0.5  # of a uniform guess's loss, above which a model knows nothing of its rows yet, and could learn most of them
+)
 OVER_BEST = 0.02  # rise over the lowest held-out loss that matters, twice what reports call level
 NOISE = 4  # standard deviations of the held-out curve's own noise, beyond which a rise is none
 GAP = math.log(2)  # nats a token: unseen rows are twice as perplexing as the training rows
@@ -228,10 +231,17 @@ def nothing_learnt(found: Evidence) -> Finding | None:
             return Finding("flat-loss", text, picture("loss", values), advice, ({"method": method},))
         return Finding("flat-loss", text, picture("loss", values), advice, (rate(found, HIGHER), {"method": method}))
     fall = -moved.change / scale
-    if moved.falls() and fall < SLOW and _as_fast_as_ever(found, values):
-        text = f"the loss fell by {fall:.1%} in {len(values)} steps, and as fast in the second half of the updates as in the first"
-        return _too_low(found, text, max(default, given * HIGHER))
-    return None
+    if not moved.falls() or fall >= SLOW:
+        return None
+    text = f"the loss fell by {fall:.1%} in {len(values)} steps"
+    guess = math.log(found.vocabulary or math.inf)
+    if _as_fast_as_ever(found, values):
+        text += ", and as fast in the second half of the updates as in the first"
+    elif OBJECTIVES[found.spec["objective"]].mean_of == "tokens" and moved.last > KNOWS * guess:
+        text += f", to {short(moved.last)} nats a token, where a guess among all {found.vocabulary} tokens has {short(guess)}"
+    else:
+        return None
+    return _too_low(found, text, max(default, given * HIGHER))
 
 
 def _too_low(found: Evidence, text: str, better: float) -> Finding:
@@ -357,6 +367,9 @@ def _epochs(found: Evidence) -> float:
 def spikes(found: Evidence) -> Finding | None:
     """Gradients that jump, where neither clipping nor warm-up holds them."""
     lines = [line for line in found.steps if math.isfinite(line.get("grad_norm", math.nan))]
+    lines = [
+        line for line in lines if line.get("reward_std", 1.0) > 0
+    ]  # equal rewards have no gradient to compare with
     norms = [line["grad_norm"] for line in lines]
     if len(norms) < trends.MIN_STEPS:
         return None

@@ -33,9 +33,7 @@ MARKS = re.compile(r"<\|[\w-]+\|>|</?[a-z_]+>|\[/?[A-Z_]+\]|###? ?\w+:")  # how 
 IDLE = 50  # percent of the GPU's use, below which more than half of what it costs is waiting
 BUSY = 80  # percent of all cores: the CPU is what the GPU waits for
 MIN_MEASURED = 20  # steps with a reading: fewer are the start-up
-MEMORY = re.compile(
-    "|".join([*map(re.escape, WORDS), "out-of-memory", "kernel killed", "do not fit|GiB are free"]), re.IGNORECASE
-)
+MEMORY = re.compile(f"{WORDS.pattern}|out-of-memory|kernel killed|do not fit|GiB are free", re.IGNORECASE)
 
 
 def find(found: Evidence) -> Iterator[Finding]:

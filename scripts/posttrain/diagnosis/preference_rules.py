@@ -132,17 +132,30 @@ def _held_out_accuracy(found: Evidence) -> tuple[str, dict[str, Any]] | None:
     return (name, measured) if measured else None
 
 
-def no_better_than_chance(found: Evidence) -> Finding | None:
-    """Held-out pairs that are told apart no better than by a coin."""
-    held_out = _held_out_accuracy(found)
-    if held_out is None or held_out[1].get("clusters", held_out[1]["n"]) < MIN_PAIRS:
+def _training_accuracy(found: Evidence) -> tuple[str, dict[str, Any]] | None:
+    """The share of training pairs that are told apart, each before the update that it is part of, after the first third of the steps."""
+    name = OBJECTIVES[found.spec["objective"]].measures.get("accuracy")
+    values = [line[name] for line in found.steps if name in line] if name else []
+    if len(values) < trends.MIN_STEPS:
         return None
-    name, row = held_out
+    values = values[len(values) // 3 :]
+    n, value = len(values) * found.spec["batch_size"], float(np.mean(values))
+    low, high = trends.share_bounds(round(value * n), n)
+    return name, {"value": value, "n": n, "low": low, "high": high}
+
+
+def no_better_than_chance(found: Evidence) -> Finding | None:
+    """Held-out pairs that are told apart no better than by a coin; training pairs, where none are held out."""
+    held_out = _held_out_accuracy(found)
+    measured = held_out or _training_accuracy(found)
+    if measured is None or measured[1].get("clusters", measured[1]["n"]) < MIN_PAIRS:
+        return None
+    name, row = measured
     if row["low"] > 0.5 or row["high"] > NEAR_CHANCE:
         return None
     text = (
-        f"{name} is {row['value']:.0%} on {row['n']} held-out pairs, with an interval from {row['low']:.0%} to "
-        f"{row['high']:.0%}: a coin has 50%"
+        f"{name} is {row['value']:.0%} on {row['n']} {'held-out' if held_out else 'training'} pairs, with an interval from "
+        f"{row['low']:.0%} to {row['high']:.0%}: a coin has 50%"
     )
     changes = ({"learning_rate": float(f"{found.spec['learning_rate'] * 5:.0e}")}, {"epochs": 3})
     advice = "look at pairs in the data page: are the chosen ones better? Then more pairs, more epochs, or a higher learning rate"

@@ -13,7 +13,7 @@ from posttrain.diagnosis.findings import Finding
 from posttrain.diagnosis.trends import bar, picture, share_bounds, short
 from posttrain.evaluation import example_scores
 from posttrain.methods import METHODS
-from posttrain.metrics.statistics import FEWEST, metric
+from posttrain.metrics.statistics import FEWEST, metric, summary
 from posttrain.objectives import OBJECTIVES
 
 # of a corrected p-value: the verdicts of an evaluation have 5 %, and a diagnosis must not begin with chance
@@ -78,7 +78,15 @@ def worse(found: Evidence) -> Iterator[Finding]:
             groups[own["dataset"] in found.own].append((own, other))
     for is_own, some in groups.items():
         rows = example_scores.comparisons([own for own, _ in some], {key(other): other for _, other in some})
-        lost = [_lost(found, name, row) for name, row in rows.items() if _is_worse(found, name, row, is_own)]
+        before = {
+            name: summary(kind, example_scores.columns(kind, its))["value"]
+            for name, kind, its in example_scores.measured([other for _, other in some])
+        }
+        lost = [
+            _lost(found, name, row)
+            for name, row in rows.items()
+            if _is_worse(found, name, row, before.get(name, 0.0), is_own)
+        ]
         if not lost:
             continue
         text = f"worse than {found.spec['from']['name']}: {'; '.join(lost)}"
@@ -103,7 +111,8 @@ def _known(found: Evidence) -> set[str]:
     return {name for name, (loss, tokens) in sums.items() if not found.is_from_random and not loss > most * tokens}
 
 
-def _is_worse(found: Evidence, name: str, row: dict[str, Any], is_own: bool) -> bool:
+def _is_worse(found: Evidence, name: str, row: dict[str, Any], before: float, is_own: bool) -> bool:
+    """Whether a metric that was `before` on the same examples got worse by more than chance, and by enough to matter."""
     if row["verdict"] != "worse" or row["p"] >= CERTAIN:
         return False
     last = name.split("/")[-1]
@@ -111,8 +120,7 @@ def _is_worse(found: Evidence, name: str, row: dict[str, Any], is_own: bool) -> 
         return False
     if metric(last).share:
         return abs(row["difference"]) >= POINTS
-    value = found.evaluation["metrics"].get(name, {}).get("value", 0.0)
-    return abs(row["difference"]) >= PART * abs(value - row["difference"])
+    return abs(row["difference"]) >= PART * abs(before)
 
 
 def _trained_for(found: Evidence) -> tuple[str, ...]:

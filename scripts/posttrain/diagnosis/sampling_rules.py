@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from posttrain.diagnosis import trends
 from posttrain.diagnosis.evidence import Evidence
@@ -29,20 +30,24 @@ def find(found: Evidence) -> Iterator[Finding]:
     """The findings of a run that samples its completions."""
     if not found.spec or not found.steps or not OBJECTIVES[found.spec["objective"]].on_policy:
         return
-    if finding := no_signal(found):
-        yield finding
+    silent = no_signal(found)
+    if silent and not _had_signal(found):
+        yield silent
         return
     for rule in (reward_hacking, kl_explosion, collapse, reward_falls, never_ends):
         if finding := rule(found):
             yield finding
             return  # the others would be its consequences
+    if silent:
+        yield silent
 
 
 def rollouts(found: Evidence) -> list[dict[str, Any]]:
     """One line for each rollout: several steps on the same completions repeat their numbers."""
     lines: list[dict[str, Any]] = []
     for line in found.steps:
-        key = (line.get("reward"), line.get("kl") if "answer_length" in line else None, _length(line))
+        own = line.get("kl") if "answer_length" in line else line.get("num_tokens")
+        key = (line.get("reward"), own, _length(line))
         if not lines or key != lines[-1]["_key"]:
             lines.append(line | {"_key": key})
     return lines
@@ -87,6 +92,12 @@ def no_signal(found: Evidence) -> Finding | None:
     return Finding("no-reward-signal", text, picture("reward", rewards), advice, tuple(changes))
 
 
+def _had_signal(found: Evidence) -> bool:
+    """Whether rewards differed at first, so that something else came between."""
+    first = _column(found.steps, "reward_std")[: max(len(found.steps) // 3, 1)]
+    return bool(first) and float(np.mean([std < FLAT for std in first])) < SAME
+
+
 def _hold(spec: dict[str, Any]) -> tuple[dict[str, Any], ...]:
     """Runs that stay nearer to the reference."""
     changes: list[dict[str, Any]] = []
@@ -101,14 +112,19 @@ def kl_explosion(found: Evidence) -> Finding | None:
     """A policy that is so far from its reference that their texts have nothing in common."""
     values = _kl(rollouts(found))
     moved = trends.shift(values)
-    if moved is None or not moved.rises() or moved.last < FAR:
+    if moved is None or moved.last < FAR or not (moved.rises() or _is_above(values[len(values) // 3 :], AWAY)):
         return None
     text = (
-        f"the KL divergence from the reference rose from {short(moved.first)} to {short(moved.last)} nats a token "
-        "(last third of the training)"
+        f"the KL divergence from the reference, which is 0 at the start, was {short(moved.first)} nats a token in the first third of "
+        f"the training and {short(moved.last)} in the last"
     )
     advice = "a larger weight of the KL divergence (beta; ppo: kl_coef, kl_target), or a lower learning rate"
     return Finding("kl-explosion", text, picture("KL", values), advice, _hold(found.spec))
+
+
+def _is_above(values: list[float], least: float) -> bool:
+    """Whether values are above a number by more than chance: a policy that leaves its reference within a few steps rises no more."""
+    return bool(stats.ttest_1samp(values, least, alternative="greater").pvalue < trends.CHANCE)
 
 
 def reward_hacking(found: Evidence) -> Finding | None:

@@ -8,6 +8,7 @@ it is at work, with the kernel's own counts of such kills; the next one finds th
 import contextlib
 import errno
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,14 +18,18 @@ from posttrain.runtime import processes
 from posttrain.runtime.atomic import read_json, write_json
 
 ATTEMPTS, MARK = "attempts.json", "at_work.json"
-WORDS = ("can't allocate memory", "Cannot allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+# oneDNN reports what it cannot compute while it makes the descriptor of a primitive; the primitive itself fails for want of memory.
+WORDS = re.compile(
+    "can(?:'t|not) allocate memory|out of memory|CUBLAS_STATUS_ALLOC_FAILED|could not create a primitive(?! desc)",
+    re.IGNORECASE,
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a GPU's, torch's own, Python's or the operating system's allocator had no memory left."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(w in str(error) for w in WORDS))
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(WORDS.search(str(error))))
 
 
 def micro_batch(spec: dict) -> int:

@@ -7,7 +7,7 @@ import pytest
 
 from posttrain.diagnosis import loss_rules
 
-from .made import DPO, SPEC, falling, noise, run
+from .made import DPO, GRPO, SPEC, falling, noise, run
 
 
 def codes(found):
@@ -73,6 +73,10 @@ def test_learning_rate_too_low():
     slow = run(SPEC, loss=np.zeros(90))
     done = np.cumsum([line["learning_rate"] for line in slow.steps])
     assert codes(run(SPEC, loss=2 - 0.1 * done / done[-1] + noise(90, 0.01))) == ["learning-rate-too-low"]
+    levels = run(SPEC, loss=falling(90, 6.6, 6.2, 0.01))
+    assert codes(levels) == []
+    levels.vocabulary = 768  # of which a guess has 6.64 nats
+    assert codes(levels) == ["learning-rate-too-low"]
 
 
 def test_a_learning_rate_that_moves_no_weight():
@@ -130,5 +134,7 @@ def test_gradient_spikes():
     assert codes(run(SPEC | {"max_grad_norm": 1e9}, loss=falling(100), grad_norm=norms)) == ["gradient-spikes"]
     assert codes(run(SPEC, loss=falling(100), grad_norm=norms)) == []  # clipped
     early = np.exp(noise(100, 0.2))
+    grpo = {"reward_std": np.where(norms > 10, 0.2, 0.0)}  # only these steps have a gradient at all
+    assert codes(run(GRPO | {"max_grad_norm": 1e9}, grad_norm=norms, **grpo)) == []
     early[[0, 2, 4]] = 50
     assert codes(run(SPEC | {"warmup": 0.0}, loss=falling(100), grad_norm=early)) == ["gradient-spikes"]

@@ -69,6 +69,11 @@ def evaluated(found, value, low, high, n=50):
 
 def test_chance():
     assert codes(evaluated(dpo(), 0.52, 0.38, 0.66)) == ["no-better-than-chance"]
+    coin = np.random.default_rng(3).binomial(8, 0.5, 30) / 8
+    columns = {"accuracy": coin, "margin": noise(30, 0.1)}
+    (finding,) = preference_rules.find(run(DPO | {"objective": "reward"}, **columns))
+    assert finding.code == "no-better-than-chance" and "160 training pairs" in finding.sentence
+    assert codes(run(DPO | {"objective": "reward"}, **columns | {"accuracy": (coin + 1) / 2})) == []
     assert codes(evaluated(dpo(), 0.6, 0.45, 0.74)) == []  # may be better
     assert codes(evaluated(dpo(), 0.52, 0.3, 0.7, n=20)) == []
 

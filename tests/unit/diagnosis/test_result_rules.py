@@ -57,6 +57,9 @@ def test_forgetting():
 def test_worse_at_its_own_task():
     (finding,) = result_rules.find(evaluated(own=3.0))
     assert finding.code == "worse-than-the-parent" and "perplexity" in finding.sentence
+    found = evaluated(own=3.0)
+    found.evaluation["metrics"]["perplexity"]["value"] = 1e6  # of datasets that nobody trained on
+    assert codes(found) == ["worse-than-the-parent"]
 
 
 def test_the_same_as_its_parent():

@@ -44,6 +44,10 @@ def test_reward_hacking():
 
 def test_kl_explosion():
     assert codes(grpo(kl=np.linspace(0, 3, 60) + np.abs(noise(60, 0.1)))) == ["kl-explosion"]
+    at_once = np.r_[0, 1 + noise(59, 0.3)]
+    assert codes(grpo(kl=at_once)) == ["kl-explosion"]
+    lost = np.where(np.arange(60) < 10, 0.3, 0.0)  # rewards differed until the policy was lost
+    assert codes(grpo(kl=at_once, **{REWARD: lost, "reward_std": lost})) == ["kl-explosion"]
 
 
 def test_kl_of_ppo_is_of_a_completion():

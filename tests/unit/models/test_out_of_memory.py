@@ -27,10 +27,12 @@ def test_a_lack_of_memory_is_told_from_other_errors():
         no_memory(),
         torch.cuda.OutOfMemoryError("CUDA out of memory."),
         OSError(errno.ENOMEM, "mmap"),
+        RuntimeError("could not create a primitive"),
     ]
     assert all(map(out_of_memory.is_out_of_memory, lacks))
     others = [
         RuntimeError("a view of memory format"),
+        RuntimeError("could not create a primitive descriptor for the matmul primitive"),
         ValueError("out of memory"),
         OSError(errno.ENOSPC, "full"),
         KeyError(),
