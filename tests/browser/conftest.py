@@ -11,9 +11,9 @@ import pytest
 HERE = ("file:", "data:", "blob:", "about:")  # what a page without a network may ask for
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # its event loop runs until it ends, and then tests that start one of their own fail
 def browser():
-    """Headless Chromium, one for all tests."""
+    """Headless Chromium, one for the tests of a file."""
     playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright axe-playwright-python")
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if program is None:

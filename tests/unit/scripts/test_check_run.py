@@ -91,7 +91,8 @@ def test_a_run_that_passes_leaves_a_report_and_a_page(prepared, said):
     assert [result["name"] for result in report["checks"]] == list(NAMES)
     assert {result["result"] for result in report["checks"]} == {"passed", "skipped"}
     assert report["licences"] == CONTEXT["licences"]
-    assert 0.8 <= report["memory"]["total"] < 0.9  # GiB: a process and hardly a model
+    # GiB: a process and hardly a model; where matrices are multiplied in bfloat16, their compiled products as well.
+    assert 0.75 <= report["memory"]["total"] < 1.5
     page = Path("results/sft/preflight.txt").read_text()
     assert page.startswith("Preflight of sft: passed\n")
     assert "--- first and longest row, 61 tokens\nchats.jsonl line 1:\n<|im_start|>user\nHow many" in page
