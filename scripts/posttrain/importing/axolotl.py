@@ -15,8 +15,11 @@ from posttrain.importing.hugging_face import (
     RESULTS,
     TRAINING,
     batch,
+    four_bits,
+    length,
     modules,
     optimiser,
+    packed,
     patience,
     saved_modules,
     schedule,
@@ -108,16 +111,6 @@ def _check(file: Path, values: dict[str, Any]) -> None:
 
 
 # ---- values
-
-
-def _bits(value: Any, job: Job) -> Row:
-    if not value:
-        return same("it is off, as here")
-    return (
-        carried("method", "qlora")
-        if METHODS[job.method].four_bit
-        else not_carried("it has no effect without an adapter")
-    )
 
 
 def _share(value: Any, job: Job) -> Row:
@@ -220,17 +213,6 @@ def _eaten(value: Any, job: Job) -> Row | None:
     return not_carried("only the assistant's turns are trained; rows of format text are trained whole")
 
 
-def _packed(value: Any, job: Job) -> Row | None:
-    if not value:
-        return same("it is off, as here")
-    job.set("packing", True)
-    return None
-
-
-def _length(value: Any, job: Job) -> None:
-    job.set("max_length", int(value))
-
-
 def _bf16_words(value: Any, job: Job) -> Row:
     return TRAINING["bf16"].read("auto" if value == "auto" else value, job)
 
@@ -252,7 +234,7 @@ KEYS: dict[str, Row] = TRAINING | {
     "rl": carried("objective", "dpo, kto, orpo; ipo is a loss of dpo, simpo one of cpo", elsewhere),
     "reward_model": carried("objective", "reward", elsewhere),
     "num_labels": same("a reward model has one score"),
-    "load_in_4bit": carried("method", "qlora", _bits),
+    "load_in_4bit": carried("method", "qlora", four_bits),
     "load_in_8bit": not_carried("the base is held in its own type, or in 4 bits with method: qlora"),
     "bnb_config_kwargs": same("nf4 with double quantisation is the only kind"),
     "lora_r": carried("rank"),
@@ -283,9 +265,9 @@ KEYS: dict[str, Row] = TRAINING | {
     "pretraining_dataset": differs("data", "rows are text, which is read whole and not streamed", elsewhere),
     "test_datasets": not_carried("write validation: FILE at the dataset"),
     "val_set_size": differs("datasets.validation", "other rows are held out; a tenth if nothing is set", _share),
-    "sequence_len": carried("max_length", read=_length),
+    "sequence_len": carried("max_length", read=length),
     "excess_length_strategy": differs("max_length", "drop is the default there; longer rows lose their end here", _long),
-    "sample_packing": carried("packing", "packed rows do not attend to each other", _packed),
+    "sample_packing": carried("packing", "packed rows do not attend to each other", packed),
     "train_on_inputs": not_carried("only the assistant's turns are trained", _eaten),
     "chat_template": differs("bases.chat_template", "TRL's template of that kind; others: the model's own", _template),
     "chat_template_jinja": not_carried("write it to a file, and chat_template: FILE at the base"),

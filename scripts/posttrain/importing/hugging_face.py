@@ -34,6 +34,30 @@ def batch(value: Any, job: Job) -> Row:
     return differs("batch_size", f"examples per optimiser step: {counted} = {total}")
 
 
+def length(value: Any, job: Job) -> None:
+    """The most tokens of a row."""
+    job.set("max_length", int(value))
+
+
+def packed(value: Any, job: Job) -> Row | None:
+    """Whether several rows are one."""
+    if not value:
+        return same("it is off, as here")
+    job.set("packing", True)
+    return None
+
+
+def four_bits(value: Any, job: Job) -> Row:
+    """Weights in 4 bits, which make a method of adapters another method."""
+    if not value:
+        return same("it is off, as here")
+    return (
+        carried("method", "qlora")
+        if METHODS[job.method].four_bit
+        else not_carried("it has no effect without an adapter")
+    )
+
+
 def accumulation(value: Any, job: Job) -> None:
     """Forward passes of a batch."""
     if int(value) < 1:

@@ -6,7 +6,17 @@ from typing import Any
 
 from posttrain.importing import dataset_info
 from posttrain.importing.carried import Job, Row, carried, differs, elsewhere, listed, not_carried, read, same
-from posttrain.importing.hugging_face import DEFAULTS, KERNELS, RESULTS, TRAINING, modules, recomputing, saved_modules
+from posttrain.importing.hugging_face import (
+    DEFAULTS,
+    KERNELS,
+    RESULTS,
+    TRAINING,
+    length,
+    modules,
+    packed,
+    recomputing,
+    saved_modules,
+)
 from posttrain.importing.hugging_face import patience as _patience
 from posttrain.runtime.errors import UserError
 
@@ -135,15 +145,8 @@ def _bits(value: Any, job: Job) -> Row:
     return carried("method", "qlora") if str(value) == "4" else not_carried("only 4 bits are offered, as method: qlora")
 
 
-def _deal(value: Any, job: Job) -> Row | None:
-    if not value:
-        return same("it is off, as here")
-    job.set("packing", True)
-    return None
-
-
 def _neat(value: Any, job: Job) -> Row:
-    _deal(value, job)
+    packed(value, job)
     return carried("packing", "packed rows do not attend to each other") if value else same("it is off, as here")
 
 
@@ -192,10 +195,6 @@ def _history(value: Any, job: Job) -> Row | None:
         return same("all assistant turns are trained by default")
     job.set("assistant_turns", "last")
     return None
-
-
-def _length(value: Any, job: Job) -> None:
-    job.set("max_length", int(value))
 
 
 def _pissa(value: Any, job: Job) -> Row | None:
@@ -290,10 +289,10 @@ KEYS: dict[str, Row] = TRAINING | {
     "enable_thinking": carried("bases.chat_template_kwargs", "{enable_thinking: false}", _thinking),
     "preserve_thinking": not_carried("the template decides which earlier thoughts it prints"),
     "tool_format": not_carried("the model's own chat template prints tools"),
-    "cutoff_len": differs("max_length", "longer rows lose their end here, and there a share of prompt and answer", _length),
+    "cutoff_len": differs("max_length", "longer rows lose their end here, and there a share of prompt and answer", length),
     "max_samples": carried("datasets.limit", "the first rows"),
     "val_size": differs("datasets.validation", "other rows are held out; a tenth if nothing is set", _held_out),
-    "packing": differs("packing", PACKED, _deal),
+    "packing": differs("packing", PACKED, packed),
     "neat_packing": carried("packing", read=_neat),
     "train_on_prompt": not_carried("only the assistant's turns are trained; rows of format text are trained whole"),
     "mask_history": carried("assistant_turns", "last", _history),

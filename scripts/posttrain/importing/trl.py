@@ -8,11 +8,19 @@ from typing import Any
 import yaml
 
 from posttrain import objectives
-from posttrain.importing.axolotl_datasets import _split
 from posttrain.importing.carried import Job, Row, carried, differs, elsewhere, name_of, not_carried, read, same, tables
-from posttrain.importing.hugging_face import DEFAULTS, KERNELS, TRAINING, deepspeed, fsdp, modules, saved_modules
+from posttrain.importing.hugging_face import (
+    DEFAULTS,
+    KERNELS,
+    TRAINING,
+    deepspeed,
+    four_bits,
+    fsdp,
+    length,
+    modules,
+    saved_modules,
+)
 from posttrain.importing.llama_factory import LATER
-from posttrain.methods import METHODS
 from posttrain.runtime.errors import UserError
 
 NAME = "TRL"
@@ -152,7 +160,7 @@ def _datasets(job: Job, file: Path) -> None:
                 else DATASET.get(key) or not_carried("there is no counterpart")
             )
             if key == "split":
-                row = _split(str(value), table)
+                row = split(str(value), table)
             elif key == "name" and value:
                 table["subset"] = str(value)
             elif key == "fraction" and value:
@@ -177,16 +185,6 @@ def _source(path: str, files: Any, file: Path) -> dict[str, Any]:
 
 
 # ---- values
-
-
-def _bits(value: Any, job: Job) -> Row:
-    if not value:
-        return same("it is off, as here")
-    return (
-        carried("method", "qlora")
-        if METHODS[job.method].four_bit
-        else not_carried("without an adapter it has no effect")
-    )
 
 
 def _completions(value: Any, job: Job) -> Row:
@@ -216,10 +214,6 @@ def _revision(value: Any, job: Job) -> None:
     job.set("bases.revision", str(value), "model_revision")
 
 
-def _length(value: Any, job: Job) -> None:
-    job.set("max_length", int(value))
-
-
 KEYS: dict[str, Row] = TRAINING | {
     "model_name_or_path": carried("from", "a base, or an earlier command's run", elsewhere),
     "model_revision": carried("bases.revision", read=_revision),
@@ -240,7 +234,7 @@ KEYS: dict[str, Row] = TRAINING | {
     "lora_task_type": same("it follows from the objective"),
     "use_rslora": carried("peft_args.use_rslora"),
     "use_dora": carried("peft_args.use_dora"),
-    "load_in_4bit": carried("method", "qlora, with use_peft", _bits),
+    "load_in_4bit": carried("method", "qlora, with use_peft", four_bits),
     "load_in_8bit": not_carried("the base is held in its own type, or in 4 bits with method: qlora"),
     **dict.fromkeys(
         ("bnb_4bit_quant_type", "use_bnb_nested_quant", "bnb_4bit_quant_storage"),
@@ -248,7 +242,7 @@ KEYS: dict[str, Row] = TRAINING | {
     ),
     **dict.fromkeys(("dtype", "torch_dtype"), same("trained weights are in float32, a frozen base in its own type")),
     **dict.fromkeys(("attn_implementation", "use_liger_kernel", "padding_free", "use_kernels"), KERNELS),
-    "max_length": carried("max_length", read=_length),
+    "max_length": carried("max_length", read=length),
     "truncation_mode": same("longer rows lose their end"),
     "packing": carried("packing", "packed rows do not attend to each other"),
     "packing_strategy": same("rows are packed by best fit"),
