@@ -134,7 +134,7 @@ def _key(key: str, value: Any, table: dict[str, Any], columns: dict[str, str]) -
     elif key == "revision":
         table["revision"] = str(value)
     elif key == "split":
-        return split(str(value), table)
+        return rows_of_split(str(value), table)
     elif key in ("message_property_mappings", "roles"):
         return _turns(key, value)
     elif key == "data_files" and isinstance(value, list) and len(value) > 1:
@@ -142,7 +142,8 @@ def _key(key: str, value: Any, table: dict[str, Any], columns: dict[str, str]) -
     return row
 
 
-def split(value: str, table: dict[str, Any]) -> Row:
+def rows_of_split(value: str, table: dict[str, Any]) -> Row:
+    """A split and its rows, as in train[:100]; they are put into the dataset's `table`."""
     found = re.fullmatch(r"(\w+)(?:\[:(\d+)(%?)\])?", value)
     if not found:
         return not_carried("write split: NAME and limit: ROWS")

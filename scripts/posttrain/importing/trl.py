@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from posttrain import objectives
+from posttrain.importing.axolotl_datasets import rows_of_split
 from posttrain.importing.carried import Job, Row, carried, differs, elsewhere, name_of, not_carried, read, same, tables
 from posttrain.importing.hugging_face import (
     DEFAULTS,
@@ -160,7 +161,7 @@ def _datasets(job: Job, file: Path) -> None:
                 else DATASET.get(key) or not_carried("there is no counterpart")
             )
             if key == "split":
-                row = split(str(value), table)
+                row = rows_of_split(str(value), table)
             elif key == "name" and value:
                 table["subset"] = str(value)
             elif key == "fraction" and value:

@@ -234,6 +234,15 @@ def test_a_yaml_for_trl_is_named_for_what_it_trains_or_by_a_command_line():
     assert [*files.imported([Path("my_dpo.yaml")]).chain.values["runs"]] == ["dpo_full"]
 
 
+def test_the_parts_of_a_mixture_of_trl_keep_their_splits():
+    parts = [{"path": "org/one", "split": "train[:100]"}, {"path": "org/two", "name": "english"}]
+    keys = {"model_name_or_path": "Qwen/Qwen2.5-0.5B", "datasets": parts}
+    Path("sft.yaml").write_text(yaml.safe_dump(keys))
+    found = files.imported([Path("sft.yaml")]).chain.values["datasets"]
+    assert (found["one"]["split"], found["one"]["limit"]) == ("train", 100)
+    assert found["two"]["subset"] == "english"
+
+
 def test_a_later_file_cannot_change_the_base_of_the_first():
     second = AXOLOTL["qwen2/dpo"] | {"base_model": "outputs/lora-out"}
     found = imported(LORA, second)
