@@ -11,11 +11,12 @@ import sys
 from common import REPOSITORY, parser
 
 sys.path.insert(0, str(REPOSITORY / "scripts"))
-from posttrain.guidance import fitting, sizes, tables
+from posttrain.guidance import fitting, tables
 from posttrain.guidance.facts import Place
-from posttrain.guidance.sizes import SHAPES
 from posttrain.methods import METHODS
 from posttrain.models.memory_estimate import GIB, trained_parameters
+from posttrain.planning import published
+from posttrain.planning.published import SHAPES
 
 SHOWN = ("135M", "1B", "7B", "8B", "14B", "32B", "65B", "70B")
 METHODS_SHOWN = ("full", "lora", "qlora")
@@ -50,12 +51,12 @@ def needed(size: str, method: str) -> float:
     """GiB of a training by a method with the settings of this page."""
     rank = {"rank": RANK} if METHODS[method].rank else {}
     run = {"objective": "sft", "method": method, "batch_size": 8} | rank
-    return fitting.needed(run, FIT, sizes.model(SHAPES[size]), PLACE)
+    return fitting.needed(run, FIT, published.model(SHAPES[size]), PLACE)
 
 
 def share(size: str, rank: int = RANK, modules: str | list[str] = "all-linear") -> tuple[float, float]:
     """What share of a model an adapter trains, and the MB of its file."""
-    model = sizes.model(SHAPES[size])
+    model = published.model(SHAPES[size])
     trained = trained_parameters({"method": "lora", "rank": rank, "target_modules": modules}, model)
     return trained / model.parameters, 4e-6 * trained
 

@@ -15,14 +15,14 @@ import sys
 from common import REPOSITORY, parser
 
 sys.path.insert(0, str(REPOSITORY / "scripts"))
-from posttrain.guidance import sizes
-from posttrain.guidance.sizes import model
 from posttrain.methods import METHODS
 from posttrain.models.memory_estimate import GIB, estimate, trained_parameters
 from posttrain.models.memory_sharing import ALONE, Hardware
+from posttrain.planning import published
+from posttrain.planning.published import model
 from posttrain.workflow.project import Project
 
-SHAPES = {key: sizes.SHAPES[key] for key in ("1B", "8B", "32B", "70B")}
+SHAPES = {key: published.SHAPES[key] for key in ("1B", "8B", "32B", "70B")}
 LENGTH, BATCH = 2048, 16  # tokens of the longest row, rows of a step
 TRAINED = 0.5  # share of the tokens that are trained
 GPUS = 8

@@ -6,12 +6,11 @@ from typing import Any, NamedTuple
 
 from posttrain.data import files, ingest, rows
 from posttrain.data.dataset_types import DATASET_TYPES
-from posttrain.guidance import sizes
 from posttrain.models import machine
 from posttrain.models.memory_estimate import GIB
 from posttrain.models.shapes import Model, read_model
 from posttrain.objectives import OBJECTIVES
-from posttrain.planning import shapes
+from posttrain.planning import published, shapes
 from posttrain.runtime import processes
 from posttrain.runtime.errors import UserError
 
@@ -88,14 +87,14 @@ def source(text: str) -> Source:
     folder = Path(text).expanduser()
     if folder.is_dir():
         return Source(_name(folder.resolve().name), {"source": "path", "path": str(folder)}, *_of_folder(folder, text))
-    size = sizes.named(text)
+    size = published.named(text)
     if re.fullmatch(SIZE, text) and size:
         shape = _near(size, text)
         says = f"a model of that size, as you said only {text}: write yours in its place"
-        return Source(_name(shape.name), {"source": "hub", "model": shape.name}, sizes.model(shape), says)
+        return Source(_name(shape.name), {"source": "hub", "model": shape.name}, published.model(shape), says)
     wheel = re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9._-]*)==\S+", text)
     if wheel:
-        size = size or sizes.named(WHEELS.get(wheel[1], ""))
+        size = size or published.named(WHEELS.get(wheel[1], ""))
         keys = {"source": "wheel", "package": text}
     elif re.fullmatch(r"[\w.-]+/[\w.-]+", text):
         keys = {"source": "hub", "model": text}
@@ -104,14 +103,14 @@ def source(text: str) -> Source:
         raise UserError("unknown-name", f"--model {text}", "it is no folder and no model's name", hint)
     described = _described(text) if keys["source"] == "hub" else None
     if described:
-        return Source(_name(text), keys, sizes.Remembered(*described), "its shapes are those of its config.json")
+        return Source(_name(text), keys, published.Remembered(*described), "its shapes are those of its config.json")
     if size is None:
         named = f"`hf download {text} config.json` puts its shapes into the cache; or " if not wheel else ""
         hint = f"{named}write a size such as 8B"
         raise UserError("unknown-name", f"--model {text}", "its name does not say its size", hint)
     shape = _near(size, text)
     says = f"its shapes are taken to be those of {shape.name}, the nearest to the size in its name"
-    return Source(_name(wheel[1] if wheel else text), keys, sizes.model(shape), says)
+    return Source(_name(wheel[1] if wheel else text), keys, published.model(shape), says)
 
 
 def shapes_of(text: str) -> tuple[Model, str]:
@@ -121,8 +120,8 @@ def shapes_of(text: str) -> tuple[Model, str]:
         UserError: it stands for none; see `planning.shapes.model_of`.
     """
     if re.fullmatch(SIZE, text) and not Path(text).exists():
-        shape = _near(sizes.named(text) or 0, text)
-        return sizes.model(shape), f", as {shape.name}"
+        shape = _near(published.named(text) or 0, text)
+        return published.model(shape), f", as {shape.name}"
     return shapes.model_of(text), ""
 
 
@@ -138,7 +137,7 @@ def _of_folder(folder: Path, text: str) -> tuple[Model, str]:
     )
     if not template:
         says += "; it has no chat template, and docs/models.md says how to give it one"
-    return sizes.Remembered(*(read_model(folder) if weights else shapes.model_of(folder))), says
+    return published.Remembered(*(read_model(folder) if weights else shapes.model_of(folder))), says
 
 
 def _described(model: str) -> Model | None:
@@ -149,8 +148,8 @@ def _described(model: str) -> Model | None:
     return shapes.model_of(file) if isinstance(file, str) else None
 
 
-def _near(size: float, text: str) -> sizes.Shape:
-    shape = sizes.nearest(size)
+def _near(size: float, text: str) -> published.Shape:
+    shape = published.nearest(size)
     if shape is None:
         hint = "put its config.json into a folder and name that"
         raise UserError("unknown-name", f"--model {text}", f"no shape of about {size:g}e9 parameters is known", hint)

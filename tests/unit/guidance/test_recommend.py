@@ -7,9 +7,10 @@ import yaml
 from conftest import refused
 
 from posttrain.config.loading import read
-from posttrain.guidance import configuration, decisions, facts, recommend, sizes, stages, tables
+from posttrain.guidance import configuration, decisions, facts, recommend, stages, tables
 from posttrain.guidance.stages import Question
 from posttrain.methods import METHODS
+from posttrain.planning import published
 
 GPU = {"hardware-8": (8, "7B"), "hardware-16-24": (24, "7B"), "hardware-24": (48, "14B"), "hardware-80": (80, "70B")}
 ROWS = {"data-small": 300, "data-medium": 5000, "data-large": 30_000}
@@ -216,7 +217,7 @@ def test_a_model_that_trains_in_4_bits_alone_is_measured_where_it_fits():
     ("Qwen/Qwen3-30B-A3B", "32B"), ("mistralai/Mixtral-8x7B-v0.1", "65B"),
 ])  # fmt: skip
 def test_a_size_is_read_from_a_name(text, shape):
-    assert facts.source(text).model == sizes.model(sizes.SHAPES[shape])
+    assert facts.source(text).model == published.model(published.SHAPES[shape])
 
 
 @pytest.mark.parametrize(("text", "code"), [
