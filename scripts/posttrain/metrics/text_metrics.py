@@ -1,7 +1,7 @@
 """What a generated answer is worth against its reference: one number an example, or what a metric of a corpus sums up.
 
-BLEU (Papineni et al. 2002) and chrF (Popović 2015) are no means over examples. Their examples carry counts, from which
-`corpus_bleu` and `corpus_chrf` compute the score of any resample at once; both equal sacrebleu's (Post 2018).
+BLEU (Papineni et al. 2002), chrF (Popović 2015) and error rates (see `error_rates`) are no means over examples. Their examples carry
+counts, from which `corpus_bleu` and `corpus_chrf` compute the score of any resample at once; both equal sacrebleu's (Post 2018).
 """
 
 import re
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from posttrain.metrics.error_rates import cer, wer
 from posttrain.metrics.final_numbers import answer_format, final_number
 from posttrain.metrics.json_answers import is_json, json_equal
 from posttrain.metrics.tool_calls import tool_arguments, tool_arguments_f1, tool_name
@@ -145,6 +146,8 @@ def regex(output: str, pattern: str) -> float:
 METRICS: dict[str, Callable[[str, str], float | list[float]]] = {
     "bleu": bleu,
     "chrf": chrf,
+    "wer": wer,
+    "cer": cer,
     "rouge1": rouge1,
     "rouge2": rouge2,
     "rougeL": rouge_l,
@@ -158,6 +161,9 @@ METRICS: dict[str, Callable[[str, str], float | list[float]]] = {
     "tool_arguments": tool_arguments,
     "tool_arguments_f1": tool_arguments_f1,
 }
+
+# Packages that a metric needs and that are not installed with this one.
+NEEDS = {"wer": "jiwer", "cer": "jiwer"}
 
 
 # ---- a corpus
