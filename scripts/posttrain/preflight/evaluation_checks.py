@@ -72,7 +72,9 @@ def _model_errors(run: "RunContext") -> list[str]:
             found.append(f"evaluation.suites.{name} needs lm-evaluation-harness; `pip install lm-eval`")
         for metric in suite.get("metrics", ()):
             if (package := text_metrics.NEEDS.get(metric)) and importlib.util.find_spec(package) is None:
-                found.append(f"evaluation.suites.{name} needs {package}; `pip install {package}`")
+                found.append(
+                    f"evaluation.suites.{name}: the metric `{metric}` needs {package}; `pip install {package}`"
+                )
         if suite["kind"] == "tasks" and suite["chat"] and not run.tokenizer.chat_template:
             found.append(
                 f"evaluation.suites.{name}: `apply_chat_template: true` needs a chat template, and the base has none; write "
