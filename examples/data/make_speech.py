@@ -40,7 +40,7 @@ def main() -> None:
     options = parser.parse_args()
     if shutil.which("espeak-ng") is None:
         sys.exit(
-            "make_speech.py: there is no espeak-ng: install it (Debian: apt-get install espeak-ng; macOS: brew install espeak-ng)"
+            "make_speech.py: there is no espeak-ng; install it (Debian: apt-get install espeak-ng; macOS: brew install espeak-ng)"
         )
     (options.output / "sounds").mkdir(parents=True, exist_ok=True)
     for split, count, voices in (("train", options.train, SEEN), ("test", options.test, UNSEEN)):
