@@ -78,6 +78,12 @@ def check(file: Path, place: str) -> Sound:
     return sound
 
 
+def header(file: Path) -> Sound:
+    """What the header of a checked sound file says."""
+    held = library().info(file)
+    return Sound(held.frames / held.samplerate, held.samplerate, held.channels, held.format)
+
+
 def read(file: Path, rate: int) -> Any:
     """The samples of a checked sound file, float32 (n,), at `rate` samples a second.
 
