@@ -15,7 +15,7 @@ from posttrain.runtime.errors import UserError
 
 SOUNDS = ("WAV", "WAVEX", "RF64", "FLAC", "OGG", "MP3")  # libsndfile's names
 SLOWEST, FASTEST = 4_000, 192_000  # samples a second
-SHORTEST, LONGEST = 0.02, 600.0  # seconds; a frame of a spectrogram is 0.025
+SHORTEST, LONGEST = 0.2, 600.0  # seconds; a model hears a fifth of a second as a few tokens
 MOST_CHANNELS = 16
 SILENT = 1e-4  # the largest sample, of 1: three steps of 16 bits
 LOUDEST = 1e4  # float formats may exceed 1; more than this is no sound

@@ -83,7 +83,7 @@ def of(samples: np.ndarray, rate: int = RATE, **options):
         (cut, "cannot be read as a sound"),
         (of(np.zeros(0)), "has no samples"),
         (of(np.zeros(RATE)), "is silent"),
-        (of(tone(seconds=0.01)), "lasts 0.010 s"),
+        (of(tone(seconds=0.1)), "lasts 0.100 s, less than 0.2 s"),
         (of(np.where(np.arange(RATE) == 9, np.nan, 0.1), subtype="FLOAT"), "no numbers or far out of range"),
         (of(np.where(np.arange(RATE) == 9, np.inf, 0.1), subtype="FLOAT"), "no numbers or far out of range"),
         (of(np.full(RATE, 1e6), subtype="FLOAT"), "no numbers or far out of range"),
