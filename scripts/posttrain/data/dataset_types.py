@@ -224,6 +224,15 @@ DATASET_TYPES: dict[str, DatasetType] = {
         marks={"rejected": lambda row: "rejected"},
         suites=("preference", "reward", "judge"),
     ),
+    "image_preference": DatasetType(
+        columns={"prompt": "turns", "chosen": "turns", "rejected": "turns", "images": "strings"},
+        encode=_encode_pair,
+        media=("images",),
+        reference="chosen",
+        derived=("rejected",),
+        marks={"rejected": lambda row: "rejected"},
+        suites=("preference",),
+    ),
     "unpaired_preference": DatasetType(
         columns={"prompt": "turns", "completion": "turns", "label": "boolean"},
         encode=_encode_completion,
@@ -245,6 +254,19 @@ def for_suites(*kinds: str) -> tuple[str, ...]:
         for name, row in DATASET_TYPES.items()
         if set(kinds) & set(row.suites) or (not named.issuperset(kinds) and row.reference and not row.media)
     )
+
+
+def together(names: Iterable[str]) -> str | None:
+    """The dataset type that rows of several types have in a mixture: one of them, which the others lack only the media of.
+
+    >>> together(["messages", "image_messages"]), together(["messages", "preference"])
+    ('image_messages', None)
+    """
+    names = set(names)
+    largest = max(names, key=lambda name: len(DATASET_TYPES[name].columns))
+    whole = DATASET_TYPES[largest]
+    text = {name: kind for name, kind in whole.columns.items() if name not in whole.media}
+    return largest if all(DATASET_TYPES[name].columns == text for name in names - {largest}) else None
 
 
 def of(names: Iterable[str]) -> DatasetType:
