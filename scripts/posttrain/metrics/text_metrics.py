@@ -5,14 +5,16 @@ BLEU (Papineni et al. 2002) and chrF (Popović 2015) are no means over examples.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any
 
 import numpy as np
 
+from posttrain.metrics.captions import cider
 from posttrain.metrics.final_numbers import answer_format, final_number
 from posttrain.metrics.json_answers import is_json, json_equal
+from posttrain.metrics.short_answers import anls, vqa
 from posttrain.metrics.tool_calls import tool_arguments, tool_arguments_f1, tool_name
 from posttrain.metrics.word_hashes import words
 from posttrain.runtime import user_code
@@ -40,8 +42,14 @@ def score(
     A function of the user's own, `FILE.py:NAME`, is called NAME.
     """
     against = {"regex": [pattern] * len(outputs)}
-    functions = {name: METRICS.get(name) or user_code.load(name, "evaluation.suites, metrics") for name in names}
-    columns = {user_code.label(name): map(functions[name], outputs, against.get(name, references)) for name in names}
+
+    def column(name: str) -> Iterable[float | list[float]]:
+        if name in OF_ALL:
+            return OF_ALL[name](outputs, references)
+        function = METRICS.get(name) or user_code.load(name, "evaluation.suites, metrics")
+        return map(function, outputs, against.get(name, references))
+
+    columns = {user_code.label(name): column(name) for name in names}
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
@@ -50,9 +58,9 @@ def refusal(names: list[str]) -> str | None:
     labels: dict[str, str] = {}
     for name in names:
         label = user_code.label(name)
-        if not user_code.is_own(name) and name not in METRICS:
-            return f"there is no metric '{name}', and your own has the form FILE.py:NAME; {nearest(name, METRICS)}"
-        if user_code.is_own(name) and (label in METRICS or label in TAKEN):
+        if not user_code.is_own(name) and name not in NAMES:
+            return f"there is no metric '{name}', and your own has the form FILE.py:NAME; {nearest(name, NAMES)}"
+        if user_code.is_own(name) and (label in NAMES or label in TAKEN):
             return f"{name}: '{label}' is the name of something else in the results; rename the function"
         if labels.setdefault(label, name) != name:
             return f"{labels[label]} and {name} have one name; rename a function"
@@ -157,7 +165,12 @@ METRICS: dict[str, Callable[[str, str], float | list[float]]] = {
     "tool_name": tool_name,
     "tool_arguments": tool_arguments,
     "tool_arguments_f1": tool_arguments_f1,
+    "vqa": vqa,
+    "anls": anls,
 }
+# Each gives the values of all outputs, as what one is worth depends on all references.
+OF_ALL: dict[str, Callable[[list[str], list[str]], list[float]]] = {"cider": cider}
+NAMES = (*METRICS, *OF_ALL)
 
 
 # ---- a corpus

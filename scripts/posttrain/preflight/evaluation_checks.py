@@ -69,6 +69,10 @@ def _model_errors(run: "RunContext") -> list[str]:
     for name, suite in spec["suites"].items():
         if suite["kind"] == "tasks" and importlib.util.find_spec("lm_eval") is None:
             found.append(f"evaluation.suites.{name} needs lm-evaluation-harness; `pip install lm-eval`")
+        if "cider" in suite.get("metrics", ()) and importlib.util.find_spec("pycocoevalcap") is None:
+            found.append(
+                f"evaluation.suites.{name}: the metric `cider` needs pycocoevalcap; `pip install pycocoevalcap`"
+            )
         if suite["kind"] == "tasks" and suite["chat"] and not run.tokenizer.chat_template:
             found.append(
                 f"evaluation.suites.{name}: `apply_chat_template: true` needs a chat template, and the base has none; write "
