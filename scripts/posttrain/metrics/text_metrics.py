@@ -1,7 +1,7 @@
 """What a generated answer is worth against its reference: one number an example, or what a metric of a corpus sums up.
 
-BLEU (Papineni et al. 2002) and chrF (Popović 2015) are no means over examples. Their examples carry counts, from which
-`corpus_bleu` and `corpus_chrf` compute the score of any resample at once; both equal sacrebleu's (Post 2018).
+BLEU (Papineni et al. 2002), chrF (Popović 2015) and error rates (see `error_rates`) are no means over examples. Their examples carry
+counts, from which `corpus_bleu` and `corpus_chrf` compute the score of any resample at once; both equal sacrebleu's (Post 2018).
 """
 
 import re
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from posttrain.metrics.captions import cider
+from posttrain.metrics.error_rates import cer, wer
 from posttrain.metrics.final_numbers import answer_format, final_number
 from posttrain.metrics.json_answers import is_json, json_equal
 from posttrain.metrics.short_answers import anls, vqa
@@ -172,6 +173,8 @@ def regex(output: str, pattern: str) -> float:
 METRICS: dict[str, Callable[..., float | list[float] | None]] = {
     "bleu": bleu,
     "chrf": chrf,
+    "wer": wer,
+    "cer": cer,
     "rouge1": rouge1,
     "rouge2": rouge2,
     "rougeL": rouge_l,
@@ -195,6 +198,9 @@ OF_ALL: dict[str, Callable[[list[str], list[str]], list[float]]] = {"cider": cid
 NAMES = (*METRICS, *OF_ALL)
 # Those that have no value for some examples, or need more than a reference: training does not stop by them.
 OF_SOME = ("no_call", "parallel_calls", "error_recovery")
+
+# Packages that a metric needs and that are not installed with this one.
+NEEDS = {"wer": "jiwer", "cer": "jiwer", "cider": "pycocoevalcap"}
 
 
 # ---- a corpus
