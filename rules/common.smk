@@ -124,7 +124,7 @@ wildcard_constraints:
     sweep="[a-z][a-z0-9_]*",
     pair=rf"[a-z][a-z0-9_]*{OVERRIDES}~[a-z][a-z0-9_]*{OVERRIDES}",
     max_length="[0-9]+",
-    trained="(,assistant_turns=last)?(,train_thoughts=false)?",
+    trained="(,assistant_turns=last)?(,train_thoughts=false)?(,long_rows=split)?",
     run=rf"{CANONICAL}[a-z][a-z0-9_]*{OVERRIDES}",
     target=rf"{CANONICAL}((bases|data)/)?[a-z][a-z0-9_]*{OVERRIDES}(/eval|/judge|/export|/predictions/[a-z][a-z0-9_]*)?",
 

@@ -36,7 +36,7 @@ for objective in [name for name, row in OBJECTIVES.items() if not row.on_policy 
             mem_mb=job_memory,
             runtime=job_minutes,
         params:
-            script=f"train_{objective}.py",
+            script=f"train_{OBJECTIVES[objective].script or objective}.py",
             tokens=tokens_folder,
         # fmt: off
         shell:

@@ -48,8 +48,8 @@ def main(options) -> None:
         build(spec, folder, name)
         check(folder, name)
         weights.dequantise(folder, name)
-        if "new_tokens" in spec:
-            weights.add_tokens(folder, spec["new_tokens"], name)
+        if "new_tokens" in spec or "new_words" in spec:
+            weights.add_tokens(folder, spec.get("new_tokens", []), name, spec.get("new_words", []))
         base_folder.normalise(spec, folder, name)
     model = options.output / "model"
     origin = next((spec[key] for key in ("model", "path", "package") if key in spec), name)

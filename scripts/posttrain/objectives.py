@@ -59,6 +59,10 @@ class Objective:
     """dropout may be set"""
     compact_head: Literal["none", "patched", "built in"] = "none"
     """whether the logits of untrained tokens are left out: by models/lm_head.py in TRL's loss, or by our own trainer"""
+    packs: bool = False
+    """`packing` is on by default"""
+    splits_long_rows: bool = False
+    """a row longer than `max_length` becomes several, instead of being cut"""
     fast_kernels: bool = False
     """Flash Attention, Liger and rows without padding leave its results as they are: it compares with no log-probabilities that
     were computed without them"""
@@ -116,6 +120,21 @@ OBJECTIVES: dict[str, Objective] = {
         loss_types=("nll", "dft"),
         mean_of="tokens",
         dropout=0.05,
+        compact_head="patched",
+        fast_kernels=True,
+        fused_head=True,
+    ),
+    "pretrain": Objective(  # Gururangan et al. 2020; Ibrahim et al. 2024
+        data=("text",),
+        measures=MappingProxyType({"loss": "loss", "token_accuracy": "mean_token_accuracy"}),
+        keys=("packing", "trainer_args"),
+        trl_config=("trainer/sft_config.py",),
+        version=1,
+        script="sft",
+        from_demonstrations=True,
+        mean_of="tokens",
+        packs=True,
+        splits_long_rows=True,
         compact_head="patched",
         fast_kernels=True,
         fused_head=True,

@@ -198,6 +198,11 @@ class Evaluation(Strict):
     data: list[Name] | None = Field(
         None, description="the datasets whose held-out rows are used; by default every run's training dataset"
     )
+    outside: list[Name] = Field(
+        [],
+        description="datasets outside the domain, whose held-out rows are used as well: the report compares each run inside and outside "
+        "of its domain, see docs/domain.md",
+    )
     limit: Count = Field(
         100,
         gt=0,

@@ -49,7 +49,9 @@ class Optimisation(Stage):
         1, gt=0, description="number of forward passes that the batch is split into; saves memory"
     )
     max_length: Count = Field(
-        1024, gt=1, description="maximum length of an example in tokens; longer ones are truncated at the end"
+        1024,
+        gt=1,
+        description="maximum length of an example in tokens; longer ones are truncated at the end (pretrain: split into several)",
     )
     warmup_ratio: Number = Field(0.1, ge=0, le=1, description="share of the steps in which the learning rate rises")
     lr_scheduler_type: Literal["cosine", "linear", "constant"] = Field(
@@ -82,8 +84,8 @@ class Supervised(Optimisation):
     )
     packing: bool = Field(
         False,
-        description="sft: fill rows up to `max_length` with several examples, which do not attend to each other; `batch_size` then "
-        "counts these rows",
+        description="sft, pretrain: fill rows up to `max_length` with several examples, which do not attend to each other; `batch_size` "
+        "then counts these rows; on by default with pretrain",
     )
 
 

@@ -162,6 +162,7 @@ class Project:
         """The folder of the tokens that a run trains on; Snakemake asks several times a run."""
         if node.name not in self._run_tokens:
             trained = "".join(f",{key}={text(value)}" for key, value in node.run.settings().items() if key in TRAINED)
+            trained += ",long_rows=split" if OBJECTIVES[node.run.objective].splits_long_rows else ""
             self._run_tokens[node.name] = self.tokens(node.name, node.run.data, node.run.max_length) + trained
         return self._run_tokens[node.name]
 

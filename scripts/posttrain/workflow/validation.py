@@ -134,8 +134,9 @@ def check_references(inputs: Inputs) -> None:
                 raise UserError("invalid-value", f"{place}.text", problem, "name all of its rows")
     for name in config.datasets:
         names.selector(name)
-    for dataset in config.evaluation.data or []:
-        require("evaluation.data", "dataset", dataset, config.datasets)
+    for key in ("data", "outside"):
+        for dataset in getattr(config.evaluation, key) or []:
+            require(f"evaluation.{key}", "dataset", dataset, config.datasets)
     _check_suites(config, folder)
     _ = inputs.evaluation_rewards
     judging.check(inputs.lineage, folder)
