@@ -152,6 +152,16 @@ class Project:
         form = reference_form(run.method, run.precision, run.peft_args, node.parent not in self.config.bases)
         return paths.logprobs(node.parent, run.data, run.max_length, form)
 
+    def topk(self, name: str) -> str | None:
+        """The folder of the teacher's most likely tokens that a run reads; None where the teacher is there while it trains."""
+        node = self.run(name)
+        run = node.run
+        if not run.teacher_top_k:
+            return None
+        form = "" if run.precision == "auto" else f",{run.precision}"
+        form += "" if run.temperature == 1 else f",temperature={text(run.temperature)}"
+        return paths.topk(node.teacher, run.data, run.max_length, self._trained(run), run.teacher_top_k, form)
+
     # ---- files of tokens
 
     def tokens(self, name: str, dataset: str, max_length: int) -> str:
@@ -161,9 +171,12 @@ class Project:
     def run_tokens(self, node: Node) -> str:
         """The folder of the tokens that a run trains on; Snakemake asks several times a run."""
         if node.name not in self._run_tokens:
-            trained = "".join(f",{key}={text(value)}" for key, value in node.run.settings().items() if key in TRAINED)
-            self._run_tokens[node.name] = self.tokens(node.name, node.run.data, node.run.max_length) + trained
+            tokens = self.tokens(node.name, node.run.data, node.run.max_length)
+            self._run_tokens[node.name] = tokens + self._trained(node.run)
         return self._run_tokens[node.name]
+
+    def _trained(self, run: Any) -> str:
+        return "".join(f",{key}={text(value)}" for key, value in run.settings().items() if key in TRAINED)
 
     def tokens_of(self, dataset: str) -> list[str]:
         """The folders of a dataset's tokens that the configured runs read."""
@@ -193,16 +206,33 @@ class Project:
         return rf"(?!(?:{'|'.join(others) or '(?!)'})\b)[a-z][a-z0-9_]*{OVERRIDES}"
 
     def datasets_pattern(self, kind: str) -> str:
-        """Regular expression of the datasets that are read from files (data) or the hub (online), selected (select) or mixed (mix)."""
+        """Regular expression of the datasets that are read from files (data) or the hub (online), selected, generated or mixed."""
         kinds = {
-            name: "select" if table.select else "mix" if table.mix else "online" if table.hub else "data"
+            name: "select"
+            if table.select
+            else "generate"
+            if table.generated
+            else "mix"
+            if table.mix
+            else "online"
+            if table.hub
+            else "data"
             for name, table in self.config.datasets.items()
         }
         return f"(?:{'|'.join(name for name, own in kinds.items() if own == kind) or '(?!)'})"
 
     def bases_pattern(self, online: bool) -> str:
         """Regular expression of the bases that are downloaded, or of the others."""
-        names = [name for name, base in self.config.bases.items() if (base.source in ("hub", "wheel")) == online]
+        names = [
+            name
+            for name, base in self.config.bases.items()
+            if base.source != "pruned" and (base.source in ("hub", "wheel")) == online
+        ]
+        return f"(?:{'|'.join(names) or '(?!)'})"
+
+    def pruned_pattern(self) -> str:
+        """Regular expression of the bases that are made of others."""
+        names = [name for name, base in self.config.bases.items() if base.source == "pruned"]
         return f"(?:{'|'.join(names) or '(?!)'})"
 
     # ---- targets
