@@ -19,7 +19,7 @@ rule base:
     log:
         "results/logs/base/{base}.log",
     wildcard_constraints:
-        base=PROJECT.bases_pattern(online=True),
+        base=PROJECT.bases_pattern("online"),
     conda:
         "../envs/posttrain.yaml"
     resources:
@@ -35,7 +35,7 @@ rule base:
 
 use rule base as base_here with:
     wildcard_constraints:
-        base=PROJECT.bases_pattern(online=False),
+        base=PROJECT.bases_pattern("here"),
 
 
 rule prune:
@@ -52,7 +52,7 @@ rule prune:
     log:
         "results/logs/prune/{base}.log",
     wildcard_constraints:
-        base=PROJECT.pruned_pattern(),
+        base=PROJECT.bases_pattern("pruned"),
     conda:
         "../envs/posttrain.yaml"
     threads: workflow.cores

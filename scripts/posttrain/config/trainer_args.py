@@ -34,7 +34,10 @@ IGNORED = {
     "assistant_only_loss": (ALL, "only assistant turns are trained; write the run's key assistant_turns"),
     **dict.fromkeys(
         ("packing", "packing_strategy", "eval_packing"),
-        (_of(lambda row: "packing" in row.keys), "rows are packed before training; write the run's key packing"),
+        (
+            _of(lambda row: "packing" in row.keys or row.teacher),
+            "rows are packed before training, for sft only; write the run's key packing",
+        ),
     ),
     "neftune_noise_alpha": (ALL, "noise on the embeddings is only for sft, as a key of the run; write neftune_noise_alpha, or remove it"),
     "precompute_ref_batch_size": (WITH_LOGPROBS, "the reference's log-probabilities are computed by a stage of their own; remove it"),

@@ -167,14 +167,14 @@ class Names:
         if len(target) > MAX_NAME:
             problem = f"a name of {len(target)} characters, more than the {MAX_NAME} that fit into a folder's"
             raise UserError("invalid-override", place, problem, f"write the run under runs: in {self.file}")
-        self._check_order(name, target, seen)
+        _check_order(self.config.runs, name, target, seen)
         changed = overrides.read(written, self._raw_runs[name], place)
         run = validate(Run, overrides.applied(self._raw_runs[name], changed), place)
         self._check(run, place)
         inner = (*seen, target)
         parent, judges = self._parent(run, place, inner), self._judges(run, place, inner)
         selector, writer = self.selector(run.data, inner), self.writer(run.data, inner)
-        kept = self._needed(name, changed, run)
+        kept = _needed(self._raw_runs[name], changed, run)
         canonical = ",".join([name, *(f"{key}={text(overrides.of(run, key, changed[key]))}" for key in kept)])
         node = Node(canonical, run, parent, judges, selector, writer, self._teacher(run, place, inner))
         below = (self._depths[other] for other in node.models if other not in self.config.bases)
@@ -185,32 +185,6 @@ class Names:
             self._accept(node)
         self._nodes[target] = self._nodes.setdefault(canonical, node)
         return self._nodes[target]
-
-    def _check_order(self, name: str, target: str, seen: tuple[str, ...]) -> None:
-        """Refuse runs that are built on themselves, whatever their overrides: each round would only make another name."""
-        names = [earlier.split(",")[0] for earlier in seen]
-        if name in names:
-            cycle = [*seen[names.index(name) :], target]
-            links = [(self.config.runs[one.split(",")[0]].from_, other) for one, other in itertools.pairwise(cycle)]
-            parents = all(parent.split(",")[0] == other.split(",")[0] for parent, other in links)
-            way = "" if parents else ", through a reward or a selected dataset"
-            place = f"runs.{name}{'.from' if parents else ''}"
-            raise UserError("cyclic-reference", place, f"the runs form a cycle{way}: {' -> '.join(cycle)}")
-        if len(seen) >= MAX_DEPTH:
-            raise _too_deep(f"runs.{name}")
-
-    def _needed(self, name: str, changed: dict[str, Any], run: Run) -> list[str]:
-        """The overrides, sorted, without which `run` would be another; the rest say what holds anyway."""
-        kept = dict(changed)
-        for key in sorted(changed):
-            rest = {other: value for other, value in kept.items() if other != key}
-            try:
-                without = validate(Run, overrides.applied(self._raw_runs[name], rest))
-            except UserError:
-                continue
-            if _meaning(without) == _meaning(run):
-                kept = rest
-        return sorted(kept)
 
     def _parent(self, run: Run, place: str, seen: tuple[str, ...]) -> str:
         place = joined(place, "from")
@@ -267,6 +241,34 @@ class Names:
         plain = (str, bool, int, float, type(None))
         values = {key: value if isinstance(value, plain) else text(value) for key, value in said.items()}
         return self._resolve(name, (), f"{place} ({name})").name, values
+
+
+def _check_order(runs: dict[str, Run], name: str, target: str, seen: tuple[str, ...]) -> None:
+    """Refuse runs that are built on themselves, whatever their overrides: each round would only make another name."""
+    names = [earlier.split(",")[0] for earlier in seen]
+    if name in names:
+        cycle = [*seen[names.index(name) :], target]
+        links = [(runs[one.split(",")[0]].from_, other) for one, other in itertools.pairwise(cycle)]
+        parents = all(parent.split(",")[0] == other.split(",")[0] for parent, other in links)
+        way = "" if parents else ", through a reward or a selected dataset"
+        place = f"runs.{name}{'.from' if parents else ''}"
+        raise UserError("cyclic-reference", place, f"the runs form a cycle{way}: {' -> '.join(cycle)}")
+    if len(seen) >= MAX_DEPTH:
+        raise _too_deep(f"runs.{name}")
+
+
+def _needed(raw: Any, changed: dict[str, Any], run: Run) -> list[str]:
+    """The overrides, sorted, without which `run` would be another; the rest say what holds anyway."""
+    kept = dict(changed)
+    for key in sorted(changed):
+        rest = {other: value for other, value in kept.items() if other != key}
+        try:
+            without = validate(Run, overrides.applied(raw, rest))
+        except UserError:
+            continue
+        if _meaning(without) == _meaning(run):
+            kept = rest
+    return sorted(kept)
 
 
 def _meaning(run: Run) -> tuple:

@@ -7,14 +7,14 @@ from typing import Any
 
 from posttrain import exports
 from posttrain.config.loading import read
-from posttrain.config.overrides import OVERRIDES, text
+from posttrain.config.overrides import text
 from posttrain.config.project_file import Config
 from posttrain.config.runs import TRAINED
 from posttrain.methods import combined, reference_form
 from posttrain.objectives import OBJECTIVES
 from posttrain.runtime.errors import UserError
 from posttrain.training import early_stopping
-from posttrain.workflow import contexts, paths, targets, validation
+from posttrain.workflow import contexts, paths, patterns, targets, validation
 from posttrain.workflow.inputs import Inputs
 from posttrain.workflow.lineage import Lineage
 from posttrain.workflow.names import Names, Node
@@ -192,48 +192,16 @@ class Project:
     # ---- patterns for rules
 
     def pattern(self, objective: str) -> str:
-        """Regular expression of the runs with this objective, for a rule's wildcard.
-
-        Snakemake goes through its text several times a job, so it says which runs have another objective where those are fewer.
-        """
-        groups: dict[str, list[str]] = {}
-        for name, run in self.config.runs.items():
-            groups.setdefault(run.objective, []).append(name)
-        ours = groups.pop(objective, [])
-        others = [name for group in groups.values() for name in group]
-        if len(ours) <= len(others):
-            return f"(?:{'|'.join(ours) or '(?!)'}){OVERRIDES}"
-        return rf"(?!(?:{'|'.join(others) or '(?!)'})\b)[a-z][a-z0-9_]*{OVERRIDES}"
+        """Regular expression of the runs with this objective, for a rule's wildcard."""
+        return patterns.runs(self.config, objective)
 
     def datasets_pattern(self, kind: str) -> str:
-        """Regular expression of the datasets that are read from files (data) or the hub (online), selected, generated or mixed."""
-        kinds = {
-            name: "select"
-            if table.select
-            else "generate"
-            if table.generated
-            else "mix"
-            if table.mix
-            else "online"
-            if table.hub
-            else "data"
-            for name, table in self.config.datasets.items()
-        }
-        return f"(?:{'|'.join(name for name, own in kinds.items() if own == kind) or '(?!)'})"
+        """Regular expression of the datasets that a rule makes: data, online, mix, select or generate."""
+        return patterns.datasets(self.config, kind)
 
-    def bases_pattern(self, online: bool) -> str:
-        """Regular expression of the bases that are downloaded, or of the others."""
-        names = [
-            name
-            for name, base in self.config.bases.items()
-            if base.source != "pruned" and (base.source in ("hub", "wheel")) == online
-        ]
-        return f"(?:{'|'.join(names) or '(?!)'})"
-
-    def pruned_pattern(self) -> str:
-        """Regular expression of the bases that are made of others."""
-        names = [name for name, base in self.config.bases.items() if base.source == "pruned"]
-        return f"(?:{'|'.join(names) or '(?!)'})"
+    def bases_pattern(self, kind: str) -> str:
+        """Regular expression of the bases that a rule makes: online, here or pruned."""
+        return patterns.bases(self.config, kind)
 
     # ---- targets
 

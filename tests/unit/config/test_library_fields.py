@@ -30,6 +30,7 @@ def test_field_of_the_trainer_that_a_key_sets_is_refused(configuration, objectiv
     row = OBJECTIVES[objective]
     table = TABLE | {"objective": objective, "data": "chats" if "messages" in row.data else "pairs"}
     table |= {"reward": {"function": "final_number"}} if row.on_policy else {}
+    table |= {"teacher": "base"} if row.teacher else {}
     for field in OWN_TRAINER_FIELDS & trainer_fields(objective):
         with refused("conflicting-keys", f"runs.own.trainer_args.{field}"):
             Project(configuration({"runs.own": table | {"trainer_args": {field: 1}}}))

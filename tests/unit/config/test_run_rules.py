@@ -189,6 +189,7 @@ FITS = {
     "kto": "preference unpaired_preference",
     "orpo": "preference",
     "cpo": "preference",
+    "distill": "text messages",
     "reward": "preference",
     "grpo": "messages preference prompts",
     "rloo": "messages preference prompts",

@@ -11,6 +11,7 @@ from posttrain.workflow.project import Project
 def table(objective: str) -> dict:
     row = OBJECTIVES[objective]
     own = {"from": "base", "objective": objective, "data": "chats" if "messages" in row.data else "pairs"}
+    own |= {"teacher": "base"} if row.teacher else {}
     return own | ({"reward": {"function": "final_number"}} if row.on_policy else {})
 
 
