@@ -70,6 +70,8 @@ class Objective:
     """its trainer in TRL may compute the loss inside the LM head, which an adapter on the head would be left out of"""
     virtual_tokens_at_input: bool = True
     """virtual tokens may stand before the prompt in the embeddings (p_tuning, prompt)"""
+    teacher: bool = False
+    """it learns from the distributions of another model (`teacher`)"""
     reward_model: bool = False
     """it makes a reward model, with a score in the place of the LM head"""
     implicit_reward: bool = False
@@ -107,6 +109,11 @@ _DPO_LOSSES = tuple(
 _PPO_KEYS = (
     "ppo_epochs kl_coef kl_target cliprange cliprange_value vf_coef value_learning_rate value_rank value_start gamma "
     "gae_lambda whiten_rewards missing_eos_penalty".split()
+)
+
+_DISTILL_KEYS = (
+    "assistant_turns train_thoughts neftune_noise_alpha teacher teacher_top_k on_policy_share label_weight beta temperature "
+    "max_new_tokens trainer_args".split()
 )
 
 OBJECTIVES: dict[str, Objective] = {
@@ -193,6 +200,18 @@ OBJECTIVES: dict[str, Objective] = {
         without_smoothing=("hinge", "ipo"),
         beta=0.1,
         virtual_tokens_at_input=False,  # TRL does not leave their labels out of the loss
+    ),
+    "distill": Objective(  # Hinton et al. 2015; Agarwal et al. 2024 (GKD)
+        data=("text", "messages"),
+        measures=MappingProxyType({"loss": "loss"}),
+        keys=tuple(_DISTILL_KEYS),
+        trl_config=("trainer/sft_config.py",),
+        version=1,
+        from_demonstrations=True,
+        mean_of="tokens",
+        beta=0.0,
+        teacher=True,
+        virtual_tokens_at_input=False,  # the teacher's positions are those of the tokens
     ),
     "reward": Objective(  # Bradley and Terry 1952; Ouyang et al. 2022
         data=("preference",),

@@ -64,6 +64,11 @@ def put_back(line: dict[str, str]) -> Row:
     return {"id": _digest(content), "place": line["place"], **content}
 
 
+def made(place: str, content: Row) -> Row:
+    """A normalised row of this content, with its id."""
+    return {"id": _digest(content), "place": place, **content}
+
+
 def schema(dataset_type: str) -> Any:
     """The Parquet schema of a dataset type's normalised rows."""
     row = DATASET_TYPES[dataset_type]

@@ -53,7 +53,9 @@ def texts() -> dict:
 def every_objective_by_every_method() -> dict:
     """A configuration with a run for each pair that is allowed, all kinds of datasets and suites."""
     values = {
-        "bases": {"tiny": {"source": "random", "text": "chats"}, "hub": {"source": "hub", "model": "a/b"}},
+        "bases": {"tiny": {"source": "random", "text": "chats"}, "hub": {"source": "hub", "model": "a/b"}}
+        | {"small": {"source": "pruned", "of": "tiny", "drop": 1, "data": "chats"}}
+        | {"named": {"source": "pruned", "of": "hub", "drop": [1, 2]}},
         "datasets": {
             "chats": {"path": "chats.jsonl", "format": "messages", "system": "Be brief."},
             "texts": {"path": "texts.jsonl", "format": "text", "validation": 0.2, "limit": 10},
@@ -62,6 +64,7 @@ def every_objective_by_every_method() -> dict:
             "easy": {"from": "pairs", "select": {"by": "reward_lora", "part": "easy", "margin": 0.5}},
             "mixture": {"mix": {"chats": {"weight": 2}, "more": {"limit": 5}}},
             "more": {"path": "more.jsonl", "format": "alpaca"},
+            "said": {"from": "chats", "generated": {"by": "sft_lora"}},
         },
         "evaluation": {
             "suites": {
@@ -83,6 +86,8 @@ def every_objective_by_every_method() -> dict:
             "method": method,
             "data": "pairs" if "preference" in row.data else "chats",
         }
+        if row.teacher:
+            run["teacher"] = "hub"
         if row.on_policy:
             run["reward"] = {"from": "reward_lora"}
         runs = values["runs"] | {f"{objective}_{method}": run}
@@ -95,6 +100,9 @@ def every_objective_by_every_method() -> dict:
     values["runs"] |= {
         "easy_dpo": sft
         | {"objective": "dpo", "data": "easy", "loss_type": ["sigmoid", "sft"], "loss_weights": [1, 0.5]},
+        "on_said": {"from": "small", "objective": "sft", "data": "said"},
+        "top": {"from": "small", "objective": "distill", "data": "chats", "teacher": "sft_lora", "teacher_top_k": 16},
+        "sampled": {"from": "named", "objective": "distill", "data": "chats", "teacher": "hub", "on_policy_share": 0.5},
         "mixed": {"from": "hub", "objective": "sft", "data": "mixture", "packing": True, "assistant_turns": "last"}
         | {"early_stopping": {"metric": "loss"}},
         "rto": sft
