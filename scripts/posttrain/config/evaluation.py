@@ -41,7 +41,7 @@ class GenerationSuite(Answering):
         min_length=1,
         description="metrics of a completion: names from docs/evaluation.md, or your own as `FILE.py:NAME`",
         json_schema_extra={
-            "items": {"anyOf": [{"enum": [*text_metrics.METRICS]}, {"pattern": f"^{user_code.NAME.pattern}$"}]}
+            "items": {"anyOf": [{"enum": [*text_metrics.NAMES]}, {"pattern": f"^{user_code.NAME.pattern}$"}]}
         },
     )
     pattern: str | None = Field(None, description="the regular expression of the metric `regex`")
