@@ -10,6 +10,7 @@ from pydantic import Field
 from posttrain.config.fields import Arguments, Count, Name, Number, Patterns, Strict
 from posttrain.config.run_tables import ON_POLICY, EarlyStopping, Reward
 from posttrain.methods import METHODS
+from posttrain.models import parts
 from posttrain.objectives import OBJECTIVES
 from posttrain.training import losses
 
@@ -121,6 +122,12 @@ class Method(Supervised):
         description="dtype of the weights in `model/`, which is what ships; auto is the base's if that keeps what was learnt, else "
         "fp32",
     )
+    train_parts: list[Literal[parts.PARTS]] = Field(
+        list(parts.DEFAULT),
+        min_length=1,
+        description="full, lora, qlora: which parts of a model with pictures or sounds are trained: `vision` and `audio` are its "
+        "encoders, `projector` joins them to the text, `language` answers",
+    )
     freeze: Patterns = Field(
         [],
         description="full, lora, qlora: patterns of the names of parameters that are not trained, such as "
@@ -132,8 +139,8 @@ class Method(Supervised):
     )
     learning_rates: dict[str, Annotated[Number, Field(gt=0)]] = Field(
         {},
-        description="full, lora, qlora: peak learning rates of the parameters that a pattern matches, such as `{lora_B: 1e-3}`; all "
-        "others have `learning_rate`",
+        description="full, lora, qlora: peak learning rates of the parameters that a pattern or a part of the model matches, such as "
+        "`{lora_B: 1e-3}` or `{vision: 1e-5}`; all others have `learning_rate`",
     )
     peft_args: Arguments = Field({}, description="other fields of PEFT's configuration, under PEFT's names")
 
