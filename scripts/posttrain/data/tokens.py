@@ -97,11 +97,15 @@ def fallback(tokenizer: Any) -> np.ndarray:
 
 
 def questions(tokenizer: Any, rows: list[Row]) -> list[Row]:
-    """Prompts for a model to complete: `id`, `prompt_ids` and `reference`, the row's completion as text; None where it has none."""
+    """Prompts for a model to complete: `id`, `prompt_ids` and `reference`, the row's completion as text; None where it has none.
+
+    A task has its `turns` and `task` as well.
+    """
     found = []
     for row in rows:
         kind = dataset_types.of(row)
         if turns := kind.prompt(row):  # a conversation may open with the assistant
             ids = prompt_tokens(tokenizer, turns, row.get("tools"))
-            found.append({"id": row.get("id"), "prompt_ids": ids, "reference": kind.reference_text(row)})
+            task = {"turns": turns, "task": row["task"]} if "task" in row else {}
+            found.append({"id": row.get("id"), "prompt_ids": ids, "reference": kind.reference_text(row)} | task)
     return found
