@@ -5,7 +5,7 @@ BLEU (Papineni et al. 2002) and chrF (Popović 2015) are no means over examples.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -13,7 +13,14 @@ import numpy as np
 
 from posttrain.metrics.final_numbers import answer_format, final_number
 from posttrain.metrics.json_answers import is_json, json_equal
-from posttrain.metrics.tool_calls import tool_arguments, tool_arguments_f1, tool_name
+from posttrain.metrics.tool_calls import (
+    error_recovery,
+    no_call,
+    parallel_calls,
+    tool_arguments,
+    tool_arguments_f1,
+    tool_name,
+)
 from posttrain.metrics.word_hashes import words
 from posttrain.runtime import user_code
 from posttrain.runtime.errors import nearest
@@ -33,16 +40,30 @@ TAKEN = frozenset(
 
 
 def score(
-    names: list[str], outputs: list[str], references: list[str], pattern: str | None
+    names: list[str],
+    outputs: list[str],
+    references: list[str],
+    pattern: str | None,
+    prompts: Sequence[list[dict[str, Any]]] = (),
 ) -> list[dict[str, float | list[float]]]:
-    """For each of n outputs its value of each metric in `names`, by name; `pattern` is what `regex` looks for.
+    """For each of n outputs its value of each metric in `names`, by name, where the metric has one for it.
 
     A function of the user's own, `FILE.py:NAME`, is called NAME.
+
+    Args:
+        pattern: what `regex` looks for.
+        prompts: the turns before each output, which `error_recovery` reads.
     """
-    against = {"regex": [pattern] * len(outputs)}
+    against = {
+        "regex": ([pattern] * len(outputs),),
+        "error_recovery": (references, prompts or [[]] * len(outputs)),
+    }
     functions = {name: METRICS.get(name) or user_code.load(name, "evaluation.suites, metrics") for name in names}
-    columns = {user_code.label(name): map(functions[name], outputs, against.get(name, references)) for name in names}
-    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    columns = {
+        user_code.label(name): map(functions[name], outputs, *against.get(name, (references,))) for name in names
+    }
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    return [{name: value for name, value in row.items() if value is not None} for row in rows]
 
 
 def refusal(names: list[str]) -> str | None:
@@ -141,8 +162,8 @@ def regex(output: str, pattern: str) -> float:
     return float(re.search(pattern, output) is not None)
 
 
-# Each is a function of an output and its reference (`regex`: and the pattern).
-METRICS: dict[str, Callable[[str, str], float | list[float]]] = {
+# Each is a function of an output and its reference (`regex`: and the pattern; `error_recovery`: and the prompt's turns as well).
+METRICS: dict[str, Callable[..., float | list[float] | None]] = {
     "bleu": bleu,
     "chrf": chrf,
     "rouge1": rouge1,
@@ -157,7 +178,12 @@ METRICS: dict[str, Callable[[str, str], float | list[float]]] = {
     "tool_name": tool_name,
     "tool_arguments": tool_arguments,
     "tool_arguments_f1": tool_arguments_f1,
+    "no_call": no_call,
+    "parallel_calls": parallel_calls,
+    "error_recovery": error_recovery,
 }
+# Those that have no value for some examples, or need more than a reference: training does not stop by them.
+OF_SOME = ("no_call", "parallel_calls", "error_recovery")
 
 
 # ---- a corpus

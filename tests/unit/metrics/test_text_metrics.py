@@ -157,7 +157,7 @@ def test_json_is_one_value_perhaps_in_a_fence(output):
 def test_every_metric_takes_any_text(output):
     for reference in ("", "a b", output):
         (example,) = score(list(METRICS), [output], [reference], "b")
-        assert list(example) == list(METRICS)
+        assert METRICS.keys() - example.keys() == {"parallel_calls", "error_recovery"}  # of some examples only
         assert {name: len(of) for name, of in example.items() if isinstance(of, list)} == {"bleu": 10, "chrf": 18}
         assert all(type(of) is float for name, of in example.items() if name not in CORPUS)
 
