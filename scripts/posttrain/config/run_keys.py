@@ -7,8 +7,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from posttrain.config.environments import NAMES, EnvironmentName
 from posttrain.config.fields import Arguments, Count, Name, Number, Patterns, Strict
 from posttrain.config.run_tables import ON_POLICY, EarlyStopping, Reward
+from posttrain.inference.environments import MAX_TOOL_TOKENS, MAX_TURNS, TOOL_SECONDS
 from posttrain.methods import METHODS
 from posttrain.models import parts
 from posttrain.objectives import OBJECTIVES
@@ -180,10 +182,27 @@ class Sampling(Losses):
     """Learning from sampled completions"""
 
     reward: Reward | None = Field(None, description=f"{ON_POLICY}: `{{from: RUN}}` or `{{function: NAME}}`")
+    environment: EnvironmentName | None = Field(
+        None,
+        description=f"grpo: the environment in which the model acts with tools: {NAMES}, or your own "
+        "class as `FILE.py:NAME`; it gives the reward, to which that of `reward` is added. See docs/agents.md",
+    )
+    max_turns: Count = Field(
+        MAX_TURNS,
+        gt=0,
+        description="grpo with `environment`: answers of the model in an episode, those with calls included",
+    )
+    max_tool_tokens: Count = Field(
+        MAX_TOOL_TOKENS, gt=0, description="grpo with `environment`: maximum length of a tool's result in tokens"
+    )
+    tool_seconds: Number = Field(
+        TOOL_SECONDS, gt=0, description="grpo with `environment`: seconds after which a call of a tool is ended"
+    )
     max_new_tokens: Count = Field(
         128,
         gt=0,
-        description=f"{ON_POLICY}, distill with on_policy_share: maximum length of a sampled completion in tokens",
+        description=f"{ON_POLICY}, distill with on_policy_share: maximum length of a sampled completion in tokens; with `environment` "
+        "results of tools count",
     )
     temperature: Number = Field(
         1.0, gt=0, description=f"{ON_POLICY}: sampling temperature; distill: also of both distributions in the loss"

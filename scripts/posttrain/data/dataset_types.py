@@ -101,8 +101,11 @@ class DatasetType:
 
     @cached_property
     def facts(self) -> tuple[str, ...]:
-        """Columns that tell two rows of the same words apart: labels, scores and media."""
-        return (*self.worth, *(name for name, kind in self.columns.items() if kind == "strings"))
+        """Columns that tell two rows of the same words apart: labels, scores, media and tasks."""
+        apart = [
+            name for name, kind in self.columns.items() if kind in ("string", "strings") and name not in self.texts
+        ]
+        return (*self.worth, *apart)
 
     @cached_property
     def worth(self) -> tuple[str, ...]:
@@ -259,6 +262,9 @@ DATASET_TYPES: dict[str, DatasetType] = {
         marks={"completion": lambda row: repr(row["label"])},
     ),
     "prompts": DatasetType(columns={"prompt": "turns"}, encode=_encode_prompt, suites=("reward", "judge")),
+    "tasks": DatasetType(
+        columns={"prompt": "turns", "task": "string"}, encode=_encode_prompt, tools=False, suites=("environment",)
+    ),
 }
 
 TURNS = tuple(dict.fromkeys(name for row in DATASET_TYPES.values() for name in row.turns))

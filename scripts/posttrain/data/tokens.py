@@ -130,13 +130,14 @@ def fallback(tokenizer: Any) -> np.ndarray:
 def questions(tokenizer: Any, rows: list[Row], reader: Reader | None = None) -> list[Row]:
     """Prompts for a model to complete: `id`, `prompt_ids` and `reference`, the row's completion as text; None where it has none.
 
-    With a reader they also have the columns of media.
+    With a reader they also have the columns of media. A task has its `turns` and `task` as well.
     """
     found = []
     for row in rows:
         kind = dataset_types.of(row)
         if turns := kind.prompt(row):  # a conversation may open with the assistant
             ids = prompt_tokens(tokenizer, turns, row.get("tools"), reader, row)
-            media = {name: row[name] for name in kind.media} if reader else {}
-            found.append({"id": row.get("id"), "prompt_ids": ids, "reference": kind.reference_text(row), **media})
+            more = {name: row[name] for name in kind.media} if reader else {}
+            more |= {"turns": turns, "task": row["task"]} if "task" in row else {}
+            found.append({"id": row.get("id"), "prompt_ids": ids, "reference": kind.reference_text(row), **more})
     return found
