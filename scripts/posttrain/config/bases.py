@@ -25,7 +25,8 @@ class AnyBase(Licensed):
     chat_template: str | None = Field(
         None,
         min_length=1,
-        description="a Jinja file, or the name of a template that TRL ships, such as `qwen3`; by default the base's own",
+        description="a Jinja file, or the name of a shipped template: one of TRL's, such as `qwen3`, or `hermes` (ChatML with tools); by "
+        "default the base's own",
     )
     chat_template_kwargs: dict[str, Any] = Field(
         {}, description="default values of the template's variables, such as `{enable_thinking: false}`"

@@ -209,6 +209,13 @@ DATASET_TYPES: dict[str, DatasetType] = {
         media=("images",),
         reference="messages",
     ),
+    "audio_messages": DatasetType(
+        columns={"messages": "turns", "audios": "strings"},
+        encode=_encode_text,
+        conversation=True,
+        media=("audios",),
+        reference="messages",
+    ),
     "preference": DatasetType(
         columns={"prompt": "turns", "chosen": "turns", "rejected": "turns"},
         encode=_encode_pair,

@@ -182,7 +182,9 @@ def generation(candidate: Candidate, suite: dict) -> list[Row]:
     if not processes.is_main():  # a metric may be the user's own, and runs once
         return []
     references = [_reference(row) for row in asked]
-    scores = text_metrics.score(suite["metrics"], list(map(thoughts.answer, outputs)), references, suite["pattern"])
+    prompts = list(map(tokens.prompt_turns, asked))
+    said = list(map(thoughts.answer, outputs))
+    scores = text_metrics.score(suite["metrics"], said, references, suite["pattern"], prompts)
     return [
         example | {"output": output} | score for example, output, score in zip(examples, outputs, scores, strict=True)
     ]
