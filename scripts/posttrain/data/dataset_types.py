@@ -19,6 +19,7 @@ from posttrain.data.encoding import (
     prompt_tokens,
     training_rows,
 )
+from posttrain.data.media_text import Reader
 from posttrain.data.messages import Row, Turns
 from posttrain.metrics.tool_calls import message_text
 
@@ -32,6 +33,8 @@ class Settings(NamedTuple):
     assistant_turns: str = "all"
     """which turns of a conversation are trained: `all` or `last`"""
     train_thoughts: bool = True
+    reader: Reader | None = None
+    """of the files that rows are about, for dataset types with media"""
 
 
 class Encoded(NamedTuple):
@@ -45,6 +48,8 @@ class Encoded(NamedTuple):
     """number of tokens before it was cut"""
     kept: bool
     """whether it is of use: something of it is trained, or there is room for a completion"""
+    media_cut: bool = False
+    """whether it is left out because a picture or a sound would be cut"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,8 +111,9 @@ class DatasetType:
     def token_columns(self) -> dict[str, str]:
         """Columns of its rows of tokens, name to kind, in addition to `id` and `length`."""
         if self.conversation or not self.turns:
-            return {"input_ids": "ids", "labels": "ids"}
-        return {f"{name}_ids": "ids" for name in self.turns} | {name: self.columns[name] for name in self.worth}
+            return {"input_ids": "ids", "labels": "ids"} | dict.fromkeys(self.media, "strings")
+        facts = {name: self.columns[name] for name in (*self.worth, *self.media)}
+        return {f"{name}_ids": "ids" for name in self.turns} | facts
 
     @cached_property
     def trained_columns(self) -> tuple[str, ...]:
@@ -147,13 +153,14 @@ class DatasetType:
 def _encode_text(tokenizer: Any, rows: list[Row], settings: Settings) -> Iterator[Encoded]:
     """Texts and conversations, of which `labels` marks what is trained."""
     limit = settings.max_length
-    choice = (settings.stops, settings.assistant_turns, settings.train_thoughts)
-    for name, ids, labels in training_rows(tokenizer, rows, *choice):
-        length = len(ids)
-        ids, labels = ids[:limit], labels[:limit]
+    choice = (settings.stops, settings.assistant_turns, settings.train_thoughts, settings.reader)
+    for found in training_rows(tokenizer, rows, *choice):
+        length = len(found.ids)
+        ids, labels = found.ids[:limit], found.labels[:limit]
         trained = len(labels[1:]) - labels[1:].count(IGNORED)
-        row = {"id": name, "length": len(ids), "input_ids": ids, "labels": labels}
-        yield Encoded(row, trained, length, trained > 0)
+        row = {"id": found.id, "length": len(ids), "input_ids": ids, "labels": labels, **(found.media or {})}
+        media_cut = found.media_end > limit
+        yield Encoded(row, trained, length, trained > 0 and not media_cut, media_cut)
 
 
 def _encode_pair(tokenizer: Any, rows: list[Row], settings: Settings) -> Iterator[Encoded]:

@@ -9,6 +9,7 @@ import torch
 from safetensors import safe_open
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
@@ -21,6 +22,7 @@ from posttrain.models import frozen_update
 from posttrain.models.base_inspection import first_line
 from posttrain.models.machine import multiplies_bf16
 from posttrain.models.out_of_memory import is_out_of_memory
+from posttrain.models.processors import has_processor
 from posttrain.models.shapes import read_model
 from posttrain.runtime import processes
 from posttrain.runtime.errors import UserError
@@ -101,7 +103,7 @@ def for_inference(folder: Path, precision: str) -> PreTrainedModel:
 
 
 def _from_pretrained(folder: Path, reward: bool, options: dict[str, Any]) -> PreTrainedModel:
-    family = AutoModelForSequenceClassification if reward else AutoModelForCausalLM
+    family = AutoModelForSequenceClassification if reward else _language_model(folder)
     try:
         return family.from_pretrained(folder, **options)
     except Exception as error:  # whatever a broken folder makes transformers raise
@@ -110,6 +112,11 @@ def _from_pretrained(folder: Path, reward: bool, options: dict[str, Any]) -> Pre
         raise UserError(
             "unreadable-model", f"{folder}", f"not a model that can be loaded: {first_line(error)}"
         ) from None
+
+
+def _language_model(folder: Path) -> Any:
+    """transformers' class for a model that answers in words: of text alone, or with a processor of what it sees or hears."""
+    return AutoModelForImageTextToText if has_processor(folder) else AutoModelForCausalLM
 
 
 def spread(model: PreTrainedModel) -> PreTrainedModel:
