@@ -1,6 +1,6 @@
 """The files that prompts are about, such as pictures, as inputs of a model."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,9 @@ import torch
 
 from posttrain.data import tokens
 from posttrain.data.dataset_types import MEDIA
+from posttrain.data.media_text import Reader
 from posttrain.data.messages import Row, Turns
+from posttrain.runtime.errors import UserError
 
 Files = tuple[tuple[str, str], ...]
 """The column that names a file, such as `images`, and its path, in the order of the marks in the prompt. A file is named by its
@@ -26,30 +28,37 @@ def contents(files: Files) -> list[str]:
 
 
 def prompt_tokens(model: Any, tokenizer: Any, turns: Turns, tools: str | None, files: Files) -> list[int]:
-    """Token ids that ask for the assistant's next turn, with the placeholders of its files."""
-    if not files:
-        return tokens.prompt_tokens(tokenizer, turns, tools)
-    processor = model.processor
-    text = tokens.render(tokenizer, processor.turns(turns), tools, generate=True)
-    return tokenizer(processor.expand(text, opened(files)).text, add_special_tokens=False)["input_ids"]
+    """Token ids that ask for the assistant's next turn, with the placeholders of its files.
+
+    Raises:
+        UserError: the model reads text only.
+    """
+    row, read = _row(files), reader(model)
+    if unread := row.keys() - set(read.processor.columns if read else ()):
+        problem = f"the prompt is about {' and '.join(sorted(unread))}, which the model cannot read"
+        raise UserError("unsupported-model", "", problem, "take a base with a processor of them")
+    return tokens.prompt_tokens(tokenizer, turns, tools, read, row)
 
 
-def opened(files: Files) -> dict[str, list[Any]]:
-    """The pictures or sounds of a row, by column."""
-    from PIL import Image
+def reader(model: Any) -> Reader | None:
+    """What reads files for a model that `loading.load` gave; None for one that reads text only."""
+    processor = getattr(model, "processor", None)
+    return Reader(processor, Path()) if processor else None
 
-    return {column: [Image.open(path).convert("RGB") for name, path in files if name == column] for column, _ in files}
 
-
-def inputs(model: Any, ids: torch.Tensor, files: Iterable[Files]) -> dict[str, torch.Tensor]:
+def inputs(model: Any, ids: torch.Tensor, files: Sequence[Files]) -> dict[str, torch.Tensor]:
     """What a model reads of the files of n rows beside their token ids; nothing where there are none.
 
     Args:
         ids: (n, width), padded, with the placeholders of the files.
         files: those of each row.
     """
-    rows = list(map(opened, files))
-    if not any(rows):
+    if not any(files):
         return {}
-    made = model.processor.inputs(rows) | model.processor.token_types(ids)
-    return {name: value.to(model.device) for name, value in made.items()}
+    made = model.processor.inputs([reader(model).opened(_row(some)) for some in files])
+    return {name: value.to(model.device) for name, value in (made | model.processor.token_types(ids)).items()}
+
+
+def _row(files: Files) -> dict[str, list[str]]:
+    """Files as the columns of a row."""
+    return {column: [path for name, path in files if name == column] for column, _ in files}
