@@ -278,7 +278,7 @@ def for_suites(*kinds: str) -> tuple[str, ...]:
     return tuple(
         name
         for name, row in DATASET_TYPES.items()
-        if set(kinds) & set(row.suites) or (not named.issuperset(kinds) and row.reference and not row.media)
+        if set(kinds) & set(row.suites) or (not named.issuperset(kinds) and row.reference)
     )
 
 
