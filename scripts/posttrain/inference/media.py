@@ -31,14 +31,12 @@ def prompt_tokens(model: Any, tokenizer: Any, turns: Turns, tools: str | None, f
         return tokens.prompt_tokens(tokenizer, turns, tools)
     processor = model.processor
     text = tokens.render(tokenizer, processor.turns(turns), tools, generate=True)
-    return tokenizer(processor.expand(text, opened(files)).text, add_special_tokens=False)["input_ids"]
+    return tokenizer(processor.expand(text, opened(processor, files)).text, add_special_tokens=False)["input_ids"]
 
 
-def opened(files: Files) -> dict[str, list[Any]]:
+def opened(processor: Any, files: Files) -> dict[str, list[Any]]:
     """The pictures or sounds of a row, by column."""
-    from PIL import Image
-
-    return {column: [Image.open(path).convert("RGB") for name, path in files if name == column] for column, _ in files}
+    return {column: [processor.open(name, Path(path)) for name, path in files if name == column] for column, _ in files}
 
 
 def inputs(model: Any, ids: torch.Tensor, files: Iterable[Files]) -> dict[str, torch.Tensor]:
@@ -48,7 +46,7 @@ def inputs(model: Any, ids: torch.Tensor, files: Iterable[Files]) -> dict[str, t
         ids: (n, width), padded, with the placeholders of the files.
         files: those of each row.
     """
-    rows = list(map(opened, files))
+    rows = [opened(model.processor, some) for some in files]
     if not any(rows):
         return {}
     made = model.processor.inputs(rows) | model.processor.token_types(ids)
