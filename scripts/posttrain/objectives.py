@@ -119,7 +119,7 @@ _DISTILL_KEYS = (
 
 OBJECTIVES: dict[str, Objective] = {
     "sft": Objective(
-        data=("text", "messages", "image_messages"),
+        data=("text", "messages", "image_messages", "audio_messages"),
         measures=MappingProxyType({"loss": "loss", "token_accuracy": "mean_token_accuracy"}),
         keys=("assistant_turns", "train_thoughts", "neftune_noise_alpha", "packing", "loss_type", "trainer_args"),
         trl_config=("trainer/sft_config.py",),

@@ -58,7 +58,8 @@ def tokenise(
     Returns:
         The rows, with the token columns of their dataset type, `id` and `length`, and the counts of rows, of trained and all
         tokens, of cut and of dropped rows, of unknown tokens and of those that hold less than a character, with the `lengths` of
-        all rows before they were cut. With a reader also `media_cut`, the rows that are dropped since they end inside their media.
+        all rows before they were cut. With a reader also `media_cut` and `too_long`, the rows
+        that are dropped since they end inside their media, or have a sound that is longer than the base listens.
 
     Raises:
         UserError: a placeholder would be trained.
@@ -67,6 +68,10 @@ def tokenise(
     counts = {"rows": 0, "tokens": 0, "trained_tokens": 0, "cut": 0, "dropped": 0, "unknown": 0, "fallback": 0}
     counts |= {"media_cut": 0} if reader else {}
     kept, lengths = [], []
+    if reader:
+        whole = [row for row in rows if not reader.is_too_long(row)]
+        counts["dropped"] += len(rows) - len(whole)
+        counts["too_long"], rows = len(rows) - len(whole), whole
     with memory_limited(ROWS_BYTES):
         encodings = list(DATASET_TYPES[dataset_type].encode(tokenizer, rows, settings))
     for encoded in encodings:
