@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from posttrain.data import tokens
+from posttrain.data.conversations import render
+from posttrain.data.left_out import advice, left_out
 from posttrain.evaluation import generation_cache
 from posttrain.inference import decoding, scoring
 from posttrain.runtime.console import say
@@ -83,5 +85,20 @@ def check_known(candidate: Candidate, rows: Iterable[Sequence[int]]) -> None:
 
 def ask(candidate: Candidate, prompts: list[tuple[list[Row], str | None]], settings: dict) -> list[str]:
     """The text of the answer to each prompt, its turns and its tools; thoughts are in it."""
+    _tell_lost(candidate, prompts)
     encoded = [tokens.prompt_tokens(candidate.tokenizer, turns, tools) for turns, tools in prompts]
     return [answer.text for answer in candidate.generate(encoded, settings["max_new_tokens"])]
+
+
+def _tell_lost(candidate: Candidate, prompts: list[tuple[list[Row], str | None]]) -> None:
+    """Say what of the prompts with tools the chat template leaves out, so that no answer can be right."""
+    of_tools = [(turns, tools) for turns, tools in prompts if tools or any("tool_calls" in turn for turn in turns)]
+    texts = (render(candidate.tokenizer, turns, tools, generate=True) for turns, tools in of_tools)
+    lost = [
+        found for (turns, tools), text in zip(of_tools, texts, strict=True) if (found := left_out(turns, tools, text))
+    ]
+    if lost:
+        say(
+            f"WARNING: {candidate.name}: the base's chat template leaves out {lost[0][0]} in {len(lost)} of {len(prompts)} prompts; "
+            f"{advice(lost[0])}"
+        )

@@ -63,6 +63,7 @@ def build_context(
         use=facts["use"],
         example=example,
         leaks=partial(leaks, train),
+        encoded=partial(token_scan.of_rows, tokens / "train.parquet" if tokens else None),
         evaluation=evaluation or {},
         measured=measured_rows.read(options.measured, evaluation or {}),
         judges={suite: load_tokenizer(Path(model)) for suite, model in facts.get("judges", {}).items()},
