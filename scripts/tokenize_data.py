@@ -30,12 +30,14 @@ def main(options) -> None:
     import pyarrow.parquet as pq
 
     dataset_type = read_json(options.data / "data.json")["shape"]
-    name = options.output.name.split(",")[0]
+    name, *choices = options.output.name.split(",")
     settings = {
         "max_length": options.max_length,
         "assistant_turns": options.assistant_turns,
         "train_thoughts": options.train_thoughts == "true",
     }
+    if "long_rows=split" in choices:
+        settings["long_rows"] = "split"
     encode = partial(encoded, model=options.model, dataset_type=dataset_type, settings=settings)
     sources = {split: options.data / f"{split}.parquet" for split in ("train", "validation")}
     rows = sum(pq.read_metadata(file).num_rows for file in sources.values())

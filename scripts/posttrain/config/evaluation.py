@@ -41,7 +41,7 @@ class GenerationSuite(Answering):
         min_length=1,
         description="metrics of a completion: names from docs/evaluation.md, or your own as `FILE.py:NAME`",
         json_schema_extra={
-            "items": {"anyOf": [{"enum": [*text_metrics.METRICS]}, {"pattern": f"^{user_code.NAME.pattern}$"}]}
+            "items": {"anyOf": [{"enum": [*text_metrics.NAMES]}, {"pattern": f"^{user_code.NAME.pattern}$"}]}
         },
     )
     pattern: str | None = Field(None, description="the regular expression of the metric `regex`")
@@ -197,6 +197,11 @@ class Evaluation(Strict):
 
     data: list[Name] | None = Field(
         None, description="the datasets whose held-out rows are used; by default every run's training dataset"
+    )
+    outside: list[Name] = Field(
+        [],
+        description="datasets outside the domain, whose held-out rows are used as well: the report compares each run inside and outside "
+        "of its domain, see docs/domain.md",
     )
     limit: Count = Field(
         100,

@@ -32,6 +32,8 @@ class Settings(NamedTuple):
     assistant_turns: str = "all"
     """which turns of a conversation are trained: `all` or `last`"""
     train_thoughts: bool = True
+    long_rows: str = "cut"
+    """whether a text of more than `max_length` tokens is `cut` there, or `split` into rows of that length"""
 
 
 class Encoded(NamedTuple):
@@ -149,11 +151,29 @@ def _encode_text(tokenizer: Any, rows: list[Row], settings: Settings) -> Iterato
     limit = settings.max_length
     choice = (settings.stops, settings.assistant_turns, settings.train_thoughts)
     for name, ids, labels in training_rows(tokenizer, rows, *choice):
-        length = len(ids)
-        ids, labels = ids[:limit], labels[:limit]
-        trained = len(labels[1:]) - labels[1:].count(IGNORED)
-        row = {"id": name, "length": len(ids), "input_ids": ids, "labels": labels}
-        yield Encoded(row, trained, length, trained > 0)
+        split = settings.long_rows == "split"
+        starts = window_starts(len(ids), limit) if split else [0]
+        for k, start in enumerate(starts):
+            part, own = ids[start : start + limit], labels[start : start + limit]
+            trained = len(own[1:]) - own[1:].count(IGNORED)
+            row = {
+                "id": name if len(starts) == 1 else f"{name}.{k}",
+                "length": len(part),
+                "input_ids": part,
+                "labels": own,
+            }
+            yield Encoded(row, trained, len(part) if split else len(ids), trained > 0)
+
+
+def window_starts(length: int, size: int) -> list[int]:
+    """Where the rows of at most `size` tokens begin into which a text of `length` tokens is split.
+
+    Each begins with the last token of the one before it, so that every token but the text's first is predicted exactly once.
+
+    >>> window_starts(7, 4), window_starts(8, 4), window_starts(4, 4)
+    ([0, 3], [0, 3, 6], [0])
+    """
+    return list(range(0, max(1, length - 1), size - 1))
 
 
 def _encode_pair(tokenizer: Any, rows: list[Row], settings: Settings) -> Iterator[Encoded]:
@@ -207,6 +227,13 @@ DATASET_TYPES: dict[str, DatasetType] = {
         encode=_encode_text,
         conversation=True,
         media=("images",),
+        reference="messages",
+    ),
+    "audio_messages": DatasetType(
+        columns={"messages": "turns", "audios": "strings"},
+        encode=_encode_text,
+        conversation=True,
+        media=("audios",),
         reference="messages",
     ),
     "preference": DatasetType(

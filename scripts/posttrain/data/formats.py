@@ -142,14 +142,23 @@ def _prompts(values: Row, place: str) -> Row:
 
 
 def _llava(values: Row, place: str) -> Row:
-    images = values.get("images", values.get("image"))
-    images = [images] if isinstance(images, str) else images
-    if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
-        raise UserError("invalid-row", place, f"the images are a list of paths, and this is {kind(images)}")
-    for image in images:
-        messages.check_text(image, "path of an image", place)
-    name = "messages" if "messages" in values else "conversations"
-    return {"messages": _whole(messages.turns(values[name], name, place), place), "images": list(images)}
+    return _about_media("images", "image", values, place)
+
+
+def _audio(values: Row, place: str) -> Row:
+    return _about_media("audios", "audio", values, place)
+
+
+def _about_media(column: str, one: str, values: Row, place: str) -> Row:
+    """A conversation about files, whose names are in `column`, or a single one in the field `one`."""
+    names = values.get(column, values.get(one))
+    names = [names] if isinstance(names, str) else names
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError("invalid-row", place, f"the {column} are a list of paths, and this is {kind(names)}")
+    for name in names:
+        messages.check_text(name, f"path of an {one}", place)
+    turns = "messages" if "messages" in values else "conversations"
+    return {"messages": _whole(messages.turns(values[turns], turns, place), place), column: list(names)}
 
 
 # ---- parts of rows
@@ -255,6 +264,7 @@ FORMATS: dict[str, Format] = {
     "oasst": Format("messages", None, *_TREE, tree_of="messages"),
     "oasst_pairs": Format("preference", None, *_TREE, tree_of="preference"),
     "llava": Format("image_messages", _llava, ("images|image", "messages|conversations")),
+    "audio": Format("audio_messages", _audio, ("audios|audio", "messages|conversations")),
     "hh_rlhf": Format("preference", _hh_rlhf, ("chosen", "rejected")),
     "preference": Format(
         "preference", _preference, ("chosen", "rejected"), ("prompt|conversations|instruction|messages", *_ASKS)

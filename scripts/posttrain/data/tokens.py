@@ -42,19 +42,21 @@ def tokenise(
     stops: Sequence[int] = (),
     assistant_turns: str = "all",
     train_thoughts: bool = True,
+    long_rows: str = "cut",
 ) -> tuple[list[Row], dict[str, Any]]:
     """Tokenise rows, cut them to `max_length` and leave out those without a trained token.
 
     Args:
         dataset_type: of the rows.
         stops, assistant_turns, train_thoughts: as in `sft_tokens`; completions of preferences are always trained whole.
+        long_rows: of texts and conversations, `cut` or `split` into several rows.
 
     Returns:
         The rows, with the token columns of their dataset type, `id` and `length`, and the counts of rows, of trained and all
         tokens, of cut and of dropped rows, of unknown tokens and of those that hold less than a character, with the `lengths` of
         all rows before they were cut.
     """
-    settings = Settings(max_length, stops, assistant_turns, train_thoughts)
+    settings = Settings(max_length, stops, assistant_turns, train_thoughts, long_rows)
     counts = {"rows": 0, "tokens": 0, "trained_tokens": 0, "cut": 0, "dropped": 0, "unknown": 0, "fallback": 0}
     kept, lengths = [], []
     with memory_limited(ROWS_BYTES):

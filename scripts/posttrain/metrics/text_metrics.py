@@ -1,18 +1,21 @@
 """What a generated answer is worth against its reference: one number an example, or what a metric of a corpus sums up.
 
-BLEU (Papineni et al. 2002) and chrF (Popović 2015) are no means over examples. Their examples carry counts, from which
-`corpus_bleu` and `corpus_chrf` compute the score of any resample at once; both equal sacrebleu's (Post 2018).
+BLEU (Papineni et al. 2002), chrF (Popović 2015) and error rates (see `error_rates`) are no means over examples. Their examples carry
+counts, from which `corpus_bleu` and `corpus_chrf` compute the score of any resample at once; both equal sacrebleu's (Post 2018).
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any
 
 import numpy as np
 
+from posttrain.metrics.captions import cider
+from posttrain.metrics.error_rates import cer, wer
 from posttrain.metrics.final_numbers import answer_format, final_number
 from posttrain.metrics.json_answers import is_json, json_equal
+from posttrain.metrics.short_answers import anls, vqa
 from posttrain.metrics.tool_calls import (
     error_recovery,
     no_call,
@@ -34,7 +37,7 @@ TAKEN = frozenset(
         "suite dataset part id group prompt_group prompt reference output log_prob tokens bytes words chosen_log_prob rejected_log_prob "
         "prefers_chosen margin margin_prefers_chosen chosen_score rejected_score scores_chosen format_followed exact_match_lenient "
         "perplexity byte_perplexity word_perplexity preference_accuracy preference_margin preference_margin_accuracy reward "
-        "reward_accuracy refusal over_refusal toxicity unequal_treatment stereotype stereotype_margin win_rate passed failed"
+        "reward_accuracy refusal over_refusal toxicity unequal_treatment stereotype stereotype_margin win_rate passed failed images audios"
     ).split()
 )
 
@@ -58,10 +61,14 @@ def score(
         "regex": ([pattern] * len(outputs),),
         "error_recovery": (references, prompts or [[]] * len(outputs)),
     }
-    functions = {name: METRICS.get(name) or user_code.load(name, "evaluation.suites, metrics") for name in names}
-    columns = {
-        user_code.label(name): map(functions[name], outputs, *against.get(name, (references,))) for name in names
-    }
+
+    def column(name: str) -> Iterable[float | list[float] | None]:
+        if name in OF_ALL:
+            return OF_ALL[name](outputs, references)
+        function = METRICS.get(name) or user_code.load(name, "evaluation.suites, metrics")
+        return map(function, outputs, *against.get(name, (references,)))
+
+    columns = {user_code.label(name): column(name) for name in names}
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     return [{name: value for name, value in row.items() if value is not None} for row in rows]
 
@@ -71,9 +78,9 @@ def refusal(names: list[str]) -> str | None:
     labels: dict[str, str] = {}
     for name in names:
         label = user_code.label(name)
-        if not user_code.is_own(name) and name not in METRICS:
-            return f"there is no metric '{name}', and your own has the form FILE.py:NAME; {nearest(name, METRICS)}"
-        if user_code.is_own(name) and (label in METRICS or label in TAKEN):
+        if not user_code.is_own(name) and name not in NAMES:
+            return f"there is no metric '{name}', and your own has the form FILE.py:NAME; {nearest(name, NAMES)}"
+        if user_code.is_own(name) and (label in NAMES or label in TAKEN):
             return f"{name}: '{label}' is the name of something else in the results; rename the function"
         if labels.setdefault(label, name) != name:
             return f"{labels[label]} and {name} have one name; rename a function"
@@ -166,6 +173,8 @@ def regex(output: str, pattern: str) -> float:
 METRICS: dict[str, Callable[..., float | list[float] | None]] = {
     "bleu": bleu,
     "chrf": chrf,
+    "wer": wer,
+    "cer": cer,
     "rouge1": rouge1,
     "rouge2": rouge2,
     "rougeL": rouge_l,
@@ -178,12 +187,20 @@ METRICS: dict[str, Callable[..., float | list[float] | None]] = {
     "tool_name": tool_name,
     "tool_arguments": tool_arguments,
     "tool_arguments_f1": tool_arguments_f1,
+    "vqa": vqa,
+    "anls": anls,
     "no_call": no_call,
     "parallel_calls": parallel_calls,
     "error_recovery": error_recovery,
 }
+# Each gives the values of all outputs, as what one is worth depends on all references.
+OF_ALL: dict[str, Callable[[list[str], list[str]], list[float]]] = {"cider": cider}
+NAMES = (*METRICS, *OF_ALL)
 # Those that have no value for some examples, or need more than a reference: training does not stop by them.
 OF_SOME = ("no_call", "parallel_calls", "error_recovery")
+
+# Packages that a metric needs and that are not installed with this one.
+NEEDS = {"wer": "jiwer", "cer": "jiwer", "cider": "pycocoevalcap"}
 
 
 # ---- a corpus

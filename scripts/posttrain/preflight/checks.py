@@ -52,6 +52,7 @@ CHECKS: dict[str, Check] = {
     "architecture": Check(settings_checks.architecture),
     "target_modules": Check(settings_checks.target_modules, refused_again=True),
     "patterns": Check(settings_checks.patterns, refused_again=True),
+    "teacher": Check(settings_checks.teacher, refused_again=True),
     "learning_rate": Check(settings_checks.learning_rate),
     "rank": Check(settings_checks.rank),
     "memory": Check(settings_checks.memory),

@@ -127,7 +127,7 @@ def dropped_thoughts(run: "RunContext") -> Finding | None:
 
 def licence(run: "RunContext") -> Finding | None:
     """The licences of everything that the model is made of allow its use."""
-    from posttrain.data.licences import forbids, is_known
+    from posttrain.data.licences import forbids, forbids_teaching, is_known
 
     forbidding = [part for part, name in run.licences.items() if forbids(name, run.use)]
     if forbidding:
@@ -135,6 +135,11 @@ def licence(run: "RunContext") -> Finding | None:
         chain = " -> ".join([part, *run.chains[part]])
         text = f"{chain}: the licence of {part}, {run.licences[part]}, forbids use: {run.use}; replace {part}, or write use: research"
         return Finding("error", text)
+    own = run.licences.get(f"bases.{run.base}")
+    for part in run.teachers:
+        if forbids_teaching(run.licences.get(f"bases.{part}"), own):
+            text = f"the licence of bases.{part}, {run.licences[f'bases.{part}']}, forbids to train other models on what it says; "
+            return Finding("error", text + "take another teacher, or a student that is made of it")
     unstated = [part for part, name in run.licences.items() if not name]
     strange = [f"{part} ({name})" for part, name in run.licences.items() if name and not is_known(name)]
     told = [f"{', '.join(unstated)} has no licence that is stated"] if unstated else []

@@ -56,11 +56,10 @@ class Inputs:
     @cached_property
     def evaluation_data(self) -> list[str]:
         """The datasets whose held-out rows every model is measured on; of a selected part, the whole."""
-        if self.config.evaluation.data is not None:
-            return self.config.evaluation.data
-        tables = self.config.datasets
+        tables, asked = self.config.datasets, self.config.evaluation
         used = {tables[run.data].from_ or run.data for run in self.config.runs.values()}
-        return sorted(used or tables)
+        inside = sorted(used or tables) if asked.data is None else asked.data
+        return [*inside, *(name for name in asked.outside if name not in inside)]
 
     @cached_property
     def held_out_data(self) -> list[str]:

@@ -27,8 +27,10 @@ VERSIONS = {
     "data": 4,
     "mix": 1,
     "select": 1,
+    "generate": 1,
     "tokens": 3,
     "logprobs": 2,
+    "topk": 1,
     "eval": 5,
     "judge": 1,
     "export": 1,
@@ -48,8 +50,8 @@ WRITTEN_OUT = {
 }
 # Keys that are in no spec: they change no result, or a reference with a hash stands for them.
 REFERENCES = {
-    "base": {"licence", "text", *chat_templates.KEYS},
-    "data": {"licence", "from_", "select", "mix", "ratings"},
+    "base": {"licence", "text", "of", "data", *chat_templates.KEYS},
+    "data": {"licence", "from_", "select", "generated", "mix", "ratings"},
     "select": {"by"},
     "eval": {"data", "suites"},
     "suite": {"data", "by", *judging.KEYS},
@@ -108,8 +110,11 @@ class Specs:
 
     def _base(self, name: str) -> dict[str, Any]:
         base = self.config.bases[name]
-        text = {"text": self._reference("data", base.text)} if base.source == "random" else {}
-        return _stage("base") | settings("base", base) | text | chat_templates.settings(base, self.folder)
+        made_of = {"text": self._reference("data", base.text)} if base.source == "random" else {}
+        if base.source == "pruned":
+            made_of = {"of": self._reference("bases", base.of), "drop": base.drop}
+            made_of |= {"data": self._reference("data", base.data)} if base.data else {}
+        return _stage("base") | settings("base", base) | made_of | chat_templates.settings(base, self.folder)
 
     def _data(self, name: str) -> dict[str, Any]:
         table = self.config.datasets[name]
@@ -120,6 +125,9 @@ class Specs:
             by = self._model(self.names.selector(name))
             whole = self._reference("data", table.from_)
             return _stage("select") | settings("select", table.select) | {"from": whole, "by": by}
+        if table.generated:
+            said = self.sha256(f"{self.names.writer(name)}/predictions/{table.from_}")
+            return _stage("generate") | {"from": self._reference("data", table.from_), "predictions": said}
         if table.ratings:
             file = paths.ratings(table.ratings, "preferences.jsonl")
             table = table.model_copy(update={"path": file, "format": "preference"})
@@ -132,6 +140,7 @@ class Specs:
             | {"tokens": VERSIONS["tokens"]}
             | {"from": self._model(node.parent), "data": self._reference("data", node.run.data)}
             | self._reward(node)
+            | ({"teacher": self._model(node.teacher)} if node.teacher else {})
             | self._metric(node)
         )
 

@@ -28,6 +28,8 @@ def dataset_type(config: Config, dataset: str) -> str | None:
     table = config.datasets[dataset]
     if table.select:
         return "preference"
+    if table.generated:
+        return "messages"
     format = FORMATS.get(table.format)
     types = {dataset_type(config, part) for part in table.mix} if table.mix else {format and format.dataset_type}
     return next((found for found in types if found), None)
@@ -43,12 +45,15 @@ def check_datasets(config: Config) -> None:
         key = "from" if table.from_ else "mix"
         for part in [table.from_] if table.from_ else list(table.mix or ()):
             require(f"{place}.{key}", "dataset", part, config.datasets)
-            if config.datasets[part].select or config.datasets[part].mix:
+            if config.datasets[part].from_ or config.datasets[part].mix:
                 problem = f"{part} is made of other datasets"
                 raise UserError("invalid-value", f"{place}.{key}", problem, "name one that is read from files")
-        if table.from_ and dataset_type(config, table.from_) not in (None, "preference"):
+        if table.select and dataset_type(config, table.from_) not in (None, "preference"):
             problem = f"select needs a preference dataset, and {table.from_} is not one"
             raise UserError("wrong-dataset-type", f"{place}.from", problem)
+        if table.generated and dataset_type(config, table.from_) == "text":
+            problem = f"{table.from_} has texts, which have no prompt to complete"
+            raise UserError("wrong-dataset-type", f"{place}.from", problem, "name one of prompts or conversations")
         types = {dataset_type(config, part) or "" for part in table.mix or ()} - {""}
         if len(types) > 1:
             problem = f"its datasets are {' and '.join(sorted(types))}"
@@ -129,13 +134,15 @@ def check_references(inputs: Inputs) -> None:
             chat_templates.find(base.chat_template, folder, f"{place}.chat_template")
         if base.source == "random":
             require(f"{place}.text", "dataset", base.text, config.datasets)
-            if config.datasets[base.text].select:
-                problem = f"{base.text} is selected by a model"
-                raise UserError("invalid-value", f"{place}.text", problem, "name all of its rows")
+            _check_made(config, f"{place}.text", base.text)
+        if base.source == "pruned":
+            _check_pruned(config, name, f"{place}")
     for name in config.datasets:
         names.selector(name)
-    for dataset in config.evaluation.data or []:
-        require("evaluation.data", "dataset", dataset, config.datasets)
+        names.writer(name)
+    for key in ("data", "outside"):
+        for dataset in getattr(config.evaluation, key) or []:
+            require(f"evaluation.{key}", "dataset", dataset, config.datasets)
     _check_suites(config, folder)
     _ = inputs.evaluation_rewards
     judging.check(inputs.lineage, folder)
@@ -144,6 +151,25 @@ def check_references(inputs: Inputs) -> None:
             _check_pair(names, f"datasets.{name}.ratings", table.ratings)
     for name in config.sweeps:
         names.sweep_points(name)
+
+
+def _check_made(config: Config, place: str, dataset: str) -> None:
+    """Refuse a dataset for a base whose rows are made by a model, which may be made of the base."""
+    if config.datasets[dataset].from_:
+        raise UserError("invalid-value", place, f"{dataset} is made by a model", "name the rows that it is made of")
+
+
+def _check_pruned(config: Config, name: str, place: str) -> None:
+    base = config.bases[name]
+    if base.data:
+        require(f"{place}.data", "dataset", base.data, config.datasets)
+        _check_made(config, f"{place}.data", base.data)
+    seen = [name]
+    while config.bases[seen[-1]].source == "pruned":
+        require(f"{place}.of", "base", config.bases[seen[-1]].of, config.bases)
+        seen.append(config.bases[seen[-1]].of)
+        if seen[-1] in seen[:-1]:
+            raise UserError("cyclic-reference", f"{place}.of", f"the bases form a cycle: {' -> '.join(seen)}")
 
 
 def _check_suites(config: Config, folder: Path) -> None:
