@@ -267,7 +267,10 @@ class Distillation(Ppo):
         0.0, ge=0, le=1, description="distill: share of the steps on completions that the model samples itself (GKD)"
     )
     label_weight: Number = Field(
-        0.0, ge=0, le=1, description="distill: weight of the loss of the data's own tokens; the divergence has the rest"
+        0.0,
+        ge=0,
+        le=1,
+        description="distill: weight of the loss of the data's own tokens; the divergence has the rest, so that 1 is sft alone",
     )
 
 
