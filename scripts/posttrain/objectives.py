@@ -148,7 +148,7 @@ OBJECTIVES: dict[str, Objective] = {
         fused_head=True,
     ),
     "dpo": Objective(  # Rafailov et al. 2023
-        data=("preference",),
+        data=("preference", "image_preference"),
         measures=PAIRWISE,
         keys=("loss_type", "loss_weights", "beta", "trainer_args"),
         implicit_reward=True,
