@@ -33,6 +33,8 @@ def prompt_tokens(model: Any, tokenizer: Any, turns: Turns, tools: str | None, f
     Raises:
         UserError: the model reads text only.
     """
+    if not files:
+        return tokens.prompt_tokens(tokenizer, turns, tools)
     row, read = _row(files), reader(model)
     if unread := row.keys() - set(read.processor.columns if read else ()):
         problem = f"the prompt is about {' and '.join(sorted(unread))}, which the model cannot read"
