@@ -39,17 +39,21 @@ def main(options) -> None:
     name = options.output.name
     say(f"{name}: building the base from its {spec['source']}", "detail")
     random = partial(at_random, text=options.text)
-    build = {"wheel": from_wheel, "hub": from_hub, "path": from_path, "random": random}[spec["source"]]
+    pruned = partial(without_layers, whole=options.whole, text=options.text)
+    build = {"wheel": from_wheel, "hub": from_hub, "path": from_path, "random": random, "pruned": pruned}[
+        spec["source"]
+    ]
     with whole_folder(options.output / "model") as folder:
-        build(spec, folder, name)
+        told = build(spec, folder, name) or {}
         check(folder, name)
         weights.dequantise(folder, name)
-        if "new_tokens" in spec:
-            weights.add_tokens(folder, spec["new_tokens"], name)
+        if "new_tokens" in spec or "new_words" in spec:
+            weights.add_tokens(folder, spec.get("new_tokens", []), name, spec.get("new_words", []))
         base_folder.normalise(spec, folder, name)
     model = options.output / "model"
     origin = next((spec[key] for key in ("model", "path", "package") if key in spec), name)
     manifest = {"source": spec["source"], "base": origin, "licence": of_card(model), "files": folder_hashes(model)}
+    manifest |= told
     if spec["source"] == "hub":
         manifest["base_model"] = spec["model"]  # for the model cards of what is trained from it
     write_json(options.output / "base.json", sealed(manifest))
@@ -203,7 +207,59 @@ def at_random(spec: dict, folder: Path, name: str, text: Path) -> None:
     save(*random_models.make(spec, raw_tokenizer(bpe)), folder)
 
 
+def without_layers(spec: dict, folder: Path, name: str, whole: Path, text: Path | None) -> dict:
+    """Another base without the layers that its spec names, or that change the hidden states least on the rows of `text`.
+
+    Returns:
+        What base.json says of it: the layers that were taken out, and the angular distance over them and over every other block.
+    """
+    from posttrain.models import loading, pruning
+
+    take(whole, folder)
+    model = loading.load(whole).eval()
+    count = model.config.get_text_config().num_hidden_layers
+    dropped, told = spec["drop"], {}
+    most = len(dropped) if isinstance(dropped, list) else dropped
+    if most >= count or (isinstance(dropped, list) and max(dropped) >= count):
+        problem = f"{spec['of']['name']} has {count} layers, and drop is {dropped}"
+        raise UserError("invalid-value", f"base {name}", problem, f"write fewer, counted from 0 to {count - 1}")
+    if isinstance(dropped, int):
+        rows = calibration(loading.tokenizer(whole), text, spec.get("rows", 128), name)
+        apart = pruning.distances(model, rows, model.config.get_text_config().pad_token_id or 0)
+        dropped = pruning.block(apart, dropped)
+        told = {"distances": [round(value, 6) for value in apart.diagonal(len(dropped)).tolist()], "rows": len(rows)}
+    pruning.drop(model, dropped)
+    weights.replace(model, folder)
+    origin = read_json(whole.parent / "base.json")
+    told |= {key: origin[key] for key in ("base_model", "licence") if origin.get(key)}
+    say(f"{name}: {spec['of']['name']} without layers {', '.join(map(str, dropped))} of {count}", "summary")
+    return told | {"of": spec["of"]["name"], "dropped": dropped, "layers": count - len(dropped)}
+
+
+def calibration(tokenizer, text: Path, count: int, name: str) -> list[list[int]]:
+    """Token ids of the first rows of a dataset by the hash of their ids, each of at most 512 tokens."""
+    from posttrain.data import dataset_types, samples
+    from posttrain.data.rows import read
+    from posttrain.data.tokens import tokenise
+
+    rows = read(text)
+    rows = [rows[i] for i in samples.chosen([row["id"] for row in rows], [None] * len(rows), count)]
+    kind = next(key for key, row in dataset_types.DATASET_TYPES.items() if row is dataset_types.of(rows[0]))
+    encoded, _ = tokenise(tokenizer, rows, kind, 512)
+    columns = ("input_ids", "prompt_ids", "chosen_ids", "completion_ids")
+    found = [[i for key in columns for i in row.get(key, ())] for row in encoded]
+    if not found:
+        raise UserError("no-rows", f"base {name}", f"no row of {text.parent.name} is left to measure layers on")
+    return found
+
+
 if __name__ == "__main__":
     parser = arguments(__doc__, spec=Path, output=Path)
-    parser.add_argument("--text", type=Path, nargs="?", help="rows whose text trains a random base's tokenizer")
+    parser.add_argument(
+        "--text",
+        type=Path,
+        nargs="?",
+        help="rows whose text trains a random base's tokenizer, or shows which layers do least",
+    )
+    parser.add_argument("--whole", type=Path, help="the model of the base that a pruned one is made of")
     run(parser, main)

@@ -252,6 +252,7 @@ def provenance(options, spec: dict) -> dict:
     results, data = run_folder.parent, spec["data"]["name"]
     reward = spec.get("reward", {})
     names = [reward[key]["name"] for key in ("from", "sequence", "reference") if key in reward]
+    names += [spec["teacher"]["name"]] if "teacher" in spec else []
     manifests = [file for name in names for file in (f"{name}/merge.json", f"bases/{name}/base.json")]
     form = reference_form(
         spec["method"], spec["precision"], spec.get("peft_args", {}), options.manifest.name != "base.json"

@@ -31,12 +31,14 @@ def main(options) -> None:
     import pyarrow.parquet as pq
 
     dataset_type = read_json(options.data / "data.json")["shape"]
-    name = options.output.name.split(",")[0]
+    name, *choices = options.output.name.split(",")
     settings = {
         "max_length": options.max_length,
         "assistant_turns": options.assistant_turns,
         "train_thoughts": options.train_thoughts == "true",
     }
+    if "long_rows=split" in choices:
+        settings["long_rows"] = "split"
     media = options.data if check_media(options, dataset_type, name) else None
     encode = partial(encoded, model=options.model, dataset_type=dataset_type, settings=settings, media=media)
     sources = {split: options.data / f"{split}.parquet" for split in ("train", "validation")}
@@ -68,6 +70,8 @@ def main(options) -> None:
     say(f"{name}: {train['rows']} rows, {train['tokens']} tokens, {train['trained_tokens']} of them trained", "summary")
     if train["cut"] or train["dropped"]:
         say(f"{name}: max_length {options.max_length} cuts {train['cut']} rows and drops {train['dropped']}")
+    if train.get("too_long"):
+        say(f"{name}: {train['too_long']} rows are dropped as their sounds are longer than the base listens at once")
     if train.get("media_cut"):
         say(
             f"{name}: {train['media_cut']} rows are dropped as max_length {options.max_length} ends before or inside their media"
@@ -78,18 +82,20 @@ def check_media(options: argparse.Namespace, dataset_type: str, name: str) -> bo
     """Whether the rows are about media.
 
     Raises:
-        UserError: they are, and the base reads text alone.
+        UserError: they are, and the base reads text or other media alone.
     """
     from posttrain.data.dataset_types import DATASET_TYPES
-    from posttrain.models.processors import has_processor
+    from posttrain.models.processors import reads
 
     media = DATASET_TYPES[dataset_type].media
-    if media and not has_processor(options.model):
+    read = reads(options.model)
+    if not read.issuperset(media):
+        alone = f"reads {' and '.join(sorted(read))} alone" if read else "is a model of text alone"
         raise UserError(
             "wrong-dataset-type",
             f"dataset {name}",
-            f"its rows have {' and '.join(media)}, and base {options.model.parent.name} is a model of text alone",
-            "take a base with a processor, such as {source: random, family: idefics3}",
+            f"its rows have {' and '.join(media)}, and base {options.model.parent.name} {alone}",
+            "take a base that reads them, such as {source: random, family: idefics3} for images, or qwen2_audio for audios",
         )
     return bool(media)
 

@@ -48,7 +48,7 @@ def main(options) -> None:
             return trainer(
                 model=model,
                 # The rows are truncated already, and TRL takes no length beside padding_free.
-                args=SFTConfig(**given, max_length=None, loss_type=spec["loss_type"]),
+                args=SFTConfig(**given, max_length=None, loss_type=spec.get("loss_type", "nll")),
                 data_collator=collator,
                 train_dataset=rows,
                 eval_dataset=measured,

@@ -10,6 +10,7 @@ from typing import Literal
 PAIRWISE = MappingProxyType({"loss": "loss", "accuracy": "rewards/accuracies", "margin": "rewards/margins"})
 FROM_REWARD = MappingProxyType({"reward": "reward"})
 ON_PROMPTS = ("messages", "preference", "prompts")
+ENVIRONMENT_KEYS = ("environment", "max_turns", "max_tool_tokens", "tool_seconds")
 SAMPLING_KEYS = ("reward", "max_new_tokens", "temperature", "num_mini_batches")
 
 
@@ -59,6 +60,10 @@ class Objective:
     """dropout may be set"""
     compact_head: Literal["none", "patched", "built in"] = "none"
     """whether the logits of untrained tokens are left out: by models/lm_head.py in TRL's loss, or by our own trainer"""
+    packs: bool = False
+    """`packing` is on by default"""
+    splits_long_rows: bool = False
+    """a row longer than `max_length` becomes several, instead of being cut"""
     fast_kernels: bool = False
     """Flash Attention, Liger and rows without padding leave its results as they are: it compares with no log-probabilities that
     were computed without them"""
@@ -66,6 +71,8 @@ class Objective:
     """its trainer in TRL may compute the loss inside the LM head, which an adapter on the head would be left out of"""
     virtual_tokens_at_input: bool = True
     """virtual tokens may stand before the prompt in the embeddings (p_tuning, prompt)"""
+    teacher: bool = False
+    """it learns from the distributions of another model (`teacher`)"""
     reward_model: bool = False
     """it makes a reward model, with a score in the place of the LM head"""
     implicit_reward: bool = False
@@ -105,9 +112,14 @@ _PPO_KEYS = (
     "gae_lambda whiten_rewards missing_eos_penalty".split()
 )
 
+_DISTILL_KEYS = (
+    "assistant_turns train_thoughts neftune_noise_alpha teacher teacher_top_k on_policy_share label_weight beta temperature "
+    "max_new_tokens trainer_args".split()
+)
+
 OBJECTIVES: dict[str, Objective] = {
     "sft": Objective(
-        data=("text", "messages", "image_messages"),
+        data=("text", "messages", "image_messages", "audio_messages"),
         measures=MappingProxyType({"loss": "loss", "token_accuracy": "mean_token_accuracy"}),
         keys=("assistant_turns", "train_thoughts", "neftune_noise_alpha", "packing", "loss_type", "trainer_args"),
         trl_config=("trainer/sft_config.py",),
@@ -116,6 +128,21 @@ OBJECTIVES: dict[str, Objective] = {
         loss_types=("nll", "dft"),
         mean_of="tokens",
         dropout=0.05,
+        compact_head="patched",
+        fast_kernels=True,
+        fused_head=True,
+    ),
+    "pretrain": Objective(  # Gururangan et al. 2020; Ibrahim et al. 2024
+        data=("text",),
+        measures=MappingProxyType({"loss": "loss", "token_accuracy": "mean_token_accuracy"}),
+        keys=("packing", "trainer_args"),
+        trl_config=("trainer/sft_config.py",),
+        version=1,
+        script="sft",
+        from_demonstrations=True,
+        mean_of="tokens",
+        packs=True,
+        splits_long_rows=True,
         compact_head="patched",
         fast_kernels=True,
         fused_head=True,
@@ -175,6 +202,18 @@ OBJECTIVES: dict[str, Objective] = {
         beta=0.1,
         virtual_tokens_at_input=False,  # TRL does not leave their labels out of the loss
     ),
+    "distill": Objective(  # Hinton et al. 2015; Agarwal et al. 2024 (GKD)
+        data=("text", "messages"),
+        measures=MappingProxyType({"loss": "loss"}),
+        keys=tuple(_DISTILL_KEYS),
+        trl_config=("trainer/sft_config.py",),
+        version=1,
+        from_demonstrations=True,
+        mean_of="tokens",
+        beta=0.0,
+        teacher=True,
+        virtual_tokens_at_input=False,  # the teacher's positions are those of the tokens
+    ),
     "reward": Objective(  # Bradley and Terry 1952; Ouyang et al. 2022
         data=("preference",),
         measures=MappingProxyType({"loss": "loss", "accuracy": "accuracy", "margin": "margin"}),
@@ -187,9 +226,9 @@ OBJECTIVES: dict[str, Objective] = {
         reward_model=True,
     ),
     "grpo": Objective(  # Shao et al. 2024
-        data=ON_PROMPTS,
+        data=(*ON_PROMPTS, "tasks"),
         measures=FROM_REWARD,
-        keys=(*SAMPLING_KEYS, "num_generations", "variant", "loss_type", "beta", "trainer_args"),
+        keys=(*SAMPLING_KEYS, *ENVIRONMENT_KEYS, "num_generations", "variant", "loss_type", "beta", "trainer_args"),
         trl_config=("trainer/grpo_config.py",),
         version=3,
         on_policy=True,

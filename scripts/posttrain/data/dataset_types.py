@@ -33,6 +33,8 @@ class Settings(NamedTuple):
     assistant_turns: str = "all"
     """which turns of a conversation are trained: `all` or `last`"""
     train_thoughts: bool = True
+    long_rows: str = "cut"
+    """whether a text of more than `max_length` tokens is `cut` there, or `split` into rows of that length"""
     reader: Reader | None = None
     """of the files that rows are about, for dataset types with media"""
 
@@ -99,8 +101,11 @@ class DatasetType:
 
     @cached_property
     def facts(self) -> tuple[str, ...]:
-        """Columns that tell two rows of the same words apart: labels, scores and media."""
-        return (*self.worth, *(name for name, kind in self.columns.items() if kind == "strings"))
+        """Columns that tell two rows of the same words apart: labels, scores, media and tasks."""
+        apart = [
+            name for name, kind in self.columns.items() if kind in ("string", "strings") and name not in self.texts
+        ]
+        return (*self.worth, *apart)
 
     @cached_property
     def worth(self) -> tuple[str, ...]:
@@ -155,12 +160,32 @@ def _encode_text(tokenizer: Any, rows: list[Row], settings: Settings) -> Iterato
     limit = settings.max_length
     choice = (settings.stops, settings.assistant_turns, settings.train_thoughts, settings.reader)
     for found in training_rows(tokenizer, rows, *choice):
-        length = len(found.ids)
-        ids, labels = found.ids[:limit], found.labels[:limit]
-        trained = len(labels[1:]) - labels[1:].count(IGNORED)
-        row = {"id": found.id, "length": len(ids), "input_ids": ids, "labels": labels, **(found.media or {})}
-        media_cut = found.media_end > limit
-        yield Encoded(row, trained, length, trained > 0 and not media_cut, media_cut)
+        split = settings.long_rows == "split"
+        starts = window_starts(len(found.ids), limit) if split else [0]
+        for k, start in enumerate(starts):
+            part, own = found.ids[start : start + limit], found.labels[start : start + limit]
+            trained = len(own[1:]) - own[1:].count(IGNORED)
+            row = {
+                "id": found.id if len(starts) == 1 else f"{found.id}.{k}",
+                "length": len(part),
+                "input_ids": part,
+                "labels": own,
+                **(found.media or {}),
+            }
+            media_cut = found.media_end > limit
+            length = len(part) if split else len(found.ids)
+            yield Encoded(row, trained, length, trained > 0 and not media_cut, media_cut)
+
+
+def window_starts(length: int, size: int) -> list[int]:
+    """Where the rows of at most `size` tokens begin into which a text of `length` tokens is split.
+
+    Each begins with the last token of the one before it, so that every token but the text's first is predicted exactly once.
+
+    >>> window_starts(7, 4), window_starts(8, 4), window_starts(4, 4)
+    ([0, 3], [0, 3, 6], [0])
+    """
+    return list(range(0, max(1, length - 1), size - 1))
 
 
 def _encode_pair(tokenizer: Any, rows: list[Row], settings: Settings) -> Iterator[Encoded]:
@@ -237,6 +262,9 @@ DATASET_TYPES: dict[str, DatasetType] = {
         marks={"completion": lambda row: repr(row["label"])},
     ),
     "prompts": DatasetType(columns={"prompt": "turns"}, encode=_encode_prompt, suites=("reward", "judge")),
+    "tasks": DatasetType(
+        columns={"prompt": "turns", "task": "string"}, encode=_encode_prompt, tools=False, suites=("environment",)
+    ),
 }
 
 TURNS = tuple(dict.fromkeys(name for row in DATASET_TYPES.values() for name in row.turns))

@@ -4,10 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from posttrain.data import sounds
 from posttrain.data.messages import Row, Turns
-from posttrain.data.pictures import open_picture
-
-OPENERS = {"images": open_picture}
 
 
 class Text(NamedTuple):
@@ -37,7 +35,16 @@ class Reader(NamedTuple):
     def opened(self, row: Row) -> dict[str, list[Any]]:
         """The pictures or sounds of a row, by column."""
         columns = self.processor.columns
-        return {name: [OPENERS[name](self.folder / file) for file in row[name]] for name in columns if row.get(name)}
+        return {
+            name: [self.processor.open(name, self.folder / file) for file in row[name]]
+            for name in columns
+            if row.get(name)
+        }
+
+    def is_too_long(self, row: Row) -> bool:
+        """Whether a sound of a row is longer than the base listens, which would cut it."""
+        files = [self.folder / file for file in row.get("audios") or ()]
+        return any(sounds.header(file).seconds > self.processor.longest for file in files)
 
     def expanded(self, text: str, spans: Sequence[tuple[int, int]], row: Row, is_whole: bool = True) -> Text:
         """A text that was rendered of a row, or of the beginning of one, with its placeholders expanded.

@@ -44,6 +44,7 @@ def tokenise(
     stops: Sequence[int] = (),
     assistant_turns: str = "all",
     train_thoughts: bool = True,
+    long_rows: str = "cut",
     reader: Reader | None = None,
 ) -> tuple[list[Row], dict[str, Any]]:
     """Tokenise rows, cut them to `max_length` and leave out those without a trained token.
@@ -51,20 +52,26 @@ def tokenise(
     Args:
         dataset_type: of the rows.
         stops, assistant_turns, train_thoughts: as in `sft_tokens`; completions of preferences are always trained whole.
+        long_rows: of texts and conversations, `cut` or `split` into several rows.
         reader: of the files that rows are about, for a dataset type with media.
 
     Returns:
         The rows, with the token columns of their dataset type, `id` and `length`, and the counts of rows, of trained and all
         tokens, of cut and of dropped rows, of unknown tokens and of those that hold less than a character, with the `lengths` of
-        all rows before they were cut. With a reader also `media_cut`, the rows that are dropped since they end inside their media.
+        all rows before they were cut. With a reader also `media_cut` and `too_long`, the rows
+        that are dropped since they end inside their media, or have a sound that is longer than the base listens.
 
     Raises:
         UserError: a placeholder would be trained.
     """
-    settings = Settings(max_length, stops, assistant_turns, train_thoughts, reader)
+    settings = Settings(max_length, stops, assistant_turns, train_thoughts, long_rows, reader)
     counts = {"rows": 0, "tokens": 0, "trained_tokens": 0, "cut": 0, "dropped": 0, "unknown": 0, "fallback": 0}
     counts |= {"media_cut": 0} if reader else {}
     kept, lengths = [], []
+    if reader:
+        whole = [row for row in rows if not reader.is_too_long(row)]
+        counts["dropped"] += len(rows) - len(whole)
+        counts["too_long"], rows = len(rows) - len(whole), whole
     with memory_limited(ROWS_BYTES):
         encodings = list(DATASET_TYPES[dataset_type].encode(tokenizer, rows, settings))
     for encoded in encodings:
@@ -128,13 +135,14 @@ def fallback(tokenizer: Any) -> np.ndarray:
 def questions(tokenizer: Any, rows: list[Row], reader: Reader | None = None) -> list[Row]:
     """Prompts for a model to complete: `id`, `prompt_ids` and `reference`, the row's completion as text; None where it has none.
 
-    With a reader they also have the columns of media.
+    With a reader they also have the columns of media. A task has its `turns` and `task` as well.
     """
     found = []
     for row in rows:
         kind = dataset_types.of(row)
         if turns := kind.prompt(row):  # a conversation may open with the assistant
             ids = prompt_tokens(tokenizer, turns, row.get("tools"), reader, row)
-            media = {name: row[name] for name in kind.media} if reader else {}
-            found.append({"id": row.get("id"), "prompt_ids": ids, "reference": kind.reference_text(row), **media})
+            more = {name: row[name] for name in kind.media} if reader else {}
+            more |= {"turns": turns, "task": row["task"]} if "task" in row else {}
+            found.append({"id": row.get("id"), "prompt_ids": ids, "reference": kind.reference_text(row), **more})
     return found

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from posttrain.data import tokens
+from posttrain.data.conversations import render
+from posttrain.data.left_out import advice, left_out
 from posttrain.evaluation import generation_cache
 from posttrain.inference import decoding, media, scoring
 from posttrain.runtime.console import say
@@ -113,4 +115,19 @@ def check_known(candidate: Candidate, rows: Iterable[Sequence[int]]) -> None:
 
 def ask(candidate: Candidate, prompts: list[Asked], settings: dict) -> list[str]:
     """The text of the answer to each prompt; thoughts are in it."""
+    _tell_lost(candidate, prompts)
     return [answer.text for answer in candidate.ask(prompts, settings["max_new_tokens"])]
+
+
+def _tell_lost(candidate: Candidate, prompts: list[Asked]) -> None:
+    """Say what of the prompts with tools the chat template leaves out, so that no answer can be right."""
+    of_tools = [asked for asked in prompts if asked.tools or any("tool_calls" in turn for turn in asked.turns)]
+    lost = []
+    for asked in of_tools:
+        text = render(candidate.tokenizer, asked.turns, asked.tools, generate=True)
+        lost += [found] if (found := left_out(asked.turns, asked.tools, text)) else []
+    if lost:
+        say(
+            f"WARNING: {candidate.name}: the base's chat template leaves out {lost[0][0]} in {len(lost)} of {len(prompts)} prompts; "
+            f"{advice(lost[0])}"
+        )

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from posttrain.data import tokens
+from posttrain.data import left_out, tokens
+from posttrain.data.conversations import render
 from posttrain.data.dataset_types import MEDIA
-from posttrain.data.messages import Row
+from posttrain.data.messages import Row, Turns
 from posttrain.inference import decoding, media, scoring
 from posttrain.inference.answer_store import AnswerStore, Stored
 from posttrain.inference.sharing import shared
@@ -89,9 +90,18 @@ class Asking(NamedTuple):
         files = media.of(row, self.folder)
         try:
             ids = media.prompt_tokens(self.model, self.tokenizer, turns, row.get("tools"), files)
+            lost = self._lost(turns, row.get("tools"))
         except UserError as error:
             return Question(said, [], error=str(error))
+        if lost:
+            return Question(said, [], error=f"the chat template leaves out {lost[0]}; {left_out.advice(lost)}")
         return Question(said, ids, self.name(ids, files), self._refusal(ids), files)
+
+    def _lost(self, turns: Turns, tools: str | None) -> list[str]:
+        """What of a row with tools the chat template would leave out."""
+        if not tools and not any("tool_calls" in turn for turn in turns):
+            return []
+        return left_out.left_out(turns, tools, render(self.tokenizer, turns, tools, generate=True))
 
     def _refusal(self, ids: list[int]) -> str | None:
         """Why the model cannot go on from a prompt."""

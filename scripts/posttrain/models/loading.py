@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from transformers import (
     AutoModelForCausalLM,
-    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
@@ -116,7 +116,7 @@ def _from_pretrained(folder: Path, reward: bool, options: dict[str, Any]) -> Pre
 
 def _language_model(folder: Path) -> Any:
     """transformers' class for a model that answers in words: of text alone, or with a processor of what it sees or hears."""
-    return AutoModelForImageTextToText if has_processor(folder) else AutoModelForCausalLM
+    return AutoModelForMultimodalLM if has_processor(folder) else AutoModelForCausalLM
 
 
 def spread(model: PreTrainedModel) -> PreTrainedModel:

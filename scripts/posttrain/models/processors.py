@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from posttrain.data import sounds
 from posttrain.data.media_text import Reader
 from posttrain.data.messages import Turns
+from posttrain.data.pictures import open_picture
 from posttrain.models.base_inspection import first_line
 from posttrain.runtime.atomic import read_json
 from posttrain.runtime.errors import UserError
@@ -34,11 +36,13 @@ class Kind(NamedTuple):
     """of transformers' processors"""
     token: str
     """attribute of transformers' processors with the placeholder"""
+    config: str
+    """key of config.json with the part of the model that reads it"""
 
 
 KINDS = (
-    Kind("images", "<image>", "image", "images", "image_token"),
-    Kind("audios", "<audio>", "audio", "audio", "audio_token"),
+    Kind("images", "<image>", "image", "images", "image_token", "vision_config"),
+    Kind("audios", "<audio>", "audio", "audio", "audio_token", "audio_config"),
 )
 # What a processor makes of the text itself, which is done here.
 OF_TEXT = ("input_ids", "attention_mask")
@@ -56,11 +60,17 @@ class Expanded(NamedTuple):
     """of its placeholder in the text before"""
 
 
-def has_processor(folder: Path) -> bool:
-    """Whether the model in `folder` reads media: it has a processor's files, and a part that reads them."""
+def reads(folder: Path) -> set[str]:
+    """The columns of media that the model in `folder` reads: it has a processor's files, and a part for each."""
     if not any((folder / name).exists() for name in FILES) or not (folder / "config.json").exists():
-        return False
-    return bool({"vision_config", "audio_config"} & read_json(folder / "config.json").keys())
+        return set()
+    config = read_json(folder / "config.json")
+    return {kind.column for kind in KINDS if kind.config in config}
+
+
+def has_processor(folder: Path) -> bool:
+    """Whether the model in `folder` reads media."""
+    return bool(reads(folder))
 
 
 def processor(folder: Path) -> "Processor | None":
@@ -120,6 +130,40 @@ class Processor:
 
     def _token(self, kind: Kind) -> str:
         return str(getattr(self.own, kind.token))
+
+    # ---- files
+
+    def open(self, column: str, file: Path) -> Any:
+        """The picture or the sound in a file, as `expand` and `inputs` take it.
+
+        Raises:
+            UserError: a sound is longer than the model listens.
+        """
+        if column == "images":
+            return open_picture(file)
+        samples = sounds.read(file, self.rate)
+        if len(samples) > self.longest * self.rate:
+            raise UserError(
+                "unreadable-sound",
+                f"{file}",
+                f"it lasts {len(samples) / self.rate:.1f} s, and the model listens to {self.longest:g} s at once",
+                "split it",
+            )
+        return samples
+
+    @property
+    def rate(self) -> int:
+        """Samples a second of the sounds that the model hears."""
+        return self.own.feature_extractor.sampling_rate
+
+    @property
+    def longest(self) -> float:
+        """Seconds of the longest sound that the model hears whole: its feature extractor cuts without a word."""
+        return self.own.feature_extractor.n_samples / self.rate
+
+    @property
+    def _sampled(self) -> dict[str, int]:
+        return {"sampling_rate": self.rate} if "audios" in self.columns else {}
 
     # ---- text
 
@@ -181,7 +225,7 @@ class Processor:
         if not given:
             return Expanded(text, [], [])
         nested = {name: [values] if name == "images" else values for name, values in given.items()}
-        made = self.own(text=[text], **nested, text_kwargs={"return_text_replacement_offsets": True})
+        made = self.own(text=[text], **nested, **self._sampled, text_kwargs={"return_text_replacement_offsets": True})
         whole, spans, before, last = "", [], [], 0
         for place in made["text_replacement_offsets"][0]:
             start, end = place["span"]
@@ -208,7 +252,7 @@ class Processor:
             lists = [list(row.get(kind.column) or ()) for row in with_media]
             if any(lists):
                 given[kind.argument] = lists if kind.argument == "images" else [one for some in lists for one in some]
-        made = self.own(text=texts, **given, return_tensors="pt", padding=True)
+        made = self.own(text=texts, **given, **self._sampled, return_tensors="pt", padding=True)
         return {name: value for name, value in made.items() if name not in (*OF_TEXT, *TOKEN_TYPES)}
 
     def token_types(self, input_ids: Any) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from posttrain.models import random_vision
+from posttrain.models import random_audio, random_vision
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 CHATML = (
@@ -62,6 +62,7 @@ FAMILIES = {
     "llama": Family(_llama),
     "idefics3": Family(random_vision.idefics3, random_vision.IDEFICS3_TOKENS, {"image": "<image>"}),
     "llava": Family(random_vision.llava, random_vision.LLAVA_TOKENS, {"image": "<image>"}),
+    "qwen2_audio": Family(random_audio.qwen2_audio, random_audio.TOKENS, {"audio": random_audio.PART}),
 }
 
 

@@ -21,6 +21,7 @@ from posttrain.evaluation.candidate import Asked
 from posttrain.evaluation.example_scores import clusters, key, measured
 from posttrain.inference import scoring
 from posttrain.models import loading
+from posttrain.reports import domains
 from posttrain.runtime import atomic, hashes
 
 # ---- margins, metrics, verdicts
@@ -248,6 +249,19 @@ def test_every_metric_is_there_by_dataset(evaluate):
     log_prob, tokens = (sum(row[name] for row in rows) for name in ("log_prob", "tokens"))
     assert result["by_dataset"]["chats"]["perplexity"]["value"] == pytest.approx(math.exp(-log_prob / tokens))
     assert "by_part" not in result
+
+
+def test_a_model_is_compared_inside_and_outside_of_its_domain(evaluate):
+    evaluate("base")
+    result = evaluate("run", ("base",), outside=["sums"])
+    inside, outside = (result["by_domain"][place] for place in ("inside", "outside"))
+    assert (inside["data"], outside["data"]) == (["chats", "pairs", "rated"], ["sums"])
+    assert outside["metrics"] == result["by_dataset"]["sums"]
+    assert inside["metrics"]["perplexity"] == result["by_dataset"]["chats"]["perplexity"]
+    for place in (inside, outside):
+        assert place["against"]["base"]["perplexity"]["difference"] == 0
+    assert result["against"]["base"].keys() == inside["against"]["base"].keys() | outside["against"]["base"].keys()
+    assert any(line.startswith("outside the domain (sums): run against base") for line in domains.lines(result))
 
 
 def test_a_mixture_is_measured_by_part_as_well(evaluate):
