@@ -190,7 +190,7 @@ def window_starts(length: int, size: int) -> list[int]:
 
 def _encode_pair(tokenizer: Any, rows: list[Row], settings: Settings) -> Iterator[Encoded]:
     """Preferences; a pair whose completions are the same once they are cut teaches nothing."""
-    pairs = preference_tokens(tokenizer, rows, settings.stops)
+    pairs = preference_tokens(tokenizer, rows, settings.stops, settings.reader)
     for row, (prompt, chosen, rejected) in zip(rows, pairs, strict=True):
         longest = max(len(chosen), len(rejected))
         room = max(0, settings.max_length - len(prompt))
@@ -198,8 +198,9 @@ def _encode_pair(tokenizer: Any, rows: list[Row], settings: Settings) -> Iterato
         differ = completions["chosen_ids"] != completions["rejected_ids"]
         trained = sum(map(len, completions.values())) if differ else 0
         length = len(prompt) + min(longest, room)
-        encoded = {"id": row["id"], "length": length, "prompt_ids": prompt, **completions}
-        yield Encoded(encoded, trained, len(prompt) + longest, trained > 0)
+        media = {name: row[name] for name in of(row).media}
+        encoded = {"id": row["id"], "length": length, "prompt_ids": prompt, **completions, **media}
+        yield Encoded(encoded, trained, len(prompt) + longest, trained > 0, bool(media) and not room)
 
 
 def _encode_completion(tokenizer: Any, rows: list[Row], settings: Settings) -> Iterator[Encoded]:

@@ -101,7 +101,7 @@ def processor(folder: Path) -> "Processor | None":
 
 def reader(model: Path, tokens: Path) -> Reader | None:
     """What reads the media of the rows in a folder of tokens for the model in a folder; None for rows without media."""
-    folder = read_json(tokens / "report.json").get("media")
+    folder = read_json(tokens / "report.json").get("media") if has_processor(model) else None
     return Reader(processor(model), tokens / folder) if folder else None
 
 
