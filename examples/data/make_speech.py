@@ -3,8 +3,9 @@
     python examples/data/make_speech.py my_data/speech
 
 Writes OUTPUT/train.jsonl, OUTPUT/test.jsonl and OUTPUT/sounds/*.wav (16-bit PCM, 22,050 Hz, one channel). A row asks for what is said
-in one file, which is one word or up to as many as `--words` says. Voice, speed, pitch and words are drawn from the seed, and the words of every language equally
-often, so that the same seed makes the same rows. Needs espeak-ng (Debian: apt-get install espeak-ng; macOS: brew install espeak-ng).
+in one file: one word, or up to as many as `--words` says. Voice, speed, pitch and words are drawn from the seed, and the words of every
+language equally often, so that the same seed makes the same rows. Needs espeak-ng (Debian: apt-get install espeak-ng; macOS: brew
+install espeak-ng).
 """
 
 import argparse
