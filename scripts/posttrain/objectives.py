@@ -10,6 +10,7 @@ from typing import Literal
 PAIRWISE = MappingProxyType({"loss": "loss", "accuracy": "rewards/accuracies", "margin": "rewards/margins"})
 FROM_REWARD = MappingProxyType({"reward": "reward"})
 ON_PROMPTS = ("messages", "preference", "prompts")
+ENVIRONMENT_KEYS = ("environment", "max_turns", "max_tool_tokens", "tool_seconds")
 SAMPLING_KEYS = ("reward", "max_new_tokens", "temperature", "num_mini_batches")
 
 
@@ -118,7 +119,7 @@ _DISTILL_KEYS = (
 
 OBJECTIVES: dict[str, Objective] = {
     "sft": Objective(
-        data=("text", "messages"),
+        data=("text", "messages", "image_messages", "audio_messages"),
         measures=MappingProxyType({"loss": "loss", "token_accuracy": "mean_token_accuracy"}),
         keys=("assistant_turns", "train_thoughts", "neftune_noise_alpha", "packing", "loss_type", "trainer_args"),
         trl_config=("trainer/sft_config.py",),
@@ -225,9 +226,9 @@ OBJECTIVES: dict[str, Objective] = {
         reward_model=True,
     ),
     "grpo": Objective(  # Shao et al. 2024
-        data=ON_PROMPTS,
+        data=(*ON_PROMPTS, "tasks"),
         measures=FROM_REWARD,
-        keys=(*SAMPLING_KEYS, "num_generations", "variant", "loss_type", "beta", "trainer_args"),
+        keys=(*SAMPLING_KEYS, *ENVIRONMENT_KEYS, "num_generations", "variant", "loss_type", "beta", "trainer_args"),
         trl_config=("trainer/grpo_config.py",),
         version=3,
         on_policy=True,

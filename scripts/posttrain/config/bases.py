@@ -103,9 +103,12 @@ class PathBase(AnyBase):
 
 
 class RandomBase(AnyBase):
-    """A Llama with random weights and a tokenizer trained on a dataset's text: for fast tests only."""
+    """A small model with random weights and a tokenizer trained on a dataset's text: for fast tests only."""
 
     source: Literal["random"]
+    family: Literal["llama", "idefics3", "llava", "qwen2_audio"] = Field(
+        "llama", description="architecture; idefics3 and llava are vision-language models, qwen2_audio listens"
+    )
     text: Name = Field(description="the dataset whose text trains the tokenizer")
     hidden_size: Count = Field(64, gt=0, description="width of the residual stream; a multiple of 2 x heads")
     layers: Count = Field(2, gt=0, description="number of decoder layers")

@@ -94,10 +94,6 @@ def _distillation(run: Any) -> Iterator[Mistake]:
     if run.on_policy_share and run.teacher_top_k:
         problem = "what the teacher says of sampled completions is not stored"
         yield Mistake("conflicting-keys", "on_policy_share", problem, "remove teacher_top_k or on_policy_share")
-    if run.label_weight == 1:
-        yield Mistake(
-            "invalid-value", "label_weight", "1 leaves nothing to the teacher", "write objective: sft, or less"
-        )
     if not run.on_policy_share and "max_new_tokens" in run.model_fields_set:
         yield Mistake("key-without-effect", "max_new_tokens", "it has no effect here", "it needs on_policy_share")
     if run.on_policy_share and run.max_length <= run.max_new_tokens:

@@ -7,9 +7,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from posttrain.config.environments import NAMES, EnvironmentName
 from posttrain.config.fields import Arguments, Count, Name, Number, Patterns, Strict
 from posttrain.config.run_tables import ON_POLICY, EarlyStopping, Reward
+from posttrain.inference.environments import MAX_TOOL_TOKENS, MAX_TURNS, TOOL_SECONDS
 from posttrain.methods import METHODS
+from posttrain.models import parts
 from posttrain.objectives import OBJECTIVES
 from posttrain.training import losses
 
@@ -121,6 +124,12 @@ class Method(Supervised):
         description="dtype of the weights in `model/`, which is what ships; auto is the base's if that keeps what was learnt, else "
         "fp32",
     )
+    train_parts: list[Literal[parts.PARTS]] = Field(
+        list(parts.DEFAULT),
+        min_length=1,
+        description="full, lora, qlora: which parts of a model with pictures or sounds are trained: `vision` and `audio` are its "
+        "encoders, `projector` joins them to the text, `language` answers",
+    )
     freeze: Patterns = Field(
         [],
         description="full, lora, qlora: patterns of the names of parameters that are not trained, such as "
@@ -132,8 +141,8 @@ class Method(Supervised):
     )
     learning_rates: dict[str, Annotated[Number, Field(gt=0)]] = Field(
         {},
-        description="full, lora, qlora: peak learning rates of the parameters that a pattern matches, such as `{lora_B: 1e-3}`; all "
-        "others have `learning_rate`",
+        description="full, lora, qlora: peak learning rates of the parameters that a pattern or a part of the model matches, such as "
+        "`{lora_B: 1e-3}` or `{vision: 1e-5}`; all others have `learning_rate`",
     )
     peft_args: Arguments = Field({}, description="other fields of PEFT's configuration, under PEFT's names")
 
@@ -173,10 +182,27 @@ class Sampling(Losses):
     """Learning from sampled completions"""
 
     reward: Reward | None = Field(None, description=f"{ON_POLICY}: `{{from: RUN}}` or `{{function: NAME}}`")
+    environment: EnvironmentName | None = Field(
+        None,
+        description=f"grpo: the environment in which the model acts with tools: {NAMES}, or your own "
+        "class as `FILE.py:NAME`; it gives the reward, to which that of `reward` is added. See docs/agents.md",
+    )
+    max_turns: Count = Field(
+        MAX_TURNS,
+        gt=0,
+        description="grpo with `environment`: answers of the model in an episode, those with calls included",
+    )
+    max_tool_tokens: Count = Field(
+        MAX_TOOL_TOKENS, gt=0, description="grpo with `environment`: maximum length of a tool's result in tokens"
+    )
+    tool_seconds: Number = Field(
+        TOOL_SECONDS, gt=0, description="grpo with `environment`: seconds after which a call of a tool is ended"
+    )
     max_new_tokens: Count = Field(
         128,
         gt=0,
-        description=f"{ON_POLICY}, distill with on_policy_share: maximum length of a sampled completion in tokens",
+        description=f"{ON_POLICY}, distill with on_policy_share: maximum length of a sampled completion in tokens; with `environment` "
+        "results of tools count",
     )
     temperature: Number = Field(
         1.0, gt=0, description=f"{ON_POLICY}: sampling temperature; distill: also of both distributions in the loss"
@@ -241,7 +267,10 @@ class Distillation(Ppo):
         0.0, ge=0, le=1, description="distill: share of the steps on completions that the model samples itself (GKD)"
     )
     label_weight: Number = Field(
-        0.0, ge=0, le=1, description="distill: weight of the loss of the data's own tokens; the divergence has the rest"
+        0.0,
+        ge=0,
+        le=1,
+        description="distill: weight of the loss of the data's own tokens; the divergence has the rest, so that 1 is sft alone",
     )
 
 

@@ -64,7 +64,7 @@ def every_objective_by_every_method() -> dict:
             "easy": {"from": "pairs", "select": {"by": "reward_lora", "part": "easy", "margin": 0.5}},
             "mixture": {"mix": {"chats": {"weight": 2}, "more": {"limit": 5}}},
             "more": {"path": "more.jsonl", "format": "alpaca"},
-            "said": {"from": "chats", "generated": {"by": "sft_lora"}},
+            "said": {"from": "chats", "generated": {"by": "hub"}},
         },
         "evaluation": {
             "suites": {
