@@ -83,7 +83,9 @@ class EnvironmentSuite(Answering):
     kind: Literal["environment"]
     data: Name = Field(description="the dataset whose held-out tasks are tried")
     environment: EnvironmentName = Field(description=f"{NAMES}, or your own class as `FILE.py:NAME`")
-    max_turns: Count = Field(MAX_TURNS, gt=0, description="answers of the model in an episode, those with calls included")
+    max_turns: Count = Field(
+        MAX_TURNS, gt=0, description="answers of the model in an episode, those with calls included"
+    )
     max_tool_tokens: Count = Field(MAX_TOOL_TOKENS, gt=0, description="maximum length of a tool's result in tokens")
     tool_seconds: Number = Field(TOOL_SECONDS, gt=0, description="seconds after which a call of a tool is ended")
 

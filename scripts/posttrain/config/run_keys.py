@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from posttrain.config.fields import Arguments, Count, Name, Number, Patterns, Strict
 from posttrain.config.environments import NAMES, EnvironmentName
+from posttrain.config.fields import Arguments, Count, Name, Number, Patterns, Strict
 from posttrain.config.run_tables import ON_POLICY, EarlyStopping, Reward
 from posttrain.inference.environments import MAX_TOOL_TOKENS, MAX_TURNS, TOOL_SECONDS
 from posttrain.methods import METHODS
@@ -178,7 +178,9 @@ class Sampling(Losses):
         "class as `FILE.py:NAME`; it gives the reward, to which that of `reward` is added. See docs/agents.md",
     )
     max_turns: Count = Field(
-        MAX_TURNS, gt=0, description="grpo with `environment`: answers of the model in an episode, those with calls included"
+        MAX_TURNS,
+        gt=0,
+        description="grpo with `environment`: answers of the model in an episode, those with calls included",
     )
     max_tool_tokens: Count = Field(
         MAX_TOOL_TOKENS, gt=0, description="grpo with `environment`: maximum length of a tool's result in tokens"

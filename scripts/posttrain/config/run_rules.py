@@ -14,7 +14,17 @@ from posttrain.runtime.errors import nearest
 
 def mistakes(run: Any) -> Iterator[Mistake]:
     """Why this objective cannot be trained by this method with these keys; nothing if it can."""
-    rules = (_batch, loss_keys.mistakes, _initial_weights, _checks, _reward, _environment, _method, _objective, measuring.mistakes)
+    rules = (
+        _batch,
+        loss_keys.mistakes,
+        _initial_weights,
+        _checks,
+        _reward,
+        _environment,
+        _method,
+        _objective,
+        measuring.mistakes,
+    )
     for rule in rules:
         yield from rule(run)
     for sentence in parameter_patterns.refusals(run.model_dump(include=set(parameter_patterns.KEYS))):
@@ -101,7 +111,9 @@ def _environment(run: Any) -> Iterator[Mistake]:
     if measuring.is_measured(run):
         key = next(key for key in ("early_stopping", "keep", "measure_every") if getattr(run, key) is not None)
         problem = "episodes are not measured while a run trains"
-        yield Mistake("unsupported-combination", key, problem, "remove it; a suite with `kind: environment` measures them")
+        yield Mistake(
+            "unsupported-combination", key, problem, "remove it; a suite with `kind: environment` measures them"
+        )
     for field in ("use_vllm", "use_transformers_continuous_batching"):
         if run.trainer_args.get(field):
             problem = "the turns of an episode are sampled by transformers' `generate`"

@@ -95,7 +95,9 @@ class DatasetType:
     @cached_property
     def facts(self) -> tuple[str, ...]:
         """Columns that tell two rows of the same words apart: labels, scores, media and tasks."""
-        apart = [name for name, kind in self.columns.items() if kind in ("string", "strings") and name not in self.texts]
+        apart = [
+            name for name, kind in self.columns.items() if kind in ("string", "strings") and name not in self.texts
+        ]
         return (*self.worth, *apart)
 
     @cached_property

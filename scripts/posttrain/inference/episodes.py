@@ -61,7 +61,13 @@ class Player:
             stops: tokens that end an answer.
             seed: of the run or the evaluation; with a row's id and the number of the completion it gives an episode's own.
         """
-        self.environment, self.tokenizer, self.stops, self.limits, self.seed = environment, tokenizer, stops, limits, seed
+        self.environment, self.tokenizer, self.stops, self.limits, self.seed = (
+            environment,
+            tokenizer,
+            stops,
+            limits,
+            seed,
+        )
 
     def play(self, rows: list[dict], numbers: list[int], generate: Generate, room: int, longest: int) -> list[Episode]:
         """One episode for each row, all side by side.
