@@ -2,8 +2,10 @@
 
 import functools
 import re
+from collections import Counter
 from collections.abc import Sequence
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,8 @@ from posttrain.data.conversations import Turns, render, stops, turn_end, up_to
 from posttrain.data.dataset_types import DATASET_TYPES, Settings, prompt_turns
 from posttrain.data.encoding import IGNORED, preference_tokens, prompt_tokens, sft_tokens
 from posttrain.data.messages import Row
+from posttrain.runtime.atomic import read_json
+from posttrain.runtime.errors import UserError, nearest
 from posttrain.runtime.resource_limits import memory_limited
 
 __all__ = [
@@ -74,7 +78,24 @@ def tokenise(
     ids = np.fromiter(chain.from_iterable(row[key] for row in kept for key in row if key.endswith("_ids")), np.int32)
     counts["unknown"] = int((ids == tokenizer.unk_token_id).sum()) if tokenizer.unk_token_id is not None else 0
     counts["fallback"] = int(fallback(tokenizer)[ids].sum())
+    if "label" in DATASET_TYPES[dataset_type].token_columns.values():
+        counts["classes"] = Counter(row["label"] for row in kept)
     return kept, counts | {"lengths": lengths}
+
+
+def classes(report: Path) -> list[str]:
+    """The labels of the training rows, sorted: the classes of a classifier, by their numbers.
+
+    Args:
+        report: of the tokens.
+    """
+    return sorted(read_json(report)["train"].get("classes", ()))
+
+
+def unknown_class(label: str, labels: list[str], dataset: str) -> UserError:
+    """The error of a row whose label is none of a classifier's `labels`."""
+    problem = f"a held-out row has the label '{label}', which no training row has"
+    return UserError("unknown-class", f"dataset {dataset}", problem, nearest(label, labels))
 
 
 @functools.cache
