@@ -34,7 +34,7 @@ from posttrain.workflow.project import Project
 PAGE = REPOSITORY / "docs/support-matrix.md"
 SCRIPTS = training_scripts.SCRIPTS | {"rto": training_scripts.SCRIPTS["ppo"]}
 ON_POLICY = ("grpo", "rloo", "ppo", "rto")
-DATA = {"sft": "chats", "pretrain": "texts"} | dict.fromkeys(ON_POLICY, "chats")
+DATA = {"sft": "chats", "pretrain": "texts", "classify": "labelled"} | dict.fromkeys(ON_POLICY, "chats")
 # Large enough that a model of random weights learns something in a few steps.
 RATE = {
     "full": 3e-3,
@@ -88,7 +88,12 @@ def project(tmp_path_factory):
         Path("rules.py").write_text(RULE)
         write_base()
         atomic.write_json(Path("preflight.json"), {"licences": {}})
-        for shape, name in (("preference", "pairs"), ("prompt_completion", "chats"), ("text", "texts")):
+        for shape, name in (
+            ("preference", "pairs"),
+            ("prompt_completion", "chats"),
+            ("text", "texts"),
+            ("labelled_text", "labelled"),
+        ):
             write_data(name, rows(shape))
         pretrain()
         for judge in ("reward", "dpo"):
@@ -102,7 +107,10 @@ def rows(shape: str) -> list[dict]:
         "preference": ("prompt", "chosen", "rejected"),
         "prompt_completion": ("prompt", "completion"),
         "text": ("text",),
+        "labelled_text": ("text", "label"),
     }[shape]
+    if shape == "labelled_text":  # which of the words it is about
+        return [normalise({"text": said, "label": asked.split()[1]}, shape, {}, "row") for asked, said, _ in PAIRS]
     return [normalise(dict(zip(columns, pair, strict=False)), shape, {}, "row") for pair in PAIRS]
 
 
@@ -122,12 +130,13 @@ def pretrain() -> None:
 
 
 def write_data(name: str, data: list[dict]) -> None:
-    shape = {"pairs": "preference", "chats": "messages", "texts": "text"}[name]
-    encoded, _ = tokenise(loading.tokenizer(Path("results/bases/tiny/model")), data, shape, 128)
+    shape = {"pairs": "preference", "chats": "messages", "texts": "text", "labelled": "labelled_text"}[name]
+    encoded, counts = tokenise(loading.tokenizer(Path("results/bases/tiny/model")), data, shape, 128)
     tables = {f"results/data/{name}": data, f"results/tokens/tiny/{name},max_length=128": encoded}
     for place, part in tables.items():
         for name in ("report.json", "data.json"):
-            atomic.write_json(Path(place) / name, {"shape": shape})
+            classes = {"train": {"classes": counts["classes"]}} if "classes" in counts else {}
+            atomic.write_json(Path(place) / name, {"shape": shape} | classes)
         schema = tokenize_data.schema(shape) if "tokens" in place else row_schemas.schema(shape)
         for split in ("train", "validation"):
             pq.write_table(pa.Table.from_pylist(part, schema=schema), f"{place}/{split}.parquet")
@@ -176,7 +185,8 @@ def configuration(objective: str, method: str, steps: int, keys: dict) -> dict:
     return {
         "bases": {"tiny": {"source": "path", "path": "results/bases/tiny/model"}},
         "datasets": {"pairs": {"path": "pairs.jsonl", "format": "preference"}, "chats": {"path": "chats.jsonl"}}
-        | {"texts": {"path": "texts.jsonl", "format": "text"}},
+        | {"texts": {"path": "texts.jsonl", "format": "text"}}
+        | {"labelled": {"path": "labelled.jsonl", "format": "labelled_text"}},
         "runs": tables | {f"{objective}_{method}": settings(objective, method, steps) | keys},
     }
 

@@ -112,7 +112,9 @@ def find(project: "Project", name: str, kind: str | None) -> Chosen:
         UserError: it is a reward model, or not built, or there is no such kind of export.
     """
     if project.is_reward(name):
-        raise UserError("unsupported-model", name, "it is a reward model, which gives scores and no answers")
+        raise UserError(
+            "unsupported-model", name, "it is a reward model or a classifier, which gives scores and no answers"
+        )
     if kind is None:
         return Chosen(name, None, models.built(project, name, project.model(name)))
     models.check_kind(project, name, kind)

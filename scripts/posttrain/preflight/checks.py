@@ -41,6 +41,7 @@ CHECKS: dict[str, Check] = {
     "chosen_is_rejected": Check(token_checks.chosen_is_rejected, of_tokens=True),
     "repeated_rows": Check(token_checks.repeated_rows, of_tokens=True),
     "truncation": Check(token_checks.truncation, of_tokens=True),
+    "classes": Check(token_checks.classes, of_tokens=True, refused_again=True),
     "double_bos": Check(token_checks.double_bos),
     "pad_token": Check(token_checks.pad_token),
     "embeddings": Check(token_checks.embeddings),

@@ -61,7 +61,8 @@ def _summary(facts: Facts, kind: str | None) -> str:
         f"{stage['spec']['objective'].upper()} ({stage['spec']['method']}, `{stage['name']}`)"
         for stage in facts["line"]
     ]
-    what = "A reward model" if OBJECTIVES[facts["spec"]["objective"]].reward_model else "A language model"
+    row = OBJECTIVES[facts["spec"]["objective"]]
+    what = "A reward model" if row.reward_model else "A classifier" if row.classifier else "A language model"
     form = f" This is its export `{kind}`: {EXPORTS[kind].words}." if kind else ""
     return f"{what}: {_origin_of_base(facts['base'])}, then {', then '.join(stages)}. Made with posttrain.{form}"
 
@@ -297,6 +298,8 @@ def _harm(facts: Facts) -> str:
         for metric, row in facts["eval"]["metrics"].items()
         if metric.rpartition("/")[0] in own
     ]
+    if OBJECTIVES[facts["spec"]["objective"]].classifier:
+        return "Not measured: whether it errs as often on texts by and about every group of people."
     if OBJECTIVES[facts["spec"]["objective"]].reward_model:
         return "Not measured: whether it scores answers to and about groups of people alike."
     if not rows:
