@@ -68,6 +68,16 @@ EXTRAS = {
     "the last layer alone": ("dpo", "qlora", {"train": "layers.1"}),
     "frozen layers of a policy": ("ppo", "lora", {"freeze": "layers.0"}),
     "learning rates": ("sft", "lora", {"learning_rates": {"lora_B": 0.005, "layers.0.mlp.up_proj.lora_A": 0.001}}),
+    "distillation from stored tokens": (
+        "distill",
+        "lora",
+        {"teacher_top_k": 16, "temperature": 2, "label_weight": 0.2},
+    ),
+    "distillation on sampled completions": (
+        "distill",
+        "full",
+        {"on_policy_share": 0.5, "max_new_tokens": 8, "beta": 0.5},
+    ),
     "LoftQ": ("sft", "qlora", {"peft_args": {"init_lora_weights": "loftq"}}),
 }
 extras: set[str] = set()
@@ -138,8 +148,10 @@ def settings(objective: str, method: str, steps: int) -> dict:
         "max_length": 128,
     }
     table = own | shared | {"batch_size": 8, "epochs": steps, "data": "pairs"}
-    if objective == "sft":
+    if objective in ("sft", "distill"):
         table |= {"data": "chats"}
+    if objective == "distill":
+        table |= {"teacher": "dpo"}
     if method in ("lora", "qlora", "adalora", "vera"):
         table |= {"rank": 8}
     if method in ("lora", "qlora", "adalora") and objective == "sft":
@@ -176,7 +188,7 @@ def configuration(objective: str, method: str, steps: int, keys: dict) -> dict:
 
 
 def options(objective: str, name: str) -> Namespace:
-    data = "chats" if objective == "sft" or objective in ON_POLICY else "pairs"
+    data = "chats" if objective in ("sft", "distill") or objective in ON_POLICY else "pairs"
     base, tokens = Path("results/bases/tiny"), Path(f"results/tokens/tiny/{data},max_length=128")
     return Namespace(
         spec=Path(f"results/{name}/spec.json"),
@@ -187,6 +199,9 @@ def options(objective: str, name: str) -> Namespace:
         tokens=tokens,
         data=Path(f"results/data/{data}"),
         logprobs=Path("logprobs.parquet"),
+        teacher=Path("results/dpo/merged"),
+        teacher_manifest=Path("results/dpo/merge.json"),
+        topk="",
         reward_models=[Path(f"results/{name}") for name in ("reward", "dpo", "bases/tiny")],
     )
 
@@ -198,9 +213,12 @@ def train(objective: str, method: str, name: str, steps: int, keys: dict | None 
     spec = Path(f"results/{name}/spec.json")
     spec.parent.mkdir(parents=True, exist_ok=True)
     spec.write_text(Project(values).spec(name))
+    given = options(objective, name)
     if objective == "dpo":
         reference(method)
-    SCRIPTS[objective].main(options(objective, name))
+    if "teacher_top_k" in (keys or {}):
+        given.topk = stored(given, Path(Project(values).topk(name)))
+    SCRIPTS[objective].main(given)
     return [json.loads(line) for line in (spec.parent / "train.jsonl").read_text().splitlines()]
 
 
@@ -214,6 +232,14 @@ def reference(method: str) -> None:
     shutil.copy(output, "logprobs.parquet") if method == "qlora" else None
 
 
+def stored(given: Namespace, output: Path) -> Path:
+    import compute_topk
+
+    if not output.exists():
+        compute_topk.main(Namespace(model=given.teacher, tokens=given.tokens, output=output))
+    return output
+
+
 def weights(name: str) -> dict[str, str]:
     return hashes.folder_hashes(Path(f"results/{name}/trained"))
 
@@ -222,8 +248,9 @@ CELLS = [
     pytest.param(objective, method, id=f"{objective}-{method}", marks=[pytest.mark.slow] if is_slow else [])
     for objective in SCRIPTS
     for method in METHODS
-    # Sampling takes most of a cell's time, and what another method changes in it is small. CPO's trainer is a twin of ORPO's.
-    for is_slow in [objective in (*ON_POLICY, "cpo") and method not in ("full", "lora", "qlora", "prefix")]
+    # Sampling takes most of a cell's time, and what another method changes in it is small. CPO's trainer is a twin of ORPO's, that of
+    # distill one of SFT's.
+    for is_slow in [objective in (*ON_POLICY, "cpo", "distill") and method not in ("full", "lora", "qlora", "prefix")]
 ]
 
 

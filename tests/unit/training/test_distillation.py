@@ -107,7 +107,10 @@ def test_logits_are_those_before_each_trained_token(random_tiny_model):
     batch, model = distributions.pad(ROWS, 0), random_tiny_model.eval()
     with torch.no_grad():
         found = distributions.logits(model, batch)
-        expected = [model(input_ids=torch.tensor([[5, 6, 7]])).logits[0, 1:], model(input_ids=torch.tensor([[9]])).logits[0]]
+        expected = [
+            model(input_ids=torch.tensor([[5, 6, 7]])).logits[0, 1:],
+            model(input_ids=torch.tensor([[9]])).logits[0],
+        ]
     torch.testing.assert_close(found, torch.cat(expected), rtol=1e-4, atol=1e-5)
 
 
