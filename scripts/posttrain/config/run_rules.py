@@ -134,6 +134,9 @@ def _method(run: Any) -> Iterator[Mistake]:
     elif method.at_input and objective.scores:
         why = "passes embeddings instead of tokens, from which a reward model cannot tell where a completion ends"
         yield _unsupported("method", f"{run.method} {why}", "lora or prefix")
+    elif method.at_input and objective.teacher:
+        why = "puts virtual tokens before the prompt, which the teacher does not read"
+        yield _unsupported("method", f"{run.method} {why}", "lora or prefix")
     elif method.at_input and not objective.virtual_tokens_at_input:
         why = "puts virtual tokens before the prompt, which TRL does not exclude from the loss of"
         yield _unsupported("method", f"{run.method} {why} {run.objective}", "lora, or objective: dpo")

@@ -101,7 +101,8 @@ def front(spec: dict[str, Any]) -> dict[str, Any]:
 def sentence(spec: dict[str, Any]) -> str:
     """What was trained from what on what."""
     start, data = spec["from"]["name"], spec["data"]["name"]
-    return f"{spec['objective'].upper()} ({spec['method']}) of `{start}` on the dataset `{data}`, made with posttrain."
+    teacher = f" from the teacher `{spec['teacher']['name']}`" if "teacher" in spec else ""
+    return f"{spec['objective'].upper()} ({spec['method']}) of `{start}`{teacher} on the dataset `{data}`, made with posttrain."
 
 
 def usage(spec: dict[str, Any], place: str = "FOLDER") -> str:

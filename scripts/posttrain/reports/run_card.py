@@ -73,6 +73,9 @@ def _origin_of_base(base: Facts) -> str:
         return f"[`{spec['model']}`]({HUB}/{spec['model']}) at revision {code(spec['revision'])}"
     if spec["source"] == "wheel":
         return f"the model in the Python package {code(spec['package'])}"
+    if spec["source"] == "pruned":
+        dropped = ", ".join(map(str, base["manifest"]["dropped"]))
+        return f"the base `{spec['of']['name']}` without its layers {dropped}"
     return (
         "a model of random weights"
         if spec["source"] == "random"
@@ -260,6 +263,8 @@ def _origin_of_data(dataset: Facts) -> str:
     if spec.get("mix"):
         parts = [f"{taken['train']:,} of `{part}`" for part, taken in dataset["record"]["parts"].items()]
         return f"a mixture: {', '.join(parts)}"
+    if spec["stage"] == "generate":
+        return f"prompts of `{spec['from']['name']}` with completions by `{spec['by']['name']}`"
     if spec.get("part"):
         return f"the {spec['part']} part of `{spec['from']['name']}`, as `{spec['by']['name']}` scores it"
     if spec.get("hub"):
