@@ -34,7 +34,10 @@ from posttrain.workflow.project import Project
 PAGE = REPOSITORY / "docs/support-matrix.md"
 SCRIPTS = training_scripts.SCRIPTS | {"rto": training_scripts.SCRIPTS["ppo"]}
 ON_POLICY = ("grpo", "rloo", "ppo", "rto")
-DATA = {"sft": "chats", "distill": "chats", "pretrain": "texts", "classify": "labelled"} | dict.fromkeys(ON_POLICY, "chats")
+DATA = {"sft": "chats", "distill": "chats", "pretrain": "texts", "classify": "labelled"} | dict.fromkeys(
+    ON_POLICY, "chats"
+)
+TWINS = ("cpo", "pretrain", "distill")
 # Large enough that a model of random weights learns something in a few steps.
 RATE = {
     "full": 3e-3,
@@ -266,8 +269,7 @@ CELLS = [
     for method in METHODS
     # Sampling takes most of a cell's time, and what another method changes in it is small. CPO's trainer is a twin of ORPO's,
     # and those of pretrain and distill are twins of SFT's.
-    twins = ("cpo", "pretrain", "distill")
-    for is_slow in [objective in (*ON_POLICY, *twins) and method not in ("full", "lora", "qlora", "prefix")]
+    for is_slow in [objective in (*ON_POLICY, *TWINS) and method not in ("full", "lora", "qlora", "prefix")]
 ]
 
 
