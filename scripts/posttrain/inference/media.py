@@ -1,12 +1,12 @@
 """The files that prompts are about, such as pictures, as inputs of a model."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from posttrain.data import tokens
+from posttrain.data import dataset_types, tokens
 from posttrain.data.dataset_types import MEDIA
 from posttrain.data.media_text import Reader
 from posttrain.data.messages import Row, Turns
@@ -44,11 +44,40 @@ def prompt_tokens(model: Any, tokenizer: Any, turns: Turns, tools: str | None, f
     Raises:
         UserError: the model reads text only.
     """
+    if not files:
+        return tokens.prompt_tokens(tokenizer, turns, tools)
     row, read = _row(files), reader(model)
-    if unread := row.keys() - set(read.processor.columns if read else ()):
-        problem = f"the prompt is about {' and '.join(sorted(unread))}, which the model cannot read"
-        raise UserError("unsupported-model", "", problem, "take a base with a processor of them")
+    _check(read and read.processor, row)
     return tokens.prompt_tokens(tokenizer, turns, tools, read, row)
+
+
+def questions(processor: Any, tokenizer: Any, rows: list[Row], folder: Path) -> list[Row]:
+    """Prompts as `tokens.questions` gives them, with the `files` of each where the rows are of a type with media.
+
+    Args:
+        processor: the model's; None where it reads text only.
+        folder: the dataset's.
+
+    Raises:
+        UserError: the model cannot read the files.
+    """
+    columns = dataset_types.of(rows[0]).media if rows else ()
+    if not columns:
+        return tokens.questions(tokenizer, rows)
+    _check(processor, columns)
+    found = tokens.questions(tokenizer, rows, Reader(processor, folder))
+    return [row | {"files": of(row, folder)} for row in found]
+
+
+def _check(processor: Any, columns: Iterable[str]) -> None:
+    """Refuse files that a model cannot read.
+
+    Raises:
+        UserError: naming them.
+    """
+    if unread := sorted(set(columns) - set(processor.columns if processor else ())):
+        problem = f"the prompts are about {' and '.join(unread)}, which the model cannot read"
+        raise UserError("unsupported-model", "", problem, "take a base with a processor of them")
 
 
 def reader(model: Any) -> Reader | None:

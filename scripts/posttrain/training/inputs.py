@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ from transformers import set_seed
 
 from posttrain.data.row_order import row_order
 from posttrain.data.rows import read
-from posttrain.data.tokens import questions
-from posttrain.inference import positions, reward_models
+from posttrain.inference import media, positions, reward_models
 from posttrain.models import loading
+from posttrain.models.processors import processor
 from posttrain.objectives import OBJECTIVES, data_refusal
 from posttrain.runtime import team_cache
 from posttrain.runtime.atomic import read_json
@@ -71,7 +72,8 @@ def read_prompts(options: Namespace, spec: dict, tokenizer: Any, tools: str | No
         UserError: no prompt is left.
     """
     given = read(options.data / "train.parquet")
-    rows = questions(tokenizer, [row | {"tools": tools} for row in given] if tools else given)
+    given = [row | {"tools": tools} for row in given] if tools else given
+    rows = media.questions(processor(options.parent), tokenizer, given, options.data)
     room = spec["max_length"] - spec["max_new_tokens"]
     kept = [row for row in rows if len(row["prompt_ids"]) <= room]
     name = spec["data"]["name"]
@@ -110,8 +112,8 @@ def reward_folders(options: Namespace) -> dict[str, Path]:
     return {folder.name: folder for folder in options.reward_models}
 
 
-def load_parent(folder: Path, spec: dict) -> Any:
-    """The model to train, see `loading.parent`.
+def load_parent(folder: Path, spec: dict, classes: Sequence[str] = ()) -> Any:
+    """The model to train, see `loading.parent`; a classifier has these `classes`.
 
     Seeds every generator as well, since PEFT draws the adapter's first weights before TRL sets any seed.
     """
@@ -119,9 +121,10 @@ def load_parent(folder: Path, spec: dict) -> Any:
     return loading.parent(
         folder,
         spec,
-        reward=OBJECTIVES[spec["objective"]].reward_model,
+        reward=OBJECTIVES[spec["objective"]].scores,
         attention="flash_attention_2" if uses_flash_attention(spec) else None,
         device=strategies.loads_on(spec),
+        classes=classes,
     )
 
 

@@ -1,7 +1,7 @@
-"""Training on preferences by one of TRL's trainers: the stage that dpo, kto, orpo, cpo and reward share."""
+"""Training on preferences by one of TRL's trainers: the stage that dpo, kto, orpo, cpo and reward share, and classify with them."""
 
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ def train(
     read: Callable[[Path], Any] = read_pairs,
     given: Callable[[Any, Any, dict], Any] | None = None,
     files: tuple[Path, ...] = (),
+    classes: Sequence[str] = (),
     **fields: Any,
 ) -> None:
     """Run the training stage of a preference objective.
@@ -39,6 +40,7 @@ def train(
         read: reads a Parquet file of tokens as a dataset with the columns `id` and `length` beside what the trainer takes.
         given: changes a dataset before the trainer gets it, by the model and the spec of an attempt.
         files: what the stage reads beside its spec, manifest and tokens.
+        classes: of a classifier, its labels.
         fields: of the configuration, the same for every run.
     """
     train_file, validation = options.tokens / "train.parquet", options.tokens / "validation.parquet"
@@ -55,7 +57,7 @@ def train(
         measured = measured and measured.remove_columns("length")
 
         def build(spec: dict) -> Any:
-            model, tokenizer = inputs.load_parent(options.parent, spec), loading.tokenizer(options.parent)
+            model, tokenizer = inputs.load_parent(options.parent, spec, classes), loading.tokenizer(options.parent)
             media = media_collator.columns(options.tokens)
             own = {"data_collator": media_collator.for_pairs(options, tokenizer, media)} if media else {}
             return trainer(
