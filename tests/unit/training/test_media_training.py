@@ -13,7 +13,7 @@ import merge_model
 import train_sft
 from posttrain.models import loading, parts
 from posttrain.runtime import atomic, hashes
-from posttrain.training import callbacks, loop
+from posttrain.training import callbacks
 from posttrain.workflow.project import Project
 
 pytestmark = pytest.mark.usefixtures("in_folder", "signals", "fp32")
@@ -93,7 +93,7 @@ def test_only_the_parts_that_are_named_change_each_at_its_rate_and_the_merge_is_
         moved[part] = max(moved[part], (after[name] - tensor).abs().max().item())
     assert moved["language"] == 0
     assert 0 < moved["vision"] <= 4.1e-5 < 5e-4 < moved["projector"]
-    atomic.write_json(spec.parent / "preflight.json", {"licences": []})
+    atomic.write_json(spec.parent / "preflight.json", {"licences": {}})
     merge_model.main(
         Namespace(
             spec=spec,
@@ -113,7 +113,8 @@ def test_only_the_parts_that_are_named_change_each_at_its_rate_and_the_merge_is_
 
 
 def test_an_adapter_is_on_the_trained_parts_alone(train, made):
-    spec = train(method="lora", rank=4, target_modules=["q_proj", "proj", "linear_1"], learning_rate=1e-2)
+    joins = "proj" if any("connector" in name for name in load_file(made[0] / "model.safetensors")) else "linear_1"
+    spec = train(method="lora", rank=4, target_modules=["q_proj", joins], learning_rate=1e-2)
     names = load_file(spec.parent / "trained/adapter_model.safetensors")
     assert {parts.part_of(name) for name in names} == {"projector", "language"}
 
@@ -124,6 +125,5 @@ def test_rows_with_pictures_are_not_packed(train):
 
 
 def test_a_rate_for_a_part_that_stays_frozen_is_refused(train):
-    assert loop  # the loop names the run
     with pytest.raises(Exception, match="learning_rates: 'vision' matches only parameters that are frozen"):
         train(method="full", learning_rates={"vision": 1e-5})
