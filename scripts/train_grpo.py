@@ -12,14 +12,16 @@ from pathlib import Path
 from posttrain.objectives import OBJECTIVES
 from posttrain.runtime import processes
 from posttrain.runtime.atomic import read_json
+from posttrain.runtime.errors import UserError
 from posttrain.runtime.script import arguments, on_policy, run
 
 
 def main(options) -> None:
     from posttrain.compat import trl_trainers
     from posttrain.data import tokens
-    from posttrain.inference import environments, episodes, positions, reward_models
+    from posttrain.inference import environments, episodes, media, positions, reward_models
     from posttrain.models import loading, peft_methods
+    from posttrain.models.processors import processor
     from posttrain.training import inputs, loop, sampled
 
     def files(spec):
@@ -34,6 +36,10 @@ def main(options) -> None:
         stops = tokens.stops(options.parent, tokenizer)
         name, package = spec["objective"], OBJECTIVES[spec["objective"]].trl_package
         trainer, config = trl_trainers.prepared_sampler(name, package), trl_trainers.config_of(name, package)
+        if "files" in prompts[0]:
+            check_text_only(spec)
+            placeholders = sorted(processor(options.parent).placeholders)
+            trainer = trl_trainers.media_sampler(name, package, media.inputs, placeholders)
         rewards = []
         if acts:
             player = episodes.Player(acts, tokenizer, stops, environments.limits(spec), spec["seed"])
@@ -73,6 +79,18 @@ def main(options) -> None:
         return
     run_folder = options.spec.parent
     sampled.tell_truncated(run_folder.name, run_folder / "train.jsonl", read_json(options.spec))
+
+
+def check_text_only(spec):
+    """Refuse what reads text only, where prompts are about files.
+
+    Raises:
+        UserError: the run has an environment, or its reward comes from a model.
+    """
+    names = {"environment": "environment" in spec, "reward.from": "from" in spec.get("reward", {})}
+    if place := next((name for name, has in names.items() if has), None):
+        problem = "it reads text only, and the prompts are about pictures or sounds"
+        raise UserError("unsupported-setting", place, problem, "write reward: {function: NAME}")
 
 
 def environment(prompts, environment_reward, **_):
@@ -117,6 +135,7 @@ def schedule(prompts, spec):
     listed = [{name: row[key] for name, key in columns.items()} for row in prompts]
     for entry, row in zip(listed, prompts, strict=True):
         entry |= {"turns": json.dumps(row["turns"]), "task": row["task"]} if "task" in row else {}
+        entry |= {"files": list(map(list, row["files"]))} if "files" in row else {}
     table = Dataset.from_list(listed)
     return inputs.ordered(table, spec | {"max_steps": -(-steps // passes)}, [1] * len(prompts), size), steps
 

@@ -10,6 +10,7 @@ from typing import Literal
 PAIRWISE = MappingProxyType({"loss": "loss", "accuracy": "rewards/accuracies", "margin": "rewards/margins"})
 FROM_REWARD = MappingProxyType({"reward": "reward"})
 ON_PROMPTS = ("messages", "preference", "prompts")
+ABOUT_IMAGES = ("image_messages",)
 ENVIRONMENT_KEYS = ("environment", "max_turns", "max_tool_tokens", "tool_seconds")
 SAMPLING_KEYS = ("reward", "max_new_tokens", "temperature", "num_mini_batches")
 
@@ -148,7 +149,7 @@ OBJECTIVES: dict[str, Objective] = {
         fused_head=True,
     ),
     "dpo": Objective(  # Rafailov et al. 2023
-        data=("preference",),
+        data=("preference", "image_preference"),
         measures=PAIRWISE,
         keys=("loss_type", "loss_weights", "beta", "trainer_args"),
         implicit_reward=True,
@@ -226,7 +227,7 @@ OBJECTIVES: dict[str, Objective] = {
         reward_model=True,
     ),
     "grpo": Objective(  # Shao et al. 2024
-        data=(*ON_PROMPTS, "tasks"),
+        data=(*ON_PROMPTS, *ABOUT_IMAGES, "tasks"),
         measures=FROM_REWARD,
         keys=(*SAMPLING_KEYS, *ENVIRONMENT_KEYS, "num_generations", "variant", "loss_type", "beta", "trainer_args"),
         trl_config=("trainer/grpo_config.py",),
@@ -239,7 +240,7 @@ OBJECTIVES: dict[str, Objective] = {
         fused_head=True,
     ),
     "rloo": Objective(  # Ahmadian et al. 2024
-        data=ON_PROMPTS,
+        data=(*ON_PROMPTS, *ABOUT_IMAGES),
         measures=FROM_REWARD,
         keys=(*SAMPLING_KEYS, "num_generations", "beta", "trainer_args"),
         trl_config=("trainer/rloo_config.py",),

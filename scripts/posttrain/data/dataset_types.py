@@ -259,6 +259,15 @@ DATASET_TYPES: dict[str, DatasetType] = {
         marks={"rejected": lambda row: "rejected"},
         suites=("preference", "reward", "judge"),
     ),
+    "image_preference": DatasetType(
+        columns={"prompt": "turns", "chosen": "turns", "rejected": "turns", "images": "strings"},
+        encode=_encode_pair,
+        media=("images",),
+        reference="chosen",
+        derived=("rejected",),
+        marks={"rejected": lambda row: "rejected"},
+        suites=("preference",),
+    ),
     "unpaired_preference": DatasetType(
         columns={"prompt": "turns", "completion": "turns", "label": "boolean"},
         encode=_encode_completion,

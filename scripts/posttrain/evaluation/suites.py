@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from posttrain.data import dataset_types, rows, thoughts, tokens
 from posttrain.data.samples import ANSWERS, HeldOut, conversation, pick
-from posttrain.evaluation import prompt_suites
+from posttrain.evaluation import acting, prompt_suites
 from posttrain.evaluation.candidate import Asked, Candidate, Row, ask, check_known
 from posttrain.evaluation.cases import conversation_text
 from posttrain.inference import media, reward_models, scoring
@@ -66,7 +66,8 @@ def measure(candidate: Candidate, name: str, suite: dict) -> tuple[list[Row], li
     kind = suite["kind"]
     if scores_only(suite):
         return likelihood(candidate, name, suite["data"]["name"], suite["limit"])
-    by_kind = {"generation": generation, "reward": reward, "judge": to_judge} | prompt_suites.BY_KIND
+    by_kind = {"generation": generation, "reward": reward, "judge": to_judge, "environment": acting.acting}
+    by_kind |= prompt_suites.BY_KIND
     found = by_kind[kind](candidate, suite)
     return [row | {"suite": f"{name}/{row['suite']}" if "suite" in row else name} for row in found], []
 

@@ -1,15 +1,16 @@
 """The files that prompts are about, such as pictures, as inputs of a model."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from posttrain.data import tokens
+from posttrain.data import dataset_types, tokens
 from posttrain.data.dataset_types import MEDIA
 from posttrain.data.media_text import Reader
 from posttrain.data.messages import Row, Turns
+from posttrain.runtime.atomic import read_json
 from posttrain.runtime.errors import UserError
 
 Files = tuple[tuple[str, str], ...]
@@ -20,6 +21,16 @@ content: one name is one picture."""
 def of(row: Row, folder: Path) -> Files:
     """The files that a row is about; its names are relative to `folder`, the dataset's."""
     return tuple((column, str(folder / name)) for column in MEDIA for name in row.get(column) or ())
+
+
+def of_tokens(rows: list[Row], tokens: Path) -> list[Files]:
+    """The files of rows of tokens.
+
+    Args:
+        tokens: their folder, whose report says where the dataset lies.
+    """
+    folder = read_json(tokens / "report.json").get("media")
+    return [of(row, tokens / folder) if folder else () for row in rows]
 
 
 def contents(files: Files) -> list[str]:
@@ -36,10 +47,37 @@ def prompt_tokens(model: Any, tokenizer: Any, turns: Turns, tools: str | None, f
     if not files:
         return tokens.prompt_tokens(tokenizer, turns, tools)
     row, read = _row(files), reader(model)
-    if unread := row.keys() - set(read.processor.columns if read else ()):
-        problem = f"the prompt is about {' and '.join(sorted(unread))}, which the model cannot read"
-        raise UserError("unsupported-model", "", problem, "take a base with a processor of them")
+    _check(read and read.processor, row)
     return tokens.prompt_tokens(tokenizer, turns, tools, read, row)
+
+
+def questions(processor: Any, tokenizer: Any, rows: list[Row], folder: Path) -> list[Row]:
+    """Prompts as `tokens.questions` gives them, with the `files` of each where the rows are of a type with media.
+
+    Args:
+        processor: the model's; None where it reads text only.
+        folder: the dataset's.
+
+    Raises:
+        UserError: the model cannot read the files.
+    """
+    columns = dataset_types.of(rows[0]).media if rows else ()
+    if not columns:
+        return tokens.questions(tokenizer, rows)
+    _check(processor, columns)
+    found = tokens.questions(tokenizer, rows, Reader(processor, folder))
+    return [row | {"files": of(row, folder)} for row in found]
+
+
+def _check(processor: Any, columns: Iterable[str]) -> None:
+    """Refuse files that a model cannot read.
+
+    Raises:
+        UserError: naming them.
+    """
+    if unread := sorted(set(columns) - set(processor.columns if processor else ())):
+        problem = f"the prompts are about {' and '.join(unread)}, which the model cannot read"
+        raise UserError("unsupported-model", "", problem, "take a base with a processor of them")
 
 
 def reader(model: Any) -> Reader | None:

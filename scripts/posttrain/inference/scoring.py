@@ -157,11 +157,21 @@ def _by_length(rows: list[tuple[int, ...]], batch_tokens: int) -> Iterator[list[
 
 
 def reference(
-    model: Any, rows: list[dict], batch_tokens: int = 4096, each: Each = map
+    model: Any,
+    rows: list[dict],
+    batch_tokens: int = 4096,
+    each: Each = map,
+    files: list[media.Files] | None = None,
 ) -> tuple[list[float], list[float]]:
-    """Log-probabilities of the chosen and of the rejected answer of each row of preference tokens."""
+    """Log-probabilities of the chosen and of the rejected answer of each row of preference tokens.
+
+    Args:
+        files: what each row is about, where rows have files.
+    """
     sides = ("chosen", "rejected")
-    sequences = [answer(row["prompt_ids"], row[f"{side}_ids"]) for side in sides for row in rows]
+    about = files or [()] * len(rows)
+    pairs = list(zip(rows, about, strict=True))
+    sequences = [answer(row["prompt_ids"], row[f"{side}_ids"], some) for side in sides for row, some in pairs]
     scores = [score for score, _ in log_probs(model, sequences, batch_tokens, each)]
     return scores[: len(rows)], scores[len(rows) :]
 

@@ -11,9 +11,9 @@ from transformers import set_seed
 
 from posttrain.data.row_order import row_order
 from posttrain.data.rows import read
-from posttrain.data.tokens import questions
-from posttrain.inference import positions, reward_models
+from posttrain.inference import media, positions, reward_models
 from posttrain.models import loading
+from posttrain.models.processors import processor
 from posttrain.objectives import OBJECTIVES, data_refusal
 from posttrain.runtime import team_cache
 from posttrain.runtime.atomic import read_json
@@ -71,7 +71,8 @@ def read_prompts(options: Namespace, spec: dict, tokenizer: Any, tools: str | No
         UserError: no prompt is left.
     """
     given = read(options.data / "train.parquet")
-    rows = questions(tokenizer, [row | {"tools": tools} for row in given] if tools else given)
+    given = [row | {"tools": tools} for row in given] if tools else given
+    rows = media.questions(processor(options.parent), tokenizer, given, options.data)
     room = spec["max_length"] - spec["max_new_tokens"]
     kept = [row for row in rows if len(row["prompt_ids"]) <= room]
     name = spec["data"]["name"]
