@@ -39,21 +39,21 @@ def tool_results(run: "RunContext") -> Finding | None:
 
 
 def counts(run: "RunContext") -> dict[str, int] | None:
-    """What the sampled rows have of tools: `rows` that offer functions, `calls` and `results`; None where they have none."""
+    """What the sampled rows have of tools: `rows` that offer functions, `calls` and `tool_results`; None where they have none."""
     turns = [turn for row in run.sample for turn in _turns(row)]
     calls = sum(len(json.loads(turn.get("tool_calls") or "[]")) for turn in turns)
     offered = sum(bool(row.get("tools")) for row in run.sample)
     if not calls and not offered:
         return None
     results = len(_tool_turns(turns))
-    return {"sampled": len(run.sample), "rows": offered, "calls": calls, "results": results}
+    return {"sampled": len(run.sample), "rows": offered, "calls": calls, "tool_results": results}
 
 
 def sentence(found: dict[str, int]) -> str:
     """The same, for people."""
     return (
         f"Tools: {found['rows']} of {found['sampled']} sampled rows offer functions; they have {found['calls']} calls and "
-        f"{found['results']} results, and results are not trained."
+        f"{found['tool_results']} results, and results are not trained."
     )
 
 

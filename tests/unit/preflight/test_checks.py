@@ -475,7 +475,7 @@ def test_arguments_that_a_template_drops_are_an_error(look, own_tokenizer):
 def test_results_of_tools_are_counted_and_not_trained(look, chats):
     run = look([*chats, {"messages": CALLED, "tools": TOOLS}])
     assert tool_checks.tool_results(run) is None
-    assert tool_checks.counts(run) == {"sampled": 5, "rows": 1, "calls": 1, "results": 1}
+    assert tool_checks.counts(run) == {"sampled": 5, "rows": 1, "calls": 1, "tool_results": 1}
     assert tool_checks.sentence(tool_checks.counts(run)).endswith("1 calls and 1 results, and results are not trained.")
     row = run.encoded({run.sample[4]["id"]})[run.sample[4]["id"]][0]
     everything = replace(run, encoded=lambda ids: {name: [row | {"labels": row["input_ids"]}] for name in ids})
