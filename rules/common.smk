@@ -124,7 +124,7 @@ wildcard_constraints:
     sweep="[a-z][a-z0-9_]*",
     pair=rf"[a-z][a-z0-9_]*{OVERRIDES}~[a-z][a-z0-9_]*{OVERRIDES}",
     max_length="[0-9]+",
-    trained="(,assistant_turns=last)?(,train_thoughts=false)?",
+    trained="(,assistant_turns=last)?(,train_thoughts=false)?(,long_rows=split)?",
     run=rf"{CANONICAL}[a-z][a-z0-9_]*{OVERRIDES}",
     target=rf"{CANONICAL}((bases|data)/)?[a-z][a-z0-9_]*{OVERRIDES}(/eval|/judge|/export|/predictions/[a-z][a-z0-9_]*)?",
 
@@ -383,9 +383,7 @@ def selected_rows(wildcards):
 
 
 def generated_rows(wildcards):
-    return expand(
-        "results/data/{source}/{file}", source=PROJECT.config.datasets[wildcards.dataset].from_, file=ROWS
-    )
+    return expand("results/data/{source}/{file}", source=PROJECT.config.datasets[wildcards.dataset].from_, file=ROWS)
 
 
 def generated_answers(wildcards):

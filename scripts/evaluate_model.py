@@ -35,7 +35,7 @@ from posttrain.evaluation.safety import by_group
 from posttrain.metrics.statistics import basis, preference, shown, summary, verdict
 from posttrain.provenance.records import hashes, sealed
 from posttrain.reports import cases as case_tables
-from posttrain.reports import overruled
+from posttrain.reports import domains, overruled
 from posttrain.runtime import processes
 from posttrain.runtime.atomic import read_json, whole_file, write_json
 from posttrain.runtime.console import Clock, say
@@ -71,6 +71,8 @@ def main(options) -> None:
     others = {file.parent.parent.name: read_examples(file) for file in options.others}
     add_margins(examples, others)
     result = {"run": name, "spec": sha256(options.spec), **summarise(examples, others)}
+    if outside := spec.get("outside"):
+        result["by_domain"] = by_domain(examples, others, outside)
     for dtype, rows in shipped.items():
         add_margins(rows, others)
         result["shipped"] = {"dtype": dtype, **summarise(rows, others)}
@@ -142,7 +144,8 @@ def tell(result: dict) -> None:
         for name, own in origins.apart(result, metric).items():
             lines.append([f"  of {name}", shown(metric, own["value"]), *[""] * (2 + len(verdicts))])
     touching = overruled.sentences(overruled.of(result["run"], *result["against"]))
-    say("\n".join([result["run"], printed(lines), *case_tables.red(result), *touching, *as_it_ships(result)]), "detail")
+    more = [*domains.lines(result), *case_tables.red(result), *touching, *as_it_ships(result)]
+    say("\n".join([result["run"], printed(lines), *more]), "detail")
     say(", ".join(f"{metric} {value}" for metric, value, *_ in lines[1:4]), "summary")
 
 
@@ -173,6 +176,20 @@ def summarise(examples: list[dict], others: dict[str, Examples]) -> dict:
         | {"against": {other: comparisons(examples, rows) for other, rows in others.items()}}
         | ({"groups": groups} if groups else {})
     )
+
+
+def by_domain(examples: list[dict], others: dict[str, Examples], outside: list[str]) -> dict[str, dict]:
+    """The metrics and the verdicts of the standard measurements, inside the domain and outside of it."""
+    standard = [example for example in examples if not example["suite"]]
+    found = {}
+    for place in ("inside", "outside"):
+        rows = [example for example in standard if (example["dataset"] in outside) == (place == "outside")]
+        found[place] = {
+            "data": list(dict.fromkeys(example["dataset"] for example in rows)),
+            "metrics": summaries(rows),
+            "against": {other: comparisons(rows, theirs) for other, theirs in others.items()},
+        }
+    return found
 
 
 def summaries(examples: list[dict]) -> dict[str, dict]:

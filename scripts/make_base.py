@@ -24,10 +24,6 @@ from posttrain.runtime.errors import UserError
 from posttrain.runtime.hashes import folder_hashes, sha256
 from posttrain.runtime.script import arguments, run
 
-CHATML = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
 # What a model folder may hold. Pickled weights (.bin, .pt) and code (.py) are left behind.
 FILES = (
     *("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "additional_chat_templates/*.jinja"),
@@ -51,8 +47,8 @@ def main(options) -> None:
         told = build(spec, folder, name) or {}
         check(folder, name)
         weights.dequantise(folder, name)
-        if "new_tokens" in spec:
-            weights.add_tokens(folder, spec["new_tokens"], name)
+        if "new_tokens" in spec or "new_words" in spec:
+            weights.add_tokens(folder, spec.get("new_tokens", []), name, spec.get("new_words", []))
         base_folder.normalise(spec, folder, name)
     model = options.output / "model"
     origin = next((spec[key] for key in ("model", "path", "package") if key in spec), name)
@@ -195,38 +191,20 @@ def take(source: Path, folder: Path) -> None:
 
 
 def at_random(spec: dict, folder: Path, name: str, text: Path) -> None:
-    """A small Llama with random weights and a byte-level BPE tokenizer trained on the rows of the file `text`."""
+    """A small model with random weights and a byte-level BPE tokenizer trained on the rows of the file `text`."""
     from tokenizers import ByteLevelBPETokenizer
-    from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, set_seed
 
     from posttrain.compat.transformers_internals import raw_tokenizer
     from posttrain.data import dataset_types
     from posttrain.data.rows import read
+    from posttrain.models import random_models
     from posttrain.models.loading import save
 
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    rows = read(text)
+    special = [*random_models.SPECIAL, *random_models.FAMILIES[spec.get("family", "llama")].tokens]
     bpe = ByteLevelBPETokenizer()
-    texts = (dataset_types.of(row).text(row) for row in rows)
+    texts = (dataset_types.of(row).text(row) for row in read(text))
     bpe.train_from_iterator(texts, vocab_size=spec["vocab_size"], special_tokens=special, show_progress=False)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=raw_tokenizer(bpe), eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=CHATML
-    )
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
-    set_seed(spec["seed"])
-    config = LlamaConfig(
-        hidden_size=spec["hidden_size"],
-        intermediate_size=2 * spec["hidden_size"],
-        num_hidden_layers=spec["layers"],
-        num_attention_heads=spec["heads"],
-        num_key_value_heads=spec["heads"],
-        vocab_size=spec["vocab_size"],
-        max_position_embeddings=4096,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    save(AutoModelForCausalLM.from_config(config), tokenizer, folder)
+    save(*random_models.make(spec, raw_tokenizer(bpe)), folder)
 
 
 def without_layers(spec: dict, folder: Path, name: str, whole: Path, text: Path | None) -> dict:

@@ -10,6 +10,8 @@ from typing import Literal
 PAIRWISE = MappingProxyType({"loss": "loss", "accuracy": "rewards/accuracies", "margin": "rewards/margins"})
 FROM_REWARD = MappingProxyType({"reward": "reward"})
 ON_PROMPTS = ("messages", "preference", "prompts")
+ABOUT_IMAGES = ("image_messages",)
+ENVIRONMENT_KEYS = ("environment", "max_turns", "max_tool_tokens", "tool_seconds")
 SAMPLING_KEYS = ("reward", "max_new_tokens", "temperature", "num_mini_batches")
 
 
@@ -59,6 +61,10 @@ class Objective:
     """dropout may be set"""
     compact_head: Literal["none", "patched", "built in"] = "none"
     """whether the logits of untrained tokens are left out: by models/lm_head.py in TRL's loss, or by our own trainer"""
+    packs: bool = False
+    """`packing` is on by default"""
+    splits_long_rows: bool = False
+    """a row longer than `max_length` becomes several, instead of being cut"""
     fast_kernels: bool = False
     """Flash Attention, Liger and rows without padding leave its results as they are: it compares with no log-probabilities that
     were computed without them"""
@@ -114,7 +120,7 @@ _DISTILL_KEYS = (
 
 OBJECTIVES: dict[str, Objective] = {
     "sft": Objective(
-        data=("text", "messages"),
+        data=("text", "messages", "image_messages", "audio_messages"),
         measures=MappingProxyType({"loss": "loss", "token_accuracy": "mean_token_accuracy"}),
         keys=("assistant_turns", "train_thoughts", "neftune_noise_alpha", "packing", "loss_type", "trainer_args"),
         trl_config=("trainer/sft_config.py",),
@@ -127,8 +133,23 @@ OBJECTIVES: dict[str, Objective] = {
         fast_kernels=True,
         fused_head=True,
     ),
+    "pretrain": Objective(  # Gururangan et al. 2020; Ibrahim et al. 2024
+        data=("text",),
+        measures=MappingProxyType({"loss": "loss", "token_accuracy": "mean_token_accuracy"}),
+        keys=("packing", "trainer_args"),
+        trl_config=("trainer/sft_config.py",),
+        version=1,
+        script="sft",
+        from_demonstrations=True,
+        mean_of="tokens",
+        packs=True,
+        splits_long_rows=True,
+        compact_head="patched",
+        fast_kernels=True,
+        fused_head=True,
+    ),
     "dpo": Objective(  # Rafailov et al. 2023
-        data=("preference",),
+        data=("preference", "image_preference"),
         measures=PAIRWISE,
         keys=("loss_type", "loss_weights", "beta", "trainer_args"),
         implicit_reward=True,
@@ -206,9 +227,9 @@ OBJECTIVES: dict[str, Objective] = {
         reward_model=True,
     ),
     "grpo": Objective(  # Shao et al. 2024
-        data=ON_PROMPTS,
+        data=(*ON_PROMPTS, *ABOUT_IMAGES, "tasks"),
         measures=FROM_REWARD,
-        keys=(*SAMPLING_KEYS, "num_generations", "variant", "loss_type", "beta", "trainer_args"),
+        keys=(*SAMPLING_KEYS, *ENVIRONMENT_KEYS, "num_generations", "variant", "loss_type", "beta", "trainer_args"),
         trl_config=("trainer/grpo_config.py",),
         version=3,
         on_policy=True,
@@ -219,7 +240,7 @@ OBJECTIVES: dict[str, Objective] = {
         fused_head=True,
     ),
     "rloo": Objective(  # Ahmadian et al. 2024
-        data=ON_PROMPTS,
+        data=(*ON_PROMPTS, *ABOUT_IMAGES),
         measures=FROM_REWARD,
         keys=(*SAMPLING_KEYS, "num_generations", "beta", "trainer_args"),
         trl_config=("trainer/rloo_config.py",),

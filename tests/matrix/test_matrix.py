@@ -34,6 +34,7 @@ from posttrain.workflow.project import Project
 PAGE = REPOSITORY / "docs/support-matrix.md"
 SCRIPTS = training_scripts.SCRIPTS | {"rto": training_scripts.SCRIPTS["ppo"]}
 ON_POLICY = ("grpo", "rloo", "ppo", "rto")
+DATA = {"sft": "chats", "pretrain": "texts", "distill": "chats"} | dict.fromkeys(ON_POLICY, "chats")
 # Large enough that a model of random weights learns something in a few steps.
 RATE = {
     "full": 3e-3,
@@ -97,7 +98,7 @@ def project(tmp_path_factory):
         Path("rules.py").write_text(RULE)
         write_base()
         atomic.write_json(Path("preflight.json"), {"licences": {}})
-        for shape, name in (("preference", "pairs"), ("prompt_completion", "chats")):
+        for shape, name in (("preference", "pairs"), ("prompt_completion", "chats"), ("text", "texts")):
             write_data(name, rows(shape))
         pretrain()
         for judge in ("reward", "dpo"):
@@ -107,7 +108,11 @@ def project(tmp_path_factory):
 
 
 def rows(shape: str) -> list[dict]:
-    columns = {"preference": ("prompt", "chosen", "rejected"), "prompt_completion": ("prompt", "completion")}[shape]
+    columns = {
+        "preference": ("prompt", "chosen", "rejected"),
+        "prompt_completion": ("prompt", "completion"),
+        "text": ("text",),
+    }[shape]
     return [normalise(dict(zip(columns, pair, strict=False)), shape, {}, "row") for pair in PAIRS]
 
 
@@ -127,7 +132,7 @@ def pretrain() -> None:
 
 
 def write_data(name: str, data: list[dict]) -> None:
-    shape = {"pairs": "preference", "chats": "messages"}[name]
+    shape = {"pairs": "preference", "chats": "messages", "texts": "text"}[name]
     encoded, _ = tokenise(loading.tokenizer(Path("results/bases/tiny/model")), data, shape, 128)
     tables = {f"results/data/{name}": data, f"results/tokens/tiny/{name},max_length=128": encoded}
     for place, part in tables.items():
@@ -148,13 +153,14 @@ def settings(objective: str, method: str, steps: int) -> dict:
         "max_length": 128,
     }
     table = own | shared | {"batch_size": 8, "epochs": steps, "data": "pairs"}
-    if objective in ("sft", "distill"):
-        table |= {"data": "chats"}
+    table |= {"data": DATA.get(objective, "pairs")}
+    if objective == "pretrain":
+        table |= {"batch_size": 2}  # of packed rows
     if objective == "distill":
         table |= {"teacher": "dpo"}
     if method in ("lora", "qlora", "adalora", "vera"):
         table |= {"rank": 8}
-    if method in ("lora", "qlora", "adalora") and objective == "sft":
+    if method in ("lora", "qlora", "adalora") and objective in ("sft", "pretrain"):
         table |= {"dropout": 0}
     if method in ("prefix", "p_tuning", "prompt"):
         table |= {"num_virtual_tokens": 4}
@@ -163,7 +169,6 @@ def settings(objective: str, method: str, steps: int) -> dict:
     if objective in ON_POLICY:
         del table["epochs"]
         table |= {
-            "data": "chats",
             "batch_size": 64,
             "max_new_tokens": 8,
             "max_steps": steps,
@@ -182,13 +187,14 @@ def configuration(objective: str, method: str, steps: int, keys: dict) -> dict:
     tables = {judge: settings(judge, "lora", STEPS) for judge in ("reward", "dpo")}
     return {
         "bases": {"tiny": {"source": "path", "path": "results/bases/tiny/model"}},
-        "datasets": {"pairs": {"path": "pairs.jsonl", "format": "preference"}, "chats": {"path": "chats.jsonl"}},
+        "datasets": {"pairs": {"path": "pairs.jsonl", "format": "preference"}, "chats": {"path": "chats.jsonl"}}
+        | {"texts": {"path": "texts.jsonl", "format": "text"}},
         "runs": tables | {f"{objective}_{method}": settings(objective, method, steps) | keys},
     }
 
 
 def options(objective: str, name: str) -> Namespace:
-    data = "chats" if objective in ("sft", "distill") or objective in ON_POLICY else "pairs"
+    data = DATA.get(objective, "pairs")
     base, tokens = Path("results/bases/tiny"), Path(f"results/tokens/tiny/{data},max_length=128")
     return Namespace(
         spec=Path(f"results/{name}/spec.json"),
@@ -248,9 +254,11 @@ CELLS = [
     pytest.param(objective, method, id=f"{objective}-{method}", marks=[pytest.mark.slow] if is_slow else [])
     for objective in SCRIPTS
     for method in METHODS
-    # Sampling takes most of a cell's time, and what another method changes in it is small. CPO's trainer is a twin of ORPO's, that of
-    # distill one of SFT's.
-    for is_slow in [objective in (*ON_POLICY, "cpo", "distill") and method not in ("full", "lora", "qlora", "prefix")]
+    # Sampling takes most of a cell's time, and what another method changes in it is small. CPO's trainer is a twin of ORPO's,
+    # and those of pretrain and distill are sft's.
+    for is_slow in [
+        objective in (*ON_POLICY, "cpo", "pretrain", "distill") and method not in ("full", "lora", "qlora", "prefix")
+    ]
 ]
 
 

@@ -7,6 +7,7 @@ RewardTrainer do.
 """
 
 import importlib
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -120,6 +121,103 @@ def prepared_sampler(name: str, package: str = "trl") -> type:
             return prompts, None, {}
 
     return PreparedSampler
+
+
+def media_sampler(
+    name: str, package: str, read: Callable[[Any, torch.Tensor, list], dict[str, torch.Tensor]], placeholders: list[int]
+) -> type:
+    """As `prepared_sampler`, for rows with a column `files` about which the prompts are.
+
+    TRL would write the prompts with the processor's own template, and keep all pixels of a rollout in memory. Here a micro-batch keeps
+    its files, and what the model reads of them is computed for each pass.
+
+    Args:
+        read: what a model reads of rows beside their token ids: the model, ids (n, width), the files of each row.
+        placeholders: tokens that stand for files, which are never sampled.
+    """
+
+    class MediaSampler(prepared_sampler(name, package)):
+        files: list = []  # of the rows that go through the model
+
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            self.generation_kwargs["suppress_tokens"] = placeholders
+            self.generation_config.suppress_tokens = placeholders
+
+        def _generate_and_score_completions(self, inputs: list[dict]) -> dict:
+            self.files = [row["files"] for row in inputs]
+            return super()._generate_and_score_completions(inputs) | {"files": self.files}
+
+        def _tokenize_prompts(self, prompts: list[list[int]]) -> tuple:
+            width, pad = max(map(len, prompts)), self._tokenizer.pad_token_id
+            ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts])
+            return prompts, None, read(self.model, ids, self.files)
+
+        def compute_loss(self, model: Any, batch: dict, *args: Any, **options: Any) -> Any:
+            self.files = batch["files"]
+            return super().compute_loss(model, batch, *args, **options)
+
+        def _get_per_token_logps_and_entropies(
+            self,
+            model: Any,
+            input_ids: Any,
+            attention_mask: Any,
+            logits_to_keep: int,
+            batch_size: Any = None,
+            **options: Any,
+        ) -> tuple:
+            found, size = [], batch_size or len(input_ids)
+            for some in (slice(start, start + size) for start in range(0, len(input_ids), size)):
+                files = self.files[some]
+                given = options | read(self.model, input_ids[some], files) | {"num_images": list(map(len, files))}
+                text = input_ids[some], attention_mask[some], logits_to_keep
+                found.append(super()._get_per_token_logps_and_entropies(model, *text, **given))
+            return tuple(map(_joined, zip(*found, strict=True)))
+
+    return MediaSampler
+
+
+def _joined(parts: tuple) -> Any:
+    """What was computed of some rows after the other: (n, ...), one number, or nothing."""
+    if parts[0] is None:
+        return None
+    return torch.cat(parts) if parts[0].ndim else torch.stack(parts).mean()
+
+
+def agent_sampler(play: Callable[[Any, list[dict]], dict[str, list]]) -> type:
+    """GRPOTrainer whose completions are episodes, see `inference.episodes`.
+
+    TRL's own `environment_factory` parses calls by a template of its own and takes prompts as messages; its `rollout_func` gets
+    prompts alone, and the row's other columns are needed.
+
+    Args:
+        play: gives, for the trainer and n rows, lists of n: `prompt_ids`, `completion_ids`, `env_mask` (1 where the model wrote a
+            token) and further columns for the reward functions.
+    """
+
+    class AgentSampler(prepared_sampler("grpo")):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*rollout_func.*experimental")
+                super().__init__(*args, rollout_func=lambda _, trainer: trainer._played(), **kwargs)
+
+        def _generate_and_score_completions(self, inputs: list[dict]) -> dict:
+            self._rows = inputs
+            return super()._generate_and_score_completions(inputs)
+
+        def _played(self) -> dict[str, Any]:
+            return play(self, self._rows) | {"logprobs": None}
+
+        def continued(self, texts: list[list[int]], room: int) -> list[list[int]]:
+            """Sample a continuation of each text (token ids), of at most `room` tokens."""
+            whole = self.generation_config.max_new_tokens
+            self.generation_config.max_new_tokens = room
+            try:
+                return self._generate_single_turn(texts, None, {}, self.num_generations)[0]
+            finally:
+                self.generation_config.max_new_tokens = whole
+
+    return AgentSampler
 
 
 def counting_sft() -> type:

@@ -40,6 +40,11 @@ class AnyBase(Licensed):
     new_tokens: list[str] = Field(
         [], description="special tokens to add to the vocabulary; full, lora and qlora train their embeddings"
     )
+    new_words: list[str] = Field(
+        [],
+        description="words of a domain to add to the vocabulary as ordinary tokens, which start as the mean of their pieces; full, lora "
+        "and qlora train their embeddings; see docs/domain.md",
+    )
     date: str = Field(DATE, description="date, `YYYY-MM-DD`, that the chat template uses as today's date")
 
     @model_validator(mode="after")
@@ -53,13 +58,13 @@ class AnyBase(Licensed):
                 raise Mistake(
                     "conflicting-keys", "chat_template_kwargs", f"'{key}' is set for each conversation", "remove it"
                 )
-        for place, token in enumerate(self.new_tokens):
+        added = [(key, token) for key in ("new_tokens", "new_words") for token in getattr(self, key)]
+        for place, (key, token) in enumerate(added):
             if not token.strip():
-                raise Mistake(
-                    "invalid-value", "new_tokens", f"token {place + 1} is empty", "write its text or remove it"
-                )
-            if token in self.new_tokens[:place]:
-                raise Mistake("invalid-value", "new_tokens", f"'{token}' is listed twice", "write it once")
+                number = [own for own, _ in added[: place + 1]].count(key)
+                raise Mistake("invalid-value", key, f"token {number} is empty", "write its text or remove it")
+            if token in [other for _, other in added[:place]]:
+                raise Mistake("invalid-value", key, f"'{token}' is listed twice", "write it once")
         try:
             if datetime.date.fromisoformat(self.date).isoformat() != self.date:
                 raise ValueError
@@ -98,9 +103,12 @@ class PathBase(AnyBase):
 
 
 class RandomBase(AnyBase):
-    """A Llama with random weights and a tokenizer trained on a dataset's text: for fast tests only."""
+    """A small model with random weights and a tokenizer trained on a dataset's text: for fast tests only."""
 
     source: Literal["random"]
+    family: Literal["llama", "idefics3", "llava", "qwen2_audio"] = Field(
+        "llama", description="architecture; idefics3 and llava are vision-language models, qwen2_audio listens"
+    )
     text: Name = Field(description="the dataset whose text trains the tokenizer")
     hidden_size: Count = Field(64, gt=0, description="width of the residual stream; a multiple of 2 x heads")
     layers: Count = Field(2, gt=0, description="number of decoder layers")

@@ -7,9 +7,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from posttrain.config.environments import NAMES, EnvironmentName
 from posttrain.config.fields import Arguments, Count, Name, Number, Patterns, Strict
 from posttrain.config.run_tables import ON_POLICY, EarlyStopping, Reward
+from posttrain.inference.environments import MAX_TOOL_TOKENS, MAX_TURNS, TOOL_SECONDS
 from posttrain.methods import METHODS
+from posttrain.models import parts
 from posttrain.objectives import OBJECTIVES
 from posttrain.training import losses
 
@@ -49,7 +52,9 @@ class Optimisation(Stage):
         1, gt=0, description="number of forward passes that the batch is split into; saves memory"
     )
     max_length: Count = Field(
-        1024, gt=1, description="maximum length of an example in tokens; longer ones are truncated at the end"
+        1024,
+        gt=1,
+        description="maximum length of an example in tokens; longer ones are truncated at the end (pretrain: split into several)",
     )
     warmup_ratio: Number = Field(0.1, ge=0, le=1, description="share of the steps in which the learning rate rises")
     lr_scheduler_type: Literal["cosine", "linear", "constant"] = Field(
@@ -82,8 +87,8 @@ class Supervised(Optimisation):
     )
     packing: bool = Field(
         False,
-        description="sft: fill rows up to `max_length` with several examples, which do not attend to each other; `batch_size` then "
-        "counts these rows",
+        description="sft, pretrain: fill rows up to `max_length` with several examples, which do not attend to each other; `batch_size` "
+        "then counts these rows; on by default with pretrain",
     )
 
 
@@ -119,6 +124,12 @@ class Method(Supervised):
         description="dtype of the weights in `model/`, which is what ships; auto is the base's if that keeps what was learnt, else "
         "fp32",
     )
+    train_parts: list[Literal[parts.PARTS]] = Field(
+        list(parts.DEFAULT),
+        min_length=1,
+        description="full, lora, qlora: which parts of a model with pictures or sounds are trained: `vision` and `audio` are its "
+        "encoders, `projector` joins them to the text, `language` answers",
+    )
     freeze: Patterns = Field(
         [],
         description="full, lora, qlora: patterns of the names of parameters that are not trained, such as "
@@ -130,8 +141,8 @@ class Method(Supervised):
     )
     learning_rates: dict[str, Annotated[Number, Field(gt=0)]] = Field(
         {},
-        description="full, lora, qlora: peak learning rates of the parameters that a pattern matches, such as `{lora_B: 1e-3}`; all "
-        "others have `learning_rate`",
+        description="full, lora, qlora: peak learning rates of the parameters that a pattern or a part of the model matches, such as "
+        "`{lora_B: 1e-3}` or `{vision: 1e-5}`; all others have `learning_rate`",
     )
     peft_args: Arguments = Field({}, description="other fields of PEFT's configuration, under PEFT's names")
 
@@ -171,10 +182,27 @@ class Sampling(Losses):
     """Learning from sampled completions"""
 
     reward: Reward | None = Field(None, description=f"{ON_POLICY}: `{{from: RUN}}` or `{{function: NAME}}`")
+    environment: EnvironmentName | None = Field(
+        None,
+        description=f"grpo: the environment in which the model acts with tools: {NAMES}, or your own "
+        "class as `FILE.py:NAME`; it gives the reward, to which that of `reward` is added. See docs/agents.md",
+    )
+    max_turns: Count = Field(
+        MAX_TURNS,
+        gt=0,
+        description="grpo with `environment`: answers of the model in an episode, those with calls included",
+    )
+    max_tool_tokens: Count = Field(
+        MAX_TOOL_TOKENS, gt=0, description="grpo with `environment`: maximum length of a tool's result in tokens"
+    )
+    tool_seconds: Number = Field(
+        TOOL_SECONDS, gt=0, description="grpo with `environment`: seconds after which a call of a tool is ended"
+    )
     max_new_tokens: Count = Field(
         128,
         gt=0,
-        description=f"{ON_POLICY}, distill with on_policy_share: maximum length of a sampled completion in tokens",
+        description=f"{ON_POLICY}, distill with on_policy_share: maximum length of a sampled completion in tokens; with `environment` "
+        "results of tools count",
     )
     temperature: Number = Field(
         1.0, gt=0, description=f"{ON_POLICY}: sampling temperature; distill: also of both distributions in the loss"

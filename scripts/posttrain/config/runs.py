@@ -60,6 +60,8 @@ class Run(Control):
         """
         values = {key: getattr(self, key) for key in self._acting()}
         values |= {key: value for key, value in self._defaults().items() if key in values and values[key] is None}
+        if "packing" in values and "packing" not in self.model_fields_set:
+            values["packing"] = OBJECTIVES[self.objective].packs
         values = {
             key: value
             for key, value in values.items()

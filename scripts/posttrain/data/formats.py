@@ -4,6 +4,8 @@ A *format* is how rows are written, a *dataset type* is what they are, see `data
 function that makes a normalised row's content of the fields it reads.
 """
 
+import contextlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import takewhile
@@ -139,6 +141,16 @@ def _unpaired(values: Row, place: str) -> Row:
 
 def _prompts(values: Row, place: str) -> Row:
     return {"prompt": messages.asked(_prompt(values, place))}
+
+
+def _tasks(values: Row, place: str) -> Row:
+    task = values["task"]
+    with contextlib.suppress(ValueError, RecursionError):  # then it is a text, and refused
+        task = json.loads(task) if isinstance(task, str) else task
+    if not isinstance(task, dict):
+        hint = "write an object with what the environment's `reset` takes"
+        raise UserError("invalid-row", place, f"the task is {kind(task)}", hint)
+    return _prompts(values, place) | {"task": json.dumps(task, ensure_ascii=False, sort_keys=True)}
 
 
 def _llava(values: Row, place: str) -> Row:
@@ -279,6 +291,7 @@ FORMATS: dict[str, Format] = {
     "sharegpt": Format("messages", _sharegpt, ("conversations",), ("system", "tools")),
     "alpaca": Format("messages", _alpaca, ("instruction", "output"), _ASKS),
     "prompt_completion": Format("messages", _prompt_completion, ("prompt", "completion"), ("system", "tools")),
+    "tasks": Format("tasks", _tasks, ("prompt|messages|conversations|instruction", "task"), _ASKS[:-1]),
     "segments": Format("text", _segments, ("segments",)),
     "ultrachat": Format("messages", _ultrachat, ("data",)),
     "text": Format("text", _text, ("text",)),

@@ -223,7 +223,7 @@ def _check_sounds(content: Row, folder: Path, place: str) -> None:
         )
     for i, name in enumerate(content["audios"]):
         sounds.check(folder / name, place)
-        content["audios"][i] = str(folder / name)
+        content["audios"][i] = str((folder / name).absolute())
 
 
 def _check_size(content: Row, place: str) -> None:
@@ -267,8 +267,10 @@ def with_system(row: Row, prompt: str) -> Row:
 
 
 def group(row: Row) -> str:
-    """A hash that rows share which begin with the same prompt; they stay on one side when a dataset is split."""
+    """A hash that rows share which begin with the same prompt, or are about the same files; a split keeps them on one side."""
     kind = dataset_types.of(row)
+    if files := [row[name] for name in kind.media if row.get(name)]:
+        return _digest(files)  # of many pictures the same is asked
     turns = row[kind.turns[0]] if kind.turns else []
     opening = list(takewhile(lambda turn: turn["role"] != "assistant", turns))
     return _digest(opening or row.get("text") or turns)

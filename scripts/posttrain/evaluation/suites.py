@@ -7,12 +7,12 @@ Each function gives example rows: `suite`, `dataset`, `id` and the numbers that 
 from pathlib import Path
 from typing import NamedTuple
 
-from posttrain.data import rows, thoughts, tokens
+from posttrain.data import dataset_types, rows, thoughts, tokens
 from posttrain.data.samples import ANSWERS, HeldOut, conversation, pick
-from posttrain.evaluation import prompt_suites
-from posttrain.evaluation.candidate import Candidate, Row, ask, check_known
+from posttrain.evaluation import acting, prompt_suites
+from posttrain.evaluation.candidate import Asked, Candidate, Row, ask, check_known
 from posttrain.evaluation.cases import conversation_text
-from posttrain.inference import reward_models, scoring
+from posttrain.inference import media, reward_models, scoring
 from posttrain.inference.sharing import shared
 from posttrain.metrics import final_numbers, statistics, text_metrics, tool_calls
 from posttrain.runtime import processes
@@ -66,7 +66,8 @@ def measure(candidate: Candidate, name: str, suite: dict) -> tuple[list[Row], li
     kind = suite["kind"]
     if scores_only(suite):
         return likelihood(candidate, name, suite["data"]["name"], suite["limit"])
-    by_kind = {"generation": generation, "reward": reward, "judge": to_judge} | prompt_suites.BY_KIND
+    by_kind = {"generation": generation, "reward": reward, "judge": to_judge, "environment": acting.acting}
+    by_kind |= prompt_suites.BY_KIND
     found = by_kind[kind](candidate, suite)
     return [row | {"suite": f"{name}/{row['suite']}" if "suite" in row else name} for row in found], []
 
@@ -79,14 +80,15 @@ def likelihood(candidate: Candidate, suite: str, dataset: str, limit: int) -> tu
     encoded, examples = _sample(candidate, suite, dataset, limit)
     requests = []
     for row, example in zip(encoded, examples, strict=True):
+        files = media.of(row, candidate.data[dataset])
         if "prompt_ids" in row and "chosen_ids" not in row:
             continue
         if "chosen_ids" in row:
             requests += [
-                Request(example, side, scoring.answer(row["prompt_ids"], row[f"{side}_ids"])) for side in SIDES
+                Request(example, side, scoring.answer(row["prompt_ids"], row[f"{side}_ids"], files)) for side in SIDES
             ]
         else:
-            requests.append(Request(example, "", (tuple(row["input_ids"]), tuple(row["labels"]))))
+            requests.append(Request(example, "", scoring.sequence(row["input_ids"], row["labels"], files)))
             scored = [token for token in row["labels"] if token != tokens.IGNORED]
             example["bytes"] = float(len(candidate.tokenizer.decode(scored, skip_special_tokens=True).encode()))
     return examples, requests
@@ -155,7 +157,7 @@ def answer(candidate: Candidate, examples: list[Row], dataset: str) -> None:
     pairs = [(row, example) for row, example in zip(asked, examples, strict=True) if tokens.prompt_turns(row)]
     marked = all("messages" in row and final_numbers.MARKED.search(_reference(row)) for row, _ in pairs)
     pairs = pairs if marked else pairs[: 0 if _is_asked(candidate, dataset) else candidate.spec.get("answers", ANSWERS)]
-    outputs = ask(candidate, [(tokens.prompt_turns(row), row.get("tools")) for row, _ in pairs], candidate.spec)
+    outputs = ask(candidate, [candidate.asked(row, dataset) for row, _ in pairs], candidate.spec)
     for (row, example), output in zip(pairs, outputs, strict=True):
         example |= _texts(row) | {"output": output}
         if marked:
@@ -176,8 +178,8 @@ def _is_asked(candidate: Candidate, dataset: str) -> bool:
 def generation(candidate: Candidate, suite: dict) -> list[Row]:
     """Answers to a dataset's held-out rows, measured against their references."""
     asked, examples = _asked(candidate, suite)
-    before = _shots(candidate, suite)
-    outputs = ask(candidate, [(_after(before, tokens.prompt_turns(row)), row.get("tools")) for row in asked], suite)
+    shots, dataset = _shots(candidate, suite), suite["data"]["name"]
+    outputs = ask(candidate, [_after(shots, candidate.asked(row, dataset)) for row in asked], suite)
     if not processes.is_main():  # a metric may be the user's own, and runs once
         return []
     references = [_reference(row) for row in asked]
@@ -198,8 +200,9 @@ def reward(candidate: Candidate, suite: dict) -> list[Row]:
         UserError: the reward model reads other tokens than the candidate writes.
     """
     asked, examples = _asked(candidate, suite)
-    prompts = [tokens.prompt_tokens(candidate.tokenizer, tokens.prompt_turns(row), row.get("tools")) for row in asked]
-    given = candidate.generate(prompts, suite["max_new_tokens"])
+    asking = [candidate.asked(row, suite["data"]["name"]) for row in asked]
+    prompts = list(map(candidate.prompt, asking))
+    given = candidate.ask(asking, suite["max_new_tokens"])
     precision = candidate.spec.get("precision", "fp32")
     judge = reward_models.load_reward_model(
         candidate.reward_models[suite["by"]["name"]], candidate.tokenizer, arithmetic=precision
@@ -218,7 +221,7 @@ def reward(candidate: Candidate, suite: dict) -> list[Row]:
 def to_judge(candidate: Candidate, suite: dict) -> list[Row]:
     """Answers to a dataset's held-out rows; a job of its own has them judged. The prompt is the whole conversation."""
     asked, examples = _asked(candidate, suite)
-    outputs = ask(candidate, [(tokens.prompt_turns(row), row.get("tools")) for row in asked], suite)
+    outputs = ask(candidate, [candidate.asked(row, suite["data"]["name"]) for row in asked], suite)
     return [
         example | {"prompt": conversation_text(tokens.prompt_turns(row)), "output": output}
         for row, example, output in zip(asked, examples, outputs, strict=True)
@@ -238,12 +241,13 @@ def _asked(candidate: Candidate, suite: dict) -> tuple[list[Row], list[Row]]:
 
 
 def _texts(row: Row) -> Row:
-    """What an example shows of a row: the last turn that asks, and the answer that there is."""
-    return {"prompt": tokens.prompt_turns(row)[-1]["content"], "reference": _reference(row)}
+    """What an example shows of a row: the last turn that asks, the answer that there is, and the names of its files."""
+    files = {name: row[name] for name in dataset_types.MEDIA if row.get(name)}
+    return {"prompt": tokens.prompt_turns(row)[-1]["content"], "reference": _reference(row)} | files
 
 
-def _shots(candidate: Candidate, suite: dict) -> list[Row]:
-    """The first training rows as turns, each a question and its answer.
+def _shots(candidate: Candidate, suite: dict) -> Asked:
+    """The first training rows as turns, each a question and its answer, with the files of all.
 
     Raises:
         UserError: there are fewer.
@@ -257,7 +261,8 @@ def _shots(candidate: Candidate, suite: dict) -> list[Row]:
     if len(found) < wanted:
         problem = f"num_fewshot is {wanted}, but {dataset} has {len(found)} single-turn training rows"
         raise UserError("invalid-value", "evaluation.suites", problem, "write a smaller number")
-    return [turn for row in found for turn in _turns(row)]
+    files = [file for row in found for file in media.of(row, candidate.data[dataset])]
+    return Asked([turn for row in found for turn in _turns(row)], files=tuple(files))
 
 
 def _turns(row: Row) -> list[Row]:
@@ -266,10 +271,11 @@ def _turns(row: Row) -> list[Row]:
     return [turn for turn in turns if turn["role"] != "system"]
 
 
-def _after(shots: list[Row], asked: list[Row]) -> list[Row]:
+def _after(shots: Asked, asked: Asked) -> Asked:
     """What is asked, with worked examples before it; a system prompt stays the first."""
-    system = asked[:1] if asked[0]["role"] == "system" else []
-    return [*system, *shots, *asked[len(system) :]]
+    turns = asked.turns
+    system = turns[:1] if turns[0]["role"] == "system" else []
+    return Asked([*system, *shots.turns, *turns[len(system) :]], asked.tools, shots.files + asked.files)
 
 
 def _reference(row: Row) -> str | None:

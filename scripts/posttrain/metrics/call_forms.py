@@ -25,6 +25,7 @@ import ast
 import json
 import re
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 from posttrain.metrics.json_answers import parse
@@ -265,3 +266,14 @@ FORMS = (
 )
 # What a text keeps although a tokenizer has it as a special token: without it a call could not be told from text.
 MARKS = (*(mark for form in FORMS for mark in form.marks), '<|"|>', "<｜tool▁sep｜>", "[ARGS]", "[CALL_ID]")
+
+
+def as_numbers(value: Any) -> Any:
+    """A value with Python's numbers instead of `Decimal`, and texts without a type as they would be read."""
+    if isinstance(value, Written):
+        return as_numbers(value.typed(text=False))
+    if isinstance(value, Decimal):
+        return int(value) if value.as_tuple().exponent == 0 else float(value)
+    if isinstance(value, dict):
+        return {key: as_numbers(one) for key, one in value.items()}
+    return [as_numbers(one) for one in value] if isinstance(value, list) else value

@@ -19,7 +19,7 @@ from posttrain.runtime.errors import UserError
 from posttrain.runtime.resource_limits import limited
 
 # The keys of a base that change its folder after it was taken.
-KEYS = ("chat_template", "chat_template_kwargs", "date", "eos_token", "new_tokens", "pad_token")
+KEYS = ("chat_template", "chat_template_kwargs", "date", "eos_token", "new_tokens", "new_words", "pad_token")
 SECONDS, BYTES = 10, 1 << 30  # of a rendering of the probe
 QUESTION, ANSWER = "Question", "Answer"  # the probe; plain words, which no template trims or rewrites
 # What is written like a token of a chat: <|im_start|>, <start_of_turn>, [INST].

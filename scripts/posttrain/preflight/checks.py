@@ -9,7 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from posttrain.preflight import data_checks, evaluation_checks, settings_checks, token_checks
+from posttrain.preflight import (
+    data_checks,
+    environment_checks,
+    evaluation_checks,
+    settings_checks,
+    token_checks,
+    tool_checks,
+)
 from posttrain.preflight.findings import Finding
 
 if TYPE_CHECKING:
@@ -45,6 +52,7 @@ CHECKS: dict[str, Check] = {
     "missing_bos": Check(data_checks.missing_bos),
     "chat_template": Check(data_checks.chat_template),
     "template_drops": Check(data_checks.template_drops),
+    "tool_results": Check(tool_checks.tool_results, of_tokens=True),
     "system_prompt": Check(data_checks.system_prompt),
     "dropped_thoughts": Check(data_checks.dropped_thoughts),
     "packing": Check(settings_checks.packing),
@@ -55,6 +63,7 @@ CHECKS: dict[str, Check] = {
     "learning_rate": Check(settings_checks.learning_rate),
     "rank": Check(settings_checks.rank),
     "memory": Check(settings_checks.memory),
+    "environment": Check(environment_checks.environment, refused_again=True),
     "licence": Check(data_checks.licence),
     "held_out": Check(evaluation_checks.held_out),
     "evaluation": Check(evaluation_checks.evaluation),

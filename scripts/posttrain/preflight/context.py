@@ -63,6 +63,7 @@ def build_context(
         use=facts["use"],
         example=example,
         leaks=partial(leaks, train),
+        encoded=partial(token_scan.of_rows, tokens / "train.parquet" if tokens else None),
         evaluation=evaluation or {},
         base=facts.get("base", ""),
         teachers=facts.get("teachers", []),

@@ -46,6 +46,8 @@ class RunContext:
     """place and text of a row of tokens"""
     leaks: Callable[[], tuple[int, str | None]]
     """rows whose answer stands in their prompt, and the place of the first"""
+    encoded: Callable[[set[str]], dict[str, list[Row]]] = lambda ids: {}
+    """the rows of tokens of some normalised rows, by their id; none where the objective is on-policy"""
     hardware: Hardware = ALONE
     """the processes that will share the training"""
     evaluation: dict[str, Any] = field(default_factory=dict)

@@ -136,7 +136,7 @@ def patterns(run: "RunContext") -> Finding | None:
     """The patterns of `freeze`, `train` and `learning_rates` match parameters, and leave some to train."""
     from posttrain.models import foreseen_parameters, parameter_patterns
 
-    if not any(run.spec.get(key) for key in parameter_patterns.KEYS):
+    if not any(run.spec.get(key) for key in ("train_parts", *parameter_patterns.KEYS)):
         return Finding("skipped", "no parameter is named")
     why = parameter_patterns.refusal(run.spec, foreseen_parameters.foreseen(run.spec, run.model))
     return Finding("error", why) if why else None

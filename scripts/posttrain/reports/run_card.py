@@ -133,6 +133,8 @@ def _results(facts: Facts) -> str:
         lines.append(suites)
     if apart := _by_dataset(result):
         lines.append(apart)
+    if apart := _by_domain(result):
+        lines += ["What was gained in the domain, and what was forgotten outside of it:", apart]
     lines.append(f"Measured by `snakemake results/{name}/eval.json`. {_shipped(facts)}")
     return "\n\n".join(lines)
 
@@ -162,6 +164,19 @@ def _by_dataset(result: Facts) -> str:
         if name in own
     ]
     return table(["metric", "dataset", "value", "interval", "measured on"], rows) if rows else ""
+
+
+def _by_domain(result: Facts) -> str:
+    """The metrics and verdicts inside and outside of the domain."""
+    others = list(result["against"])
+    rows = [
+        [f"{place} (`{'`, `'.join(own['data'])}`)", formatting.label(metric), *_measured(metric, row)]
+        + [_compared(metric, own["against"][other].get(metric)) for other in others]
+        for place, own in result.get("by_domain", {}).items()
+        for metric, row in own["metrics"].items()
+    ]
+    head = ["domain", "metric", "value", "interval", "measured on", *(f"against `{other}`" for other in others)]
+    return table(head, rows) if rows else ""
 
 
 def _suites(facts: Facts) -> str:

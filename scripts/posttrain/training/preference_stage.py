@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.models import loading, peft_methods
-from posttrain.training import held_out, inputs, loop
+from posttrain.training import held_out, inputs, loop, media_collator
 from posttrain.training.arguments import steps, trainer_arguments
 
 PAIRS = ("prompt_ids", "chosen_ids", "rejected_ids")
 
 
 def read_pairs(file: Path) -> Any:
-    """Rows of preference tokens, with the length by which they are ordered."""
-    return inputs.read_tokens(file, ("id", *PAIRS, "length"))
+    """Rows of preference tokens, with the length by which they are ordered, and the files that they are about."""
+    media = media_collator.columns(file.parent)
+    return media_collator.renamed(inputs.read_tokens(file, ("id", *PAIRS, "length", *media)), media)
 
 
 def train(
@@ -54,11 +55,14 @@ def train(
         measured = measured and measured.remove_columns("length")
 
         def build(spec: dict) -> Any:
-            model = inputs.load_parent(options.parent, spec)
+            model, tokenizer = inputs.load_parent(options.parent, spec), loading.tokenizer(options.parent)
+            media = media_collator.columns(options.tokens)
+            own = {"data_collator": media_collator.for_pairs(options, tokenizer, media)} if media else {}
             return trainer(
                 model=model,
                 args=config(
                     **trainer_arguments(spec, folder),
+                    **({"remove_unused_columns": False} if media else {}),
                     **{key: spec[key] for key in keys if key in spec},
                     **fields,
                     max_length=spec["max_length"],
@@ -66,7 +70,8 @@ def train(
                 ),
                 train_dataset=given(rows, model, spec),
                 eval_dataset=measured and given(measured, model, spec),
-                processing_class=loading.tokenizer(options.parent),
+                processing_class=tokenizer,
+                **own,
                 peft_config=peft_methods.peft_config(spec, model, steps(len(rows), spec["batch_size"])),
             )
 

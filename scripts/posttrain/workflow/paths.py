@@ -80,7 +80,7 @@ def tokens(base: str, dataset: str, max_length: int, trained: str = "", file: st
     """The folder of a dataset's tokens for a base, or a file of it.
 
     Args:
-        trained: which parts of a conversation are trained, as `,assistant_turns=last`; empty for the default.
+        trained: which parts of a conversation are trained, as `,assistant_turns=last`, and `,long_rows=split`; empty for the default.
     """
     return of(f"tokens/{base}/{dataset},max_length={max_length}{trained}", file)
 

@@ -176,7 +176,8 @@ class Project:
         return self._run_tokens[node.name]
 
     def _trained(self, run: Any) -> str:
-        return "".join(f",{key}={text(value)}" for key, value in run.settings().items() if key in TRAINED)
+        trained = "".join(f",{key}={text(value)}" for key, value in run.settings().items() if key in TRAINED)
+        return trained + (",long_rows=split" if OBJECTIVES[run.objective].splits_long_rows else "")
 
     def tokens_of(self, dataset: str) -> list[str]:
         """The folders of a dataset's tokens that the configured runs read."""

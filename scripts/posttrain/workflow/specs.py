@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from posttrain.config import aliases, measuring
+from posttrain.config.environments import own_environment
 from posttrain.data.files import is_file
 from posttrain.models import chat_templates
 from posttrain.objectives import OBJECTIVES
@@ -143,6 +144,7 @@ class Specs:
             | self._reward(node)
             | ({"teacher": self._model(node.teacher)} if node.teacher else {})
             | self._metric(node)
+            | self._environment(node.run.environment)
         )
 
     def _reward(self, node: Node) -> dict[str, Any]:
@@ -164,6 +166,11 @@ class Specs:
         function = measuring.own_metric(node.run)
         table = node.run.settings()["early_stopping"] if function else {}
         return {"early_stopping": table | {"sha256": self._hashes(function)}} if function else {}
+
+    def _environment(self, name: str | None) -> dict[str, Any]:
+        """The hashes of the files of an environment of the user's."""
+        own = own_environment(name)
+        return {"environment_sha256": self._hashes(own)} if own else {}
 
     def _evaluation(self, name: str) -> dict[str, Any]:
         data = [self._reference("data", dataset) for dataset in self.inputs.evaluation_data]
@@ -224,6 +231,8 @@ class Specs:
                 values["by"] = self._model(self.names.model(suite.by))
             if suite.kind == "generation" and suite.own_metrics:
                 values["sha256"] = {metric: self._hashes(metric) for metric in suite.own_metrics}
+            if suite.kind == "environment":
+                values |= self._environment(suite.environment)
             if suite.kind == "cases":
                 values["sha256"] = self._file_hash(suite.path)
             suites[name] = values

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from posttrain import exports
 from posttrain.config import measuring
+from posttrain.config.environments import own_environment
 from posttrain.data.files import expand, is_folder
 from posttrain.runtime import user_code
 from posttrain.runtime.errors import UserError, nearest, printable
@@ -159,6 +160,9 @@ def _check_functions(inputs: Inputs, node: Node) -> None:
         why = user_code.refusal(function, inputs.folder) if function else None
         if why:
             raise UserError("invalid-function", f"runs.{node.name}.{key}", why)
+    own = own_environment(node.run.environment)
+    if own and (why := user_code.class_refusal(own, inputs.folder)):
+        raise UserError("invalid-function", f"runs.{node.name}.environment", why)
 
 
 def _check_files(inputs: Inputs, datasets: set[str]) -> None:

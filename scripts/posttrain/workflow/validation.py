@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from posttrain.config import library_refusals, measuring
+from posttrain.config.environments import own_environment
 from posttrain.config.loading import joined
 from posttrain.config.project_file import Config
 from posttrain.config.runs import Run
@@ -69,6 +70,12 @@ def check_run(config: Config, folder: Path, run: Run, place: str) -> None:
     rows = dataset_type(config, run.data)
     if rows and (why := data_refusal(run.objective, run.data, rows)):
         raise UserError("wrong-dataset-type", joined(place, "data"), why)
+    if rows and run.environment and rows != "tasks":
+        problem = f"an environment needs rows of type tasks, and {run.data} is {rows}"
+        raise UserError("wrong-dataset-type", joined(place, "data"), problem, "write a column `task` for each prompt")
+    if rows == "tasks" and run.environment is None:
+        problem = f"{run.data} has tasks, which only an environment reads"
+        raise UserError("missing-key", joined(place, "environment"), problem, "write environment: NAME")
     if run.reward and (why := reward_reference.refusal(run.reward.function, run.data, rows or "")):
         raise UserError("wrong-dataset-type", joined(place, "reward.function"), why)
     _check_held_out(config, run, place, rows)
@@ -140,8 +147,9 @@ def check_references(inputs: Inputs) -> None:
     for name in config.datasets:
         names.selector(name)
         names.writer(name)
-    for dataset in config.evaluation.data or []:
-        require("evaluation.data", "dataset", dataset, config.datasets)
+    for key in ("data", "outside"):
+        for dataset in getattr(config.evaluation, key) or []:
+            require(f"evaluation.{key}", "dataset", dataset, config.datasets)
     _check_suites(config, folder)
     _ = inputs.evaluation_rewards
     judging.check(inputs.lineage, folder)
@@ -186,6 +194,9 @@ def _check_suites(config: Config, folder: Path) -> None:
             own.append(metric)
             if why := user_code.refusal(metric, folder) or user_code.clash(own, folder):
                 raise UserError("invalid-function", f"{place}.metrics", why)
+        acts = own_environment(suite.environment) if suite.kind == "environment" else None
+        if acts and (why := user_code.class_refusal(acts, folder)):
+            raise UserError("invalid-function", f"{place}.environment", why)
         if suite.kind == "tasks" and suite.include_path and not is_folder(folder / suite.include_path):
             problem = f"there is no folder '{suite.include_path}'"
             raise UserError("missing-file", f"{place}.include_path", problem, "write the one with the task files")

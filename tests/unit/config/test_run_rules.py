@@ -185,6 +185,7 @@ def test_combination_is_allowed(keys):
 DATASET_TYPES = ("text", "messages", "preference", "unpaired_preference", "image_messages")
 FITS = {
     "sft": "text messages",
+    "pretrain": "text",
     "dpo": "preference",
     "kto": "preference unpaired_preference",
     "orpo": "preference",

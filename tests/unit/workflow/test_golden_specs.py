@@ -32,7 +32,22 @@ def projects() -> dict[str, Project]:
     files = [file for folder in folders for file in sorted(folder.glob("*.yaml"))]
     found = {str(file.relative_to(REPOSITORY)): yaml.safe_load(file.read_text()) for file in files}
     found["every objective by every method"] = every_objective_by_every_method()
+    found["texts"] = texts()
     return {name: Project(values, name, REPOSITORY) for name, values in found.items()}
+
+
+def texts() -> dict:
+    """The objectives that train on rows of their own kind, which another configuration would be evaluated on as well."""
+    runs = {
+        f"pretrain_{method}": {"from": "tiny", "objective": "pretrain", "method": method, "data": "texts"}
+        for method in METHODS
+    }
+    return {
+        "bases": {"tiny": {"source": "random", "text": "texts", "new_words": ["plum"]}},
+        "datasets": {"texts": {"path": "texts.jsonl", "format": "text"}, "others": {"path": "others.jsonl"}},
+        "runs": runs | {"unpacked": runs["pretrain_lora"] | {"packing": False}},
+        "evaluation": {"outside": ["others"]},
+    }
 
 
 def every_objective_by_every_method() -> dict:
@@ -63,6 +78,8 @@ def every_objective_by_every_method() -> dict:
         "runs": {"reward_lora": {"from": "tiny", "objective": "reward", "data": "pairs"}},
     }  # fmt: skip
     for (objective, row), method in itertools.product(OBJECTIVES.items(), METHODS):
+        if not {"preference", "messages"} & {*row.data}:
+            continue
         run = {
             "from": "tiny",
             "objective": objective,
