@@ -241,6 +241,7 @@ DATASET_TYPES: dict[str, DatasetType] = {
         conversation=True,
         media=("images",),
         reference="messages",
+        suites=("perplexity",),
     ),
     "audio_messages": DatasetType(
         columns={"messages": "turns", "audios": "strings"},
@@ -248,6 +249,7 @@ DATASET_TYPES: dict[str, DatasetType] = {
         conversation=True,
         media=("audios",),
         reference="messages",
+        suites=("perplexity",),
     ),
     "preference": DatasetType(
         columns={"prompt": "turns", "chosen": "turns", "rejected": "turns"},
