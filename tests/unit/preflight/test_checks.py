@@ -806,8 +806,18 @@ def test_suites_that_their_rows_cannot_answer_are_errors(look):
             50,
             "evaluation.suites.s.data: preference needs rows of type preference, and d is messages",
         ),
-        ("perplexity", "preference", 50, "needs rows of type text or messages, and d is preference"),
-        ("generation", "text", 50, "generation needs rows of type messages or preference, and d is text"),
+        (
+            "perplexity",
+            "preference",
+            50,
+            "needs rows of type text or messages or image_messages or audio_messages, and d is preference",
+        ),
+        (
+            "generation",
+            "text",
+            50,
+            "needs rows of type messages or image_messages or audio_messages or preference, and d is text",
+        ),
         ("generation", "messages", 0, "evaluation.suites.s.data: d holds out no rows"),
     ):
         found = told(look(), {"d": holding(rows, shape)}, suite(kind))[1]
