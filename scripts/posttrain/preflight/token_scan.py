@@ -7,10 +7,11 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from zlib import crc32
 
 import numpy as np
 
-from posttrain.data.dataset_types import DATASET_TYPES
+from posttrain.data.dataset_types import DATASET_TYPES, MEDIA
 from posttrain.data.encoding import IGNORED
 from posttrain.data.messages import Row
 from posttrain.data.rows import batches, without_nulls
@@ -79,6 +80,9 @@ def _measure(batch: Any, blanks: "_Blanks", max_length: int) -> Tokens:
     digest = _digest(ids, bounds)
     for side in sides.values():
         digest = digest * _FACTOR + side.digest
+    for name in set(MEDIA).intersection(batch.schema.names):  # of many pictures or sounds the same is asked
+        files = [crc32(repr(names).encode()) for names in batch[name].to_pylist()]
+        digest = digest * _FACTOR + np.array(files, digest.dtype)
     present = [np.flatnonzero(np.bincount(values)) for name, (values, _) in columns.items() if name != "labels"]
     return Tokens(batch["length"].to_numpy(), doubled, digest, np.unique(np.concatenate(present)), sides)
 
