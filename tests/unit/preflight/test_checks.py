@@ -1,6 +1,7 @@
 """Each check of the preflight sees the mistake that it is there for, and nothing in a run without it."""
 
 import copy
+import json
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
@@ -890,3 +891,38 @@ def test_rows_by_which_a_step_is_chosen_and_evaluated_are_told(look):
     run.evaluation |= {"data": [{"name": "chats"}], "limit": 100, "suites": {}, "max_length": 64}
     (found,) = [one for one in check(run, []) if one["name"] == "measuring"]
     assert found["message"].startswith("50 of the 100 held-out rows by which the step is chosen are evaluated as well")
+
+
+# ---- environments
+
+HERMES = Path(__file__).resolve().parents[3] / "scripts/posttrain/models/templates/hermes.jinja"
+TASKS = [{"prompt": [{"role": "user", "content": f"Compute {i}"}], "task": json.dumps({"answer": i})} for i in range(3)]
+
+
+@pytest.fixture
+def acting(look, own_tokenizer):
+    """What is found of a run in an environment."""
+
+    def at(environment="calculator", rows=TASKS, template=None, **keys):
+        run = {"objective": "grpo", "environment": environment, "max_new_tokens": 64, "max_length": 1024} | keys
+        context = look(rows, "tasks", run=run)
+        own_tokenizer.chat_template = template or HERMES.read_text()
+        context.tokenizer = own_tokenizer
+        return CHECKS["environment"].find(context)
+
+    return at
+
+
+def test_an_environment_that_can_be_begun_and_rewarded_is_all_right(acting):
+    assert acting() is None
+
+
+def test_a_template_without_tools_an_unfit_task_and_a_bad_class_are_errors(acting, random_tiny_folder):
+    silent = acting(template=load_tokenizer(random_tiny_folder).chat_template)
+    assert silent.severity == "error" and "does not show the tool 'calculate' of calculator" in silent.message
+    unfit = acting("sqlite")
+    assert unfit.severity == "error" and "sqlite failed in `reset` for the task" in unfit.message
+    Path("world.py").write_text("class World:\n    def reset(self): pass\n")
+    assert "has no method `get_reward`" in acting("world.py:World").message
+    long = acting(max_length=80)
+    assert "there is room for 16" in long.message
