@@ -37,13 +37,15 @@ def main(options) -> None:
 
     run_folder = options.spec.parent
     name, trained, spec = run_folder.name, run_folder / "trained", read_json(options.spec)
-    prompts = merge_proof.real_prompts(options.tokens, loading.is_reward(trained))
+    prompts = merge_proof.real_prompts(options.tokens, loading.is_reward(trained), options.parent)
     before = read_json(options.manifest)
     base_dtype = before.get("base_dtype") or loading.dtype_of(options.parent)
     model, reference, drift = trained_model(options.parent, trained, spec, prompts)
     with whole_folder(run_folder / "merged") as merged, whole_folder(run_folder / "model") as shipped:
         dtype = write_merged(model, options.parent, trained, spec, base_dtype, merged)
         del model
+        if METHODS[spec["method"]].mergeable:
+            merge_proof.check_tensors(name, options.parent, merged)
         proof = reference.measure(merge_proof.logits(load_fp32(merged), prompts)) | {"dtype": dtype}
         tell(name, spec, proof)
         merge_proof.check_merged(name, proof)
@@ -252,6 +254,7 @@ def provenance(options, spec: dict) -> dict:
     results, data = run_folder.parent, spec["data"]["name"]
     reward = spec.get("reward", {})
     names = [reward[key]["name"] for key in ("from", "sequence", "reference") if key in reward]
+    names += [spec["teacher"]["name"]] if "teacher" in spec else []
     manifests = [file for name in names for file in (f"{name}/merge.json", f"bases/{name}/base.json")]
     form = reference_form(
         spec["method"], spec["precision"], spec.get("peft_args", {}), options.manifest.name != "base.json"

@@ -10,6 +10,7 @@ from typing import Literal
 PAIRWISE = MappingProxyType({"loss": "loss", "accuracy": "rewards/accuracies", "margin": "rewards/margins"})
 FROM_REWARD = MappingProxyType({"reward": "reward"})
 ON_PROMPTS = ("messages", "preference", "prompts")
+ENVIRONMENT_KEYS = ("environment", "max_turns", "max_tool_tokens", "tool_seconds")
 SAMPLING_KEYS = ("reward", "max_new_tokens", "temperature", "num_mini_batches")
 
 
@@ -70,6 +71,8 @@ class Objective:
     """its trainer in TRL may compute the loss inside the LM head, which an adapter on the head would be left out of"""
     virtual_tokens_at_input: bool = True
     """virtual tokens may stand before the prompt in the embeddings (p_tuning, prompt)"""
+    teacher: bool = False
+    """it learns from the distributions of another model (`teacher`)"""
     reward_model: bool = False
     """it makes a reward model, with a score in the place of the LM head"""
     classifier: bool = False
@@ -116,9 +119,14 @@ _PPO_KEYS = (
     "gae_lambda whiten_rewards missing_eos_penalty".split()
 )
 
+_DISTILL_KEYS = (
+    "assistant_turns train_thoughts neftune_noise_alpha teacher teacher_top_k on_policy_share label_weight beta temperature "
+    "max_new_tokens trainer_args".split()
+)
+
 OBJECTIVES: dict[str, Objective] = {
     "sft": Objective(
-        data=("text", "messages"),
+        data=("text", "messages", "image_messages", "audio_messages"),
         measures=MappingProxyType({"loss": "loss", "token_accuracy": "mean_token_accuracy"}),
         keys=("assistant_turns", "train_thoughts", "neftune_noise_alpha", "packing", "loss_type", "trainer_args"),
         trl_config=("trainer/sft_config.py",),
@@ -201,6 +209,18 @@ OBJECTIVES: dict[str, Objective] = {
         beta=0.1,
         virtual_tokens_at_input=False,  # TRL does not leave their labels out of the loss
     ),
+    "distill": Objective(  # Hinton et al. 2015; Agarwal et al. 2024 (GKD)
+        data=("text", "messages"),
+        measures=MappingProxyType({"loss": "loss"}),
+        keys=tuple(_DISTILL_KEYS),
+        trl_config=("trainer/sft_config.py",),
+        version=1,
+        from_demonstrations=True,
+        mean_of="tokens",
+        beta=0.0,
+        teacher=True,
+        virtual_tokens_at_input=False,  # the teacher's positions are those of the tokens
+    ),
     "reward": Objective(  # Bradley and Terry 1952; Ouyang et al. 2022
         data=("preference",),
         measures=MappingProxyType({"loss": "loss", "accuracy": "accuracy", "margin": "margin"}),
@@ -223,9 +243,9 @@ OBJECTIVES: dict[str, Objective] = {
         classifier=True,
     ),
     "grpo": Objective(  # Shao et al. 2024
-        data=ON_PROMPTS,
+        data=(*ON_PROMPTS, "tasks"),
         measures=FROM_REWARD,
-        keys=(*SAMPLING_KEYS, "num_generations", "variant", "loss_type", "beta", "trainer_args"),
+        keys=(*SAMPLING_KEYS, *ENVIRONMENT_KEYS, "num_generations", "variant", "loss_type", "beta", "trainer_args"),
         trl_config=("trainer/grpo_config.py",),
         version=3,
         on_policy=True,

@@ -7,6 +7,7 @@ RewardTrainer do.
 """
 
 import importlib
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -120,6 +121,42 @@ def prepared_sampler(name: str, package: str = "trl") -> type:
             return prompts, None, {}
 
     return PreparedSampler
+
+
+def agent_sampler(play: Callable[[Any, list[dict]], dict[str, list]]) -> type:
+    """GRPOTrainer whose completions are episodes, see `inference.episodes`.
+
+    TRL's own `environment_factory` parses calls by a template of its own and takes prompts as messages; its `rollout_func` gets
+    prompts alone, and the row's other columns are needed.
+
+    Args:
+        play: gives, for the trainer and n rows, lists of n: `prompt_ids`, `completion_ids`, `env_mask` (1 where the model wrote a
+            token) and further columns for the reward functions.
+    """
+
+    class AgentSampler(prepared_sampler("grpo")):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*rollout_func.*experimental")
+                super().__init__(*args, rollout_func=lambda _, trainer: trainer._played(), **kwargs)
+
+        def _generate_and_score_completions(self, inputs: list[dict]) -> dict:
+            self._rows = inputs
+            return super()._generate_and_score_completions(inputs)
+
+        def _played(self) -> dict[str, Any]:
+            return play(self, self._rows) | {"logprobs": None}
+
+        def continued(self, texts: list[list[int]], room: int) -> list[list[int]]:
+            """Sample a continuation of each text (token ids), of at most `room` tokens."""
+            whole = self.generation_config.max_new_tokens
+            self.generation_config.max_new_tokens = room
+            try:
+                return self._generate_single_turn(texts, None, {}, self.num_generations)[0]
+            finally:
+                self.generation_config.max_new_tokens = whole
+
+    return AgentSampler
 
 
 def counting_sft() -> type:

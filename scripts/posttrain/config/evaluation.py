@@ -6,8 +6,10 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from posttrain.config import aliases
+from posttrain.config.environments import NAMES, EnvironmentName
 from posttrain.config.fields import Count, Mistake, Name, Number, Strict
 from posttrain.data.samples import ANSWERS
+from posttrain.inference.environments import MAX_TOOL_TOKENS, MAX_TURNS, TOOL_SECONDS
 from posttrain.metrics import text_metrics
 from posttrain.runtime import user_code
 
@@ -41,7 +43,7 @@ class GenerationSuite(Answering):
         min_length=1,
         description="metrics of a completion: names from docs/evaluation.md, or your own as `FILE.py:NAME`",
         json_schema_extra={
-            "items": {"anyOf": [{"enum": [*text_metrics.METRICS]}, {"pattern": f"^{user_code.NAME.pattern}$"}]}
+            "items": {"anyOf": [{"enum": [*text_metrics.NAMES]}, {"pattern": f"^{user_code.NAME.pattern}$"}]}
         },
     )
     pattern: str | None = Field(None, description="the regular expression of the metric `regex`")
@@ -73,6 +75,19 @@ class GenerationSuite(Answering):
         if why := text_metrics.is_pattern(self.pattern or ""):
             raise Mistake("invalid-value", "pattern", f"'{self.pattern}' is not a regular expression: {why}")
         return self
+
+
+class EnvironmentSuite(Answering):
+    """Episodes in an environment, which rewards them."""
+
+    kind: Literal["environment"]
+    data: Name = Field(description="the dataset whose held-out tasks are tried")
+    environment: EnvironmentName = Field(description=f"{NAMES}, or your own class as `FILE.py:NAME`")
+    max_turns: Count = Field(
+        MAX_TURNS, gt=0, description="answers of the model in an episode, those with calls included"
+    )
+    max_tool_tokens: Count = Field(MAX_TOOL_TOKENS, gt=0, description="maximum length of a tool's result in tokens")
+    tool_seconds: Number = Field(TOOL_SECONDS, gt=0, description="seconds after which a call of a tool is ended")
 
 
 class RewardSuite(Answering):
@@ -183,6 +198,7 @@ class CasesSuite(Strict):
 SUITES = {
     **dict.fromkeys(("perplexity", "preference"), LikelihoodSuite),
     "generation": GenerationSuite,
+    "environment": EnvironmentSuite,
     "reward": RewardSuite,
     "judge": JudgeSuite,
     "tasks": TasksSuite,

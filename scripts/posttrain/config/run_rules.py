@@ -14,7 +14,17 @@ from posttrain.runtime.errors import nearest
 
 def mistakes(run: Any) -> Iterator[Mistake]:
     """Why this objective cannot be trained by this method with these keys; nothing if it can."""
-    rules = (_batch, loss_keys.mistakes, _initial_weights, _checks, _reward, _method, _objective, measuring.mistakes)
+    rules = (
+        _batch,
+        loss_keys.mistakes,
+        _initial_weights,
+        _checks,
+        _reward,
+        _environment,
+        _method,
+        _objective,
+        measuring.mistakes,
+    )
     for rule in rules:
         yield from rule(run)
     for sentence in parameter_patterns.refusals(run.model_dump(include=set(parameter_patterns.KEYS))):
@@ -57,12 +67,13 @@ def _checks(run: Any) -> Iterator[Mistake]:
 
 def _reward(run: Any) -> Iterator[Mistake]:
     objective, reward = OBJECTIVES[run.objective], run.reward
-    if objective.on_policy and reward is None:
+    if objective.on_policy and reward is None and run.environment is None:
+        acts = ", or an `environment`" if "environment" in objective.keys else ""
         yield Mistake(
             "missing-key",
             "reward",
             f"{run.objective} needs a reward",
-            "write `reward: {from: RUN}` or `reward: {function: NAME}`",
+            f"write `reward: {{from: RUN}}` or `reward: {{function: NAME}}`{acts}",
         )
     if objective.on_policy and run.max_length <= run.max_new_tokens:
         yield Mistake(
@@ -89,6 +100,24 @@ def _reward(run: Any) -> Iterator[Mistake]:
             "there is no reward model to start from",
             "write value_start: auto, or reward: {from: RUN}",
         )
+
+
+def _environment(run: Any) -> Iterator[Mistake]:
+    """What does not go with acting in an environment, and what does nothing without one."""
+    if run.environment is None:
+        for key in sorted({"max_turns", "max_tool_tokens", "tool_seconds"} & run.model_fields_set):
+            yield Mistake("key-without-effect", key, "it has no effect here", "it needs environment: NAME")
+        return
+    if measuring.is_measured(run):
+        key = next(key for key in ("early_stopping", "keep", "measure_every") if getattr(run, key) is not None)
+        problem = "episodes are not measured while a run trains"
+        yield Mistake(
+            "unsupported-combination", key, problem, "remove it; a suite with `kind: environment` measures them"
+        )
+    for field in ("use_vllm", "use_transformers_continuous_batching"):
+        if run.trainer_args.get(field):
+            problem = "the turns of an episode are sampled by transformers' `generate`"
+            yield Mistake("unsupported-combination", f"trainer_args.{field}", problem, "remove it")
 
 
 def _method(run: Any) -> Iterator[Mistake]:

@@ -27,7 +27,7 @@ WRITTEN_OUT = (
 
 
 # Keys that a spec has in another form, or that change no result.
-ELSEWHERE = ("from_", "data", "reward", "allow", *measuring.KEYS)
+ELSEWHERE = ("from_", "data", "reward", "teacher", "allow", *measuring.KEYS)
 
 
 class Run(Control):

@@ -19,6 +19,7 @@ from posttrain.data.encoding import (
     prompt_tokens,
     training_rows,
 )
+from posttrain.data.media_text import Reader
 from posttrain.data.messages import Row, Turns
 from posttrain.metrics.tool_calls import message_text
 
@@ -34,6 +35,8 @@ class Settings(NamedTuple):
     train_thoughts: bool = True
     long_rows: str = "cut"
     """whether a text of more than `max_length` tokens is `cut` there, or `split` into rows of that length"""
+    reader: Reader | None = None
+    """of the files that rows are about, for dataset types with media"""
 
 
 class Encoded(NamedTuple):
@@ -47,6 +50,8 @@ class Encoded(NamedTuple):
     """number of tokens before it was cut"""
     kept: bool
     """whether it is of use: something of it is trained, or there is room for a completion"""
+    media_cut: bool = False
+    """whether it is left out because a picture or a sound would be cut"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +101,11 @@ class DatasetType:
 
     @cached_property
     def facts(self) -> tuple[str, ...]:
-        """Columns that tell two rows of the same words apart: labels, scores and media."""
-        return (*self.worth, *(name for name, kind in self.columns.items() if kind == "strings"))
+        """Columns that tell two rows of the same words apart: labels, scores, media and tasks."""
+        apart = [
+            name for name, kind in self.columns.items() if kind in ("string", "strings") and name not in self.texts
+        ]
+        return (*self.worth, *apart)
 
     @cached_property
     def worth(self) -> tuple[str, ...]:
@@ -110,8 +118,9 @@ class DatasetType:
         if self.worth and not self.turns:
             return {"input_ids": "ids"} | {name: self.columns[name] for name in self.worth}
         if self.conversation or not self.turns:
-            return {"input_ids": "ids", "labels": "ids"}
-        return {f"{name}_ids": "ids" for name in self.turns} | {name: self.columns[name] for name in self.worth}
+            return {"input_ids": "ids", "labels": "ids"} | dict.fromkeys(self.media, "strings")
+        facts = {name: self.columns[name] for name in (*self.worth, *self.media)}
+        return {f"{name}_ids": "ids" for name in self.turns} | facts
 
     @cached_property
     def trained_columns(self) -> tuple[str, ...]:
@@ -151,20 +160,23 @@ class DatasetType:
 def _encode_text(tokenizer: Any, rows: list[Row], settings: Settings) -> Iterator[Encoded]:
     """Texts and conversations, of which `labels` marks what is trained."""
     limit = settings.max_length
-    choice = (settings.stops, settings.assistant_turns, settings.train_thoughts)
-    for name, ids, labels in training_rows(tokenizer, rows, *choice):
+    choice = (settings.stops, settings.assistant_turns, settings.train_thoughts, settings.reader)
+    for found in training_rows(tokenizer, rows, *choice):
         split = settings.long_rows == "split"
-        starts = window_starts(len(ids), limit) if split else [0]
+        starts = window_starts(len(found.ids), limit) if split else [0]
         for k, start in enumerate(starts):
-            part, own = ids[start : start + limit], labels[start : start + limit]
+            part, own = found.ids[start : start + limit], found.labels[start : start + limit]
             trained = len(own[1:]) - own[1:].count(IGNORED)
             row = {
-                "id": name if len(starts) == 1 else f"{name}.{k}",
+                "id": found.id if len(starts) == 1 else f"{found.id}.{k}",
                 "length": len(part),
                 "input_ids": part,
                 "labels": own,
+                **(found.media or {}),
             }
-            yield Encoded(row, trained, len(part) if split else len(ids), trained > 0)
+            media_cut = found.media_end > limit
+            length = len(part) if split else len(found.ids)
+            yield Encoded(row, trained, length, trained > 0 and not media_cut, media_cut)
 
 
 def window_starts(length: int, size: int) -> list[int]:
@@ -243,6 +255,13 @@ DATASET_TYPES: dict[str, DatasetType] = {
         media=("images",),
         reference="messages",
     ),
+    "audio_messages": DatasetType(
+        columns={"messages": "turns", "audios": "strings"},
+        encode=_encode_text,
+        conversation=True,
+        media=("audios",),
+        reference="messages",
+    ),
     "preference": DatasetType(
         columns={"prompt": "turns", "chosen": "turns", "rejected": "turns"},
         encode=_encode_pair,
@@ -257,6 +276,9 @@ DATASET_TYPES: dict[str, DatasetType] = {
         marks={"completion": lambda row: repr(row["label"])},
     ),
     "prompts": DatasetType(columns={"prompt": "turns"}, encode=_encode_prompt, suites=("reward", "judge")),
+    "tasks": DatasetType(
+        columns={"prompt": "turns", "task": "string"}, encode=_encode_prompt, tools=False, suites=("environment",)
+    ),
 }
 
 TURNS = tuple(dict.fromkeys(name for row in DATASET_TYPES.values() for name in row.turns))
@@ -270,7 +292,7 @@ def for_suites(*kinds: str) -> tuple[str, ...]:
     return tuple(
         name
         for name, row in DATASET_TYPES.items()
-        if set(kinds) & set(row.suites) or (not named.issuperset(kinds) and row.reference and not row.media)
+        if set(kinds) & set(row.suites) or (not named.issuperset(kinds) and row.reference)
     )
 
 

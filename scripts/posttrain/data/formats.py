@@ -4,6 +4,8 @@ A *format* is how rows are written, a *dataset type* is what they are, see `data
 function that makes a normalised row's content of the fields it reads.
 """
 
+import contextlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import takewhile
@@ -150,15 +152,34 @@ def _prompts(values: Row, place: str) -> Row:
     return {"prompt": messages.asked(_prompt(values, place))}
 
 
+def _tasks(values: Row, place: str) -> Row:
+    task = values["task"]
+    with contextlib.suppress(ValueError, RecursionError):  # then it is a text, and refused
+        task = json.loads(task) if isinstance(task, str) else task
+    if not isinstance(task, dict):
+        hint = "write an object with what the environment's `reset` takes"
+        raise UserError("invalid-row", place, f"the task is {kind(task)}", hint)
+    return _prompts(values, place) | {"task": json.dumps(task, ensure_ascii=False, sort_keys=True)}
+
+
 def _llava(values: Row, place: str) -> Row:
-    images = values.get("images", values.get("image"))
-    images = [images] if isinstance(images, str) else images
-    if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
-        raise UserError("invalid-row", place, f"the images are a list of paths, and this is {kind(images)}")
-    for image in images:
-        messages.check_text(image, "path of an image", place)
-    name = "messages" if "messages" in values else "conversations"
-    return {"messages": _whole(messages.turns(values[name], name, place), place), "images": list(images)}
+    return _about_media("images", "image", values, place)
+
+
+def _audio(values: Row, place: str) -> Row:
+    return _about_media("audios", "audio", values, place)
+
+
+def _about_media(column: str, one: str, values: Row, place: str) -> Row:
+    """A conversation about files, whose names are in `column`, or a single one in the field `one`."""
+    names = values.get(column, values.get(one))
+    names = [names] if isinstance(names, str) else names
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError("invalid-row", place, f"the {column} are a list of paths, and this is {kind(names)}")
+    for name in names:
+        messages.check_text(name, f"path of an {one}", place)
+    turns = "messages" if "messages" in values else "conversations"
+    return {"messages": _whole(messages.turns(values[turns], turns, place), place), column: list(names)}
 
 
 # ---- parts of rows
@@ -264,6 +285,7 @@ FORMATS: dict[str, Format] = {
     "oasst": Format("messages", None, *_TREE, tree_of="messages"),
     "oasst_pairs": Format("preference", None, *_TREE, tree_of="preference"),
     "llava": Format("image_messages", _llava, ("images|image", "messages|conversations")),
+    "audio": Format("audio_messages", _audio, ("audios|audio", "messages|conversations")),
     "hh_rlhf": Format("preference", _hh_rlhf, ("chosen", "rejected")),
     "preference": Format(
         "preference", _preference, ("chosen", "rejected"), ("prompt|conversations|instruction|messages", *_ASKS)
@@ -278,6 +300,7 @@ FORMATS: dict[str, Format] = {
     "sharegpt": Format("messages", _sharegpt, ("conversations",), ("system", "tools")),
     "alpaca": Format("messages", _alpaca, ("instruction", "output"), _ASKS),
     "prompt_completion": Format("messages", _prompt_completion, ("prompt", "completion"), ("system", "tools")),
+    "tasks": Format("tasks", _tasks, ("prompt|messages|conversations|instruction", "task"), _ASKS[:-1]),
     "segments": Format("text", _segments, ("segments",)),
     "labelled_text": Format("labelled_text", _labelled, ("text", "label")),
     "ultrachat": Format("messages", _ultrachat, ("data",)),

@@ -11,7 +11,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from posttrain.data import dataset_types, messages
+from posttrain.data import dataset_types, messages, sounds
 from posttrain.data.dataset_types import DATASET_TYPES
 from posttrain.data.files import is_file
 from posttrain.data.formats import COMPLETION_OF, FORMATS
@@ -62,6 +62,11 @@ def put_back(line: dict[str, str]) -> Row:
     """The normalised row of a line of dropped.jsonl, see `left_out`; of a line that is no fault."""
     content = json.loads(line["row"])
     return {"id": _digest(content), "place": line["place"], **content}
+
+
+def made(place: str, content: Row) -> Row:
+    """A normalised row of this content, with its id."""
+    return {"id": _digest(content), "place": place, **content}
 
 
 def schema(dataset_type: str) -> Any:
@@ -124,6 +129,8 @@ def normalise(row: Any, format: str, columns: dict[str, str], place: str, images
         content["tools"] = json.dumps(messages.objects(values["tools"], "field 'tools'", place), ensure_ascii=False)
     if "images" in content:
         _check_images(content, images, place)
+    if "audios" in content:
+        _check_sounds(content, images, place)
     _check_size(content, place)
     return {"id": _digest(content), "place": place, **content}
 
@@ -205,6 +212,21 @@ def _check_images(content: Row, folder: Path, place: str) -> None:
         content["images"][i] = str(file)
 
 
+def _check_sounds(content: Row, folder: Path, place: str) -> None:
+    """Every `<audio>` in the text has its file, and every file is a sound."""
+    marks = sum(turn["content"].count("<audio>") for turn in content["messages"])
+    if marks != len(content["audios"]):
+        raise UserError(
+            "invalid-row",
+            place,
+            f"the text has {marks} <audio> and the row {len(content['audios'])} audios",
+            "write one for each",
+        )
+    for i, name in enumerate(content["audios"]):
+        sounds.check(folder / name, place)
+        content["audios"][i] = str((folder / name).absolute())
+
+
 def _check_size(content: Row, place: str) -> None:
     size = len(dataset_types.of(content).text(content))
     if size > MAX_CHARACTERS:
@@ -246,8 +268,10 @@ def with_system(row: Row, prompt: str) -> Row:
 
 
 def group(row: Row) -> str:
-    """A hash that rows share which begin with the same prompt; they stay on one side when a dataset is split."""
+    """A hash that rows share which begin with the same prompt, or are about the same files; a split keeps them on one side."""
     kind = dataset_types.of(row)
+    if files := [row[name] for name in kind.media if row.get(name)]:
+        return _digest(files)  # of many pictures the same is asked
     turns = row[kind.turns[0]] if kind.turns else []
     opening = list(takewhile(lambda turn: turn["role"] != "assistant", turns))
     return _digest(opening or row.get("text") or turns)

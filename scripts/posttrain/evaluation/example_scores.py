@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
+from posttrain.data.dataset_types import MEDIA
 from posttrain.metrics.paired import comparison
 from posttrain.metrics.statistics import METRICS, Metric, metric
 
 Examples = dict[tuple[str, str, str], dict]
 TEXTS = ("suite", "dataset", "part", "id", "group", "prompt_group", "prompt", "reference", "output")
-SOMETIMES = ("failed",)  # texts that a file has a column for only where an example has one
+SOMETIMES = ("failed", *MEDIA)  # texts, or names of files, that a file has a column for only where an example has one
 PARENTS = ("preference_margin_accuracy", "preference_margin")  # comparable only where the parent is the same
 # What no metric of its own is computed from.
 PARTS = {column for found in METRICS.values() for column in found.columns} - METRICS.keys() | {

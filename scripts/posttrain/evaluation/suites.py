@@ -7,13 +7,12 @@ Each function gives example rows: `suite`, `dataset`, `id` and the numbers that 
 from pathlib import Path
 from typing import NamedTuple
 
-from posttrain.data import rows, thoughts, tokens
-from posttrain.data.dataset_types import DATASET_TYPES
+from posttrain.data import dataset_types, rows, thoughts, tokens
 from posttrain.data.samples import ANSWERS, HeldOut, conversation, pick
 from posttrain.evaluation import prompt_suites
-from posttrain.evaluation.candidate import Candidate, Row, ask, check_known
+from posttrain.evaluation.candidate import Asked, Candidate, Row, ask, check_known
 from posttrain.evaluation.cases import conversation_text
-from posttrain.inference import reward_models, scoring
+from posttrain.inference import media, reward_models, scoring
 from posttrain.inference.sharing import shared
 from posttrain.metrics import final_numbers, statistics, text_metrics, tool_calls
 from posttrain.runtime import processes
@@ -38,7 +37,7 @@ def standard(candidate: Candidate) -> tuple[list[Row], list[Request]]:
     found: tuple[list[Row], list[Request]] = [], []
     for data in spec["data"]:
         examples, requests = likelihood(candidate, "", data["name"], spec["limit"])
-        if examples and DATASET_TYPES[shape(candidate, data["name"])].turns:
+        if examples and dataset_types.DATASET_TYPES[shape(candidate, data["name"])].turns:
             answer(candidate, examples, data["name"])
         found[0].extend(examples)
         found[1].extend(requests)
@@ -80,14 +79,15 @@ def likelihood(candidate: Candidate, suite: str, dataset: str, limit: int) -> tu
     encoded, examples = held_out_tokens(candidate, suite, dataset, limit)
     requests = []
     for row, example in zip(encoded, examples, strict=True):
+        files = media.of(row, candidate.data[dataset])
         if "chosen_ids" not in row and "labels" not in row:
             continue
         if "chosen_ids" in row:
             requests += [
-                Request(example, side, scoring.answer(row["prompt_ids"], row[f"{side}_ids"])) for side in SIDES
+                Request(example, side, scoring.answer(row["prompt_ids"], row[f"{side}_ids"], files)) for side in SIDES
             ]
         else:
-            requests.append(Request(example, "", (tuple(row["input_ids"]), tuple(row["labels"]))))
+            requests.append(Request(example, "", scoring.sequence(row["input_ids"], row["labels"], files)))
             scored = [token for token in row["labels"] if token != tokens.IGNORED]
             example["bytes"] = float(len(candidate.tokenizer.decode(scored, skip_special_tokens=True).encode()))
     return examples, requests
@@ -156,7 +156,7 @@ def answer(candidate: Candidate, examples: list[Row], dataset: str) -> None:
     pairs = [(row, example) for row, example in zip(asked, examples, strict=True) if tokens.prompt_turns(row)]
     marked = all("messages" in row and final_numbers.MARKED.search(_reference(row)) for row, _ in pairs)
     pairs = pairs if marked else pairs[: 0 if _is_asked(candidate, dataset) else candidate.spec.get("answers", ANSWERS)]
-    outputs = ask(candidate, [(tokens.prompt_turns(row), row.get("tools")) for row, _ in pairs], candidate.spec)
+    outputs = ask(candidate, [candidate.asked(row, dataset) for row, _ in pairs], candidate.spec)
     for (row, example), output in zip(pairs, outputs, strict=True):
         example |= _texts(row) | {"output": output}
         if marked:
@@ -177,12 +177,14 @@ def _is_asked(candidate: Candidate, dataset: str) -> bool:
 def generation(candidate: Candidate, suite: dict) -> list[Row]:
     """Answers to a dataset's held-out rows, measured against their references."""
     asked, examples = _asked(candidate, suite)
-    before = _shots(candidate, suite)
-    outputs = ask(candidate, [(_after(before, tokens.prompt_turns(row)), row.get("tools")) for row in asked], suite)
+    shots, dataset = _shots(candidate, suite), suite["data"]["name"]
+    outputs = ask(candidate, [_after(shots, candidate.asked(row, dataset)) for row in asked], suite)
     if not processes.is_main():  # a metric may be the user's own, and runs once
         return []
     references = [_reference(row) for row in asked]
-    scores = text_metrics.score(suite["metrics"], list(map(thoughts.answer, outputs)), references, suite["pattern"])
+    prompts = list(map(tokens.prompt_turns, asked))
+    said = list(map(thoughts.answer, outputs))
+    scores = text_metrics.score(suite["metrics"], said, references, suite["pattern"], prompts)
     return [
         example | {"output": output} | score for example, output, score in zip(examples, outputs, scores, strict=True)
     ]
@@ -197,8 +199,9 @@ def reward(candidate: Candidate, suite: dict) -> list[Row]:
         UserError: the reward model reads other tokens than the candidate writes.
     """
     asked, examples = _asked(candidate, suite)
-    prompts = [tokens.prompt_tokens(candidate.tokenizer, tokens.prompt_turns(row), row.get("tools")) for row in asked]
-    given = candidate.generate(prompts, suite["max_new_tokens"])
+    asking = [candidate.asked(row, suite["data"]["name"]) for row in asked]
+    prompts = list(map(candidate.prompt, asking))
+    given = candidate.ask(asking, suite["max_new_tokens"])
     precision = candidate.spec.get("precision", "fp32")
     judge = reward_models.load_reward_model(
         candidate.reward_models[suite["by"]["name"]], candidate.tokenizer, arithmetic=precision
@@ -217,7 +220,7 @@ def reward(candidate: Candidate, suite: dict) -> list[Row]:
 def to_judge(candidate: Candidate, suite: dict) -> list[Row]:
     """Answers to a dataset's held-out rows; a job of its own has them judged. The prompt is the whole conversation."""
     asked, examples = _asked(candidate, suite)
-    outputs = ask(candidate, [(tokens.prompt_turns(row), row.get("tools")) for row in asked], suite)
+    outputs = ask(candidate, [candidate.asked(row, suite["data"]["name"]) for row in asked], suite)
     return [
         example | {"prompt": conversation_text(tokens.prompt_turns(row)), "output": output}
         for row, example, output in zip(asked, examples, outputs, strict=True)
@@ -237,12 +240,13 @@ def _asked(candidate: Candidate, suite: dict) -> tuple[list[Row], list[Row]]:
 
 
 def _texts(row: Row) -> Row:
-    """What an example shows of a row: the last turn that asks, and the answer that there is."""
-    return {"prompt": tokens.prompt_turns(row)[-1]["content"], "reference": _reference(row)}
+    """What an example shows of a row: the last turn that asks, the answer that there is, and the names of its files."""
+    files = {name: row[name] for name in dataset_types.MEDIA if row.get(name)}
+    return {"prompt": tokens.prompt_turns(row)[-1]["content"], "reference": _reference(row)} | files
 
 
-def _shots(candidate: Candidate, suite: dict) -> list[Row]:
-    """The first training rows as turns, each a question and its answer.
+def _shots(candidate: Candidate, suite: dict) -> Asked:
+    """The first training rows as turns, each a question and its answer, with the files of all.
 
     Raises:
         UserError: there are fewer.
@@ -256,7 +260,8 @@ def _shots(candidate: Candidate, suite: dict) -> list[Row]:
     if len(found) < wanted:
         problem = f"num_fewshot is {wanted}, but {dataset} has {len(found)} single-turn training rows"
         raise UserError("invalid-value", "evaluation.suites", problem, "write a smaller number")
-    return [turn for row in found for turn in _turns(row)]
+    files = [file for row in found for file in media.of(row, candidate.data[dataset])]
+    return Asked([turn for row in found for turn in _turns(row)], files=tuple(files))
 
 
 def _turns(row: Row) -> list[Row]:
@@ -265,10 +270,11 @@ def _turns(row: Row) -> list[Row]:
     return [turn for turn in turns if turn["role"] != "system"]
 
 
-def _after(shots: list[Row], asked: list[Row]) -> list[Row]:
+def _after(shots: Asked, asked: Asked) -> Asked:
     """What is asked, with worked examples before it; a system prompt stays the first."""
-    system = asked[:1] if asked[0]["role"] == "system" else []
-    return [*system, *shots, *asked[len(system) :]]
+    turns = asked.turns
+    system = turns[:1] if turns[0]["role"] == "system" else []
+    return Asked([*system, *shots.turns, *turns[len(system) :]], asked.tools, shots.files + asked.files)
 
 
 def _reference(row: Row) -> str | None:

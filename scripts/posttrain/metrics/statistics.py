@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from posttrain.metrics import text_metrics
+from posttrain.metrics import error_rates, text_metrics
 
 RESAMPLES, BLOCKS = 2000, 20  # all at once, a large n would need gigabytes
 LEVEL = 0.95
@@ -92,11 +92,19 @@ METRICS = {
     "tool_name": _metric("tool_name"),
     "tool_arguments": _metric("tool_arguments"),
     "tool_arguments_f1": _metric("tool_arguments_f1", share=False),
+    "no_call": _metric("no_call"),
+    "parallel_calls": _metric("parallel_calls"),
+    "error_recovery": _metric("error_recovery"),
     "bleu": Metric(("bleu",), _of_counts(text_metrics.corpus_bleu), higher_is_better=True, share=False),
     "chrf": Metric(("chrf",), _of_counts(text_metrics.corpus_chrf), higher_is_better=True, share=False),
+    "wer": Metric(("wer",), _of_counts(error_rates.corpus_error_rate), higher_is_better=False, share=False),
+    "cer": Metric(("cer",), _of_counts(error_rates.corpus_error_rate), higher_is_better=False, share=False),
     "rouge1": _metric("rouge1", share=False),
     "rouge2": _metric("rouge2", share=False),
     "rougeL": _metric("rougeL", share=False),
+    "vqa": _metric("vqa"),
+    "anls": _metric("anls", share=False),
+    "cider": _metric("cider", share=False),
     "reward": _metric("reward", share=False),
     "win_rate": _metric("win_rate"),
     "passed": _metric("passed"),

@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForMultimodalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
@@ -22,6 +23,7 @@ from posttrain.models import frozen_update
 from posttrain.models.base_inspection import first_line
 from posttrain.models.machine import multiplies_bf16
 from posttrain.models.out_of_memory import is_out_of_memory
+from posttrain.models.processors import has_processor, processor
 from posttrain.models.shapes import read_model
 from posttrain.runtime import processes
 from posttrain.runtime.errors import UserError
@@ -50,7 +52,7 @@ def load(
     device: str | None = None,
     classes: Sequence[str] = (),
 ) -> PreTrainedModel:
-    """The model in `folder`, in its own dtype unless another is given; of float16, in float32.
+    """The model in `folder`, in its own dtype unless another is given; of float16, in float32. `processor` is what reads media for it.
 
     It is on this process's GPU, or spread over all GPUs that the process sees, see `processes.uses_all_gpus`.
 
@@ -92,7 +94,7 @@ def load(
         if classes:
             model.config.id2label = dict(enumerate(classes))
             model.config.label2id = {label: number for number, label in enumerate(classes)}
-    model.arithmetic = precision(arithmetic)
+    model.arithmetic, model.processor = precision(arithmetic), processor(folder)
     if apart and model.arithmetic == "bf16" and (folder / frozen_update.FILE).exists():
         frozen_update.hold_apart(model, folder)
     if quantised:
@@ -109,7 +111,7 @@ def for_inference(folder: Path, precision: str) -> PreTrainedModel:
 
 
 def _from_pretrained(folder: Path, reward: bool, options: dict[str, Any]) -> PreTrainedModel:
-    family = AutoModelForSequenceClassification if reward else AutoModelForCausalLM
+    family = AutoModelForSequenceClassification if reward else _language_model(folder)
     try:
         return family.from_pretrained(folder, **options)
     except Exception as error:  # whatever a broken folder makes transformers raise
@@ -118,6 +120,11 @@ def _from_pretrained(folder: Path, reward: bool, options: dict[str, Any]) -> Pre
         raise UserError(
             "unreadable-model", f"{folder}", f"not a model that can be loaded: {first_line(error)}"
         ) from None
+
+
+def _language_model(folder: Path) -> Any:
+    """transformers' class for a model that answers in words: of text alone, or with a processor of what it sees or hears."""
+    return AutoModelForMultimodalLM if has_processor(folder) else AutoModelForCausalLM
 
 
 def spread(model: PreTrainedModel) -> PreTrainedModel:

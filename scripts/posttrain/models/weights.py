@@ -55,7 +55,7 @@ def dequantise(folder: Path, name: str) -> None:
             "take the model as it was before, or one that bitsandbytes or mxfp4 quantised",
         )
     model = _plain(_load_quantised(folder, scheme, name))
-    _replace_weights(model, folder)
+    replace(model, folder)
     say(f"{name}: the weights were quantised by {scheme}; they are computed back to {_name(model.dtype)}")
 
 
@@ -102,7 +102,7 @@ def _load(folder: Path, name: str, **options: Any) -> Any:
         ) from None
 
 
-def _replace_weights(model: Any, folder: Path) -> None:
+def replace(model: Any, folder: Path) -> None:
     """Put a model's weights and config.json in the place of the folder's; its other files stay."""
     from transformers import GenerationConfig
 
@@ -166,7 +166,7 @@ def add_tokens(folder: Path, special: list[str], name: str, words: Sequence[str]
             f"{'new_tokens' if special else 'new_words'}: a {type(model).__name__} cannot be given more tokens",
             "take them out",
         )
-    _replace_weights(model, folder)
+    replace(model, folder)
     tokenizer.save_pretrained(folder)
     chosen = sorted(ids[token] for token in tokens)
     write_json(folder / "config.json", read_json(folder / "config.json") | {"new_tokens": chosen})

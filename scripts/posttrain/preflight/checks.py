@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from posttrain.preflight import data_checks, evaluation_checks, settings_checks, token_checks
+from posttrain.preflight import data_checks, evaluation_checks, settings_checks, token_checks, tool_checks
 from posttrain.preflight.findings import Finding
 
 if TYPE_CHECKING:
@@ -46,12 +46,14 @@ CHECKS: dict[str, Check] = {
     "missing_bos": Check(data_checks.missing_bos),
     "chat_template": Check(data_checks.chat_template),
     "template_drops": Check(data_checks.template_drops),
+    "tool_results": Check(tool_checks.tool_results, of_tokens=True),
     "system_prompt": Check(data_checks.system_prompt),
     "dropped_thoughts": Check(data_checks.dropped_thoughts),
     "packing": Check(settings_checks.packing),
     "architecture": Check(settings_checks.architecture),
     "target_modules": Check(settings_checks.target_modules, refused_again=True),
     "patterns": Check(settings_checks.patterns, refused_again=True),
+    "teacher": Check(settings_checks.teacher, refused_again=True),
     "learning_rate": Check(settings_checks.learning_rate),
     "rank": Check(settings_checks.rank),
     "memory": Check(settings_checks.memory),

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from posttrain.data.bins import bins
 from posttrain.data.dataset_types import DATASET_TYPES
+from posttrain.metrics import text_metrics
 from posttrain.models.context import SCALED, learns_positions, max_positions, rope_scaling
 from posttrain.preflight.findings import Finding
 
@@ -69,6 +70,11 @@ def _model_errors(run: "RunContext") -> list[str]:
     for name, suite in spec["suites"].items():
         if suite["kind"] == "tasks" and importlib.util.find_spec("lm_eval") is None:
             found.append(f"evaluation.suites.{name} needs lm-evaluation-harness; `pip install lm-eval`")
+        for metric in suite.get("metrics", ()):
+            if (package := text_metrics.NEEDS.get(metric)) and importlib.util.find_spec(package) is None:
+                found.append(
+                    f"evaluation.suites.{name}: the metric `{metric}` needs {package}; `pip install {package}`"
+                )
         if suite["kind"] == "tasks" and suite["chat"] and not run.tokenizer.chat_template:
             found.append(
                 f"evaluation.suites.{name}: `apply_chat_template: true` needs a chat template, and the base has none; write "

@@ -145,6 +145,16 @@ def row(file: Path, number: int) -> Row:
     return batch.take(at).to_pylist()[0]
 
 
+def of_rows(file: Path | None, ids: set[str]) -> dict[str, list[Row]]:
+    """The rows of tokens of some normalised rows, by the id of these; none of a file that is not there."""
+    found: dict[str, list[Row]] = {}
+    for batch in batches(file, BATCH) if file else ():
+        own = [name.partition(".")[0] for name in batch["id"].to_pylist()]
+        for at in (at for at, name in enumerate(own) if name in ids):
+            found.setdefault(own[at], []).append(batch.slice(at, 1).to_pylist()[0])
+    return found
+
+
 def _taken(file: Path, wanted: np.ndarray) -> Iterator[tuple[Any, np.ndarray]]:
     """The batches that hold rows of these sorted numbers, and where in them."""
     start = 0

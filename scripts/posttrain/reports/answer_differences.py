@@ -9,6 +9,7 @@ from typing import Any
 from posttrain.data import thoughts
 from posttrain.evaluation.example_scores import Examples, read_examples
 from posttrain.metrics.statistics import metric
+from posttrain.reports import thumbnails
 from posttrain.workflow import paths
 
 MAX_CHARACTERS = 700  # characters of a text
@@ -78,6 +79,7 @@ def _example(key: Key, changes: list, name: str, others: list[str], rows: list[d
         "where": " ".join(part for part in (ours["suite"], ours["dataset"]) if part),
         "id": key[2][:12],
         "prompt": beginning(ours["prompt"] or ""),
+        "pictures": thumbnails.of(ours.get("images"), Path(paths.data(ours["dataset"]))),
         "reference": beginning(ours["reference"] or ""),
         "changes": changes,
         "columns": columns,

@@ -62,13 +62,17 @@ def check_dataset_type(report: Path, objective: str, dataset: str) -> None:
         raise UserError("wrong-dataset-type", f"dataset {dataset}", refusal)
 
 
-def read_prompts(options: Namespace, spec: dict, tokenizer: Any) -> list[dict]:
+def read_prompts(options: Namespace, spec: dict, tokenizer: Any, tools: str | None = None) -> list[dict]:
     """The training prompts of an objective that samples its completions, without those that leave no room for one.
+
+    Args:
+        tools: the descriptions (JSON) of the tools of the run's environment, which each prompt begins with.
 
     Raises:
         UserError: no prompt is left.
     """
-    rows = questions(tokenizer, read(options.data / "train.parquet"))
+    given = read(options.data / "train.parquet")
+    rows = questions(tokenizer, [row | {"tools": tools} for row in given] if tools else given)
     room = spec["max_length"] - spec["max_new_tokens"]
     kept = [row for row in rows if len(row["prompt_ids"]) <= room]
     name = spec["data"]["name"]
@@ -96,7 +100,8 @@ def check_positions(model: Any, prompts: list[dict], spec: dict) -> None:
 
 def reward_files(options: Namespace, spec: dict) -> list[Path]:
     """The files that stand for everything that an on-policy objective reads: parent, prompts, models of the reward."""
-    names = [spec["reward"][key]["name"] for key in ("from", "sequence", "reference") if key in spec["reward"]]
+    rewards = spec.get("reward", {})
+    names = [rewards[key]["name"] for key in ("from", "sequence", "reference") if key in rewards]
     models = reward_folders(options)
     return [options.manifest, options.data / "train.parquet", *(reward_models.manifest(models[name]) for name in names)]
 

@@ -27,8 +27,9 @@ REPORTED = (
     "completions/mean_length completions/clipped_ratio clip_ratio/region_mean cispo_clip_ratio"
 ).split()
 ADAPTER = "adapter_config.json"
-# A tokenizer's files.
+# The files of a tokenizer, and of a processor.
 TOKENIZER = (
+    *("processor_config.json", "preprocessor_config.json"),
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model"),
     *("chat_template*", "additional_chat_templates/*"),
 )

@@ -90,6 +90,11 @@ def logprobs(model: str, dataset: str, max_length: int, form: str) -> str:
     return of(model, f"logprobs/{dataset},max_length={max_length}{form}.parquet")
 
 
+def topk(model: str, dataset: str, max_length: int, trained: str, count: int, form: str) -> str:
+    """The folder of a teacher's most likely tokens; `trained` as for `tokens`, `form` a precision and a temperature not at default."""
+    return of(model, f"topk/{dataset},max_length={max_length}{trained},k={count}{form}")
+
+
 def evaluation(model: str) -> str:
     """The metrics of a base or a run."""
     return of(model, "eval.json")
@@ -177,6 +182,8 @@ def owner(file: str) -> str:
         return "/".join(parts[:3])
     if parts[1:2] == ["logprobs"]:
         return "/".join(parts)
+    if parts[1:2] == ["topk"]:
+        return "/".join(parts[:3])
     if parts[1:2] in (["eval"], ["eval.json"]):
         return f"{parts[0]}/eval"
     if parts[1:2] == ["export"]:

@@ -190,6 +190,7 @@ FITS = {
     "kto": "preference unpaired_preference",
     "orpo": "preference",
     "cpo": "preference",
+    "distill": "text messages",
     "reward": "preference",
     "classify": "labelled_text",
     "grpo": "messages preference prompts",

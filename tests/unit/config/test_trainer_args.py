@@ -18,6 +18,7 @@ def table(objective: str) -> dict:
     row = OBJECTIVES[objective]
     data = next(name for kind, name in DATA.items() if kind in row.data)
     own = {"from": "base", "objective": objective, "data": data}
+    own |= {"teacher": "base"} if row.teacher else {}
     return own | ({"reward": {"function": "final_number"}} if row.on_policy else {})
 
 

@@ -8,9 +8,11 @@ import re
 import struct
 import zlib
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import soundfile
 
 from posttrain.data import ingest
 from posttrain.data.readers import text
@@ -72,6 +74,7 @@ GOOD = {
     "preference": [{"prompt": "q", "chosen": answer, "rejected": "no"} for answer in "ab"],
     "unpaired_preference": [{"prompt": "q", "completion": answer, "label": True} for answer in "ab"],
     "llava": [{"images": ["red.png"], "messages": [user("<image>"), assistant(answer)]} for answer in "ab"],
+    "audio": [{"audios": ["tone.wav"], "messages": [user("<audio>"), assistant(answer)]} for answer in "ab"],
     "oasst": [message("r", None, "prompter", "q"), message("a", "r", "assistant", "a")],
 }
 
@@ -90,6 +93,10 @@ def shares(*turns):
 
 def sees(*names):
     return {"images": list(names), "messages": [user("<image>"), assistant("a")]}
+
+
+def hears(*names):
+    return {"audios": list(names), "messages": [user("<audio>"), assistant("a")]}
 
 
 def labelled(label):
@@ -244,6 +251,14 @@ ROWS = [
     ("llava", sees("\udcff.png"), "the path of an image holds half of a surrogate pair; write the whole character"),
     ("llava", sees({"path": "red.png"}), "the images are a list of paths, and this is a list"),
     ("llava", sees() | {"images": {"bytes": "x"}}, "the images are a list of paths, and this is an object"),
+    # sounds
+    ("audio", hears("green.wav"), "there is no sound file 'green.wav'; check the path"),
+    ("audio", hears("text.wav"),
+     "'text.wav' cannot be read as a sound; replace it; read are WAV, WAVEX, RF64, FLAC, OGG, MP3"),
+    ("audio", hears("silent.wav"), "'silent.wav' is silent; record it again, or take the row out"),
+    ("audio", hears("."), "'.' is no file; replace it"),
+    ("audio", hears("tone.wav", "tone.wav"), "the text has 1 <audio> and the row 2 audios; write one for each"),
+    ("audio", hears({"path": "tone.wav"}), "the audios are a list of paths, and this is a list"),
     # trees; the sentence may be of a message that another one makes faulty
     ("oasst", message("a", "r", "assistant", "again"),
      "the message_id 'a' is that of rows.jsonl line 2 too; give each message its own"),
@@ -281,6 +296,9 @@ def lay_out_images() -> None:
     write("cut.jpg", image(kind="JPEG")[:-30])
     write("text.png", "red")
     write("bomb.png", bomb())
+    write("text.wav", "red")
+    for name, volume in (("tone.wav", 0.5), ("silent.wav", 0.0)):
+        soundfile.write(name, volume * np.sin(0.1 * np.arange(8000)), 16_000)
 
 
 @pytest.mark.parametrize(("format", "row", "sentence"), ROWS, ids=[f"{row[0]}: {row[2][:60]}" for row in ROWS])

@@ -13,7 +13,7 @@ from posttrain.data.tokens import tokenise
 from posttrain.models.machine import Memory
 from posttrain.models.memory_estimate import GIB
 from posttrain.models.memory_sharing import Hardware
-from posttrain.preflight import data_checks, evaluation_checks, settings_checks, token_checks
+from posttrain.preflight import data_checks, evaluation_checks, settings_checks, token_checks, tool_checks
 from posttrain.preflight.checks import CHECKS, NAMES, check
 from posttrain.preflight.context import build_context, load_tokenizer
 from posttrain.preflight.token_scan import scan
@@ -448,12 +448,50 @@ def test_a_template_that_drops_a_called_function_is_an_error(look, own_tokenizer
     ]
     run = look([{"messages": messages}])
     found = data_checks.template_drops(run)
-    assert "the name of a called function in 1 (100 %)" in found.message
+    assert "a call of a function in 1 (100 %)" in found.message
+    assert "such as hermes" in found.message
     template = (
         "{% for m in messages %}{% for c in m['tool_calls'] or [] %}{{ c | tojson }}{% endfor %}"
         "{{ m['content'] | tojson }}\n{% endfor %}"
     )
     assert data_checks.template_drops(replace(run, tokenizer=dropping(own_tokenizer, template))) is None
+
+
+CALLED = [
+    {"role": "user", "content": "Is it raining in Bonn?"},
+    {"role": "assistant", "content": "", "tool_calls": '[{"name": "weather", "arguments": {"city": "Bonn"}}]'},
+    {"role": "tool", "content": '{"rain": false}'},
+    {"role": "assistant", "content": "No."},
+]
+
+
+def test_arguments_that_a_template_drops_are_an_error(look, own_tokenizer):
+    names = "{% for c in m['tool_calls'] or [] %}{{ c.function.name }}{% endfor %}"
+    template = f"{{% for m in messages %}}{names}{{{{ m['content'] }}}}\n{{% endfor %}}"
+    run = replace(look([{"messages": CALLED}]), tokenizer=dropping(own_tokenizer, template))
+    assert "a call of a function" in data_checks.template_drops(run).message
+
+
+def test_results_of_tools_are_counted_and_not_trained(look, chats):
+    run = look([*chats, {"messages": CALLED, "tools": TOOLS}])
+    assert tool_checks.tool_results(run) is None
+    assert tool_checks.counts(run) == {"sampled": 5, "rows": 1, "calls": 1, "results": 1}
+    assert tool_checks.sentence(tool_checks.counts(run)).endswith("1 calls and 1 results, and results are not trained.")
+    row = run.encoded({run.sample[4]["id"]})[run.sample[4]["id"]][0]
+    everything = replace(run, encoded=lambda ids: {name: [row | {"labels": row["input_ids"]}] for name in ids})
+    found = tool_checks.tool_results(everything)
+    assert found.severity == "error"
+    assert "results of tools are trained in 1 (20 %) of the sampled rows" in found.message
+    assert tool_checks.tool_results(look(chats)).severity == "skipped"
+    assert tool_checks.counts(look(chats)) is None
+
+
+def test_a_result_inside_an_answer_of_a_pair_is_an_error(look):
+    pair = {"prompt": CALLED[:1], "chosen": CALLED[1:], "rejected": [{"role": "assistant", "content": "Yes."}]}
+    found = tool_checks.tool_results(look([pair], "preference", run={"objective": "dpo"}))
+    assert (found.severity, "inside an answer, which is trained whole" in found.message) == ("error", True)
+    ended = {"prompt": CALLED[:3], "chosen": CALLED[3:], "rejected": pair["rejected"]}
+    assert tool_checks.tool_results(look([ended], "preference", run={"objective": "dpo"})) is None
 
 
 TOOLS = '[{"type": "function", "function": {"name": "weather", "description": "Of a city."}}]'

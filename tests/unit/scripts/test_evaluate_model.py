@@ -17,6 +17,7 @@ from evaluate_model import add_margins, read_examples, summarise, write_examples
 from posttrain.data.rows import normalise
 from posttrain.data.tokens import tokenise
 from posttrain.evaluation import safety, suites
+from posttrain.evaluation.candidate import Asked
 from posttrain.evaluation.example_scores import clusters, key, measured
 from posttrain.inference import scoring
 from posttrain.models import loading
@@ -457,8 +458,10 @@ def test_worked_examples_stand_behind_a_system_prompt(in_folder):
     rows = [{"id": name, "place": "x", "messages": [system, asked, said]} for name in "ab"]
     write_rows(Path("results/data/sums/train.parquet"), rows, "messages")
     shots = suites._shots(Namespace(data={"sums": Path("results/data/sums")}), {"data": {"name": "sums"}, "shots": 2})
-    assert suites._after(shots, [system, asked]) == [system, asked, said, asked, said, asked]
-    assert suites._after(shots[:2], [asked]) == [asked, said, asked]
+    assert suites._after(shots, Asked([system, asked])) == Asked([system, asked, said, asked, said, asked])
+    one, two = (("images", f"media/{name}.png") for name in "ab")
+    few = Asked(shots.turns[:2], files=(one,))
+    assert suites._after(few, Asked([asked], "[]", (two,))) == Asked([asked, said, asked], "[]", (one, two))
 
 
 def test_a_reward_model_scores_what_was_generated(evaluate, reward_folder):

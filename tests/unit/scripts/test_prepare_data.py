@@ -10,9 +10,11 @@ from argparse import Namespace
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import soundfile
 from conftest import refused
 from PIL import Image
 
@@ -346,12 +348,27 @@ FORMATS = {
             },
         ],
     ),
+    "audio": (
+        [
+            {
+                "audio": "one.wav",
+                "conversations": [{"from": "human", "value": "<audio>"}, {"from": "gpt", "value": "One."}],
+            },
+            {"audios": ["one.wav", "two.flac"], "messages": [user("<audio><audio> Equal?"), assistant("No.")]},
+        ],
+        [
+            {"messages": [user("<audio>"), assistant("One.")], "audios": ["one.wav"]},
+            {"messages": [user("<audio><audio> Equal?"), assistant("No.")], "audios": ["one.wav", "two.flac"]},
+        ],
+    ),
 }
 
 
 @pytest.fixture
 def images(in_folder):
-    """Two small images to refer to."""
+    """Two small images and two sounds to refer to."""
+    for name, pitch in (("one.wav", 0.1), ("two.flac", 0.2)):
+        soundfile.write(name, np.sin(pitch * np.arange(8000)) / 2, 16_000)
     write("images/red.png", image())
     write("images/blue.jpg", image("blue", "JPEG"))
 

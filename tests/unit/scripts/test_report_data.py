@@ -6,6 +6,7 @@ import re
 from argparse import Namespace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -288,3 +289,31 @@ def test_near_rows_and_what_held_out_rows_show_are_on_the_page(in_folder):
     assert "like rows.jsonl line 2" in text
     few = write("few", rows_[:6], rows_[6:8], detectable=None)
     assert "Held out: 2 rows, too few to show any difference between two models." in report(few)["warnings"]
+
+
+def test_sound_files_are_described_and_the_small_ones_can_be_heard(in_folder):
+    soundfile = pytest.importorskip("soundfile")
+    names = ["media/a.wav", "media/b.flac", "media/c.wav"]
+    said = [
+        chat("<audio>What is said?", f"{word}") | {"audios": [name]} for word, name in zip("123", names, strict=True)
+    ]
+    folder = write("speech", said[:2], [*said[2:], chat("Say one.", "one") | {"audios": []}], "audio_messages")
+    (folder / "media").mkdir()
+    noise = np.random.default_rng(0).normal(0, 0.1, 16_000)
+    soundfile.write(folder / names[0], noise, 16_000)
+    soundfile.write(folder / names[1], np.stack([noise, noise], axis=1)[:4_000], 8_000)
+    soundfile.write(folder / names[2], np.tile(noise, 4), 16_000)  # larger than a page may contain
+
+    found = report(folder)["sounds"]
+    assert (found["files"], found["seconds"], found["shortest"], found["longest"]) == (3, 5.5, 0.5, 4.0)
+    assert found["rates"] == {"8000": 1, "16000": 2} and found["channels"] == {"1": 2, "2": 1}
+    assert [file["player"] is not None for row in found["first"] for file in row["files"]] == [True, True, False]
+
+    page = (folder / "report.html").read_text()
+    assert page.count("<audio controls") == 2 and "media-src data:" in page
+    assert "0.50 s, 8,000 samples a second, 2 channels" in page
+    assert "3 files of 0.50 to 4.00 s" in page
+
+
+def test_text_has_no_sounds(in_folder):
+    assert "sounds" not in report(write("plain", [chat("a", "b")], [chat("c", "d")]))
