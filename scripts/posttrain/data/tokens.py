@@ -99,6 +99,21 @@ def tokenise(
     return kept, counts | {"lengths": lengths}
 
 
+def classes(report: Path) -> list[str]:
+    """The labels of the training rows, sorted: the classes of a classifier, by their numbers.
+
+    Args:
+        report: of the tokens.
+    """
+    return sorted(read_json(report)["train"].get("classes", ()))
+
+
+def unknown_class(label: str, labels: list[str], dataset: str) -> UserError:
+    """The error of a row whose label is none of a classifier's `labels`."""
+    problem = f"a held-out row has the label '{label}', which no training row has"
+    return UserError("unknown-class", f"dataset {dataset}", problem, nearest(label, labels))
+
+
 def _check_placeholders(rows: list[Row], dataset_type: str, placeholders: set[int]) -> None:
     """What a model sees is never what it has to say: no token that stands for a picture or a sound is trained.
 

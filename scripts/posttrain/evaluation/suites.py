@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from posttrain.data import rows, thoughts, tokens
-from posttrain.data.dataset_types import DATASET_TYPES, MEDIA
+from posttrain.data.dataset_types import MEDIA
 from posttrain.data.samples import ANSWERS, HeldOut, conversation, pick
 from posttrain.evaluation import acting, prompt_suites
 from posttrain.evaluation.candidate import Asked, Candidate, Row, ask, check_known
@@ -38,7 +38,7 @@ def standard(candidate: Candidate) -> tuple[list[Row], list[Request]]:
     found: tuple[list[Row], list[Request]] = [], []
     for data in spec["data"]:
         examples, requests = likelihood(candidate, "", data["name"], spec["limit"])
-        if examples and DATASET_TYPES[shape(candidate, data["name"])].turns:
+        if examples and dataset_types.DATASET_TYPES[shape(candidate, data["name"])].turns:
             answer(candidate, examples, data["name"])
         found[0].extend(examples)
         found[1].extend(requests)

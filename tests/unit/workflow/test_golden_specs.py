@@ -32,7 +32,7 @@ def projects() -> dict[str, Project]:
     files = [file for folder in folders for file in sorted(folder.glob("*.yaml"))]
     found = {str(file.relative_to(REPOSITORY)): yaml.safe_load(file.read_text()) for file in files}
     found["every objective by every method"] = every_objective_by_every_method()
-    found["texts"] = texts()
+    found["texts"], found["labels"] = texts(), labels()
     return {name: Project(values, name, REPOSITORY) for name, values in found.items()}
 
 
@@ -42,17 +42,21 @@ def texts() -> dict:
         f"pretrain_{method}": {"from": "tiny", "objective": "pretrain", "method": method, "data": "texts"}
         for method in METHODS
     }
-    runs |= {
-        f"classify_{method}": {"from": "tiny", "objective": "classify", "method": method, "data": "labelled"}
-        for method, row in METHODS.items()
-        if row.mergeable
-    }
     return {
         "bases": {"tiny": {"source": "random", "text": "texts", "new_words": ["plum"]}},
-        "datasets": {"texts": {"path": "texts.jsonl", "format": "text"}, "others": {"path": "others.jsonl"}}
-        | {"labelled": {"path": "labelled.jsonl", "format": "labelled_text"}},
+        "datasets": {"texts": {"path": "texts.jsonl", "format": "text"}, "others": {"path": "others.jsonl"}},
         "runs": runs | {"unpacked": runs["pretrain_lora"] | {"packing": False}},
         "evaluation": {"outside": ["others"]},
+    }
+
+
+def labels() -> dict:
+    """Classifiers."""
+    run = {"from": "tiny", "objective": "classify", "data": "labelled"}
+    return {
+        "bases": {"tiny": {"source": "random", "text": "labelled"}},
+        "datasets": {"labelled": {"path": "labelled.jsonl", "format": "labelled_text"}},
+        "runs": {f"classify_{name}": run | {"method": name} for name, row in METHODS.items() if row.mergeable},
     }
 
 
