@@ -131,21 +131,6 @@ def _check_placeholders(rows: list[Row], dataset_type: str, placeholders: set[in
                 )
 
 
-def classes(report: Path) -> list[str]:
-    """The labels of the training rows, sorted: the classes of a classifier, by their numbers.
-
-    Args:
-        report: of the tokens.
-    """
-    return sorted(read_json(report)["train"].get("classes", ()))
-
-
-def unknown_class(label: str, labels: list[str], dataset: str) -> UserError:
-    """The error of a row whose label is none of a classifier's `labels`."""
-    problem = f"a held-out row has the label '{label}', which no training row has"
-    return UserError("unknown-class", f"dataset {dataset}", problem, nearest(label, labels))
-
-
 @functools.cache
 def fallback(tokenizer: Any) -> np.ndarray:
     """(vocabulary,) which tokens hold less than a whole character: what a tokenizer resorts to for text it does not know."""

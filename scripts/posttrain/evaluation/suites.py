@@ -38,7 +38,7 @@ def standard(candidate: Candidate) -> tuple[list[Row], list[Request]]:
     found: tuple[list[Row], list[Request]] = [], []
     for data in spec["data"]:
         examples, requests = likelihood(candidate, "", data["name"], spec["limit"])
-        if examples and dataset_types.DATASET_TYPES[shape(candidate, data["name"])].turns:
+        if examples and DATASET_TYPES[shape(candidate, data["name"])].turns:
             answer(candidate, examples, data["name"])
         found[0].extend(examples)
         found[1].extend(requests)

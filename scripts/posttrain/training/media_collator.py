@@ -70,13 +70,21 @@ def for_sft(options: Namespace, tokenizer: Any, columns: tuple[str, ...]) -> Col
     return Collator(processors.reader(options.parent, options.tokens), pad, columns)
 
 
-def for_pairs(options: Namespace, tokenizer: Any, columns: tuple[str, ...]) -> Collator:
-    """The collator of DPO, whose batches have the chosen completions of all rows before the rejected ones.
+def arguments(options: Namespace) -> dict[str, bool]:
+    """What the trainer's configuration needs so that rows keep the names of their files."""
+    return {"remove_unused_columns": False} if columns(options.tokens) else {}
+
+
+def for_pairs(options: Namespace, tokenizer: Any) -> Collator | None:
+    """The collator of DPO, whose batches have the chosen completions of all rows before the rejected ones; None without media.
 
     Args:
         options: as for `for_sft`.
     """
     from trl.trainer.dpo_trainer import DataCollatorForPreference
 
+    media = columns(options.tokens)
+    if not media:
+        return None
     pad = DataCollatorForPreference(pad_token_id=tokenizer.pad_token_id)
-    return Collator(processors.reader(options.parent, options.tokens), pad, columns, sequences=2)
+    return Collator(processors.reader(options.parent, options.tokens), pad, media, sequences=2)

@@ -58,13 +58,11 @@ def train(
 
         def build(spec: dict) -> Any:
             model, tokenizer = inputs.load_parent(options.parent, spec, classes), loading.tokenizer(options.parent)
-            media = media_collator.columns(options.tokens)
-            collator = media_collator.for_pairs(options, tokenizer, media) if media else None
             return trainer(
                 model=model,
                 args=config(
                     **trainer_arguments(spec, folder),
-                    remove_unused_columns=not media,
+                    **media_collator.arguments(options),
                     **{key: spec[key] for key in keys if key in spec},
                     **fields,
                     max_length=spec["max_length"],
@@ -73,7 +71,7 @@ def train(
                 train_dataset=given(rows, model, spec),
                 eval_dataset=measured and given(measured, model, spec),
                 processing_class=tokenizer,
-                data_collator=collator,
+                data_collator=media_collator.for_pairs(options, tokenizer),
                 peft_config=peft_methods.peft_config(spec, model, steps(len(rows), spec["batch_size"])),
             )
 
