@@ -104,6 +104,10 @@ def page(report: dict, examples: list[tuple[str, str]]) -> str:
 
 def trained(spec: dict) -> str:
     """What of a run's conversations is trained, for people."""
+    if OBJECTIVES[spec["objective"]].classifier:
+        return "the label"
+    if OBJECTIVES[spec["objective"]].splits_long_rows:
+        return "the whole text"
     if "assistant_turns" not in OBJECTIVES[spec["objective"]].keys:
         return "the answer"
     turns = "the assistant's last turn" if spec.get("assistant_turns") == "last" else "all turns of the assistant"

@@ -16,7 +16,7 @@ from posttrain.runtime.atomic import whole_file
 from posttrain.runtime.console import Clock, progress, say
 from posttrain.runtime.script import arguments, run
 
-BATCH_TOKENS = 2048
+BATCH_TOKENS = 1024
 SPLITS = ("train", "validation")
 
 

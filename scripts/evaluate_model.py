@@ -44,7 +44,7 @@ from posttrain.runtime.script import arguments, run
 
 
 def main(options) -> None:
-    from posttrain.evaluation import suites
+    from posttrain.evaluation import classification, suites
     from posttrain.models import loading
 
     processes.join()
@@ -63,12 +63,14 @@ def main(options) -> None:
         {folder.name: folder for folder in options.data},
         {folder.name: folder for folder in options.reward_models},
     )
-    examples = suites.score_pairs(candidate) if loading.is_reward(options.model) else measure(candidate)
+    examples = scored(candidate, options.model) if loading.is_reward(options.model) else measure(candidate)
     candidate = candidate._replace(model=None)  # the next one may need its memory
     shipped = measure_shipped(candidate, options)
     if not processes.is_main():
         return
     others = {file.parent.parent.name: read_examples(file) for file in options.others}
+    if labels := loading.classes(options.model):
+        others[classification.MAJORITY] = classification.majority(candidate, examples, labels)
     add_margins(examples, others)
     result = {"run": name, "spec": sha256(options.spec), **summarise(examples, others)}
     if outside := spec.get("outside"):
@@ -103,7 +105,16 @@ def measure_shipped(candidate, options) -> dict[str, list[dict]]:
     model = loading.for_inference(options.shipped, candidate.spec.get("precision", "fp32"))
     shipping = candidate._replace(model=model)
     reward = loading.is_reward(options.shipped)
-    return {shipped["dtype"]: suites.score_pairs(shipping) if reward else suites.likelihoods(shipping)}
+    return {shipped["dtype"]: scored(shipping, options.shipped) if reward else suites.likelihoods(shipping)}
+
+
+def scored(candidate, folder: Path) -> list[dict]:
+    """The examples of a model that scores sequences: a reward model, or a classifier."""
+    from posttrain.evaluation import classification, suites
+    from posttrain.models import loading
+
+    labels = loading.classes(folder)
+    return classification.predict(candidate, labels) if labels else suites.score_pairs(candidate)
 
 
 def measure(candidate) -> list[dict]:

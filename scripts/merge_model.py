@@ -109,11 +109,12 @@ def plain_parent(parent: Path, trained: Path, spec: dict, dequantised: bool = Fa
 
     from posttrain.models import loading
 
-    reward = loading.is_reward(trained)
+    reward, labels = loading.is_reward(trained), loading.classes(trained)
     if dequantised:
-        model = loading.dequantised(loading.parent(parent, spec, reward)).float()
+        model = loading.dequantised(loading.parent(parent, spec, reward, classes=labels)).float()
     else:
-        model = loading.load(parent, torch.float32, reward=reward, device=loading.roomy_device(parent))
+        device = loading.roomy_device(parent)
+        model = loading.load(parent, torch.float32, reward=reward, device=device, classes=labels)
     if reward and not loading.is_reward(parent):
         model.score.weight.data.copy_(loading.head(trained))
     return model.eval()
@@ -123,9 +124,10 @@ def unquantised(parent: Path, trained: Path, spec: dict, prompts: list[list[int]
     """As `trained_model`, on the parent that the adapter is merged into, and how far both parents drift from 4 bits."""
     from posttrain.models import loading, merge_proof
 
-    held = loading.add_adapter(loading.parent(parent, spec, loading.is_reward(trained)), trained).eval()
+    start = loading.parent(parent, spec, loading.is_reward(trained), classes=loading.classes(trained))
+    held = loading.add_adapter(start, trained).eval()
     in_4_bits = merge_proof.logits(held, prompts)
-    del held
+    del held, start
     drift = {}
     for choice in sorted(("dequantised", "original"), key=lambda choice: choice == spec["merge_into"]):
         start = plain_parent(parent, trained, spec, dequantised=choice == "dequantised")

@@ -42,7 +42,7 @@ def base(folder: Path, family: str, **spec: Any) -> Path:
     pq.write_table(pa.Table.from_pylist(table), folder / "text.parquet")
     sizes = {"hidden_size": 32, "layers": 2, "heads": 2, "vocab_size": 320, "seed": 1}
     atomic.write_json(folder / "spec.json", {"source": "random", "family": family, **sizes, **spec})
-    make_base.main(Namespace(spec=folder / "spec.json", text=folder / "text.parquet", output=folder, whole=None))
+    make_base.main(Namespace(spec=folder / "spec.json", text=folder / "text.parquet", whole=None, output=folder))
     return folder / "model"
 
 

@@ -76,6 +76,8 @@ class Objective:
     """it learns from the distributions of another model (`teacher`)"""
     reward_model: bool = False
     """it makes a reward model, with a score in the place of the LM head"""
+    classifier: bool = False
+    """it makes a classifier, with a score for each class in the place of the LM head"""
     implicit_reward: bool = False
     """its policy against its reference is a reward of each token (RTO)"""
     value_model: bool = False
@@ -94,9 +96,14 @@ class Objective:
         return "trl" if folders == ["trainer"] else ".".join(["trl", *folders])
 
     @property
+    def scores(self) -> bool:
+        """Whether it makes a model that scores a sequence, and generates none."""
+        return self.reward_model or self.classifier
+
+    @property
     def all_logits(self) -> bool:
         """Whether its loss computes the logits of every token at once."""
-        return self.compact_head == "none" and not self.fused_head and not self.reward_model
+        return self.compact_head == "none" and not self.fused_head and not self.scores
 
     @property
     def needs_parent(self) -> bool:
@@ -149,7 +156,7 @@ OBJECTIVES: dict[str, Objective] = {
         fused_head=True,
     ),
     "dpo": Objective(  # Rafailov et al. 2023
-        data=("preference",),
+        data=("preference", "image_preference"),
         measures=PAIRWISE,
         keys=("loss_type", "loss_weights", "beta", "trainer_args"),
         implicit_reward=True,
@@ -225,6 +232,16 @@ OBJECTIVES: dict[str, Objective] = {
         sequences=2,
         virtual_tokens_at_input=False,  # a reward model cannot tell from embeddings where a completion ends
         reward_model=True,
+    ),
+    "classify": Objective(
+        data=("labelled_text",),
+        measures=MappingProxyType({"loss": "loss", "accuracy": "accuracy"}),
+        keys=("trainer_args",),
+        trl_config=("trainer/reward_config.py",),
+        version=1,
+        from_demonstrations=True,
+        virtual_tokens_at_input=False,  # as of a reward model
+        classifier=True,
     ),
     "grpo": Objective(  # Shao et al. 2024
         data=(*ON_PROMPTS, *ABOUT_IMAGES, "tasks"),

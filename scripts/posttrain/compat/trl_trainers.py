@@ -239,6 +239,58 @@ def counting_sft() -> type:
     return CountingSFTTrainer
 
 
+def classifier() -> type:
+    """RewardTrainer that learns the classes of texts: rows of `input_ids` and `labels`, the numbers of their classes.
+
+    TRL has no trainer of classifiers; this one has RewardTrainer's adapters, arguments and log. Its own head has one score, which it
+    insists on, so it is shown a configuration of one label.
+    """
+    from trl import RewardTrainer
+
+    class ClassifierTrainer(RewardTrainer):
+        def __init__(self, model: Any, processing_class: Any, **options: Any) -> None:
+            names = model.config.id2label, model.config.label2id
+            model.config.id2label, model.config.label2id = {0: ""}, {"": 0}
+            pad = processing_class.pad_token_id
+
+            def collate(rows: list[dict]) -> dict[str, torch.Tensor]:
+                width = max(len(row["input_ids"]) for row in rows)
+                lengths = torch.tensor([len(row["input_ids"]) for row in rows])
+                return {
+                    "input_ids": torch.tensor(
+                        [row["input_ids"] + [pad] * (width - len(row["input_ids"])) for row in rows]
+                    ),
+                    "attention_mask": (torch.arange(width)[None] < lengths[:, None]).long(),
+                    "labels": torch.tensor([row["labels"] for row in rows]),
+                }
+
+            super().__init__(model=model, processing_class=processing_class, data_collator=collate, **options)
+            self.model.config.id2label, self.model.config.label2id = names
+
+        def _prepare_dataset(self, dataset: Any, *args: Any) -> Any:
+            return dataset
+
+        def _set_signature_columns_if_needed(self) -> None:
+            self._signature_columns = ["input_ids", "labels"]
+
+        def compute_loss(
+            self, model: Any, inputs: dict, return_outputs: bool = False, num_items_in_batch: Any = None
+        ) -> Any:
+            mode = "train" if self.model.training else "eval"
+            labels = inputs["labels"]
+            given = {key: inputs[key] for key in ("input_ids", "attention_mask")}
+            outputs = model(**given, use_cache=False)
+            loss = torch.nn.functional.cross_entropy(outputs.logits.float(), labels)
+            if mode == "train":
+                self._total_train_tokens += sum(processes.gathered(int(given["attention_mask"].sum())))
+            right = (outputs.logits.argmax(-1) == labels).float().mean()
+            self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
+            self._metrics[mode]["accuracy"].append(self.accelerator.gather_for_metrics(right).mean().item())
+            return (loss, outputs) if return_outputs else loss
+
+    return ClassifierTrainer
+
+
 def config_of(name: str, package: str = "trl") -> Callable[..., Any]:
     """TRL's configuration class of a trainer, such as `DPOConfig` for `dpo`."""
     return getattr(importlib.import_module(package), f"{name.upper()}Config")

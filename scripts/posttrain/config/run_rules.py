@@ -127,8 +127,15 @@ def _method(run: Any) -> Iterator[Mistake]:
         yield _unsupported(
             "method", f"{run.objective} trains two adapters on one model, and {run.method} allows only one", "lora"
         )
-    if method.at_input and objective.reward_model:
+    if objective.classifier and not method.mergeable:
+        yield _unsupported(
+            "method", f"{run.method} cannot be merged, and config.json of the merged model has the labels", "lora"
+        )
+    elif method.at_input and objective.scores:
         why = "passes embeddings instead of tokens, from which a reward model cannot tell where a completion ends"
+        yield _unsupported("method", f"{run.method} {why}", "lora or prefix")
+    elif method.at_input and objective.teacher:
+        why = "puts virtual tokens before the prompt, which the teacher does not read"
         yield _unsupported("method", f"{run.method} {why}", "lora or prefix")
     elif method.at_input and not objective.virtual_tokens_at_input:
         why = "puts virtual tokens before the prompt, which TRL does not exclude from the loss of"

@@ -59,8 +59,8 @@ class DatasetType:
     """What a row holds, and what follows from that for tokens, splits, comparisons and measurements."""
 
     columns: dict[str, str]
-    """name to kind: `string`, `strings`, `boolean`, `number`, `spans` (first and last character of parts), or `turns`. The first
-    column of turns has the prompt, the others have its completions. No two types have the same columns"""
+    """name to kind: `string`, `strings`, `boolean`, `number`, `label` (of a class), `spans` (first and last character of parts), or
+    `turns`. The first column of turns has the prompt, the others have its completions. No two types have the same columns"""
     encode: Callable[[Any, list[Row], Settings], Iterator[Encoded]]
     """tokenise rows: tokenizer, rows, settings"""
     conversation: bool = False
@@ -110,11 +110,13 @@ class DatasetType:
     @cached_property
     def worth(self) -> tuple[str, ...]:
         """Columns that say what a completion is worth, which its rows of tokens have as well."""
-        return tuple(name for name, kind in self.columns.items() if kind in ("boolean", "number"))
+        return tuple(name for name, kind in self.columns.items() if kind in ("boolean", "number", "label"))
 
     @cached_property
     def token_columns(self) -> dict[str, str]:
         """Columns of its rows of tokens, name to kind, in addition to `id` and `length`."""
+        if self.worth and not self.turns:
+            return {"input_ids": "ids"} | {name: self.columns[name] for name in self.worth}
         if self.conversation or not self.turns:
             return {"input_ids": "ids", "labels": "ids"} | dict.fromkeys(self.media, "strings")
         facts = {name: self.columns[name] for name in (*self.worth, *self.media)}
@@ -221,12 +223,24 @@ def _encode_prompt(tokenizer: Any, rows: list[Row], settings: Settings) -> Itera
         yield Encoded(encoded, 0, len(ids), len(ids) < settings.max_length)
 
 
+def _encode_labelled(tokenizer: Any, rows: list[Row], settings: Settings) -> Iterator[Encoded]:
+    """Texts with the label of their class, as transformers' text-classification pipeline reads them: without EOS."""
+    for row in rows:
+        ids = tokenizer(row["text"])["input_ids"]
+        kept = ids[: settings.max_length]
+        encoded = {"id": row["id"], "length": len(kept), "input_ids": kept, "label": row["label"]}
+        yield Encoded(encoded, len(kept), len(ids), len(kept) > 0)
+
+
 # ---- the table
 
 
 DATASET_TYPES: dict[str, DatasetType] = {
     "text": DatasetType(
         columns={"text": "string", "trained": "spans"}, encode=_encode_text, tools=False, suites=("perplexity",)
+    ),
+    "labelled_text": DatasetType(
+        columns={"text": "string", "label": "label"}, encode=_encode_labelled, tools=False, suites=("classes",)
     ),
     "messages": DatasetType(
         columns={"messages": "turns"},
@@ -258,6 +272,15 @@ DATASET_TYPES: dict[str, DatasetType] = {
         derived=("rejected",),
         marks={"rejected": lambda row: "rejected"},
         suites=("preference", "reward", "judge"),
+    ),
+    "image_preference": DatasetType(
+        columns={"prompt": "turns", "chosen": "turns", "rejected": "turns", "images": "strings"},
+        encode=_encode_pair,
+        media=("images",),
+        reference="chosen",
+        derived=("rejected",),
+        marks={"rejected": lambda row: "rejected"},
+        suites=("preference",),
     ),
     "unpaired_preference": DatasetType(
         columns={"prompt": "turns", "completion": "turns", "label": "boolean"},

@@ -34,6 +34,15 @@ def _text(values: Row, place: str) -> Row:
     return {"text": messages.text(values["text"], "text", place)}
 
 
+def _labelled(values: Row, place: str) -> Row:
+    label = values["label"]
+    if isinstance(label, bool) or not isinstance(label, str | int) or not str(label).strip():
+        raise UserError(
+            "invalid-row", place, f"the label is the name or the number of a class, and this is {kind(label)}"
+        )
+    return _text(values, place) | {"label": str(label)}
+
+
 def _segments(values: Row, place: str) -> Row:
     """Axolotl's text in segments, each trained or not."""
     segments = messages.from_json(values["segments"])
@@ -293,6 +302,7 @@ FORMATS: dict[str, Format] = {
     "prompt_completion": Format("messages", _prompt_completion, ("prompt", "completion"), ("system", "tools")),
     "tasks": Format("tasks", _tasks, ("prompt|messages|conversations|instruction", "task"), _ASKS[:-1]),
     "segments": Format("text", _segments, ("segments",)),
+    "labelled_text": Format("labelled_text", _labelled, ("text", "label")),
     "ultrachat": Format("messages", _ultrachat, ("data",)),
     "text": Format("text", _text, ("text",)),
     "prompts": Format("prompts", _prompts, ("prompt|messages|conversations|instruction",), _ASKS),

@@ -50,6 +50,7 @@ PAIRS = (
     ("source", "target"),
 )
 TAG = "kto_tag"  # LLaMA-Factory's name for the label
+NAMED = ("labelled_text",)  # never recognised: a text and a label may be a prompt and its completion
 LAST = ("text", "prompts")  # formats with one field; tried last, since other fields may say more
 _LOOKS = {
     "hh_rlhf": ", two transcripts of Human and Assistant",
@@ -77,7 +78,7 @@ def recognise(row: Row, columns: dict[str, str]) -> Recognised:
     """
     if "label" not in row and "label" not in columns and _is_boolean(row.get(TAG)):
         columns = columns | {"label": TAG}
-    by_names = [format for format in FORMATS if format not in LAST]
+    by_names = [format for format in FORMATS if format not in (*LAST, *NAMED)]
     found = _exact(row, by_names, columns) or _renamed(row, columns) or _exact(row, LAST, columns)
     if found:
         return _with_system(row, found)

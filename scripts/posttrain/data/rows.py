@@ -86,6 +86,7 @@ def arrow_schema(columns: dict[str, str]) -> Any:
         "strings": pa.list_(pa.string()),
         "boolean": pa.bool_(),
         "number": pa.float64(),
+        "label": pa.string(),
         "length": pa.int32(),
         "ids": pa.list_(pa.int32()),
         "spans": pa.list_(pa.list_(pa.int32())),

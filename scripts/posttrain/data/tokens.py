@@ -2,8 +2,10 @@
 
 import functools
 import re
+from collections import Counter
 from collections.abc import Sequence
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,8 @@ from posttrain.data.dataset_types import DATASET_TYPES, Settings, prompt_turns
 from posttrain.data.encoding import IGNORED, preference_tokens, prompt_tokens, sft_tokens
 from posttrain.data.media_text import Reader
 from posttrain.data.messages import Row
-from posttrain.runtime.errors import UserError
+from posttrain.runtime.atomic import read_json
+from posttrain.runtime.errors import UserError, nearest
 from posttrain.runtime.resource_limits import memory_limited
 
 __all__ = [
@@ -91,6 +94,8 @@ def tokenise(
     counts["fallback"] = int(fallback(tokenizer)[ids].sum())
     if reader:
         _check_placeholders(kept, dataset_type, reader.processor.placeholders)
+    if "label" in DATASET_TYPES[dataset_type].token_columns.values():
+        counts["classes"] = Counter(row["label"] for row in kept)
     return kept, counts | {"lengths": lengths}
 
 
@@ -109,6 +114,21 @@ def _check_placeholders(rows: list[Row], dataset_type: str, placeholders: set[in
                     "a placeholder of its media would be trained",
                     "take it out of the answer",
                 )
+
+
+def classes(report: Path) -> list[str]:
+    """The labels of the training rows, sorted: the classes of a classifier, by their numbers.
+
+    Args:
+        report: of the tokens.
+    """
+    return sorted(read_json(report)["train"].get("classes", ()))
+
+
+def unknown_class(label: str, labels: list[str], dataset: str) -> UserError:
+    """The error of a row whose label is none of a classifier's `labels`."""
+    problem = f"a held-out row has the label '{label}', which no training row has"
+    return UserError("unknown-class", f"dataset {dataset}", problem, nearest(label, labels))
 
 
 @functools.cache

@@ -7,9 +7,10 @@ Each function gives example rows: `suite`, `dataset`, `id` and the numbers that 
 from pathlib import Path
 from typing import NamedTuple
 
-from posttrain.data import dataset_types, rows, thoughts, tokens
+from posttrain.data import rows, thoughts, tokens
+from posttrain.data.dataset_types import DATASET_TYPES, MEDIA
 from posttrain.data.samples import ANSWERS, HeldOut, conversation, pick
-from posttrain.evaluation import prompt_suites
+from posttrain.evaluation import acting, prompt_suites
 from posttrain.evaluation.candidate import Asked, Candidate, Row, ask, check_known
 from posttrain.evaluation.cases import conversation_text
 from posttrain.inference import media, reward_models, scoring
@@ -37,7 +38,7 @@ def standard(candidate: Candidate) -> tuple[list[Row], list[Request]]:
     found: tuple[list[Row], list[Request]] = [], []
     for data in spec["data"]:
         examples, requests = likelihood(candidate, "", data["name"], spec["limit"])
-        if examples and _shape(candidate, data["name"]) != "text":
+        if examples and DATASET_TYPES[shape(candidate, data["name"])].turns:
             answer(candidate, examples, data["name"])
         found[0].extend(examples)
         found[1].extend(requests)
@@ -66,7 +67,8 @@ def measure(candidate: Candidate, name: str, suite: dict) -> tuple[list[Row], li
     kind = suite["kind"]
     if scores_only(suite):
         return likelihood(candidate, name, suite["data"]["name"], suite["limit"])
-    by_kind = {"generation": generation, "reward": reward, "judge": to_judge} | prompt_suites.BY_KIND
+    by_kind = {"generation": generation, "reward": reward, "judge": to_judge, "environment": acting.acting}
+    by_kind |= prompt_suites.BY_KIND
     found = by_kind[kind](candidate, suite)
     return [row | {"suite": f"{name}/{row['suite']}" if "suite" in row else name} for row in found], []
 
@@ -76,11 +78,11 @@ def measure(candidate: Candidate, name: str, suite: dict) -> tuple[list[Row], li
 
 def likelihood(candidate: Candidate, suite: str, dataset: str, limit: int) -> tuple[list[Row], list[Request]]:
     """Held-out rows whose answers are to be scored; a prompt alone has none, one labelled answer nothing to compare it with."""
-    encoded, examples = _sample(candidate, suite, dataset, limit)
+    encoded, examples = held_out_tokens(candidate, suite, dataset, limit)
     requests = []
     for row, example in zip(encoded, examples, strict=True):
         files = media.of(row, candidate.data[dataset])
-        if "prompt_ids" in row and "chosen_ids" not in row:
+        if "chosen_ids" not in row and "labels" not in row:
             continue
         if "chosen_ids" in row:
             requests += [
@@ -110,9 +112,9 @@ def score_pairs(candidate: Candidate) -> list[Row]:
     """What a reward model gives both answers of every held-out pair."""
     found = []
     for data in candidate.spec["data"]:
-        if _shape(candidate, data["name"]) != "preference":
+        if shape(candidate, data["name"]) != "preference":
             continue
-        pairs, examples = _sample(candidate, "", data["name"], candidate.spec["limit"])
+        pairs, examples = held_out_tokens(candidate, "", data["name"], candidate.spec["limit"])
         scores = scoring.pair_rewards(candidate.model, pairs, candidate.spec["batch_tokens"], shared)
         found += [
             example | {"chosen_score": good, "rejected_score": bad, "scores_chosen": statistics.preference(good, bad)}
@@ -121,11 +123,11 @@ def score_pairs(candidate: Candidate) -> list[Row]:
     return found
 
 
-def _sample(candidate: Candidate, suite: str, dataset: str, limit: int) -> tuple[list[Row], list[Row]]:
+def held_out_tokens(candidate: Candidate, suite: str, dataset: str, limit: int) -> tuple[list[Row], list[Row]]:
     """The tokens of at most `limit` held-out rows, and what an example says of each."""
     import pyarrow.parquet as pq
 
-    file, held_out = _folder(candidate, dataset) / "validation.parquet", HeldOut(candidate.data[dataset])
+    file, held_out = tokens_folder(candidate, dataset) / "validation.parquet", HeldOut(candidate.data[dataset])
     names = pq.read_table(file, columns=["id"])["id"].to_pylist()
     names = [names[i] for i in held_out.sample(names, limit)]
     encoded = {row["id"]: row for row in pick(file, names)}
@@ -135,12 +137,12 @@ def _sample(candidate: Candidate, suite: str, dataset: str, limit: int) -> tuple
     return [encoded[name] for name in names], examples
 
 
-def _folder(candidate: Candidate, dataset: str) -> Path:
+def tokens_folder(candidate: Candidate, dataset: str) -> Path:
     return candidate.tokens / f"{dataset},max_length={candidate.spec['max_length']}"
 
 
-def _shape(candidate: Candidate, dataset: str) -> str:
-    return read_json(_folder(candidate, dataset) / "report.json")["shape"]
+def shape(candidate: Candidate, dataset: str) -> str:
+    return read_json(tokens_folder(candidate, dataset) / "report.json")["shape"]
 
 
 # ---- answers
@@ -241,7 +243,7 @@ def _asked(candidate: Candidate, suite: dict) -> tuple[list[Row], list[Row]]:
 
 def _texts(row: Row) -> Row:
     """What an example shows of a row: the last turn that asks, the answer that there is, and the names of its files."""
-    files = {name: row[name] for name in dataset_types.MEDIA if row.get(name)}
+    files = {name: row[name] for name in MEDIA if row.get(name)}
     return {"prompt": tokens.prompt_turns(row)[-1]["content"], "reference": _reference(row)} | files
 
 

@@ -124,9 +124,7 @@ class Sqlite:
         except sqlite3.DatabaseError as error:
             interrupted = self.steps > 100
             raise ValueError("the query takes too long" if interrupted else str(error)) from None
-        found = [
-            json.dumps(row if len(row) > 1 else row[0], ensure_ascii=False, default=str) for row in rows[:MAX_ROWS]
-        ]
+        found = [_told(row) for row in rows[:MAX_ROWS]]
         return "\n".join([*found, *(["(more rows)"] if len(rows) > MAX_ROWS else [])]) or "(no rows)"
 
     def _step(self) -> bool:
@@ -136,6 +134,13 @@ class Sqlite:
     def get_reward(self, answer: str) -> float:
         """1 for the task's answer, else 0."""
         return agrees(answer, self.answer)
+
+
+def _told(row: tuple) -> str:
+    """A row of a result: JSON, a text alone as it is."""
+    if len(row) == 1 and isinstance(row[0], str):
+        return row[0]
+    return json.dumps(row if len(row) > 1 else row[0], ensure_ascii=False, default=str)
 
 
 def _quoted(name: str) -> str:

@@ -10,6 +10,7 @@ from posttrain.data import dataset_types, tokens
 from posttrain.data.dataset_types import MEDIA
 from posttrain.data.media_text import Reader
 from posttrain.data.messages import Row, Turns
+from posttrain.runtime.atomic import read_json
 from posttrain.runtime.errors import UserError
 
 Files = tuple[tuple[str, str], ...]
@@ -20,6 +21,16 @@ content: one name is one picture."""
 def of(row: Row, folder: Path) -> Files:
     """The files that a row is about; its names are relative to `folder`, the dataset's."""
     return tuple((column, str(folder / name)) for column in MEDIA for name in row.get(column) or ())
+
+
+def of_tokens(rows: list[Row], tokens: Path) -> list[Files]:
+    """The files of rows of tokens.
+
+    Args:
+        tokens: their folder, whose report says where the dataset lies.
+    """
+    folder = read_json(tokens / "report.json").get("media")
+    return [of(row, tokens / folder) if folder else () for row in rows]
 
 
 def contents(files: Files) -> list[str]:

@@ -129,16 +129,21 @@ def _unshared(
 
 def rewards(model: Any, rows: list[tuple[int, ...]], batch_tokens: int, each: Each = map) -> list[float]:
     """A reward model's score of each row, the tokens of a prompt and its answer."""
+    return [score for (score,) in class_scores(model, rows, batch_tokens, each)]
+
+
+def class_scores(model: Any, rows: list[tuple[int, ...]], batch_tokens: int, each: Each = map) -> list[list[float]]:
+    """A classifier's score of each class, by row; a reward model has one."""
     pad = model.config.get_text_config().pad_token_id
 
-    def of_batch(batch: list[int]) -> list[float]:
+    def of_batch(batch: list[int]) -> list[list[float]]:
         width = max(len(rows[i]) for i in batch)
         ids = torch.tensor([[*rows[i], *[pad] * (width - len(rows[i]))] for i in batch], device=model.device)
         lengths = torch.tensor([len(rows[i]) for i in batch], device=model.device)
         mask = (torch.arange(width, device=model.device)[None] < lengths[:, None]).long()
-        return model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, 0].float().tolist()
+        return model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float().tolist()
 
-    scores = [0.0] * len(rows)
+    scores: list[list[float]] = [[]] * len(rows)
     batches = list(_by_length(rows, batch_tokens))
     with torch.no_grad(), autocast(model):
         for batch, given in zip(batches, each(of_batch, batches), strict=True):
@@ -157,11 +162,21 @@ def _by_length(rows: list[tuple[int, ...]], batch_tokens: int) -> Iterator[list[
 
 
 def reference(
-    model: Any, rows: list[dict], batch_tokens: int = 4096, each: Each = map
+    model: Any,
+    rows: list[dict],
+    batch_tokens: int = 4096,
+    each: Each = map,
+    files: list[media.Files] | None = None,
 ) -> tuple[list[float], list[float]]:
-    """Log-probabilities of the chosen and of the rejected answer of each row of preference tokens."""
+    """Log-probabilities of the chosen and of the rejected answer of each row of preference tokens.
+
+    Args:
+        files: what each row is about, where rows have files.
+    """
     sides = ("chosen", "rejected")
-    sequences = [answer(row["prompt_ids"], row[f"{side}_ids"]) for side in sides for row in rows]
+    about = files or [()] * len(rows)
+    pairs = list(zip(rows, about, strict=True))
+    sequences = [answer(row["prompt_ids"], row[f"{side}_ids"], some) for side in sides for row, some in pairs]
     scores = [score for score, _ in log_probs(model, sequences, batch_tokens, each)]
     return scores[: len(rows)], scores[len(rows) :]
 

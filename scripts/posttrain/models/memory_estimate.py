@@ -275,7 +275,7 @@ def _in_float32(spec: dict, model: Model) -> bool:
 def _logits(spec: dict, model: Model, tokens: int, trained_share: float, device: str, bf16: bool) -> float:
     """What the LM head takes: `models/lm_head.py` on a CPU, TRL's tiles (`trl/kernels/chunked_logprob.py`) on a GPU."""
     objective, method = OBJECTIVES[spec["objective"]], METHODS[spec["method"]]
-    if objective.reward_model:
+    if objective.scores:
         return 0
     trained = tokens * trained_share
     moved = (

@@ -37,7 +37,7 @@ def peft_config(spec: dict, model: Any, steps: int) -> Any:
     if METHODS[spec["method"]].full:
         return None
     spec = _named_targets(spec, model) if "target_modules" in spec else spec
-    reward = OBJECTIVES[spec["objective"]].reward_model
+    reward = OBJECTIVES[spec["objective"]].scores
     shared = {"task_type": "SEQ_CLS" if reward else "CAUSAL_LM"} | initial_weights.arguments(spec.get("peft_args", {}))
     shared |= token_rows.arguments(spec, model)
     if shared.get(token_rows.KEY):

@@ -225,7 +225,7 @@ class Processor:
         if not given:
             return Expanded(text, [], [])
         nested = {name: [values] if name == "images" else values for name, values in given.items()}
-        made = self.own(text=[text], **nested, **self._sampled, text_kwargs={"return_text_replacement_offsets": True})
+        made = self.own(text=[text], **nested, **self._sampled, return_text_replacement_offsets=True)
         whole, spans, before, last = "", [], [], 0
         for place in made["text_replacement_offsets"][0]:
             start, end = place["span"]

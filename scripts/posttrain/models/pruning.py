@@ -36,8 +36,8 @@ def layers(model: Any) -> tuple[Any, str]:
 def distances(model: Any, rows: list[list[int]], pad_token: int) -> torch.Tensor:
     """Mean angular distance, in units of pi, of the hidden states before two layers (layers + 1, layers + 1).
 
-    d(l, m) = arccos(cos(x_l, x_m)) / pi at the last token of each row (Gromov et al. 2024, eq. 7), where x_l goes into layer l and the
-    last one comes out of the last layer.
+    d(l, m) = arccos(cos(x_l, x_m)) / pi (Gromov et al. 2024, eq. 7), where x_l goes into layer l and the last one comes out of the last
+    layer; a mean over all tokens, as Men et al. 2024 (ShortGPT) have it, since each of these rows ends in the same token.
 
     Args:
         rows: token ids.
@@ -59,17 +59,17 @@ def distances(model: Any, rows: list[list[int]], pad_token: int) -> torch.Tensor
             some = rows[start : start + BATCH]
             width = max(map(len, some))
             ids = torch.tensor([[*row, *[pad_token] * (width - len(row))] for row in some], device=model.device)
-            last = torch.tensor([len(row) - 1 for row in some], device=model.device)
-            mask = (torch.arange(width, device=model.device)[None] <= last[:, None]).long()
+            lengths = torch.tensor([len(row) for row in some], device=model.device)
+            mask = (torch.arange(width, device=model.device)[None] < lengths[:, None]).long()
             seen.clear()
             model(input_ids=ids, attention_mask=mask, use_cache=False)
-            states = torch.stack([state[torch.arange(len(some)), last].double() for state in seen])
-            states = nn.functional.normalize(states, dim=-1).transpose(0, 1)
-            total += torch.acos((states @ states.transpose(1, 2)).clamp(-1, 1)).sum(0).cpu() / torch.pi
+            states = torch.stack([state[mask.bool()].float() for state in seen], 1)
+            states = nn.functional.normalize(states, dim=-1)
+            total += torch.acos((states @ states.transpose(1, 2)).clamp(-1, 1)).sum(0).double().cpu() / torch.pi
     finally:
         for hook in hooks:
             hook.remove()
-    return total / len(rows)
+    return total / sum(map(len, rows))
 
 
 def block(apart: torch.Tensor, count: int) -> list[int]:

@@ -9,7 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from posttrain.preflight import data_checks, evaluation_checks, settings_checks, token_checks, tool_checks
+from posttrain.preflight import (
+    data_checks,
+    environment_checks,
+    evaluation_checks,
+    settings_checks,
+    token_checks,
+    tool_checks,
+)
 from posttrain.preflight.findings import Finding
 
 if TYPE_CHECKING:
@@ -34,6 +41,7 @@ CHECKS: dict[str, Check] = {
     "chosen_is_rejected": Check(token_checks.chosen_is_rejected, of_tokens=True),
     "repeated_rows": Check(token_checks.repeated_rows, of_tokens=True),
     "truncation": Check(token_checks.truncation, of_tokens=True),
+    "classes": Check(token_checks.classes, of_tokens=True, refused_again=True),
     "double_bos": Check(token_checks.double_bos),
     "pad_token": Check(token_checks.pad_token),
     "embeddings": Check(token_checks.embeddings),
@@ -56,6 +64,7 @@ CHECKS: dict[str, Check] = {
     "learning_rate": Check(settings_checks.learning_rate),
     "rank": Check(settings_checks.rank),
     "memory": Check(settings_checks.memory),
+    "environment": Check(environment_checks.environment, refused_again=True),
     "licence": Check(data_checks.licence),
     "held_out": Check(evaluation_checks.held_out),
     "evaluation": Check(evaluation_checks.evaluation),

@@ -130,7 +130,9 @@ def unmeasured(run: "RunContext") -> list[str]:
     measured = {
         data["name"]: run.measured[data["name"]] for data in run.evaluation["data"] if data["name"] in run.measured
     }
-    suites = ("preference",) if OBJECTIVES[run.spec["objective"]].reward_model else ("perplexity", "preference")
+    objective = OBJECTIVES[run.spec["objective"]]
+    suites = ("classes",) if objective.classifier else ("preference",)
+    suites = suites if objective.scores else ("perplexity", "preference")
     fitting = dataset_types.for_suites(*suites)
     nowhere = all(data["shape"] not in fitting for data in measured.values())
     found = []

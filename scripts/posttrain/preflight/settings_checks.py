@@ -40,7 +40,7 @@ def architecture(run: "RunContext") -> Finding | None:
     from posttrain.models import target_modules
 
     kind = run.model.config.get("model_type", "")
-    if OBJECTIVES[run.spec["objective"]].reward_model and not has_classifier(kind):
+    if OBJECTIVES[run.spec["objective"]].scores and not has_classifier(kind):
         return Finding(
             "error",
             f"transformers has no model of the type {kind} that gives a sequence one score, as a reward model does; write "

@@ -179,6 +179,8 @@ def place(file: Path, id: str) -> str:
 
 def marked(tokenizer: Any, tokens: Row) -> str:
     """The text of a row of tokens, what is trained between ⟦ and ⟧, the middle of long pieces left out."""
+    if "label" in tokens and "input_ids" in tokens:
+        return f"{elided(tokenizer.decode(tokens['input_ids']))} ⟦{tokens['label']}⟧"
     if "input_ids" in tokens:
         return _pieces(tokenizer, tokens["input_ids"], tokens["labels"])
     prompt = tokens["prompt_ids"]

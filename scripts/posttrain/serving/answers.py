@@ -20,6 +20,28 @@ class Called(NamedTuple):
     """as JSON"""
 
 
+def offered(tools: list[dict[str, Any]]) -> dict[str, frozenset[str]]:
+    """The functions of a list of tools: name to the names of the arguments that are texts.
+
+    Raises:
+        ValueError: a tool is no function with a name.
+    """
+    found = {}
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise ValueError("no list of objects")
+    for tool in tools:
+        function = tool.get("function")
+        named = isinstance(function, dict) and isinstance(function.get("name"), str)
+        if tool.get("type") != "function" or not named:
+            raise ValueError("no function with a name")
+        parameters = function.get("parameters")
+        properties = parameters.get("properties") if isinstance(parameters, dict) else None
+        known = properties if isinstance(properties, dict) else {}
+        texts = (key for key, value in known.items() if isinstance(value, dict) and value.get("type") == "string")
+        found[function["name"]] = frozenset(texts)
+    return found
+
+
 class Answer:
     """One answer while it is written."""
 

@@ -24,7 +24,7 @@ from posttrain.data.encoding import prompt_tokens
 from posttrain.data.left_out import left_out
 from posttrain.data.messages import Turns
 from posttrain.runtime.errors import UserError
-from posttrain.serving.answers import Answer
+from posttrain.serving.answers import Answer, offered
 from posttrain.serving.backends import Backend, Ended, Options
 from posttrain.serving.requests import MAX_BODY, SHOWN, ChatRequest, Refused, conversation, parse
 
@@ -290,26 +290,15 @@ class _Events(StreamingResponse):
 
 
 def _tools(asked: ChatRequest) -> dict[str, frozenset[str]]:
-    """The tools that may be called: name to the names of the arguments that are texts.
+    """See `answers.offered`.
 
     Raises:
         Refused: a tool is no function with a name.
     """
-    found = {}
-    for tool in json.loads(asked.functions or "[]"):
-        function = tool.get("function")
-        if (
-            tool.get("type") != "function"
-            or not isinstance(function, dict)
-            or not isinstance(function.get("name"), str)
-        ):
-            raise Refused(400, "a tool is {type: function, function: {name: ..., parameters: ...}}", "tools")
-        parameters = function.get("parameters")
-        properties = parameters.get("properties") if isinstance(parameters, dict) else None
-        known = properties if isinstance(properties, dict) else {}
-        texts = (key for key, value in known.items() if isinstance(value, dict) and value.get("type") == "string")
-        found[function["name"]] = frozenset(texts)
-    return found
+    try:
+        return offered(json.loads(asked.functions or "[]"))
+    except ValueError:
+        raise Refused(400, "a tool is {type: function, function: {name: ..., parameters: ...}}", "tools") from None
 
 
 def _check_tools(turns: Turns, tools: dict[str, frozenset[str]], text: str) -> None:

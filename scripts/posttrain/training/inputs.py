@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +112,8 @@ def reward_folders(options: Namespace) -> dict[str, Path]:
     return {folder.name: folder for folder in options.reward_models}
 
 
-def load_parent(folder: Path, spec: dict) -> Any:
-    """The model to train, see `loading.parent`.
+def load_parent(folder: Path, spec: dict, classes: Sequence[str] = ()) -> Any:
+    """The model to train, see `loading.parent`; a classifier has these `classes`.
 
     Seeds every generator as well, since PEFT draws the adapter's first weights before TRL sets any seed.
     """
@@ -120,9 +121,10 @@ def load_parent(folder: Path, spec: dict) -> Any:
     return loading.parent(
         folder,
         spec,
-        reward=OBJECTIVES[spec["objective"]].reward_model,
+        reward=OBJECTIVES[spec["objective"]].scores,
         attention="flash_attention_2" if uses_flash_attention(spec) else None,
         device=strategies.loads_on(spec),
+        classes=classes,
     )
 
 

@@ -8,7 +8,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from posttrain.data.dataset_types import DATASET_TYPES
+from posttrain.data.dataset_types import DATASET_TYPES, MEDIA
 from posttrain.data.media_text import Reader
 from posttrain.models import processors
 from posttrain.runtime.atomic import read_json
@@ -26,6 +26,12 @@ def renamed(rows: Any, names: tuple[str, ...]) -> Any:
     return rows.rename_columns({name: RENAMED.format(name) for name in names}) if names and rows is not None else rows
 
 
+def named(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of a dataset of `renamed`, with their own names again."""
+    own = {RENAMED.format(name): name for name in MEDIA}
+    return [{own.get(key, key): value for key, value in row.items()} for row in rows]
+
+
 class Collator:
     """Rows of input_ids, labels and files -> a batch with everything that the model reads.
 
@@ -33,16 +39,17 @@ class Collator:
         reader: see `processors.reader`.
         pad: the collator of the tokens alone.
         columns: of media.
-        tokens: the rows' columns that `pad` is given.
+        sequences: of one row in a batch, all about the same files: first the first of each row, then the second of each.
     """
 
-    def __init__(self, reader: Reader, pad: Any, columns: tuple[str, ...], tokens: tuple[str, ...]) -> None:
-        self.reader, self.pad, self.columns, self.tokens = reader, pad, columns, tokens
+    def __init__(self, reader: Reader, pad: Any, columns: tuple[str, ...], sequences: int = 1) -> None:
+        self.reader, self.pad, self.columns, self.sequences = reader, pad, columns, sequences
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """The batch."""
-        batch = self.pad([{name: row[name] for name in self.tokens} for row in rows])
-        files = [{name: row.get(RENAMED.format(name)) or [] for name in self.columns} for row in rows]
+        own = {RENAMED.format(name): name for name in self.columns}
+        batch = self.pad([{name: value for name, value in row.items() if name not in own} for row in rows])
+        files = [{name: row[key] for key, name in own.items()} for row in rows] * self.sequences
         processor = self.reader.processor
         return (
             batch
@@ -60,4 +67,16 @@ def for_sft(options: Namespace, tokenizer: Any, columns: tuple[str, ...]) -> Col
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
     pad = DataCollatorForLanguageModeling(pad_token_id=tokenizer.pad_token_id)
-    return Collator(processors.reader(options.parent, options.tokens), pad, columns, ("input_ids", "labels"))
+    return Collator(processors.reader(options.parent, options.tokens), pad, columns)
+
+
+def for_pairs(options: Namespace, tokenizer: Any, columns: tuple[str, ...]) -> Collator:
+    """The collator of DPO, whose batches have the chosen completions of all rows before the rejected ones.
+
+    Args:
+        options: as for `for_sft`.
+    """
+    from trl.trainer.dpo_trainer import DataCollatorForPreference
+
+    pad = DataCollatorForPreference(pad_token_id=tokenizer.pad_token_id)
+    return Collator(processors.reader(options.parent, options.tokens), pad, columns, sequences=2)

@@ -110,13 +110,16 @@ class Names:
             raise UserError("invalid-pair", f"'{pair}'", problem, "name two, as sft_lora~dpo_lora")
         for name in names:
             if self.is_reward(name):
-                problem = f"{name} is a reward model, which generates no text"
+                problem = f"{name} is a {self._kind(name)}, which generates no text"
                 raise UserError("invalid-pair", f"'{pair}'", problem, "name two models that do")
         return names
 
     def is_reward(self, name: str) -> bool:
-        """Whether `name` is a run that trains a reward model."""
-        return name not in self.config.bases and OBJECTIVES[self.run(name).run.objective].reward_model
+        """Whether `name` is a run that trains a model that scores and generates nothing: a reward model, or a classifier."""
+        return name not in self.config.bases and OBJECTIVES[self.run(name).run.objective].scores
+
+    def _kind(self, name: str) -> str:
+        return "classifier" if OBJECTIVES[self.run(name).run.objective].classifier else "reward model"
 
     def reward_model(self, place: str, name: str, implicit: bool = False, seen: tuple[str, ...] = ()) -> str:
         """The canonical name of the run that a key names as a reward model.
@@ -200,7 +203,9 @@ class Names:
                 f"{node.name} is trained with {node.run.method}, which cannot be merged, so nothing can start from it",
                 f"train it with lora, or start from {node.parent}",
             )
-        if OBJECTIVES[node.run.objective].reward_model:
+        if OBJECTIVES[node.run.objective].scores:
+            if OBJECTIVES[node.run.objective].classifier:
+                raise UserError("wrong-parent", place, f"{node.name} is a classifier", f"start from {node.parent}")
             problem = f"{node.name} is a reward model, which scores completions and generates none"
             raise UserError("wrong-parent", place, problem, f"start from {node.parent}, and name it under reward:")
         return node.name

@@ -127,8 +127,9 @@ class Specs:
             whole = self._reference("data", table.from_)
             return _stage("select") | settings("select", table.select) | {"from": whole, "by": by}
         if table.generated:
-            said = self.sha256(f"{self.names.writer(name)}/predictions/{table.from_}")
-            return _stage("generate") | {"from": self._reference("data", table.from_), "predictions": said}
+            writer = self.names.writer(name)
+            made_of = {"from": self._reference("data", table.from_), "by": self._model(writer)}
+            return _stage("generate") | made_of | {"predictions": self.sha256(f"{writer}/predictions/{table.from_}")}
         if table.ratings:
             file = paths.ratings(table.ratings, "preferences.jsonl")
             table = table.model_copy(update={"path": file, "format": "preference"})

@@ -182,7 +182,7 @@ def test_combination_is_allowed(keys):
     assert run(**keys)
 
 
-DATASET_TYPES = ("text", "messages", "preference", "unpaired_preference", "image_messages")
+DATASET_TYPES = ("text", "labelled_text", "messages", "preference", "unpaired_preference", "image_messages")
 FITS = {
     "sft": "text messages",
     "pretrain": "text",
@@ -192,6 +192,7 @@ FITS = {
     "cpo": "preference",
     "distill": "text messages",
     "reward": "preference",
+    "classify": "labelled_text",
     "grpo": "messages preference prompts",
     "rloo": "messages preference prompts",
     "ppo": "messages preference prompts",

@@ -38,7 +38,9 @@ def test_every_objective_and_method_has_its_defaults(objective):
         except UserError:
             continue  # refused by test_run_rules.py
         learns, moves = METHODS[method].learning_rates
-        assert settings["learning_rate"] == (learns if objective in ("sft", "pretrain", "reward") else moves)
+        assert settings["learning_rate"] == (
+            learns if objective in ("sft", "pretrain", "reward", "classify") else moves
+        )
         beta = {"dpo": 0.1, "kto": 0.1, "orpo": 0.1, "cpo": 0.1, "grpo": 0.0, "rloo": 0.05}
         assert settings.get("beta") == beta.get(objective)
         assert settings.get("rank", 16) == (256 if method == "vera" else 16)

@@ -7,8 +7,11 @@ from posttrain.config import library_fields, trainer_args
 from posttrain.objectives import OBJECTIVES
 from posttrain.workflow.project import Project
 
-TEXTS = {"datasets.texts": {"path": "texts.jsonl", "format": "text"}}
-DATA = {"messages": "chats", "preference": "pairs", "text": "texts"}
+TEXTS = {
+    "datasets.texts": {"path": "texts.jsonl", "format": "text"},
+    "datasets.labelled": {"path": "labelled.jsonl", "format": "labelled_text"},
+}
+DATA = {"messages": "chats", "preference": "pairs", "text": "texts", "labelled_text": "labelled"}
 
 
 def table(objective: str) -> dict:

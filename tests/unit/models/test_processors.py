@@ -87,7 +87,7 @@ def batch_of(made, rows: list[int]) -> tuple[dict, torch.Tensor]:
     table = pq.read_table(tokens / "train.parquet").to_pylist()
     reader = processors.reader(model, tokens)
     pad = DataCollatorForLanguageModeling(pad_token_id=reader.processor.tokenizer.pad_token_id)
-    collator = media_collator.Collator(reader, pad, ("images",), ("input_ids", "labels"))
+    collator = media_collator.Collator(reader, pad, ("images",))
     batch = collator([table[i] | {"images_files": table[i]["images"]} for i in rows])
     return batch, batch.pop("labels")
 

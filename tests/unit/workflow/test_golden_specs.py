@@ -42,9 +42,15 @@ def texts() -> dict:
         f"pretrain_{method}": {"from": "tiny", "objective": "pretrain", "method": method, "data": "texts"}
         for method in METHODS
     }
+    runs |= {
+        f"classify_{method}": {"from": "tiny", "objective": "classify", "method": method, "data": "labelled"}
+        for method, row in METHODS.items()
+        if row.mergeable
+    }
     return {
         "bases": {"tiny": {"source": "random", "text": "texts", "new_words": ["plum"]}},
-        "datasets": {"texts": {"path": "texts.jsonl", "format": "text"}, "others": {"path": "others.jsonl"}},
+        "datasets": {"texts": {"path": "texts.jsonl", "format": "text"}, "others": {"path": "others.jsonl"}}
+        | {"labelled": {"path": "labelled.jsonl", "format": "labelled_text"}},
         "runs": runs | {"unpacked": runs["pretrain_lora"] | {"packing": False}},
         "evaluation": {"outside": ["others"]},
     }
