@@ -817,7 +817,7 @@ def test_suites_that_their_rows_cannot_answer_are_errors(look):
             "generation",
             "text",
             50,
-            "needs rows of type messages or image_messages or audio_messages or preference, and d is text",
+            "needs rows of type messages or image_messages or audio_messages or preference or image_preference, and d is text",
         ),
         ("generation", "messages", 0, "evaluation.suites.s.data: d holds out no rows"),
     ):
