@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-import train_grpo
 from conftest import write_rows
 
+import train_grpo
 from posttrain.compat import trl_trainers
 from posttrain.runtime import atomic, hashes
 from posttrain.training import callbacks
