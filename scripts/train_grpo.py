@@ -19,7 +19,7 @@ from posttrain.runtime.script import arguments, on_policy, run
 def main(options) -> None:
     from posttrain.compat import trl_trainers
     from posttrain.data import tokens
-    from posttrain.inference import environments, episodes, media, positions, reward_models
+    from posttrain.inference import environments, episodes, media, positions
     from posttrain.models import loading, peft_methods
     from posttrain.models.processors import processor
     from posttrain.training import inputs, loop, sampled
@@ -40,19 +40,10 @@ def main(options) -> None:
             check_text_only(spec)
             placeholders = sorted(processor(options.parent).placeholders)
             trainer = trl_trainers.media_sampler(name, package, media.inputs, placeholders)
-        rewards = []
+        rewards = reward_functions(options, spec, tokenizer, stops)
         if acts:
             player = episodes.Player(acts, tokenizer, stops, environments.limits(spec), spec["seed"])
             trainer = trl_trainers.agent_sampler(played(player, spec))
-            rewards.append(environment)
-        if "reward" in spec:
-            score = reward_models.reward_function(spec["reward"], tokenizer, stops, inputs.reward_folders(options))
-
-            def reward(prompts, completion_ids, reference, **_):
-                columns = zip(prompts, reference, strict=True)
-                return score([{"prompt_ids": ids, "reference": text} for ids, text in columns], completion_ids)
-
-            rewards.append(reward)
 
         def build(spec):
             model = inputs.load_parent(options.parent, spec)
@@ -91,6 +82,23 @@ def check_text_only(spec):
     if place := next((name for name, has in names.items() if has), None):
         problem = "it reads text only, and the prompts are about pictures or sounds"
         raise UserError("unsupported-setting", place, problem, "write reward: {function: NAME}")
+
+
+def reward_functions(options, spec, tokenizer, stops):
+    """The environment's reward and that of `reward`, as TRL calls them, where the run has them."""
+    from posttrain.inference import reward_models
+    from posttrain.training import inputs
+
+    functions = [environment] if "environment" in spec else []
+    if "reward" in spec:
+        score = reward_models.reward_function(spec["reward"], tokenizer, stops, inputs.reward_folders(options))
+
+        def reward(prompts, completion_ids, reference, **_):
+            columns = zip(prompts, reference, strict=True)
+            return score([{"prompt_ids": ids, "reference": text} for ids, text in columns], completion_ids)
+
+        functions.append(reward)
+    return functions
 
 
 def environment(prompts, environment_reward, **_):
