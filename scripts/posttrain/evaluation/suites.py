@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from posttrain.data import rows, thoughts, tokens
-from posttrain.data.dataset_types import MEDIA
+from posttrain.data.dataset_types import DATASET_TYPES, MEDIA
 from posttrain.data.samples import ANSWERS, HeldOut, conversation, pick
 from posttrain.evaluation import acting, prompt_suites
 from posttrain.evaluation.candidate import Asked, Candidate, Row, ask, check_known
