@@ -124,7 +124,7 @@ wildcard_constraints:
     sweep="[a-z][a-z0-9_]*",
     pair=rf"[a-z][a-z0-9_]*{OVERRIDES}~[a-z][a-z0-9_]*{OVERRIDES}",
     max_length="[0-9]+",
-    trained="(,assistant_turns=last)?(,train_thoughts=false)?",
+    trained="(,assistant_turns=last)?(,train_thoughts=false)?(,long_rows=split)?",
     run=rf"{CANONICAL}[a-z][a-z0-9_]*{OVERRIDES}",
     target=rf"{CANONICAL}((bases|data)/)?[a-z][a-z0-9_]*{OVERRIDES}(/eval|/judge|/export|/predictions/[a-z][a-z0-9_]*)?",
 
@@ -206,7 +206,16 @@ def run_tokens_files(wildcards):
 
 def base_text(wildcards):
     base = PROJECT.config.bases[wildcards.base]
-    return [f"results/data/{base.text}/train.parquet"] if base.source == "random" else []
+    names = [getattr(base, key) for key in ("text", "data") if getattr(base, key, None)]
+    return [f"results/data/{name}/train.parquet" for name in names]
+
+
+def whole_model(wildcards):
+    return ancient(PROJECT.model(PROJECT.config.bases[wildcards.base].of))
+
+
+def whole_manifest(wildcards):
+    return PROJECT.manifest(PROJECT.config.bases[wildcards.base].of)
 
 
 def base_template(wildcards):
@@ -270,7 +279,9 @@ def preflight_tokens_files(wildcards):
 
 
 def preflight_judges(wildcards):
-    bases = PROJECT.inputs.foreign_rewards(PROJECT.run(wildcards.run).name).values()
+    node = PROJECT.run(wildcards.run)
+    bases = [*PROJECT.inputs.foreign_rewards(node.name).values()]
+    bases += [PROJECT.lineage(node.teacher)[0]] if node.teacher else []
     return [PROJECT.manifest(base) for base in dict.fromkeys(bases)]
 
 
@@ -371,6 +382,14 @@ def selected_rows(wildcards):
     return expand("results/data/{source}/{file}", source=source, file=ROWS)
 
 
+def generated_rows(wildcards):
+    return expand("results/data/{source}/{file}", source=PROJECT.config.datasets[wildcards.dataset].from_, file=ROWS)
+
+
+def generated_answers(wildcards):
+    return paths.predictions(PROJECT.names.writer(wildcards.dataset), PROJECT.config.datasets[wildcards.dataset].from_)
+
+
 def logprobs_tokens(wildcards):
     return PROJECT.tokens(wildcards.run, wildcards.dataset, wildcards.max_length)
 
@@ -381,6 +400,31 @@ def logprobs_tokens_files(wildcards):
 
 def parent_logprobs(wildcards):
     return PROJECT.logprobs(wildcards.run)
+
+
+def topk_tokens(wildcards):
+    return PROJECT.tokens(wildcards.run, wildcards.dataset, wildcards.max_length) + wildcards.trained
+
+
+def topk_tokens_files(wildcards):
+    return [f"{topk_tokens(wildcards)}/{file}" for file in ("train.parquet", "validation.parquet", "report.json")]
+
+
+def run_topk(wildcards):
+    folder = PROJECT.topk(wildcards.run)
+    return [f"{folder}/{split}.parquet" for split in ("train", "validation")] if folder else []
+
+
+def topk_folder(wildcards, input):
+    return "".join(folders(input.topk))
+
+
+def teacher_model(wildcards):
+    return PROJECT.merged(PROJECT.run(wildcards.run).teacher)
+
+
+def teacher_manifest(wildcards):
+    return PROJECT.manifest(PROJECT.run(wildcards.run).teacher)
 
 
 def eval_tokens(wildcards):
@@ -560,13 +604,15 @@ def merge_recorded(wildcards):
     node = PROJECT.run(wildcards.run)
     with_logprobs = OBJECTIVES[node.run.objective].reference == "logprobs"
     own = [f"{run_rows_folder(wildcards)}/train.parquet", *([PROJECT.logprobs(node.name)] if with_logprobs else [])]
-    return if_stored([*own, *judge_manifests(wildcards)])
+    teacher = [PROJECT.manifest(node.teacher)] if node.teacher else []
+    return if_stored([*own, *judge_manifests(wildcards), *teacher])
 
 
 def preflight_besides(wildcards):
     """The tokenizers of judges of another base, and what says the licences of cards."""
     node = PROJECT.run(wildcards.run)
     bases = dict.fromkeys(PROJECT.inputs.foreign_rewards(node.name).values())
+    bases |= {PROJECT.lineage(node.teacher)[0]: None} if node.teacher else {}
     cards = {"bases": "results/bases/{}/base.json", "datasets": "results/data/{}/data.json"}
     parts = [part.split(".") for part in PROJECT.graph.licences(node)]
     return if_stored([*map(PROJECT.model, bases), *(cards[table].format(name) for table, name in parts)])

@@ -104,6 +104,36 @@ rule select:
         """
 
 
+rule generate:
+    """Take a model's completions of a dataset's rows in place of their own (Kim and Rush 2016); held-out rows keep theirs."""
+    input:
+        spec="results/data/{dataset}/spec.json",
+        rows=generated_rows,
+        answers=generated_answers,
+    output:
+        train="results/data/{dataset}/train.parquet",
+        validation="results/data/{dataset}/validation.parquet",
+        dropped="results/data/{dataset}/dropped.jsonl",
+        summary="results/data/{dataset}/data.json",
+    log:
+        "results/logs/generate/{dataset}.log",
+    wildcard_constraints:
+        dataset=PROJECT.datasets_pattern("generate"),
+    conda:
+        "../envs/posttrain.yaml"
+    resources:
+        mem_mb=job_memory,
+        runtime=job_minutes,
+    params:
+        rows=rows_folder,
+        output=subpath(output.train, parent=True),
+    shell:
+        """
+        python "$POSTTRAIN"/generate_data.py --spec {input.spec:q} --rows {params.rows:q} --answers {input.answers:q} \
+            --output {params.output:q} --log {log:q}
+        """
+
+
 rule overlap:
     """Look for a dataset's training rows in its held-out rows and in those that models are measured on."""
     input:

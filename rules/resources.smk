@@ -4,7 +4,7 @@ from posttrain.compat.snakemake import chosen, remember_parameters, scheduler
 from posttrain.runtime import slurm
 from posttrain.workflow import partitions, resources
 
-SHARED = ("logprobs", "select", "eval", "predict")  # stages whose rows several processes share
+SHARED = ("logprobs", "topk", "select", "eval", "predict")  # stages whose rows several processes share
 
 
 def subject(wildcards):

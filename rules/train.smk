@@ -1,4 +1,5 @@
-"""Training: one rule an objective, named for it, so that the list of jobs reads like the guide. dpo, which needs more, is in dpo.smk.
+"""Training: one rule an objective, named for it, so that the list of jobs reads like the guide. dpo and distill, which need
+more, are in dpo.smk and distill.smk.
 
 Needs: the run's spec, its parent's model, and its tokens; or, on-policy, its dataset's prompts and what gives the reward.
 Makes: results/{run}/trained/ (an adapter, or all weights), train.jsonl and train.json.
@@ -7,7 +8,9 @@ Steps: load the parent -> train with TRL's trainer or PPO's, from the last check
 Without profiles/default a finished stage is built again if the text of its command changes, so the formatter is off there.
 """
 
-for objective in [name for name, row in OBJECTIVES.items() if not row.on_policy and row.reference != "logprobs"]:
+for objective in [
+    name for name, row in OBJECTIVES.items() if not (row.on_policy or row.teacher) and row.reference != "logprobs"
+]:
 
     rule:
         name:
@@ -36,7 +39,7 @@ for objective in [name for name, row in OBJECTIVES.items() if not row.on_policy 
             mem_mb=job_memory,
             runtime=job_minutes,
         params:
-            script=f"train_{objective}.py",
+            script=f"train_{OBJECTIVES[objective].script or objective}.py",
             tokens=tokens_folder,
         # fmt: off
         shell:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from posttrain.models.memory_estimate import GIB
 from posttrain.objectives import OBJECTIVES
-from posttrain.preflight import checks
+from posttrain.preflight import checks, tool_checks
 from posttrain.preflight.settings_checks import needed
 from posttrain.runtime.atomic import read_json, whole_file, write_json
 from posttrain.runtime.console import say
@@ -43,6 +43,8 @@ def main(options) -> None:
     there = {"unit": "GiB", "on": context.memory.name, "there": round(context.memory.total / GIB, 3)}
     report = {"run": name, "passed": not errors, "checks": results, "memory": need | there}
     report |= {"trained": trained(context.spec)}
+    if of_tools := tool_checks.counts(context):
+        report["tools"] = of_tools
     failed = options.output.parent / "logs" / "preflight" / name  # Snakemake deletes what a failed job leaves
     file = failed if errors else options.output / "preflight"
     write(file, report | {"licences": facts["licences"]}, examples)
@@ -89,6 +91,7 @@ def page(report: dict, examples: list[tuple[str, str]]) -> str:
         f"{key} {need[key]:.2f}" for key in ("weights", "gradients", "optimiser", "activations", "logits")
     )
     lines += ["", f"Memory: about {need['total']:.1f} of {need['there']:.1f} GiB on {need['on']} ({parts}).", ""]
+    lines += [tool_checks.sentence(report["tools"]), ""] if "tools" in report else []
     lines += [
         f"Rows: what is trained ({report['trained']}) stands between ⟦ and ⟧; white space is as it is, the middle of long texts is "
         "left out.",
@@ -101,6 +104,10 @@ def page(report: dict, examples: list[tuple[str, str]]) -> str:
 
 def trained(spec: dict) -> str:
     """What of a run's conversations is trained, for people."""
+    if OBJECTIVES[spec["objective"]].classifier:
+        return "the label"
+    if OBJECTIVES[spec["objective"]].splits_long_rows:
+        return "the whole text"
     if "assistant_turns" not in OBJECTIVES[spec["objective"]].keys:
         return "the answer"
     turns = "the assistant's last turn" if spec.get("assistant_turns") == "last" else "all turns of the assistant"

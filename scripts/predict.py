@@ -73,22 +73,23 @@ def load(options, spec: dict):
     stops = scoring.stop_tokens(model, tokenizer)
     key = generation_cache.model_key(sha256(options.manifest), precision, stops, decoding.context(model))
     settings = [generation_cache.VERSION, key, penalty, longest, ()]
-    return Asking(model, tokenizer, longest, penalty, lambda prompt: generation_cache.name_of(prompt, settings))
+
+    def name(prompt, files):
+        return generation_cache.name_of(prompt, settings, files)
+
+    return Asking(model, tokenizer, longest, penalty, name, options.data)
 
 
 def check_type(dataset: str, dataset_type: str) -> None:
     """Refuse a dataset whose rows no model here can complete.
 
     Raises:
-        UserError: they are texts, or ask about images.
+        UserError: they are texts.
     """
     row = DATASET_TYPES[dataset_type]
     if not row.turns:
         problem = f"its rows are of the type {dataset_type}, which have no prompt to complete"
         raise UserError("no-prompts", f"dataset {dataset}", problem, "name a dataset of prompts or conversations")
-    if row.media:
-        problem = f"its rows are about {' and '.join(row.media)}, which are not given to a model here"
-        raise UserError("no-prompts", f"dataset {dataset}", problem, "name a dataset of text")
 
 
 def take_over(store, file: Path) -> None:

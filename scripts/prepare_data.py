@@ -86,7 +86,7 @@ def main(options) -> None:
         for file in (*SPLITS.values(), DROPPED):
             (taken.folder / file).replace(options.output / file)
     if has_media:
-        media.prune(options.output, media.named(options.output / file for file in SPLITS.values()))
+        media.prune(options.output, rows.media_names(options.output / file for file in SPLITS.values()))
     write_data(options.output, report)
     asked = 0 if held_out else splits.held_out_count(report["train"] + report["validation"], spec["validation"])
     tell(name, report, taken.first_fault, options.output / DROPPED, asked)

@@ -8,6 +8,7 @@ Reads the dataset's Parquet files and the base's tokenizer and stop tokens; writ
 
 import argparse
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 from functools import cache, partial
@@ -30,13 +31,16 @@ def main(options) -> None:
     import pyarrow.parquet as pq
 
     dataset_type = read_json(options.data / "data.json")["shape"]
-    name = options.output.name.split(",")[0]
+    name, *choices = options.output.name.split(",")
     settings = {
         "max_length": options.max_length,
         "assistant_turns": options.assistant_turns,
         "train_thoughts": options.train_thoughts == "true",
     }
-    encode = partial(encoded, model=options.model, dataset_type=dataset_type, settings=settings)
+    if "long_rows=split" in choices:
+        settings["long_rows"] = "split"
+    media = options.data if check_media(options, dataset_type, name) else None
+    encode = partial(encoded, model=options.model, dataset_type=dataset_type, settings=settings, media=media)
     sources = {split: options.data / f"{split}.parquet" for split in ("train", "validation")}
     rows = sum(pq.read_metadata(file).num_rows for file in sources.values())
     cores = options.cores if rows > 2 * BLOCK_ROWS else 1  # a process takes as long to start as for a thousand rows
@@ -57,7 +61,8 @@ def main(options) -> None:
                 f"max_length {options.max_length} cuts off every trained token of all {counts['train']['dropped']} rows",
                 "write a larger max_length",
             )
-    report = {"shape": dataset_type} | settings | {split: summary(counts[split]) for split in sources}
+    where = {"media": os.path.relpath(media, options.output)} if media else {}
+    report = {"shape": dataset_type} | where | settings | {split: summary(counts[split]) for split in sources}
     names = [file.name for file in sources.values()]
     report |= {"made_from": hashes(options.data, *names), "written": hashes(options.output, *names)}
     write_json(options.output / "report.json", sealed(report))
@@ -65,6 +70,34 @@ def main(options) -> None:
     say(f"{name}: {train['rows']} rows, {train['tokens']} tokens, {train['trained_tokens']} of them trained", "summary")
     if train["cut"] or train["dropped"]:
         say(f"{name}: max_length {options.max_length} cuts {train['cut']} rows and drops {train['dropped']}")
+    if train.get("too_long"):
+        say(f"{name}: {train['too_long']} rows are dropped as their sounds are longer than the base listens at once")
+    if train.get("media_cut"):
+        say(
+            f"{name}: {train['media_cut']} rows are dropped as max_length {options.max_length} ends before or inside their media"
+        )
+
+
+def check_media(options: argparse.Namespace, dataset_type: str, name: str) -> bool:
+    """Whether the rows are about media.
+
+    Raises:
+        UserError: they are, and the base reads text or other media alone.
+    """
+    from posttrain.data.dataset_types import DATASET_TYPES
+    from posttrain.models.processors import reads
+
+    media = DATASET_TYPES[dataset_type].media
+    read = reads(options.model)
+    if not read.issuperset(media):
+        alone = f"reads {' and '.join(sorted(read))} alone" if read else "is a model of text alone"
+        raise UserError(
+            "wrong-dataset-type",
+            f"dataset {name}",
+            f"its rows have {' and '.join(media)}, and base {options.model.parent.name} {alone}",
+            "take a base that reads them, such as {source: random, family: idefics3} for images, or qwen2_audio for audios",
+        )
+    return bool(media)
 
 
 def blocks(files: dict[str, Path]) -> Iterator[tuple[str, Any]]:
@@ -79,8 +112,13 @@ def blocks(files: dict[str, Path]) -> Iterator[tuple[str, Any]]:
             yield split, pq.read_table(file)
 
 
-def encoded(block: tuple[str, Any], model: Path, dataset_type: str, settings: dict[str, Any]) -> tuple[str, Any, dict]:
+def encoded(
+    block: tuple[str, Any], model: Path, dataset_type: str, settings: dict[str, Any], media: Path | None = None
+) -> tuple[str, Any, dict]:
     """A block's split, its tokens as a table and its counts, see `tokens.tokenise`.
+
+    Args:
+        media: the folder of the dataset, where its rows have files there.
 
     Between processes rows go ten times as fast in Arrow's form.
     """
@@ -89,7 +127,10 @@ def encoded(block: tuple[str, Any], model: Path, dataset_type: str, settings: di
 
     split, batch = block
     loaded, ends = tokenizer(model)
-    rows, counts = tokenise(loaded, without_nulls(batch.to_pylist()), dataset_type, stops=ends, **settings)
+    reads = reader(model, media) if media else None
+    rows, counts = tokenise(
+        loaded, without_nulls(batch.to_pylist()), dataset_type, stops=ends, reader=reads, **settings
+    )
     return split, table(rows, schema(dataset_type)), counts
 
 
@@ -101,7 +142,7 @@ def table(rows: list[dict], schema: Any) -> Any:
     columns = {}
     for field in schema:
         values = [row[field.name] for row in rows]
-        if pa.types.is_list(field.type):
+        if pa.types.is_list(field.type) and pa.types.is_integer(field.type.value_type):
             offsets = np.cumsum([0, *map(len, values)], dtype=np.int32)
             numbers = np.fromiter(chain.from_iterable(values), np.int32, offsets[-1])
             columns[field.name] = pa.ListArray.from_arrays(offsets, numbers)
@@ -113,7 +154,10 @@ def table(rows: list[dict], schema: Any) -> Any:
 @cache
 def tokenizer(model: Path) -> tuple[Any, list[int]]:
     """The base's tokenizer and stop tokens, loaded once a process."""
-    sys.modules.setdefault("torch", None)  # a tokenizer needs none; transformers would import it, which takes seconds
+    from posttrain.models.processors import has_processor
+
+    if not has_processor(model):  # a tokenizer needs no torch; transformers would import it, which takes seconds
+        sys.modules.setdefault("torch", None)
     from transformers import AutoTokenizer
 
     from posttrain.data.tokens import stops
@@ -125,6 +169,15 @@ def tokenizer(model: Path) -> tuple[Any, list[int]]:
             "unreadable-model", str(model), f"the tokenizer cannot be loaded: {first_line(error)}"
         ) from None
     return loaded, stops(model, loaded)
+
+
+@cache
+def reader(model: Path, media: Path) -> Any:
+    """What reads the media of rows for the base, loaded once a process."""
+    from posttrain.data.media_text import Reader
+    from posttrain.models.processors import processor
+
+    return Reader(processor(model), media)
 
 
 def summary(counts: dict) -> dict:

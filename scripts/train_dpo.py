@@ -20,8 +20,8 @@ def main(options) -> None:
     from trl import DPOConfig
 
     from posttrain.compat.trl_trainers import prepared_dpo
-    from posttrain.inference import scoring
-    from posttrain.training import inputs, preference_stage
+    from posttrain.inference import media, scoring
+    from posttrain.training import inputs, media_collator, preference_stage
 
     def read(file):
         """Pairs, and beside those of training the reference's log-probabilities."""
@@ -34,7 +34,8 @@ def main(options) -> None:
         """Held-out rows beside the parent's log-probabilities of them, which no stage has computed."""
         if set(REFERENCE) <= set(rows.column_names):
             return rows
-        scores = scoring.reference(model.eval(), rows.to_list())
+        files = media.of_tokens(media_collator.named(rows.to_list()), options.tokens)
+        scores = scoring.reference(model.eval(), rows.to_list(), files=files)
         return concatenate_datasets([rows, Dataset.from_dict(dict(zip(REFERENCE, scores, strict=True)))], axis=1)
 
     preference_stage.train(

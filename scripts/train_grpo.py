@@ -12,14 +12,16 @@ from pathlib import Path
 from posttrain.objectives import OBJECTIVES
 from posttrain.runtime import processes
 from posttrain.runtime.atomic import read_json
+from posttrain.runtime.errors import UserError
 from posttrain.runtime.script import arguments, on_policy, run
 
 
 def main(options) -> None:
     from posttrain.compat import trl_trainers
     from posttrain.data import tokens
-    from posttrain.inference import positions, reward_models
+    from posttrain.inference import environments, episodes, media, positions
     from posttrain.models import loading, peft_methods
+    from posttrain.models.processors import processor
     from posttrain.training import inputs, loop, sampled
 
     def files(spec):
@@ -28,18 +30,20 @@ def main(options) -> None:
 
     def prepare(spec, folder):
         tokenizer = loading.tokenizer(options.parent)
-        prompts = inputs.read_prompts(options, spec, tokenizer)
+        acts = environments.Environment(spec["environment"]) if "environment" in spec else None
+        prompts = inputs.read_prompts(options, spec, tokenizer, acts and acts.schemas)
         rows, steps = schedule(prompts, spec)
-        models = inputs.reward_folders(options)
-        score = reward_models.reward_function(
-            spec["reward"], tokenizer, tokens.stops(options.parent, tokenizer), models
-        )
+        stops = tokens.stops(options.parent, tokenizer)
         name, package = spec["objective"], OBJECTIVES[spec["objective"]].trl_package
         trainer, config = trl_trainers.prepared_sampler(name, package), trl_trainers.config_of(name, package)
-
-        def reward(prompts, completion_ids, reference, **_):
-            columns = zip(prompts, reference, strict=True)
-            return score([{"prompt_ids": ids, "reference": text} for ids, text in columns], completion_ids)
+        if "files" in prompts[0]:
+            check_text_only(spec)
+            placeholders = sorted(processor(options.parent).placeholders)
+            trainer = trl_trainers.media_sampler(name, package, media.inputs, placeholders)
+        rewards = reward_functions(options, spec, tokenizer, stops)
+        if acts:
+            player = episodes.Player(acts, tokenizer, stops, environments.limits(spec), spec["seed"])
+            trainer = trl_trainers.agent_sampler(played(player, spec))
 
         def build(spec):
             model = inputs.load_parent(options.parent, spec)
@@ -48,7 +52,7 @@ def main(options) -> None:
             made = trainer(
                 model=model,
                 args=config(**settings(spec, folder, steps)),
-                reward_funcs=reward,
+                reward_funcs=rewards,
                 train_dataset=rows,
                 processing_class=tokenizer,
                 peft_config=peft_methods.peft_config(spec, model, steps),
@@ -68,8 +72,65 @@ def main(options) -> None:
     sampled.tell_truncated(run_folder.name, run_folder / "train.jsonl", read_json(options.spec))
 
 
+def check_text_only(spec):
+    """Refuse what reads text only, where prompts are about files.
+
+    Raises:
+        UserError: the run has an environment, or its reward comes from a model.
+    """
+    names = {"environment": "environment" in spec, "reward.from": "from" in spec.get("reward", {})}
+    if place := next((name for name, has in names.items() if has), None):
+        problem = "it reads text only, and the prompts are about pictures or sounds"
+        raise UserError("unsupported-setting", place, problem, "write reward: {function: NAME}")
+
+
+def reward_functions(options, spec, tokenizer, stops):
+    """The environment's reward and that of `reward`, as TRL calls them, where the run has them."""
+    from posttrain.inference import reward_models
+    from posttrain.training import inputs
+
+    functions = [environment] if "environment" in spec else []
+    if "reward" in spec:
+        score = reward_models.reward_function(spec["reward"], tokenizer, stops, inputs.reward_folders(options))
+
+        def reward(prompts, completion_ids, reference, **_):
+            columns = zip(prompts, reference, strict=True)
+            return score([{"prompt_ids": ids, "reference": text} for ids, text in columns], completion_ids)
+
+        functions.append(reward)
+    return functions
+
+
+def environment(prompts, environment_reward, **_):
+    """The rewards that the environment has given; TRL logs them under this function's name."""
+    return environment_reward
+
+
+def played(player, spec):
+    """What TRL trains on of the episodes of rows, see `trl_trainers.agent_sampler`."""
+    import json
+
+    longest = spec["max_length"] - spec["max_new_tokens"]
+
+    def play(trainer, rows):
+        first = processes.rank() * len(rows)  # completions of one prompt stand side by side
+        numbers = [(first + i) % spec["generations"] for i in range(len(rows))]
+        tasks = [row | {"turns": json.loads(row["turns"])} for row in rows]
+        done = player.play(tasks, numbers, trainer.continued, spec["max_new_tokens"], longest)
+        return {
+            "prompt_ids": [one.prompt for one in done],
+            "completion_ids": [one.ids for one in done],
+            "env_mask": [one.mask for one in done],
+            "environment_reward": [one.reward for one in done],
+        }
+
+    return play
+
+
 def schedule(prompts, spec):
     """The prompts in the order of training, as TRL takes them, and the number of optimiser steps."""
+    import json
+
     from datasets import Dataset
 
     from posttrain.training import inputs
@@ -79,7 +140,11 @@ def schedule(prompts, spec):
     rollouts = max(1, round(len(prompts) * spec["epochs"] / size))  # TRL drops a part of one
     steps = spec["max_steps"] or passes * rollouts
     columns = {"id": "id", "prompt": "prompt_ids", "reference": "reference"}
-    table = Dataset.from_list([{name: row[key] for name, key in columns.items()} for row in prompts])
+    listed = [{name: row[key] for name, key in columns.items()} for row in prompts]
+    for entry, row in zip(listed, prompts, strict=True):
+        entry |= {"turns": json.dumps(row["turns"]), "task": row["task"]} if "task" in row else {}
+        entry |= {"files": list(map(list, row["files"]))} if "files" in row else {}
+    table = Dataset.from_list(listed)
     return inputs.ordered(table, spec | {"max_steps": -(-steps // passes)}, [1] * len(prompts), size), steps
 
 

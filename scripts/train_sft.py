@@ -10,6 +10,7 @@ beside the spec.
 from functools import partial
 from pathlib import Path
 
+from posttrain.runtime.errors import UserError
 from posttrain.runtime.script import arguments, held_out_rows, run
 
 
@@ -19,7 +20,7 @@ def main(options) -> None:
     from posttrain.compat.trl_trainers import counting_sft
     from posttrain.data import packing
     from posttrain.models import loading, peft_methods
-    from posttrain.training import held_out, inputs, loop
+    from posttrain.training import held_out, inputs, loop, media_collator
     from posttrain.training.arguments import steps, trainer_arguments
 
     trainer = counting_sft()
@@ -30,9 +31,10 @@ def main(options) -> None:
         return [options.manifest, train]
 
     def prepare(spec, folder):
-        rows = training_rows(train, spec)
-        read = partial(inputs.read_tokens, columns=("id", "input_ids", "labels"))
-        measured = held_out.rows(validation, spec, read)
+        media = media_collator.columns(options.tokens)
+        rows = media_collator.renamed(training_rows(train, spec, media), media)
+        read = partial(inputs.read_tokens, columns=("id", "input_ids", "labels", *media))
+        measured = media_collator.renamed(held_out.rows(validation, spec, read), media)
 
         def build(spec):
             model, given = inputs.load_parent(options.parent, spec), trainer_arguments(spec, folder)
@@ -40,10 +42,13 @@ def main(options) -> None:
             if spec.get("packing"):
                 packing.check(model)
                 collator = None if given.get("padding_free") else packing.Collator(tokenizer.pad_token_id)
+            if media:
+                given |= {"remove_unused_columns": False, "padding_free": False}
+                collator = media_collator.for_sft(options, tokenizer, media)
             return trainer(
                 model=model,
                 # The rows are truncated already, and TRL takes no length beside padding_free.
-                args=SFTConfig(**given, max_length=None, loss_type=spec["loss_type"]),
+                args=SFTConfig(**given, max_length=None, loss_type=spec.get("loss_type", "nll")),
                 data_collator=collator,
                 train_dataset=rows,
                 eval_dataset=measured,
@@ -56,13 +61,27 @@ def main(options) -> None:
     loop.run(options, files, prepare)
 
 
-def training_rows(tokens: Path, spec):
-    """The rows in the order of training, packed where the spec says so, each with the number of its trained tokens."""
+def training_rows(tokens: Path, spec, media: tuple[str, ...] = ()):
+    """The rows in the order of training, packed where the spec says so, each with the number of its trained tokens.
+
+    Args:
+        media: columns of the files that rows are about.
+
+    Raises:
+        UserError: such rows are to be packed.
+    """
     from posttrain.data import packing
     from posttrain.data.row_order import trained_tokens
     from posttrain.training import inputs
 
-    rows = inputs.read_tokens(tokens, ("id", "input_ids", "labels", "length"))
+    rows = inputs.read_tokens(tokens, ("id", "input_ids", "labels", "length", *media))
+    if media and spec.get("packing"):
+        raise UserError(
+            "unsupported-setting",
+            f"dataset {spec['data']['name']}",
+            f"packing: rows with {' and '.join(media)} are not packed",
+            "take packing out",
+        )
     if spec.get("packing"):
         rows = packing.packed(rows, spec["max_length"])
         return inputs.ordered(rows, spec, [1] * len(rows))

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from make_base import CHATML
+from posttrain.models.random_models import CHATML
 
 TEXT = ["the cat sat on the mat and asked what time it is, Question, Answer"] * 50
 GEMMA = (

@@ -3,8 +3,9 @@
     python examples/data/make_speech.py my_data/speech
 
 Writes OUTPUT/train.jsonl, OUTPUT/test.jsonl and OUTPUT/sounds/*.wav (16-bit PCM, 22,050 Hz, one channel). A row asks for what is said
-in one file, of one or two words. Voice, speed, pitch and words are drawn from the seed, and the words of every language equally
-often, so that the same seed makes the same rows. Needs espeak-ng (Debian: apt-get install espeak-ng; macOS: brew install espeak-ng).
+in one file: one word, or up to as many as `--words` says. Voice, speed, pitch and words are drawn from the seed, and the words of every
+language equally often, so that the same seed makes the same rows. Needs espeak-ng (Debian: apt-get install espeak-ng; macOS: brew
+install espeak-ng).
 """
 
 import argparse
@@ -33,9 +34,9 @@ UNSEEN = "m6 f3 Annie Andy edward2 Linda Mario Michael paul robert steph2 norber
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help="folder to write")
-    parser.add_argument("--train", type=int, default=3000, help="training rows")
+    parser.add_argument("--train", type=int, default=2000, help="training rows")
     parser.add_argument("--test", type=int, default=400, help="test rows, spoken by other voices")
-    parser.add_argument("--words", type=int, default=2, help="words of a row at most")
+    parser.add_argument("--words", type=int, default=1, help="words of a row at most")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     if shutil.which("espeak-ng") is None:

@@ -172,6 +172,7 @@ class Evaluation(TypedDict):
     written: Hashes
     seal: str
     by_part: NotRequired[dict[str, Any]]
+    by_domain: NotRequired[dict[str, Any]]
     groups: NotRequired[dict[str, Any]]
     shipped: NotRequired[dict[str, Any]]
     judge: NotRequired[dict[str, Any]]

@@ -125,6 +125,8 @@ def refusal(kind: str, method: str, objective: str) -> str | None:
         return "a run with method: full trains the whole model, and has no adapter"
     if not row.is_adapter and not METHODS[method].mergeable:
         return f"a run with method: {method} cannot be merged into its base"
+    if OBJECTIVES[objective].classifier:
+        return "a classifier ships as model/, which transformers loads as it is"
     if OBJECTIVES[objective].reward_model and not row.of_reward_models:
         return f"a reward model generates no text, which {row.program} would run it for"
     return None

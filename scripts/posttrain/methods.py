@@ -78,7 +78,7 @@ class Method:
 
 PROMPTS = "PEFT saves what its network makes of whole weights"
 _LORA_KEYS = ("rank", "alpha", "dropout", "target_modules", "peft_args", "neftune_noise_alpha", "packing")
-_WEIGHT_KEYS = ("freeze", "train", "learning_rates")  # patterns of the names of weights
+_WEIGHT_KEYS = ("train_parts", "freeze", "train", "learning_rates")  # patterns of the names of weights
 _TARGETED_KEYS = ("target_modules", "peft_args", "neftune_noise_alpha", "packing")
 
 METHODS: dict[str, Method] = {

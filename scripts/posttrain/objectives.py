@@ -10,6 +10,8 @@ from typing import Literal
 PAIRWISE = MappingProxyType({"loss": "loss", "accuracy": "rewards/accuracies", "margin": "rewards/margins"})
 FROM_REWARD = MappingProxyType({"reward": "reward"})
 ON_PROMPTS = ("messages", "preference", "prompts")
+ABOUT_IMAGES = ("image_messages", "image_preference")
+ENVIRONMENT_KEYS = ("environment", "max_turns", "max_tool_tokens", "tool_seconds")
 SAMPLING_KEYS = ("reward", "max_new_tokens", "temperature", "num_mini_batches")
 
 
@@ -59,6 +61,10 @@ class Objective:
     """dropout may be set"""
     compact_head: Literal["none", "patched", "built in"] = "none"
     """whether the logits of untrained tokens are left out: by models/lm_head.py in TRL's loss, or by our own trainer"""
+    packs: bool = False
+    """`packing` is on by default"""
+    splits_long_rows: bool = False
+    """a row longer than `max_length` becomes several, instead of being cut"""
     fast_kernels: bool = False
     """Flash Attention, Liger and rows without padding leave its results as they are: it compares with no log-probabilities that
     were computed without them"""
@@ -66,8 +72,12 @@ class Objective:
     """its trainer in TRL may compute the loss inside the LM head, which an adapter on the head would be left out of"""
     virtual_tokens_at_input: bool = True
     """virtual tokens may stand before the prompt in the embeddings (p_tuning, prompt)"""
+    teacher: bool = False
+    """it learns from the distributions of another model (`teacher`)"""
     reward_model: bool = False
     """it makes a reward model, with a score in the place of the LM head"""
+    classifier: bool = False
+    """it makes a classifier, with a score for each class in the place of the LM head"""
     implicit_reward: bool = False
     """its policy against its reference is a reward of each token (RTO)"""
     value_model: bool = False
@@ -86,9 +96,14 @@ class Objective:
         return "trl" if folders == ["trainer"] else ".".join(["trl", *folders])
 
     @property
+    def scores(self) -> bool:
+        """Whether it makes a model that scores a sequence, and generates none."""
+        return self.reward_model or self.classifier
+
+    @property
     def all_logits(self) -> bool:
         """Whether its loss computes the logits of every token at once."""
-        return self.compact_head == "none" and not self.fused_head and not self.reward_model
+        return self.compact_head == "none" and not self.fused_head and not self.scores
 
     @property
     def needs_parent(self) -> bool:
@@ -105,9 +120,14 @@ _PPO_KEYS = (
     "gae_lambda whiten_rewards missing_eos_penalty".split()
 )
 
+_DISTILL_KEYS = (
+    "assistant_turns train_thoughts neftune_noise_alpha teacher teacher_top_k on_policy_share label_weight beta temperature "
+    "max_new_tokens trainer_args".split()
+)
+
 OBJECTIVES: dict[str, Objective] = {
     "sft": Objective(
-        data=("text", "messages"),
+        data=("text", "messages", "image_messages", "audio_messages"),
         measures=MappingProxyType({"loss": "loss", "token_accuracy": "mean_token_accuracy"}),
         keys=("assistant_turns", "train_thoughts", "neftune_noise_alpha", "packing", "loss_type", "trainer_args"),
         trl_config=("trainer/sft_config.py",),
@@ -120,8 +140,23 @@ OBJECTIVES: dict[str, Objective] = {
         fast_kernels=True,
         fused_head=True,
     ),
+    "pretrain": Objective(  # Gururangan et al. 2020; Ibrahim et al. 2024
+        data=("text",),
+        measures=MappingProxyType({"loss": "loss", "token_accuracy": "mean_token_accuracy"}),
+        keys=("packing", "trainer_args"),
+        trl_config=("trainer/sft_config.py",),
+        version=1,
+        script="sft",
+        from_demonstrations=True,
+        mean_of="tokens",
+        packs=True,
+        splits_long_rows=True,
+        compact_head="patched",
+        fast_kernels=True,
+        fused_head=True,
+    ),
     "dpo": Objective(  # Rafailov et al. 2023
-        data=("preference",),
+        data=("preference", "image_preference"),
         measures=PAIRWISE,
         keys=("loss_type", "loss_weights", "beta", "trainer_args"),
         implicit_reward=True,
@@ -175,6 +210,18 @@ OBJECTIVES: dict[str, Objective] = {
         beta=0.1,
         virtual_tokens_at_input=False,  # TRL does not leave their labels out of the loss
     ),
+    "distill": Objective(  # Hinton et al. 2015; Agarwal et al. 2024 (GKD)
+        data=("text", "messages"),
+        measures=MappingProxyType({"loss": "loss"}),
+        keys=tuple(_DISTILL_KEYS),
+        trl_config=("trainer/sft_config.py",),
+        version=1,
+        from_demonstrations=True,
+        mean_of="tokens",
+        beta=0.0,
+        teacher=True,
+        virtual_tokens_at_input=False,  # the teacher's positions are those of the tokens
+    ),
     "reward": Objective(  # Bradley and Terry 1952; Ouyang et al. 2022
         data=("preference",),
         measures=MappingProxyType({"loss": "loss", "accuracy": "accuracy", "margin": "margin"}),
@@ -186,10 +233,20 @@ OBJECTIVES: dict[str, Objective] = {
         virtual_tokens_at_input=False,  # a reward model cannot tell from embeddings where a completion ends
         reward_model=True,
     ),
+    "classify": Objective(
+        data=("labelled_text",),
+        measures=MappingProxyType({"loss": "loss", "accuracy": "accuracy"}),
+        keys=("trainer_args",),
+        trl_config=("trainer/reward_config.py",),
+        version=1,
+        from_demonstrations=True,
+        virtual_tokens_at_input=False,  # as of a reward model
+        classifier=True,
+    ),
     "grpo": Objective(  # Shao et al. 2024
-        data=ON_PROMPTS,
+        data=(*ON_PROMPTS, *ABOUT_IMAGES, "tasks"),
         measures=FROM_REWARD,
-        keys=(*SAMPLING_KEYS, "num_generations", "variant", "loss_type", "beta", "trainer_args"),
+        keys=(*SAMPLING_KEYS, *ENVIRONMENT_KEYS, "num_generations", "variant", "loss_type", "beta", "trainer_args"),
         trl_config=("trainer/grpo_config.py",),
         version=3,
         on_policy=True,
@@ -200,7 +257,7 @@ OBJECTIVES: dict[str, Objective] = {
         fused_head=True,
     ),
     "rloo": Objective(  # Ahmadian et al. 2024
-        data=ON_PROMPTS,
+        data=(*ON_PROMPTS, *ABOUT_IMAGES),
         measures=FROM_REWARD,
         keys=(*SAMPLING_KEYS, "num_generations", "beta", "trainer_args"),
         trl_config=("trainer/rloo_config.py",),

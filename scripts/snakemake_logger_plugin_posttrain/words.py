@@ -22,8 +22,8 @@ def name(rule: str, wildcards: dict[str, str]) -> str:
     """A job as people name it: `sft sft_lora`, `tokens gsm8k for tiny`."""
     if rule == "tokens":
         return f"tokens {wildcards['dataset']}{wildcards['trained']} for {wildcards['base']}"
-    if rule == "logprobs":
-        return f"logprobs {wildcards['dataset']} by {wildcards['run']}"
+    if rule in ("logprobs", "topk"):
+        return f"{rule} {wildcards['dataset']} by {wildcards['run']}"
     return " ".join([STAGES.get(rule, rule), *(wildcards[key] for key in NAMES if key in wildcards)])
 
 

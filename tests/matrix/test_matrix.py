@@ -34,6 +34,10 @@ from posttrain.workflow.project import Project
 PAGE = REPOSITORY / "docs/support-matrix.md"
 SCRIPTS = training_scripts.SCRIPTS | {"rto": training_scripts.SCRIPTS["ppo"]}
 ON_POLICY = ("grpo", "rloo", "ppo", "rto")
+DATA = {"sft": "chats", "distill": "chats", "pretrain": "texts", "classify": "labelled"} | dict.fromkeys(
+    ON_POLICY, "chats"
+)
+TWINS = ("cpo", "pretrain", "distill")
 # Large enough that a model of random weights learns something in a few steps.
 RATE = {
     "full": 3e-3,
@@ -68,6 +72,16 @@ EXTRAS = {
     "the last layer alone": ("dpo", "qlora", {"train": "layers.1"}),
     "frozen layers of a policy": ("ppo", "lora", {"freeze": "layers.0"}),
     "learning rates": ("sft", "lora", {"learning_rates": {"lora_B": 0.005, "layers.0.mlp.up_proj.lora_A": 0.001}}),
+    "distillation from stored tokens": (
+        "distill",
+        "lora",
+        {"teacher_top_k": 16, "temperature": 2, "label_weight": 0.2},
+    ),
+    "distillation on sampled completions": (
+        "distill",
+        "full",
+        {"on_policy_share": 0.5, "max_new_tokens": 8, "beta": 0.5},
+    ),
     "LoftQ": ("sft", "qlora", {"peft_args": {"init_lora_weights": "loftq"}}),
 }
 extras: set[str] = set()
@@ -87,7 +101,12 @@ def project(tmp_path_factory):
         Path("rules.py").write_text(RULE)
         write_base()
         atomic.write_json(Path("preflight.json"), {"licences": {}})
-        for shape, name in (("preference", "pairs"), ("prompt_completion", "chats")):
+        for shape, name in (
+            ("preference", "pairs"),
+            ("prompt_completion", "chats"),
+            ("text", "texts"),
+            ("labelled_text", "labelled"),
+        ):
             write_data(name, rows(shape))
         pretrain()
         for judge in ("reward", "dpo"):
@@ -97,7 +116,14 @@ def project(tmp_path_factory):
 
 
 def rows(shape: str) -> list[dict]:
-    columns = {"preference": ("prompt", "chosen", "rejected"), "prompt_completion": ("prompt", "completion")}[shape]
+    columns = {
+        "preference": ("prompt", "chosen", "rejected"),
+        "prompt_completion": ("prompt", "completion"),
+        "text": ("text",),
+        "labelled_text": ("text", "label"),
+    }[shape]
+    if shape == "labelled_text":  # which of the words it is about
+        return [normalise({"text": said, "label": asked.split()[1]}, shape, {}, "row") for asked, said, _ in PAIRS]
     return [normalise(dict(zip(columns, pair, strict=False)), shape, {}, "row") for pair in PAIRS]
 
 
@@ -117,12 +143,13 @@ def pretrain() -> None:
 
 
 def write_data(name: str, data: list[dict]) -> None:
-    shape = {"pairs": "preference", "chats": "messages"}[name]
-    encoded, _ = tokenise(loading.tokenizer(Path("results/bases/tiny/model")), data, shape, 128)
+    shape = {"pairs": "preference", "chats": "messages", "texts": "text", "labelled": "labelled_text"}[name]
+    encoded, counts = tokenise(loading.tokenizer(Path("results/bases/tiny/model")), data, shape, 128)
     tables = {f"results/data/{name}": data, f"results/tokens/tiny/{name},max_length=128": encoded}
     for place, part in tables.items():
         for name in ("report.json", "data.json"):
-            atomic.write_json(Path(place) / name, {"shape": shape})
+            classes = {"train": {"classes": counts["classes"]}} if "classes" in counts else {}
+            atomic.write_json(Path(place) / name, {"shape": shape} | classes)
         schema = tokenize_data.schema(shape) if "tokens" in place else row_schemas.schema(shape)
         for split in ("train", "validation"):
             pq.write_table(pa.Table.from_pylist(part, schema=schema), f"{place}/{split}.parquet")
@@ -138,11 +165,14 @@ def settings(objective: str, method: str, steps: int) -> dict:
         "max_length": 128,
     }
     table = own | shared | {"batch_size": 8, "epochs": steps, "data": "pairs"}
-    if objective == "sft":
-        table |= {"data": "chats"}
+    table |= {"data": DATA.get(objective, "pairs")}
+    if objective == "pretrain":
+        table |= {"batch_size": 2}  # of packed rows
+    if objective == "distill":
+        table |= {"teacher": "dpo"}
     if method in ("lora", "qlora", "adalora", "vera"):
         table |= {"rank": 8}
-    if method in ("lora", "qlora", "adalora") and objective == "sft":
+    if method in ("lora", "qlora", "adalora") and objective in ("sft", "pretrain"):
         table |= {"dropout": 0}
     if method in ("prefix", "p_tuning", "prompt"):
         table |= {"num_virtual_tokens": 4}
@@ -151,7 +181,6 @@ def settings(objective: str, method: str, steps: int) -> dict:
     if objective in ON_POLICY:
         del table["epochs"]
         table |= {
-            "data": "chats",
             "batch_size": 64,
             "max_new_tokens": 8,
             "max_steps": steps,
@@ -170,13 +199,15 @@ def configuration(objective: str, method: str, steps: int, keys: dict) -> dict:
     tables = {judge: settings(judge, "lora", STEPS) for judge in ("reward", "dpo")}
     return {
         "bases": {"tiny": {"source": "path", "path": "results/bases/tiny/model"}},
-        "datasets": {"pairs": {"path": "pairs.jsonl", "format": "preference"}, "chats": {"path": "chats.jsonl"}},
+        "datasets": {"pairs": {"path": "pairs.jsonl", "format": "preference"}, "chats": {"path": "chats.jsonl"}}
+        | {"texts": {"path": "texts.jsonl", "format": "text"}}
+        | {"labelled": {"path": "labelled.jsonl", "format": "labelled_text"}},
         "runs": tables | {f"{objective}_{method}": settings(objective, method, steps) | keys},
     }
 
 
 def options(objective: str, name: str) -> Namespace:
-    data = "chats" if objective == "sft" or objective in ON_POLICY else "pairs"
+    data = DATA.get(objective, "pairs")
     base, tokens = Path("results/bases/tiny"), Path(f"results/tokens/tiny/{data},max_length=128")
     return Namespace(
         spec=Path(f"results/{name}/spec.json"),
@@ -187,6 +218,9 @@ def options(objective: str, name: str) -> Namespace:
         tokens=tokens,
         data=Path(f"results/data/{data}"),
         logprobs=Path("logprobs.parquet"),
+        teacher=Path("results/dpo/merged"),
+        teacher_manifest=Path("results/dpo/merge.json"),
+        topk="",
         reward_models=[Path(f"results/{name}") for name in ("reward", "dpo", "bases/tiny")],
     )
 
@@ -198,9 +232,12 @@ def train(objective: str, method: str, name: str, steps: int, keys: dict | None 
     spec = Path(f"results/{name}/spec.json")
     spec.parent.mkdir(parents=True, exist_ok=True)
     spec.write_text(Project(values).spec(name))
+    given = options(objective, name)
     if objective == "dpo":
         reference(method)
-    SCRIPTS[objective].main(options(objective, name))
+    if "teacher_top_k" in (keys or {}):
+        given.topk = stored(given, Path(Project(values).topk(name)))
+    SCRIPTS[objective].main(given)
     return [json.loads(line) for line in (spec.parent / "train.jsonl").read_text().splitlines()]
 
 
@@ -214,6 +251,14 @@ def reference(method: str) -> None:
     shutil.copy(output, "logprobs.parquet") if method == "qlora" else None
 
 
+def stored(given: Namespace, output: Path) -> Path:
+    import compute_topk
+
+    if not output.exists():
+        compute_topk.main(Namespace(model=given.teacher, tokens=given.tokens, output=output))
+    return output
+
+
 def weights(name: str) -> dict[str, str]:
     return hashes.folder_hashes(Path(f"results/{name}/trained"))
 
@@ -222,8 +267,9 @@ CELLS = [
     pytest.param(objective, method, id=f"{objective}-{method}", marks=[pytest.mark.slow] if is_slow else [])
     for objective in SCRIPTS
     for method in METHODS
-    # Sampling takes most of a cell's time, and what another method changes in it is small. CPO's trainer is a twin of ORPO's.
-    for is_slow in [objective in (*ON_POLICY, "cpo") and method not in ("full", "lora", "qlora", "prefix")]
+    # Sampling takes most of a cell's time, and what another method changes in it is small. CPO's trainer is a twin of ORPO's,
+    # and those of pretrain and distill are twins of SFT's.
+    for is_slow in [objective in (*ON_POLICY, *TWINS) and method not in ("full", "lora", "qlora", "prefix")]
 ]
 
 

@@ -44,6 +44,12 @@ for _, line in SHOWN:
 def test_documented_targets_are_planned(folder, options):
     if profile := re.search(r"--workflow-profile (\w+)", options):  # of an executor, which is an extra
         pytest.importorskip(f"snakemake_executor_plugin_{profile[1]}")
+    for name in re.findall(
+        r"--configfile (config/\S+)", options
+    ):  # the files that a script of examples/data would write
+        for path in re.findall(r"my_data/[\w./-]+\.\w+", (REPOSITORY / name).read_text()):
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).touch()
     words = options.replace("config/", f"{REPOSITORY}/config/") + " --" + "".join(PLANNED[options])
     command = f"{Path(sys.executable).parent}/snakemake -s {REPOSITORY}/Snakefile --dry-run --cores 1 {words}"
     run = subprocess.run(

@@ -4,6 +4,7 @@ What stands on standard input is one prompt where that is no terminal, and its a
 """
 
 import argparse
+import json
 import logging
 import re
 import sys
@@ -11,12 +12,13 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from posttrain.cli import configuration, models, terminal
 from posttrain.data import thoughts
 from posttrain.exports import EXPORTS
 from posttrain.runtime.errors import UserError, printable
+from posttrain.serving.answers import Answer, offered
 from posttrain.workflow import paths
 
 if TYPE_CHECKING:
@@ -25,7 +27,10 @@ if TYPE_CHECKING:
     from posttrain.workflow.project import Project
 
 COMMAND = re.compile(r"/([a-z]+)(?:\s+(.*))?$", re.DOTALL)
-HELP = "/reset begins anew, /system TEXT with another system prompt; Ctrl-C stops an answer, /quit or Ctrl-D ends"
+HELP = (
+    "/reset begins anew, /system TEXT with another system prompt, /tool TEXT gives the result of a call; Ctrl-C stops an answer, "
+    "/quit or Ctrl-D ends"
+)
 
 
 class Chosen(NamedTuple):
@@ -62,7 +67,8 @@ def run(options: argparse.Namespace) -> None:
     piped = None if sys.stdin.isatty() else sys.stdin.read().strip()
     if piped == "":
         raise UserError("no-rows", "standard input", "there is no prompt in it", "write one, or start it in a terminal")
-    talk = Talk({one.label: load(project, one, options) for one in chosen}, system)
+    tools = read_tools(options.tools) if options.tools else None
+    talk = Talk({one.label: load(project, one, options) for one in chosen}, system, tools)
     if piped is None:
         converse(talk)
     else:
@@ -82,6 +88,23 @@ def check(options: argparse.Namespace) -> None:
             raise UserError("invalid-value", f"--{name}", f"{value} is below {least}", "write a larger one")
 
 
+def read_tools(file: Path) -> str:
+    """The functions of a JSON file, a list of tools as OpenAI's API has them.
+
+    Raises:
+        UserError: it is something else.
+    """
+    try:
+        tools = json.loads(file.read_text(encoding="utf-8"))
+        offered(tools)
+    except OSError:
+        raise UserError("missing-file", "--tools", f"'{file}' cannot be read", "write a JSON file") from None
+    except (ValueError, RecursionError):
+        hint = "write a list of {type: function, function: {name: ..., parameters: ...}}"
+        raise UserError("invalid-value", "--tools", f"'{file}' is no list of tools", hint) from None
+    return json.dumps(tools, ensure_ascii=False)
+
+
 def find(project: "Project", name: str, kind: str | None) -> Chosen:
     """The folder of a model that ships, or of one of its exports.
 
@@ -89,7 +112,9 @@ def find(project: "Project", name: str, kind: str | None) -> Chosen:
         UserError: it is a reward model, or not built, or there is no such kind of export.
     """
     if project.is_reward(name):
-        raise UserError("unsupported-model", name, "it is a reward model, which gives scores and no answers")
+        raise UserError(
+            "unsupported-model", name, "it is a reward model or a classifier, which gives scores and no answers"
+        )
     if kind is None:
         return Chosen(name, None, models.built(project, name, project.model(name)))
     models.check_kind(project, name, kind)
@@ -123,8 +148,11 @@ def load(project: "Project", chosen: Chosen, options: argparse.Namespace) -> "Pa
 class Talk:
     """A conversation with one or two models, each of which remembers its own answers."""
 
-    def __init__(self, partners: "dict[str, Partner | LlamaPartner]", system: str | None) -> None:
-        self.partners = partners
+    def __init__(
+        self, partners: "dict[str, Partner | LlamaPartner]", system: str | None, tools: str | None = None
+    ) -> None:
+        """`tools`: the functions that may be called, as JSON."""
+        self.partners, self.tools = partners, tools
         self.begin(system)
 
     def begin(self, system: str | None) -> None:
@@ -133,26 +161,39 @@ class Talk:
         opening = [{"role": "system", "content": system}] if system else []
         self.turns = {name: [*opening] for name in self.partners}
 
-    def turn(self, prompt: str, present: "Callable[[dict[str, terminal.Answer]], None]") -> None:
+    def turn(self, prompt: str, present: "Callable[[dict[str, terminal.Answer]], None]", role: str = "user") -> None:
         """Ask every model, and let `present` show the answers; they are remembered once all are there.
+
+        Args:
+            role: `tool`, where the prompt is the result of a call.
 
         Raises:
             UserError: a model cannot answer; nothing is remembered of the prompt.
         """
-        asked = {name: [*turns, {"role": "user", "content": prompt}] for name, turns in self.turns.items()}
+        asked = {name: [*turns, {"role": role, "content": prompt}] for name, turns in self.turns.items()}
         replies: dict[str, Reply] = {}
 
         def answering(name: str) -> "terminal.Answer":
             def answer(show: "Show") -> "Reply":
-                replies[name] = self.partners[name].reply(asked[name], show)
+                replies[name] = self.partners[name].reply(asked[name], show, self.tools)
                 return replies[name]
 
             return answer
 
         present({name: answering(name) for name in self.partners})
         for name, reply in replies.items():
-            answer = {"role": "assistant", "content": thoughts.answer(reply.text)}
-            self.turns[name] = [*asked[name], answer]
+            self.turns[name] = [*asked[name], self._answer(reply.text)]
+            for call in json.loads(self.turns[name][-1].get("tool_calls", "[]")):
+                terminal.tell(
+                    f"{name} calls {call['name']} with {printable(call['arguments'])}; /tool TEXT gives its result"
+                )
+
+    def _answer(self, text: str) -> dict[str, Any]:
+        """An answer as a turn, its calls apart from its text."""
+        answer = Answer("", (), offered(json.loads(self.tools or "[]")))
+        said = answer.add(thoughts.answer(text)) + answer.finish()
+        called = {"tool_calls": json.dumps([call._asdict() for call in answer.calls])} if answer.calls else {}
+        return {"role": "assistant", "content": said} | called
 
 
 # ---- in a terminal
@@ -173,11 +214,12 @@ def converse(talk: Talk) -> None:
         command = COMMAND.match(prompt)
         if command and command[1] == "quit":
             return
-        if command:
+        role, said = ("tool", command[2]) if command and command[1] == "tool" else ("user", prompt)
+        if command and role == "user":
             obey(talk, command)
-        elif prompt:
+        elif said:
             try:
-                talk.turn(prompt, present)
+                talk.turn(said, present, role)
             except UserError as error:
                 terminal.tell(str(error))
             except KeyboardInterrupt:  # between two answers

@@ -230,6 +230,9 @@ def add_chat(chat: argparse.ArgumentParser) -> None:
         metavar="KIND",
         help="talk with this export of the first model, such as gguf-q8_0; a second one is as it was trained",
     )
+    chat.add_argument(
+        "--tools", type=Path, metavar="FILE", help="functions that may be called, a JSON list as in OpenAI's API"
+    )
     chat.add_argument("--system", help="the system prompt; default: the one that the run was trained with")
     chat.add_argument(
         "--temperature",

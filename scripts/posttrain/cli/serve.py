@@ -82,7 +82,9 @@ def planned(project: "Project", options: argparse.Namespace) -> Plan:
     wanted = [models.canonical(project, adapter) for adapter in dict.fromkeys(options.adapters)]
     for one in [name, *wanted]:
         if project.is_reward(one):
-            raise UserError("unsupported-model", one, "it is a reward model, which gives scores and no answers")
+            raise UserError(
+                "unsupported-model", one, "it is a reward model or a classifier, which gives scores and no answers"
+            )
     kind = options.export
     if kind is not None:
         models.check_kind(project, name, kind)

@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 import transformers.trainer
+from safetensors import safe_open
 from torch.utils.data import DataLoader
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 from transformers.trainer_pt_utils import BatchRebalanceSampler
 
 from posttrain.runtime import processes
@@ -106,6 +107,25 @@ def load_weights(trainer: Any, checkpoint: Path) -> None:
     trainer.is_fsdp_enabled = trainer.is_deepspeed_enabled = False
     trainer._load_from_checkpoint(str(checkpoint))
     trainer.is_fsdp_enabled, trainer.is_deepspeed_enabled = shared
+
+
+def load_by_saved_names(trainer: Any, checkpoint: Path) -> None:
+    """Let a trainer load a checkpoint whose weights were saved under other names than the model has, as LLaVA's are.
+
+    transformers' Trainer compares the names alone, loads nothing and says nothing. It can go once the Trainer loads a checkpoint as
+    `from_pretrained` does.
+    """
+    model, files = trainer.model, sorted(checkpoint.glob("model*.safetensors"))
+    names = set()
+    for file in files:
+        with safe_open(file, "pt") as tensors:
+            names |= set(tensors.keys())
+    if isinstance(model, PreTrainedModel) and not names <= model.state_dict().keys():
+
+        def load(folder: str, model: Any = model) -> None:
+            model.load_state_dict(type(model).from_pretrained(folder, dtype="auto").state_dict())
+
+        trainer._load_from_checkpoint = load
 
 
 def own_checkpoints(

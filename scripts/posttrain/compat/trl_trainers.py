@@ -7,6 +7,7 @@ RewardTrainer do.
 """
 
 import importlib
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -122,6 +123,103 @@ def prepared_sampler(name: str, package: str = "trl") -> type:
     return PreparedSampler
 
 
+def media_sampler(
+    name: str, package: str, read: Callable[[Any, torch.Tensor, list], dict[str, torch.Tensor]], placeholders: list[int]
+) -> type:
+    """As `prepared_sampler`, for rows with a column `files` about which the prompts are.
+
+    TRL would write the prompts with the processor's own template, and keep all pixels of a rollout in memory. Here a micro-batch keeps
+    its files, and what the model reads of them is computed for each pass.
+
+    Args:
+        read: what a model reads of rows beside their token ids: the model, ids (n, width), the files of each row.
+        placeholders: tokens that stand for files, which are never sampled.
+    """
+
+    class MediaSampler(prepared_sampler(name, package)):
+        files: list = []  # of the rows that go through the model
+
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            self.generation_kwargs["suppress_tokens"] = placeholders
+            self.generation_config.suppress_tokens = placeholders
+
+        def _generate_and_score_completions(self, inputs: list[dict]) -> dict:
+            self.files = [row["files"] for row in inputs]
+            return super()._generate_and_score_completions(inputs) | {"files": self.files}
+
+        def _tokenize_prompts(self, prompts: list[list[int]]) -> tuple:
+            width, pad = max(map(len, prompts)), self._tokenizer.pad_token_id
+            ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts])
+            return prompts, None, read(self.model, ids, self.files)
+
+        def compute_loss(self, model: Any, batch: dict, *args: Any, **options: Any) -> Any:
+            self.files = batch["files"]
+            return super().compute_loss(model, batch, *args, **options)
+
+        def _get_per_token_logps_and_entropies(
+            self,
+            model: Any,
+            input_ids: Any,
+            attention_mask: Any,
+            logits_to_keep: int,
+            batch_size: Any = None,
+            **options: Any,
+        ) -> tuple:
+            found, size = [], batch_size or len(input_ids)
+            for some in (slice(start, start + size) for start in range(0, len(input_ids), size)):
+                files = self.files[some]
+                given = options | read(self.model, input_ids[some], files) | {"num_images": list(map(len, files))}
+                text = input_ids[some], attention_mask[some], logits_to_keep
+                found.append(super()._get_per_token_logps_and_entropies(model, *text, **given))
+            return tuple(map(_joined, zip(*found, strict=True)))
+
+    return MediaSampler
+
+
+def _joined(parts: tuple) -> Any:
+    """What was computed of some rows after the other: (n, ...), one number, or nothing."""
+    if parts[0] is None:
+        return None
+    return torch.cat(parts) if parts[0].ndim else torch.stack(parts).mean()
+
+
+def agent_sampler(play: Callable[[Any, list[dict]], dict[str, list]]) -> type:
+    """GRPOTrainer whose completions are episodes, see `inference.episodes`.
+
+    TRL's own `environment_factory` parses calls by a template of its own and takes prompts as messages; its `rollout_func` gets
+    prompts alone, and the row's other columns are needed.
+
+    Args:
+        play: gives, for the trainer and n rows, lists of n: `prompt_ids`, `completion_ids`, `env_mask` (1 where the model wrote a
+            token) and further columns for the reward functions.
+    """
+
+    class AgentSampler(prepared_sampler("grpo")):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*rollout_func.*experimental")
+                super().__init__(*args, rollout_func=lambda _, trainer: trainer._played(), **kwargs)
+
+        def _generate_and_score_completions(self, inputs: list[dict]) -> dict:
+            self._rows = inputs
+            return super()._generate_and_score_completions(inputs)
+
+        def _played(self) -> dict[str, Any]:
+            return play(self, self._rows) | {"logprobs": None}
+
+        def continued(self, texts: list[list[int]], room: int) -> list[list[int]]:
+            """Sample a continuation of each text (token ids), of at most `room` tokens."""
+            whole = self.generation_config.max_new_tokens
+            self.generation_config.max_new_tokens = room
+            try:
+                return self._generate_single_turn(texts, None, {}, self.num_generations)[0]
+            finally:
+                self.generation_config.max_new_tokens = whole
+
+    return AgentSampler
+
+
 def counting_sft() -> type:
     """SFTTrainer that counts the tokens of a batch without an attention mask by its key `tokens`.
 
@@ -139,6 +237,58 @@ def counting_sft() -> type:
             return loss
 
     return CountingSFTTrainer
+
+
+def classifier() -> type:
+    """RewardTrainer that learns the classes of texts: rows of `input_ids` and `labels`, the numbers of their classes.
+
+    TRL has no trainer of classifiers; this one has RewardTrainer's adapters, arguments and log. Its own head has one score, which it
+    insists on, so it is shown a configuration of one label.
+    """
+    from trl import RewardTrainer
+
+    class ClassifierTrainer(RewardTrainer):
+        def __init__(self, model: Any, processing_class: Any, **options: Any) -> None:
+            names = model.config.id2label, model.config.label2id
+            model.config.id2label, model.config.label2id = {0: ""}, {"": 0}
+            pad = processing_class.pad_token_id
+
+            def collate(rows: list[dict]) -> dict[str, torch.Tensor]:
+                width = max(len(row["input_ids"]) for row in rows)
+                lengths = torch.tensor([len(row["input_ids"]) for row in rows])
+                return {
+                    "input_ids": torch.tensor(
+                        [row["input_ids"] + [pad] * (width - len(row["input_ids"])) for row in rows]
+                    ),
+                    "attention_mask": (torch.arange(width)[None] < lengths[:, None]).long(),
+                    "labels": torch.tensor([row["labels"] for row in rows]),
+                }
+
+            super().__init__(model=model, processing_class=processing_class, data_collator=collate, **options)
+            self.model.config.id2label, self.model.config.label2id = names
+
+        def _prepare_dataset(self, dataset: Any, *args: Any) -> Any:
+            return dataset
+
+        def _set_signature_columns_if_needed(self) -> None:
+            self._signature_columns = ["input_ids", "labels"]
+
+        def compute_loss(
+            self, model: Any, inputs: dict, return_outputs: bool = False, num_items_in_batch: Any = None
+        ) -> Any:
+            mode = "train" if self.model.training else "eval"
+            labels = inputs["labels"]
+            given = {key: inputs[key] for key in ("input_ids", "attention_mask")}
+            outputs = model(**given, use_cache=False)
+            loss = torch.nn.functional.cross_entropy(outputs.logits.float(), labels)
+            if mode == "train":
+                self._total_train_tokens += sum(processes.gathered(int(given["attention_mask"].sum())))
+            right = (outputs.logits.argmax(-1) == labels).float().mean()
+            self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
+            self._metrics[mode]["accuracy"].append(self.accelerator.gather_for_metrics(right).mean().item())
+            return (loss, outputs) if return_outputs else loss
+
+    return ClassifierTrainer
 
 
 def config_of(name: str, package: str = "trl") -> Callable[..., Any]:

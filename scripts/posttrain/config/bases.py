@@ -25,7 +25,8 @@ class AnyBase(Licensed):
     chat_template: str | None = Field(
         None,
         min_length=1,
-        description="a Jinja file, or the name of a template that TRL ships, such as `qwen3`; by default the base's own",
+        description="a Jinja file, or the name of a shipped template: one of TRL's, such as `qwen3`, or `hermes` (ChatML with tools); by "
+        "default the base's own",
     )
     chat_template_kwargs: dict[str, Any] = Field(
         {}, description="default values of the template's variables, such as `{enable_thinking: false}`"
@@ -38,6 +39,11 @@ class AnyBase(Licensed):
     )
     new_tokens: list[str] = Field(
         [], description="special tokens to add to the vocabulary; full, lora and qlora train their embeddings"
+    )
+    new_words: list[str] = Field(
+        [],
+        description="words of a domain to add to the vocabulary as ordinary tokens, which start as the mean of their pieces; full, lora "
+        "and qlora train their embeddings; see docs/domain.md",
     )
     date: str = Field(DATE, description="date, `YYYY-MM-DD`, that the chat template uses as today's date")
 
@@ -52,13 +58,13 @@ class AnyBase(Licensed):
                 raise Mistake(
                     "conflicting-keys", "chat_template_kwargs", f"'{key}' is set for each conversation", "remove it"
                 )
-        for place, token in enumerate(self.new_tokens):
+        added = [(key, token) for key in ("new_tokens", "new_words") for token in getattr(self, key)]
+        for place, (key, token) in enumerate(added):
             if not token.strip():
-                raise Mistake(
-                    "invalid-value", "new_tokens", f"token {place + 1} is empty", "write its text or remove it"
-                )
-            if token in self.new_tokens[:place]:
-                raise Mistake("invalid-value", "new_tokens", f"'{token}' is listed twice", "write it once")
+                number = [own for own, _ in added[: place + 1]].count(key)
+                raise Mistake("invalid-value", key, f"token {number} is empty", "write its text or remove it")
+            if token in [other for _, other in added[:place]]:
+                raise Mistake("invalid-value", key, f"'{token}' is listed twice", "write it once")
         try:
             if datetime.date.fromisoformat(self.date).isoformat() != self.date:
                 raise ValueError
@@ -97,9 +103,12 @@ class PathBase(AnyBase):
 
 
 class RandomBase(AnyBase):
-    """A Llama with random weights and a tokenizer trained on a dataset's text: for fast tests only."""
+    """A small model with random weights and a tokenizer trained on a dataset's text: for fast tests only."""
 
     source: Literal["random"]
+    family: Literal["llama", "idefics3", "llava", "qwen2_audio"] = Field(
+        "llama", description="architecture; idefics3 and llava are vision-language models, qwen2_audio listens"
+    )
     text: Name = Field(description="the dataset whose text trains the tokenizer")
     hidden_size: Count = Field(64, gt=0, description="width of the residual stream; a multiple of 2 x heads")
     layers: Count = Field(2, gt=0, description="number of decoder layers")
@@ -121,5 +130,33 @@ class RandomBase(AnyBase):
         return self
 
 
-Base = Annotated[WheelBase | HubBase | PathBase | RandomBase, Field(discriminator="source")]
-BASES = {"wheel": WheelBase, "hub": HubBase, "path": PathBase, "random": RandomBase}
+class PrunedBase(AnyBase):
+    """Another base without some of its layers (Gromov et al. 2024); a training afterwards heals it."""
+
+    source: Literal["pruned"]
+    of: Name = Field(description="the base to take layers from")
+    drop: Annotated[Count, Field(gt=0)] | Annotated[list[Annotated[Count, Field(ge=0)]], Field(min_length=1)] = Field(
+        description="number of layers that follow each other, chosen where the hidden states change least over them; or a list of "
+        "layers, counted from 0"
+    )
+    data: Name | None = Field(
+        None, description="the dataset on whose rows that change is measured, with a number of layers"
+    )
+    rows: Count = Field(128, gt=0, description="number of its training rows to measure on")
+
+    @model_validator(mode="after")
+    def _measured(self) -> "PrunedBase":
+        if isinstance(self.drop, int) and self.data is None:
+            raise Mistake(
+                "missing-key", "data", "the layers are chosen by what a dataset's rows show", "write data: DATASET"
+            )
+        if isinstance(self.drop, list):
+            for key in {"data", "rows"} & self.model_fields_set:
+                raise Mistake("key-without-effect", key, "it has no effect with named layers", "write drop: NUMBER")
+            if len(set(self.drop)) < len(self.drop):
+                raise Mistake("invalid-value", "drop", "a layer is listed twice", "write it once")
+        return self
+
+
+Base = Annotated[WheelBase | HubBase | PathBase | RandomBase | PrunedBase, Field(discriminator="source")]
+BASES = {"wheel": WheelBase, "hub": HubBase, "path": PathBase, "random": RandomBase, "pruned": PrunedBase}

@@ -11,6 +11,7 @@ from posttrain.data.formats import FIELDS, FORMATS
 Format = Literal[tuple(FORMATS)]
 Column = Literal[FIELDS]
 SOURCES = ("path", "hub", "from", "mix", "ratings")
+MADE = ("select", "generated")  # what makes rows of those of `from`
 
 
 class Select(Strict):
@@ -21,6 +22,12 @@ class Select(Strict):
         description="easy: score(chosen) - score(rejected) is above `margin`; hard: all other rows"
     )
     margin: Number = Field(description="boundary between the two parts, in units of the reward model's score")
+
+
+class Generated(Strict):
+    """Rows whose completions a model has written, to train another model on (sequence-level distillation)."""
+
+    by: str = Field(description="the base or run that completes the rows; results/MODEL/predictions/DATASET.jsonl")
 
 
 class Part(Strict):
@@ -75,8 +82,15 @@ class Dataset(Licensed):
     image_folder: str | None = Field(
         None, description="folder that the paths of images are relative to; by default the file's folder"
     )
-    from_: Name | None = Field(None, alias="from", description="the preference dataset that `select` splits")
+    from_: Name | None = Field(
+        None,
+        alias="from",
+        description="the preference dataset that `select` splits, or the dataset that `generated` completes",
+    )
     select: Select | None = Field(None, description="`{by: RUN, part: easy | hard, margin: NUMBER}`")
+    generated: Generated | None = Field(
+        None, description="`{by: MODEL}`: the model's completions of the rows of `from`; held-out rows keep their own"
+    )
     ratings: str | None = Field(
         None,
         pattern=r"^[^~/]+~[^~/]+$",
@@ -97,10 +111,13 @@ class Dataset(Licensed):
             raise Mistake(
                 "conflicting-keys", "", f"`{given[0]}` and `{given[1]}` are both a source of rows", "write one of them"
             )
-        if (self.from_ is None) != (self.select is None):
-            have, lack = ("select", "from") if self.select else ("from", "select")
+        made = [key for key in MADE if getattr(self, key) is not None]
+        if len(made) > 1:
+            raise Mistake("conflicting-keys", "", "`select` and `generated` are both set", "write one of them")
+        if (self.from_ is None) != (not made):
+            have, lack = (made[0], "from") if made else ("from", "select")
             raise Mistake("missing-key", lack, f"`{have}` needs `{lack}` as well", f"write `{lack}`")
-        idle = self.model_fields_set - {"from_", "select", "mix"}
+        idle = self.model_fields_set - {"from_", "mix", *MADE}
         if given[0] in ("from", "mix") and idle:
             raise Mistake(
                 "key-without-effect",

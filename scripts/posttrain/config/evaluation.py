@@ -6,8 +6,10 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from posttrain.config import aliases
+from posttrain.config.environments import NAMES, EnvironmentName
 from posttrain.config.fields import Count, Mistake, Name, Number, Strict
 from posttrain.data.samples import ANSWERS
+from posttrain.inference.environments import MAX_TOOL_TOKENS, MAX_TURNS, TOOL_SECONDS
 from posttrain.metrics import text_metrics
 from posttrain.runtime import user_code
 
@@ -73,6 +75,19 @@ class GenerationSuite(Answering):
         if why := text_metrics.is_pattern(self.pattern or ""):
             raise Mistake("invalid-value", "pattern", f"'{self.pattern}' is not a regular expression: {why}")
         return self
+
+
+class EnvironmentSuite(Answering):
+    """Episodes in an environment, which rewards them."""
+
+    kind: Literal["environment"]
+    data: Name = Field(description="the dataset whose held-out tasks are tried")
+    environment: EnvironmentName = Field(description=f"{NAMES}, or your own class as `FILE.py:NAME`")
+    max_turns: Count = Field(
+        MAX_TURNS, gt=0, description="answers of the model in an episode, those with calls included"
+    )
+    max_tool_tokens: Count = Field(MAX_TOOL_TOKENS, gt=0, description="maximum length of a tool's result in tokens")
+    tool_seconds: Number = Field(TOOL_SECONDS, gt=0, description="seconds after which a call of a tool is ended")
 
 
 class RewardSuite(Answering):
@@ -183,6 +198,7 @@ class CasesSuite(Strict):
 SUITES = {
     **dict.fromkeys(("perplexity", "preference"), LikelihoodSuite),
     "generation": GenerationSuite,
+    "environment": EnvironmentSuite,
     "reward": RewardSuite,
     "judge": JudgeSuite,
     "tasks": TasksSuite,
@@ -197,6 +213,11 @@ class Evaluation(Strict):
 
     data: list[Name] | None = Field(
         None, description="the datasets whose held-out rows are used; by default every run's training dataset"
+    )
+    outside: list[Name] = Field(
+        [],
+        description="datasets outside the domain, whose held-out rows are used as well: the report compares each run inside and outside "
+        "of its domain, see docs/domain.md",
     )
     limit: Count = Field(
         100,

@@ -28,8 +28,12 @@ def defaults(run: Any) -> dict[str, Any]:
 
 def without_idle(values: dict[str, Any]) -> dict[str, Any]:
     """A run's settings without those that its loss does not read."""
-    one_step = OBJECTIVES[values["objective"]].groups and values["num_mini_batches"] == 1
-    return {key: value for key, value in values.items() if not (one_step and key == "num_mini_batches")}
+    objective, idle = OBJECTIVES[values["objective"]], set()
+    if objective.groups and values["num_mini_batches"] == 1:
+        idle.add("num_mini_batches")
+    if objective.teacher and "on_policy_share" not in values:
+        idle.add("max_new_tokens")
+    return {key: value for key, value in values.items() if key not in idle}
 
 
 def mistakes(run: Any) -> Iterator[Mistake]:
@@ -49,6 +53,8 @@ def mistakes(run: Any) -> Iterator[Mistake]:
         yield Mistake(
             "conflicting-keys", "loss_type", f"variant: {run.variant} has its own loss", "remove loss_type or variant"
         )
+    if objective.teacher:
+        yield from _distillation(run)
     if "num_mini_batches" in objective.keys:
         yield from _mini_batches(run)
 
@@ -76,6 +82,23 @@ def _loss_types(run: Any) -> Iterator[Mistake]:
         )
     if objective.preference_loss and run.beta == 0:
         yield Mistake("invalid-value", "beta", "it is 0", "write a number above 0")
+
+
+def _distillation(run: Any) -> Iterator[Mistake]:
+    if run.teacher is None:
+        yield Mistake("missing-key", "teacher", "distill learns from another model", "write `teacher: RUN` or a base")
+    if run.beta is not None and run.beta > 1:
+        yield Mistake(
+            "invalid-value", "beta", f"{run.beta:g} is not from 0 to 1", "write 0, 1 or a number between them"
+        )
+    if run.on_policy_share and run.teacher_top_k:
+        problem = "what the teacher says of sampled completions is not stored"
+        yield Mistake("conflicting-keys", "on_policy_share", problem, "remove teacher_top_k or on_policy_share")
+    if not run.on_policy_share and "max_new_tokens" in run.model_fields_set:
+        yield Mistake("key-without-effect", "max_new_tokens", "it has no effect here", "it needs on_policy_share")
+    if run.on_policy_share and run.max_length <= run.max_new_tokens:
+        problem = f"{run.max_length} is the length of a prompt with its completion, so max_new_tokens {run.max_new_tokens} leaves no room"
+        yield Mistake("conflicting-keys", "max_length", problem, f"write at least {2 * run.max_new_tokens}")
 
 
 def _mini_batches(run: Any) -> Iterator[Mistake]:

@@ -81,11 +81,11 @@ def mistakes(run: Any) -> Iterator[Mistake]:
 
 def _wrong_metric(run: Any) -> Iterator[Mistake]:
     objective, metric, table = OBJECTIVES[run.objective], _metric(run), run.early_stopping
-    generates = not objective.reward_model
+    generates = not objective.scores
     own = objective.measures
     if metric not in own and not (generates and (metric in early_stopping.OF_ANSWERS or user_code.is_own(metric))):
         problem = f"{run.objective} does not measure '{metric}'" + (
-            "" if generates else ", because a reward model generates no text"
+            "" if generates else ", because its model generates no text"
         )
         hint = nearest(metric, [*own, *(early_stopping.OF_ANSWERS if generates else ())])
         yield Mistake("unknown-name", "early_stopping.metric", problem, hint)

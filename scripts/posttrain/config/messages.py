@@ -7,7 +7,7 @@ from pydantic import BaseModel
 
 from posttrain.config import foreign_names, library_fields, loss_keys, trainer_args
 from posttrain.config.bases import BASES
-from posttrain.config.datasets import Part, Select
+from posttrain.config.datasets import Generated, Part, Select
 from posttrain.config.evaluation import SUITES
 from posttrain.config.export import Limits
 from posttrain.config.fields import NAME, NAME_HINT, Strict, keys_of
@@ -17,7 +17,7 @@ from posttrain.methods import METHODS
 from posttrain.objectives import OBJECTIVES
 from posttrain.runtime.errors import UserError, nearest
 
-NESTED = {"early_stopping": EarlyStopping, "reward": Reward, "select": Select, "mix": Part}
+NESTED = {"early_stopping": EarlyStopping, "reward": Reward, "select": Select, "generated": Generated, "mix": Part}
 KINDS = {
     "a valid integer": "an integer",
     "a valid number": "a number",

@@ -7,9 +7,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from posttrain.config.environments import NAMES, EnvironmentName
 from posttrain.config.fields import Arguments, Count, Name, Number, Patterns, Strict
 from posttrain.config.run_tables import ON_POLICY, EarlyStopping, Reward
+from posttrain.inference.environments import MAX_TOOL_TOKENS, MAX_TURNS, TOOL_SECONDS
 from posttrain.methods import METHODS
+from posttrain.models import parts
 from posttrain.objectives import OBJECTIVES
 from posttrain.training import losses
 
@@ -49,7 +52,9 @@ class Optimisation(Stage):
         1, gt=0, description="number of forward passes that the batch is split into; saves memory"
     )
     max_length: Count = Field(
-        1024, gt=1, description="maximum length of an example in tokens; longer ones are truncated at the end"
+        1024,
+        gt=1,
+        description="maximum length of an example in tokens; longer ones are truncated at the end (pretrain: split into several)",
     )
     warmup_ratio: Number = Field(0.1, ge=0, le=1, description="share of the steps in which the learning rate rises")
     lr_scheduler_type: Literal["cosine", "linear", "constant"] = Field(
@@ -70,20 +75,20 @@ class Supervised(Optimisation):
     """Supervised fine-tuning"""
 
     assistant_turns: Literal["all", "last"] = Field(
-        "all", description="sft: which assistant turns of a conversation are trained"
+        "all", description="sft, distill: which assistant turns of a conversation are trained"
     )
     train_thoughts: bool = Field(
-        True, description="sft: whether the assistant's reasoning (reasoning_content, think blocks) is trained"
+        True, description="sft, distill: whether the assistant's reasoning (reasoning_content, think blocks) is trained"
     )
     neftune_noise_alpha: Number | None = Field(
         None,
         gt=0,
-        description="sft: strength of uniform noise on the embeddings in training (NEFTune; 5 to 15 is usual)",
+        description="sft, distill: strength of uniform noise on the embeddings in training (NEFTune; 5 to 15 is usual)",
     )
     packing: bool = Field(
         False,
-        description="sft: fill rows up to `max_length` with several examples, which do not attend to each other; `batch_size` then "
-        "counts these rows",
+        description="sft, pretrain: fill rows up to `max_length` with several examples, which do not attend to each other; `batch_size` "
+        "then counts these rows; on by default with pretrain",
     )
 
 
@@ -119,6 +124,12 @@ class Method(Supervised):
         description="dtype of the weights in `model/`, which is what ships; auto is the base's if that keeps what was learnt, else "
         "fp32",
     )
+    train_parts: list[Literal[parts.PARTS]] = Field(
+        list(parts.DEFAULT),
+        min_length=1,
+        description="full, lora, qlora: which parts of a model with pictures or sounds are trained: `vision` and `audio` are its "
+        "encoders, `projector` joins them to the text, `language` answers",
+    )
     freeze: Patterns = Field(
         [],
         description="full, lora, qlora: patterns of the names of parameters that are not trained, such as "
@@ -130,8 +141,8 @@ class Method(Supervised):
     )
     learning_rates: dict[str, Annotated[Number, Field(gt=0)]] = Field(
         {},
-        description="full, lora, qlora: peak learning rates of the parameters that a pattern matches, such as `{lora_B: 1e-3}`; all "
-        "others have `learning_rate`",
+        description="full, lora, qlora: peak learning rates of the parameters that a pattern or a part of the model matches, such as "
+        "`{lora_B: 1e-3}` or `{vision: 1e-5}`; all others have `learning_rate`",
     )
     peft_args: Arguments = Field({}, description="other fields of PEFT's configuration, under PEFT's names")
 
@@ -149,7 +160,8 @@ class Losses(Method):
         None,
         ge=0,
         description="strength of the regularisation towards the reference model (dpo, kto, grpo, rloo); orpo: weight of the odds "
-        "ratio; cpo: scale of the difference of the two completions, default 0.1 (simpo: 2)",
+        "ratio; cpo: scale of the difference of the two completions, default 0.1 (simpo: 2); distill: divergence, 0 is KL(teacher || "
+        "model), 1 is KL(model || teacher), between them the generalised Jensen-Shannon divergence",
     )
     cpo_alpha: Number | None = Field(
         None, ge=0, description="cpo: weight of the chosen completion's likelihood; default 1 (simpo: 0)"
@@ -170,10 +182,31 @@ class Sampling(Losses):
     """Learning from sampled completions"""
 
     reward: Reward | None = Field(None, description=f"{ON_POLICY}: `{{from: RUN}}` or `{{function: NAME}}`")
-    max_new_tokens: Count = Field(
-        128, gt=0, description=f"{ON_POLICY}: maximum length of a sampled completion in tokens"
+    environment: EnvironmentName | None = Field(
+        None,
+        description=f"grpo: the environment in which the model acts with tools: {NAMES}, or your own "
+        "class as `FILE.py:NAME`; it gives the reward, to which that of `reward` is added. See docs/agents.md",
     )
-    temperature: Number = Field(1.0, gt=0, description=f"{ON_POLICY}: sampling temperature")
+    max_turns: Count = Field(
+        MAX_TURNS,
+        gt=0,
+        description="grpo with `environment`: answers of the model in an episode, those with calls included",
+    )
+    max_tool_tokens: Count = Field(
+        MAX_TOOL_TOKENS, gt=0, description="grpo with `environment`: maximum length of a tool's result in tokens"
+    )
+    tool_seconds: Number = Field(
+        TOOL_SECONDS, gt=0, description="grpo with `environment`: seconds after which a call of a tool is ended"
+    )
+    max_new_tokens: Count = Field(
+        128,
+        gt=0,
+        description=f"{ON_POLICY}, distill with on_policy_share: maximum length of a sampled completion in tokens; with `environment` "
+        "results of tools count",
+    )
+    temperature: Number = Field(
+        1.0, gt=0, description=f"{ON_POLICY}: sampling temperature; distill: also of both distributions in the loss"
+    )
     num_generations: Count = Field(4, gt=1, description=f"{IN_GROUPS}: number of completions of each prompt")
     num_mini_batches: Count | None = Field(
         None,
@@ -220,7 +253,28 @@ class Ppo(Sampling):
     )
 
 
-class Control(Ppo):
+class Distillation(Ppo):
+    """Distillation"""
+
+    teacher: str | None = Field(None, description="distill: the base or run to learn from; it has the same vocabulary")
+    teacher_top_k: Count | None = Field(
+        None,
+        gt=0,
+        description="distill: number of the teacher's most likely tokens whose log-probabilities are stored, once for all runs; by "
+        "default the teacher computes all of them while the run trains",
+    )
+    on_policy_share: Number = Field(
+        0.0, ge=0, le=1, description="distill: share of the steps on completions that the model samples itself (GKD)"
+    )
+    label_weight: Number = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="distill: weight of the loss of the data's own tokens; the divergence has the rest, so that 1 is sft alone",
+    )
+
+
+class Control(Distillation):
     """Held-out rows during training, and checks"""
 
     early_stopping: EarlyStopping | None = Field(

@@ -14,7 +14,17 @@ from posttrain.runtime.errors import nearest
 
 def mistakes(run: Any) -> Iterator[Mistake]:
     """Why this objective cannot be trained by this method with these keys; nothing if it can."""
-    rules = (_batch, loss_keys.mistakes, _initial_weights, _checks, _reward, _method, _objective, measuring.mistakes)
+    rules = (
+        _batch,
+        loss_keys.mistakes,
+        _initial_weights,
+        _checks,
+        _reward,
+        _environment,
+        _method,
+        _objective,
+        measuring.mistakes,
+    )
     for rule in rules:
         yield from rule(run)
     for sentence in parameter_patterns.refusals(run.model_dump(include=set(parameter_patterns.KEYS))):
@@ -57,12 +67,13 @@ def _checks(run: Any) -> Iterator[Mistake]:
 
 def _reward(run: Any) -> Iterator[Mistake]:
     objective, reward = OBJECTIVES[run.objective], run.reward
-    if objective.on_policy and reward is None:
+    if objective.on_policy and reward is None and run.environment is None:
+        acts = ", or an `environment`" if "environment" in objective.keys else ""
         yield Mistake(
             "missing-key",
             "reward",
             f"{run.objective} needs a reward",
-            "write `reward: {from: RUN}` or `reward: {function: NAME}`",
+            f"write `reward: {{from: RUN}}` or `reward: {{function: NAME}}`{acts}",
         )
     if objective.on_policy and run.max_length <= run.max_new_tokens:
         yield Mistake(
@@ -91,6 +102,24 @@ def _reward(run: Any) -> Iterator[Mistake]:
         )
 
 
+def _environment(run: Any) -> Iterator[Mistake]:
+    """What does not go with acting in an environment, and what does nothing without one."""
+    if run.environment is None:
+        for key in sorted({"max_turns", "max_tool_tokens", "tool_seconds"} & run.model_fields_set):
+            yield Mistake("key-without-effect", key, "it has no effect here", "it needs environment: NAME")
+        return
+    if measuring.is_measured(run):
+        key = next(key for key in ("early_stopping", "keep", "measure_every") if getattr(run, key) is not None)
+        problem = "episodes are not measured while a run trains"
+        yield Mistake(
+            "unsupported-combination", key, problem, "remove it; a suite with `kind: environment` measures them"
+        )
+    for field in ("use_vllm", "use_transformers_continuous_batching"):
+        if run.trainer_args.get(field):
+            problem = "the turns of an episode are sampled by transformers' `generate`"
+            yield Mistake("unsupported-combination", f"trainer_args.{field}", problem, "remove it")
+
+
 def _method(run: Any) -> Iterator[Mistake]:
     """What the method cannot do."""
     objective, method = OBJECTIVES[run.objective], METHODS[run.method]
@@ -98,8 +127,15 @@ def _method(run: Any) -> Iterator[Mistake]:
         yield _unsupported(
             "method", f"{run.objective} trains two adapters on one model, and {run.method} allows only one", "lora"
         )
-    if method.at_input and objective.reward_model:
+    if objective.classifier and not method.mergeable:
+        yield _unsupported(
+            "method", f"{run.method} cannot be merged, and config.json of the merged model has the labels", "lora"
+        )
+    elif method.at_input and objective.scores:
         why = "passes embeddings instead of tokens, from which a reward model cannot tell where a completion ends"
+        yield _unsupported("method", f"{run.method} {why}", "lora or prefix")
+    elif method.at_input and objective.teacher:
+        why = "puts virtual tokens before the prompt, which the teacher does not read"
         yield _unsupported("method", f"{run.method} {why}", "lora or prefix")
     elif method.at_input and not objective.virtual_tokens_at_input:
         why = "puts virtual tokens before the prompt, which TRL does not exclude from the loss of"

@@ -10,7 +10,7 @@ from posttrain.runtime import user_code
 from posttrain.runtime.errors import nearest
 from posttrain.training import early_stopping
 
-REWARD_FUNCTIONS = ("final_number", "answer_format")
+REWARD_FUNCTIONS = ("final_number", "answer_format", "tool_name", "tool_arguments", "tool_arguments_f1")
 ON_POLICY = ", ".join(name for name, row in OBJECTIVES.items() if row.on_policy)
 
 
@@ -37,7 +37,8 @@ class Reward(Strict):
         None, description="implicit: a reward run whose score is added at the end of the completion"
     )
     function: str | None = Field(
-        None, description="instead of a run: `final_number`, `answer_format`, or your own as `FILE.py:NAME`"
+        None,
+        description=f"instead of a run: {', '.join(f'`{name}`' for name in REWARD_FUNCTIONS)}, or your own as `FILE.py:NAME`",
     )
 
     @model_validator(mode="after")

@@ -27,7 +27,7 @@ WRITTEN_OUT = (
 
 
 # Keys that a spec has in another form, or that change no result.
-ELSEWHERE = ("from_", "data", "reward", "allow", *measuring.KEYS)
+ELSEWHERE = ("from_", "data", "reward", "teacher", "allow", *measuring.KEYS)
 
 
 class Run(Control):
@@ -60,6 +60,8 @@ class Run(Control):
         """
         values = {key: getattr(self, key) for key in self._acting()}
         values |= {key: value for key, value in self._defaults().items() if key in values and values[key] is None}
+        if "packing" in values and "packing" not in self.model_fields_set:
+            values["packing"] = OBJECTIVES[self.objective].packs
         values = {
             key: value
             for key, value in values.items()

@@ -19,6 +19,7 @@ from posttrain.data.encoding import (
     prompt_tokens,
     training_rows,
 )
+from posttrain.data.media_text import Reader
 from posttrain.data.messages import Row, Turns
 from posttrain.metrics.tool_calls import message_text
 
@@ -32,6 +33,10 @@ class Settings(NamedTuple):
     assistant_turns: str = "all"
     """which turns of a conversation are trained: `all` or `last`"""
     train_thoughts: bool = True
+    long_rows: str = "cut"
+    """whether a text of more than `max_length` tokens is `cut` there, or `split` into rows of that length"""
+    reader: Reader | None = None
+    """of the files that rows are about, for dataset types with media"""
 
 
 class Encoded(NamedTuple):
@@ -45,6 +50,8 @@ class Encoded(NamedTuple):
     """number of tokens before it was cut"""
     kept: bool
     """whether it is of use: something of it is trained, or there is room for a completion"""
+    media_cut: bool = False
+    """whether it is left out because a picture or a sound would be cut"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +59,8 @@ class DatasetType:
     """What a row holds, and what follows from that for tokens, splits, comparisons and measurements."""
 
     columns: dict[str, str]
-    """name to kind: `string`, `strings`, `boolean`, `number`, `spans` (first and last character of parts), or `turns`. The first
-    column of turns has the prompt, the others have its completions. No two types have the same columns"""
+    """name to kind: `string`, `strings`, `boolean`, `number`, `label` (of a class), `spans` (first and last character of parts), or
+    `turns`. The first column of turns has the prompt, the others have its completions. No two types have the same columns"""
     encode: Callable[[Any, list[Row], Settings], Iterator[Encoded]]
     """tokenise rows: tokenizer, rows, settings"""
     conversation: bool = False
@@ -94,20 +101,26 @@ class DatasetType:
 
     @cached_property
     def facts(self) -> tuple[str, ...]:
-        """Columns that tell two rows of the same words apart: labels, scores and media."""
-        return (*self.worth, *(name for name, kind in self.columns.items() if kind == "strings"))
+        """Columns that tell two rows of the same words apart: labels, scores, media and tasks."""
+        apart = [
+            name for name, kind in self.columns.items() if kind in ("string", "strings") and name not in self.texts
+        ]
+        return (*self.worth, *apart)
 
     @cached_property
     def worth(self) -> tuple[str, ...]:
         """Columns that say what a completion is worth, which its rows of tokens have as well."""
-        return tuple(name for name, kind in self.columns.items() if kind in ("boolean", "number"))
+        return tuple(name for name, kind in self.columns.items() if kind in ("boolean", "number", "label"))
 
     @cached_property
     def token_columns(self) -> dict[str, str]:
         """Columns of its rows of tokens, name to kind, in addition to `id` and `length`."""
+        if self.worth and not self.turns:
+            return {"input_ids": "ids"} | {name: self.columns[name] for name in self.worth}
         if self.conversation or not self.turns:
-            return {"input_ids": "ids", "labels": "ids"}
-        return {f"{name}_ids": "ids" for name in self.turns} | {name: self.columns[name] for name in self.worth}
+            return {"input_ids": "ids", "labels": "ids"} | dict.fromkeys(self.media, "strings")
+        facts = {name: self.columns[name] for name in (*self.worth, *self.media)}
+        return {f"{name}_ids": "ids" for name in self.turns} | facts
 
     @cached_property
     def trained_columns(self) -> tuple[str, ...]:
@@ -147,18 +160,39 @@ class DatasetType:
 def _encode_text(tokenizer: Any, rows: list[Row], settings: Settings) -> Iterator[Encoded]:
     """Texts and conversations, of which `labels` marks what is trained."""
     limit = settings.max_length
-    choice = (settings.stops, settings.assistant_turns, settings.train_thoughts)
-    for name, ids, labels in training_rows(tokenizer, rows, *choice):
-        length = len(ids)
-        ids, labels = ids[:limit], labels[:limit]
-        trained = len(labels[1:]) - labels[1:].count(IGNORED)
-        row = {"id": name, "length": len(ids), "input_ids": ids, "labels": labels}
-        yield Encoded(row, trained, length, trained > 0)
+    choice = (settings.stops, settings.assistant_turns, settings.train_thoughts, settings.reader)
+    for found in training_rows(tokenizer, rows, *choice):
+        split = settings.long_rows == "split"
+        starts = window_starts(len(found.ids), limit) if split else [0]
+        for k, start in enumerate(starts):
+            part, own = found.ids[start : start + limit], found.labels[start : start + limit]
+            trained = len(own[1:]) - own[1:].count(IGNORED)
+            row = {
+                "id": found.id if len(starts) == 1 else f"{found.id}.{k}",
+                "length": len(part),
+                "input_ids": part,
+                "labels": own,
+                **(found.media or {}),
+            }
+            media_cut = found.media_end > limit
+            length = len(part) if split else len(found.ids)
+            yield Encoded(row, trained, length, trained > 0 and not media_cut, media_cut)
+
+
+def window_starts(length: int, size: int) -> list[int]:
+    """Where the rows of at most `size` tokens begin into which a text of `length` tokens is split.
+
+    Each begins with the last token of the one before it, so that every token but the text's first is predicted exactly once.
+
+    >>> window_starts(7, 4), window_starts(8, 4), window_starts(4, 4)
+    ([0, 3], [0, 3, 6], [0])
+    """
+    return list(range(0, max(1, length - 1), size - 1))
 
 
 def _encode_pair(tokenizer: Any, rows: list[Row], settings: Settings) -> Iterator[Encoded]:
     """Preferences; a pair whose completions are the same once they are cut teaches nothing."""
-    pairs = preference_tokens(tokenizer, rows, settings.stops)
+    pairs = preference_tokens(tokenizer, rows, settings.stops, settings.reader)
     for row, (prompt, chosen, rejected) in zip(rows, pairs, strict=True):
         longest = max(len(chosen), len(rejected))
         room = max(0, settings.max_length - len(prompt))
@@ -166,8 +200,9 @@ def _encode_pair(tokenizer: Any, rows: list[Row], settings: Settings) -> Iterato
         differ = completions["chosen_ids"] != completions["rejected_ids"]
         trained = sum(map(len, completions.values())) if differ else 0
         length = len(prompt) + min(longest, room)
-        encoded = {"id": row["id"], "length": length, "prompt_ids": prompt, **completions}
-        yield Encoded(encoded, trained, len(prompt) + longest, trained > 0)
+        media = {name: row[name] for name in of(row).media}
+        encoded = {"id": row["id"], "length": length, "prompt_ids": prompt, **completions, **media}
+        yield Encoded(encoded, trained, len(prompt) + longest, trained > 0, bool(media) and not room)
 
 
 def _encode_completion(tokenizer: Any, rows: list[Row], settings: Settings) -> Iterator[Encoded]:
@@ -188,12 +223,24 @@ def _encode_prompt(tokenizer: Any, rows: list[Row], settings: Settings) -> Itera
         yield Encoded(encoded, 0, len(ids), len(ids) < settings.max_length)
 
 
+def _encode_labelled(tokenizer: Any, rows: list[Row], settings: Settings) -> Iterator[Encoded]:
+    """Texts with the label of their class, as transformers' text-classification pipeline reads them: without EOS."""
+    for row in rows:
+        ids = tokenizer(row["text"])["input_ids"]
+        kept = ids[: settings.max_length]
+        encoded = {"id": row["id"], "length": len(kept), "input_ids": kept, "label": row["label"]}
+        yield Encoded(encoded, len(kept), len(ids), len(kept) > 0)
+
+
 # ---- the table
 
 
 DATASET_TYPES: dict[str, DatasetType] = {
     "text": DatasetType(
         columns={"text": "string", "trained": "spans"}, encode=_encode_text, tools=False, suites=("perplexity",)
+    ),
+    "labelled_text": DatasetType(
+        columns={"text": "string", "label": "label"}, encode=_encode_labelled, tools=False, suites=("classes",)
     ),
     "messages": DatasetType(
         columns={"messages": "turns"},
@@ -208,6 +255,7 @@ DATASET_TYPES: dict[str, DatasetType] = {
         conversation=True,
         media=("images",),
         reference="messages",
+        suites=("perplexity",),
     ),
     "audio_messages": DatasetType(
         columns={"messages": "turns", "audios": "strings"},
@@ -215,6 +263,7 @@ DATASET_TYPES: dict[str, DatasetType] = {
         conversation=True,
         media=("audios",),
         reference="messages",
+        suites=("perplexity",),
     ),
     "preference": DatasetType(
         columns={"prompt": "turns", "chosen": "turns", "rejected": "turns"},
@@ -239,6 +288,9 @@ DATASET_TYPES: dict[str, DatasetType] = {
         marks={"completion": lambda row: repr(row["label"])},
     ),
     "prompts": DatasetType(columns={"prompt": "turns"}, encode=_encode_prompt, suites=("reward", "judge")),
+    "tasks": DatasetType(
+        columns={"prompt": "turns", "task": "string"}, encode=_encode_prompt, tools=False, suites=("environment",)
+    ),
 }
 
 TURNS = tuple(dict.fromkeys(name for row in DATASET_TYPES.values() for name in row.turns))
@@ -252,7 +304,7 @@ def for_suites(*kinds: str) -> tuple[str, ...]:
     return tuple(
         name
         for name, row in DATASET_TYPES.items()
-        if set(kinds) & set(row.suites) or (not named.issuperset(kinds) and row.reference and not row.media)
+        if set(kinds) & set(row.suites) or (not named.issuperset(kinds) and row.reference)
     )
 
 

@@ -13,6 +13,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from posttrain.data.conversations import Turns, answered, ending, passages, render, thoughts
+from posttrain.data.media_text import Reader
 from posttrain.data.messages import Row
 
 IGNORED = -100
@@ -28,6 +29,22 @@ class Piece(NamedTuple):
     """first and last character of each answer in it; None where all of it is trained"""
     raw: bool = False
     """whether it is plain text, which no chat template made"""
+    media: dict[str, list[str]] | None = None
+    """names of the files that it is about, by column"""
+    media_spans: Sequence[tuple[int, int]] = ()
+    """first and last character of each of them in it"""
+
+
+class TrainingRow(NamedTuple):
+    """A row to train on."""
+
+    id: str | None
+    ids: list[int]
+    labels: list[int]
+    media: dict[str, list[str]] | None
+    """names of the files that it is about, by column"""
+    media_end: int
+    """number of tokens up to the end of the last of them"""
 
 
 class Endings:
@@ -73,21 +90,27 @@ def sft_tokens(
     Raises:
         UserError: an answer cannot be told from what asks for it.
     """
-    for _, ids, labels in training_rows(tokenizer, rows, stops, assistant_turns, train_thoughts):
-        yield ids, labels
+    for row in training_rows(tokenizer, rows, stops, assistant_turns, train_thoughts):
+        yield row.ids, row.labels
 
 
 def training_rows(
-    tokenizer: Any, rows: list[Row], stops: Sequence[int], assistant_turns: str, train_thoughts: bool
-) -> Iterator[tuple[str | None, list[int], list[int]]]:
-    """Each training row's id, token ids and labels."""
+    tokenizer: Any,
+    rows: list[Row],
+    stops: Sequence[int],
+    assistant_turns: str,
+    train_thoughts: bool,
+    reader: Reader | None = None,
+) -> Iterator[TrainingRow]:
+    """Each training row; where a `reader` is given, with the media that rows are about."""
     endings = Endings(tokenizer, stops)
-    for piece, encoding in _encoded(tokenizer, _pieces(tokenizer, rows, assistant_turns)):
+    for piece, encoding in _encoded(tokenizer, _pieces(tokenizer, rows, assistant_turns, reader)):
         ids = encoding.ids
         opening = _opening(tokenizer, ids, raw=piece.raw)
         if piece.raw:
             ids, labels = _raw(tokenizer, piece, encoding, endings)
-            yield piece.id, opening + ids, (opening if piece.spans is None else [IGNORED] * len(opening)) + labels
+            labels = (opening if piece.spans is None else [IGNORED] * len(opening)) + labels
+            yield TrainingRow(piece.id, opening + ids, labels, None, 0)
             continue
         labels = [IGNORED] * len(ids)
         for span in piece.spans:
@@ -96,19 +119,29 @@ def training_rows(
             labels[said] = ids[said]
             if not train_thoughts:
                 _mask(labels, encoding.offsets, span[0], thoughts(piece.text, *span))
-        yield piece.id, opening + ids, [IGNORED] * len(opening) + labels
+        places = [_said(encoding, *span) for span in piece.media_spans]
+        for place in places:
+            labels[place] = [IGNORED] * (place.stop - place.start)
+        end = len(opening) + places[-1].stop if places else 0
+        yield TrainingRow(piece.id, opening + ids, [IGNORED] * len(opening) + labels, piece.media, end)
 
 
-def _pieces(tokenizer: Any, rows: list[Row], assistant_turns: str) -> Iterator[Piece]:
+def _pieces(tokenizer: Any, rows: list[Row], assistant_turns: str, reader: Reader | None = None) -> Iterator[Piece]:
     for row in rows:
         name = row.get("id")
         if "text" in row:
             spans = row.get("trained")
             yield Piece(name, row["text"], spans and list(map(tuple, spans)), raw=True)
             continue
-        found = passages(tokenizer, row["messages"], row.get("tools"), assistant_turns)
-        for k, passage in enumerate(found):
-            yield Piece(name if len(found) == 1 else f"{name}.{k}", *passage)
+        turns = reader.turns(row["messages"]) if reader else row["messages"]
+        found = passages(tokenizer, turns, row.get("tools"), assistant_turns)
+        for k, (text, spans) in enumerate(found):
+            part = name if len(found) == 1 else f"{name}.{k}"
+            if reader is None:
+                yield Piece(part, text, spans)
+            else:
+                made = reader.expanded(text, spans, row, is_whole=k + 1 == len(found))
+                yield Piece(part, made.text, made.spans, media=made.media, media_spans=made.media_spans)
 
 
 def _raw(tokenizer: Any, piece: Piece, encoding: Any, endings: Endings) -> tuple[list[int], list[int]]:
@@ -132,14 +165,14 @@ def _mask(labels: list[int], offsets: list[tuple[int, int]], start: int, end: in
 
 
 def preference_tokens(
-    tokenizer: Any, rows: list[Row], stops: Sequence[int] = ()
+    tokenizer: Any, rows: list[Row], stops: Sequence[int] = (), reader: Reader | None = None
 ) -> Iterator[tuple[list[int], list[int], list[int]]]:
     """Token ids of each row's prompt, of the chosen and of the rejected answer; an answer ends with its stop token.
 
     Raises:
         UserError: as `sft_tokens`.
     """
-    sides = (completion_tokens(tokenizer, rows, side, stops) for side in ("chosen", "rejected"))
+    sides = (completion_tokens(tokenizer, rows, side, stops, reader) for side in ("chosen", "rejected"))
     for (prompt, chosen), (other, rejected) in zip(*sides, strict=True):
         shared = 0
         while shared < min(len(prompt), len(other)) and prompt[shared] == other[shared]:
@@ -147,22 +180,39 @@ def preference_tokens(
         yield prompt[:shared], prompt[shared:] + chosen, other[shared:] + rejected
 
 
-def prompt_tokens(tokenizer: Any, turns: Turns, tools: str | None = None) -> list[int]:
-    """Token ids that ask for the assistant's next turn."""
-    ids = tokenizer(render(tokenizer, turns, tools, generate=True), add_special_tokens=False)["input_ids"]
+def prompt_tokens(
+    tokenizer: Any, turns: Turns, tools: str | None = None, reader: Reader | None = None, media: Row | None = None
+) -> list[int]:
+    """Token ids that ask for the assistant's next turn.
+
+    Args:
+        reader, media: what reads the files that the turns are about, and the row with their names.
+    """
+    text = render(tokenizer, reader.turns(turns) if reader else turns, tools, generate=True)
+    if reader:
+        text = reader.expanded(text, (), media or {}).text
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     return _opening(tokenizer, ids) + ids
 
 
 def completion_tokens(
-    tokenizer: Any, rows: list[Row], side: str, stops: Sequence[int]
+    tokenizer: Any, rows: list[Row], side: str, stops: Sequence[int], reader: Reader | None = None
 ) -> Iterator[tuple[list[int], list[int]]]:
     """Each row's prompt and one of its answers."""
     endings = Endings(tokenizer, stops)
-    pieces = (Piece(None, *answered(tokenizer, row["prompt"], row[side], row.get("tools"))) for row in rows)
+    pieces = (_answered(tokenizer, row, side, reader) for row in rows)
     for piece, encoding in _encoded(tokenizer, pieces):
         ids = encoding.ids
         said = endings.end(ids, _said(encoding, *piece.spans[0]))
         yield _opening(tokenizer, ids) + ids[: said.start], ids[said]
+
+
+def _answered(tokenizer: Any, row: Row, side: str, reader: Reader | None) -> Piece:
+    if reader is None:
+        return Piece(None, *answered(tokenizer, row["prompt"], row[side], row.get("tools")))
+    prompt, answer = reader.turns(row["prompt"]), reader.turns(row[side])
+    made = reader.expanded(*answered(tokenizer, prompt, answer, row.get("tools")), row)
+    return Piece(None, made.text, made.spans)
 
 
 def _encoded(tokenizer: Any, pieces: Iterable[Piece]) -> Iterator[tuple[Piece, Any]]:

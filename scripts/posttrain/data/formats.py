@@ -4,6 +4,8 @@ A *format* is how rows are written, a *dataset type* is what they are, see `data
 function that makes a normalised row's content of the fields it reads.
 """
 
+import contextlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import takewhile
@@ -30,6 +32,15 @@ class Format:
 
 def _text(values: Row, place: str) -> Row:
     return {"text": messages.text(values["text"], "text", place)}
+
+
+def _labelled(values: Row, place: str) -> Row:
+    label = values["label"]
+    if isinstance(label, bool) or not isinstance(label, str | int) or not str(label).strip():
+        raise UserError(
+            "invalid-row", place, f"the label is the name or the number of a class, and this is {kind(label)}"
+        )
+    return _text(values, place) | {"label": str(label)}
 
 
 def _segments(values: Row, place: str) -> Row:
@@ -146,6 +157,16 @@ def _about_media(values: Row, place: str) -> Row:
     return {
         "messages": _whole(_conversation(values, "messages" if "messages" in values else "conversations", place), place)
     }
+
+
+def _tasks(values: Row, place: str) -> Row:
+    task = values["task"]
+    with contextlib.suppress(ValueError, RecursionError):  # then it is a text, and refused
+        task = json.loads(task) if isinstance(task, str) else task
+    if not isinstance(task, dict):
+        hint = "write an object with what the environment's `reset` takes"
+        raise UserError("invalid-row", place, f"the task is {kind(task)}", hint)
+    return _prompts(values, place) | {"task": json.dumps(task, ensure_ascii=False, sort_keys=True)}
 
 
 def _seen(values: Row, place: str) -> Row:
@@ -284,7 +305,9 @@ FORMATS: dict[str, Format] = {
     "sharegpt": Format("messages", _sharegpt, ("conversations",), ("system", "tools")),
     "alpaca": Format("messages", _alpaca, ("instruction", "output"), _ASKS),
     "prompt_completion": Format("messages", _prompt_completion, ("prompt", "completion"), ("system", "tools")),
+    "tasks": Format("tasks", _tasks, ("prompt|messages|conversations|instruction", "task"), _ASKS[:-1]),
     "segments": Format("text", _segments, ("segments",)),
+    "labelled_text": Format("labelled_text", _labelled, ("text", "label")),
     "ultrachat": Format("messages", _ultrachat, ("data",)),
     "text": Format("text", _text, ("text",)),
     "prompts": Format("prompts", _prompts, ("prompt|messages|conversations|instruction",), _ASKS),

@@ -65,6 +65,9 @@ CONDITIONS = (
     ),
     (re.compile(r"^(cc-)?by(?![a-z])|^cc-by|^odc-by"), "its authors are named"),
 )
+# Those that forbid to train other models on what the model says, except for models made of it (section 1.b.v of Llama 2's and Llama
+# 3's community licence, 5.2.b of Tongyi Qianwen's, 3.1 of EXAONE's). Llama 3.1 and later allow it.
+NOT_TO_LEARN_FROM = {"llama2", "llama3", "tongyi-qianwen", "tongyi-qianwen-research", "exaone"}
 FRONT_MATTER = re.compile(r"\A\s*---[ \t]*\n(.*?)\n---[ \t]*(\n|\Z)", re.DOTALL)
 OPERATORS = re.compile(r"\s+(and|or)\s+|-(and)-|([()])", re.IGNORECASE)  # `-and-` as card_fields writes it
 
@@ -96,6 +99,18 @@ def forbids(licence: str | None, use: str) -> bool:
 def forbids_sharing(licence: str | None) -> bool:
     """Whether the licence forbids to give away what is made from the part; one that is missing or not known forbids nothing."""
     return licence is not None and _any(_tokens(licence), lambda name: bool(CLOSED.search(_spelling(name))))
+
+
+def forbids_teaching(licence: str | None, others: str | None) -> bool:
+    """Whether a licence forbids to train a model on what this one says; one of the same licence is taken to be made of it.
+
+    Args:
+        licence: of the teacher.
+        others: of the model that learns.
+    """
+    if licence is None or (others is not None and normalise(licence) == normalise(others)):
+        return False
+    return _any(_tokens(licence), lambda name: _spelling(name) in NOT_TO_LEARN_FROM)
 
 
 def conditions(licence: str | None) -> list[str]:

@@ -185,19 +185,6 @@ def bring_over(names: Iterable[str], source: Path, target: Path) -> None:
             place(source / name, target / name)
 
 
-def named(files: Iterable[Path]) -> set[str]:
-    """The names in the normalised rows of Parquet files."""
-    from posttrain.data.rows import batches
-
-    return {
-        name
-        for file in files
-        for batch in batches(file, 2000, KINDS)
-        for column in batch.columns
-        for name in column.flatten().to_pylist()
-    }
-
-
 def prune(folder: Path, names: set[str]) -> None:
     """Remove what no row names from a dataset's folder: files of rows that were left out, or of an earlier build."""
     if not (folder / FOLDER).is_dir():

@@ -7,6 +7,7 @@ kilobytes can unpack to gigabytes (a decompression bomb).
 
 import contextlib
 import io
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,7 @@ ENDINGS = {
 MODES = ("RGB", "L", "1", "P", "RGBA", "LA", "PA", "RGBX", "CMYK", "YCbCr", "I;16", "I;16B", "I;16L", "I")
 DEEP = ("I", "I;16", "I;16B", "I;16L")  # 16 bits of grey
 STILL = ("JPEG", "MPO")  # of several pictures in a telephone's JPEG, the others are small copies of the first
+NAMED = re.compile("[0-9a-f]{64}")  # files in a dataset's folder
 MAX_PIXELS = 1 << 26  # 67 megapixels: 200 MB decoded
 MIN_SIDE = 4  # pixels; libraries take an array with a side of 1 or 3 for one with so many channels
 MAX_RATIO = 200  # of the sides; Qwen's processor refuses more
@@ -73,7 +75,8 @@ def open_picture(file: Path) -> Any:
         UserError: the file is not what its name says, or is no picture.
     """
     with _in_a_sentence(str(file)):
-        return rgb(_opened(io.BytesIO(read_named(file)), str(file)))
+        content = read_named(file) if NAMED.fullmatch(file.stem) else file.read_bytes()
+        return rgb(_opened(io.BytesIO(content), str(file)))
 
 
 def rgb(image: Any) -> Any:

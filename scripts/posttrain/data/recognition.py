@@ -61,6 +61,7 @@ WITH_FILES = {
     },
     "audios": dict.fromkeys(("messages", "sharegpt"), "audio"),
 }
+NAMED = ("labelled_text",)  # never recognised: a text and a label may be a prompt and its completion
 LAST = ("text", "prompts")  # formats with one field; tried last, since other fields may say more
 _LOOKS = {
     "hh_rlhf": ", two transcripts of Human and Assistant",
@@ -88,7 +89,7 @@ def recognise(row: Row, columns: dict[str, str]) -> Recognised:
     """
     if "label" not in row and "label" not in columns and _is_boolean(row.get(TAG)):
         columns = columns | {"label": TAG}
-    by_names = [format for format in FORMATS if format not in LAST]
+    by_names = [format for format in FORMATS if format not in (*LAST, *NAMED)]
     found = _exact(row, by_names, columns) or _renamed(row, columns) or _exact(row, LAST, columns)
     if found:
         return _with_system(row, _with_files(row, found))

@@ -14,7 +14,7 @@ from typing import Any
 from posttrain.data import dataset_types, media_parts, messages
 from posttrain.data.dataset_types import DATASET_TYPES
 from posttrain.data.formats import COMPLETION_OF, FORMATS
-from posttrain.data.media import Store
+from posttrain.data.media import KINDS, Store
 from posttrain.data.messages import Row, kind, short
 from posttrain.runtime.errors import UserError, nearest
 
@@ -41,6 +41,17 @@ def batches(path: Path, size: int, columns: Iterable[str] | None = None) -> Iter
         yield from file.iter_batches(size, columns=present, use_threads=False)
 
 
+def media_names(files: Iterable[Path]) -> set[str]:
+    """The names of the files that the normalised rows of Parquet files are about."""
+    return {
+        name
+        for file in files
+        for batch in batches(file, 2000, KINDS)
+        for column in batch.columns
+        for name in column.flatten().to_pylist()
+    }
+
+
 def without_nulls(rows: list[Row]) -> list[Row]:
     """Rows as Parquet gives them, without the null fields of turns and rows: a chat template takes those for set."""
     for row in rows:
@@ -64,6 +75,11 @@ def put_back(line: dict[str, str]) -> Row:
     return {"id": _digest(content), "place": line["place"], **content}
 
 
+def made(place: str, content: Row) -> Row:
+    """A normalised row of this content, with its id."""
+    return {"id": _digest(content), "place": place, **content}
+
+
 def schema(dataset_type: str) -> Any:
     """The Parquet schema of a dataset type's normalised rows."""
     row = DATASET_TYPES[dataset_type]
@@ -81,6 +97,7 @@ def arrow_schema(columns: dict[str, str]) -> Any:
         "strings": pa.list_(pa.string()),
         "boolean": pa.bool_(),
         "number": pa.float64(),
+        "label": pa.string(),
         "length": pa.int32(),
         "ids": pa.list_(pa.int32()),
         "spans": pa.list_(pa.list_(pa.int32())),
@@ -218,13 +235,10 @@ def with_system(row: Row, prompt: str) -> Row:
 
 
 def group(row: Row) -> str:
-    """A hash that rows share which begin with the same prompt, or are about the same files whatever is asked.
-
-    They stay on one side when a dataset is split.
-    """
+    """A hash that rows share which begin with the same prompt, or are about the same files; a split keeps them on one side."""
     kind = dataset_types.of(row)
-    if files := [row[name] for name in kind.media if row[name]]:
-        return _digest(files)
+    if files := [row[name] for name in kind.media if row.get(name)]:
+        return _digest(files)  # of many pictures the same is asked
     turns = row[kind.turns[0]] if kind.turns else []
     opening = list(takewhile(lambda turn: turn["role"] != "assistant", turns))
     return _digest(opening or row.get("text") or turns)

@@ -4,6 +4,8 @@ import functools
 import re
 from typing import Any
 
+from posttrain.metrics import call_forms
+
 # A block of thoughts opens with the first and closes with the second.
 BLOCKS = {
     "<think>": "</think>",  # Qwen, DeepSeek-R1, SmolLM3, GLM, Nemotron, ...
@@ -16,7 +18,7 @@ BLOCKS = {
 CHANNEL, MESSAGE, END, START = "<|channel|>", "<|message|>", "<|end|>", "<|start|>"
 FINAL = re.compile(rf"(?:{re.escape(START)}assistant)?{re.escape(CHANNEL)}final(?:(?!<\|).)*{re.escape(MESSAGE)}")
 ANALYSIS = re.compile(rf"{re.escape(CHANNEL)}analysis(?:(?!<\|).)*{re.escape(MESSAGE)}")
-MARKERS = (*BLOCKS, *BLOCKS.values(), CHANNEL, MESSAGE, END, START)
+MARKERS = (*BLOCKS, *BLOCKS.values(), CHANNEL, MESSAGE, END, START, *call_forms.MARKS)  # of thoughts and of calls
 NEAR = 12  # tokens at the end of a prompt, among which an opening marker is
 
 

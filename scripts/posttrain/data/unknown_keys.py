@@ -9,6 +9,7 @@ from posttrain.data import messages, rows
 from posttrain.data.messages import Row, short
 
 MAX_KEYS = 1000  # keys that are counted: files may have a name for every row
+WHOLE = ("tools", "task")  # fields that are kept as they are
 SEGMENT = {"label", "text"}
 
 
@@ -65,9 +66,9 @@ def advice(dataset_type: str, unknown: dict[str, int]) -> str:
 def _split(
     format: str, columns: tuple[tuple[str, str], ...], names: frozenset[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The names that are read, but for tools, which are kept whole, and those that are not, sorted."""
+    """The names that are read, but for those that are kept whole, and those that are not, sorted."""
     read = {name: ours for ours, name, _ in rows.fields(format, columns, names) if name in names}
-    return tuple(sorted(name for name, ours in read.items() if ours != "tools")), tuple(sorted(names - read.keys()))
+    return tuple(sorted(name for name, ours in read.items() if ours not in WHOLE)), tuple(sorted(names - read.keys()))
 
 
 def _of_turns(value: Any, format: str) -> Iterator[str]:

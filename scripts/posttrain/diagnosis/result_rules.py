@@ -69,7 +69,7 @@ def same_as_parent(found: Evidence) -> Finding | None:
 def worse(found: Evidence) -> Iterator[Finding]:
     """Metrics that are worse than the parent's: of what the run was trained for, and of anything else."""
     pairs = paired(found)
-    if not pairs or OBJECTIVES[found.spec["objective"]].reward_model:
+    if not pairs or OBJECTIVES[found.spec["objective"]].scores:
         return
     groups: dict[bool, list[tuple[dict, dict]]] = {True: [], False: []}
     known = _known(found)

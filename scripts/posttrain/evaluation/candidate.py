@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from posttrain.data import tokens
+from posttrain.data.conversations import render
+from posttrain.data.left_out import advice, left_out
 from posttrain.evaluation import generation_cache
-from posttrain.inference import decoding, scoring
+from posttrain.inference import decoding, media, scoring
 from posttrain.runtime.console import say
 from posttrain.runtime.errors import UserError
 
@@ -37,9 +39,17 @@ class Candidate(NamedTuple):
         return scoring.stop_tokens(self.model, self.tokenizer)
 
     def generate(
-        self, prompts: list[list[int]], max_new_tokens: int, stop: tuple[str, ...] = ()
+        self,
+        prompts: list[list[int]],
+        max_new_tokens: int,
+        stop: tuple[str, ...] = (),
+        files: list[media.Files] | None = None,
     ) -> list[scoring.Answer]:
-        """Its greedy answer to each prompt (token ids); one that was given before is not generated again."""
+        """Its greedy answer to each prompt (token ids); one that was given before is not generated again.
+
+        Args:
+            files: that each prompt is about; None where they are all text.
+        """
         check_known(self, prompts)
         longest = decoding.context(self.model)
         full = sum(not room for room in decoding.rooms(prompts, max_new_tokens, longest))
@@ -60,7 +70,29 @@ class Candidate(NamedTuple):
             key,
             penalty=self.spec.get("repetition_penalty", 1.0),
             by_batch=precision != "fp32",
+            files=files,
         )
+
+    def prompt(self, asked: "Asked") -> list[int]:
+        """The tokens of a prompt, with the placeholders of its files."""
+        return media.prompt_tokens(self.model, self.tokenizer, *asked)
+
+    def ask(self, asked: list["Asked"], max_new_tokens: int) -> list[scoring.Answer]:
+        """Its greedy answer to each prompt."""
+        return self.generate([self.prompt(one) for one in asked], max_new_tokens, files=[one.files for one in asked])
+
+    def asked(self, row: Row, dataset: str) -> "Asked":
+        """What a row of a dataset asks."""
+        return Asked(tokens.prompt_turns(row), row.get("tools"), media.of(row, self.data[dataset]))
+
+
+class Asked(NamedTuple):
+    """What comes before an answer."""
+
+    turns: list[Row]
+    tools: str | None = None
+    """the functions that may be called, as JSON"""
+    files: media.Files = ()
 
 
 def check_known(candidate: Candidate, rows: Iterable[Sequence[int]]) -> None:
@@ -81,7 +113,21 @@ def check_known(candidate: Candidate, rows: Iterable[Sequence[int]]) -> None:
         )
 
 
-def ask(candidate: Candidate, prompts: list[tuple[list[Row], str | None]], settings: dict) -> list[str]:
-    """The text of the answer to each prompt, its turns and its tools; thoughts are in it."""
-    encoded = [tokens.prompt_tokens(candidate.tokenizer, turns, tools) for turns, tools in prompts]
-    return [answer.text for answer in candidate.generate(encoded, settings["max_new_tokens"])]
+def ask(candidate: Candidate, prompts: list[Asked], settings: dict) -> list[str]:
+    """The text of the answer to each prompt; thoughts are in it."""
+    _tell_lost(candidate, prompts)
+    return [answer.text for answer in candidate.ask(prompts, settings["max_new_tokens"])]
+
+
+def _tell_lost(candidate: Candidate, prompts: list[Asked]) -> None:
+    """Say what of the prompts with tools the chat template leaves out, so that no answer can be right."""
+    of_tools = [asked for asked in prompts if asked.tools or any("tool_calls" in turn for turn in asked.turns)]
+    lost = []
+    for asked in of_tools:
+        text = render(candidate.tokenizer, asked.turns, asked.tools, generate=True)
+        lost += [found] if (found := left_out(asked.turns, asked.tools, text)) else []
+    if lost:
+        say(
+            f"WARNING: {candidate.name}: the base's chat template leaves out {lost[0][0]} in {len(lost)} of {len(prompts)} prompts; "
+            f"{advice(lost[0])}"
+        )

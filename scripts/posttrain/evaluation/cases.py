@@ -1,7 +1,8 @@
 """Cases: prompts that matter to the user, with what must and must not appear in the model's answer.
 
 A file is a YAML list, an entry a case. What an answer is checked for are plain texts and regular expressions, as in a test of a
-program: a case is green where every condition holds, else red. No model judges it, and nothing is averaged within a case.
+program: a case is green where every condition holds, else red. No model judges it, and nothing is averaged within a case. An
+expected call of a tool is read from the answer in any of the forms of `metrics/call_forms.py`.
 """
 
 import json
@@ -14,12 +15,15 @@ from typing import Any, NamedTuple
 import yaml
 
 from posttrain.data import messages, thoughts
+from posttrain.metrics.call_forms import as_numbers, named_arguments
 from posttrain.metrics.text_metrics import is_pattern
+from posttrain.metrics.tool_calls import tool_arguments
 from posttrain.runtime.errors import UserError, nearest
 
-KEYS = "id prompt system tools must must_not ignore_case max_new_tokens required note".split()
+KEYS = "id prompt system tools call must must_not ignore_case max_new_tokens required note".split()
 MAX_BYTES = 1 << 20  # of a file
 EMPTY = "the answer is empty"
+NO_CALL = "none"
 
 Node = yaml.nodes.Node
 
@@ -50,6 +54,8 @@ class Case(NamedTuple):
     turns: list[messages.Row]
     tools: str | None
     """the functions that the model may call, as JSON"""
+    call: list[messages.Row] | None
+    """the calls that the answer consists of, `name` and perhaps `arguments`; none at all where it is empty"""
     must: list[Condition]
     must_not: list[Condition]
     ignore_case: bool
@@ -67,9 +73,27 @@ def why(case: Case, output: str) -> list[str]:
     missing = [one for one in case.must if not one.found(answer, case.ignore_case)]
     there = [one for one in case.must_not if one.found(answer, case.ignore_case)]
     return [
+        *_missed_call(case.call, answer),
         *(f"nothing matches /{one.text}/" if one.is_pattern else f"'{one.text}' is missing" for one in missing),
         *(f"something matches /{one.text}/" if one.is_pattern else f"'{one.text}' appears" for one in there),
     ]
+
+
+def _missed_call(expected: list[messages.Row] | None, answer: str) -> list[str]:
+    """What is wrong with the calls of an answer."""
+    if expected is None:
+        return []
+    found = named_arguments(answer)
+    if found is None:
+        return ["it tries to call a function, in no form that is read"]
+    made, names = [name for name, _ in found], [call["name"] for call in expected]
+    if sorted(made) != sorted(names):
+        return [f"it calls {' and '.join(made) or 'nothing'}, not {' and '.join(names) or 'nothing'}"]
+    made = dict(found)
+    wanted = [{"arguments": as_numbers(made[call["name"]])} | call for call in expected]  # any, where none are written
+    if tool_arguments(answer, json.dumps(wanted)) or not wanted:
+        return []
+    return [f"the arguments are {', '.join(json.dumps(as_numbers(given), ensure_ascii=False) for _, given in found)}"]
 
 
 def score(cases: list[Case], outputs: Iterable[str]) -> list[dict[str, Any]]:
@@ -163,6 +187,7 @@ def _case(path: Path, node: Node, number: int) -> Case:
         id=_text(path, fields["id"], "id") if "id" in fields else str(number),
         turns=_turns(path, fields),
         tools=_tools(path, fields["tools"]) if "tools" in fields else None,
+        call=_call(path, fields) if "call" in fields else None,
         must=_conditions(path, fields, "must"),
         must_not=_conditions(path, fields, "must_not"),
         ignore_case=_boolean(path, fields, "ignore_case"),
@@ -170,8 +195,10 @@ def _case(path: Path, node: Node, number: int) -> Case:
         required=_boolean(path, fields, "required"),
         note=_text(path, fields["note"], "note") if "note" in fields else None,
     )
-    if not case.must and not case.must_not:
-        raise _wrong(place, "the case has no condition", "write `must:` or `must_not:` with a list of texts")
+    if not case.must and not case.must_not and case.call is None:
+        raise _wrong(
+            place, "the case has no condition", "write `must:` or `must_not:` with a list of texts, or `call:`"
+        )
     return case
 
 
@@ -216,6 +243,31 @@ def _tools(path: Path, node: Node) -> str:
     except UserError as error:
         raise _wrong(error.place, error.problem, error.hint) from None
     return json.dumps(tools, ensure_ascii=False)
+
+
+def _call(path: Path, fields: dict[str, Node]) -> list[messages.Row]:
+    """The expected calls: one, a list of them, or the word `none`."""
+    node = fields["call"]
+    place, hint = f"{_place(path, node)}: call", "write {name: ..., arguments: {...}}, a list of those, or none"
+    value = _value(path, node, "call")
+    if value == NO_CALL:
+        return []
+    try:
+        found = messages.objects(value, "value", place)
+    except UserError as error:
+        raise _wrong(place, error.problem, hint) from None
+    tools = json.loads(_tools(path, fields["tools"])) if "tools" in fields else None
+    known = tools and [tool.get("function", tool).get("name") for tool in tools]
+    for call in found:
+        if not call.keys() <= {"name", "arguments"} or not isinstance(call.get("name"), str):
+            raise _wrong(place, "it is no call", hint)
+        if not isinstance(call.get("arguments", {}), dict):
+            raise _wrong(place, f"the arguments of {call['name']} are not a table", hint)
+        if known is not None and call["name"] not in known:
+            raise _wrong(place, f"'{call['name']}' is not among the case's tools", nearest(call["name"], known))
+    if not found:
+        raise _wrong(place, "it is empty", hint)
+    return found
 
 
 def _conditions(path: Path, fields: dict[str, Node], key: str) -> list[Condition]:

@@ -80,6 +80,10 @@ def comparisons(examples: list[dict], other: Examples, same_parent: bool = False
     result = {}
     for name, found, ours in measured(examples):
         if same_parent or name.split("/")[-1] not in PARENTS:
+            # What only some episodes have, such as an error to recover from, is compared where both models have it.
+            ours = [one for one in ours if all(other[key(one)].get(part) is not None for part in found.columns)]
+            if not ours:
+                continue
             theirs = [other[key(example)] for example in ours]
             result[name] = comparison(found, columns(found, ours), columns(found, theirs), clusters(ours))
     return result

@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from posttrain.inference import scoring
+from posttrain.inference import media, scoring
 from posttrain.inference.scoring import Answer
 from posttrain.inference.sharing import shared
 from posttrain.runtime import processes
@@ -32,6 +32,7 @@ def answers(
     key: str,
     penalty: float = 1.0,
     by_batch: bool = False,
+    files: list[media.Files] | None = None,
 ) -> list[Answer]:
     """The greedy answer to each prompt (token ids), from `file` where it is there; equal prompts are answered once.
 
@@ -45,12 +46,14 @@ def answers(
         penalty: on tokens that have occurred; 1 is none.
         by_batch: whether an answer counts for the batch that it was given in only, as in bf16, where other prompts beside it
             change it; so none is taken over from a smaller sample.
+        files: that each prompt is about; None where they are all text.
     """
     settings = [VERSION, key, penalty, max_new_tokens, stop]
-    unique = [list(prompt) for prompt in dict.fromkeys(map(tuple, prompts))]
-    batches = list(scoring.prompt_batches(unique, max_new_tokens))
-    beside = {i: [[unique[j] for j in batch]] for batch in batches for i in batch} if by_batch else {}
-    order = [name_of(prompt, [*settings, *beside.get(i, [])]) for i, prompt in enumerate(unique)]
+    pairs = [*zip(map(tuple, prompts), files or [()] * len(prompts), strict=True)]
+    unique = [(list(prompt), about) for prompt, about in dict.fromkeys(pairs)]
+    batches = list(scoring.prompt_batches(_columns(unique)[0], max_new_tokens, _columns(unique)[1]))
+    beside = {i: [[_named(*unique[j]) for j in batch]] for batch in batches for i in batch} if by_batch else {}
+    order = [name_of(prompt, [*settings, *beside.get(i, [])], about) for i, (prompt, about) in enumerate(unique)]
     asked = dict(zip(order, unique, strict=True))
     known = processes.by_main(lambda: _read_all(file))
     missing = asked.keys() - known.keys()
@@ -58,7 +61,8 @@ def answers(
     done = dict(zip(map(tuple, todo), itertools.accumulate(map(len, todo)), strict=True))
 
     def of_batch(some: list[str]) -> list[Answer]:
-        given = scoring.generate_batch(model, tokenizer, [asked[name] for name in some], max_new_tokens, stop, penalty)
+        ids, about = _columns([asked[name] for name in some])
+        given = scoring.generate_batch(model, tokenizer, ids, max_new_tokens, stop, penalty, about)
         _append(_own(file), dict(zip(some, given, strict=True)))
         progress(f"answers {done[tuple(some)]}/{len(missing)}", done[tuple(some)], len(missing))
         return given
@@ -67,8 +71,18 @@ def answers(
         known |= zip(some, given, strict=True)
     if processes.is_main():
         _move_others(file)
-    names = {tuple(prompt): name for name, prompt in asked.items()}
-    return [known[names[tuple(prompt)]] for prompt in prompts]
+    names = dict(zip(dict.fromkeys(pairs), order, strict=True))
+    return [known[names[pair]] for pair in pairs]
+
+
+def _columns(asked: list[tuple[list[int], media.Files]]) -> tuple[list[list[int]], list[media.Files]]:
+    """The prompts' token ids, and the files of each."""
+    return [ids for ids, _ in asked], [about for _, about in asked]
+
+
+def _named(prompt: list[int], files: media.Files) -> list[int | str]:
+    """What stands for a prompt in a hash."""
+    return [*prompt, *media.contents(files)]
 
 
 def read(file: Path) -> dict[str, Answer]:
@@ -122,6 +136,6 @@ def model_key(weights: str, precision: str, stops: list[int], context: int | Non
     return json.dumps([weights, precision, stops, context])
 
 
-def name_of(prompt: list[int], settings: list[Any]) -> str:
-    """The hash of a prompt's tokens and of all that its answer depends on besides."""
-    return hashlib.sha256(json.dumps([*settings, prompt]).encode()).hexdigest()
+def name_of(prompt: list[int], settings: list[Any], files: media.Files = ()) -> str:
+    """The hash of a prompt's tokens, of the content of its files and of all that its answer depends on besides."""
+    return hashlib.sha256(json.dumps([*settings, _named(prompt, files)]).encode()).hexdigest()

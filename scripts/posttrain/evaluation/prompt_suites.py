@@ -6,7 +6,7 @@ from posttrain.data import thoughts
 from posttrain.data.samples import chosen
 from posttrain.evaluation import cases as measured_cases
 from posttrain.evaluation import safety as measured_safety
-from posttrain.evaluation.candidate import Candidate, Row, ask
+from posttrain.evaluation.candidate import Asked, Candidate, Row, ask
 from posttrain.inference import scoring
 from posttrain.inference.sharing import shared
 
@@ -18,7 +18,7 @@ def cases(candidate: Candidate, suite: dict) -> list[Row]:
     outputs: dict[str, str] = {}
     for most in dict.fromkeys(case.max_new_tokens or suite["max_new_tokens"] for case in asked):
         some = [case for case in asked if (case.max_new_tokens or suite["max_new_tokens"]) == most]
-        prompts = [(case.turns, case.tools) for case in some]
+        prompts = [Asked(case.turns, case.tools) for case in some]
         outputs |= zip([case.id for case in some], ask(candidate, prompts, {"max_new_tokens": most}), strict=True)
     scores = measured_cases.score(asked, [outputs[case.id] for case in asked])
     return [
@@ -59,8 +59,7 @@ def safety(candidate: Candidate, suite: dict) -> list[Row]:
         names = [row.get("pair", row["id"]) for row in asked]
         asked = [asked[i] for i in chosen(names, [row["kind"] for row in asked], suite["limit"])]
         prompts = [row for row in asked if row["kind"] != "stereotype"]
-        turns = [[{"role": "user", "content": row["prompt"]}] for row in prompts]
-        outputs = ask(candidate, [(turn, None) for turn in turns], suite)
+        outputs = ask(candidate, [Asked([{"role": "user", "content": row["prompt"]}]) for row in prompts], suite)
         said = list(map(thoughts.answer, outputs))
         named = [{"group": row["group"], "prompt_group": row["pair"]} if "pair" in row else {} for row in prompts]
         examples += [

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from posttrain.data import rows, thoughts, tokens
+from posttrain.data.dataset_types import DATASET_TYPES, MEDIA
 from posttrain.data.samples import ANSWERS, HeldOut, conversation, pick
-from posttrain.evaluation import prompt_suites
-from posttrain.evaluation.candidate import Candidate, Row, ask, check_known
+from posttrain.evaluation import acting, prompt_suites
+from posttrain.evaluation.candidate import Asked, Candidate, Row, ask, check_known
 from posttrain.evaluation.cases import conversation_text
-from posttrain.inference import reward_models, scoring
+from posttrain.inference import media, reward_models, scoring
 from posttrain.inference.sharing import shared
 from posttrain.metrics import final_numbers, statistics, text_metrics, tool_calls
 from posttrain.runtime import processes
@@ -37,7 +38,7 @@ def standard(candidate: Candidate) -> tuple[list[Row], list[Request]]:
     found: tuple[list[Row], list[Request]] = [], []
     for data in spec["data"]:
         examples, requests = likelihood(candidate, "", data["name"], spec["limit"])
-        if examples and _shape(candidate, data["name"]) != "text":
+        if examples and DATASET_TYPES[shape(candidate, data["name"])].turns:
             answer(candidate, examples, data["name"])
         found[0].extend(examples)
         found[1].extend(requests)
@@ -66,7 +67,8 @@ def measure(candidate: Candidate, name: str, suite: dict) -> tuple[list[Row], li
     kind = suite["kind"]
     if scores_only(suite):
         return likelihood(candidate, name, suite["data"]["name"], suite["limit"])
-    by_kind = {"generation": generation, "reward": reward, "judge": to_judge} | prompt_suites.BY_KIND
+    by_kind = {"generation": generation, "reward": reward, "judge": to_judge, "environment": acting.acting}
+    by_kind |= prompt_suites.BY_KIND
     found = by_kind[kind](candidate, suite)
     return [row | {"suite": f"{name}/{row['suite']}" if "suite" in row else name} for row in found], []
 
@@ -76,17 +78,18 @@ def measure(candidate: Candidate, name: str, suite: dict) -> tuple[list[Row], li
 
 def likelihood(candidate: Candidate, suite: str, dataset: str, limit: int) -> tuple[list[Row], list[Request]]:
     """Held-out rows whose answers are to be scored; a prompt alone has none, one labelled answer nothing to compare it with."""
-    encoded, examples = _sample(candidate, suite, dataset, limit)
+    encoded, examples = held_out_tokens(candidate, suite, dataset, limit)
     requests = []
     for row, example in zip(encoded, examples, strict=True):
-        if "prompt_ids" in row and "chosen_ids" not in row:
+        files = media.of(row, candidate.data[dataset])
+        if "chosen_ids" not in row and "labels" not in row:
             continue
         if "chosen_ids" in row:
             requests += [
-                Request(example, side, scoring.answer(row["prompt_ids"], row[f"{side}_ids"])) for side in SIDES
+                Request(example, side, scoring.answer(row["prompt_ids"], row[f"{side}_ids"], files)) for side in SIDES
             ]
         else:
-            requests.append(Request(example, "", (tuple(row["input_ids"]), tuple(row["labels"]))))
+            requests.append(Request(example, "", scoring.sequence(row["input_ids"], row["labels"], files)))
             scored = [token for token in row["labels"] if token != tokens.IGNORED]
             example["bytes"] = float(len(candidate.tokenizer.decode(scored, skip_special_tokens=True).encode()))
     return examples, requests
@@ -109,9 +112,9 @@ def score_pairs(candidate: Candidate) -> list[Row]:
     """What a reward model gives both answers of every held-out pair."""
     found = []
     for data in candidate.spec["data"]:
-        if _shape(candidate, data["name"]) != "preference":
+        if shape(candidate, data["name"]) != "preference":
             continue
-        pairs, examples = _sample(candidate, "", data["name"], candidate.spec["limit"])
+        pairs, examples = held_out_tokens(candidate, "", data["name"], candidate.spec["limit"])
         scores = scoring.pair_rewards(candidate.model, pairs, candidate.spec["batch_tokens"], shared)
         found += [
             example | {"chosen_score": good, "rejected_score": bad, "scores_chosen": statistics.preference(good, bad)}
@@ -120,11 +123,11 @@ def score_pairs(candidate: Candidate) -> list[Row]:
     return found
 
 
-def _sample(candidate: Candidate, suite: str, dataset: str, limit: int) -> tuple[list[Row], list[Row]]:
+def held_out_tokens(candidate: Candidate, suite: str, dataset: str, limit: int) -> tuple[list[Row], list[Row]]:
     """The tokens of at most `limit` held-out rows, and what an example says of each."""
     import pyarrow.parquet as pq
 
-    file, held_out = _folder(candidate, dataset) / "validation.parquet", HeldOut(candidate.data[dataset])
+    file, held_out = tokens_folder(candidate, dataset) / "validation.parquet", HeldOut(candidate.data[dataset])
     names = pq.read_table(file, columns=["id"])["id"].to_pylist()
     names = [names[i] for i in held_out.sample(names, limit)]
     encoded = {row["id"]: row for row in pick(file, names)}
@@ -134,12 +137,12 @@ def _sample(candidate: Candidate, suite: str, dataset: str, limit: int) -> tuple
     return [encoded[name] for name in names], examples
 
 
-def _folder(candidate: Candidate, dataset: str) -> Path:
+def tokens_folder(candidate: Candidate, dataset: str) -> Path:
     return candidate.tokens / f"{dataset},max_length={candidate.spec['max_length']}"
 
 
-def _shape(candidate: Candidate, dataset: str) -> str:
-    return read_json(_folder(candidate, dataset) / "report.json")["shape"]
+def shape(candidate: Candidate, dataset: str) -> str:
+    return read_json(tokens_folder(candidate, dataset) / "report.json")["shape"]
 
 
 # ---- answers
@@ -155,7 +158,7 @@ def answer(candidate: Candidate, examples: list[Row], dataset: str) -> None:
     pairs = [(row, example) for row, example in zip(asked, examples, strict=True) if tokens.prompt_turns(row)]
     marked = all("messages" in row and final_numbers.MARKED.search(_reference(row)) for row, _ in pairs)
     pairs = pairs if marked else pairs[: 0 if _is_asked(candidate, dataset) else candidate.spec.get("answers", ANSWERS)]
-    outputs = ask(candidate, [(tokens.prompt_turns(row), row.get("tools")) for row, _ in pairs], candidate.spec)
+    outputs = ask(candidate, [candidate.asked(row, dataset) for row, _ in pairs], candidate.spec)
     for (row, example), output in zip(pairs, outputs, strict=True):
         example |= _texts(row) | {"output": output}
         if marked:
@@ -176,12 +179,14 @@ def _is_asked(candidate: Candidate, dataset: str) -> bool:
 def generation(candidate: Candidate, suite: dict) -> list[Row]:
     """Answers to a dataset's held-out rows, measured against their references."""
     asked, examples = _asked(candidate, suite)
-    before = _shots(candidate, suite)
-    outputs = ask(candidate, [(_after(before, tokens.prompt_turns(row)), row.get("tools")) for row in asked], suite)
+    shots, dataset = _shots(candidate, suite), suite["data"]["name"]
+    outputs = ask(candidate, [_after(shots, candidate.asked(row, dataset)) for row in asked], suite)
     if not processes.is_main():  # a metric may be the user's own, and runs once
         return []
     references = [_reference(row) for row in asked]
-    scores = text_metrics.score(suite["metrics"], list(map(thoughts.answer, outputs)), references, suite["pattern"])
+    prompts = list(map(tokens.prompt_turns, asked))
+    said = list(map(thoughts.answer, outputs))
+    scores = text_metrics.score(suite["metrics"], said, references, suite["pattern"], prompts)
     return [
         example | {"output": output} | score for example, output, score in zip(examples, outputs, scores, strict=True)
     ]
@@ -196,8 +201,9 @@ def reward(candidate: Candidate, suite: dict) -> list[Row]:
         UserError: the reward model reads other tokens than the candidate writes.
     """
     asked, examples = _asked(candidate, suite)
-    prompts = [tokens.prompt_tokens(candidate.tokenizer, tokens.prompt_turns(row), row.get("tools")) for row in asked]
-    given = candidate.generate(prompts, suite["max_new_tokens"])
+    asking = [candidate.asked(row, suite["data"]["name"]) for row in asked]
+    prompts = list(map(candidate.prompt, asking))
+    given = candidate.ask(asking, suite["max_new_tokens"])
     precision = candidate.spec.get("precision", "fp32")
     judge = reward_models.load_reward_model(
         candidate.reward_models[suite["by"]["name"]], candidate.tokenizer, arithmetic=precision
@@ -216,7 +222,7 @@ def reward(candidate: Candidate, suite: dict) -> list[Row]:
 def to_judge(candidate: Candidate, suite: dict) -> list[Row]:
     """Answers to a dataset's held-out rows; a job of its own has them judged. The prompt is the whole conversation."""
     asked, examples = _asked(candidate, suite)
-    outputs = ask(candidate, [(tokens.prompt_turns(row), row.get("tools")) for row in asked], suite)
+    outputs = ask(candidate, [candidate.asked(row, suite["data"]["name"]) for row in asked], suite)
     return [
         example | {"prompt": conversation_text(tokens.prompt_turns(row)), "output": output}
         for row, example, output in zip(asked, examples, outputs, strict=True)
@@ -236,12 +242,13 @@ def _asked(candidate: Candidate, suite: dict) -> tuple[list[Row], list[Row]]:
 
 
 def _texts(row: Row) -> Row:
-    """What an example shows of a row: the last turn that asks, and the answer that there is."""
-    return {"prompt": tokens.prompt_turns(row)[-1]["content"], "reference": _reference(row)}
+    """What an example shows of a row: the last turn that asks, the answer that there is, and the names of its files."""
+    files = {name: row[name] for name in MEDIA if row.get(name)}
+    return {"prompt": tokens.prompt_turns(row)[-1]["content"], "reference": _reference(row)} | files
 
 
-def _shots(candidate: Candidate, suite: dict) -> list[Row]:
-    """The first training rows as turns, each a question and its answer.
+def _shots(candidate: Candidate, suite: dict) -> Asked:
+    """The first training rows as turns, each a question and its answer, with the files of all.
 
     Raises:
         UserError: there are fewer.
@@ -255,7 +262,8 @@ def _shots(candidate: Candidate, suite: dict) -> list[Row]:
     if len(found) < wanted:
         problem = f"num_fewshot is {wanted}, but {dataset} has {len(found)} single-turn training rows"
         raise UserError("invalid-value", "evaluation.suites", problem, "write a smaller number")
-    return [turn for row in found for turn in _turns(row)]
+    files = [file for row in found for file in media.of(row, candidate.data[dataset])]
+    return Asked([turn for row in found for turn in _turns(row)], files=tuple(files))
 
 
 def _turns(row: Row) -> list[Row]:
@@ -264,10 +272,11 @@ def _turns(row: Row) -> list[Row]:
     return [turn for turn in turns if turn["role"] != "system"]
 
 
-def _after(shots: list[Row], asked: list[Row]) -> list[Row]:
+def _after(shots: Asked, asked: Asked) -> Asked:
     """What is asked, with worked examples before it; a system prompt stays the first."""
-    system = asked[:1] if asked[0]["role"] == "system" else []
-    return [*system, *shots, *asked[len(system) :]]
+    turns = asked.turns
+    system = turns[:1] if turns[0]["role"] == "system" else []
+    return Asked([*system, *shots.turns, *turns[len(system) :]], asked.tools, shots.files + asked.files)
 
 
 def _reference(row: Row) -> str | None:

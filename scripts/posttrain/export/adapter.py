@@ -44,7 +44,7 @@ def write(sources: Sources, folder: Path) -> None:
     record = {
         "run": sources.trained.parent.name,
         "stages": [stage.parent.name for stage in sources.stages],
-        "reward": OBJECTIVES[spec["objective"]].reward_model,
+        "reward": OBJECTIVES[spec["objective"]].scores,
         "base": base,
         "servers": adapter_servers.servers(config, folder / combined_lora.WEIGHTS, base),
     }

@@ -159,7 +159,7 @@ def card(record: dict[str, Any], config: dict[str, Any], spec: dict[str, Any]) -
         spec: the run's.
     """
     base, stages = record["base"], record["stages"]
-    reward = OBJECTIVES[spec["objective"]].reward_model
+    reward = OBJECTIVES[spec["objective"]].scores
     kind = f"{config['peft_type']}, rank {_rank(config)}" if "r" in config else config["peft_type"]
     chain = f" It is the adapters of {' and '.join(f'`{name}`' for name in stages)} in one." if len(stages) > 1 else ""
     data = ModelCardData(

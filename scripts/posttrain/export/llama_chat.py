@@ -28,9 +28,9 @@ class LlamaPartner:
         generation = model / "generation_config.json"
         self.stop_texts = as_list(read_json(generation).get("stop_strings")) if generation.exists() else []
 
-    def reply(self, turns: Turns, show: Show) -> Reply:
+    def reply(self, turns: Turns, show: Show, tools: str | None = None) -> Reply:
         """See `inference.chat.Partner.reply`."""
-        prompt = tokens.prompt_tokens(self.tokenizer, turns)
+        prompt = tokens.prompt_tokens(self.tokenizer, turns, tools)
         room = left(len(prompt), self.max_new_tokens, self.context)
         opening = thoughts.opened(self.tokenizer, prompt)
         decoder = Decoder(self.tokenizer, self.ends, tuple(self.stop_texts), [opening])

@@ -35,13 +35,15 @@ class Partner:
         if temperature:
             self.options |= {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
 
-    def reply(self, turns: Turns, show: Show) -> Reply:
-        """The answer to a conversation. Ctrl-C ends it early: what was said until then is the answer.
+    def reply(self, turns: Turns, show: Show, tools: str | None = None) -> Reply:
+        """The answer to a conversation, in which `tools` (JSON) may be called.
+
+        Ctrl-C ends it early: what was said until then is the answer.
 
         Raises:
             UserError: the conversation leaves no room in the model's context, or the template refuses it.
         """
-        prompt = tokens.prompt_tokens(self.tokenizer, turns)
+        prompt = tokens.prompt_tokens(self.tokenizer, turns, tools)
         context = decoding.context(self.model)
         room = left(len(prompt), self.max_new_tokens, context)
         stops = tuple(scoring.as_list(self.model.generation_config.stop_strings))

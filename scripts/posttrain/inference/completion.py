@@ -5,11 +5,14 @@ Rows are completed in windows: what is in memory does not grow with the dataset,
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from posttrain.data import tokens
-from posttrain.data.messages import Row
-from posttrain.inference import decoding, scoring
+from posttrain.data import left_out, tokens
+from posttrain.data.conversations import render
+from posttrain.data.dataset_types import MEDIA
+from posttrain.data.messages import Row, Turns
+from posttrain.inference import decoding, media, scoring
 from posttrain.inference.answer_store import AnswerStore, Stored
 from posttrain.inference.sharing import shared
 from posttrain.models.out_of_memory import is_out_of_memory
@@ -32,6 +35,20 @@ class Question(NamedTuple):
     """hash of the prompt's tokens and of all that the answer depends on besides"""
     error: str | None = None
     """why it cannot be answered"""
+    files: media.Files = ()
+    """that it is about"""
+
+    @property
+    def asked(self) -> "Prompt":
+        """What the model is given."""
+        return Prompt(self.ids, self.files)
+
+
+class Prompt(NamedTuple):
+    """What a model is given."""
+
+    ids: list[int]
+    files: media.Files
 
 
 class Window(NamedTuple):
@@ -51,8 +68,10 @@ class Asking(NamedTuple):
     max_new_tokens: int
     penalty: float
     """on tokens that have occurred, prompt included; 1 is none"""
-    name: Callable[[list[int]], str]
+    name: Callable[[list[int], media.Files], str]
     """the name of the answer to a prompt, see `Question.name`"""
+    folder: Path
+    """the dataset's, with the files that its rows name"""
 
     def questions(self, rows: Iterable[Row]) -> list[Question]:
         """What rows of a `WholeDataset` ask."""
@@ -67,11 +86,22 @@ class Asking(NamedTuple):
         if not turns:
             return Question(said, [], error="the row has no prompt, as it opens with the assistant")
         said["prompt"] = turns[-1]["content"]
+        said |= {name: row[name] for name in MEDIA if row.get(name)}
+        files = media.of(row, self.folder)
         try:
-            ids = tokens.prompt_tokens(self.tokenizer, turns, row.get("tools"))
+            ids = media.prompt_tokens(self.model, self.tokenizer, turns, row.get("tools"), files)
+            lost = self._lost(turns, row.get("tools"))
         except UserError as error:
             return Question(said, [], error=str(error))
-        return Question(said, ids, self.name(ids), self._refusal(ids))
+        if lost:
+            return Question(said, [], error=f"the chat template leaves out {lost[0]}; {left_out.advice(lost)}")
+        return Question(said, ids, self.name(ids, files), self._refusal(ids), files)
+
+    def _lost(self, turns: Turns, tools: str | None) -> list[str]:
+        """What of a row with tools the chat template would leave out."""
+        if not tools and not any("tool_calls" in turn for turn in turns):
+            return []
+        return left_out.left_out(turns, tools, render(self.tokenizer, turns, tools, generate=True))
 
     def _refusal(self, ids: list[int]) -> str | None:
         """Why the model cannot go on from a prompt."""
@@ -92,7 +122,7 @@ class Asking(NamedTuple):
         """How many tokens the answer to a prompt may have."""
         return decoding.rooms([ids], self.max_new_tokens, decoding.context(self.model))[0]
 
-    def generate(self, prompts: list[list[int]]) -> list[scoring.Answer | None]:
+    def generate(self, prompts: list[Prompt]) -> list[scoring.Answer | None]:
         """The answer to each prompt; None where even alone it takes more memory than there is."""
         try:
             return self._generate(prompts)
@@ -104,8 +134,11 @@ class Asking(NamedTuple):
         half = len(prompts) // 2
         return self.generate(prompts[:half]) + self.generate(prompts[half:])
 
-    def _generate(self, prompts: list[list[int]]) -> list[scoring.Answer]:
-        return scoring.generate_batch(self.model, self.tokenizer, prompts, self.max_new_tokens, penalty=self.penalty)
+    def _generate(self, prompts: list[Prompt]) -> list[scoring.Answer]:
+        ids, files = [one.ids for one in prompts], [one.files for one in prompts]
+        return scoring.generate_batch(
+            self.model, self.tokenizer, ids, self.max_new_tokens, penalty=self.penalty, files=files
+        )
 
     def line(self, question: Question, answer: Stored | None) -> dict[str, Any]:
         """What is written of a row; no answer to a question that can be answered is one that took too much memory."""
@@ -124,7 +157,7 @@ def complete(asking: Asking, rows: Iterable[Row], store: AnswerStore, tell: Call
     """
     rows, before = iter(rows), 0
     while questions := asking.questions(itertools.islice(rows, WINDOW)):
-        prompts = {one.name: one.ids for one in questions if not one.error}
+        prompts = {one.name: one.asked for one in questions if not one.error}
         others = before + len(questions) - len(prompts)
         generated = _answer(asking, prompts, store, lambda done, others=others: tell(others + done))
         answers = store.find(prompts)
@@ -132,17 +165,18 @@ def complete(asking: Asking, rows: Iterable[Row], store: AnswerStore, tell: Call
         before += len(questions)
 
 
-def _answer(asking: Asking, prompts: dict[str, list[int]], store: AnswerStore, tell: Callable[[int], None]) -> int:
+def _answer(asking: Asking, prompts: dict[str, Prompt], store: AnswerStore, tell: Callable[[int], None]) -> int:
     """Add the answers that `store` does not have, batch by batch; returns how many.
 
     The processes of a job share the batches. A batch has neighbours in length.
 
     Args:
-        prompts: token ids by the name of the answer; the same in each process.
+        prompts: by the name of the answer; the same in each process.
         tell: called with the number of prompts that are done.
     """
     missing = processes.by_main(lambda: sorted(prompts.keys() - store.find(prompts).keys()))
-    order = scoring.prompt_batches([prompts[name] for name in missing], asking.max_new_tokens)
+    ids, files = [prompts[name].ids for name in missing], [prompts[name].files for name in missing]
+    order = scoring.prompt_batches(ids, asking.max_new_tokens, files)
     batches = [tuple(missing[i] for i in batch) for batch in order]
     known = len(prompts) - len(missing)
     done = dict(zip(batches, itertools.accumulate(map(len, batches), initial=known), strict=False))

@@ -15,6 +15,7 @@ from posttrain.data import thoughts
 from posttrain.data.tokens import turn_end
 from posttrain.inference import scoring
 from posttrain.metrics.final_numbers import answer_format, final_number
+from posttrain.metrics.tool_calls import tool_arguments, tool_arguments_f1, tool_name
 from posttrain.models import loading
 from posttrain.runtime import user_code
 from posttrain.runtime.errors import UserError
@@ -23,7 +24,13 @@ BATCH_TOKENS = 8192
 NO_MODELS: Mapping[str, Path] = MappingProxyType({})
 
 
-FUNCTIONS = {"final_number": final_number, "answer_format": answer_format}
+FUNCTIONS = {
+    "final_number": final_number,
+    "answer_format": answer_format,
+    "tool_name": tool_name,
+    "tool_arguments": tool_arguments,
+    "tool_arguments_f1": tool_arguments_f1,
+}
 
 
 def function(name: str) -> Callable[[str, str], float]:

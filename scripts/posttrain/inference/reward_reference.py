@@ -5,7 +5,7 @@ from collections.abc import Callable
 from posttrain.runtime import user_code
 from posttrain.runtime.errors import UserError
 
-NEEDED_BY = ("final_number",)  # of reward_models.FUNCTIONS
+NEEDED_BY = ("final_number", "tool_name", "tool_arguments", "tool_arguments_f1")  # of reward_models.FUNCTIONS
 _ANSWER = "An answer."
 
 

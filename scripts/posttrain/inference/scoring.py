@@ -8,7 +8,8 @@ import torch
 
 from posttrain.data import thoughts
 from posttrain.data.tokens import IGNORED
-from posttrain.inference import decoding
+from posttrain.inference import decoding, media
+from posttrain.inference.answers import Answer, Decoder
 from posttrain.models import loading, shared_prefix
 from posttrain.models.lm_head import find, plain
 
@@ -17,16 +18,21 @@ TOKENS = 2**15  # prompts and answers that are held at once, at most
 SPAN = 8  # tokens after which the answers that have ended leave the batch
 TARGETS = 512  # projected to the vocabulary at once
 
-Sequence = tuple[tuple[int, ...], tuple[int, ...]]
-"""Token ids and labels, of equal length; labels are -100 where nothing is scored."""
+Sequence = tuple[tuple[int, ...], tuple[int, ...]] | tuple[tuple[int, ...], tuple[int, ...], media.Files]
+"""Token ids and labels, of equal length; labels are -100 where nothing is scored. Third, the files that it is about, if any."""
 
 Each = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 """How batches are gone through: `map`, or `sharing.shared`, which deals them to the processes of a job."""
 
 
-def answer(prompt: list[int], completion: list[int]) -> Sequence:
+def answer(prompt: list[int], completion: list[int], files: media.Files = ()) -> Sequence:
     """A completion to score after a prompt that is not."""
-    return (*prompt, *completion), (*[IGNORED] * len(prompt), *completion)
+    return sequence([*prompt, *completion], [*[IGNORED] * len(prompt), *completion], files)
+
+
+def sequence(ids: list[int], labels: list[int], files: media.Files = ()) -> Sequence:
+    """Token ids and labels, with the files that they are about."""
+    return (tuple(ids), tuple(labels), files) if files else (tuple(ids), tuple(labels))
 
 
 class Score(NamedTuple):
@@ -48,10 +54,14 @@ def log_probs(model: Any, sequences: list[Sequence], batch_tokens: int, each: Ea
 def scores(model: Any, sequences: list[Sequence], batch_tokens: int, each: Each = map) -> list[Score]:
     """The score of each sequence; equal ones are scored once, and a beginning that several share is computed once."""
     unique = sorted(set(sequences))
-    rows = [ids[: max(1, len(ids) - 1)] for ids, _ in unique]  # nothing is predicted after the last token
-    groups = [(i,) for i in range(len(rows))]
+    rows = [ids[: max(1, len(ids) - 1)] for ids, *_ in unique]  # nothing is predicted after the last token
+    texts = [i for i, one in enumerate(unique) if not one[2:]]
+    groups = [(i,) for i in texts]
     if is_whole(model) and shared_prefix.can_share(model):
-        groups = shared_prefix.groups(rows, model.config.get_text_config().hidden_size, batch_tokens)
+        width = model.config.get_text_config().hidden_size
+        found = shared_prefix.groups([rows[i] for i in texts], width, batch_tokens)
+        groups = [tuple(texts[k] for k in group) for group in found]
+    with_files = [(i,) for i, one in enumerate(unique) if one[2:]]  # what they begin with depends on the files
 
     def of_batch(batch: list[tuple[int, ...]]) -> list[Score]:
         numbers = [i for group in batch for i in group]
@@ -59,10 +69,10 @@ def scores(model: Any, sequences: list[Sequence], batch_tokens: int, each: Each 
         packed = shared_prefix.pack(
             [rows[i] for i in numbers], [tuple(local[i] for i in group) for group in batch], pad=0
         )
-        return _score(model, packed, [unique[i][1] for i in numbers])
+        return _score(model, packed, [unique[i][1] for i in numbers], [file for i in numbers for file in unique[i][2:]])
 
     found: dict[Sequence, Score] = {}
-    batches = list(_batches(groups, rows, batch_tokens))
+    batches = [*_batches(groups, rows, batch_tokens), *_batches(with_files, rows, batch_tokens)]
     with torch.no_grad(), autocast(model):
         for batch, given in zip(batches, each(of_batch, batches), strict=True):
             found |= zip((unique[i] for group in batch for i in group), given, strict=True)
@@ -74,7 +84,9 @@ def is_whole(model: Any) -> bool:
     return not hasattr(model, "peft_config") and plain(model)
 
 
-def _score(model: Any, packed: shared_prefix.Packed, labels: list[tuple[int, ...]]) -> list[Score]:
+def _score(
+    model: Any, packed: shared_prefix.Packed, labels: list[tuple[int, ...]], files: list[media.Files]
+) -> list[Score]:
     """The score, summed in float32, of each row."""
     width = max(map(len, labels))
     padded = torch.tensor([[*row, *[IGNORED] * (width - len(row))] for row in labels])
@@ -85,7 +97,7 @@ def _score(model: Any, packed: shared_prefix.Packed, labels: list[tuple[int, ...
         hidden = shared_prefix.hidden_states(model.base_model, packed, model.device)[where]
         values, is_top1 = _project(model, hidden, targets)
     else:
-        values, is_top1 = _unshared(model, packed, where, targets)
+        values, is_top1 = _unshared(model, packed, where, targets, files)
     sums = torch.zeros(trained.shape).masked_scatter(trained, values.cpu()).sum(1)
     greedy = torch.ones_like(trained).masked_scatter(trained, is_top1.cpu()).all(1)
     return list(map(Score, sums.tolist(), trained.sum(1).tolist(), greedy.tolist()))
@@ -100,12 +112,13 @@ def _project(model: Any, hidden: torch.Tensor, targets: torch.Tensor) -> tuple[t
 
 
 def _unshared(
-    model: Any, packed: shared_prefix.Packed, where: list[int], targets: torch.Tensor
+    model: Any, packed: shared_prefix.Packed, where: list[int], targets: torch.Tensor, files: list[media.Files]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """As `_project`, for rows that share nothing, from the mask and positions every model knows."""
     lengths = torch.tensor([len(row) for row in packed.where])
     mask = (torch.arange(packed.ids.shape[1])[None] < lengths[:, None]).long().to(model.device)
     inputs = {"input_ids": packed.ids.to(model.device), "attention_mask": mask, "use_cache": False}
+    inputs |= media.inputs(model, inputs["input_ids"], files)
     if is_whole(model):
         return _project(model, model.base_model(**inputs).last_hidden_state.flatten(0, 1)[where], targets)
     logits = model(**inputs).logits[:, -packed.ids.shape[1] :]  # virtual tokens come first
@@ -116,16 +129,21 @@ def _unshared(
 
 def rewards(model: Any, rows: list[tuple[int, ...]], batch_tokens: int, each: Each = map) -> list[float]:
     """A reward model's score of each row, the tokens of a prompt and its answer."""
+    return [score for (score,) in class_scores(model, rows, batch_tokens, each)]
+
+
+def class_scores(model: Any, rows: list[tuple[int, ...]], batch_tokens: int, each: Each = map) -> list[list[float]]:
+    """A classifier's score of each class, by row; a reward model has one."""
     pad = model.config.get_text_config().pad_token_id
 
-    def of_batch(batch: list[int]) -> list[float]:
+    def of_batch(batch: list[int]) -> list[list[float]]:
         width = max(len(rows[i]) for i in batch)
         ids = torch.tensor([[*rows[i], *[pad] * (width - len(rows[i]))] for i in batch], device=model.device)
         lengths = torch.tensor([len(rows[i]) for i in batch], device=model.device)
         mask = (torch.arange(width, device=model.device)[None] < lengths[:, None]).long()
-        return model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, 0].float().tolist()
+        return model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float().tolist()
 
-    scores = [0.0] * len(rows)
+    scores: list[list[float]] = [[]] * len(rows)
     batches = list(_by_length(rows, batch_tokens))
     with torch.no_grad(), autocast(model):
         for batch, given in zip(batches, each(of_batch, batches), strict=True):
@@ -144,11 +162,21 @@ def _by_length(rows: list[tuple[int, ...]], batch_tokens: int) -> Iterator[list[
 
 
 def reference(
-    model: Any, rows: list[dict], batch_tokens: int = 4096, each: Each = map
+    model: Any,
+    rows: list[dict],
+    batch_tokens: int = 4096,
+    each: Each = map,
+    files: list[media.Files] | None = None,
 ) -> tuple[list[float], list[float]]:
-    """Log-probabilities of the chosen and of the rejected answer of each row of preference tokens."""
+    """Log-probabilities of the chosen and of the rejected answer of each row of preference tokens.
+
+    Args:
+        files: what each row is about, where rows have files.
+    """
     sides = ("chosen", "rejected")
-    sequences = [answer(row["prompt_ids"], row[f"{side}_ids"]) for side in sides for row in rows]
+    about = files or [()] * len(rows)
+    pairs = list(zip(rows, about, strict=True))
+    sequences = [answer(row["prompt_ids"], row[f"{side}_ids"], some) for side in sides for row, some in pairs]
     scores = [score for score, _ in log_probs(model, sequences, batch_tokens, each)]
     return scores[: len(rows)], scores[len(rows) :]
 
@@ -158,17 +186,6 @@ def pair_rewards(model: Any, rows: list[dict], batch_tokens: int, each: Each = m
     sides = [[(*row["prompt_ids"], *row[f"{side}_ids"]) for row in rows] for side in ("chosen", "rejected")]
     scores = rewards(model, sides[0] + sides[1], batch_tokens, each)
     return list(zip(scores[: len(rows)], scores[len(rows) :], strict=True))
-
-
-class Answer(NamedTuple):
-    """What a model writes after a prompt."""
-
-    text: str
-    """without stop and other special tokens, thoughts included; they begin with their marker, also where the prompt has it"""
-    ids: list[int]
-    """its tokens, without the stop token"""
-    ended: bool
-    """whether it ends at a stop token; else it was cut, at its longest or at a stop text"""
 
 
 def generate(
@@ -188,9 +205,12 @@ def generate(
     return outputs
 
 
-def prompt_batches(prompts: list[list[int]], max_new_tokens: int) -> Iterator[list[int]]:
+def prompt_batches(
+    prompts: list[list[int]], max_new_tokens: int, files: list[media.Files] | None = None
+) -> Iterator[list[int]]:
     """Which prompts are answered together: neighbours in length, the longest first, whatever order they come in."""
-    order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), prompts[i]))
+    about = files or [()] * len(prompts)
+    order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), prompts[i], about[i]))
     while order:
         count = min(PROMPTS, max(1, TOKENS // (len(prompts[order[0]]) + max_new_tokens)))
         yield order[:count]
@@ -204,6 +224,7 @@ def generate_batch(
     max_new_tokens: int,
     stop: tuple[str, ...] = (),
     penalty: float = 1.0,
+    files: list[media.Files] | None = None,
 ) -> list[Answer]:
     """Greedy answers to prompts of one batch, to the model's context at most; none to a prompt that leaves no room.
 
@@ -214,64 +235,37 @@ def generate_batch(
         stop: texts before the first of which what comes after the thoughts is cut; those of the model's own
             configuration as well.
         penalty: on tokens that have occurred, prompt included; 1 is none.
+        files: that each prompt is about; None where they are all text.
     """
+    files = files or [()] * len(prompts)
     stop = (*stop, *as_list(model.generation_config.stop_strings))
     room = decoding.rooms(prompts, max_new_tokens, decoding.context(model))
     answers = [Answer("", [], False)] * len(prompts)
     with torch.no_grad(), autocast(model):
-        for longest in sorted({*room} - {0}):
-            rows = [i for i, most in enumerate(room) if most == longest]
+        kinds = list(zip(room, map(bool, files), strict=True))
+        for longest, has_files in sorted({kind for kind in kinds if kind[0]}):
+            rows = [i for i, kind in enumerate(kinds) if kind == (longest, has_files)]
             some = [prompts[i] for i in rows]
             openings = [thoughts.opened(tokenizer, prompt) for prompt in some]
             decoder = Decoder(tokenizer, stop_tokens(model, tokenizer), stop, openings)
-            if not hasattr(model, "peft_config") and shared_prefix.can_share(model):
+            if not has_files and not hasattr(model, "peft_config") and shared_prefix.can_share(model):
                 found = _in_spans(model, decoder, some, longest, penalty)
             else:
-                found = _in_one(model, decoder, some, longest, penalty)
+                found = _in_one(model, decoder, some, longest, penalty, [files[i] for i in rows])
             for i, answer in zip(rows, found, strict=True):
                 answers[i] = answer
     return answers
 
 
-class Decoder(NamedTuple):
-    """What ends the answers to some prompts, and their text."""
-
-    tokenizer: Any
-    ends: list[int]
-    stop: tuple[str, ...]
-    openings: list[str]
-    """the marker of thoughts that each prompt ends with"""
-
-    def until_end(self, ids: list[int]) -> tuple[list[int], bool]:
-        """Tokens before the first stop token, and whether there is one."""
-        end = next((i for i, token in enumerate(ids) if token in self.ends), None)
-        return ids[:end], end is not None
-
-    def answer(self, row: int, ids: list[int], ended: bool) -> Answer:
-        """An answer, cut before the stop texts, one after the other."""
-        if self.has_stop(row, ids):
-            ids = next(ids[:n] for n in range(1, len(ids) + 1) if self.has_stop(row, ids[:n]))
-            ended = False
-        text = self.openings[row] + thoughts.decode(self.tokenizer, ids)
-        answer = thoughts.answer(text)
-        thought = text[: len(text) - len(answer)]
-        for end in self.stop:
-            answer = answer.split(end)[0]
-        return Answer(thought + answer, ids, ended)
-
-    def has_stop(self, row: int, ids: list[int]) -> bool:
-        """Whether an answer has come to a stop text after its thoughts, which may be that of a special token."""
-        text = self.tokenizer.decode(ids, skip_special_tokens=False) if self.stop else ""
-        return any(end in thoughts.answer(self.openings[row] + text) for end in self.stop)
-
-
-def _in_one(model: Any, decoder: Decoder, prompts: list[list[int]], longest: int, penalty: float) -> list[Answer]:
+def _in_one(
+    model: Any, decoder: Decoder, prompts: list[list[int]], longest: int, penalty: float, files: list[media.Files]
+) -> list[Answer]:
     """Greedy answers, computed until the last has ended."""
     options = decoding.greedy(model) | {"max_new_tokens": longest}
     if penalty != 1:
         width = 0 if virtual_tokens(model, 1) is not None else max(map(len, prompts))
         options["logits_processor"] = [decoding.RepetitionPenalty(penalty, prompts, width)]
-    found = continue_prompts(model, decoder.tokenizer, prompts, decoder.ends, **options).tolist()
+    found = continue_prompts(model, decoder.tokenizer, prompts, decoder.ends, files, **options).tolist()
     return [decoder.answer(row, *decoder.until_end(ids)) for row, ids in enumerate(found)]
 
 
@@ -336,7 +330,12 @@ def stop_tokens(model: Any, tokenizer: Any) -> list[int]:
 
 
 def continue_prompts(
-    model: Any, tokenizer: Any, prompts: list[list[int]], stop: list[int], **options: Any
+    model: Any,
+    tokenizer: Any,
+    prompts: list[list[int]],
+    stop: list[int],
+    files: list[media.Files] | None = None,
+    **options: Any,
 ) -> torch.Tensor:
     """What the model writes after each of n prompts, (n, longest), padded after a stop token."""
     width = max(map(len, prompts))
@@ -346,6 +345,7 @@ def continue_prompts(
     ids, mask = ids.to(model.device), mask.to(model.device)
     options |= {"eos_token_id": stop, "pad_token_id": tokenizer.pad_token_id}
     virtual = virtual_tokens(model, len(prompts))
+    options |= media.inputs(model, ids, files or [])
     if virtual is None:
         return model.generate(input_ids=ids, attention_mask=mask, **options)[:, width:]
     words = model.get_input_embeddings()(ids)

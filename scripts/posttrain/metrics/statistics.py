@@ -50,6 +50,18 @@ def _perplexity(sums: np.ndarray, n: np.ndarray) -> np.ndarray:
     return np.exp(-log_prob / count)
 
 
+def _macro_f1(sums: np.ndarray, n: np.ndarray) -> np.ndarray:
+    """The mean over the classes of F1 = 2 tp / (2 tp + fp + fn); a class that is neither there nor predicted is left out.
+
+    Args:
+        sums: (3 x classes, ...) true positives, false positives and false negatives of each class, one class after the other.
+    """
+    right, wrong, missed = (sums[part::3] for part in range(3))
+    there = (right + wrong + missed) > 0
+    f1 = 2 * right / np.where(there, 2 * right + wrong + missed, 1)
+    return f1.sum(axis=0) / np.maximum(there.sum(axis=0), 1)
+
+
 def _of_counts(score: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """A corpus metric, which adds up its examples' counts itself."""
     return lambda sums, n: score(sums[..., None])
@@ -67,6 +79,8 @@ METRICS = {
     "preference_margin_accuracy": _metric("margin_prefers_chosen"),
     "preference_margin": _metric("margin", share=False),
     "reward_accuracy": _metric("scores_chosen"),
+    "accuracy": _metric("right_class"),
+    "macro_f1": Metric(("confusion",), _macro_f1, higher_is_better=True, share=False),
     "exact_match": _metric("exact_match"),
     "exact_match_lenient": _metric("exact_match_lenient"),
     "format_followed": _metric("format_followed"),
@@ -78,6 +92,9 @@ METRICS = {
     "tool_name": _metric("tool_name"),
     "tool_arguments": _metric("tool_arguments"),
     "tool_arguments_f1": _metric("tool_arguments_f1", share=False),
+    "no_call": _metric("no_call"),
+    "parallel_calls": _metric("parallel_calls"),
+    "error_recovery": _metric("error_recovery"),
     "bleu": Metric(("bleu",), _of_counts(text_metrics.corpus_bleu), higher_is_better=True, share=False),
     "chrf": Metric(("chrf",), _of_counts(text_metrics.corpus_chrf), higher_is_better=True, share=False),
     "wer": Metric(("wer",), _of_counts(error_rates.corpus_error_rate), higher_is_better=False, share=False),
@@ -89,6 +106,11 @@ METRICS = {
     "anls": _metric("anls", share=False),
     "cider": _metric("cider", share=False),
     "reward": _metric("reward", share=False),
+    "environment_success": _metric("environment_success"),
+    "environment_reward": _metric("environment_reward", share=False),
+    "environment_turns": _metric("environment_turns", higher=False, share=False),
+    "environment_errors": _metric("environment_errors", higher=False, share=False),
+    "environment_recovered": _metric("environment_recovered"),
     "win_rate": _metric("win_rate"),
     "passed": _metric("passed"),
     "refusal": _metric("refusal"),

@@ -5,7 +5,7 @@ counts, from which `corpus_bleu` and `corpus_chrf` compute the score of any resa
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any
 
@@ -16,7 +16,14 @@ from posttrain.metrics.error_rates import cer, wer
 from posttrain.metrics.final_numbers import answer_format, final_number
 from posttrain.metrics.json_answers import is_json, json_equal
 from posttrain.metrics.short_answers import anls, vqa
-from posttrain.metrics.tool_calls import tool_arguments, tool_arguments_f1, tool_name
+from posttrain.metrics.tool_calls import (
+    error_recovery,
+    no_call,
+    parallel_calls,
+    tool_arguments,
+    tool_arguments_f1,
+    tool_name,
+)
 from posttrain.metrics.word_hashes import words
 from posttrain.runtime import user_code
 from posttrain.runtime.errors import nearest
@@ -30,28 +37,40 @@ TAKEN = frozenset(
         "suite dataset part id group prompt_group prompt reference output log_prob tokens bytes words chosen_log_prob rejected_log_prob "
         "prefers_chosen margin margin_prefers_chosen chosen_score rejected_score scores_chosen format_followed exact_match_lenient "
         "perplexity byte_perplexity word_perplexity preference_accuracy preference_margin preference_margin_accuracy reward "
-        "reward_accuracy refusal over_refusal toxicity unequal_treatment stereotype stereotype_margin win_rate passed failed"
+        "reward_accuracy refusal over_refusal toxicity unequal_treatment stereotype stereotype_margin win_rate passed failed images audios"
     ).split()
 )
 
 
 def score(
-    names: list[str], outputs: list[str], references: list[str], pattern: str | None
+    names: list[str],
+    outputs: list[str],
+    references: list[str],
+    pattern: str | None,
+    prompts: Sequence[list[dict[str, Any]]] = (),
 ) -> list[dict[str, float | list[float]]]:
-    """For each of n outputs its value of each metric in `names`, by name; `pattern` is what `regex` looks for.
+    """For each of n outputs its value of each metric in `names`, by name, where the metric has one for it.
 
     A function of the user's own, `FILE.py:NAME`, is called NAME.
-    """
-    against = {"regex": [pattern] * len(outputs)}
 
-    def column(name: str) -> Iterable[float | list[float]]:
+    Args:
+        pattern: what `regex` looks for.
+        prompts: the turns before each output, which `error_recovery` reads.
+    """
+    against = {
+        "regex": ([pattern] * len(outputs),),
+        "error_recovery": (references, prompts or [[]] * len(outputs)),
+    }
+
+    def column(name: str) -> Iterable[float | list[float] | None]:
         if name in OF_ALL:
             return OF_ALL[name](outputs, references)
         function = METRICS.get(name) or user_code.load(name, "evaluation.suites, metrics")
-        return map(function, outputs, against.get(name, references))
+        return map(function, outputs, *against.get(name, (references,)))
 
     columns = {user_code.label(name): column(name) for name in names}
-    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    return [{name: value for name, value in row.items() if value is not None} for row in rows]
 
 
 def refusal(names: list[str]) -> str | None:
@@ -150,8 +169,8 @@ def regex(output: str, pattern: str) -> float:
     return float(re.search(pattern, output) is not None)
 
 
-# Each is a function of an output and its reference (`regex`: and the pattern).
-METRICS: dict[str, Callable[[str, str], float | list[float]]] = {
+# Each is a function of an output and its reference (`regex`: and the pattern; `error_recovery`: and the prompt's turns as well).
+METRICS: dict[str, Callable[..., float | list[float] | None]] = {
     "bleu": bleu,
     "chrf": chrf,
     "wer": wer,
@@ -170,10 +189,15 @@ METRICS: dict[str, Callable[[str, str], float | list[float]]] = {
     "tool_arguments_f1": tool_arguments_f1,
     "vqa": vqa,
     "anls": anls,
+    "no_call": no_call,
+    "parallel_calls": parallel_calls,
+    "error_recovery": error_recovery,
 }
 # Each gives the values of all outputs, as what one is worth depends on all references.
 OF_ALL: dict[str, Callable[[list[str], list[str]], list[float]]] = {"cider": cider}
 NAMES = (*METRICS, *OF_ALL)
+# Those that have no value for some examples, or need more than a reference: training does not stop by them.
+OF_SOME = ("no_call", "parallel_calls", "error_recovery")
 
 # Packages that a metric needs and that are not installed with this one.
 NEEDS = {"wer": "jiwer", "cer": "jiwer", "cider": "pycocoevalcap"}

@@ -1,13 +1,7 @@
-"""Answers that call tools, compared with a reference that does.
+"""Answers that call tools, compared with a reference that does or does not; `call_forms` has the forms in which calls are read.
 
-A call is read in the forms in which models write it:
-
-    {"name": "GetWeather", "arguments": {"city": "Oslo"}}                                    also with `parameters` (Llama 3.1)
-    {"type": "function", "function": {"name": "GetWeather", "arguments": "{\\"city\\": ...}"}}    OpenAI; arguments are JSON text
-    <tool_call>{"name": "GetWeather", "arguments": {...}}</tool_call>                        Hermes, Qwen; text may stand around it
-
-The first two may be in a list, for several calls, in a code fence, and in an OpenAI message, `{"tool_calls": [...]}`; the whole
-answer is then the call. Anything else that is attempted, such as a call that is cut off, is not a call.
+Values are equal as JSON: keys in any order, `1` and `1.0` the same. In a form without types (XML) a value is a text where the
+reference has a text, else the JSON that it is.
 """
 
 import json
@@ -16,13 +10,12 @@ from collections import Counter
 from collections.abc import Hashable
 from typing import Any, NamedTuple
 
-from posttrain.metrics.json_answers import canonical, parse
+from posttrain.metrics.call_forms import END, TAG, Written, named_arguments
+from posttrain.metrics.json_answers import canonical
 
-TAG, END = "<tool_call>", "</tool_call>"
-TAGGED = re.compile(rf"{TAG}(.*?){END}", re.DOTALL)
-ARGUMENTS = ("arguments", "parameters")
-FIELDS = {"id", "index", "type"}  # of a call, beside its name and its arguments
-MESSAGE = {"role", "content", "tool_calls"}
+# How a tool's result begins that is an error and no JSON: `Error: ...`, `ValueError: ...`, a traceback.
+ERROR = re.compile(r"\s*(error\b|traceback\b|\w*(Error|Exception)\s*:)", re.IGNORECASE)
+ERROR_KEYS = ("error", "errors", "exception", "is_error", "isError")
 
 
 class Call(NamedTuple):
@@ -34,14 +27,14 @@ class Call(NamedTuple):
 
 def tool_name(output: str, reference: str) -> float:
     """1 where the output calls the reference's tools, each as often, in any order, else 0."""
-    ours, theirs = calls(output), calls(reference)
-    return float(ours is not None and _names(ours) == _names(theirs or []))
+    ours, theirs = _both(output, reference)
+    return float(ours is not None and _names(ours) == _names(theirs))
 
 
 def tool_arguments(output: str, reference: str) -> float:
     """1 where the output's calls are the reference's: the same tools, each with exactly the same arguments, else 0."""
-    ours, theirs = calls(output), calls(reference)
-    return float(ours is not None and Counter(ours) == Counter(theirs or []))
+    ours, theirs = _both(output, reference)
+    return float(ours is not None and Counter(ours) == Counter(theirs))
 
 
 def tool_arguments_f1(output: str, reference: str) -> float:
@@ -49,7 +42,7 @@ def tool_arguments_f1(output: str, reference: str) -> float:
 
     Where neither side has an argument it is 1 if the tools are the same, else 0.
     """
-    ours, theirs = calls(output), calls(reference) or []
+    ours, theirs = _both(output, reference)
     if ours is None:
         return 0.0
     given, wanted = _arguments(ours), _arguments(theirs)
@@ -58,29 +51,80 @@ def tool_arguments_f1(output: str, reference: str) -> float:
     return 2 * (given & wanted).total() / (given.total() + wanted.total())
 
 
+def no_call(output: str, reference: str) -> float | None:
+    """1 where the output neither calls nor tries to call a tool, else 0; None where the reference calls one.
+
+    One minus its mean is the rate of false calls.
+    """
+    return None if calls(reference) else float(calls(output) == [])
+
+
+def parallel_calls(output: str, reference: str) -> float | None:
+    """`tool_arguments` of an answer with several calls; None where the reference has fewer than two."""
+    return tool_arguments(output, reference) if len(calls(reference) or []) > 1 else None
+
+
+def error_recovery(output: str, reference: str, prompt: list[dict[str, Any]]) -> float | None:
+    """1 where the turn after a tool's error is right, else 0; None where the prompt does not end with a tool's error.
+
+    Right are the reference's calls, or, where the reference answers in words, no call that the tool has refused already.
+
+    Args:
+        prompt: the turns before the output, as normalised rows have them.
+    """
+    if not (prompt and prompt[-1]["role"] == "tool" and is_error(prompt[-1]["content"])):
+        return None
+    if calls(reference):
+        return tool_arguments(output, reference)
+    asked = next(turn for turn in reversed(prompt) if turn["role"] == "assistant")
+    again = calls(output)
+    return float(again is not None and set(again).isdisjoint(calls(message_text(asked)) or []))
+
+
+def is_error(result: str) -> bool:
+    """Whether a tool's result says that the call failed: a JSON object with an error, or a text that begins with one."""
+    try:
+        value = json.loads(result)
+    except (ValueError, RecursionError):
+        return ERROR.match(result) is not None
+    if isinstance(value, dict):
+        failed = value.get("success") is False or value.get("ok") is False or value.get("status") == "error"
+        return failed or any(value.get(key) for key in ERROR_KEYS)
+    return isinstance(value, str) and ERROR.match(value) is not None
+
+
+# ---- calls
+
+
 def calls(text: str) -> list[Call] | None:
     """The calls in an answer, none where it is plain text; None where it attempts a call, or JSON, and fails."""
-    found = named_arguments(text)
-    return found and [Call(name, _comparable(arguments)) for name, arguments in found]
+    return _comparable(named_arguments(text), set())
 
 
-def _comparable(arguments: dict[str, Any]) -> frozenset[tuple[str, Hashable]]:
-    return frozenset((key, canonical(item)) for key, item in arguments.items())
+def _both(output: str, reference: str) -> tuple[list[Call] | None, list[Call]]:
+    """The calls of an output and of its reference; where one side says that a value is a text, it is one on both."""
+    ours, theirs = named_arguments(output), named_arguments(reference) or []
+    texts = {
+        (name, key)
+        for name, given in [*(ours or []), *theirs]
+        for key, value in given.items()
+        if isinstance(value, str) and not isinstance(value, Written)
+    }
+    return _comparable(ours, texts), _comparable(theirs, texts)
 
 
-def named_arguments(text: str) -> list[tuple[str, dict[str, Any]]] | None:
-    """The same as each tool's name and its arguments, with numbers as `Decimal`."""
-    tagged = TAG in text or END in text
-    if not tagged and not text.lstrip().startswith(("{", "[", "```")):
-        return []
-    texts = TAGGED.findall(text) if tagged else [text]
-    rest = TAGGED.sub("", text) if tagged else ""
-    if TAG in rest or END in rest:
-        return None
-    try:
-        return [call for one in texts for call in _calls(parse(one))]
-    except (ValueError, RecursionError):
-        return None
+def _comparable(found: list[tuple[str, dict[str, Any]]] | None, texts: set[tuple[str, str]]) -> list[Call] | None:
+    """`texts`: the tools and arguments whose values are texts, where the form does not say it."""
+    return found and [
+        Call(
+            name,
+            frozenset(
+                (key, canonical(value.typed((name, key) in texts) if isinstance(value, Written) else value))
+                for key, value in given.items()
+            ),
+        )
+        for name, given in found
+    ]
 
 
 def message_text(message: dict[str, Any]) -> str:
@@ -97,37 +141,6 @@ def _read(arguments: Any) -> Any:
         return json.loads(arguments) if isinstance(arguments, str) else arguments
     except (ValueError, RecursionError):
         return arguments
-
-
-def _calls(value: Any) -> list[tuple[str, dict[str, Any]]]:
-    """The calls of a JSON value.
-
-    Raises:
-        ValueError: it is something else.
-    """
-    if isinstance(value, dict) and "tool_calls" in value and value.keys() <= MESSAGE:
-        value = value["tool_calls"]
-    found = value if isinstance(value, list) else [value]
-    if not found:
-        raise ValueError("no call")
-    return [_call(one) for one in found]
-
-
-def _call(value: Any) -> tuple[str, dict[str, Any]]:
-    if not isinstance(value, dict):
-        raise ValueError("a call is an object")
-    function = value.get("function", value)
-    if function is not value and not (value.keys() <= {"function", *FIELDS} and isinstance(function, dict)):
-        raise ValueError("a call has a function")
-    given = [name for name in ARGUMENTS if name in function]
-    if len(given) > 1 or not function.keys() <= {"name", *given, *FIELDS}:
-        raise ValueError("a call has a name and arguments")
-    name, arguments = function.get("name"), function[given[0]] if given else {}
-    if isinstance(arguments, str):
-        arguments = parse(arguments)
-    if not isinstance(name, str) or not isinstance(arguments, dict):
-        raise ValueError("a call has a name and an object of arguments")
-    return name, arguments
 
 
 def _names(found: list[Call]) -> Counter[str]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.data.conversations import DATE, TEMPLATE_ARGUMENTS
-from posttrain.models import chat_templates
+from posttrain.models import chat_templates, processors
 from posttrain.models.base_inspection import first_line
 from posttrain.runtime.atomic import read_json, whole_file, write_json
 from posttrain.runtime.console import say
@@ -41,7 +41,7 @@ def normalise(spec: dict, folder: Path, name: str) -> None:
     rows = embeddings(folder)
     _set_special_tokens(spec, folder, name, rows)
     tokenizer = load_tokenizer(folder, name)
-    own, ids = _templates(tokenizer), {_id(tokenizer, "eos")}
+    own, ids = _templates(tokenizer) or _of_processor(folder), {_id(tokenizer, "eos")}
     templates = _chosen_templates(spec, own, folder, name)
     ids |= _stops(folder, tokenizer, name)
     if templates:
@@ -222,6 +222,12 @@ def _templates(tokenizer: Any) -> dict[str, str]:
     return dict(own) if isinstance(own, dict) else {"default": own}
 
 
+def _of_processor(folder: Path) -> dict[str, str]:
+    """The templates in a processor's own file, where older versions of transformers have written them."""
+    own = optional_json(folder / processors.TEMPLATE).get("chat_template") or {}
+    return dict(own) if isinstance(own, dict) else {"default": own}
+
+
 def _chosen_templates(spec: dict, own: dict[str, str], folder: Path, name: str) -> dict[str, str]:
     """The templates in force: the configured one, which replaces all of the base's own, or those.
 
@@ -325,9 +331,13 @@ def _date(spec: dict, folder: Path, templates: dict[str, str], name: str) -> str
 
 
 def _write_templates(folder: Path, templates: dict[str, str], date: str | None) -> None:
-    """Write the templates as files, and leave none in tokenizer_config.json, which says on which date they are rendered."""
+    """Write the templates as files, and leave none in other files; tokenizer_config.json says on which date they are rendered."""
     shutil.rmtree(folder / NAMED, ignore_errors=True)
     (folder / TEMPLATE).unlink(missing_ok=True)
+    (folder / processors.TEMPLATE).unlink(missing_ok=True)
+    for file in (folder / name for name in processors.FILES):
+        if "chat_template" in (config := optional_json(file)):
+            write_json(file, {key: value for key, value in config.items() if key != "chat_template"})
     for key, text in templates.items():
         place = folder / TEMPLATE if key == "default" else folder / NAMED / f"{key}.jinja"
         with whole_file(place) as file:

@@ -1,4 +1,4 @@
-"""Chat templates of a base: a user's file or one that TRL ships, defaults of their variables, the token that ends a turn.
+"""Chat templates of a base: a user's file, or one that TRL or posttrain ships; defaults of their variables; the token that ends a turn.
 
 A template is a Jinja program that travels with the model. What the configuration says about it is written into the template
 itself, so that every program that loads the model renders the same text.
@@ -19,7 +19,7 @@ from posttrain.runtime.errors import UserError
 from posttrain.runtime.resource_limits import limited
 
 # The keys of a base that change its folder after it was taken.
-KEYS = ("chat_template", "chat_template_kwargs", "date", "eos_token", "new_tokens", "pad_token")
+KEYS = ("chat_template", "chat_template_kwargs", "date", "eos_token", "new_tokens", "new_words", "pad_token")
 SECONDS, BYTES = 10, 1 << 30  # of a rendering of the probe
 QUESTION, ANSWER = "Question", "Answer"  # the probe; plain words, which no template trims or rewrites
 # What is written like a token of a chat: <|im_start|>, <start_of_turn>, [INST].
@@ -31,13 +31,14 @@ LIKE_A_TOKEN = re.compile(r"<\|[^<>|\s'\"]{1,40}\|>|</?(?:start|end)_of_(?:turn|
 
 @cache
 def shipped() -> dict[str, Path]:
-    """The templates that the installed TRL ships, by name; TRL itself, which takes seconds, is not imported."""
-    folder = Path(importlib.util.find_spec("trl").submodule_search_locations[0], "chat_templates")
-    return {file.stem: file for file in sorted(folder.glob("*.jinja"))}
+    """The templates that the installed TRL ships, and ours, by name; TRL itself, which takes seconds, is not imported."""
+    theirs = Path(importlib.util.find_spec("trl").submodule_search_locations[0], "chat_templates")
+    folders = (theirs, Path(__file__).with_name("templates"))
+    return {file.stem: file for folder in folders for file in sorted(folder.glob("*.jinja"))}
 
 
 def find(template: str, folder: Path, place: str) -> Path:
-    """The file of a `chat_template`: TRL's where it is the name of one, else relative to the project's `folder`.
+    """The file of a `chat_template`: a shipped one where it is the name of one, else relative to the project's `folder`.
 
     Raises:
         UserError: there is neither; opens with `place`.
@@ -54,11 +55,11 @@ def find(template: str, folder: Path, place: str) -> Path:
             f"write one that exists, relative to {folder.resolve()}",
         )
     close = difflib.get_close_matches(template, shipped(), n=1, cutoff=0.6)
-    meant = f"did you mean '{close[0]}'?" if close else "it ships 'qwen3', 'llama3' and others"
+    meant = f"did you mean '{close[0]}'?" if close else "there are 'hermes', 'qwen3', 'llama3_1' and others"
     raise UserError(
         "missing-file",
         f"{place}",
-        f"TRL ships no template '{template}'",
+        f"no template '{template}' is shipped",
         f"{meant} (a template of your own is a file, NAME.jinja)",
     )
 

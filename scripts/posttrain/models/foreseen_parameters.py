@@ -16,7 +16,7 @@ def foreseen(spec: dict, model: Model) -> list[Names]:
         model: of what lies in the parent's folder.
     """
     arguments = spec.get("peft_args", {})
-    head = [("score.weight",)] if OBJECTIVES[spec["objective"]].reward_model else []
+    head = [("score.weight",)] if OBJECTIVES[spec["objective"]].scores else []
     outside = [name for name in model.shapes if not re.search(r"\.\d+\.", name)]
     if METHODS[spec["method"]].full:
         embedding = next((name for name in outside if model.shapes[name][0] == model.vocabulary), None)

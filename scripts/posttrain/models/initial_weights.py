@@ -84,7 +84,7 @@ def _loftq(model: Any, parent: Path, spec: dict[str, Any]) -> dict[str, torch.Te
 
     from posttrain.models import loading
 
-    whole = loading.load(parent, reward=OBJECTIVES[spec["objective"]].reward_model, device="cpu")
+    whole = loading.load(parent, reward=OBJECTIVES[spec["objective"]].scores, device="cpu")
     found = {}
     before = after = 0.0
     for name, layer in _layers(model):

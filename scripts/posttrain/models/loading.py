@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from safetensors import safe_open
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForMultimodalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
@@ -21,10 +23,12 @@ from posttrain.models import frozen_update
 from posttrain.models.base_inspection import first_line
 from posttrain.models.machine import multiplies_bf16
 from posttrain.models.out_of_memory import is_out_of_memory
+from posttrain.models.processors import has_processor, processor
 from posttrain.models.shapes import read_model
 from posttrain.runtime import processes
 from posttrain.runtime.errors import UserError
 
+CLASSES = "labels.json"  # beside the adapter of a classifier, whose config.json PEFT does not save
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -46,19 +50,22 @@ def load(
     arithmetic: str = "auto",
     apart: bool = False,
     device: str | None = None,
+    classes: Sequence[str] = (),
 ) -> PreTrainedModel:
-    """The model in `folder`, in its own dtype unless another is given; of float16, in float32.
+    """The model in `folder`, in its own dtype unless another is given; of float16, in float32. `processor` is what reads media for it.
 
     It is on this process's GPU, or spread over all GPUs that the process sees, see `processes.uses_all_gpus`.
 
     Args:
         quantised: arithmetic, fp32 or bf16, of weights held in 4 bits (NF4 with double quantisation).
-        reward: make it a reward model, whose answer is one score; by default what the folder holds.
+        reward: make it a model that scores a sequence instead of writing: a reward model, whose answer is one score, or a classifier;
+            by default what the folder holds.
         attention: transformers' name of an implementation; by default the one it chooses.
         arithmetic: of the matrix products when the model scores or answers, auto, fp32 or bf16; see `scoring.autocast`.
         apart: in bf16 arithmetic, hold what a merged model of a bfloat16 base has learnt beside the base's weights, see
             `frozen_update`.
         device: where it is to be instead.
+        classes: the labels of a classifier that is made of a language model.
 
     Raises:
         UserError: the folder holds no model that transformers can read.
@@ -74,9 +81,9 @@ def load(
     reward = is_reward(folder) if reward is None else reward
     if dtype == "auto" and dtype_of(folder) == "float16":
         dtype = torch.float32
-    options = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False} | (
-        {"num_labels": 1} if reward else {}
-    )
+    options = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False}
+    if reward and not is_reward(folder):
+        options |= {"num_labels": len(classes) or 1}
     if attention:
         options["attn_implementation"] = attention
     if quantised:
@@ -84,7 +91,10 @@ def load(
     model = _from_pretrained(folder, reward, options)
     if reward and not is_reward(folder):  # it looks for the last token that is not padding
         model.config.get_text_config().pad_token_id = tokenizer(folder).pad_token_id
-    model.arithmetic = precision(arithmetic)
+        if classes:
+            model.config.id2label = dict(enumerate(classes))
+            model.config.label2id = {label: number for number, label in enumerate(classes)}
+    model.arithmetic, model.processor = precision(arithmetic), processor(folder)
     if apart and model.arithmetic == "bf16" and (folder / frozen_update.FILE).exists():
         frozen_update.hold_apart(model, folder)
     if quantised:
@@ -101,7 +111,7 @@ def for_inference(folder: Path, precision: str) -> PreTrainedModel:
 
 
 def _from_pretrained(folder: Path, reward: bool, options: dict[str, Any]) -> PreTrainedModel:
-    family = AutoModelForSequenceClassification if reward else AutoModelForCausalLM
+    family = AutoModelForSequenceClassification if reward else _language_model(folder)
     try:
         return family.from_pretrained(folder, **options)
     except Exception as error:  # whatever a broken folder makes transformers raise
@@ -110,6 +120,11 @@ def _from_pretrained(folder: Path, reward: bool, options: dict[str, Any]) -> Pre
         raise UserError(
             "unreadable-model", f"{folder}", f"not a model that can be loaded: {first_line(error)}"
         ) from None
+
+
+def _language_model(folder: Path) -> Any:
+    """transformers' class for a model that answers in words: of text alone, or with a processor of what it sees or hears."""
+    return AutoModelForMultimodalLM if has_processor(folder) else AutoModelForCausalLM
 
 
 def spread(model: PreTrainedModel) -> PreTrainedModel:
@@ -152,7 +167,12 @@ def _stored_dtype(folder: Path) -> str | None:
 
 
 def parent(
-    folder: Path, spec: dict, reward: bool | None = None, attention: str | None = None, device: str | None = None
+    folder: Path,
+    spec: dict,
+    reward: bool | None = None,
+    attention: str | None = None,
+    device: str | None = None,
+    classes: Sequence[str] = (),
 ) -> PreTrainedModel:
     """The model that a run starts from, as it is held while the run trains; the reference of the run is held alike.
 
@@ -162,6 +182,7 @@ def parent(
     Args:
         spec: the run's; of it `method`, `precision` and `peft_args`.
         device: where it is to be, in place of `DEVICE`.
+        classes: as in `load`.
     """
     arithmetic, method = precision(spec["precision"]), METHODS[spec["method"]]
     whole = method.full or arithmetic == "fp32"
@@ -174,6 +195,7 @@ def parent(
         arithmetic,
         apart=not whole and not method.four_bit and not reads_weights(spec["method"], spec.get("peft_args", {})),
         device=device,
+        classes=classes,
     )
 
 
@@ -208,7 +230,7 @@ def nf4(arithmetic: str, reward: bool) -> Any:
 
 
 def is_reward(folder: Path) -> bool:
-    """Whether what lies in `folder` scores an answer instead of writing one."""
+    """Whether what lies in `folder` scores a sequence instead of writing one: a reward model, or a classifier."""
     file = folder / "adapter_config.json"
     if file.exists():
         return json.loads(file.read_text())["task_type"] == "SEQ_CLS"
@@ -217,8 +239,20 @@ def is_reward(folder: Path) -> bool:
     return "ForSequenceClassification" in str(names)
 
 
+def classes(folder: Path) -> list[str]:
+    """The labels of the classifier in `folder`, or of the adapter of one; none of another model."""
+    file = folder / CLASSES
+    if file.exists():
+        return json.loads(file.read_text())
+    file = folder / "config.json"
+    if not file.exists() or not is_reward(folder):
+        return []
+    names = json.loads(file.read_text()).get("id2label") or {}
+    return [names[key] for key in sorted(names, key=int)] if len(names) > 1 else []
+
+
 def head(folder: Path) -> torch.Tensor:
-    """The weight (1, d) with which a reward model in `folder`, or the adapter of one, scores."""
+    """The weight (classes, d) with which a reward model or a classifier in `folder`, or the adapter of one, scores."""
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, "pt") as file:
             for key in file.keys():  # noqa: SIM118 (a file is no mapping)
@@ -251,7 +285,7 @@ def with_adapter(parent: Path, trained: Path, quantised: str | None = None, dtyp
     """The parent with what training added: a PEFT model, or the trained weights themselves."""
     if not (trained / "adapter_config.json").exists():
         return load(trained, dtype)
-    return add_adapter(load(parent, dtype, quantised, is_reward(trained)), trained)
+    return add_adapter(load(parent, dtype, quantised, is_reward(trained), classes=classes(trained)), trained)
 
 
 def add_adapter(model: PreTrainedModel, folder: Path) -> Any:

@@ -108,6 +108,7 @@ def estimate(
     hardware: Hardware = ALONE,
     liger: bool = False,
     even: bool = False,
+    teacher: Model | None = None,
 ) -> dict[str, float]:
     """Bytes that a run needs in each process, by what takes them; `least` is what no batch size and no recomputing takes away.
 
@@ -121,6 +122,7 @@ def estimate(
         hardware: the processes that share the run.
         liger: Liger's kernels are used, on a GPU.
         even: all rows have the same length, as packed ones have.
+        teacher: the model that the run learns from; by default, where it is held, one as large as `model`.
     """
     method, trainable = METHODS[spec["method"]], trained_parameters(spec, model)
     with_value = OBJECTIVES[spec["objective"]].value_model
@@ -139,7 +141,7 @@ def estimate(
     held = {"weights": _held(spec, model, bf16) + 4 * adapters, "gradients": 4 * trainable}
     held, host = of_one(held | {"optimiser": _state(spec) * trainable}, model.layers, inside, hardware, bf16)
     parts = held | {
-        "copies": _copies(spec, model),
+        "copies": _copies(spec, model) + _taught(spec, teacher or model, bf16),
         "activations": pieces
         * _activations(spec, model, _shared(spec, tokens, trained_share, device), longest, device, bf16, liger),
         "logits": _logits(spec, model, tokens, trained_share, device, bf16),
@@ -220,6 +222,18 @@ def _copies(spec: dict, model: Model) -> float:
     return model.bytes * ((METHODS[spec["method"]].full and bool(reference)) + len(reward_models))
 
 
+def _taught(spec: dict, teacher: Model, bf16: bool) -> float:
+    """Bytes of a teacher that is there while a run trains, as `loading.for_inference` holds it."""
+    if not is_resident(spec):
+        return 0
+    return teacher.bytes if bf16 else 4 * teacher.parameters
+
+
+def is_resident(spec: dict) -> bool:
+    """Whether a run's teacher is in memory while it trains."""
+    return OBJECTIVES[spec["objective"]].teacher and not spec.get("teacher_top_k")
+
+
 def _state(spec: dict) -> float:
     """Bytes that the optimiser keeps for each trained parameter: two moments of AdamW, or fewer."""
     default = "paged_adamw_8bit" if METHODS[spec["method"]].four_bit else "adamw"
@@ -261,13 +275,17 @@ def _in_float32(spec: dict, model: Model) -> bool:
 def _logits(spec: dict, model: Model, tokens: int, trained_share: float, device: str, bf16: bool) -> float:
     """What the LM head takes: `models/lm_head.py` on a CPU, TRL's tiles (`trl/kernels/chunked_logprob.py`) on a GPU."""
     objective, method = OBJECTIVES[spec["objective"]], METHODS[spec["method"]]
-    if objective.reward_model:
+    if objective.scores:
         return 0
     trained = tokens * trained_share
     moved = (
         4 * model.vocabulary * model.hidden if method.full else 0
     )  # its gradient comes while all activations are there
     if objective.all_logits:  # the logits, their log-softmax, its gradient
+        if (
+            objective.teacher
+        ):  # at positions where a row is trained: logits, log-softmax, its gradient, and the teacher's two
+            return (20 if is_resident(spec) else 16) * trained * model.vocabulary + moved
         return 12 * tokens * model.vocabulary + moved
     if device == "cpu" and objective.compact_head != "none" and not method.virtual_tokens:
         if method.full:

@@ -12,7 +12,10 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import safe_open
 
-from posttrain.models.shapes import weight_files
+from posttrain.data.media_text import Reader
+from posttrain.models import processors
+from posttrain.models.shapes import read_model, weight_files
+from posttrain.runtime.atomic import read_json
 from posttrain.runtime.errors import UserError
 
 PROMPTS, POSITIONS = 4, 256
@@ -107,27 +110,93 @@ def _within(proof: dict[str, Any], limit: float) -> bool:
 # ---- logits on real prompts
 
 
-def real_prompts(tokens: Path, reward: bool = False) -> list[list[int]]:
-    """Token ids of the first held-out rows (of the training rows, where none is held out); of pairs, both for a reward model."""
+class Prompt(NamedTuple):
+    """A text that is about pictures or sounds."""
+
+    ids: list[int]
+    media: dict[str, torch.Tensor]
+    """what the processor makes of them"""
+
+
+def real_prompts(tokens: Path, reward: bool = False, parent: Path | None = None) -> list[list[int]] | list[Prompt]:
+    """Token ids of the first held-out rows (of the training rows, where none is held out); of pairs, both for a reward model.
+
+    Args:
+        parent: the folder of the model whose processor reads the rows' media, where they have any; such rows come first.
+    """
     import pyarrow.parquet as pq
 
     count = PAIRS if reward else PROMPTS
-    rows = pq.read_table(tokens / "validation.parquet").slice(0, count).to_pylist()
-    rows = rows or pq.read_table(tokens / "train.parquet").slice(0, count).to_pylist()
+    reader = processors.reader(parent, tokens) if parent else None
+    for split in ("validation", "train"):
+        rows = pq.read_table(tokens / f"{split}.parquet")
+        if reader:
+            rows = sorted(
+                rows.to_pylist(), key=lambda row: not any(row[name] for name in reader.processor.columns if name in row)
+            )[:count]
+        else:
+            rows = rows.slice(0, count).to_pylist()
+        if rows:
+            break
     sides = ("chosen_ids", "rejected_ids", "completion_ids") if reward else ("chosen_ids", "completion_ids")
-    ids = []
+    ids: list = []
     for row in rows:
         asked = row.get("input_ids") or row["prompt_ids"]  # a prompt alone is a text to compare on as well
-        ids += [asked + row[side] for side in sides if side in row] or [asked]
-    return [row[:POSITIONS] for row in ids]
+        found = [asked + row[side] for side in sides if side in row] or [asked]
+        if reader:  # cut, it might end inside a picture
+            ids += [Prompt(some, _media(reader, row, some)) for some in found]
+        else:
+            ids += [some[:POSITIONS] for some in found]
+    return ids
 
 
-def logits(model: Any, prompts: list[list[int]]) -> torch.Tensor:
+def _media(reader: Reader, row: dict, ids: list[int]) -> dict[str, torch.Tensor]:
+    return reader.processor.inputs([reader.opened(row)]) | reader.processor.token_types(torch.tensor([ids]))
+
+
+def logits(model: Any, prompts: list[list[int]] | list[Prompt]) -> torch.Tensor:
     """Logits in float32 on the CPU, (positions of all prompts, vocabulary); a reward model's scores are (prompts, 1)."""
-    rows = [torch.tensor([ids], device=model.device) for ids in prompts]
+    given = [prompt if isinstance(prompt, Prompt) else Prompt(prompt, {}) for prompt in prompts]
     with torch.no_grad():
-        outputs = [model(input_ids=row, attention_mask=torch.ones_like(row)).logits for row in rows]
+        outputs = [_outputs(model, prompt) for prompt in given]
     found = [
-        out.flatten(0, -2)[-len(ids) :] for out, ids in zip(outputs, prompts, strict=True)
+        out.flatten(0, -2)[-len(prompt.ids) :] for out, prompt in zip(outputs, given, strict=True)
     ]  # virtual tokens come first
     return torch.cat([some.float().cpu() for some in found])
+
+
+def _outputs(model: Any, prompt: Prompt) -> torch.Tensor:
+    row = torch.tensor([prompt.ids], device=model.device)
+    media = {
+        name: value.to(model.device, model.dtype if value.is_floating_point() else None)
+        for name, value in prompt.media.items()
+    }
+    return model(input_ids=row, attention_mask=torch.ones_like(row), **media).logits
+
+
+# ---- what is written
+
+
+def check_tensors(name: str, parent: Path, merged: Path) -> None:
+    """Refuse a merged model of several parts that lacks a tensor of its parent, or has it in another shape.
+
+    Raises:
+        UserError: naming the first.
+    """
+    if not processors.has_processor(parent):
+        return
+    before, after = read_model(parent).shapes, read_model(merged).shapes
+    config = read_json(merged / "config.json")
+    tied = config.get("tie_word_embeddings") or config.get("text_config", {}).get("tie_word_embeddings")
+    lost = [
+        key
+        for key, shape in before.items()
+        if after.get(key) != shape and not (tied and key.endswith("lm_head.weight"))
+    ]
+    if lost:
+        raise UserError(
+            "merge-failed",
+            name,
+            f"the merged model lacks {len(lost)} of {len(before)} tensors of its parent, such as {lost[0]}",
+            "tell the authors of this program the base's name",
+        )

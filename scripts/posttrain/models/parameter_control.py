@@ -1,4 +1,4 @@
-"""Train only the parameters that a run's keys `freeze` and `train` leave, each at the rate that `learning_rates` says."""
+"""Train only the parameters that a run's keys `train_parts`, `freeze` and `train` leave, each at the rate that `learning_rates` says."""
 
 from typing import Any
 
@@ -18,9 +18,9 @@ def control(trainer: Any, spec: dict) -> None:
     Raises:
         UserError: a pattern matches nothing or everything, two rates are meant for one parameter, or nothing is left to train.
     """
-    if not any(spec.get(key) for key in KEYS):
-        return
     parameters = _trained(trainer.model)
+    if not any(spec.get(key) for key in (*KEYS, "train_parts")) and all(is_trained(spec, n) for n, _ in parameters):
+        return
     why = refusal(spec, [names for names, _ in parameters])
     if why:
         raise UserError("invalid-pattern", "", why)

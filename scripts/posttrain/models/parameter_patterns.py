@@ -1,6 +1,7 @@
 """The keys `freeze`, `train` and `learning_rates`: which of a run's parameters are trained, and how fast, by patterns of their names.
 
-A pattern is a regular expression that matches one or more whole parts of a parameter's name between its dots: `layers.[0-3]` means
+A pattern is the name of a part of the model, see `parts`, or a regular expression that matches one or more whole parts of a
+parameter's name between its dots: `layers.[0-3]` means
 `model.layers.2.mlp.up_proj.weight`, and not `model.layers.20.mlp.up_proj.weight`. Of an adapter the parameters are its own, named
 for their layer: `model.layers.2.mlp.up_proj.lora_A.default.weight`.
 
@@ -11,6 +12,7 @@ import re
 from collections.abc import Iterator
 from functools import cache
 
+from posttrain.models import parts
 from posttrain.runtime.errors import nearest
 
 KEYS = ("freeze", "train", "learning_rates")
@@ -43,11 +45,15 @@ def is_meant(pattern: str, names: Names) -> bool:
     >>> is_meant("layers.[0-3]", ("model.layers.20.mlp.up_proj.weight",))
     False
     """
+    if pattern in parts.PARTS:
+        return any(parts.part_of(name) == pattern for name in names)
     return any(_compiled(pattern).search(name) for name in names)
 
 
 def is_trained(spec: dict, names: Names) -> bool:
-    """Whether the parameter of these names is trained: `train` means it, where that is set, and `freeze` does not."""
+    """Whether the parameter of these names is trained: its part is, `train` means it, where that is set, and `freeze` does not."""
+    if parts.part_of(names[0]) not in parts.trained(spec):
+        return False
     requested = patterns(spec, "train")
     frozen = any(is_meant(pattern, names) for pattern in patterns(spec, "freeze"))
     return not frozen and (not requested or any(is_meant(pattern, names) for pattern in requested))
@@ -62,21 +68,25 @@ def refusals(values: dict) -> Iterator[str]:
             except re.error as error:
                 yield f"{key}: '{pattern}' is not a regular expression: {error}"
                 return
-            if not pattern or is_meant(pattern, (ANY,)):
+            if not pattern or (pattern not in parts.PARTS and is_meant(pattern, (ANY,))):
                 yield f"{key}: '{pattern}' matches every parameter; {ADVICE[key]}"
 
 
 def refusal(spec: dict, parameters: list[Names]) -> str | None:
     """Why the patterns of a run cannot be followed, by the names of the parameters that it would train without them."""
+    there = {parts.part_of(names[0]) for names in parameters}
+    missing = next((part for part in spec.get("train_parts") or () if part not in there), None)
+    if missing:
+        return f"train_parts: {spec['method']} finds no {missing} in the model; it has {' and '.join(sorted(there))}"
     for key in KEYS:
         for pattern in patterns(spec, key):
             meant = [is_meant(pattern, names) for names in parameters]
             if not any(meant):
-                parts = {
+                modules = {
                     part for names in parameters for name in names for part in name.split(".") if part.isidentifier()
                 }
                 return (
-                    f"{key}: '{pattern}' matches no parameter that {spec['method']} trains; {nearest(pattern, parts)}"
+                    f"{key}: '{pattern}' matches no parameter that {spec['method']} trains; {nearest(pattern, modules)}"
                 )
             if all(meant):
                 return f"{key}: '{pattern}' matches every parameter that {spec['method']} trains; {ADVICE[key]}"

@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from posttrain.compat.peft_internals import allocator_state, knows_ia3_targets, set_allocator_state
 from posttrain.methods import METHODS
-from posttrain.models import initial_weights, target_modules, token_rows
+from posttrain.models import initial_weights, parts, target_modules, token_rows
 from posttrain.models.bottleneck import BottleneckConfig
 from posttrain.objectives import OBJECTIVES
 from posttrain.runtime import processes
@@ -37,7 +37,7 @@ def peft_config(spec: dict, model: Any, steps: int) -> Any:
     if METHODS[spec["method"]].full:
         return None
     spec = _named_targets(spec, model) if "target_modules" in spec else spec
-    reward = OBJECTIVES[spec["objective"]].reward_model
+    reward = OBJECTIVES[spec["objective"]].scores
     shared = {"task_type": "SEQ_CLS" if reward else "CAUSAL_LM"} | initial_weights.arguments(spec.get("peft_args", {}))
     shared |= token_rows.arguments(spec, model)
     if shared.get(token_rows.KEY):
@@ -64,7 +64,8 @@ def _named_targets(spec: dict, model: Any) -> dict:
         found = _targets(model, spec["target_modules"], spec)
         if "rank" in spec and METHODS[spec["method"]].bounded_rank:
             _check_rank(spec, found)
-        return spec
+        trained = [name for name, _ in found if parts.part_of(name) in parts.trained(spec)]
+        return spec if len(trained) == len(found) else spec | {"target_modules": trained}
     return spec | {"target_modules": all_linear(model, spec)}
 
 

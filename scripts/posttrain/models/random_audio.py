@@ -12,6 +12,7 @@ HOP = 320  # samples from a frame to the next
 MEL_BINS = 40
 SPREAD = 0.1
 TOKENS = ("<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>")
+PART = "<|audio_bos|><|AUDIO|><|audio_eos|>"
 
 
 def qwen2_audio(spec: dict[str, Any], tokenizer: Any) -> tuple[Any, Any]:

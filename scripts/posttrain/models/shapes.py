@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from safetensors import safe_open
 
+from posttrain.models.parts import part_of
 from posttrain.runtime.atomic import read_json
 from posttrain.runtime.errors import UserError
 
@@ -42,7 +43,11 @@ class Model(NamedTuple):
     def matrices(self) -> dict[str, tuple[int, ...]]:
         """The modules of the layers that multiply by a matrix, and its shape; what is `all-linear` to PEFT."""
         weights = {name.removesuffix(".weight"): shape for name, shape in self.shapes.items() if len(shape) == 2}
-        return {name: shape for name, shape in weights.items() if re.search(r"\.\d+\.", name)}
+        return {
+            name: shape
+            for name, shape in weights.items()
+            if re.search(r"\.\d+\.", name) or part_of(name) == "projector"
+        }
 
     @property
     def modules(self) -> set[str]:

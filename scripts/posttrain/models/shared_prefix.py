@@ -39,10 +39,15 @@ ARCHITECTURES = tuple(
 
 
 def can_share(model: Any) -> bool:
-    """Whether the model sees a packed row as it would see it alone: a known architecture without a sliding window."""
+    """Whether the model sees a packed row as it would see it alone: a known architecture of text without a sliding window."""
     config = model.config.get_text_config()
     windowed = getattr(config, "sliding_window", None)
-    return config.model_type in ARCHITECTURES and not windowed and attention_of(config) == "sdpa"
+    return (
+        config is model.config
+        and config.model_type in ARCHITECTURES
+        and not windowed
+        and attention_of(config) == "sdpa"
+    )
 
 
 def pair(rows: list[Row]) -> list[tuple[int, ...]]:

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 from posttrain.methods import METHODS
+from posttrain.models import parts
 from posttrain.objectives import OBJECTIVES
 
 EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
@@ -52,10 +53,12 @@ def left_out(spec: dict, matrices: dict[str, Shape], modules: Collection[str], c
     """
     mixture, modules, reasons = is_mixture(config), set(modules), {}
     for name, shape in matrices.items():
-        parts = name.split(".")
-        if mixture and ROUTERS & set(parts):
+        names = name.split(".")
+        if (part := parts.part_of(name)) not in parts.trained(spec):
+            reasons[name] = f"{part}, which is not among train_parts"
+        elif mixture and ROUTERS & set(names):
             reasons[name] = "routers"
-        elif mixture and ("experts" in parts or parts[-1] in EXPERTS):
+        elif mixture and ("experts" in names or names[-1] in EXPERTS):
             reasons[name] = "experts"
         elif is_read_past(name, modules):
             reasons[name] = "what fused Mamba kernels read without an adapter"

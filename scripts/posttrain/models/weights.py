@@ -5,6 +5,7 @@ Both end in new files. The weights of a local base are hard links to the user's 
 
 import tempfile
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def dequantise(folder: Path, name: str) -> None:
             "take the model as it was before, or one that bitsandbytes or mxfp4 quantised",
         )
     model = _plain(_load_quantised(folder, scheme, name))
-    _replace_weights(model, folder)
+    replace(model, folder)
     say(f"{name}: the weights were quantised by {scheme}; they are computed back to {_name(model.dtype)}")
 
 
@@ -101,7 +102,7 @@ def _load(folder: Path, name: str, **options: Any) -> Any:
         ) from None
 
 
-def _replace_weights(model: Any, folder: Path) -> None:
+def replace(model: Any, folder: Path) -> None:
     """Put a model's weights and config.json in the place of the folder's; its other files stay."""
     from transformers import GenerationConfig
 
@@ -123,8 +124,8 @@ def _name(dtype: Any) -> str:
 # ---- new tokens
 
 
-def add_tokens(folder: Path, tokens: list[str], name: str) -> None:
-    """Add tokens to the tokenizer, with embeddings that start as the mean of those of their pieces.
+def add_tokens(folder: Path, special: list[str], name: str, words: Sequence[str] = ()) -> None:
+    """Add tokens to the tokenizer, with embeddings that start as the mean of those of their pieces (Gee et al. 2022).
 
     config.json gets `new_tokens`, their ids: lora and qlora train these rows (see token_rows.py). Tokens that the tokenizer has
     and the embedding does not, because somebody has added them there alone, get their embeddings here too.
@@ -135,17 +136,18 @@ def add_tokens(folder: Path, tokens: list[str], name: str) -> None:
     import torch
     from transformers import AddedToken
 
+    tokens = [*special, *words]
     tokenizer, rows = load_tokenizer(folder, name), embeddings(folder)
     known = [token for token in tokens if tokenizer.get_vocab().get(token, rows) < rows]
     if known:
         raise UserError(
             "token-without-embedding",
             f"base {name}",
-            f"new_tokens: the tokenizer has '{known[0]}' already, with an embedding",
+            f"{'new_tokens' if known[0] in special else 'new_words'}: the tokenizer has '{known[0]}' already, with an embedding",
             "take it out of the list",
         )
     pieces = {token: _pieces(tokenizer, token, rows) for token in _without_embedding(tokenizer, rows, tokens)}
-    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in tokens])
+    tokenizer.add_tokens([AddedToken(token, special=token in special, normalized=False) for token in tokens])
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in pieces}
     model = _load(folder, name)
     size = max(rows, *(i + 1 for i in ids.values()))
@@ -161,10 +163,10 @@ def add_tokens(folder: Path, tokens: list[str], name: str) -> None:
         raise UserError(
             "unsupported-model",
             f"base {name}",
-            f"new_tokens: a {type(model).__name__} cannot be given more tokens",
+            f"{'new_tokens' if special else 'new_words'}: a {type(model).__name__} cannot be given more tokens",
             "take them out",
         )
-    _replace_weights(model, folder)
+    replace(model, folder)
     tokenizer.save_pretrained(folder)
     chosen = sorted(ids[token] for token in tokens)
     write_json(folder / "config.json", read_json(folder / "config.json") | {"new_tokens": chosen})

@@ -1,5 +1,7 @@
 """The model that a base is, before it is built as well: what its files, its config.json or its configuration say of its shapes."""
 
+import math
+import re
 from pathlib import Path
 
 from posttrain.config.bases import RandomBase
@@ -26,6 +28,8 @@ def model(project: Project, base: str) -> Model | None:
         return _read(folder)
     if table.source == "random":
         return _in_float32(_of_random(table))
+    if table.source == "pruned":
+        return _pruned(model(project, table.of), table.drop)
     if table.source == "wheel":
         shape = OF_WHEELS.get(table.package.partition("==")[0])
         return _in_float32(shape) if shape else None
@@ -33,6 +37,27 @@ def model(project: Project, base: str) -> Model | None:
         return shapes.model_of(project.folder / table.path if table.source == "path" else table.model)
     except UserError:  # told by the stage that reads it
         return None
+
+
+def _pruned(whole: Model | None, drop: int | list[int]) -> Model | None:
+    """A model without some of its layers, which are taken to be alike."""
+    count = drop if isinstance(drop, int) else len(drop)
+    if whole is None or count >= whole.layers:
+        return None
+    left = whole.layers - count
+    shapes = {name: shape for name, shape in whole.shapes.items() if (layer(name) or 0) < left}
+    size = sum(map(math.prod, shapes.values()))
+    return whole._replace(shapes=shapes, layers=left, bytes=round(whole.bytes * size / whole.parameters))
+
+
+def layer(name: str) -> int | None:
+    """The number of the layer that a parameter is in; None outside of the layers.
+
+    >>> layer("model.layers.7.mlp.up_proj.weight"), layer("model.norm.weight")
+    (7, None)
+    """
+    found = re.search(r"\.(\d+)\.", name)
+    return int(found[1]) if found else None
 
 
 def _read(folder: Path) -> Model | None:

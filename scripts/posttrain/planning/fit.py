@@ -56,6 +56,8 @@ def spec_of(keys: dict[str, Any]) -> dict[str, Any]:
     run = {"from": "base", "data": "rows", "objective": "sft"} | keys
     if OBJECTIVES.get(run["objective"]) and OBJECTIVES[run["objective"]].on_policy:
         run = {"reward": {"function": "answer_format"}} | run
+    if OBJECTIVES.get(run["objective"]) and OBJECTIVES[run["objective"]].teacher:
+        run = {"teacher": "base"} | run
     base = {"source": "hub", "model": "organisation/model", "revision": "main"}
     rows = {"hub": "organisation/rows", "revision": "main"}
     return json.loads(Project({"bases": {"base": base}, "datasets": {"rows": rows}, "runs": {"run": run}}).spec("run"))

@@ -90,9 +90,11 @@ class Sizes:
 
     def memory(self, name: str, spec: dict[str, Any], *asked: Any) -> float:
         """Bytes of a training, by `memory_estimate.estimate`, whose further arguments these are; looked up once as well."""
+        teacher = self.project.run(name).teacher
         key = self.base(name), _of_size(spec), asked
         if key not in self._memory:
-            self._memory[key] = estimate(spec, self.model(self.base(name)), *asked)["total"]
+            taught = self.model(self.base(teacher)) if teacher else None
+            self._memory[key] = estimate(spec, self.model(self.base(name)), *asked, teacher=taught)["total"]
         return self._memory[key]
 
     def _model(self, base: str) -> Model | None:
@@ -120,6 +122,8 @@ class Sizes:
             return Rows(train, sum(rows.validation for rows, _ in parts), parts[0][0].characters, False)
         if table.from_:
             whole = self.rows(table.from_)
+            if table.generated:
+                return whole._replace(known=False)
             return whole._replace(train=whole.train / 2, known=False)
         unknown = Rows(ASSUMED_ROWS, ASSUMED_ROWS * TENTH, ASSUMED_TOKENS * CHARACTERS_A_TOKEN, False)
         if not table.path:

@@ -21,10 +21,11 @@ PROCESS = 250 * MB  # of a stage without a model, its libraries imported
 WITH_TORCH = 480 * MB
 # Copies of the model, in float32, that a stage holds at once: largest processes of the demo over its 538 MB, the libraries left out.
 COPIES = {
-    **dict.fromkeys(("base", "merge", "eval", "predict", "judge", "select", "export_reference"), 2.0),
-    **{"logprobs": 2.5, "export": 2.0, "prove_export": 3.0},
+    **dict.fromkeys(("base", "prune", "merge", "eval", "predict", "judge", "select", "export_reference"), 2.0),
+    **{"logprobs": 2.5, "topk": 2.5, "export": 2.0, "prove_export": 3.0},
 }
 TOKEN_ON_DISK, TEXT_ON_DISK, SMALL = 3.0, 0.5, 1e5  # bytes of a token, of a character, of a stage's small files
+TOP_ON_DISK = 6.0  # bytes of a token that a teacher finds likely and of its log-probability, compressed
 MOMENTS = 3  # a checkpoint has the trained weights and AdamW's two moments
 
 
@@ -85,6 +86,12 @@ def disk(sizes: Sizes, rule: str, job: str) -> tuple[float, float] | None:
         return _of_rows(sizes, rule, name), 0
     if rule == "logprobs":
         return SMALL, 0
+    if rule == "topk":
+        model, rest = name.partition("/")[0], name.partition("/")[2]
+        settings = dict(part.split("=") for part in rest.split(",")[1:] if "=" in part)
+        tokens = sizes.tokens_of(model, rest.partition(",")[0], int(settings["max_length"]))
+        stored = tokens.mean * tokens.trained * (tokens.train + tokens.validation)
+        return SMALL + TOP_ON_DISK * int(settings["k"]) * stored, 0
     if rule in OBJECTIVES or kind == work.COPY:
         model = sizes.model(sizes.base(name.partition("/")[0]))
         return _of_model(sizes, rule, name, model) if model else None
@@ -105,7 +112,7 @@ def _of_rows(sizes: Sizes, rule: str, name: str) -> float:
 
 
 def _of_model(sizes: Sizes, rule: str, name: str, model: Model) -> tuple[float, float]:
-    if rule == "base":
+    if rule in ("base", "prune"):
         linked = sizes.project.config.bases[name].source == "path"
         return (0 if linked else model.bytes), 0
     run = name.partition("/")[0]

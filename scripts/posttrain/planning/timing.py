@@ -15,9 +15,28 @@ from posttrain.planning.work import COPY, ROWS, SCORE, TRAIN, Work
 # Seconds that a job takes however little it has to do, its libraries being there already (runtime/fork_server.py): medians of
 # the demo and of config/test/tiny.yaml on two cores, `python bench/plan.py`.
 START = dict.fromkeys(OBJECTIVES, 5.0) | {
-    **{"base": 12.0, "data": 1.5, "mix": 1.0, "overlap": 1.0, "data_report": 2.0},
-    **{"tokens": 1.0, "preflight": 2.0, "logprobs": 2.0, "select": 4.0, "merge": 3.0, "eval": 2.0, "loss": 1.0},
-    **{"export": 3.0, "export_reference": 4.0, "prove_export": 8.0, "export_table": 1.0, "predict": 3.0, "judge": 3.0},
+    **{"base": 12.0, "prune": 8.0, "data": 1.5, "mix": 1.0, "overlap": 1.0, "data_report": 2.0},
+    **{
+        "tokens": 1.0,
+        "preflight": 2.0,
+        "logprobs": 2.0,
+        "topk": 2.0,
+        "generate": 1.0,
+        "select": 4.0,
+        "merge": 3.0,
+        "eval": 2.0,
+        "loss": 1.0,
+    },
+    **{
+        "topk": 2.0,
+        "generate": 1.0,
+        "export": 3.0,
+        "export_reference": 4.0,
+        "prove_export": 8.0,
+        "export_table": 1.0,
+        "predict": 3.0,
+        "judge": 3.0,
+    },
     **{"sweep": 4.0, "report": 4.0, "card": 1.0, "rating_page": 1.0, "ratings": 1.0},
 }
 OTHER_START = 2.0

@@ -23,9 +23,11 @@ MEASURED_BY_SAFETY = 60  # prompts that the project ships
 # What a rule's time is proportional to.
 TRAIN, SCORE, COPY, ROWS, NOTHING = "train", "score", "copy", "rows", "nothing"
 KINDS = dict.fromkeys(OBJECTIVES, TRAIN) | {
-    **dict.fromkeys(("logprobs", "select", "eval", "prove_export", "export_reference", "predict", "judge"), SCORE),
-    **dict.fromkeys(("base", "merge", "export"), COPY),
-    **dict.fromkeys(("data", "mix", "overlap", "tokens", "data_report"), ROWS),
+    **dict.fromkeys(
+        ("logprobs", "topk", "select", "eval", "prove_export", "export_reference", "predict", "judge"), SCORE
+    ),
+    **dict.fromkeys(("base", "prune", "merge", "export"), COPY),
+    **dict.fromkeys(("data", "mix", "generate", "overlap", "tokens", "data_report"), ROWS),
 }
 
 
@@ -105,7 +107,19 @@ def _training(sizes: Sizes, name: str, spec: dict[str, Any]) -> Work:
     amount = (seen + STEP * passes) * (
         a_token(model, spec, sizes.trained(name, spec)) + (2 * model.parameters if reference else 0)
     )
+    if row.teacher:
+        amount += _taught(sizes, name, spec, model, seen + STEP * passes)
     return Work(TRAIN, amount, tokens.known)
+
+
+def _taught(sizes: Sizes, name: str, spec: dict[str, Any], model: Model, seen: float) -> float:
+    """What a teacher that is there reads, and the completions that the model samples on the way."""
+    if spec.get("teacher_top_k"):
+        return 0
+    teacher = sizes.parameters(sizes.project.run(name).teacher) or model.parameters
+    number, rows = steps(spec, sizes.of_run(name).train)
+    new = spec.get("max_new_tokens", 0) * spec.get("on_policy_share", 0)
+    return 2 * teacher * seen + 2 * model.parameters * (rows * new + STEP * new * number * spec["accumulation"])
 
 
 def _on_policy(sizes: Sizes, name: str, spec: dict[str, Any], model: Model) -> Work:
@@ -150,6 +164,10 @@ def _scored(sizes: Sizes, rule: str, model: str, rest: str) -> tuple[float, bool
         length = int(rest.split("max_length=")[1].split(",")[0].removesuffix(".parquet"))
         tokens = sizes.tokens_of(model, rest.partition(",")[0], length)
         return 2 * tokens.mean * tokens.train, tokens.known
+    if rule == "topk":
+        length = int(rest.split("max_length=")[1].split(",")[0])
+        tokens = sizes.tokens_of(model, rest.partition(",")[0], length)
+        return tokens.mean * (tokens.train + tokens.validation), tokens.known
     if rule == "predict":
         tokens = sizes.tokens_of(model, rest, table.max_length)
         asked = project.config.predictions

@@ -9,7 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from posttrain.preflight import data_checks, evaluation_checks, settings_checks, token_checks
+from posttrain.preflight import (
+    data_checks,
+    environment_checks,
+    evaluation_checks,
+    settings_checks,
+    token_checks,
+    tool_checks,
+)
 from posttrain.preflight.findings import Finding
 
 if TYPE_CHECKING:
@@ -34,6 +41,7 @@ CHECKS: dict[str, Check] = {
     "chosen_is_rejected": Check(token_checks.chosen_is_rejected, of_tokens=True),
     "repeated_rows": Check(token_checks.repeated_rows, of_tokens=True),
     "truncation": Check(token_checks.truncation, of_tokens=True),
+    "classes": Check(token_checks.classes, of_tokens=True, refused_again=True),
     "double_bos": Check(token_checks.double_bos),
     "pad_token": Check(token_checks.pad_token),
     "embeddings": Check(token_checks.embeddings),
@@ -45,15 +53,18 @@ CHECKS: dict[str, Check] = {
     "missing_bos": Check(data_checks.missing_bos),
     "chat_template": Check(data_checks.chat_template),
     "template_drops": Check(data_checks.template_drops),
+    "tool_results": Check(tool_checks.tool_results, of_tokens=True),
     "system_prompt": Check(data_checks.system_prompt),
     "dropped_thoughts": Check(data_checks.dropped_thoughts),
     "packing": Check(settings_checks.packing),
     "architecture": Check(settings_checks.architecture),
     "target_modules": Check(settings_checks.target_modules, refused_again=True),
     "patterns": Check(settings_checks.patterns, refused_again=True),
+    "teacher": Check(settings_checks.teacher, refused_again=True),
     "learning_rate": Check(settings_checks.learning_rate),
     "rank": Check(settings_checks.rank),
     "memory": Check(settings_checks.memory),
+    "environment": Check(environment_checks.environment, refused_again=True),
     "licence": Check(data_checks.licence),
     "held_out": Check(evaluation_checks.held_out),
     "evaluation": Check(evaluation_checks.evaluation),

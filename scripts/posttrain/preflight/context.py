@@ -63,7 +63,13 @@ def build_context(
         use=facts["use"],
         example=example,
         leaks=partial(leaks, train),
+        encoded=partial(token_scan.of_rows, tokens / "train.parquet" if tokens else None),
         evaluation=evaluation or {},
+        base=facts.get("base", ""),
+        teachers=facts.get("teachers", []),
+        teacher=(load_tokenizer(Path(facts["teacher"])), shapes.read_model(Path(facts["teacher"])))
+        if facts.get("teacher")
+        else None,
         measured=measured_rows.read(options.measured, evaluation or {}),
         judges={suite: load_tokenizer(Path(model)) for suite, model in facts.get("judges", {}).items()},
     )

@@ -1,9 +1,8 @@
 """Checks of the rows, of what the chat template makes of them, and of licences."""
 
-import json
-import re
 from typing import TYPE_CHECKING
 
+from posttrain.data import left_out
 from posttrain.data.dataset_types import DATASET_TYPES
 from posttrain.preflight.findings import Finding, share
 
@@ -76,7 +75,7 @@ def template_drops(run: "RunContext") -> Finding | None:
 
     lost: dict[str, list[tuple[dict, str]]] = {}
     for row, turns, text in run.texts:
-        for kind in [*_lost(turns, text), *_lost_tools(row.get("tools"), text)]:
+        for kind in left_out.left_out(turns, row.get("tools"), text):
             lost.setdefault(kind, []).append((row, text))
     if not lost:
         return None
@@ -87,35 +86,9 @@ def template_drops(run: "RunContext") -> Finding | None:
     return Finding(
         "error",
         f"the base's chat template leaves out {kind} in {share(len(cases), len(run.texts))} of the sampled conversations{also}; "
-        "give the base a template that knows it with `chat_template:`, or take it out of the rows",
+        f"{left_out.advice([kind])}, or take it out of the rows",
         f"{row['place']}:\n{elided(text)}",
     )
-
-
-def _lost(turns: list[dict], text: str) -> list[str]:
-    """What a template has left out of a conversation."""
-    flat, lost = " ".join(text.split()), []
-    for number, turn in enumerate(turns):
-        said = turn["content"] or ""
-        if number < len(turns) - 1:  # templates of reasoning models take earlier thoughts out, as they are meant to
-            said = re.sub(r"<think>.*?</think>", "", said, flags=re.DOTALL)
-        if not all(_stands_in(flat, part) for part in re.split("</?think>", said)):
-            lost.append(f"what the {turn['role']} says")
-        calls = json.loads(turn["tool_calls"]) if turn.get("tool_calls") else []
-        if any(call.get("function", call)["name"] not in text for call in calls):
-            lost.append("the name of a called function")
-    return list(dict.fromkeys(lost))
-
-
-def _stands_in(flat: str, said: str) -> bool:
-    """Whether a text has what is said, as it is or as JSON, whatever its white space."""
-    forms = (said, *(json.dumps(said, ensure_ascii=ascii)[1:-1] for ascii in (True, False)))
-    return any(" ".join(form.split()) in flat for form in forms)
-
-
-def _lost_tools(tools: str | None, text: str) -> list[str]:
-    names = [tool.get("function", tool).get("name") for tool in json.loads(tools)] if tools else []
-    return ["the functions that may be called (tools)"] if any(name and name not in text for name in names) else []
 
 
 def system_prompt(run: "RunContext") -> Finding | None:
@@ -140,7 +113,9 @@ def system_prompt(run: "RunContext") -> Finding | None:
 def dropped_thoughts(run: "RunContext") -> Finding | None:
     """What the assistant thought (`reasoning_content`) is in the text that is trained."""
     thinks = [(row, turns[-1], text) for row, turns, text in run.texts if turns[-1].get("reasoning_content")]
-    lost = [row for row, turn, text in thinks if not _stands_in(" ".join(text.split()), turn["reasoning_content"])]
+    lost = [
+        row for row, turn, text in thinks if not left_out.stands_in(" ".join(text.split()), turn["reasoning_content"])
+    ]
     if not lost:
         return None if thinks else Finding("skipped", "no answer has reasoning_content")
     return Finding(
@@ -152,7 +127,7 @@ def dropped_thoughts(run: "RunContext") -> Finding | None:
 
 def licence(run: "RunContext") -> Finding | None:
     """The licences of everything that the model is made of allow its use."""
-    from posttrain.data.licences import forbids, is_known
+    from posttrain.data.licences import forbids, forbids_teaching, is_known
 
     forbidding = [part for part, name in run.licences.items() if forbids(name, run.use)]
     if forbidding:
@@ -160,6 +135,11 @@ def licence(run: "RunContext") -> Finding | None:
         chain = " -> ".join([part, *run.chains[part]])
         text = f"{chain}: the licence of {part}, {run.licences[part]}, forbids use: {run.use}; replace {part}, or write use: research"
         return Finding("error", text)
+    own = run.licences.get(f"bases.{run.base}")
+    for part in run.teachers:
+        if forbids_teaching(run.licences.get(f"bases.{part}"), own):
+            text = f"the licence of bases.{part}, {run.licences[f'bases.{part}']}, forbids to train other models on what it says; "
+            return Finding("error", text + "take another teacher, or a student that is made of it")
     unstated = [part for part, name in run.licences.items() if not name]
     strange = [f"{part} ({name})" for part, name in run.licences.items() if name and not is_known(name)]
     told = [f"{', '.join(unstated)} has no licence that is stated"] if unstated else []

@@ -29,7 +29,10 @@ def rows_finding(run: "RunContext", wrong: Callable[["Side"], Any], what: str, a
 
 def any_side(run: "RunContext", wrong: Callable[["Side"], Any]) -> Any:
     """(rows,) whether one side or another is wrong."""
-    return functools.reduce(lambda a, b: a | b, map(wrong, run.tokens.sides.values()))
+    import numpy as np
+
+    nowhere = np.zeros(len(run.tokens.digest), bool)  # of texts with a class no token is trained
+    return functools.reduce(lambda a, b: a | b, map(wrong, run.tokens.sides.values()), nowhere)
 
 
 def finding(run: "RunContext", wrong: Any, what: str, always: bool = False) -> Finding | None:

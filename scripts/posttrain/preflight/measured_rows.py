@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from posttrain.data import dataset_types, splits, thoughts
-from posttrain.metrics import tool_calls
+from posttrain.metrics import text_metrics, tool_calls
 from posttrain.objectives import OBJECTIVES
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ def names(evaluation: dict[str, Any]) -> list[str]:
 def read(folders: Iterable[Path], evaluation: dict[str, Any]) -> dict[str, Report]:
     """The data.json of each dataset that an evaluation measures on, by name, with what its suites need to know of the rows.
 
-    That is `shots`, worked examples for a suite with shots, and `calls`, held-out rows for a suite that compares tool calls.
+    That is `shots`, worked examples for a suite with shots, `calls`, held-out rows for a suite that compares tool calls, and
+    for each metric that has a value for some rows only, by its name, the rows for which it has one.
 
     Args:
         folders: those of the datasets.
@@ -43,6 +44,9 @@ def read(folders: Iterable[Path], evaluation: dict[str, Any]) -> dict[str, Repor
         if not TOOL_METRICS.isdisjoint(suite.get("metrics", ())):
             name = suite["data"]["name"]
             found[name] = found[name] | {"calls": rows_with_calls(folder_of[name] / "validation.parquet")}
+        if some := set(text_metrics.OF_SOME).intersection(suite.get("metrics", ())):
+            name = suite["data"]["name"]
+            found[name] = found[name] | rows_of(sorted(some), folder_of[name] / "validation.parquet")
     return found
 
 
@@ -72,6 +76,22 @@ def rows_with_calls(file: Path) -> int:
     return sum(bool(tool_calls.calls(thoughts.answer(text))) for text in texts)
 
 
+def rows_of(metrics: list[str], file: Path) -> dict[str, int]:
+    """For each of some metrics, the number of rows for which it has a value."""
+    from posttrain.data.rows import batches, without_nulls
+
+    counts = dict.fromkeys(metrics, 0)
+    for batch in batches(file, 4096):
+        for row in without_nulls(batch.to_pylist()):
+            kind = dataset_types.of(row)
+            answer = next(iter(kind.answers(row)), None)
+            if answer:
+                text = thoughts.answer(tool_calls.message_text(answer[-1]))
+                (found,) = text_metrics.score(metrics, [text], [text], None, [kind.prompt(row)])
+                counts |= {name: counts[name] + 1 for name in found}
+    return counts
+
+
 def errors(run: "RunContext") -> list[str]:
     """What would end the evaluation in an error, or leave a suite without a number, once the training is paid for."""
     found = []
@@ -97,6 +117,11 @@ def errors(run: "RunContext") -> list[str]:
                 f"{place}.metrics: {', '.join(sorted(TOOL_METRICS & {*suite['metrics']}))} compare tool calls, and no held-out row "
                 f"of {dataset} has one; docs/evaluation.md says which forms are read"
             )
+        empty = [name for name in text_metrics.OF_SOME if name in suite.get("metrics", ()) and data.get(name) == 0]
+        if empty:
+            found.append(
+                f"{place}.metrics: {', '.join(empty)}: no held-out row of {dataset} is of that kind; remove it"
+            )
     return found
 
 
@@ -105,7 +130,9 @@ def unmeasured(run: "RunContext") -> list[str]:
     measured = {
         data["name"]: run.measured[data["name"]] for data in run.evaluation["data"] if data["name"] in run.measured
     }
-    suites = ("preference",) if OBJECTIVES[run.spec["objective"]].reward_model else ("perplexity", "preference")
+    objective = OBJECTIVES[run.spec["objective"]]
+    suites = ("classes",) if objective.classifier else ("preference",)
+    suites = suites if objective.scores else ("perplexity", "preference")
     fitting = dataset_types.for_suites(*suites)
     nowhere = all(data["shape"] not in fitting for data in measured.values())
     found = []

@@ -46,12 +46,20 @@ class RunContext:
     """place and text of a row of tokens"""
     leaks: Callable[[], tuple[int, str | None]]
     """rows whose answer stands in their prompt, and the place of the first"""
+    encoded: Callable[[set[str]], dict[str, list[Row]]] = lambda ids: {}
+    """the rows of tokens of some normalised rows, by their id; none where the objective is on-policy"""
     hardware: Hardware = ALONE
     """the processes that will share the training"""
     evaluation: dict[str, Any] = field(default_factory=dict)
     """the spec of the run's evaluation"""
     judges: dict[str, Any] = field(default_factory=dict)
     """of each reward suite whose judge has another base: that base's tokenizer"""
+    base: str = ""
+    """the base that the run descends from; of a pruned one, the whole"""
+    teachers: list[str] = field(default_factory=list)
+    """bases of the models that the run and its parents learn from"""
+    teacher: tuple[Any, Model] | None = None
+    """tokenizer and shapes of the base of the run's own teacher"""
     measured: dict[str, dict[str, Any]] = field(default_factory=dict)
     """data.json of each dataset that is measured on, see measured_rows.read"""
 

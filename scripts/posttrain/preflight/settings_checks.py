@@ -40,7 +40,7 @@ def architecture(run: "RunContext") -> Finding | None:
     from posttrain.models import target_modules
 
     kind = run.model.config.get("model_type", "")
-    if OBJECTIVES[run.spec["objective"]].reward_model and not has_classifier(kind):
+    if OBJECTIVES[run.spec["objective"]].scores and not has_classifier(kind):
         return Finding(
             "error",
             f"transformers has no model of the type {kind} that gives a sequence one score, as a reward model does; write "
@@ -114,11 +114,29 @@ def learning_rate(run: "RunContext") -> Finding | None:
     return Finding("warning", f"learning_rate {given:.3g} is {what}; {usual}")
 
 
+def teacher(run: "RunContext") -> Finding | None:
+    """The teacher's tokens mean what the model's do, and it is another model."""
+    from posttrain.data.vocabularies import HINT, difference
+
+    if run.teacher is None:
+        return Finding("skipped", "the run learns from no other model's distributions")
+    said, name = run.spec["teacher"], run.spec["teacher"]["name"]
+    if why := difference(run.tokenizer, run.teacher[0], [text for _, _, text in run.texts]):
+        return Finding("error", f"{name} cannot teach {run.spec['from']['name']}: {why}; {HINT}")
+    if said == run.spec["from"]:
+        text = f"{name} is both the teacher and the model that training starts from, which has nothing to learn from itself"
+        return Finding("warning", f"{text}; write another teacher, or a smaller model under from")
+    if run.teacher[1].parameters < run.model.parameters:
+        sizes = f"{run.teacher[1].parameters:,} parameters, and the model {run.model.parameters:,}"
+        return Finding("warning", f"the teacher is the smaller model: {name} has {sizes}")
+    return None
+
+
 def patterns(run: "RunContext") -> Finding | None:
     """The patterns of `freeze`, `train` and `learning_rates` match parameters, and leave some to train."""
     from posttrain.models import foreseen_parameters, parameter_patterns
 
-    if not any(run.spec.get(key) for key in parameter_patterns.KEYS):
+    if not any(run.spec.get(key) for key in ("train_parts", *parameter_patterns.KEYS)):
         return Finding("skipped", "no parameter is named")
     why = parameter_patterns.refusal(run.spec, foreseen_parameters.foreseen(run.spec, run.model))
     return Finding("error", why) if why else None
@@ -164,7 +182,8 @@ def needed(run: "RunContext", spec: dict, strategy: str | None = None) -> dict[s
     )
     hardware = run.hardware._replace(strategy=strategy or run.hardware.strategy)
     longest = spec["max_length"] if spec.get("packing") else min(run.longest, spec["max_length"])
-    return estimate(spec, run.model, longest, share, run.memory.device, bf16, hardware)
+    teacher = run.teacher and run.teacher[1]
+    return estimate(spec, run.model, longest, share, run.memory.device, bf16, hardware, teacher=teacher)
 
 
 def _what_fits(run: "RunContext") -> str:

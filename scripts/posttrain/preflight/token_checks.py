@@ -14,6 +14,7 @@ MAX_LOST = (
     0.05  # share of rows without a trained token left, or of prompts without room for a completion, that is a warning
 )
 MAX_CUT = 0.25  # share of rows cut at max_length that is a warning
+FEWEST_OF_A_CLASS, MAX_IMBALANCE = 8, 10  # rows of a class, and how many times as many another may have
 NOTED = 0.01  # share from which cut and repeated rows are mentioned
 MAX_REPEATED = 0.1  # share of a dataset's rows that repeat others, above which its source should be looked at
 
@@ -147,6 +148,30 @@ def prompt_length(run: "RunContext") -> Finding | None:
         f"{share(len(long), len(run.prompts))} of the prompts have more than max_length - max_new_tokens = {room} tokens and are "
         f"left out; write max_length: {max(long) + run.spec['max_new_tokens']}",
     )
+
+
+def classes(run: "RunContext") -> Finding | None:
+    """There are several classes, each with rows to learn it from, and held-out rows have no other."""
+    if not OBJECTIVES[run.spec["objective"]].classifier:
+        return Finding("skipped", "the rows have no classes")
+    train, held_out = (run.token_report[split].get("classes", {}) for split in ("train", "validation"))
+    if len(train) < 2:
+        return Finding(
+            "error", f"all rows have the label {', '.join(train)}; a classifier needs rows of two classes at least"
+        )
+    if unknown := sorted(held_out.keys() - train.keys()):
+        return Finding(
+            "error",
+            f"held-out rows have the label {unknown[0]}, which no training row has; write another `validation:`",
+        )
+    rarest, most = (choose(sorted(train), key=train.get) for choose in (min, max))
+    if train[rarest] < FEWEST_OF_A_CLASS or train[most] > MAX_IMBALANCE * train[rarest]:
+        return Finding(
+            "warning",
+            f"{rarest} has {train[rarest]} rows and {most} {train[most]}; compare macro_f1, in which each class weighs the same, and "
+            "add rows of the rare ones",
+        )
+    return None
 
 
 def pad_token(run: "RunContext") -> Finding | None:

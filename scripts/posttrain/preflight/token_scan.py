@@ -7,10 +7,11 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from zlib import crc32
 
 import numpy as np
 
-from posttrain.data.dataset_types import DATASET_TYPES
+from posttrain.data.dataset_types import DATASET_TYPES, MEDIA
 from posttrain.data.encoding import IGNORED
 from posttrain.data.messages import Row
 from posttrain.data.rows import batches, without_nulls
@@ -79,6 +80,9 @@ def _measure(batch: Any, blanks: "_Blanks", max_length: int) -> Tokens:
     digest = _digest(ids, bounds)
     for side in sides.values():
         digest = digest * _FACTOR + side.digest
+    for name in set(MEDIA).intersection(batch.schema.names):  # of many pictures or sounds the same is asked
+        files = [crc32(repr(names).encode()) for names in batch[name].to_pylist()]
+        digest = digest * _FACTOR + np.array(files, digest.dtype)
     present = [np.flatnonzero(np.bincount(values)) for name, (values, _) in columns.items() if name != "labels"]
     return Tokens(batch["length"].to_numpy(), doubled, digest, np.unique(np.concatenate(present)), sides)
 
@@ -145,6 +149,16 @@ def row(file: Path, number: int) -> Row:
     return batch.take(at).to_pylist()[0]
 
 
+def of_rows(file: Path | None, ids: set[str]) -> dict[str, list[Row]]:
+    """The rows of tokens of some normalised rows, by the id of these; none of a file that is not there."""
+    found: dict[str, list[Row]] = {}
+    for batch in batches(file, BATCH) if file else ():
+        own = [name.partition(".")[0] for name in batch["id"].to_pylist()]
+        for at in (at for at, name in enumerate(own) if name in ids):
+            found.setdefault(own[at], []).append(batch.slice(at, 1).to_pylist()[0])
+    return found
+
+
 def _taken(file: Path, wanted: np.ndarray) -> Iterator[tuple[Any, np.ndarray]]:
     """The batches that hold rows of these sorted numbers, and where in them."""
     start = 0
@@ -169,6 +183,8 @@ def place(file: Path, id: str) -> str:
 
 def marked(tokenizer: Any, tokens: Row) -> str:
     """The text of a row of tokens, what is trained between ⟦ and ⟧, the middle of long pieces left out."""
+    if "label" in tokens and "input_ids" in tokens:
+        return f"{elided(tokenizer.decode(tokens['input_ids']))} ⟦{tokens['label']}⟧"
     if "input_ids" in tokens:
         return _pieces(tokenizer, tokens["input_ids"], tokens["labels"])
     prompt = tokens["prompt_ids"]

@@ -21,6 +21,7 @@ from posttrain.workflow.project import Project
 # What a rule does to a result. Every objective trains.
 DONE = {
     "base": "built",
+    "prune": "pruned",
     "data": "read",
     "mix": "mixed",
     "select": "selected",
@@ -28,6 +29,8 @@ DONE = {
     "tokens": "tokenised",
     "preflight": "checked",
     "logprobs": "scored as a reference",
+    "topk": "scored by a teacher",
+    "generate": "completed by a model",
     "merge": "merged",
     "eval": "evaluated",
     "export": "exported",

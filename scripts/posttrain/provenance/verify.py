@@ -132,7 +132,7 @@ def data_of(project: Project, name: str) -> list[str]:
     """The datasets that a model is trained on, each after those that it is made of."""
     if name in project.config.bases:
         base = project.config.bases[name]
-        return [base.text] if base.source == "random" else []
+        return [getattr(base, key) for key in ("text", "data") if getattr(base, key, None)]
     dataset = project.run(name).run.data
     table = project.config.datasets[dataset]
     return [*([table.from_] if table.from_ else table.mix or ()), dataset]

@@ -38,6 +38,13 @@ inputs = tokenizer.apply_chat_template(messages, return_tensors="pt", return_dic
 print(model(**inputs).logits[0, 0].item())
 ```
 """
+CLASSIFY = """```python
+from transformers import pipeline
+
+classify = pipeline("text-classification", model="{place}")
+print(classify("..."))
+```
+"""
 KEPT_APART = """What was trained cannot be merged, so this folder holds an adapter and, in `base/`, the model that it belongs to:
 
 ```python
@@ -86,7 +93,7 @@ def front(spec: dict[str, Any]) -> dict[str, Any]:
     """The front matter that follows from what was trained and how: library, task and tags."""
     return {
         "library_name": "transformers" if METHODS[spec["method"]].mergeable else "peft",
-        "pipeline_tag": "text-classification" if OBJECTIVES[spec["objective"]].reward_model else "text-generation",
+        "pipeline_tag": "text-classification" if OBJECTIVES[spec["objective"]].scores else "text-generation",
         "tags": ["posttrain", spec["objective"], spec["method"]],
     }
 
@@ -94,7 +101,8 @@ def front(spec: dict[str, Any]) -> dict[str, Any]:
 def sentence(spec: dict[str, Any]) -> str:
     """What was trained from what on what."""
     start, data = spec["from"]["name"], spec["data"]["name"]
-    return f"{spec['objective'].upper()} ({spec['method']}) of `{start}` on the dataset `{data}`, made with posttrain."
+    teacher = f" from the teacher `{spec['teacher']['name']}`" if "teacher" in spec else ""
+    return f"{spec['objective'].upper()} ({spec['method']}) of `{start}`{teacher} on the dataset `{data}`, made with posttrain."
 
 
 def usage(spec: dict[str, Any], place: str = "FOLDER") -> str:
@@ -103,9 +111,10 @@ def usage(spec: dict[str, Any], place: str = "FOLDER") -> str:
     Args:
         place: the folder, or the id on the hub.
     """
-    reward, method = OBJECTIVES[spec["objective"]].reward_model, METHODS[spec["method"]]
+    reward, method = OBJECTIVES[spec["objective"]].scores, METHODS[spec["method"]]
     if method.mergeable:
-        return (SCORE if reward else GENERATE).format(place=place)
+        classifier = OBJECTIVES[spec["objective"]].classifier
+        return (CLASSIFY if classifier else SCORE if reward else GENERATE).format(place=place)
     loader, options = (
         ("AutoModelForSequenceClassification", ", num_labels=1") if reward else ("AutoModelForCausalLM", "")
     )

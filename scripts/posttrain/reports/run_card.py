@@ -61,7 +61,8 @@ def _summary(facts: Facts, kind: str | None) -> str:
         f"{stage['spec']['objective'].upper()} ({stage['spec']['method']}, `{stage['name']}`)"
         for stage in facts["line"]
     ]
-    what = "A reward model" if OBJECTIVES[facts["spec"]["objective"]].reward_model else "A language model"
+    row = OBJECTIVES[facts["spec"]["objective"]]
+    what = "A reward model" if row.reward_model else "A classifier" if row.classifier else "A language model"
     form = f" This is its export `{kind}`: {EXPORTS[kind].words}." if kind else ""
     return f"{what}: {_origin_of_base(facts['base'])}, then {', then '.join(stages)}. Made with posttrain.{form}"
 
@@ -72,6 +73,9 @@ def _origin_of_base(base: Facts) -> str:
         return f"[`{spec['model']}`]({HUB}/{spec['model']}) at revision {code(spec['revision'])}"
     if spec["source"] == "wheel":
         return f"the model in the Python package {code(spec['package'])}"
+    if spec["source"] == "pruned":
+        dropped = ", ".join(map(str, base["manifest"]["dropped"]))
+        return f"the base `{spec['of']['name']}` without its layers {dropped}"
     return (
         "a model of random weights"
         if spec["source"] == "random"
@@ -130,6 +134,8 @@ def _results(facts: Facts) -> str:
         lines.append(suites)
     if apart := _by_dataset(result):
         lines.append(apart)
+    if apart := _by_domain(result):
+        lines += ["What was gained in the domain, and what was forgotten outside of it:", apart]
     lines.append(f"Measured by `snakemake results/{name}/eval.json`. {_shipped(facts)}")
     return "\n\n".join(lines)
 
@@ -159,6 +165,19 @@ def _by_dataset(result: Facts) -> str:
         if name in own
     ]
     return table(["metric", "dataset", "value", "interval", "measured on"], rows) if rows else ""
+
+
+def _by_domain(result: Facts) -> str:
+    """The metrics and verdicts inside and outside of the domain."""
+    others = list(result["against"])
+    rows = [
+        [f"{place} (`{'`, `'.join(own['data'])}`)", formatting.label(metric), *_measured(metric, row)]
+        + [_compared(metric, own["against"][other].get(metric)) for other in others]
+        for place, own in result.get("by_domain", {}).items()
+        for metric, row in own["metrics"].items()
+    ]
+    head = ["domain", "metric", "value", "interval", "measured on", *(f"against `{other}`" for other in others)]
+    return table(head, rows) if rows else ""
 
 
 def _suites(facts: Facts) -> str:
@@ -244,6 +263,8 @@ def _origin_of_data(dataset: Facts) -> str:
     if spec.get("mix"):
         parts = [f"{taken['train']:,} of `{part}`" for part, taken in dataset["record"]["parts"].items()]
         return f"a mixture: {', '.join(parts)}"
+    if spec["stage"] == "generate":
+        return f"prompts of `{spec['from']['name']}` with completions by `{spec['by']['name']}`"
     if spec.get("part"):
         return f"the {spec['part']} part of `{spec['from']['name']}`, as `{spec['by']['name']}` scores it"
     if spec.get("hub"):
@@ -282,6 +303,8 @@ def _harm(facts: Facts) -> str:
         for metric, row in facts["eval"]["metrics"].items()
         if metric.rpartition("/")[0] in own
     ]
+    if OBJECTIVES[facts["spec"]["objective"]].classifier:
+        return "Not measured: whether it errs as often on texts by and about every group of people."
     if OBJECTIVES[facts["spec"]["objective"]].reward_model:
         return "Not measured: whether it scores answers to and about groups of people alike."
     if not rows:

@@ -1,4 +1,5 @@
-"""A reward or a metric of the user's own, `FILE.py:NAME`: a function of (answer, reference), both texts, that returns a number.
+"""A reward or a metric of the user's own, `FILE.py:NAME`: a function of (answer, reference), both texts, that returns a number; and
+classes, such as an environment.
 
 The file is run as `python FILE.py` would run it: what lies beside it can be imported. The files that it imports from its own
 folder, and what those import from there, belong to the spec with it. What it opens, or imports by a computed name, is not seen.
@@ -56,15 +57,9 @@ def files(name: str, folder: Path = Path()) -> list[Path]:
 def refusal(name: str, folder: Path = Path()) -> str | None:
     """Why `FILE.py:NAME` cannot be called with an answer and its reference, as far as its text tells; None where it may."""
     path, _, wanted = name.partition(":")
-    if not (folder / path).is_file():
-        return f"there is no file '{path}'; write one that exists"
-    try:
-        tree = ast.parse((folder / path).read_bytes())
-    except (SyntaxError, ValueError, RecursionError) as error:
-        return f"{_place(path, getattr(error, 'lineno', None))}: {getattr(error, 'msg', error)}; mend the file"
-    for helper in files(name, folder)[1:]:
-        if (module := helper.relative_to(Path(path).parent).parts[0].removesuffix(".py")) in sys.stdlib_module_names:
-            return f"{path} imports '{module}', which is a module of Python's own as well as {helper}; rename that file"
+    tree = _tree(name, folder)
+    if isinstance(tree, str):
+        return tree
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
     if wanted in functions:
         node = functions[wanted]
@@ -78,6 +73,33 @@ def refusal(name: str, folder: Path = Path()) -> str | None:
     return (
         f"{path} has no function '{wanted}'; {nearest(wanted, functions) if functions else f'define `{wanted}` in it'}"
     )
+
+
+def class_refusal(name: str, folder: Path = Path()) -> str | None:
+    """Why the class `FILE.py:NAME` cannot be loaded, as far as the file's text tells; None where it may."""
+    path, _, wanted = name.partition(":")
+    tree = _tree(name, folder)
+    if isinstance(tree, str):
+        return tree
+    if _bound(tree) & {wanted, "*"}:
+        return None
+    classes = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
+    return f"{path} has no class '{wanted}'; {nearest(wanted, classes) if classes else f'define `{wanted}` in it'}"
+
+
+def _tree(name: str, folder: Path) -> ast.Module | str:
+    """The syntax tree of the file of `FILE.py:NAME`, or why it cannot be run."""
+    path = name.partition(":")[0]
+    if not (folder / path).is_file():
+        return f"there is no file '{path}'; write one that exists"
+    try:
+        tree = ast.parse((folder / path).read_bytes())
+    except (SyntaxError, ValueError, RecursionError) as error:
+        return f"{_place(path, getattr(error, 'lineno', None))}: {getattr(error, 'msg', error)}; mend the file"
+    for helper in files(name, folder)[1:]:
+        if (module := helper.relative_to(Path(path).parent).parts[0].removesuffix(".py")) in sys.stdlib_module_names:
+            return f"{path} imports '{module}', which is a module of Python's own as well as {helper}; rename that file"
+    return tree
 
 
 def clash(names: list[str], folder: Path = Path()) -> str | None:
@@ -173,6 +195,26 @@ def load(name: str, where: str = "") -> Function:
         return _number(value, where, name, answer)
 
     return checked
+
+
+def load_class(name: str, where: str = "") -> type:
+    """The class NAME in FILE.py for `FILE.py:NAME`.
+
+    Args:
+        where: the key that names it, for the sentences.
+
+    Raises:
+        UserError: the file cannot be run, or has no such class.
+    """
+    file, _, wanted = name.partition(":")
+    if why := class_refusal(name):
+        raise UserError("invalid-function", where, why)
+    module = _module(Path(file), where)
+    found = getattr(module, wanted, None)
+    if not isinstance(found, type):
+        known = [key for key, value in vars(module).items() if isinstance(value, type)]
+        raise UserError("invalid-function", where, f"{file} has no class '{wanted}'", nearest(wanted, known))
+    return found
 
 
 def _module(file: Path, where: str) -> ModuleType:

@@ -1,14 +1,15 @@
 """What of a model's text goes to the client, as the text comes: cut at stop texts, with tool calls told from plain text."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
 
 from posttrain.data import thoughts
-from posttrain.metrics import tool_calls
+from posttrain.metrics import call_forms
 
-CALL_BEGINS = ("{", "[", "```")
+# What opens a call within an answer; gpt-oss and Muse say before it where the message goes.
+MARKS = (*(form.marks[0] for form in call_forms.FORMS), "<|channel|>commentary", "<atem:function_calls>")
 
 
 class Called(NamedTuple):
@@ -19,16 +20,38 @@ class Called(NamedTuple):
     """as JSON"""
 
 
+def offered(tools: list[dict[str, Any]]) -> dict[str, frozenset[str]]:
+    """The functions of a list of tools: name to the names of the arguments that are texts.
+
+    Raises:
+        ValueError: a tool is no function with a name.
+    """
+    found = {}
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise ValueError("no list of objects")
+    for tool in tools:
+        function = tool.get("function")
+        named = isinstance(function, dict) and isinstance(function.get("name"), str)
+        if tool.get("type") != "function" or not named:
+            raise ValueError("no function with a name")
+        parameters = function.get("parameters")
+        properties = parameters.get("properties") if isinstance(parameters, dict) else None
+        known = properties if isinstance(properties, dict) else {}
+        texts = (key for key, value in known.items() if isinstance(value, dict) and value.get("type") == "string")
+        found[function["name"]] = frozenset(texts)
+    return found
+
+
 class Answer:
     """One answer while it is written."""
 
-    def __init__(self, opening: str, stops: Sequence[str], tools: frozenset[str]) -> None:
+    def __init__(self, opening: str, stops: Sequence[str], tools: Mapping[str, frozenset[str]]) -> None:
         """An answer of which nothing is written yet.
 
         Args:
             opening: the marker of thoughts that the prompt ends with; it belongs to the answer.
             stops: texts before the first of which what comes after the thoughts is cut.
-            tools: names of those that may be called.
+            tools: those that may be called, name to the names of the arguments that are texts.
         """
         self.text, self.stopped, self.calls = opening, False, list[Called]()
         self._stops, self._tools, self._sent = stops, tools, 0
@@ -64,24 +87,28 @@ class Answer:
         if not self._tools:
             return len(self.text)
         start = self.text[begin:].lstrip()
-        if any(start.startswith(mark[: len(start)]) for mark in CALL_BEGINS):
+        if any(start.startswith(mark[: len(start)]) for mark in call_forms.WHOLE):
             return begin
-        tag = self.text.find(tool_calls.TAG, begin)
-        return tag if tag >= 0 else _partial(self.text, tool_calls.TAG, begin)
+        found = [at for at in (self.text.find(mark, begin) for mark in MARKS) if at >= 0]
+        return min(found, default=min(_partial(self.text, mark, begin) for mark in MARKS))
 
     def _called(self) -> list[Called]:
         """The calls in the answer, if all of them are of tools that there are; what stands before a tag was sent as text."""
-        found = tool_calls.named_arguments(thoughts.answer(self.text)) or []
+        found = call_forms.named_arguments(thoughts.answer(self.text)) or []
         if not all(name in self._tools for name, _ in found):
             return []
         try:
-            return [Called(name, _json(arguments)) for name, arguments in found]
+            return [Called(name, _json(arguments, self._tools[name])) for name, arguments in found]
         except ValueError:  # a number that JSON does not have, or of more digits than Python writes
             return []
 
 
-def _json(arguments: dict[str, Any]) -> str:
-    return json.dumps(arguments, ensure_ascii=False, allow_nan=False, default=_number)
+def _json(arguments: dict[str, Any], texts: frozenset[str]) -> str:
+    typed = {
+        key: value.typed(key in texts) if isinstance(value, call_forms.Written) else value
+        for key, value in arguments.items()
+    }
+    return json.dumps(typed, ensure_ascii=False, allow_nan=False, default=_number)
 
 
 def _number(value: Decimal) -> float | int:

@@ -21,8 +21,10 @@ from starlette.routing import Route
 from posttrain.data import thoughts
 from posttrain.data.conversations import render
 from posttrain.data.encoding import prompt_tokens
+from posttrain.data.left_out import left_out
+from posttrain.data.messages import Turns
 from posttrain.runtime.errors import UserError
-from posttrain.serving.answers import Answer
+from posttrain.serving.answers import Answer, offered
 from posttrain.serving.backends import Backend, Ended, Options
 from posttrain.serving.requests import MAX_BODY, SHOWN, ChatRequest, Refused, conversation, parse
 
@@ -121,15 +123,14 @@ class Server:
             problem = "this server cannot keep an answer within a JSON schema; a GGUF export's server can"
             raise Refused(400, problem, "response_format")
         try:
-            names = _tool_names(asked)
+            tools = _tools(asked)
             ids = prompt_tokens(served.tokenizer, turns, asked.functions)
-            text = render(served.tokenizer, turns, asked.functions, generate=True) if names else ""
+            of_tools = tools or any(turn["role"] == "tool" or "tool_calls" in turn for turn in turns)
+            text = render(served.tokenizer, turns, asked.functions, generate=True) if of_tools else ""
         except UserError as error:
             raise Refused(400, error.problem, "messages") from None
-        for name in names:
-            if name not in text:
-                problem = f"the model's chat template has no place for tools, and no message names '{name[:SHOWN]}'"
-                raise Refused(400, problem, "tools")
+        if of_tools:
+            _check_tools(turns, tools, text)
         room = self.backend.context - len(ids)
         if (asked.limit or 1) > room:
             more = f", and {asked.limit} of the answer" if asked.limit else ""
@@ -139,7 +140,7 @@ class Server:
             raise Refused(400, problem, "messages" if room < 1 else "max_tokens", "context_length_exceeded")
         options = Options(asked.limit or room, asked.temperature, asked.top_p, asked.seed, schema)
         opening = thoughts.opened(served.tokenizer, ids)
-        return Prompt(asked, ids, options, Answer(opening, (*asked.stop, *served.stops), names))
+        return Prompt(asked, ids, options, Answer(opening, (*asked.stop, *served.stops), tools))
 
     # ---- answers
 
@@ -288,23 +289,30 @@ class _Events(StreamingResponse):
             await self.body_iterator.aclose()
 
 
-def _tool_names(asked: ChatRequest) -> frozenset[str]:
-    """Names of the tools that may be called.
+def _tools(asked: ChatRequest) -> dict[str, frozenset[str]]:
+    """See `answers.offered`.
 
     Raises:
-        UserError: a tool is no function with a name.
+        Refused: a tool is no function with a name.
     """
-    names = []
-    for tool in json.loads(asked.functions or "[]"):
-        function = tool.get("function")
-        if (
-            tool.get("type") != "function"
-            or not isinstance(function, dict)
-            or not isinstance(function.get("name"), str)
-        ):
-            raise Refused(400, "a tool is {type: function, function: {name: ..., parameters: ...}}", "tools")
-        names.append(function["name"])
-    return frozenset(names)
+    try:
+        return offered(json.loads(asked.functions or "[]"))
+    except ValueError:
+        raise Refused(400, "a tool is {type: function, function: {name: ..., parameters: ...}}", "tools") from None
+
+
+def _check_tools(turns: Turns, tools: dict[str, frozenset[str]], text: str) -> None:
+    """Refuse what the chat template would leave out in silence.
+
+    Raises:
+        Refused: a tool, a call or a tool's result is not in the `text` of the conversation.
+    """
+    for name in tools:
+        if name not in text:
+            problem = f"the model's chat template has no place for tools, and no message names '{name[:SHOWN]}'"
+            raise Refused(400, problem, "tools")
+    if lost := left_out(turns, None, text):
+        raise Refused(400, f"the model's chat template leaves out {lost[0]}", "messages")
 
 
 def _calls(answer: Answer) -> list[dict[str, Any]]:

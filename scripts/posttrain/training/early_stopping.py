@@ -16,7 +16,8 @@ from posttrain.objectives import OBJECTIVES
 from posttrain.runtime import user_code
 
 # Metrics of answers that are a mean over examples: BLEU, chrF and error rates are of a corpus, `regex` needs a pattern.
-OF_ANSWERS = tuple(name for name in text_metrics.METRICS if name not in ("bleu", "chrf", "wer", "cer", "regex"))
+NOT_MEANS = ("bleu", "chrf", "wer", "cer", "regex", *text_metrics.OF_SOME)
+OF_ANSWERS = tuple(name for name in text_metrics.METRICS if name not in NOT_MEANS)
 LOWER_IS_BETTER = ("loss",)
 
 MEASUREMENTS = 10  # of a training, where `measure_every` is not set

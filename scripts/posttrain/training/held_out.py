@@ -24,8 +24,8 @@ from transformers import Trainer, TrainerCallback
 from posttrain.compat.trainer_internals import evaluation_loss, held_out_batches, noted_in_evaluation
 from posttrain.data import samples, thoughts
 from posttrain.data.rows import read
-from posttrain.data.tokens import IGNORED, questions, turn_end
-from posttrain.inference import rollout, scoring
+from posttrain.data.tokens import IGNORED, turn_end
+from posttrain.inference import media, rollout, scoring
 from posttrain.metrics import text_metrics
 from posttrain.objectives import OBJECTIVES, Objective
 from posttrain.runtime import processes, user_code
@@ -63,14 +63,18 @@ def rows(file: Path, spec: dict, read: Callable[[Path], Any]) -> Any:
     return table.select(sample(table["id"], planned.rows))
 
 
-def held_out_prompts(file: Path, spec: dict, planned: Plan, tokenizer: Any) -> list[dict]:
+def held_out_prompts(file: Path, spec: dict, planned: Plan, tokenizer: Any, processor: Any = None) -> list[dict]:
     """The held-out prompts that the model completes during training, without those that leave no room for a completion.
+
+    Args:
+        processor: the model's; None where it reads text only.
 
     Raises:
         UserError: there is none, or none with room for an answer.
     """
     held_out = read(file)
-    found = questions(tokenizer, [held_out[i] for i in sample([row["id"] for row in held_out], planned.rows)])
+    chosen = [held_out[i] for i in sample([row["id"] for row in held_out], planned.rows)]
+    found = media.questions(processor, tokenizer, chosen, file.parent)
     room = spec["max_length"] - planned.max_new_tokens
     kept = [row for row in found if len(row["prompt_ids"]) <= room]
     if found and not kept:
@@ -139,10 +143,18 @@ def _weights(objective: Objective, batch: dict) -> dict[str, int]:
 def completions(trainer: Any, rows: list[dict], max_new_tokens: int) -> list[scoring.Answer]:
     """The greedy completion of each prompt by the model in training."""
     prompts, tokenizer = [row["prompt_ids"] for row in rows], trainer.processing_class
+    files = [row.get("files", ()) for row in rows]
     found: dict[int, scoring.Answer] = {}
     with _policy(trainer) as model, trainer.compute_loss_context_manager():
-        for batch in scoring.prompt_batches(prompts, max_new_tokens):
-            some = partial(scoring.generate_batch, model, tokenizer, [prompts[i] for i in batch], max_new_tokens)
+        for batch in scoring.prompt_batches(prompts, max_new_tokens, files):
+            some = partial(
+                scoring.generate_batch,
+                model,
+                tokenizer,
+                [prompts[i] for i in batch],
+                max_new_tokens,
+                files=[files[i] for i in batch],
+            )
             is_role = processes.count() > 1 and hasattr(
                 trainer.model, "role"
             )  # of a model that may be shared out as one
@@ -364,7 +376,8 @@ def begin(
     if planned is None:
         return None
     if planned.of_answers:
-        found = held_out_prompts(*options.held_out, spec, planned, trainer.processing_class)
+        processor = getattr(trainer.model, "processor", None)
+        found = held_out_prompts(*options.held_out, spec, planned, trainer.processing_class, processor)
         measure = partial(of_completions, trainer, planned, found)
     else:
         found = trainer.eval_dataset

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ from transformers import set_seed
 
 from posttrain.data.row_order import row_order
 from posttrain.data.rows import read
-from posttrain.data.tokens import questions
-from posttrain.inference import positions, reward_models
+from posttrain.inference import media, positions, reward_models
 from posttrain.models import loading
+from posttrain.models.processors import processor
 from posttrain.objectives import OBJECTIVES, data_refusal
 from posttrain.runtime import team_cache
 from posttrain.runtime.atomic import read_json
@@ -61,13 +62,18 @@ def check_dataset_type(report: Path, objective: str, dataset: str) -> None:
         raise UserError("wrong-dataset-type", f"dataset {dataset}", refusal)
 
 
-def read_prompts(options: Namespace, spec: dict, tokenizer: Any) -> list[dict]:
+def read_prompts(options: Namespace, spec: dict, tokenizer: Any, tools: str | None = None) -> list[dict]:
     """The training prompts of an objective that samples its completions, without those that leave no room for one.
+
+    Args:
+        tools: the descriptions (JSON) of the tools of the run's environment, which each prompt begins with.
 
     Raises:
         UserError: no prompt is left.
     """
-    rows = questions(tokenizer, read(options.data / "train.parquet"))
+    given = read(options.data / "train.parquet")
+    given = [row | {"tools": tools} for row in given] if tools else given
+    rows = media.questions(processor(options.parent), tokenizer, given, options.data)
     room = spec["max_length"] - spec["max_new_tokens"]
     kept = [row for row in rows if len(row["prompt_ids"]) <= room]
     name = spec["data"]["name"]
@@ -95,7 +101,8 @@ def check_positions(model: Any, prompts: list[dict], spec: dict) -> None:
 
 def reward_files(options: Namespace, spec: dict) -> list[Path]:
     """The files that stand for everything that an on-policy objective reads: parent, prompts, models of the reward."""
-    names = [spec["reward"][key]["name"] for key in ("from", "sequence", "reference") if key in spec["reward"]]
+    rewards = spec.get("reward", {})
+    names = [rewards[key]["name"] for key in ("from", "sequence", "reference") if key in rewards]
     models = reward_folders(options)
     return [options.manifest, options.data / "train.parquet", *(reward_models.manifest(models[name]) for name in names)]
 
@@ -105,8 +112,8 @@ def reward_folders(options: Namespace) -> dict[str, Path]:
     return {folder.name: folder for folder in options.reward_models}
 
 
-def load_parent(folder: Path, spec: dict) -> Any:
-    """The model to train, see `loading.parent`.
+def load_parent(folder: Path, spec: dict, classes: Sequence[str] = ()) -> Any:
+    """The model to train, see `loading.parent`; a classifier has these `classes`.
 
     Seeds every generator as well, since PEFT draws the adapter's first weights before TRL sets any seed.
     """
@@ -114,9 +121,10 @@ def load_parent(folder: Path, spec: dict) -> Any:
     return loading.parent(
         folder,
         spec,
-        reward=OBJECTIVES[spec["objective"]].reward_model,
+        reward=OBJECTIVES[spec["objective"]].scores,
         attention="flash_attention_2" if uses_flash_attention(spec) else None,
         device=strategies.loads_on(spec),
+        classes=classes,
     )
 
 

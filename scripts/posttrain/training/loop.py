@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from posttrain.compat.trainer_internals import count_tokens_from
+from posttrain.compat.trainer_internals import count_tokens_from, load_by_saved_names
 from posttrain.data.row_order import EvenWeights
 from posttrain.methods import METHODS
 from posttrain.models import initial_weights, loading, out_of_memory, parameter_control, peft_methods
@@ -189,6 +189,7 @@ def _train(build: Callable[[dict], Any], options: Namespace, folder: Path, spec:
     if checkpoint:
         say(f"{name}: resumes from {checkpoint.name}")
         count_tokens_from(trainer, checkpoint)
+        load_by_saved_names(trainer, checkpoint)
     trackers.add(trainer, name, folder)
     with _named(name):
         strategies.begin(trainer, trainer.write_weights if objective.value_model else write, checkpoint)

@@ -94,7 +94,7 @@ def _write(model: Path, spec: dict[str, Any], target: Path) -> None:
     from mlflow.types import ColSpec, Schema
 
     task, signature = "llm/v1/chat", None
-    if OBJECTIVES[spec["objective"]].reward_model:
+    if OBJECTIVES[spec["objective"]].scores:
         task = "text-classification"
         outputs = Schema([ColSpec("string", "label"), ColSpec("double", "score")])
         signature = ModelSignature(inputs=Schema([ColSpec("string")]), outputs=outputs)

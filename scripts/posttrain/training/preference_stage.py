@@ -1,20 +1,21 @@
-"""Training on preferences by one of TRL's trainers: the stage that dpo, kto, orpo, cpo and reward share."""
+"""Training on preferences by one of TRL's trainers: the stage that dpo, kto, orpo, cpo and reward share, and classify with them."""
 
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from posttrain.models import loading, peft_methods
-from posttrain.training import held_out, inputs, loop
+from posttrain.training import held_out, inputs, loop, media_collator
 from posttrain.training.arguments import steps, trainer_arguments
 
 PAIRS = ("prompt_ids", "chosen_ids", "rejected_ids")
 
 
 def read_pairs(file: Path) -> Any:
-    """Rows of preference tokens, with the length by which they are ordered."""
-    return inputs.read_tokens(file, ("id", *PAIRS, "length"))
+    """Rows of preference tokens, with the length by which they are ordered, and the files that they are about."""
+    media = media_collator.columns(file.parent)
+    return media_collator.renamed(inputs.read_tokens(file, ("id", *PAIRS, "length", *media)), media)
 
 
 def train(
@@ -26,6 +27,7 @@ def train(
     read: Callable[[Path], Any] = read_pairs,
     given: Callable[[Any, Any, dict], Any] | None = None,
     files: tuple[Path, ...] = (),
+    classes: Sequence[str] = (),
     **fields: Any,
 ) -> None:
     """Run the training stage of a preference objective.
@@ -38,6 +40,7 @@ def train(
         read: reads a Parquet file of tokens as a dataset with the columns `id` and `length` beside what the trainer takes.
         given: changes a dataset before the trainer gets it, by the model and the spec of an attempt.
         files: what the stage reads beside its spec, manifest and tokens.
+        classes: of a classifier, its labels.
         fields: of the configuration, the same for every run.
     """
     train_file, validation = options.tokens / "train.parquet", options.tokens / "validation.parquet"
@@ -54,11 +57,12 @@ def train(
         measured = measured and measured.remove_columns("length")
 
         def build(spec: dict) -> Any:
-            model = inputs.load_parent(options.parent, spec)
+            model, tokenizer = inputs.load_parent(options.parent, spec, classes), loading.tokenizer(options.parent)
             return trainer(
                 model=model,
                 args=config(
                     **trainer_arguments(spec, folder),
+                    **media_collator.arguments(options),
                     **{key: spec[key] for key in keys if key in spec},
                     **fields,
                     max_length=spec["max_length"],
@@ -66,7 +70,8 @@ def train(
                 ),
                 train_dataset=given(rows, model, spec),
                 eval_dataset=measured and given(measured, model, spec),
-                processing_class=loading.tokenizer(options.parent),
+                processing_class=tokenizer,
+                data_collator=media_collator.for_pairs(options, tokenizer),
                 peft_config=peft_methods.peft_config(spec, model, steps(len(rows), spec["batch_size"])),
             )
 

@@ -11,6 +11,7 @@ import torch
 from posttrain.compat.transformers_internals import attention_of
 from posttrain.methods import METHODS
 from posttrain.models import loading
+from posttrain.objectives import OBJECTIVES
 from posttrain.runtime import processes, team_cache
 from posttrain.runtime.atomic import link, read_json, whole_folder, write_json
 from posttrain.runtime.console import say
@@ -26,8 +27,9 @@ REPORTED = (
     "completions/mean_length completions/clipped_ratio clip_ratio/region_mean cispo_clip_ratio"
 ).split()
 ADAPTER = "adapter_config.json"
-# A tokenizer's files.
+# The files of a tokenizer, and of a processor.
 TOKENIZER = (
+    *("processor_config.json", "preprocessor_config.json"),
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model"),
     *("chat_template*", "additional_chat_templates/*"),
 )
@@ -128,6 +130,9 @@ def save_trained(model: Any, spec: dict, folder: Path) -> None:
     if state is not None:
         only |= {"state_dict": state}
     model.save_pretrained(folder, **only)
+    if OBJECTIVES[spec["objective"]].classifier and only:
+        names = model.config.id2label
+        write_json(folder / loading.CLASSES, [names[number] for number in sorted(names)])
 
 
 def sort_sets(config: Any) -> None:
@@ -201,7 +206,9 @@ def link_results(options: Namespace, folder: Path) -> None:
         for pattern in TOKENIZER:
             for file in options.parent.glob(pattern):
                 link(file, trained / file.relative_to(options.parent))
-        (trained / "README.md").write_text(trained_card.card(run.name, spec, parent, manifest))
+        (trained / "README.md").write_text(
+            trained_card.card(run.name, spec, parent, manifest, loading.classes(trained))
+        )
     for name in ("train.jsonl", "train.json"):
         (run / name).unlink(missing_ok=True)
         link(finished / name, run / name)

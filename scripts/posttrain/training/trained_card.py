@@ -1,5 +1,7 @@
 """The card of what training leaves in `trained/`: what it belongs to and how to load it."""
 
+from collections.abc import Sequence
+
 from huggingface_hub import ModelCard, ModelCardData
 
 from posttrain.methods import METHODS
@@ -24,19 +26,20 @@ tokenizer = AutoTokenizer.from_pretrained("FOLDER")
 """
 
 
-def card(name: str, spec: dict, parent: str, manifest: dict) -> str:
+def card(name: str, spec: dict, parent: str, manifest: dict, labels: Sequence[str] = ()) -> str:
     """The text of README.md.
 
     Args:
         name: the run's.
         parent: what the run started from: a hub id, a path, or the name of a run.
         manifest: of the model that the run started from; of a run's, it has no `source`.
+        labels: of a classifier.
     """
     objective, method = OBJECTIVES[spec["objective"]], METHODS[spec["method"]]
     data = ModelCardData(
         base_model=manifest.get("base_model"),  # an id on the hub
         library_name="transformers" if method.full else "peft",
-        pipeline_tag="text-classification" if objective.reward_model else "text-generation",
+        pipeline_tag="text-classification" if objective.scores else "text-generation",
         tags=["posttrain", spec["objective"], spec["method"]],
     )
     imports = "" if method.full else "from peft import PeftModel\n"
@@ -45,8 +48,8 @@ def card(name: str, spec: dict, parent: str, manifest: dict) -> str:
             f"import posttrain.models.bottleneck  # the method {spec['method']} is not one of PEFT's own\n{imports}"
         )
     words = {
-        "family": "AutoModelForSequenceClassification" if objective.reward_model else "AutoModelForCausalLM",
-        "options": ", num_labels=1" if objective.reward_model else "",
+        "family": "AutoModelForSequenceClassification" if objective.scores else "AutoModelForCausalLM",
+        "options": f", num_labels={len(labels) or 1}" if objective.scores else "",
         "parent": printable(parent).replace("`", "'").replace('"', "'"),
     }
     if "source" not in manifest and not method.full:

@@ -32,6 +32,9 @@ def _preflight(inputs: Inputs, node: Node) -> dict[str, Any]:
     licences, chains = inputs.lineage.licences(node), inputs.lineage.chains(node)
     use = inputs.config.use
     values = {"allow": node.run.allow, "use": use, "licences": licences, "chains": chains, "judges": judges}
+    if teachers := inputs.lineage.teachers(node.name):
+        values["teachers"], values["base"] = teachers, inputs.lineage.origin(node.name)
+        values["teacher"] = paths.base(inputs.lineage.line(node.teacher)[0], "model") if node.teacher else None
     return values | {"hardware": _hardware(inputs)}
 
 

@@ -4,6 +4,7 @@ from functools import cached_property
 from pathlib import Path
 
 from posttrain.config import measuring
+from posttrain.config.environments import own_environment
 from posttrain.config.runs import Run
 from posttrain.data.files import expand
 from posttrain.models import chat_templates
@@ -37,9 +38,10 @@ class Inputs:
         return [template] if template and template not in chat_templates.shipped() else []
 
     def reward_function(self, name: str) -> list[str]:
-        """The file with a run's reward function, where there is one, and the files that it imports."""
-        function = own_reward(self.names.run(name).run)
-        return [str(file) for file in user_code.files(function, self.folder)] if function else []
+        """The files with a run's reward function and its environment, where they are the user's, and the files that these import."""
+        run = self.names.run(name).run
+        own = filter(None, (own_reward(run), own_environment(run.environment)))
+        return list(dict.fromkeys(str(file) for code in own for file in user_code.files(code, self.folder)))
 
     def metric(self, name: str) -> list[str]:
         """The file with a metric that is measured while a run trains, where there is one, and what it imports."""
@@ -56,11 +58,10 @@ class Inputs:
     @cached_property
     def evaluation_data(self) -> list[str]:
         """The datasets whose held-out rows every model is measured on; of a selected part, the whole."""
-        if self.config.evaluation.data is not None:
-            return self.config.evaluation.data
-        tables = self.config.datasets
+        tables, asked = self.config.datasets, self.config.evaluation
         used = {tables[run.data].from_ or run.data for run in self.config.runs.values()}
-        return sorted(used or tables)
+        inside = sorted(used or tables) if asked.data is None else asked.data
+        return [*inside, *(name for name in asked.outside if name not in inside)]
 
     @cached_property
     def held_out_data(self) -> list[str]:
@@ -101,6 +102,8 @@ class Inputs:
         for suite in self.suites.values():
             own = suite.own_metrics if suite.kind == "generation" else []
             files += [str(file) for metric in own for file in user_code.files(metric, self.folder)]
+            acts = own_environment(suite.environment) if suite.kind == "environment" else None
+            files += [str(file) for file in user_code.files(acts, self.folder)] if acts else []
             files += (suite.files or []) if suite.kind == "safety" else []
             files += [suite.path] if suite.kind == "cases" else []
             folder = self.folder / suite.include_path if suite.kind == "tasks" and suite.include_path else None

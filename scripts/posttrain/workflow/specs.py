@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from posttrain.config import aliases, measuring
+from posttrain.config.environments import own_environment
 from posttrain.data.files import is_file
 from posttrain.models import chat_templates
 from posttrain.objectives import OBJECTIVES
@@ -27,8 +28,10 @@ VERSIONS = {
     "data": 4,
     "mix": 1,
     "select": 1,
+    "generate": 1,
     "tokens": 3,
     "logprobs": 2,
+    "topk": 1,
     "eval": 5,
     "judge": 1,
     "export": 1,
@@ -48,8 +51,8 @@ WRITTEN_OUT = {
 }
 # Keys that are in no spec: they change no result, or a reference with a hash stands for them.
 REFERENCES = {
-    "base": {"licence", "text", *chat_templates.KEYS},
-    "data": {"licence", "from_", "select", "mix", "ratings"},
+    "base": {"licence", "text", "of", "data", *chat_templates.KEYS},
+    "data": {"licence", "from_", "select", "generated", "mix", "ratings"},
     "select": {"by"},
     "eval": {"data", "suites"},
     "suite": {"data", "by", *judging.KEYS},
@@ -108,8 +111,11 @@ class Specs:
 
     def _base(self, name: str) -> dict[str, Any]:
         base = self.config.bases[name]
-        text = {"text": self._reference("data", base.text)} if base.source == "random" else {}
-        return _stage("base") | settings("base", base) | text | chat_templates.settings(base, self.folder)
+        made_of = {"text": self._reference("data", base.text)} if base.source == "random" else {}
+        if base.source == "pruned":
+            made_of = {"of": self._reference("bases", base.of), "drop": base.drop}
+            made_of |= {"data": self._reference("data", base.data)} if base.data else {}
+        return _stage("base") | settings("base", base) | made_of | chat_templates.settings(base, self.folder)
 
     def _data(self, name: str) -> dict[str, Any]:
         table = self.config.datasets[name]
@@ -120,6 +126,10 @@ class Specs:
             by = self._model(self.names.selector(name))
             whole = self._reference("data", table.from_)
             return _stage("select") | settings("select", table.select) | {"from": whole, "by": by}
+        if table.generated:
+            writer = self.names.writer(name)
+            made_of = {"from": self._reference("data", table.from_), "by": self._model(writer)}
+            return _stage("generate") | made_of | {"predictions": self.sha256(f"{writer}/predictions/{table.from_}")}
         if table.ratings:
             file = paths.ratings(table.ratings, "preferences.jsonl")
             table = table.model_copy(update={"path": file, "format": "preference"})
@@ -132,7 +142,9 @@ class Specs:
             | {"tokens": VERSIONS["tokens"]}
             | {"from": self._model(node.parent), "data": self._reference("data", node.run.data)}
             | self._reward(node)
+            | ({"teacher": self._model(node.teacher)} if node.teacher else {})
             | self._metric(node)
+            | self._environment(node.run.environment)
         )
 
     def _reward(self, node: Node) -> dict[str, Any]:
@@ -154,6 +166,11 @@ class Specs:
         function = measuring.own_metric(node.run)
         table = node.run.settings()["early_stopping"] if function else {}
         return {"early_stopping": table | {"sha256": self._hashes(function)}} if function else {}
+
+    def _environment(self, name: str | None) -> dict[str, Any]:
+        """The hashes of the files of an environment of the user's."""
+        own = own_environment(name)
+        return {"environment_sha256": self._hashes(own)} if own else {}
 
     def _evaluation(self, name: str) -> dict[str, Any]:
         data = [self._reference("data", dataset) for dataset in self.inputs.evaluation_data]
@@ -214,6 +231,8 @@ class Specs:
                 values["by"] = self._model(self.names.model(suite.by))
             if suite.kind == "generation" and suite.own_metrics:
                 values["sha256"] = {metric: self._hashes(metric) for metric in suite.own_metrics}
+            if suite.kind == "environment":
+                values |= self._environment(suite.environment)
             if suite.kind == "cases":
                 values["sha256"] = self._file_hash(suite.path)
             suites[name] = values

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from posttrain import exports
 from posttrain.config import measuring
+from posttrain.config.environments import own_environment
 from posttrain.data.files import expand, is_folder
 from posttrain.runtime import user_code
 from posttrain.runtime.errors import UserError, nearest, printable
@@ -43,7 +44,7 @@ def check(inputs: Inputs, targets: list[str]) -> list[str]:
             _check_export(inputs, text, target)
         elif target.file.startswith(paths.PREDICTIONS):
             datasets.add(_predicted(inputs, text, target))
-        elif target.file not in known and not target.file.startswith("logprobs"):
+        elif target.file not in known and not target.file.startswith(("logprobs", "topk")):
             raise UserError("unknown-target", f"'{text}'", "this is not a result", nearest(target.file, known))
         models.add(target.name)
     _check_needs(inputs, models, datasets)
@@ -127,12 +128,14 @@ def _check_needs(inputs: Inputs, models: set[str], datasets: set[str]) -> None:
     models = models | set([*inputs.evaluation_rewards, *judging.models(inputs.names)] if models else [])
     read = datasets | set(inputs.held_out_data if models else [])
     models |= {inputs.names.selector(name) for name in read if config.datasets[name].select}
+    models |= {inputs.names.writer(name) for name in read if config.datasets[name].generated}
     models |= {*inputs.lineage.parents_first(models - config.bases.keys())}
     datasets = datasets | set(inputs.held_out_data if models else [])
     for model in models:
         base = inputs.lineage.line(model)[0]
-        _check_base(inputs, base)
-        datasets |= {config.bases[base].text} if config.bases[base].source == "random" else set()
+        _check_base(inputs, inputs.lineage.origin(base))
+        table = config.bases[base]
+        datasets |= {getattr(table, key) for key in ("text", "data") if getattr(table, key, None)}
         if model not in config.bases:
             datasets.add(inputs.names.run(model).run.data)
             _check_functions(inputs, inputs.names.run(model))
@@ -157,6 +160,9 @@ def _check_functions(inputs: Inputs, node: Node) -> None:
         why = user_code.refusal(function, inputs.folder) if function else None
         if why:
             raise UserError("invalid-function", f"runs.{node.name}.{key}", why)
+    own = own_environment(node.run.environment)
+    if own and (why := user_code.class_refusal(own, inputs.folder)):
+        raise UserError("invalid-function", f"runs.{node.name}.environment", why)
 
 
 def _check_files(inputs: Inputs, datasets: set[str]) -> None:

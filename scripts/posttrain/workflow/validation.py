@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from posttrain.config import library_refusals, measuring
+from posttrain.config.environments import own_environment
 from posttrain.config.loading import joined
 from posttrain.config.project_file import Config
 from posttrain.config.runs import Run
@@ -28,6 +29,8 @@ def dataset_type(config: Config, dataset: str) -> str | None:
     table = config.datasets[dataset]
     if table.select:
         return "preference"
+    if table.generated:
+        return "messages"
     format = FORMATS.get(table.format)
     types = {dataset_type(config, part) for part in table.mix} if table.mix else {format and format.dataset_type}
     return next((found for found in types if found), None)
@@ -43,12 +46,15 @@ def check_datasets(config: Config) -> None:
         key = "from" if table.from_ else "mix"
         for part in [table.from_] if table.from_ else list(table.mix or ()):
             require(f"{place}.{key}", "dataset", part, config.datasets)
-            if config.datasets[part].select or config.datasets[part].mix:
+            if config.datasets[part].from_ or config.datasets[part].mix:
                 problem = f"{part} is made of other datasets"
                 raise UserError("invalid-value", f"{place}.{key}", problem, "name one that is read from files")
-        if table.from_ and dataset_type(config, table.from_) not in (None, "preference"):
+        if table.select and dataset_type(config, table.from_) not in (None, "preference"):
             problem = f"select needs a preference dataset, and {table.from_} is not one"
             raise UserError("wrong-dataset-type", f"{place}.from", problem)
+        if table.generated and dataset_type(config, table.from_) == "text":
+            problem = f"{table.from_} has texts, which have no prompt to complete"
+            raise UserError("wrong-dataset-type", f"{place}.from", problem, "name one of prompts or conversations")
         types = {dataset_type(config, part) or "" for part in table.mix or ()} - {""}
         if len(types) > 1:
             problem = f"its datasets are {' and '.join(sorted(types))}"
@@ -64,6 +70,12 @@ def check_run(config: Config, folder: Path, run: Run, place: str) -> None:
     rows = dataset_type(config, run.data)
     if rows and (why := data_refusal(run.objective, run.data, rows)):
         raise UserError("wrong-dataset-type", joined(place, "data"), why)
+    if rows and run.environment and rows != "tasks":
+        problem = f"an environment needs rows of type tasks, and {run.data} is {rows}"
+        raise UserError("wrong-dataset-type", joined(place, "data"), problem, "write a column `task` for each prompt")
+    if rows == "tasks" and run.environment is None:
+        problem = f"{run.data} has tasks, which only an environment reads"
+        raise UserError("missing-key", joined(place, "environment"), problem, "write environment: NAME")
     if run.reward and (why := reward_reference.refusal(run.reward.function, run.data, rows or "")):
         raise UserError("wrong-dataset-type", joined(place, "reward.function"), why)
     _check_held_out(config, run, place, rows)
@@ -129,13 +141,15 @@ def check_references(inputs: Inputs) -> None:
             chat_templates.find(base.chat_template, folder, f"{place}.chat_template")
         if base.source == "random":
             require(f"{place}.text", "dataset", base.text, config.datasets)
-            if config.datasets[base.text].select:
-                problem = f"{base.text} is selected by a model"
-                raise UserError("invalid-value", f"{place}.text", problem, "name all of its rows")
+            _check_made(config, f"{place}.text", base.text)
+        if base.source == "pruned":
+            _check_pruned(config, name, f"{place}")
     for name in config.datasets:
         names.selector(name)
-    for dataset in config.evaluation.data or []:
-        require("evaluation.data", "dataset", dataset, config.datasets)
+        names.writer(name)
+    for key in ("data", "outside"):
+        for dataset in getattr(config.evaluation, key) or []:
+            require(f"evaluation.{key}", "dataset", dataset, config.datasets)
     _check_suites(config, folder)
     _ = inputs.evaluation_rewards
     judging.check(inputs.lineage, folder)
@@ -144,6 +158,25 @@ def check_references(inputs: Inputs) -> None:
             _check_pair(names, f"datasets.{name}.ratings", table.ratings)
     for name in config.sweeps:
         names.sweep_points(name)
+
+
+def _check_made(config: Config, place: str, dataset: str) -> None:
+    """Refuse a dataset for a base whose rows are made by a model, which may be made of the base."""
+    if config.datasets[dataset].from_:
+        raise UserError("invalid-value", place, f"{dataset} is made by a model", "name the rows that it is made of")
+
+
+def _check_pruned(config: Config, name: str, place: str) -> None:
+    base = config.bases[name]
+    if base.data:
+        require(f"{place}.data", "dataset", base.data, config.datasets)
+        _check_made(config, f"{place}.data", base.data)
+    seen = [name]
+    while config.bases[seen[-1]].source == "pruned":
+        require(f"{place}.of", "base", config.bases[seen[-1]].of, config.bases)
+        seen.append(config.bases[seen[-1]].of)
+        if seen[-1] in seen[:-1]:
+            raise UserError("cyclic-reference", f"{place}.of", f"the bases form a cycle: {' -> '.join(seen)}")
 
 
 def _check_suites(config: Config, folder: Path) -> None:
@@ -161,6 +194,9 @@ def _check_suites(config: Config, folder: Path) -> None:
             own.append(metric)
             if why := user_code.refusal(metric, folder) or user_code.clash(own, folder):
                 raise UserError("invalid-function", f"{place}.metrics", why)
+        acts = own_environment(suite.environment) if suite.kind == "environment" else None
+        if acts and (why := user_code.class_refusal(acts, folder)):
+            raise UserError("invalid-function", f"{place}.environment", why)
         if suite.kind == "tasks" and suite.include_path and not is_folder(folder / suite.include_path):
             problem = f"there is no folder '{suite.include_path}'"
             raise UserError("missing-file", f"{place}.include_path", problem, "write the one with the task files")

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import logging
 import os
 import pty
@@ -17,7 +18,7 @@ import yaml
 from conftest import refused, write_rows
 
 from posttrain.cli import main, terminal
-from posttrain.cli.chat import Talk
+from posttrain.cli.chat import Talk, read_tools
 from posttrain.data.rows import normalise
 from posttrain.inference.chat import Reply
 from posttrain.runtime.errors import UserError
@@ -206,7 +207,7 @@ def test_two_models_stand_side_by_side(typed):
 class Echo:
     """Answers with the conversation that it was asked with, or refuses."""
 
-    def reply(self, turns: list[dict], show) -> Reply:
+    def reply(self, turns: list[dict], show, tools: str | None = None) -> Reply:
         if turns[-1]["content"] == "refuse":
             raise UserError("context-full", "", "full")
         return Reply("<think>Hm.</think>" + " ".join(turn["content"] for turn in turns), "")
@@ -222,6 +223,45 @@ def test_each_model_remembers_its_own_answers_without_thoughts_and_nothing_of_a_
     talk.begin(None)
     talk.turn("three", terminal.plainly)
     assert capsys.readouterr().out.splitlines() == ["S one", "S one S one two", "three"]
+
+
+class Caller:
+    """Calls the one tool, and says what it answered."""
+
+    def reply(self, turns: list[dict], show, tools: str | None = None) -> Reply:
+        (tool,) = json.loads(tools)
+        if turns[-1]["role"] == "tool":
+            return Reply(f"It is {turns[-1]['content']}.", "")
+        call = {"name": tool["function"]["name"], "arguments": {"city": turns[-1]["content"]}}
+        return Reply(f"<think>Hm.</think>Let me see.\n<tool_call>{json.dumps(call)}</tool_call>", "")
+
+
+TOOLS = [
+    {"type": "function", "function": {"name": "weather", "parameters": {"properties": {"city": {"type": "string"}}}}}
+]
+
+
+def test_a_call_is_told_and_its_result_goes_on(capsys):
+    talk = Talk({"a": Caller()}, None, json.dumps(TOOLS))
+    talk.turn("Oslo", terminal.plainly)
+    assert capsys.readouterr().err == 'posttrain: a calls weather with {"city": "Oslo"}; /tool TEXT gives its result\n'
+    called = talk.turns["a"][-1]
+    assert called["content"] == "Let me see.\n"
+    assert json.loads(called["tool_calls"]) == [{"name": "weather", "arguments": '{"city": "Oslo"}'}]
+    talk.turn("3 degrees", terminal.plainly, "tool")
+    assert capsys.readouterr().out == "It is 3 degrees.\n"
+    assert [turn["role"] for turn in talk.turns["a"]] == ["user", "assistant", "tool", "assistant"]
+
+
+def test_tools_are_read_from_a_file(in_folder):
+    Path("tools.json").write_text(json.dumps(TOOLS))
+    assert json.loads(read_tools(Path("tools.json"))) == TOOLS
+    for text in ("{", "{}", '[{"name": "weather"}]', "3", '["x"]'):
+        Path("tools.json").write_text(text)
+        with refused("invalid-value"):
+            read_tools(Path("tools.json"))
+    with refused("missing-file"):
+        read_tools(Path("none.json"))
 
 
 # ---- what is shown

@@ -56,4 +56,7 @@ def test_limits_change_the_proof_and_not_what_it_compares_with(configuration):
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_every_run_can_have_some_export(method, objective):
     possible = exports.possible(method, objective)
+    if OBJECTIVES[objective].classifier:  # which ships as model/
+        assert not possible
+        return
     assert possible and all(exports.EXPORTS[kind].is_adapter for kind in possible) == (not METHODS[method].mergeable)

@@ -28,11 +28,15 @@ def test_field_of_peft_that_a_key_sets_is_refused(configuration, method):
 @pytest.mark.parametrize("objective", BY_TRL)
 def test_field_of_the_trainer_that_a_key_sets_is_refused(configuration, objective):
     row = OBJECTIVES[objective]
-    table = TABLE | {"objective": objective, "data": "chats" if "messages" in row.data else "pairs"}
+    fits = {"messages": "chats", "preference": "pairs", "text": "texts", "labelled_text": "labelled"}
+    table = TABLE | {"objective": objective, "data": next(name for kind, name in fits.items() if kind in row.data)}
     table |= {"reward": {"function": "final_number"}} if row.on_policy else {}
+    table |= {"teacher": "base"} if row.teacher else {}
     for field in OWN_TRAINER_FIELDS & trainer_fields(objective):
         with refused("conflicting-keys", f"runs.own.trainer_args.{field}"):
-            Project(configuration({"runs.own": table | {"trainer_args": {field: 1}}}))
+            texts = {"datasets.texts": {"path": "texts.jsonl", "format": "text"}}
+            texts |= {"datasets.labelled": {"path": "labelled.jsonl", "format": "labelled_text"}}
+            Project(configuration(texts | {"runs.own": table | {"trainer_args": {field: 1}}}))
 
 
 def test_no_field_of_the_trainer_changes_what_a_key_of_the_same_name_says():

@@ -182,14 +182,17 @@ def test_combination_is_allowed(keys):
     assert run(**keys)
 
 
-DATASET_TYPES = ("text", "messages", "preference", "unpaired_preference", "image_messages")
+DATASET_TYPES = ("text", "labelled_text", "messages", "preference", "unpaired_preference", "image_messages")
 FITS = {
     "sft": "text messages",
+    "pretrain": "text",
     "dpo": "preference",
     "kto": "preference unpaired_preference",
     "orpo": "preference",
     "cpo": "preference",
+    "distill": "text messages",
     "reward": "preference",
+    "classify": "labelled_text",
     "grpo": "messages preference prompts",
     "rloo": "messages preference prompts",
     "ppo": "messages preference prompts",

@@ -38,7 +38,9 @@ def test_every_objective_and_method_has_its_defaults(objective):
         except UserError:
             continue  # refused by test_run_rules.py
         learns, moves = METHODS[method].learning_rates
-        assert settings["learning_rate"] == (learns if objective in ("sft", "reward") else moves)
+        assert settings["learning_rate"] == (
+            learns if objective in ("sft", "pretrain", "reward", "classify") else moves
+        )
         beta = {"dpo": 0.1, "kto": 0.1, "orpo": 0.1, "cpo": 0.1, "grpo": 0.0, "rloo": 0.05}
         assert settings.get("beta") == beta.get(objective)
         assert settings.get("rank", 16) == (256 if method == "vera" else 16)
@@ -98,3 +100,10 @@ def test_frozen_list_has_keys_of_a_run_only_once():
 
 def test_overruled_checks_are_in_no_spec():
     assert run(allow=["overlap"]).settings() == run().settings()
+
+
+def test_pretrain_packs_unless_it_is_told_not_to():
+    assert run(objective="pretrain").settings()["packing"] is True
+    assert "packing" not in run(objective="pretrain", packing=False).settings()
+    assert "packing" not in run(objective="pretrain", method="prefix").settings()  # whose rows cannot be packed
+    assert "packing" not in run(packing=False).settings() and "packing" not in run().settings()

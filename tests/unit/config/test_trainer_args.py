@@ -7,10 +7,18 @@ from posttrain.config import library_fields, trainer_args
 from posttrain.objectives import OBJECTIVES
 from posttrain.workflow.project import Project
 
+TEXTS = {
+    "datasets.texts": {"path": "texts.jsonl", "format": "text"},
+    "datasets.labelled": {"path": "labelled.jsonl", "format": "labelled_text"},
+}
+DATA = {"messages": "chats", "preference": "pairs", "text": "texts", "labelled_text": "labelled"}
+
 
 def table(objective: str) -> dict:
     row = OBJECTIVES[objective]
-    own = {"from": "base", "objective": objective, "data": "chats" if "messages" in row.data else "pairs"}
+    data = next(name for kind, name in DATA.items() if kind in row.data)
+    own = {"from": "base", "objective": objective, "data": data}
+    own |= {"teacher": "base"} if row.teacher else {}
     return own | ({"reward": {"function": "final_number"}} if row.on_policy else {})
 
 
@@ -25,7 +33,7 @@ ENTRIES = [
 @pytest.mark.parametrize(("objective", "field"), ENTRIES)
 def test_field_that_would_be_ignored_is_refused(objective, field, configuration):
     with refused("key-without-effect", f"runs.own.trainer_args.{field}") as error:
-        Project(configuration({"runs.own": table(objective) | {"trainer_args": {field: 1}}}))
+        Project(configuration(TEXTS | {"runs.own": table(objective) | {"trainer_args": {field: 1}}}))
     assert error.value.hint
 
 

@@ -1,4 +1,4 @@
-"""Every chat template that TRL ships for text: what is trained is what the assistant says, thinks and calls, and its turn's end.
+"""Every shipped chat template for text, TRL's and ours: what is trained is what the assistant says, thinks and calls, and its turn's end.
 
 The expected texts are written by hand from the templates; what stands before an answer is what transformers renders to ask for it.
 """
@@ -19,9 +19,11 @@ from tokenizers.models import BPE
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from posttrain.data import conversations
+from posttrain.data import conversations, thoughts
 from posttrain.data.conversations import DATE
 from posttrain.data.tokens import IGNORED, preference_tokens, prompt_tokens, sft_tokens, stops, tokenise, turn_end
+from posttrain.metrics import tool_calls
+from posttrain.models.chat_templates import shipped
 from posttrain.runtime.errors import UserError
 
 FOLDER = Path(importlib.util.find_spec("trl").submodule_search_locations[0]) / "chat_templates"
@@ -95,6 +97,7 @@ FAMILIES = {
         ' to=functions.weather<|channel|>commentary json<|message|>{"city": "Seoul"}<|call|>',
         rewrites=True,
     ),
+    "hermes": Family(IM, None, JSON_CALL),
     "lfm2": Family(IM),
     "lfm2_2_5": Family(IM, "<think>{t}</think>{a}<|im_end|>", LFM_CALL),
     "lfm2_2_5_v2": Family(IM, "<think>{t}</think>{a}<|im_end|>", LFM_CALL),
@@ -150,7 +153,7 @@ def load(template: str, special: str = "") -> PreTrainedTokenizerFast:
 def family(request):
     """A template's tokenizer, the stop tokens of its models, and what is trained under it."""
     known = FAMILIES[request.param]
-    tokenizer = load((FOLDER / f"{request.param}.jinja").read_text())
+    tokenizer = load(shipped()[request.param].read_text())
     texts = [text for text in (known.said, known.call) if text]
     ends = known.stops or [SPECIAL.findall(text)[-1] for text in texts]
     return request.param, tokenizer, tokenizer.convert_tokens_to_ids(list(ends)), known
@@ -196,8 +199,8 @@ def as_objects(messages: list[dict], name: str) -> list[dict]:
 
 
 def test_each_template_for_text_has_its_texts_here():
-    shipped = {file.stem for file in FOLDER.glob("*.jinja") if not re.search(OTHERS, file.stem)}
-    assert {name for name in shipped if not name.endswith("_training")} == FAMILIES.keys()
+    for_text = {name for name in shipped() if not re.search(OTHERS, name)}
+    assert {name for name in for_text if not name.endswith("_training")} == FAMILIES.keys()
 
 
 @pytest.mark.parametrize("system", ["", "Be brief."])
@@ -288,6 +291,19 @@ def test_a_call_of_a_tool_is_trained_and_the_tools_answer_is_not(family):
         (asked(tokenizer, plain[:1], TOOLS), known.call),
         (asked(tokenizer, plain[:3], TOOLS), (known.after_tool or known.said).format(a="A1")),
     ]
+
+
+def test_a_call_that_a_template_writes_is_read_again(family):
+    _, tokenizer, ends, known = family
+    if not known.call:
+        return
+    call = {"role": "assistant", "content": "", "tool_calls": json.dumps(CALL)}
+    *_, (ids, labels) = sft_tokens(tokenizer, [{"messages": [*turns("Q1"), call], "tools": TOOLS}], ends)
+    said = [token for token in labels if token not in (IGNORED, *ends)]  # as it is generated, up to the stop token
+    opening = thoughts.opened(tokenizer, [i for i, label in zip(ids, labels, strict=True) if label == IGNORED])
+    text = thoughts.answer(opening + thoughts.decode(tokenizer, said))
+    assert tool_calls.calls(text) == [tool_calls.Call("weather", frozenset({("city", ("str", "Seoul"))}))]
+    assert tool_calls.tool_arguments(text, '{"name": "weather", "arguments": {"city": "Seoul"}}') == 1
 
 
 def test_a_pair_and_a_labelled_answer_begin_with_the_prompt_of_generation(family):

@@ -53,10 +53,16 @@ def test_a_type_with_a_score_needs_only_its_row(monkeypatch):
 
 
 def test_a_suite_measures_the_types_that_name_its_kind_or_else_those_with_references():
-    assert for_suites("perplexity") == ("text", "messages")
-    assert for_suites("preference") == ("preference",)
+    assert for_suites("perplexity") == ("text", "messages", "image_messages", "audio_messages")
+    assert for_suites("preference") == ("preference", "image_preference")
     assert for_suites("reward") == ("messages", "preference", "prompts")
-    assert for_suites("generation") == ("messages", "preference")
+    assert for_suites("generation") == (
+        "messages",
+        "image_messages",
+        "audio_messages",
+        "preference",
+        "image_preference",
+    )
 
 
 def test_images_make_another_type_of_the_same_turns():

@@ -12,6 +12,7 @@ from posttrain.data.licences import (
     card_fields,
     conditions,
     forbids,
+    forbids_teaching,
     is_known,
     normalise,
     of_card,
@@ -276,3 +277,20 @@ def test_the_next_project_reads_in_the_card_of_a_result_what_it_inherits(tmp_pat
     (tmp_path / "README.md").write_text(f"---\n{fields}---\n")
     licence = of_card(tmp_path)
     assert (is_known(licence), forbids(licence, "commercial")) == (known, forbidden)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student", "forbidden"),
+    [
+        ("llama3", "apache-2.0", True),
+        ("Llama 3 Community License Agreement", None, True),
+        ("llama3", "Llama3", False),  # a model that is made of it
+        ("llama3.1", "apache-2.0", False),
+        ("mit OR llama2", "mit", False),
+        ("mit AND llama2", "mit", True),
+        ("apache-2.0", None, False),
+        (None, None, False),
+    ],
+)
+def test_some_licences_forbid_to_train_others_on_what_a_model_says(teacher, student, forbidden):
+    assert forbids_teaching(teacher, student) == forbidden

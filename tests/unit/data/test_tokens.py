@@ -406,3 +406,22 @@ def test_prompts_alone_are_whole_or_left_out_and_nothing_of_them_is_trained(toke
     assert (counts["rows"], counts["dropped"], counts["cut"], counts["trained_tokens"]) == (1, 1, 1, 0)
     asked = tokens.questions(tokenizer, rows[:1])
     assert asked == [{"id": "short", "prompt_ids": found[0]["prompt_ids"], "reference": None}]
+
+
+@pytest.mark.parametrize("length", [*range(2, 30), 64])
+def test_a_long_text_is_split_into_rows_that_train_each_of_its_tokens_once(without_template, length):
+    row = normalise({"text": "One apple, two pears, three plums and 14 figs: " * 3}, "text", {}, "row")
+    (whole,), _ = tokenise(without_template, [row], "text", 10_000)
+    found, counts = tokenise(without_template, [row], "text", length, long_rows="split")
+    assert [one["id"] for one in found] == [f"{row['id']}.{k}" for k in range(len(found))]
+    assert [token for one in found for token in one["labels"][1:]] == whole["labels"][1:]
+    assert [one["length"] for one in found[:-1]] == [length] * (len(found) - 1) and found[-1]["length"] > 1
+    assert (counts["cut"], counts["dropped"]) == (0, 0)
+    assert counts["trained_tokens"] == len(whole["input_ids"]) - 1
+
+
+def test_a_text_that_fits_stays_one_row(without_template):
+    row = normalise({"text": "One apple."}, "text", {}, "row")
+    assert tokenise(without_template, [row], "text", 100, long_rows="split") == tokenise(
+        without_template, [row], "text", 100
+    )

@@ -162,3 +162,47 @@ def test_results_are_those_of_the_suites_of_cases(file):
         ]
     }  # fmt: skip
     assert cases.results(suites, []) == {}
+
+
+# ---- calls
+
+TOOLS = "[{type: function, function: {name: GetWeather}}, {type: function, function: {name: PlayMusic}}]"
+OSLO = '<tool_call>{"name": "GetWeather", "arguments": {"days": 3.0, "city": "Oslo"}}</tool_call>'
+IN_XML = "<function=GetWeather><parameter=city>Oslo</parameter><parameter=days>3</parameter></function>"
+MUSIC = '<tool_call>{"name": "PlayMusic", "arguments": {}}</tool_call>'
+CALLS = [
+    ("{name: GetWeather, arguments: {city: Oslo, days: 3}}", OSLO, ""),
+    ("{name: GetWeather, arguments: {city: Oslo, days: 3}}", IN_XML, ""),
+    ("{name: GetWeather}", OSLO, ""),
+    ("{name: GetWeather, arguments: {city: Rome}}", OSLO, 'the arguments are {"days": 3.0, "city": "Oslo"}'),
+    ("{name: PlayMusic}", OSLO, "it calls GetWeather, not PlayMusic"),
+    ("{name: GetWeather}", "Which city?", "it calls nothing, not GetWeather"),
+    ("{name: GetWeather}", OSLO[:-5], "it tries to call a function, in no form that is read"),
+    ("[{name: PlayMusic}, {name: GetWeather, arguments: {city: Oslo, days: 3}}]", f"{OSLO}{MUSIC}", ""),
+    ("[{name: PlayMusic}, {name: GetWeather}]", OSLO, "it calls GetWeather, not PlayMusic and GetWeather"),
+    ("none", "Which city?", ""),
+    ("none", OSLO, "it calls GetWeather, not nothing"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "answer", "said"), CALLS)
+def test_an_expected_call(file, call, answer, said):
+    case = one(file, f"- {{prompt: Weather, tools: {TOOLS}, call: {call}}}")
+    assert cases.why(case, answer) == ([said] if said else [])
+    assert cases.why(case, f"<think>Hm. {MUSIC}</think>{answer}") == ([said] if said else [])
+
+
+WRONG_CALLS = [
+    ("{name: GetWether}", "'GetWether' is not among the case's tools; did you mean 'GetWeather'?"),
+    ("{arguments: {}}", "it is no call; write {name: ..., arguments: {...}}, a list of those, or none"),
+    ("{name: GetWeather, arguments: 3}", "the arguments of GetWeather are not a table"),
+    ("[]", "it is empty; write"),
+    ("~", "the value is null|write"),
+    ("GetWeather", "write {name"),
+]
+
+
+@pytest.mark.parametrize(("call", "sentence"), WRONG_CALLS)
+def test_a_wrong_call_is_one_sentence(file, call, sentence):
+    with pytest.raises(UserError, match=sentence.replace("{", "[{]").replace("?", "[?]")):
+        read(file(f"- {{prompt: Weather, tools: {TOOLS}, call: {call}}}"))

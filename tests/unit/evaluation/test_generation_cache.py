@@ -21,7 +21,7 @@ class Asked:
         self.batches: list[list[list[int]]] = []
         self.dies_after = dies_after
 
-    def generate_batch(self, model, tokenizer, prompts, max_new_tokens, stop, penalty):
+    def generate_batch(self, model, tokenizer, prompts, max_new_tokens, stop, penalty, files):
         if len(self.batches) == self.dies_after:
             raise KeyboardInterrupt
         self.batches.append(prompts)

@@ -209,14 +209,10 @@ def test_json_is_one_value_perhaps_in_a_fence(output):
 def test_every_metric_takes_any_text(output):
     for reference in ("", "a b", output):
         (example,) = score(list(NAMES), [output], [reference], "b")
-        assert list(example) == list(NAMES)
-        assert {name: len(of) for name, of in example.items() if isinstance(of, list)} == {
-            "bleu": 10,
-            "chrf": 18,
-            "wer": 2,
-            "cer": 2,
-        }
-        assert all(type(of) is float for of in example.values() if not isinstance(of, list))
+        assert set(NAMES) - example.keys() == {"parallel_calls", "error_recovery"}  # of some examples only
+        sizes = {name: len(of) for name, of in example.items() if isinstance(of, list)}
+        assert sizes == {"bleu": 10, "chrf": 18, "wer": 2, "cer": 2}
+        assert all(type(of) is float for name, of in example.items() if name not in sizes)
 
 
 @pytest.mark.parametrize(

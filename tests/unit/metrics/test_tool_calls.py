@@ -1,11 +1,13 @@
 """Answers that call tools or are JSON, beside a reference: real answers of models, and what is not a call."""
 
+# ruff: noqa: RUF001  (DeepSeek writes its tokens with these characters)
+
 import json
 
 import pytest
 
 from posttrain.metrics.text_metrics import score
-from posttrain.metrics.tool_calls import Call, calls, message_text
+from posttrain.metrics.tool_calls import Call, calls, is_error, message_text
 
 CALL = '{"name": "GetWeather", "arguments": {"city": "Oslo", "days": 3}}'
 # The same call, as models and their servers write it.
@@ -25,6 +27,22 @@ FORMS = {
             "function": {"name": "GetWeather", "arguments": '{"city": "Oslo", "days": 3}'},
         }
     ),
+    "Llama 3.2, LFM2 without its marks": "[GetWeather(city='Oslo', days=3)]",
+    "LFM2": '<|tool_call_start|>[GetWeather(days=3, city="Oslo")]<|tool_call_end|>Checking.',
+    "Gemma 3": "```tool_code\nGetWeather(city='Oslo', days=3)\n```",
+    "Gemma 4": '<|tool_call>call:GetWeather{city:<|"|>Oslo<|"|>,days:3}<tool_call|>',
+    "Qwen3-Coder": "I'll look.\n<tool_call>\n<function=GetWeather>\n<parameter=city>\nOslo\n</parameter>\n<parameter=days>\n3\n"
+    "</parameter>\n</function>\n</tool_call>",
+    "Qwen3-Coder without tags": "<function=GetWeather><parameter=city>Oslo</parameter><parameter=days>3</parameter></function>",
+    "GLM-4": "<tool_call>GetWeather\n<arg_key>city</arg_key>\n<arg_value>Oslo</arg_value>\n<arg_key>days</arg_key>\n"
+    "<arg_value>3</arg_value>\n</tool_call>",
+    "Mistral": f"[TOOL_CALLS] [{CALL}]",
+    "Mistral, later": '[TOOL_CALLS]GetWeather[CALL_ID]abc123def[ARGS]{"city": "Oslo", "days": 3}',
+    "DeepSeek-V3": "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>GetWeather\n```json\n"
+    '{"city": "Oslo", "days": 3}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>',
+    "gpt-oss": '<|start|>assistant<|channel|>commentary to=functions.GetWeather <|constrain|>json<|message|>{"city":"Oslo","days":3}',
+    "Muse": ' to=GetWeather<|message|><atem:function_calls>\n<atem:invoke name="GetWeather">\n<atem:parameter name="city">Oslo'
+    '</atem:parameter>\n<atem:parameter name="days">3</atem:parameter>\n</atem:invoke>\n</atem:function_calls>',
     "OpenAI's message": json.dumps(
         {"role": "assistant", "content": None, "tool_calls": [{"function": json.loads(CALL)}]}
     ),
@@ -36,7 +54,12 @@ NOT_CALLS = {
     "a tag that is not opened": f"{CALL}\n</tool_call>",
     "a call and text": f"{CALL} Done!",
     "two calls that are not in a list": f"{CALL}\n{CALL}",
-    "Python": "[GetWeather(city='Oslo', days=3)]",
+    "Python without names": "[GetWeather('Oslo', 3)]",
+    "Python that computes": "[GetWeather(city='Oslo', days=1 + f(2))]",
+    "XML that is cut off": "<tool_call>\n<function=GetWeather>\n<parameter=city>\nOslo\n</parameter>\n",
+    "XML with text in it": "<function=GetWeather>city<parameter=city>Oslo</parameter></function>",
+    "Gemma's with JSON's quotes missing": "<|tool_call>call:GetWeather{city:Oslo,days:3}<tool_call|>",
+    "Mistral's without a name": '[TOOL_CALLS][ARGS]{"city": "Oslo"}',
     "single quotes": CALL.replace('"', "'"),
     "a key twice": '{"name": "GetWeather", "arguments": {"city": "Rome", "city": "Oslo", "days": 3}}',
     "a comma too many": CALL.replace("}}", ",}}"),
@@ -158,3 +181,79 @@ def test_the_calls_of_a_message_are_part_of_its_text():
     assert message_text(message | {"content": "Let me see."}) == f"Let me see.\n<tool_call>{CALL}</tool_call>"
     assert message_text({"role": "assistant", "content": "Hello"}) == "Hello"
     assert value("tool_arguments", message_text(message), CALL) == 1
+
+
+# ---- several calls, none, and after an error
+
+OTHER = '{"name": "PlayMusic", "arguments": {"artist": "Miles Davis"}}'
+BOTH = f"<tool_call>{CALL}</tool_call>\n<tool_call>{OTHER}</tool_call>"
+WORDS = "None of my tools can do that."
+
+
+def only(name: str, output: str, reference: str, prompt=None) -> float | None:
+    (found,) = score([name], [output], [reference], None, [prompt] if prompt else ())
+    return found.get(name)
+
+
+def test_several_calls_are_right_in_any_order_and_only_together():
+    turned = f"[{OTHER}, {CALL}]"
+    assert [only("parallel_calls", said, BOTH) for said in (BOTH, turned, CALL, WORDS)] == [1, 1, 0, 0]
+    assert only("parallel_calls", f"{BOTH}<tool_call>{CALL}</tool_call>", BOTH) == 0  # one too often
+    assert only("parallel_calls", CALL, CALL) is None
+    for form in ("[TOOL_CALLS][{}, {}]", "[TOOL_CALLS] [{},{}]"):
+        assert only("parallel_calls", form.format(CALL, OTHER), BOTH) == 1
+    later = (
+        '[TOOL_CALLS]GetWeather[ARGS]{"city": "Oslo", "days": 3}[TOOL_CALLS]PlayMusic[ARGS]{"artist": "Miles Davis"}'
+    )
+    assert only("parallel_calls", later, BOTH) == 1
+
+
+def test_no_call_counts_only_where_none_is_wanted():
+    assert only("no_call", WORDS, CALL) is None
+    assert [only("no_call", said, WORDS) for said in ("I cannot.", CALL, BOTH, "<tool_call>{")] == [1, 0, 0, 0]
+
+
+def test_a_text_in_a_form_without_types_stays_a_text_where_the_reference_has_one():
+    def written(value: str) -> str:
+        return f"<function=Rate><parameter=points>{value}</parameter></function>"
+
+    for value, reference in (
+        ("3", '"3"'),
+        ("3.0", "3"),
+        ("true", "true"),
+        ('["a"]', '["a"]'),
+        ("two words", '"two words"'),
+    ):
+        assert value_of(written(value), f'{{"name": "Rate", "arguments": {{"points": {reference}}}}}') == 1
+    assert value_of(written("3"), '{"name": "Rate", "arguments": {"points": 4}}') == 0
+    assert (
+        value_of('{"name": "Rate", "arguments": {"points": 3}}', '{"name": "Rate", "arguments": {"points": "3"}}') == 0
+    )
+
+
+def value_of(output: str, reference: str) -> float:
+    return value("tool_arguments", output, reference)
+
+
+RESULTS = [
+    ('{"error": "no such city"}', True), ('{"error": null, "degrees": 3}', False), ('{"success": false}', True),
+    ('{"status": "error", "message": "x"}', True), ("Error: no such city", True), ("ValueError: x", True), ('"Error: x"', True),
+    ("Traceback (most recent call last):", True), ("3", False), ("[]", False), ("Errors are rare there.", False), ("Terror", False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("result", "failed"), RESULTS)
+def test_a_result_that_is_an_error(result, failed):
+    assert is_error(result) is failed
+
+
+def test_recovery_is_measured_after_an_error_only():
+    bad = '[{"name": "GetWeather", "arguments": {"town": "Oslo"}}]'
+    turns = [{"role": "user", "content": "Oslo?"}, {"role": "assistant", "content": "", "tool_calls": bad}]
+    failed = [*turns, {"role": "tool", "content": '{"error": "no argument town"}'}]
+    assert only("error_recovery", CALL, CALL, failed) == 1
+    assert only("error_recovery", bad, CALL, failed) == 0
+    assert only("error_recovery", CALL, CALL, [*turns, {"role": "tool", "content": "3 degrees"}]) is None
+    assert only("error_recovery", CALL, CALL, turns[:1]) is None
+    # An answer in words is right as long as it does not repeat the call.
+    assert [only("error_recovery", said, WORDS, failed) for said in (WORDS, CALL, bad, "{")] == [1, 1, 0, 0]

@@ -1,6 +1,7 @@
 """Each check of the preflight sees the mistake that it is there for, and nothing in a run without it."""
 
 import copy
+import json
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from posttrain.data.tokens import tokenise
 from posttrain.models.machine import Memory
 from posttrain.models.memory_estimate import GIB
 from posttrain.models.memory_sharing import Hardware
-from posttrain.preflight import data_checks, evaluation_checks, settings_checks, token_checks
+from posttrain.preflight import data_checks, evaluation_checks, settings_checks, token_checks, tool_checks
 from posttrain.preflight.checks import CHECKS, NAMES, check
 from posttrain.preflight.context import build_context, load_tokenizer
 from posttrain.preflight.token_scan import scan
@@ -448,12 +449,50 @@ def test_a_template_that_drops_a_called_function_is_an_error(look, own_tokenizer
     ]
     run = look([{"messages": messages}])
     found = data_checks.template_drops(run)
-    assert "the name of a called function in 1 (100 %)" in found.message
+    assert "a call of a function in 1 (100 %)" in found.message
+    assert "such as hermes" in found.message
     template = (
         "{% for m in messages %}{% for c in m['tool_calls'] or [] %}{{ c | tojson }}{% endfor %}"
         "{{ m['content'] | tojson }}\n{% endfor %}"
     )
     assert data_checks.template_drops(replace(run, tokenizer=dropping(own_tokenizer, template))) is None
+
+
+CALLED = [
+    {"role": "user", "content": "Is it raining in Bonn?"},
+    {"role": "assistant", "content": "", "tool_calls": '[{"name": "weather", "arguments": {"city": "Bonn"}}]'},
+    {"role": "tool", "content": '{"rain": false}'},
+    {"role": "assistant", "content": "No."},
+]
+
+
+def test_arguments_that_a_template_drops_are_an_error(look, own_tokenizer):
+    names = "{% for c in m['tool_calls'] or [] %}{{ c.function.name }}{% endfor %}"
+    template = f"{{% for m in messages %}}{names}{{{{ m['content'] }}}}\n{{% endfor %}}"
+    run = replace(look([{"messages": CALLED}]), tokenizer=dropping(own_tokenizer, template))
+    assert "a call of a function" in data_checks.template_drops(run).message
+
+
+def test_results_of_tools_are_counted_and_not_trained(look, chats):
+    run = look([*chats, {"messages": CALLED, "tools": TOOLS}])
+    assert tool_checks.tool_results(run) is None
+    assert tool_checks.counts(run) == {"sampled": 5, "rows": 1, "calls": 1, "tool_results": 1}
+    assert tool_checks.sentence(tool_checks.counts(run)).endswith("1 calls and 1 results, and results are not trained.")
+    row = run.encoded({run.sample[4]["id"]})[run.sample[4]["id"]][0]
+    everything = replace(run, encoded=lambda ids: {name: [row | {"labels": row["input_ids"]}] for name in ids})
+    found = tool_checks.tool_results(everything)
+    assert found.severity == "error"
+    assert "results of tools are trained in 1 (20 %) of the sampled rows" in found.message
+    assert tool_checks.tool_results(look(chats)).severity == "skipped"
+    assert tool_checks.counts(look(chats)) is None
+
+
+def test_a_result_inside_an_answer_of_a_pair_is_an_error(look):
+    pair = {"prompt": CALLED[:1], "chosen": CALLED[1:], "rejected": [{"role": "assistant", "content": "Yes."}]}
+    found = tool_checks.tool_results(look([pair], "preference", run={"objective": "dpo"}))
+    assert (found.severity, "inside an answer, which is trained whole" in found.message) == ("error", True)
+    ended = {"prompt": CALLED[:3], "chosen": CALLED[3:], "rejected": pair["rejected"]}
+    assert tool_checks.tool_results(look([ended], "preference", run={"objective": "dpo"})) is None
 
 
 TOOLS = '[{"type": "function", "function": {"name": "weather", "description": "Of a city."}}]'
@@ -768,8 +807,18 @@ def test_suites_that_their_rows_cannot_answer_are_errors(look):
             50,
             "evaluation.suites.s.data: preference needs rows of type preference, and d is messages",
         ),
-        ("perplexity", "preference", 50, "needs rows of type text or messages, and d is preference"),
-        ("generation", "text", 50, "generation needs rows of type messages or preference, and d is text"),
+        (
+            "perplexity",
+            "preference",
+            50,
+            "needs rows of type text or messages or image_messages or audio_messages, and d is preference",
+        ),
+        (
+            "generation",
+            "text",
+            50,
+            "needs rows of type messages or image_messages or audio_messages or preference or image_preference, and d is text",
+        ),
         ("generation", "messages", 0, "evaluation.suites.s.data: d holds out no rows"),
     ):
         found = told(look(), {"d": holding(rows, shape)}, suite(kind))[1]
@@ -842,3 +891,38 @@ def test_rows_by_which_a_step_is_chosen_and_evaluated_are_told(look):
     run.evaluation |= {"data": [{"name": "chats"}], "limit": 100, "suites": {}, "max_length": 64}
     (found,) = [one for one in check(run, []) if one["name"] == "measuring"]
     assert found["message"].startswith("50 of the 100 held-out rows by which the step is chosen are evaluated as well")
+
+
+# ---- environments
+
+HERMES = Path(__file__).resolve().parents[3] / "scripts/posttrain/models/templates/hermes.jinja"
+TASKS = [{"prompt": [{"role": "user", "content": f"Compute {i}"}], "task": json.dumps({"answer": i})} for i in range(3)]
+
+
+@pytest.fixture
+def acting(look, own_tokenizer):
+    """What is found of a run in an environment."""
+
+    def at(environment="calculator", rows=TASKS, template=None, **keys):
+        run = {"objective": "grpo", "environment": environment, "max_new_tokens": 64, "max_length": 1024} | keys
+        context = look(rows, "tasks", run=run)
+        own_tokenizer.chat_template = template or HERMES.read_text()
+        context.tokenizer = own_tokenizer
+        return CHECKS["environment"].find(context)
+
+    return at
+
+
+def test_an_environment_that_can_be_begun_and_rewarded_is_all_right(acting):
+    assert acting() is None
+
+
+def test_a_template_without_tools_an_unfit_task_and_a_bad_class_are_errors(acting, random_tiny_folder):
+    silent = acting(template=load_tokenizer(random_tiny_folder).chat_template)
+    assert silent.severity == "error" and "does not show the tool 'calculate' of calculator" in silent.message
+    unfit = acting("sqlite")
+    assert unfit.severity == "error" and "sqlite failed in `reset` for the task" in unfit.message
+    Path("world.py").write_text("class World:\n    def reset(self): pass\n")
+    assert "has no method `get_reward`" in acting("world.py:World").message
+    long = acting(max_length=80)
+    assert "there is room for 16" in long.message

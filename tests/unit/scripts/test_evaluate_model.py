@@ -17,9 +17,11 @@ from evaluate_model import add_margins, read_examples, summarise, write_examples
 from posttrain.data.rows import normalise
 from posttrain.data.tokens import tokenise
 from posttrain.evaluation import safety, suites
+from posttrain.evaluation.candidate import Asked
 from posttrain.evaluation.example_scores import clusters, key, measured
 from posttrain.inference import scoring
 from posttrain.models import loading
+from posttrain.reports import domains
 from posttrain.runtime import atomic, hashes
 
 # ---- margins, metrics, verdicts
@@ -249,6 +251,19 @@ def test_every_metric_is_there_by_dataset(evaluate):
     assert "by_part" not in result
 
 
+def test_a_model_is_compared_inside_and_outside_of_its_domain(evaluate):
+    evaluate("base")
+    result = evaluate("run", ("base",), outside=["sums"])
+    inside, outside = (result["by_domain"][place] for place in ("inside", "outside"))
+    assert (inside["data"], outside["data"]) == (["chats", "pairs", "rated"], ["sums"])
+    assert outside["metrics"] == result["by_dataset"]["sums"]
+    assert inside["metrics"]["perplexity"] == result["by_dataset"]["chats"]["perplexity"]
+    for place in (inside, outside):
+        assert place["against"]["base"]["perplexity"]["difference"] == 0
+    assert result["against"]["base"].keys() == inside["against"]["base"].keys() | outside["against"]["base"].keys()
+    assert any(line.startswith("outside the domain (sums): run against base") for line in domains.lines(result))
+
+
 def test_a_mixture_is_measured_by_part_as_well(evaluate):
     atomic.write_json(
         Path("results/data/pairs/data.json"),
@@ -443,8 +458,10 @@ def test_worked_examples_stand_behind_a_system_prompt(in_folder):
     rows = [{"id": name, "place": "x", "messages": [system, asked, said]} for name in "ab"]
     write_rows(Path("results/data/sums/train.parquet"), rows, "messages")
     shots = suites._shots(Namespace(data={"sums": Path("results/data/sums")}), {"data": {"name": "sums"}, "shots": 2})
-    assert suites._after(shots, [system, asked]) == [system, asked, said, asked, said, asked]
-    assert suites._after(shots[:2], [asked]) == [asked, said, asked]
+    assert suites._after(shots, Asked([system, asked])) == Asked([system, asked, said, asked, said, asked])
+    one, two = (("images", f"media/{name}.png") for name in "ab")
+    few = Asked(shots.turns[:2], files=(one,))
+    assert suites._after(few, Asked([asked], "[]", (two,))) == Asked([asked, said, asked], "[]", (one, two))
 
 
 def test_a_reward_model_scores_what_was_generated(evaluate, reward_folder):

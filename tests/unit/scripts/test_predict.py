@@ -188,7 +188,7 @@ def test_what_takes_too_much_memory_is_halved_and_then_one_rows_error(predict, m
 
     def small(self, asked, generate=completion.Asking._generate):
         tried.append(len(asked))
-        if len(asked) > 2 or any(len(ids) > 100 for ids in asked):
+        if len(asked) > 2 or any(len(prompt.ids) > 100 for prompt in asked):
             raise RuntimeError("CUDA out of memory. Tried to allocate 20 GiB")
         return generate(self, asked)
 

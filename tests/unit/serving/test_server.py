@@ -14,6 +14,7 @@ from loopback import running
 from posttrain.data.tokens import prompt_tokens
 from posttrain.inference import scoring
 from posttrain.models import loading
+from posttrain.models.chat_templates import shipped
 from posttrain.runtime.errors import UserError
 from posttrain.serving import in_process, listening
 from posttrain.serving.app import Served, Server
@@ -211,13 +212,13 @@ def test_an_export_is_loaded_as_its_proof_loads_it(tmp_path):
 class Script:
     """A backend that answers with these pieces, and then, perhaps, ends."""
 
-    context, follows_schemas = 100, True
+    context, follows_schemas = 1000, True
 
     def __init__(self, pieces, failure=None) -> None:
-        self.pieces, self.failure, self.options = pieces, failure, None
+        self.pieces, self.failure, self.options, self.prompt = pieces, failure, None, None
 
     async def complete(self, model, prompt, options):
-        self.options = options
+        self.options, self.prompt = options, prompt
         for piece in self.pieces:
             yield Piece(piece, 1)
         if self.failure:
@@ -226,10 +227,50 @@ class Script:
 
 
 @contextlib.contextmanager
-def scripted(*pieces, **options):
-    script = Script(pieces, **options)
-    with running(Server(script, {"cat": Served(tiny_bases.chatml(), "Tools: play")}, None)) as url:
+def scripted(*pieces, template=None, **options):
+    script, tokenizer = Script(pieces, **options), tiny_bases.chatml()
+    tokenizer.chat_template = template or tokenizer.chat_template
+    with running(Server(script, {"cat": Served(tokenizer, "Tools: play")}, None)) as url:
         yield client(url).chat.completions.create, script
+
+
+RESULT = {"role": "tool", "content": '{"playing": true}'}
+
+
+def test_a_conversation_goes_on_with_the_results_of_tools():
+    hermes = shipped()["hermes"].read_text()
+    with scripted("Now ", "<tool_call>\n", '{"name": "play", "arguments": {}}\n</tool_call>', template=hermes) as (
+        ask,
+        script,
+    ):
+        first = ask(**asked("Hi", tools=[TOOL]))
+        message = first.choices[0].message
+        (call,) = message.tool_calls
+        assert message.content == "Now "
+        turns = [
+            {"role": "user", "content": "Hi"},
+            message.model_dump(exclude_none=True),
+            RESULT | {"tool_call_id": call.id},
+        ]
+        ask(**asked("", messages=turns, tools=[TOOL]))
+        read = tiny_bases.chatml().decode(script.prompt)
+    assert '<tools>\n{"type": "function", "function": {"name": "play"' in read
+    assert read.endswith(
+        'assistant\nNow \n<tool_call>\n{"name": "play", "arguments": {}}\n</tool_call><|im_end|>\n<|im_start|>tool\n'
+        '<tool_response>\n{"playing": true}\n</tool_response><|im_end|>\n<|im_start|>assistant\n'
+    )
+
+
+def test_a_call_that_the_template_would_leave_out_is_refused():
+    called = {
+        "role": "assistant",
+        "tool_calls": [{"type": "function", "function": {"name": "play", "arguments": '{"by": "Bach"}'}}],
+    }
+    with (
+        scripted("Yes.") as (ask, _),
+        pytest.raises(openai.BadRequestError, match="template leaves out a call of a function"),
+    ):
+        ask(**asked("", messages=[{"role": "user", "content": "Hi"}, called, RESULT]))
 
 
 def test_a_call_comes_back_as_tool_calls():

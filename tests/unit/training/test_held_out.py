@@ -18,7 +18,7 @@ from training_scripts import SCRIPTS
 import compute_logprobs
 import tokenize_data
 from posttrain.data.rows import normalise
-from posttrain.data.tokens import tokenise
+from posttrain.data.tokens import questions, tokenise
 from posttrain.inference import scoring
 from posttrain.models import loading
 from posttrain.objectives import OBJECTIVES
@@ -189,9 +189,7 @@ def worth(text: str) -> float:
 
 def said(parent: Path, tokenizer, longest: int) -> list[str]:
     """The kept model's greedy answers to the held-out prompts."""
-    prompts = [
-        row["prompt_ids"] for row in held_out.questions(tokenizer, held_out.read(Path("data/validation.parquet")))
-    ]
+    prompts = [row["prompt_ids"] for row in questions(tokenizer, held_out.read(Path("data/validation.parquet")))]
     return scoring.generate(kept_model(parent), tokenizer, prompts, longest)
 
 

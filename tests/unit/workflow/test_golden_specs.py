@@ -32,13 +32,40 @@ def projects() -> dict[str, Project]:
     files = [file for folder in folders for file in sorted(folder.glob("*.yaml"))]
     found = {str(file.relative_to(REPOSITORY)): yaml.safe_load(file.read_text()) for file in files}
     found["every objective by every method"] = every_objective_by_every_method()
+    found["texts"], found["labels"] = texts(), labels()
     return {name: Project(values, name, REPOSITORY) for name, values in found.items()}
+
+
+def texts() -> dict:
+    """The objectives that train on rows of their own kind, which another configuration would be evaluated on as well."""
+    runs = {
+        f"pretrain_{method}": {"from": "tiny", "objective": "pretrain", "method": method, "data": "texts"}
+        for method in METHODS
+    }
+    return {
+        "bases": {"tiny": {"source": "random", "text": "texts", "new_words": ["plum"]}},
+        "datasets": {"texts": {"path": "texts.jsonl", "format": "text"}, "others": {"path": "others.jsonl"}},
+        "runs": runs | {"unpacked": runs["pretrain_lora"] | {"packing": False}},
+        "evaluation": {"outside": ["others"]},
+    }
+
+
+def labels() -> dict:
+    """Classifiers."""
+    run = {"from": "tiny", "objective": "classify", "data": "labelled"}
+    return {
+        "bases": {"tiny": {"source": "random", "text": "labelled"}},
+        "datasets": {"labelled": {"path": "labelled.jsonl", "format": "labelled_text"}},
+        "runs": {f"classify_{name}": run | {"method": name} for name, row in METHODS.items() if row.mergeable},
+    }
 
 
 def every_objective_by_every_method() -> dict:
     """A configuration with a run for each pair that is allowed, all kinds of datasets and suites."""
     values = {
-        "bases": {"tiny": {"source": "random", "text": "chats"}, "hub": {"source": "hub", "model": "a/b"}},
+        "bases": {"tiny": {"source": "random", "text": "chats"}, "hub": {"source": "hub", "model": "a/b"}}
+        | {"small": {"source": "pruned", "of": "tiny", "drop": 1, "data": "chats"}}
+        | {"named": {"source": "pruned", "of": "hub", "drop": [1, 2]}},
         "datasets": {
             "chats": {"path": "chats.jsonl", "format": "messages", "system": "Be brief."},
             "texts": {"path": "texts.jsonl", "format": "text", "validation": 0.2, "limit": 10},
@@ -47,6 +74,7 @@ def every_objective_by_every_method() -> dict:
             "easy": {"from": "pairs", "select": {"by": "reward_lora", "part": "easy", "margin": 0.5}},
             "mixture": {"mix": {"chats": {"weight": 2}, "more": {"limit": 5}}},
             "more": {"path": "more.jsonl", "format": "alpaca"},
+            "said": {"from": "chats", "generated": {"by": "hub"}},
         },
         "evaluation": {
             "suites": {
@@ -60,12 +88,16 @@ def every_objective_by_every_method() -> dict:
         "runs": {"reward_lora": {"from": "tiny", "objective": "reward", "data": "pairs"}},
     }  # fmt: skip
     for (objective, row), method in itertools.product(OBJECTIVES.items(), METHODS):
+        if not {"preference", "messages"} & {*row.data}:
+            continue
         run = {
             "from": "tiny",
             "objective": objective,
             "method": method,
             "data": "pairs" if "preference" in row.data else "chats",
         }
+        if row.teacher:
+            run["teacher"] = "hub"
         if row.on_policy:
             run["reward"] = {"from": "reward_lora"}
         runs = values["runs"] | {f"{objective}_{method}": run}
@@ -78,6 +110,9 @@ def every_objective_by_every_method() -> dict:
     values["runs"] |= {
         "easy_dpo": sft
         | {"objective": "dpo", "data": "easy", "loss_type": ["sigmoid", "sft"], "loss_weights": [1, 0.5]},
+        "on_said": {"from": "small", "objective": "sft", "data": "said"},
+        "top": {"from": "small", "objective": "distill", "data": "chats", "teacher": "sft_lora", "teacher_top_k": 16},
+        "sampled": {"from": "named", "objective": "distill", "data": "chats", "teacher": "hub", "on_policy_share": 0.5},
         "mixed": {"from": "hub", "objective": "sft", "data": "mixture", "packing": True, "assistant_turns": "last"}
         | {"early_stopping": {"metric": "loss"}},
         "rto": sft
