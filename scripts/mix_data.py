@@ -38,8 +38,7 @@ def main(options) -> None:
         )
     taken = amounts(spec["mix"], {part: report["train"] for part, report in reports.items()})
     counts = write(taken, folders, dataset_type, options.output)
-    if DATASET_TYPES[dataset_type].media:
-        media.prune(options.output, rows.media_names(options.output / f"{split}.parquet" for split in SPLITS))
+    media.prune(options.output, rows.media_names(options.output / f"{split}.parquet" for split in SPLITS))
     report = {
         "format": "mix",
         "recognised": None,

@@ -47,7 +47,7 @@ def main(options) -> None:
     origin, sources = find(spec, name)
     held_out = expand(spec["validation"], f"{name}, validation") if isinstance(spec["validation"], str) else []
     read, why = how(spec, sources)
-    read = read._replace(system=spec.get("system"), folder=options.output)
+    read = read._replace(system=spec.get("system"))
     has_media = bool(DATASET_TYPES[read.dataset_type].media)
     if has_media:
         refuse_storage(name)
@@ -57,6 +57,7 @@ def main(options) -> None:
     for stale in options.output.glob(f"{SCRATCH}*"):  # left by a process that was killed; the job's lock is ours
         shutil.rmtree(stale)
     with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=options.output) as scratch:
+        read = read._replace(folder=Path(scratch))  # a dataset that is refused leaves no file behind
         taken = ingest.Intake(Path(scratch), read.dataset_type, spec["max_dropped"])
         apart = taken.add(ingest.parts(held_out, read, None, options.cores)) if held_out else 0
         taken.add(ingest.parts(sources, read, spec["limit"], options.cores))
@@ -83,10 +84,11 @@ def main(options) -> None:
             "licence": licences.of_card(origin),
             "files": {str(file): sha256(file) for file in (*sources, *held_out)},
         }
+        names = rows.media_names(taken.folder / file for file in SPLITS.values()) if has_media else set()
+        media.bring_over(names, taken.folder, options.output)
         for file in (*SPLITS.values(), DROPPED):
             (taken.folder / file).replace(options.output / file)
-    if has_media:
-        media.prune(options.output, rows.media_names(options.output / file for file in SPLITS.values()))
+    media.prune(options.output, names)
     write_data(options.output, report)
     asked = 0 if held_out else splits.held_out_count(report["train"] + report["validation"], spec["validation"])
     tell(name, report, taken.first_fault, options.output / DROPPED, asked)

@@ -211,7 +211,7 @@ def sources(value: Any, column: str, place: str) -> list[Source]:
     if not isinstance(found, list) or not all(map(_is_source, found)):
         raise UserError("invalid-row", place, f"the {column} are a list of paths, and this is {kind(value)}")
     for source in found:
-        path = source.get("path") if isinstance(source, dict) and source.get("bytes") is None else source
+        path = source if isinstance(source, str | bytes) else source.get("bytes") or source.get("path")
         if not isinstance(path, bytes):
             check_text(path, f"path of an {noun}" if column == "images" else f"path of a {noun}", place)
     return found

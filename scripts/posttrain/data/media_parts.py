@@ -120,6 +120,8 @@ def _part(part: Any, column: str, found: list[Source | None], place: str) -> str
 
 def _file(part: Row, column: str, place: str) -> Source | None:
     value = next((part[key] for key in _FILES if part.get(key) is not None), None)
+    if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):
+        return value
     if isinstance(value, dict) and isinstance(value.get("url"), str):
         value = value["url"]
     elif isinstance(value, dict) and isinstance(value.get("data"), str):  # OpenAI's sounds

@@ -27,6 +27,7 @@ ENDINGS = {
     "TIFF": "tif",
     "PPM": "ppm",
 }
+FORMATS = tuple(kind for kind in ENDINGS if kind != "MPO")  # which are opened as JPEG
 MODES = ("RGB", "L", "1", "P", "RGBA", "LA", "PA", "RGBX", "CMYK", "YCbCr", "I;16", "I;16B", "I;16L", "I")
 DEEP = ("I", "I;16", "I;16B", "I;16L")  # 16 bits of grey
 STILL = ("JPEG", "MPO")  # of several pictures in a telephone's JPEG, the others are small copies of the first
@@ -119,7 +120,7 @@ def _opened(content: Any, name: str) -> Any:
     """
     from PIL import Image
 
-    image = Image.open(content, formats=tuple(ENDINGS))
+    image = Image.open(content, formats=FORMATS)
     _check_header(image, name)
     return image
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.data import dataset_types, media_parts, messages
-from posttrain.data.dataset_types import DATASET_TYPES
+from posttrain.data.dataset_types import DATASET_TYPES, MEDIA
 from posttrain.data.formats import COMPLETION_OF, FORMATS
-from posttrain.data.media import KINDS, Store
+from posttrain.data.media import Store
 from posttrain.data.messages import Row, kind, short
 from posttrain.runtime.errors import UserError, nearest
 
@@ -46,7 +46,7 @@ def media_names(files: Iterable[Path]) -> set[str]:
     return {
         name
         for file in files
-        for batch in batches(file, 2000, KINDS)
+        for batch in batches(file, 2000, MEDIA)
         for column in batch.columns
         for name in column.flatten().to_pylist()
     }
