@@ -149,7 +149,7 @@ def test_the_merge_proof_hears_the_sounds(made):
     assert (heard - merge_proof.logits(loaded, deaf)).abs().max() > 1e-3
 
 
-def test_the_published_model_has_three_parts_and_adapters_find_the_language_alone():
+def test_the_published_model_has_three_parts():
     """Qwen2-Audio-7B's own shapes, without weights."""
     from transformers import AutoModelForMultimodalLM, Qwen2AudioConfig
 
