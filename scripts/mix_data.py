@@ -13,32 +13,40 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from posttrain.data import rows
+from posttrain.data import dataset_types, media, rows
+from posttrain.data.dataset_types import DATASET_TYPES, together
 from posttrain.provenance.records import write_data
 from posttrain.runtime.atomic import read_json, whole_file
 from posttrain.runtime.console import say
 from posttrain.runtime.errors import UserError
 from posttrain.runtime.script import arguments, run
 
+SPLITS = ("validation", "train")
+MARK = "mark without a file"
+KINDS = ("repeated", "also held out", MARK)
+
 
 def main(options) -> None:
     spec, name = read_json(options.spec), options.output.name
     folders = {folder.name: folder for folder in options.parts}
     reports = {part["name"]: read_json(folders[part["name"]] / "data.json") for part in spec["mix"]}
-    types = {report["shape"] for report in reports.values()}
-    if len(types) > 1:
+    dataset_type = together(report["shape"] for report in reports.values())
+    if dataset_type is None:
         said = " and ".join(f"{part} is {report['shape']}" for part, report in reports.items())
-        raise UserError("wrong-dataset-type", f"dataset {name}", said, "mix rows of one type")
+        raise UserError(
+            "wrong-dataset-type", f"dataset {name}", said, "mix rows of one type, or of one type with and without files"
+        )
     taken = amounts(spec["mix"], {part: report["train"] for part, report in reports.items()})
-    counts = write(taken, folders, types.pop(), options.output)
+    counts = write(taken, folders, dataset_type, options.output)
+    media.prune(options.output, rows.media_names(options.output / f"{split}.parquet" for split in SPLITS))
     report = {
         "format": "mix",
         "recognised": None,
-        "shape": next(iter(reports.values()))["shape"],
+        "shape": dataset_type,
         "rows": counts["rows"],
         "train": counts["train"],
         "validation": counts["validation"],
-        "dropped": {kind: counts[kind] for kind in ("repeated", "also held out")},
+        "dropped": {kind: counts[kind] for kind in KINDS if counts[kind] or kind != MARK},
         "parts": {part: {"train": counts[part, "train"], "validation": counts[part, "validation"]} for part in reports},
         "origin": None,
         "licence": None,
@@ -74,12 +82,16 @@ def write(taken: dict[str, int], folders: dict[str, Path], dataset_type: str, ou
     held_out: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
         dropped = stack.enter_context(stack.enter_context(whole_file(output / "dropped.jsonl")).open("w"))
-        for split in ("validation", "train"):
+        for split in SPLITS:
             file = stack.enter_context(whole_file(output / f"{split}.parquet"))
             writer = stack.enter_context(pq.ParquetWriter(file, rows.schema(dataset_type)))
             for part, amount in taken.items():
                 for batch in blocks(folders[part], split, amount):
-                    kept, lines = sift(batch, split, seen, held_out)
+                    kept, lines = sift(batch, split, seen, held_out, DATASET_TYPES[dataset_type].media)
+                    files = {
+                        name for row in kept for column in DATASET_TYPES[dataset_type].media for name in row[column]
+                    }
+                    media.bring_over(files, folders[part], output)
                     counts.update({"rows": len(batch), split: len(kept), (part, split): len(kept)})
                     counts.update(line["kind"] for line in lines)
                     dropped.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
@@ -87,21 +99,25 @@ def write(taken: dict[str, int], folders: dict[str, Path], dataset_type: str, ou
     return counts
 
 
-def sift(batch: list[dict], split: str, seen: dict, held_out: dict) -> tuple[list[dict], list[dict]]:
+def sift(
+    batch: list[dict], split: str, seen: dict, held_out: dict, files: tuple[str, ...] = ()
+) -> tuple[list[dict], list[dict]]:
     """The rows of a batch that are kept, and the lines of dropped.jsonl of the others.
 
     Args:
         seen: id to place of the rows that are kept; grows.
         held_out: group to place of those that are held out; grows with the split validation, which comes first.
+        files: the mixture's columns of media; a row of a dataset without has none.
     """
     kept, lines = [], []
     for row in batch:
         group = rows.group(row)
         line = refuse(row, seen.get(row["id"]), held_out.get(group) if split == "train" else None)
+        line = line or without_file(row, files)
         if line:
             lines.append(line)
             continue
-        kept.append(row)
+        kept.append({column: [] for column in files} | row)
         seen[row["id"]] = row["place"]
         if split == "validation":
             held_out[group] = row["place"]
@@ -113,6 +129,13 @@ def refuse(row: dict, same: str | None, held_out: str | None) -> dict | None:
     if held_out:
         return rows.left_out(row, "also held out", f"its prompt is held out, as {held_out}")
     return rows.left_out(row, "repeated", f"the same as {same}") if same else None
+
+
+def without_file(row: dict, files: tuple[str, ...]) -> dict | None:
+    """The line of dropped.jsonl for a row of a dataset without media whose text has a mark; None for others."""
+    marks = [media.KINDS[column].mark for column in files if column not in row]
+    found = next((mark for mark in marks if mark in dataset_types.of(row).text(row)), None)
+    return rows.left_out(row, MARK, f"its text has {found}, and it is about no file") if found else None
 
 
 def blocks(folder: Path, split: str, amount: int) -> Iterator[list[dict]]:

@@ -14,7 +14,20 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from posttrain.data import duplicates, files, ingest, licences, rows, saved_datasets, splits, unknown_keys
+from posttrain.data import (
+    duplicates,
+    files,
+    ingest,
+    licences,
+    media,
+    pictures,
+    rows,
+    saved_datasets,
+    sounds,
+    splits,
+    unknown_keys,
+)
+from posttrain.data.dataset_types import DATASET_TYPES
 from posttrain.provenance.records import write_data
 from posttrain.runtime.atomic import read_json
 from posttrain.runtime.console import say
@@ -35,10 +48,16 @@ def main(options) -> None:
     held_out = expand(spec["validation"], f"{name}, validation") if isinstance(spec["validation"], str) else []
     read, why = how(spec, sources)
     read = read._replace(system=spec.get("system"))
+    has_media = bool(DATASET_TYPES[read.dataset_type].media)
+    if has_media:
+        refuse_storage(name)
+        if spec["hub"]:  # it has the rows only
+            from_hub(spec, name, [f"*.{ending}" for kind in (pictures, sounds) for ending in kind.ENDINGS.values()])
     options.output.mkdir(parents=True, exist_ok=True)
     for stale in options.output.glob(f"{SCRATCH}*"):  # left by a process that was killed; the job's lock is ours
         shutil.rmtree(stale)
     with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=options.output) as scratch:
+        read = read._replace(folder=Path(scratch))  # a dataset that is refused leaves no file behind
         taken = ingest.Intake(Path(scratch), read.dataset_type, spec["max_dropped"])
         apart = taken.add(ingest.parts(held_out, read, None, options.cores)) if held_out else 0
         taken.add(ingest.parts(sources, read, spec["limit"], options.cores))
@@ -65,8 +84,11 @@ def main(options) -> None:
             "licence": licences.of_card(origin),
             "files": {str(file): sha256(file) for file in (*sources, *held_out)},
         }
+        names = rows.media_names(taken.folder / file for file in SPLITS.values()) if has_media else set()
+        media.bring_over(names, taken.folder, options.output)
         for file in (*SPLITS.values(), DROPPED):
             (taken.folder / file).replace(options.output / file)
+    media.prune(options.output, names)
     write_data(options.output, report)
     asked = 0 if held_out else splits.held_out_count(report["train"] + report["validation"], spec["validation"])
     tell(name, report, taken.first_fault, options.output / DROPPED, asked)
@@ -165,15 +187,37 @@ def expand(path: str, name: str) -> list[Path]:
     return found
 
 
-def from_hub(spec: dict, name: str) -> Path:
-    """Bring a dataset's files from the hub onto this machine (from its cache, with HF_HUB_OFFLINE=1)."""
+def refuse_storage(name: str) -> None:
+    """Refuse rows about files where results are in a remote storage, which keeps declared files alone.
+
+    Raises:
+        UserError: they are there.
+    """
+    if "POSTTRAIN_RESULTS" in os.environ:
+        raise UserError(
+            "unsupported-setting",
+            f"dataset {name}",
+            "its rows are about images or sounds, and those are not kept in a remote storage",
+            "build it without --default-storage-provider",
+        )
+
+
+def from_hub(spec: dict, name: str, beside: list[str] | None = None) -> Path:
+    """Bring a dataset's files from the hub onto this machine (from its cache, with HF_HUB_OFFLINE=1).
+
+    Args:
+        beside: patterns of the files that rows are about.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     patterns = [f"*{kind}{packed}" for kind in files.SUFFIXES for packed in ("", *files.COMPRESSED)]
     try:
         folder = snapshot_download(
-            spec["hub"], repo_type="dataset", revision=spec["revision"], allow_patterns=[*patterns, "README.md"]
+            spec["hub"],
+            repo_type="dataset",
+            revision=spec["revision"],
+            allow_patterns=[*patterns, *(beside or []), "README.md"],
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         print(error)

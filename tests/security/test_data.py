@@ -60,7 +60,7 @@ def test_a_card_that_is_a_pipe_is_none(in_folder):
 
 def test_an_image_that_is_a_pipe_is_none(in_folder):
     os.mkfifo("pipe.png")
-    assert "cannot be read as an image" in image_refusal("pipe.png")
+    assert "'pipe.png' is no file" in image_refusal("pipe.png")
 
 
 def test_links_in_a_circle_end(in_folder):
@@ -132,6 +132,11 @@ def image_refusal(name: str) -> str:
     with pytest.raises(UserError) as error:
         rows.normalise(row, "llava", {}, "x line 1")
     return str(error.value)
+
+
+@pytest.mark.parametrize("path", ["../secret.png", "/etc/passwd", "a/../../secret.png", "file:///etc/passwd"])
+def test_a_path_does_not_leave_the_folder(in_folder, path):
+    assert "is outside of the folder" in image_refusal(path)
 
 
 def test_an_image_starts_no_ghostscript(in_folder, monkeypatch):

@@ -9,6 +9,7 @@ What is compared of a held-out row:
 - System turns and rejected completions are left out: rows share the former by design, and the latter are made from the chosen ones.
 - Its user turns of 8 words and more, if they have 13 words or more together: a model that has seen the prompt has seen the row.
 - Otherwise, and if images are part of the prompt, all its words.
+- Words about a picture are others than the same words about another one: rows with files are only compared with rows with the same.
 - Rows of fewer words have to be equal: all words of the row, or its only user turn of 8 words and more, are the words of
   a turn, of two neighbouring turns or of a training row from some turn on.
 
@@ -29,6 +30,7 @@ import numpy as np
 
 from posttrain.data import dataset_types
 from posttrain.data.dataset_types import MEDIA, TURNS
+from posttrain.data.duplicates import hashed
 from posttrain.data.rows import batches
 from posttrain.data.template_rows import Near, Templates
 from posttrain.metrics.word_hashes import Runs, bounds, word_hashes
@@ -87,7 +89,7 @@ def _found(ours: "_HeldOut", train: Iterable[Any]) -> list[Near]:
     templates, start = Templates(), 0
     for batch in train:
         texts, rows, roles = _turns(batch)
-        theirs = _Words(texts, rows, batch.num_rows)
+        theirs = _Words(texts, rows, batch.num_rows, _salts(batch))
         asked = np.zeros(batch.num_rows, np.uint64)
         said = np.isin(roles, ("user", "text"))
         np.add.at(asked, rows[said], theirs.runs.between(theirs.turns[:-1][said], theirs.turns[1:][said]))
@@ -152,10 +154,12 @@ def _widened(starts: np.ndarray, length: int) -> np.ndarray:
 class _Words:
     """The words of some rows, end to end, as hashes of runs of them."""
 
-    def __init__(self, texts: list[str], turn_rows: np.ndarray, rows: int):
+    def __init__(self, texts: list[str], turn_rows: np.ndarray, rows: int, salts: np.ndarray | None):
         hashes, self.turns = word_hashes(texts)
-        self.runs, self.turn_rows = Runs(hashes), turn_rows
         lengths = np.diff(self.turns)
+        if salts is not None:
+            hashes = hashes ^ np.repeat(salts[turn_rows], lengths)
+        self.runs, self.turn_rows = Runs(hashes), turn_rows
         self.rows = bounds(np.bincount(turn_rows, lengths, rows))
         self.word_rows = np.repeat(turn_rows, lengths)
         ends = self.rows[self.word_rows + 1]
@@ -191,6 +195,15 @@ def _turns(batch: Any, without: tuple[str, ...] = ()) -> tuple[list[str], np.nda
     rows = np.concatenate(rows)
     order = np.argsort(rows, kind="stable")
     return [contents[i] for i in order], rows[order], np.array(roles)[order]
+
+
+def _salts(batch: Any) -> np.ndarray | None:
+    """(rows,) uint64, equal for rows about the same files and 0 of none; None where the rows' type has no files."""
+    media = dataset_types.of(batch.schema.names).media
+    if not media:
+        return None
+    files = zip(*(batch[name].to_pylist() for name in media), strict=True)
+    return np.array([hashed(repr(names)) if any(names) else 0 for names in files], np.uint64)
 
 
 # ---- the held-out rows
@@ -237,7 +250,7 @@ def _held_out(batches: Iterable[Any]) -> _HeldOut:
         kind = dataset_types.of(batch.schema.names)
         contents, rows, roles = _turns(batch, without=kind.derived)
         contents = ["" if role == "system" else content for content, role in zip(contents, roles, strict=True)]
-        read = _Words(contents, rows, batch.num_rows)
+        read = _Words(contents, rows, batch.num_rows, _salts(batch))
         lengths = np.diff(read.turns)
         parts.append(
             _Read(

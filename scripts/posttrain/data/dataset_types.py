@@ -308,6 +308,19 @@ def for_suites(*kinds: str) -> tuple[str, ...]:
     )
 
 
+def together(names: Iterable[str]) -> str | None:
+    """The dataset type that rows of several types have in a mixture: one of them, which the others lack only the media of.
+
+    >>> together(["messages", "image_messages"]), together(["messages", "preference"])
+    ('image_messages', None)
+    """
+    names = set(names)
+    largest = max(names, key=lambda name: len(DATASET_TYPES[name].columns))
+    whole = DATASET_TYPES[largest]
+    text = {name: kind for name, kind in whole.columns.items() if name not in whole.media}
+    return largest if all(DATASET_TYPES[name].columns == text for name in names - {largest}) else None
+
+
 def of(names: Iterable[str]) -> DatasetType:
     """The dataset type of rows that have these columns, such as a row itself or the names of a table's schema."""
     return _of(frozenset(names))

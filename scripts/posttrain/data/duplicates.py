@@ -50,14 +50,12 @@ def row_hashes(rows: list[Row]) -> RowHashes:
     hashes = hashes ^ np.repeat(np.array([salt for salt, _ in flat], np.uint64), lengths)
     row_of = np.repeat(np.repeat(np.arange(len(rows)), [len(some) for some in texts]), lengths)
     counts = np.bincount(row_of, minlength=len(rows))
-    signs = np.array(
-        [0 if count else _number(repr(some)) for count, some in zip(counts, texts, strict=True)], np.uint64
-    )
+    signs = np.array([0 if count else hashed(repr(some)) for count, some in zip(counts, texts, strict=True)], np.uint64)
     return RowHashes(
         _triples(hashes, counts),
         counts.astype(np.uint32),
         _sequence(hashes, counts) ^ signs,
-        np.array([_number(_answers(row)) for row in rows], np.uint64),
+        np.array([hashed(_answers(row)) for row in rows], np.uint64),
     )
 
 
@@ -84,7 +82,8 @@ def _texts(row: Row) -> list[tuple[int, str]]:
     kind = dataset_types.of(row)
     if not kind.turns:
         return [(0, row["text"])]
-    media = _number("\0".join(repr(row[name]) for name in kind.media)) if kind.media else 0
+    files = [row[name] for name in kind.media]
+    media = hashed("\0".join(map(repr, files))) if any(files) else 0
     salts = {name: _salt(mark(row)) for name, mark in kind.marks.items()}
     return [
         (salts.get(name, media), text)
@@ -106,11 +105,12 @@ def _answers(row: Row) -> str:
     return "\0".join(said)
 
 
-def _number(text: str) -> int:
+def hashed(text: str) -> int:
+    """64 bits of a hash of a text."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
-_salt = cache(_number)  # of the few words that tell a side or a label
+_salt = cache(hashed)  # of the few words that tell a side or a label
 
 
 # ---- what many rows have in common

@@ -152,6 +152,13 @@ def _prompts(values: Row, place: str) -> Row:
     return {"prompt": messages.asked(_prompt(values, place))}
 
 
+def _about_media(values: Row, place: str) -> Row:
+    """A conversation about files."""
+    return {
+        "messages": _whole(_conversation(values, "messages" if "messages" in values else "conversations", place), place)
+    }
+
+
 def _tasks(values: Row, place: str) -> Row:
     task = values["task"]
     with contextlib.suppress(ValueError, RecursionError):  # then it is a text, and refused
@@ -162,24 +169,13 @@ def _tasks(values: Row, place: str) -> Row:
     return _prompts(values, place) | {"task": json.dumps(task, ensure_ascii=False, sort_keys=True)}
 
 
-def _llava(values: Row, place: str) -> Row:
-    return _about_media("images", "image", values, place)
-
-
-def _audio(values: Row, place: str) -> Row:
-    return _about_media("audios", "audio", values, place)
-
-
-def _about_media(column: str, one: str, values: Row, place: str) -> Row:
-    """A conversation about files, whose names are in `column`, or a single one in the field `one`."""
-    names = values.get(column, values.get(one))
-    names = [names] if isinstance(names, str) else names
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise UserError("invalid-row", place, f"the {column} are a list of paths, and this is {kind(names)}")
-    for name in names:
-        messages.check_text(name, f"path of an {one}", place)
-    turns = "messages" if "messages" in values else "conversations"
-    return {"messages": _whole(messages.turns(values[turns], turns, place), place), column: list(names)}
+def _seen(values: Row, place: str) -> Row:
+    """A question about pictures, which come first where it does not say where they belong."""
+    asked = messages.text(values["prompt"], "prompt", place)
+    if "<image>" not in asked:
+        images = messages.from_json(values.get("images", values.get("image")))
+        asked = "<image>" * (len(images) if isinstance(images, list) else 1) + asked
+    return _prompt_completion(values | {"prompt": asked}, place)
 
 
 # ---- parts of rows
@@ -284,8 +280,14 @@ _TREE = (("message_id", "parent_id", "text", "role"), ("rank", "deleted"))
 FORMATS: dict[str, Format] = {
     "oasst": Format("messages", None, *_TREE, tree_of="messages"),
     "oasst_pairs": Format("preference", None, *_TREE, tree_of="preference"),
-    "llava": Format("image_messages", _llava, ("images|image", "messages|conversations")),
-    "audio": Format("audio_messages", _audio, ("audios|audio", "messages|conversations")),
+    "image_preference": Format(
+        "image_preference",
+        _preference,
+        ("chosen", "rejected"),
+        ("prompt|conversations|instruction|messages", "images|image", *_ASKS),
+    ),
+    "llava": Format("image_messages", _about_media, ("messages|conversations",), ("images|image", "system", "tools")),
+    "audio": Format("audio_messages", _about_media, ("messages|conversations",), ("audios|audio", "system", "tools")),
     "hh_rlhf": Format("preference", _hh_rlhf, ("chosen", "rejected")),
     "preference": Format(
         "preference", _preference, ("chosen", "rejected"), ("prompt|conversations|instruction|messages", *_ASKS)
@@ -295,6 +297,9 @@ FORMATS: dict[str, Format] = {
         _unpaired,
         ("messages|conversations|prompt|instruction", "label"),
         ("completion|output", *_ASKS),
+    ),
+    "image_prompt_completion": Format(
+        "image_messages", _seen, ("images|image", "prompt", "completion"), ("system", "tools")
     ),
     "messages": Format("messages", _messages, ("messages",), ("system", "tools")),
     "sharegpt": Format("messages", _sharegpt, ("conversations",), ("system", "tools")),

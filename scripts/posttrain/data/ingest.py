@@ -15,6 +15,7 @@ import numpy as np
 
 from posttrain.data import contamination, duplicates, files, message_trees, recognition, rows, splits, unknown_keys
 from posttrain.data.formats import FORMATS
+from posttrain.data.media import Store
 from posttrain.data.readers.blocks import BLOCK_ROWS, Block
 from posttrain.metrics.word_hashes import bounds
 from posttrain.runtime.errors import UserError
@@ -33,9 +34,11 @@ class Format(NamedTuple):
     name: str
     columns: dict[str, str]
     images: Path | None
-    """the folder that images belong to; None is the file's own"""
+    """the folder that paths of images and sounds are relative to; None is the file's own"""
     system: str | None = None
     """the system prompt of rows that have none"""
+    folder: Path | None = None
+    """the dataset's, to which images and sounds are brought"""
 
     @property
     def dataset_type(self) -> str:
@@ -253,12 +256,12 @@ def normalised(block: Block, format: Format) -> Part:
 
     kept, dropped = [], []
     unknown: Counter[str] = Counter()
-    images = format.images or Path(block.file).parent
+    store = Store(format.images or Path(block.file).parent, format.folder)
     for i, (place, row) in enumerate(block.parse()):
         try:
             if isinstance(row, UserError):
                 raise row
-            kept.append(rows.normalise(row, format.name, format.columns, place, images))
+            kept.append(rows.normalise(row, format.name, format.columns, place, store))
             if format.system is not None:
                 kept[-1] = rows.with_system(kept[-1], format.system)
             unknown_keys.count(row, format.name, format.columns, unknown)
@@ -276,6 +279,10 @@ def _shown(row: Any) -> str:
     if isinstance(row, bytes):
         return row[:SHOWN].decode("utf-8", "backslashreplace").strip()
     try:
-        return json.dumps(row, default=str)[:SHOWN]
+        return json.dumps(row, default=_shown_value)[:SHOWN]
     except (RecursionError, ValueError, TypeError):
         return str(type(row))
+
+
+def _shown_value(value: Any) -> str:
+    return f"{len(value):,} bytes" if isinstance(value, bytes) else str(value)

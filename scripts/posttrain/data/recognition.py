@@ -6,7 +6,9 @@ completion, only the user can say which.
 
 from typing import Any, NamedTuple
 
+from posttrain.data.dataset_types import DATASET_TYPES
 from posttrain.data.formats import COMPLETION_OF, FIELDS, FORMATS
+from posttrain.data.media_parts import has_parts
 from posttrain.data.messages import SPEAKER, Row, from_json, short
 from posttrain.runtime.errors import UserError
 
@@ -50,6 +52,15 @@ PAIRS = (
     ("source", "target"),
 )
 TAG = "kto_tag"  # LLaMA-Factory's name for the label
+# What rows are that have files besides, of formats without files.
+WITH_FILES = {
+    "images": {
+        **dict.fromkeys(("messages", "sharegpt"), "llava"),
+        "preference": "image_preference",
+        "prompt_completion": "image_prompt_completion",
+    },
+    "audios": dict.fromkeys(("messages", "sharegpt"), "audio"),
+}
 NAMED = ("labelled_text",)  # never recognised: a text and a label may be a prompt and its completion
 LAST = ("text", "prompts")  # formats with one field; tried last, since other fields may say more
 _LOOKS = {
@@ -81,7 +92,7 @@ def recognise(row: Row, columns: dict[str, str]) -> Recognised:
     by_names = [format for format in FORMATS if format not in (*LAST, *NAMED)]
     found = _exact(row, by_names, columns) or _renamed(row, columns) or _exact(row, LAST, columns)
     if found:
-        return _with_system(row, found)
+        return _with_system(row, _with_files(row, found))
     asked = _candidates(row, "prompt", columns, NAMES["prompt"][:1])
     if asked and row[asked[0]] is not None:
         return _with_system(row, _told("prompts", _asking(row, _the("prompt", asked)), columns, row))
@@ -140,9 +151,12 @@ def _looks_like(format: str, row: Row, columns: dict[str, str]) -> bool:
     """Whether the fields hold what only this format has in them, where their names do not tell."""
     values = {field: row.get(columns.get(field, field)) for field in FIELDS}
     chosen = values["chosen"]
+    media = DATASET_TYPES[FORMATS[format].dataset_type].media
+    if media and not _has_files(row, media[0], columns):
+        return False
     if format == "hh_rlhf":
         return isinstance(chosen, str) and SPEAKER.match(chosen.lstrip()) is not None
-    if format == "preference":
+    if format in ("preference", "image_preference"):
         explicit = _present(row, "prompt|conversations|instruction", columns)
         return explicit is not None or (isinstance(chosen, list) and len(chosen) > 1) or _asks(values["messages"])
     if format == "unpaired_preference":
@@ -259,6 +273,27 @@ def _told(format: str, found: dict[str, str], columns: dict[str, str], row: Row)
     read = f", of which {' and '.join(f'{short(name)} is read as {ours}' for ours, name in renamed.items())}"
     why = f"its first row has the fields {', '.join(map(short, found.values()))}{read if renamed else ''}"
     return Recognised(format, columns | renamed, why)
+
+
+def _has_files(row: Row, column: str, columns: dict[str, str]) -> bool:
+    """Whether a row has a column of pictures, or of sounds, or messages with such parts."""
+    values = [row.get(columns.get(field, field)) for field in ("messages", "conversations", "prompt")]
+    return _files_of(row, column, columns) is not None or any(has_parts(value, column) for value in values)
+
+
+def _files_of(row: Row, column: str, columns: dict[str, str]) -> str | None:
+    """The name of a row's column of pictures, or of sounds."""
+    return _present(row, f"{column}|{column[:-1]}", columns)
+
+
+def _with_files(row: Row, found: Recognised) -> Recognised:
+    """The format of rows with files, where a row under other names has such a column with a value."""
+    for column, formats in WITH_FILES.items():
+        name = _files_of(row, column, found.columns)
+        if found.format in formats and name and row[name]:
+            why = f"{found.why}; {short(name)} has its {column}"
+            return Recognised(formats[found.format], found.columns, why)
+    return found
 
 
 def _with_system(row: Row, found: Recognised) -> Recognised:

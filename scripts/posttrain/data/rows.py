@@ -11,15 +11,15 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from posttrain.data import dataset_types, messages, sounds
-from posttrain.data.dataset_types import DATASET_TYPES
-from posttrain.data.files import is_file
+from posttrain.data import dataset_types, media_parts, messages
+from posttrain.data.dataset_types import DATASET_TYPES, MEDIA
 from posttrain.data.formats import COMPLETION_OF, FORMATS
+from posttrain.data.media import Store
 from posttrain.data.messages import Row, kind, short
 from posttrain.runtime.errors import UserError, nearest
 
+HERE = Store()  # files are only checked
 MAX_CHARACTERS = 1_000_000
-IMAGES = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # for EPS, pillow would start Ghostscript
 
 
 def read(path: Path) -> list[Row]:
@@ -39,6 +39,17 @@ def batches(path: Path, size: int, columns: Iterable[str] | None = None) -> Iter
     with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
         present = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
         yield from file.iter_batches(size, columns=present, use_threads=False)
+
+
+def media_names(files: Iterable[Path]) -> set[str]:
+    """The names of the files that the normalised rows of Parquet files are about."""
+    return {
+        name
+        for file in files
+        for batch in batches(file, 2000, MEDIA)
+        for column in batch.columns
+        for name in column.flatten().to_pylist()
+    }
 
 
 def without_nulls(rows: list[Row]) -> list[Row]:
@@ -98,17 +109,17 @@ def arrow_schema(columns: dict[str, str]) -> Any:
 # ---- normalise
 
 
-def normalise(row: Any, format: str, columns: dict[str, str], place: str, images: Path = Path()) -> Row:
+def normalise(row: Any, format: str, columns: dict[str, str], place: str, store: Store = HERE) -> Row:
     """One row in its normal form.
 
     Args:
         format: one of FORMATS except for trees, of which `message_trees` makes rows first.
         columns: our field to the file's field.
         place: file and line.
-        images: the folder that the paths of images belong to.
+        store: where the files that the row is about come from, and where they are brought.
 
     Raises:
-        UserError: a field is missing, null, empty or of the wrong type.
+        UserError: a field is missing, null, empty or of the wrong type, or a file is missing or broken.
     """
     if not isinstance(row, dict):
         raise UserError("invalid-row", place, f"a row is an object with named fields, and this is {kind(row)}")
@@ -124,14 +135,17 @@ def normalise(row: Any, format: str, columns: dict[str, str], place: str, images
     asked = values.get("prompt")
     if isinstance(asked, dict) and "messages" in asked:  # OpenAI's files of preferences
         values |= {key: asked[ours] for key, ours in (("prompt", "messages"), ("tools", "tools")) if asked.get(ours)}
+    media, inline = DATASET_TYPES[FORMATS[format].dataset_type].media, []
+    for column in media:
+        values, inline = media_parts.taken_out(values, column, place)
     content = FORMATS[format].content(values, place)
     if "tools" in values:
         content["tools"] = json.dumps(messages.objects(values["tools"], "field 'tools'", place), ensure_ascii=False)
-    if "images" in content:
-        _check_images(content, images, place)
-    if "audios" in content:
-        _check_sounds(content, images, place)
     _check_size(content, place)
+    for column in media:
+        content[column] = media_parts.files(
+            content, values.get(column, values.get(column[:-1])), inline, column, store, place
+        )
     return {"id": _digest(content), "place": place, **content}
 
 
@@ -178,53 +192,6 @@ def _missing(row: Row, format: str, columns: dict[str, str], ours: str) -> tuple
         return f"the field '{null}' is null", "give it a value or take the row out"
     name = next((columns[field] for field in alternatives if field in columns), columns.get(ours, ours))
     return f"there is no field '{name}' for the {ours}", nearest(name, map(short, row))
-
-
-def _check_images(content: Row, folder: Path, place: str) -> None:
-    """Every `<image>` in the text has its file, and every file is an image."""
-    from PIL import Image
-
-    marks = sum(turn["content"].count("<image>") for turn in content["messages"])
-    if marks != len(content["images"]):
-        raise UserError(
-            "invalid-row",
-            place,
-            f"the text has {marks} <image> and the row {len(content['images'])} images",
-            "write one for each",
-        )
-    for i, name in enumerate(content["images"]):
-        file = folder / name
-        try:
-            if file.exists() and not is_file(file):  # opening a pipe would never end
-                raise OSError
-            with Image.open(file, formats=IMAGES) as image:
-                if image.format == "PNG":
-                    image.verify()  # it has checksums; of others, only a look at all of it tells that it is whole
-                else:
-                    image.draft("L", (1, 1))  # JPEG can be decoded at an eighth of its size
-                    image.load()
-        except FileNotFoundError:
-            raise UserError(
-                "unreadable-image", place, f"there is no image '{file}'", "check the path, or set `image_folder:`"
-            ) from None
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-            raise UserError("unreadable-image", place, f"'{file}' cannot be read as an image", "replace it") from None
-        content["images"][i] = str(file)
-
-
-def _check_sounds(content: Row, folder: Path, place: str) -> None:
-    """Every `<audio>` in the text has its file, and every file is a sound."""
-    marks = sum(turn["content"].count("<audio>") for turn in content["messages"])
-    if marks != len(content["audios"]):
-        raise UserError(
-            "invalid-row",
-            place,
-            f"the text has {marks} <audio> and the row {len(content['audios'])} audios",
-            "write one for each",
-        )
-    for i, name in enumerate(content["audios"]):
-        sounds.check(folder / name, place)
-        content["audios"][i] = str((folder / name).absolute())
 
 
 def _check_size(content: Row, place: str) -> None:

@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 from posttrain.data.files import is_file
 from posttrain.runtime.errors import UserError
 
-SOUNDS = ("WAV", "WAVEX", "RF64", "FLAC", "OGG", "MP3")  # libsndfile's names
+# libsndfile's names of formats, and the endings of their files.
+ENDINGS = {"WAV": "wav", "WAVEX": "wav", "RF64": "wav", "FLAC": "flac", "OGG": "ogg", "MP3": "mp3"}
+SOUNDS = tuple(ENDINGS)
 SLOWEST, FASTEST = 4_000, 192_000  # samples a second
 SHORTEST, LONGEST = 0.2, 600.0  # seconds; a model hears a fifth of a second as a few tokens
 MOST_CHANNELS = 16

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from posttrain.data import files, ingest, rows
 from posttrain.data.dataset_types import DATASET_TYPES
+from posttrain.data.media import Store
 from posttrain.models import machine
 from posttrain.models.memory_estimate import GIB
 from posttrain.models.shapes import Model, read_model
@@ -218,7 +219,7 @@ def _lengths(block: Any, form: ingest.Format) -> list[int]:
     found = []
     for place, row in block.parse():
         try:
-            row = rows.normalise(row, form.name, form.columns, place, Path(block.file).parent)
+            row = rows.normalise(row, form.name, form.columns, place, Store(Path(block.file).parent))
         except UserError:  # training drops it, and says so
             continue
         whole = len(kind.text(row).encode())

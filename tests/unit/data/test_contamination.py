@@ -87,7 +87,7 @@ def test_a_row_is_found_among_others_of_its_shape(found, shape):
     assert counts(found([other, other], [row])) == (0, 0, 0)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape != "image_messages"])
 def test_a_question_is_found_in_a_row_of_any_shape_whatever_the_answer(found, shape):
     assert counts(found([SHAPES[shape]], [chat(QUESTION, "Twenty-five.")])) == (1, 1, 1)
 
@@ -240,6 +240,14 @@ def test_a_question_about_an_image_is_told_by_its_answer(found):
         0,
     )
     assert counts(found([row(ANSWER)], [row(ANSWER)])) == (1, 1, 1)
+
+
+def test_the_same_words_about_another_image_are_another_row(found):
+    def row(image: str) -> dict:
+        return chat(f"<image> {QUESTION}", ANSWER) | {"images": [image]}
+
+    assert counts(found([row("a.png")], [row("b.png")])) == (0, 0, 0)
+    assert counts(found([row("a.png"), row("b.png")], [row("b.png")])) == (1, 1, 1)
 
 
 def test_all_questions_of_a_conversation_stand_in_one_row(found):

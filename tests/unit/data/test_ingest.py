@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+from PIL import Image
 
 from posttrain.data import ingest
 from posttrain.data.readers import text
@@ -244,21 +245,37 @@ ROWS = [
     ("llava", sees("cut.jpg"), "'cut.jpg' cannot be read as an image; replace it"),
     ("llava", sees("text.png"), "'text.png' cannot be read as an image; replace it"),
     ("llava", sees("bomb.png"), "'bomb.png' cannot be read as an image; replace it"),
-    ("llava", sees("."), "'.' cannot be read as an image; replace it"),
-    ("llava", sees("a\0b"), "'a\\x00b' cannot be read as an image; replace it"),
+    ("llava", sees("."), "'.' is no file; replace it"),
+    ("llava", sees("a\0b"), "there is no image 'a\\x00b'; check the path, or set `image_folder:`"),
+    ("llava", sees("flat.png"), "'flat.png' has 9 x 2 pixels, and a side has at least 4; take the row out"),
+    ("llava", sees("wide.png"), "'wide.png' has 900 x 4 pixels: one side is more than 200 times the other; cut it"),
+    ("llava", sees("film.gif"),
+     "'film.gif' has several frames, and a model looks at one; save the one that is meant"),
+    ("llava", sees("float.tif"), "'float.tif' is of Pillow's mode F; save it as RGB"),
+    ("llava", sees("https://example.org/a.png"),
+     "the image 'https://example.org/a.png' is an address, and nothing is fetched; download it, and write its path"),
+    ("llava", sees("data:image/png,red"),
+     "image 1 of the row is a data: address that is not base64; write data:image/png;base64, and then the bytes in base64"),
+    ("llava", sees("data:image/png;base64,cmVk"), "image 1 of the row cannot be read as an image; replace it"),
+    ("llava", {"images": ["red.png"], "messages": [user("q"), assistant("<image>")]},
+     "an answer has <image>, and a model answers with text alone; show the image in the user's message, or take the row out"),
+    ("llava", {"messages": [user([{"type": "video", "video": "a.mp4"}, {"type": "image", "image": "red.png"}]), assistant("a")]},
+     "a message has a part of the type video, and these rows are about images; write parts {type: text, text: ...} and parts with a "
+     "file"),
     ("llava", sees("red.png", "red.png"), "the text has 1 <image> and the row 2 images; write one for each"),
     ("llava", sees(), "the text has 1 <image> and the row 0 images; write one for each"),
     ("llava", sees("\udcff.png"), "the path of an image holds half of a surrogate pair; write the whole character"),
-    ("llava", sees({"path": "red.png"}), "the images are a list of paths, and this is a list"),
+    ("llava", sees({"path": 3}), "the images are a list of paths, and this is a list"),
     ("llava", sees() | {"images": {"bytes": "x"}}, "the images are a list of paths, and this is an object"),
     # sounds
-    ("audio", hears("green.wav"), "there is no sound file 'green.wav'; check the path"),
+    ("audio", hears("green.wav"),
+     "there is no sound file 'green.wav'; check the path, or set `image_folder:`"),
     ("audio", hears("text.wav"),
      "'text.wav' cannot be read as a sound; replace it; read are WAV, WAVEX, RF64, FLAC, OGG, MP3"),
     ("audio", hears("silent.wav"), "'silent.wav' is silent; record it again, or take the row out"),
     ("audio", hears("."), "'.' is no file; replace it"),
     ("audio", hears("tone.wav", "tone.wav"), "the text has 1 <audio> and the row 2 audios; write one for each"),
-    ("audio", hears({"path": "tone.wav"}), "the audios are a list of paths, and this is a list"),
+    ("audio", hears({"path": 3}), "the audios are a list of paths, and this is a list"),
     # trees; the sentence may be of a message that another one makes faulty
     ("oasst", message("a", "r", "assistant", "again"),
      "the message_id 'a' is that of rows.jsonl line 2 too; give each message its own"),
@@ -296,6 +313,11 @@ def lay_out_images() -> None:
     write("cut.jpg", image(kind="JPEG")[:-30])
     write("text.png", "red")
     write("bomb.png", bomb())
+    write("flat.png", image(size=(9, 2)))
+    write("wide.png", image(size=(900, 4)))
+    frames = [Image.new("L", (8, 8), colour) for colour in (0, 255)]
+    frames[0].save("film.gif", save_all=True, append_images=frames[1:])
+    Image.new("F", (8, 8)).save("float.tif")
     write("text.wav", "red")
     for name, volume in (("tone.wav", 0.5), ("silent.wav", 0.0)):
         soundfile.write(name, volume * np.sin(0.1 * np.arange(8000)), 16_000)

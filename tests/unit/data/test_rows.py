@@ -10,9 +10,11 @@ from conftest import refused
 
 from posttrain.data import files
 from posttrain.data.formats import FORMATS
+from posttrain.data.media import Store
 from posttrain.data.recognition import recognise
 from posttrain.data.rows import group, normalise, schema
 from posttrain.runtime.errors import UserError
+from posttrain.runtime.hashes import sha256
 
 
 def user(content):
@@ -373,19 +375,19 @@ def test_a_conversation_in_which_only_the_assistant_speaks_has_a_group():
     assert group(row(messages=[assistant("a")])) != group(row(messages=[assistant("b")]))
 
 
-def test_equal_images_in_another_folder_are_other_images(tmp_path):
+def test_the_content_of_an_image_makes_the_row_and_not_its_folder(tmp_path):
     from PIL import Image
 
     ids = []
-    for folder in (tmp_path / "a", tmp_path / "b"):
+    for folder, colour in ((tmp_path / "a", "red"), (tmp_path / "b", "red"), (tmp_path / "c", "blue")):
         folder.mkdir()
-        Image.new("RGB", (8, 8)).save(folder / "x.png")
+        Image.new("RGB", (8, 8), colour).save(folder / "x.png")
         fields = {"images": ["x.png"], "messages": [user("<image>"), assistant("a")]}
-        row = normalise(fields, "llava", {}, "row", folder)
+        row = normalise(fields, "llava", {}, "row", Store(folder))
         assert fields["images"] == ["x.png"]  # dropped.jsonl shows it as it was
-        assert row["images"] == [str(folder / "x.png")]
+        assert row["images"] == [f"media/{sha256(folder / 'x.png')}.png"]
         ids.append(row["id"])
-    assert ids[0] != ids[1]
+    assert ids[0] == ids[1] != ids[2]
 
 
 # ---- recognise

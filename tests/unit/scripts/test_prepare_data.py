@@ -19,7 +19,7 @@ from conftest import refused
 from PIL import Image
 
 import prepare_data
-from posttrain.data import formats, rows
+from posttrain.data import dataset_types, formats, rows
 from posttrain.provenance import records
 from posttrain.runtime.errors import UserError
 from posttrain.runtime.hashes import sha256
@@ -58,8 +58,19 @@ def read(split: str = "train") -> list[dict]:
 
 
 def contents(split: str = "train") -> list[dict]:
-    """The rows of a split without their id and their place."""
-    return [{key: value for key, value in row.items() if key not in ("id", "place")} for row in read(split)]
+    """The rows of a split without their id and their place; files by the names of those of the same content in this folder."""
+    own = {
+        sha256(file): str(file)
+        for folder in (".", "images")
+        for file in sorted(Path(folder).glob("*.*"))
+        if file.is_file()
+    }
+    found = [{key: value for key, value in row.items() if key not in ("id", "place")} for row in read(split)]
+    for row in found:
+        for column in dataset_types.of(row).media:
+            assert all(sha256(OUTPUT / name) == Path(name).stem for name in row[column])
+            row[column] = [own[Path(name).stem] for name in row[column]]
+    return found
 
 
 def texts(split: str = "train") -> list[str]:
@@ -87,9 +98,9 @@ def text_lines(*words: str) -> str:
     return lines(*({"text": word} for word in words))
 
 
-def image(color: str = "red", kind: str = "PNG") -> bytes:
+def image(color: str = "red", kind: str = "PNG", size: tuple[int, int] = (32, 32)) -> bytes:
     file = io.BytesIO()
-    Image.new("RGB", (32, 32), color).save(file, kind)
+    Image.new("RGB", size, color).save(file, kind)
     return file.getvalue()
 
 
@@ -348,6 +359,48 @@ FORMATS = {
             },
         ],
     ),
+    "tasks": (
+        [{"prompt": "q", "task": {"b": 1, "a": 2}}, {"messages": [user("q")], "task": "{}"}],
+        [{"prompt": [user("q")], "task": '{"a": 2, "b": 1}'}, {"prompt": [user("q")], "task": "{}"}],
+    ),
+    "labelled_text": (
+        [{"text": "a", "label": 1}, {"text": "b", "label": "no"}],
+        [{"text": "a", "label": "1"}, {"text": "b", "label": "no"}],
+    ),
+    "image_preference": (
+        [
+            {"image": "images/red.png", "prompt": "<image>What colour?", "chosen": "Red.", "rejected": "Blue."},
+            {
+                "prompt": [
+                    user([{"type": "image", "image": "images/red.png"}, {"type": "text", "text": "What colour is it?"}])
+                ],
+                "chosen": [assistant("Red.")],
+                "rejected": [assistant("None.")],
+            },
+        ],
+        [
+            {
+                "prompt": [user(f"<image>What colour{rest}?")],
+                "chosen": [assistant("Red.")],
+                "rejected": [assistant(wrong)],
+                "images": ["images/red.png"],
+            }
+            for rest, wrong in (("", "Blue."), (" is it", "None."))
+        ],
+    ),
+    "image_prompt_completion": (
+        [
+            {"images": ["images/red.png", "images/blue.jpg"], "prompt": "Equal?", "completion": "No."},
+            {"image": "images/red.png", "prompt": "What colour is <image>?", "completion": "Red."},
+        ],
+        [
+            {
+                "messages": [user("<image><image>Equal?"), assistant("No.")],
+                "images": ["images/red.png", "images/blue.jpg"],
+            },
+            {"messages": [user("What colour is <image>?"), assistant("Red.")], "images": ["images/red.png"]},
+        ],
+    ),
     "audio": (
         [
             {
@@ -377,7 +430,7 @@ def images(in_folder):
 def test_every_format_is_read_and_recognised_where_its_fields_tell(images, format):
     raw, expected = FORMATS[format]
     write("rows.jsonl", lines(*raw))
-    asked = format if format == "oasst_pairs" else None  # the same table as oasst
+    asked = format if format in ("oasst_pairs", "labelled_text") else None  # others have the same columns
     data = prepare(format=asked)
     assert contents() == expected
     assert (data["format"], data["shape"]) == (format, formats.FORMATS[format].dataset_type)
@@ -530,10 +583,12 @@ def test_a_folder_of_images_beside_its_rows_is_no_image_dataset(in_folder):
     write("mine/images/blue.png", image("blue"))
     write("mine/rows.jsonl", lines(FORMATS["llava"][0][0]))
     prepare("mine")
-    assert read()[0]["images"] == ["mine/images/red.png"]
+    red = f"media/{sha256(Path('mine/images/red.png'))}.png"
+    assert read()[0]["images"] == [red]
     write("mine/rows.jsonl", lines({"image": "red.png", "messages": [user("<image>"), assistant("a")]}))
     prepare("mine", image_folder="mine/images")
-    assert read()[0]["images"] == ["mine/images/red.png"]
+    assert read()[0]["images"] == [red]
+    assert [file.name for file in (OUTPUT / "media").iterdir()] == [red.removeprefix("media/")]
 
 
 def lay_out_cache(folder: Path, card: str = CARD) -> None:

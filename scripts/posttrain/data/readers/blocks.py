@@ -9,6 +9,7 @@ from posttrain.data.readers import tables
 from posttrain.data.readers.text import parsed
 
 BLOCK_ROWS = 2000
+BLOCK_BYTES = 1 << 26  # of a table's rows, which may have pictures in them
 
 
 class Block(NamedTuple):
@@ -32,6 +33,15 @@ class Block(NamedTuple):
             yield place, parsed(place, number, row) if isinstance(row, bytes) else row
 
 
+def rows_of(size: int) -> int:
+    """How many rows of a table a block has at most.
+
+    Args:
+        size: bytes of a row.
+    """
+    return max(1, min(BLOCK_ROWS, BLOCK_BYTES // max(1, size)))
+
+
 def blocks(path: Path, rows: Iterator[tuple[int, Any]]) -> Iterator[Block]:
     """Blocks of rows with their numbers."""
     while some := list(islice(rows, BLOCK_ROWS)):
@@ -40,5 +50,5 @@ def blocks(path: Path, rows: Iterator[tuple[int, Any]]) -> Iterator[Block]:
 
 def table_blocks(path: Path, batches: Any, kind: str) -> Iterator[Block]:
     """Blocks of a table's record batches, see `tables.numbered`."""
-    for before, batch in tables.numbered(path, batches, kind, BLOCK_ROWS):
+    for before, batch in tables.numbered(path, batches, kind, rows_of):
         yield Block(str(path), list(range(before + 1, before + len(batch) + 1)), batch)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from posttrain.data.readers.blocks import BLOCK_ROWS, Block, table_blocks
+from posttrain.data.readers.blocks import Block, rows_of, table_blocks
 from posttrain.data.readers.text import CHUNK_BYTES, max_unpacked, open_file, too_large
 
 
@@ -19,9 +19,10 @@ def read(path: Path) -> Iterator[Block]:
 
         def batches() -> Iterable[Any]:
             table = pq.ParquetFile(source, **options)
-            groups = (table.metadata.row_group(i) for i in range(table.num_row_groups))
+            groups = [table.metadata.row_group(i) for i in range(table.num_row_groups)]
             if sum(group.total_byte_size for group in groups) > max_unpacked(path):
                 raise too_large(path)
-            return table.iter_batches(BLOCK_ROWS)
+            largest = max((group.total_byte_size // max(1, group.num_rows) for group in groups), default=0)
+            return table.iter_batches(rows_of(largest))
 
         yield from table_blocks(path, batches, "a Parquet")

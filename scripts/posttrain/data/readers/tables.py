@@ -9,12 +9,15 @@ from posttrain.data.readers.text import first_line
 from posttrain.runtime.errors import UserError
 
 
-def numbered(path: Path, batches: Callable[[], Iterable[Any]], kind: str, rows: int) -> Iterator[tuple[int, Any]]:
-    """Record batches of at most `rows` rows, each with the number of rows before it.
+def numbered(
+    path: Path, batches: Callable[[], Iterable[Any]], kind: str, rows_of: Callable[[int], int]
+) -> Iterator[tuple[int, Any]]:
+    """Record batches of few rows, each with the number of rows before it.
 
     Args:
         batches: opens the file.
         kind: of file, for messages, such as `a Parquet`.
+        rows_of: how many rows a batch has at most, by the bytes of one.
     """
     import pyarrow as pa
 
@@ -22,6 +25,7 @@ def numbered(path: Path, batches: Callable[[], Iterable[Any]], kind: str, rows: 
     try:
         for batch in batches():
             check_names(path, batch.schema.names)
+            rows = rows_of(batch.nbytes // max(1, len(batch)))
             for start in range(0, len(batch), rows):
                 part = batch.slice(start, rows)
                 part.validate(full=True)  # text that is not UTF-8 would only be noticed far from here
