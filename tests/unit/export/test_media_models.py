@@ -1,6 +1,7 @@
 """Models of images and sounds: no export, since a proof asks in words alone; they talk, and are served, in text."""
 
 import asyncio
+import json
 from argparse import Namespace
 from pathlib import Path
 
@@ -58,9 +59,10 @@ def test_it_answers_in_a_chat_and_when_served_as_batch_inference_does(base):
     asyncio.run(backend.close())
 
 
-@pytest.mark.parametrize("part", ['{"type": "image_url", "image_url": {"url": "x"}}', '{"type": "input_audio"}'])
-def test_a_request_with_a_picture_or_a_sound_is_refused(part):
-    body = '{"model": "it", "messages": [{"role": "user", "content": [%s]}]}' % part
+@pytest.mark.parametrize("kind", ["image_url", "input_audio"])
+def test_a_request_with_a_picture_or_a_sound_is_refused(kind):
+    asked = {"model": "it", "messages": [{"role": "user", "content": [{"type": kind, kind: {"data": "x"}}]}]}
     with pytest.raises(Refused) as error:
-        conversation(parse(body.encode()), None)
-    assert error.value.status == 400 and "\n" not in str(error.value)
+        conversation(parse(json.dumps(asked).encode()), None)
+    assert error.value.status == 400
+    assert str(error.value) == f"part 1 of the content of message 1 of the type {kind} has no text"
