@@ -13,8 +13,11 @@ from posttrain.runtime.script import arguments, run
 
 def main(options) -> None:
     from posttrain.export import reference
+    from posttrain.export.sources import check_text_only
 
-    reference.write(read_json(options.spec), options.model, options.data, options.output)
+    spec = read_json(options.spec)
+    check_text_only(options.model, spec["model"]["name"])
+    reference.write(spec, options.model, options.data, options.output)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -21,11 +21,12 @@ from posttrain.runtime.script import arguments, run
 
 def main(options) -> None:
     from posttrain.export import writing
-    from posttrain.export.sources import Sources
+    from posttrain.export.sources import Sources, check_text_only
 
     spec, name = read_json(options.spec), options.spec.parent.name
     if why := exports.refusal(options.kind, spec["method"], spec["objective"]):
         raise UserError("unsupported-export", f"{name}: {options.kind}", why)
+    check_text_only(options.model, name)
     before = (options.parent, options.before, tuple(options.stages))
     sources = Sources(spec, options.model, options.manifest, options.trained, *before, *options.rows)
     writing.write(options.kind, sources, options.output)

@@ -264,7 +264,8 @@ def classifier() -> type:
                     "labels": torch.tensor([row["labels"] for row in rows]),
                 }
 
-            super().__init__(model=model, processing_class=processing_class, data_collator=collate, **options)
+            given = options | {"data_collator": collate}
+            super().__init__(model=model, processing_class=processing_class, **given)
             self.model.config.id2label, self.model.config.label2id = names
 
         def _prepare_dataset(self, dataset: Any, *args: Any) -> Any:

@@ -65,8 +65,8 @@ CONDITIONS = (
     ),
     (re.compile(r"^(cc-)?by(?![a-z])|^cc-by|^odc-by"), "its authors are named"),
 )
-# Those that forbid to train other models on what the model says, except for models made of it (section 1.b.v of Llama 2's and Llama
-# 3's community licence, 5.2.b of Tongyi Qianwen's, 3.1 of EXAONE's). Llama 3.1 and later allow it.
+# Those that forbid to train other models on what the model says, except for models made of it: the community licences of Llama 2 and
+# Llama 3, Tongyi Qianwen's and EXAONE's. Llama 3.1 and later allow it.
 NOT_TO_LEARN_FROM = {"llama2", "llama3", "tongyi-qianwen", "tongyi-qianwen-research", "exaone"}
 FRONT_MATTER = re.compile(r"\A\s*---[ \t]*\n(.*?)\n---[ \t]*(\n|\Z)", re.DOTALL)
 OPERATORS = re.compile(r"\s+(and|or)\s+|-(and)-|([()])", re.IGNORECASE)  # `-and-` as card_fields writes it

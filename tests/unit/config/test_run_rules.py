@@ -182,19 +182,21 @@ def test_combination_is_allowed(keys):
     assert run(**keys)
 
 
-DATASET_TYPES = ("text", "labelled_text", "messages", "preference", "unpaired_preference", "image_messages")
+DATASET_TYPES = tuple(
+    "text labelled_text messages preference unpaired_preference image_messages image_preference audio_messages".split()
+)
 FITS = {
-    "sft": "text messages",
+    "sft": "text messages image_messages audio_messages",
     "pretrain": "text",
-    "dpo": "preference",
+    "dpo": "preference image_preference",
     "kto": "preference unpaired_preference",
     "orpo": "preference",
     "cpo": "preference",
     "distill": "text messages",
     "reward": "preference",
     "classify": "labelled_text",
-    "grpo": "messages preference prompts",
-    "rloo": "messages preference prompts",
+    "grpo": "messages preference prompts image_messages image_preference tasks",
+    "rloo": "messages preference prompts image_messages image_preference",
     "ppo": "messages preference prompts",
 }
 

@@ -49,7 +49,7 @@ def pinned() -> dict[str, Distribution]:
 
 def test_every_pinned_package_has_a_source_and_a_licence(pinned):
     assert len(pinned) > 100
-    known = dict.fromkeys(REVIEWED, ["source"]) | dict.fromkeys(NO_LICENCE, ["licence"])
+    known = {key: ["source"] for key in REVIEWED} | {key: ["licence"] for key in NO_LICENCE}
     found = {name: lacks(package) for name, package in pinned.items() if lacks(package)}
     assert found == {name: lack for name, lack in known.items() if name in pinned}
 

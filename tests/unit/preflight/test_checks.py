@@ -805,7 +805,7 @@ def test_suites_that_their_rows_cannot_answer_are_errors(look):
             "preference",
             "messages",
             50,
-            "evaluation.suites.s.data: preference needs rows of type preference, and d is messages",
+            "evaluation.suites.s.data: preference needs rows of type preference or image_preference, and d is messages",
         ),
         (
             "perplexity",

@@ -4,6 +4,7 @@ And of QLoRA, whose parent is held in 4 bits, and of what an objective that answ
 """
 
 import json
+import math
 from argparse import Namespace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from torch.nn.functional import logsigmoid
 import compute_logprobs
 import merge_model
 import tokenize_data
+import train_classify
 import train_dpo
 import train_grpo
 import train_kto
@@ -54,7 +56,8 @@ def train(configuration, random_tiny_folder, random_tiny_tokenizer):
     ) -> tuple:
         encoded, _ = tokenise(random_tiny_tokenizer, rows, shape, 256)
         atomic.write_json(Path("base.json"), {})
-        atomic.write_json(Path("tokens/report.json"), {"shape": shape})
+        labels = sorted({row["label"] for row in encoded}) if shape == "labelled_text" else []
+        atomic.write_json(Path("tokens/report.json"), {"shape": shape, "train": {"classes": labels}})
         for split, part in (("train", encoded), ("validation", encoded[:held_out])):
             pq.write_table(pa.Table.from_pylist(part, schema=tokenize_data.schema(shape)), f"tokens/{split}.parquet")
         spec = Path(f"results/{target}/spec.json")
@@ -108,6 +111,21 @@ def test_a_training_may_be_measured_on_its_held_out_rows_on_the_way(train, objec
     lines = [json.loads(line) for line in Path(f"results/{objective}/train.jsonl").read_text().splitlines()]
     assert [(step["step"], "eval_loss" in step) for step in lines] == [(1, False), (1, True), (2, False), (2, True)]
     assert atomic.read_json(Path(f"results/{objective}/train.json"))["loss"] == lines[2]["loss"]
+
+
+def test_a_classifiers_first_loss_is_near_that_of_a_guess(train):
+    rows = [normalise({"text": text, "label": text[-1]}, "labelled_text", {}, "row") for text in ("1 a", "2 b", "3 a")]
+    table = {
+        "from": "base",
+        "objective": "classify",
+        "method": "full",
+        "data": "chats",
+        "batch_size": 3,
+        "max_steps": 1,
+    }
+    changes = {"runs": {"own": table}, "sweeps": {}, "datasets.chats.format": "labelled_text"}
+    line, _, _ = train(train_classify, "own", rows, "labelled_text", changes)
+    assert line["loss"] == pytest.approx(math.log(2), abs=0.1)
 
 
 def test_what_trl_has_not_implemented_is_one_sentence(train):
