@@ -14,7 +14,7 @@ from typing import Any
 
 from posttrain.data import dataset_types, licences, profile, splits, unknown_keys
 from posttrain.data.dataset_types import DATASET_TYPES, TURNS
-from posttrain.reports import formatting, html, sounds
+from posttrain.reports import formatting, html, pictures, sounds
 from posttrain.runtime.atomic import read_json, whole_file, write_json
 from posttrain.runtime.console import say
 from posttrain.runtime.script import arguments, run
@@ -47,6 +47,8 @@ def main(options) -> None:
         "overlap": overlaps(options.data / "train.parquet", read_json(options.overlap)),
         "tokenizers": {f"{folder.parent.name}/{folder.name}": tokens(folder) for folder in options.tokens},
     }
+    if seen := pictures.summary(splits):
+        report["pictures"] = seen
     if heard := sounds.summary(splits):
         report["sounds"] = heard
     report["warnings"] = [*data.get("warnings", []), *warnings(report)]

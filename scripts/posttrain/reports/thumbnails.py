@@ -5,6 +5,8 @@ import io
 from functools import lru_cache
 from pathlib import Path
 
+from posttrain.data.pictures import rgb
+
 EDGE = 160  # pixels of the longer side
 MOST = 4  # pictures of an example
 
@@ -25,12 +27,8 @@ def _copy(file: Path) -> str:
 
     with Image.open(file) as image:
         image.draft("RGB", (EDGE, EDGE))  # JPEG can be decoded at an eighth of its size
-        image.thumbnail((EDGE, EDGE))
-        has_alpha = image.has_transparency_data
-        small = image.convert("RGBA" if has_alpha else "RGB")
-    if has_alpha:
-        ground = Image.new("RGBA", small.size, "white")
-        small = Image.alpha_composite(ground, small).convert("RGB")
+        small = rgb(image)
+    small.thumbnail((EDGE, EDGE))
     out = io.BytesIO()
     small.save(out, "JPEG", quality=80)
     return f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}"
