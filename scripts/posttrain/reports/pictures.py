@@ -52,7 +52,7 @@ def _shown(row: dict[str, Any], folder: Path) -> dict[str, Any]:
     return {
         "place": row["place"],
         "text": dataset_types.of(row).text(row),
-        "sizes": [f"{picture.width} × {picture.height}, {picture.mode}" for picture in held],
+        "sizes": [f"{picture.width} x {picture.height}, {picture.mode}" for picture in held],
         "thumbnails": thumbnails.of(row[COLUMN], folder),
         "more": max(0, len(row[COLUMN]) - thumbnails.MOST),
     }
