@@ -52,7 +52,7 @@ def test_answers_about_sounds_are_those_of_plain_transformers(made):  # noqa: F8
     asked = [(row["messages"][:1], media.of(row, data)) for row in rows]
     prompts = [media.prompt_tokens(model, tokenizer, turns, None, files) for turns, files in asked]
     files = [some for _, some in asked]
-    answers = scoring.generate(model, tokenizer, prompts, 5, files)
+    answers = scoring.generate_batch(model, tokenizer, prompts, 5, files=files)
     sequences = [scoring.answer(prompt, [7, 8], some) for prompt, some in zip(prompts, files, strict=True)]
     scores = [total for total, _ in scoring.log_probs(model, sequences, 4096)]
     for row, prompt, answer, score in zip(rows, prompts, answers, scores, strict=True):
@@ -67,5 +67,5 @@ def test_answers_about_sounds_are_those_of_plain_transformers(made):  # noqa: F8
             longer = {"input_ids": torch.cat([inputs["input_ids"], torch.tensor([[7, 8]])], 1)}
             longer["attention_mask"] = torch.ones_like(longer["input_ids"])
             logits = plain(**(inputs | longer)).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
-        assert answer == tokenizer.decode(said, skip_special_tokens=True)
+        assert answer.text == tokenizer.decode(said, skip_special_tokens=True)
         assert score == pytest.approx((logits[0, 7] + logits[1, 8]).item(), abs=1e-4)
