@@ -115,14 +115,7 @@ def test_a_training_may_be_measured_on_its_held_out_rows_on_the_way(train, objec
 
 def test_a_classifiers_first_loss_is_near_that_of_a_guess(train):
     rows = [normalise({"text": text, "label": text[-1]}, "labelled_text", {}, "row") for text in ("1 a", "2 b", "3 a")]
-    table = {
-        "from": "base",
-        "objective": "classify",
-        "method": "full",
-        "data": "chats",
-        "batch_size": 3,
-        "max_steps": 1,
-    }
+    table = {"from": "base", "objective": "classify", "method": "full", "data": "chats", "max_steps": 1}
     changes = {"runs": {"own": table}, "sweeps": {}, "datasets.chats.format": "labelled_text"}
     line, _, _ = train(train_classify, "own", rows, "labelled_text", changes)
     assert line["loss"] == pytest.approx(math.log(2), abs=0.1)
