@@ -80,7 +80,8 @@ class Dataset(Licensed):
         0.01, ge=0, le=1, description="maximum share of invalid rows to drop; if there are more, the build stops"
     )
     image_folder: str | None = Field(
-        None, description="folder that the paths of images are relative to; by default the file's folder"
+        None,
+        description="folder that the paths of images and sounds are relative to and may not leave; by default the file's folder",
     )
     from_: Name | None = Field(
         None,

@@ -166,7 +166,9 @@ def _tasks(values: Row, place: str) -> Row:
     if not isinstance(task, dict):
         hint = "write an object with what the environment's `reset` takes"
         raise UserError("invalid-row", place, f"the task is {kind(task)}", hint)
-    return _prompts(values, place) | {"task": json.dumps(task, ensure_ascii=False, sort_keys=True)}
+    written = json.dumps(task, ensure_ascii=False, sort_keys=True)
+    messages.check_text(written, "task", place)
+    return _prompts(values, place) | {"task": written}
 
 
 def _seen(values: Row, place: str) -> Row:

@@ -9,7 +9,7 @@ from typing import Any
 
 from posttrain.data import dataset_types
 from posttrain.data.media import KINDS, Source, Store, sources
-from posttrain.data.messages import PARTS, Row, from_json
+from posttrain.data.messages import PARTS, Row, from_json, short
 from posttrain.runtime.errors import UserError
 
 COLUMNS = {
@@ -32,12 +32,17 @@ def has_parts(value: Any, column: str) -> bool:
     """Whether some message of a list has a part with a picture, or with a sound."""
     value = from_json(value)
     return isinstance(value, list) and any(
-        COLUMNS.get(part.get("type")) == column
+        _column(part) == column
         for turn in value
         if isinstance(turn, dict) and isinstance(turn.get("content"), list)
         for part in turn["content"]
-        if isinstance(part, dict) and isinstance(part.get("type"), str)
     )
+
+
+def _column(part: Any) -> str | None:
+    """The column of the files of such a part; None of text and of what is no part."""
+    what = part.get("type") if isinstance(part, dict) else None
+    return COLUMNS.get(what) if isinstance(what, str) else None
 
 
 def taken_out(values: Row, column: str, place: str) -> tuple[Row, list[Source | None]]:
@@ -88,7 +93,7 @@ def _turn(turn: Any, column: str, found: list[Source | None], place: str) -> Any
         return turn
     key = "value" if "from" in turn and "role" not in turn else "content"
     content, mark = turn.get(key), KINDS[column].mark
-    if isinstance(content, list) and any(isinstance(part, dict) and part.get("type") in COLUMNS for part in content):
+    if isinstance(content, list) and any(_column(part) for part in content):
         text, before = "", ""
         for part in content:
             said = _part(part, column, found, place)
@@ -107,11 +112,11 @@ def _part(part: Any, column: str, found: list[Source | None], place: str) -> str
     if what in PARTS and isinstance(part.get("text"), str):
         found += [None] * part["text"].count(KINDS[column].mark)
         return part["text"]
-    if COLUMNS.get(what) != column:
+    if _column(part) != column:
         raise UserError(
             "invalid-row",
             place,
-            f"a message has a part of the type {what}, and these rows are about {column}",
+            f"a message has a part of the type {short(what)}, and these rows are about {column}",
             "write parts {type: text, text: ...} and parts with a file",
         )
     found.append(_file(part, column, place))
@@ -126,4 +131,10 @@ def _file(part: Row, column: str, place: str) -> Source | None:
         value = value["url"]
     elif isinstance(value, dict) and isinstance(value.get("data"), str):  # OpenAI's sounds
         value = f"data:;base64,{value['data']}"
-    return None if value is None else sources(value, column, place)[0]
+    if value is None:
+        return None
+    found = sources(value, column, place)
+    if len(found) != 1:
+        problem = f"a part of the type {part['type']} has {len(found)} files"
+        raise UserError("invalid-row", place, problem, "write a part for each")
+    return found[0]

@@ -9,7 +9,7 @@ from posttrain.data import messages, rows
 from posttrain.data.messages import Row, short
 
 MAX_KEYS = 1000  # keys that are counted: files may have a name for every row
-WHOLE = ("tools", "task")  # fields that are kept as they are
+WHOLE = ("tools", "task", "image", "images", "audio", "audios")  # fields that are kept as they are
 SEGMENT = {"label", "text"}
 
 

@@ -235,6 +235,11 @@ class Processor:
             whole, last = whole + place["replacement"], end
         return Expanded(whole + text[last:], spans, before)
 
+    def alone(self, column: str, file: Any) -> str:
+        """The text that stands for one picture or sound, as `open` gives it."""
+        kind = next(kind for kind in self.kinds if kind.column == column)
+        return self.expand(self._token(kind), {column: [file]}).text
+
     # ---- what the model reads
 
     def inputs(self, rows: Sequence[dict[str, Sequence[Any]]]) -> dict[str, Any]:

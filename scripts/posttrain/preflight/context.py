@@ -1,16 +1,16 @@
 """Read what the checks look at."""
 
 from argparse import Namespace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from posttrain.data import conversations, licences, profile, unknown_keys
 from posttrain.inference import reward_reference
-from posttrain.models import machine, shapes
+from posttrain.models import machine, processors, shapes
 from posttrain.models.memory_sharing import Hardware
 from posttrain.objectives import data_refusal
-from posttrain.preflight import measured_rows, token_scan
+from posttrain.preflight import measured_rows, media_marks, token_scan
 from posttrain.preflight.run_context import RENDERED, RunContext
 from posttrain.runtime.atomic import read_json
 from posttrain.runtime.errors import UserError
@@ -41,9 +41,12 @@ def build_context(
     stops = conversations.stops(options.parent, tokenizer)
     train = options.data / "train.parquet"
 
+    reader = cache(partial(processors.reader, options.parent))
+
     def example(number: int) -> str:
         row = token_scan.row(tokens / "train.parquet", number)
-        return f"{token_scan.place(train, row['id'])}:\n{token_scan.marked(tokenizer, row)}"
+        words = media_marks.in_words(reader(tokens), row)
+        return f"{token_scan.place(train, row['id'])}:\n{token_scan.marked(tokenizer, row, words)}"
 
     hardware = Hardware(**facts.get("hardware", {}))
     return RunContext(

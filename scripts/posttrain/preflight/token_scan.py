@@ -4,7 +4,7 @@ The tokens are counted on Arrow's buffers with numpy, batch by batch: a token co
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -181,24 +181,28 @@ def place(file: Path, id: str) -> str:
     raise KeyError(id)
 
 
-def marked(tokenizer: Any, tokens: Row) -> str:
-    """The text of a row of tokens, what is trained between ⟦ and ⟧, the middle of long pieces left out."""
+def marked(tokenizer: Any, tokens: Row, in_words: Callable[[str], str] = str) -> str:
+    """The text of a row of tokens, what is trained between ⟦ and ⟧, the middle of long pieces left out.
+
+    Args:
+        in_words: see media_marks.py.
+    """
     if "label" in tokens and "input_ids" in tokens:
         return f"{elided(tokenizer.decode(tokens['input_ids']))} ⟦{tokens['label']}⟧"
     if "input_ids" in tokens:
-        return _pieces(tokenizer, tokens["input_ids"], tokens["labels"])
+        return _pieces(tokenizer, tokens["input_ids"], tokens["labels"], in_words)
     prompt = tokens["prompt_ids"]
     sides = {side.removesuffix("_ids"): tokens[side] for side in SIDES if side in tokens}
     answers = [f"{name}: {_pieces(tokenizer, ids, ids)}" for name, ids in sides.items()]
-    return "\n".join([f"prompt: {_pieces(tokenizer, prompt, [IGNORED] * len(prompt))}", *answers])
+    return "\n".join([f"prompt: {_pieces(tokenizer, prompt, [IGNORED] * len(prompt), in_words)}", *answers])
 
 
-def _pieces(tokenizer: Any, ids: list[int], labels: list[int]) -> str:
+def _pieces(tokenizer: Any, ids: list[int], labels: list[int], in_words: Callable[[str], str] = str) -> str:
     trained = np.array([label != IGNORED for label in labels], bool)
     edges = [0, *(np.flatnonzero(np.diff(trained)) + 1).tolist(), len(ids)]
     pieces = []
     for start, end in itertools.pairwise(edges):
-        text = elided(tokenizer.decode(ids[start:end]))
+        text = elided(in_words(tokenizer.decode(ids[start:end])))
         pieces.append(f"⟦{text}⟧" if start < end and trained[start] else text)
     return "".join(pieces)
 

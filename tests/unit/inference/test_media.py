@@ -1,11 +1,14 @@
 """Rows with pictures, scored and answered in batches, beside transformers' own processor and model on each row alone."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from PIL import Image, ImageDraw
 from tokenizers import ByteLevelBPETokenizer
 
 from posttrain.compat.transformers_internals import raw_tokenizer
+from posttrain.data.pictures import open_picture
 from posttrain.evaluation import generation_cache
 from posttrain.inference import media, scoring
 from posttrain.models import random_models
@@ -62,7 +65,7 @@ def by_transformers(model, text, files) -> dict:
     for k, piece in enumerate(rest):
         parts += [{"type": "text", "text": piece}] * bool(piece) + [{"type": "image"}] * (k < len(rest) - 1)
     rendered = own.apply_chat_template([{"role": "user", "content": parts}], add_generation_prompt=True)
-    images = [Image.open(path).convert("RGB") for _, path in files]
+    images = [open_picture(Path(path)) for _, path in files]
     return dict(own(text=[rendered], images=[images] if images else None, return_tensors="pt"))
 
 

@@ -155,3 +155,17 @@ def test_a_processor_that_needs_torchvision_is_one_sentence(tmp_path, monkeypatc
     monkeypatch.setattr(processors.importlib.util, "find_spec", lambda name: None)
     with refused("missing-package", str(tmp_path)):
         processors.processor(tmp_path)
+
+
+def test_the_preflight_writes_a_picture_s_placeholders_in_words(made):
+    from posttrain.preflight import media_marks, token_scan
+
+    model, _, rows, tokens, _ = made
+    reader = processors.reader(model, tokens)
+    held = {row["id"]: row for row in token_scan.sample(tokens / "train.parquet", 99)}
+    for row in rows:
+        text = token_scan.marked(
+            reader.processor.tokenizer, held[row["id"]], media_marks.in_words(reader, held[row["id"]])
+        )
+        assert text.count("[image 60x40 → ") == len(row["images"])
+        assert not any(reader.processor._token(kind) in text for kind in reader.processor.kinds)

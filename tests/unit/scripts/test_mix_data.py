@@ -1,15 +1,18 @@
 """What a mixture takes of each dataset, and what it leaves out."""
 
+import io
 import json
 from argparse import Namespace
 from pathlib import Path
 
 import pytest
 from conftest import refused, write_rows
+from PIL import Image
 
 import mix_data
 from mix_data import amounts
-from posttrain.data import rows
+from posttrain.data import media, rows
+from posttrain.data.media import Store
 from posttrain.data.rows import normalise
 from posttrain.runtime import atomic
 
@@ -92,3 +95,25 @@ def test_rows_of_two_shapes_are_one_sentence_and_leave_nothing(in_folder):
     with refused("wrong-dataset-type", "dataset all"):
         mix(one={}, two={})
     assert not Path("results/data/all").exists()
+
+
+def test_text_and_rows_about_pictures_are_one_mixture_with_its_own_files(in_folder):
+    def about(colour: str) -> dict:
+        file = io.BytesIO()
+        Image.new("RGB", (8, 8), colour).save(file, "PNG")
+        turns = [{"role": "user", "content": "<image>?"}, {"role": "assistant", "content": colour}]
+        store = Store(Path(), Path("results/data/seen"))
+        return normalise({"messages": turns, "image": file.getvalue()}, "llava", {}, "seen line 1", store)
+
+    red, blue = about("red"), about("blue")
+    dataset("seen", [red], [blue], "image_messages")
+    dataset("said", [chat("q"), chat("what is <image>?")], [])
+    assert mix(seen={}, said={})["shape"] == "image_messages"
+    found = rows.read(Path("results/data/all/train.parquet"))
+    assert [(row["id"], row["images"]) for row in found] == [(red["id"], red["images"]), (chat("q")["id"], [])]
+    for row in (red, blue):
+        assert media.read(Path("results/data/all"), row["images"][0]).startswith(b"\x89PNG")
+    line = json.loads(Path("results/data/all/dropped.jsonl").read_text())
+    assert (line["kind"], line["reason"]) == ("mark without a file", "its text has <image>, and it is about no file")
+    mix(said={})
+    assert not Path("results/data/all/media").exists()

@@ -872,3 +872,27 @@ def test_a_saved_dataset_of_several_splits_has_the_one_that_is_asked_for(in_fold
         UserError, match="both has several splits, train, test; name the folder of one, such as both/train"
     ):
         prepare("both", validation="both")
+
+
+def test_pictures_in_the_table_of_datasets_are_brought_in_parts_of_it(in_folder, monkeypatch):
+    """A file of many pictures is read some rows at a time, and its bytes are in no row."""
+    from posttrain.data.readers import blocks
+
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1 << 12)
+    colours = [(i, 2 * i, 3 * i) for i in range(60)]
+    pictures = [{"bytes": image(colour), "path": f"{i}.png"} for i, colour in enumerate(colours)]
+    table = pa.table({"image": pictures, "question": ["What?"] * 60, "answer": [f"{i}" for i in range(60)]})
+    pq.write_table(table, "rows.parquet")
+    data = prepare("rows.parquet", cores=2)
+    assert (data["format"], data["train"]) == ("image_prompt_completion", 60)
+    assert len(list((OUTPUT / "media").iterdir())) == 60
+    found = {row["messages"][1]["content"]: OUTPUT / row["images"][0] for row in read()}
+    assert all(found[str(i)].read_bytes() == picture["bytes"] for i, picture in enumerate(pictures))
+    assert (OUTPUT / "train.parquet").stat().st_size < 30_000
+
+
+def test_pictures_are_refused_in_a_remote_storage(images, monkeypatch):
+    write("rows.jsonl", lines(*FORMATS["llava"][0]))
+    monkeypatch.setenv("POSTTRAIN_RESULTS", "elsewhere")
+    with pytest.raises(UserError, match="are not kept in a remote storage; build it without"):
+        prepare()

@@ -317,3 +317,26 @@ def test_sound_files_are_described_and_the_small_ones_can_be_heard(in_folder):
 
 def test_text_has_no_sounds(in_folder):
     assert "sounds" not in report(write("plain", [chat("a", "b")], [chat("c", "d")]))
+
+
+def test_pictures_are_counted_and_shown_in_small(in_folder):
+    from PIL import Image
+
+    names = ["media/a.png", "media/b.jpg"]
+    said = [chat("<image>What?", name) | {"images": [name]} for name in names]
+    folder = write("seen", [*said, chat("And?", "x") | {"images": []}], [said[0]], "image_messages")
+    (folder / "media").mkdir()
+    Image.new("L", (40, 30)).save(folder / names[0])
+    Image.effect_noise((900, 600), 50).convert("RGB").save(folder / names[1])
+
+    found = report(folder)["pictures"]
+    assert (found["pictures"], found["files"], found["rows_without"]) == (3, 2, 1)
+    assert (found["sizes"], found["modes"], found["kinds"]) == (
+        [[40, 30], [900, 600]],
+        {"L": 1, "RGB": 1},
+        {"PNG": 1, "JPEG": 1},
+    )
+    page = (folder / "report.html").read_text()
+    assert page.count('<img src="data:image/jpeg;base64,') == 3 and "picture 1 of the row, 900 x 600, RGB" in page
+    assert max(len(picture) for row in found["first"] for picture in row["thumbnails"]) < 30_000
+    assert "pictures" not in report(write("plain", [chat("a", "b")], [chat("c", "d")]))
