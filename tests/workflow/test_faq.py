@@ -75,4 +75,6 @@ def test_a_suite_that_its_rows_cannot_answer_is_refused_before_training(company)
     assert "num_fewshot is 101, and faq has 100 training rows of one question and one answer; write fewer" in str(
         error.value
     )
-    assert "likes.data: preference needs rows of type preference, and faq is messages" in str(error.value)
+    assert "likes.data: preference needs rows of type preference or image_preference, and faq is messages" in str(
+        error.value
+    )
