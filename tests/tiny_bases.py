@@ -68,7 +68,7 @@ def build(**spec: Any) -> Path:
     from posttrain.runtime import atomic
 
     atomic.write_json(Path("spec.json"), {"source": "path", "path": "base"} | spec)
-    make_base.main(Namespace(spec=Path("spec.json"), text=None, output=Path("results/bases/b")))
+    make_base.main(Namespace(spec=Path("spec.json"), text=None, whole=None, output=Path("results/bases/b")))
     return Path("results/bases/b/model")
 
 

@@ -29,7 +29,7 @@ def stranger(in_folder, random_tiny_folder) -> Path:
 
 def build(**spec) -> None:
     atomic.write_json(Path("spec.json"), {"source": "path", "path": "stranger"} | spec)
-    make_base.main(Namespace(spec=Path("spec.json"), text=None, output=Path("results/bases/b")))
+    make_base.main(Namespace(spec=Path("spec.json"), text=None, whole=None, output=Path("results/bases/b")))
 
 
 def refusal(**spec) -> str:

@@ -85,7 +85,7 @@ def test_an_export_answers_as_the_program_that_runs_it_beside_its_original(proje
 @pytest.mark.parametrize(("arguments", "said"), [
     (["nope"], "config/config.yaml: there is no base or run 'nope'"),
     (["dpo"], "dpo: it is not built yet; run: snakemake --cores 1 results/dpo/model"),
-    (["judge"], "judge: it is a reward model, which gives scores and no answers"),
+    (["judge"], "judge: it is a reward model or a classifier, which gives scores and no answers"),
     (["base", "sft", "full"], "MODEL: there are 3; name one or two"),
     (["sft", "--export", "onnx"], "sft: onnx: there is no export 'onnx': optimum-onnx needs transformers < 4.58"),
     (["base", "--export", "nf4"], "base: it is a base, and only runs are exported"),
