@@ -162,7 +162,7 @@ def test_a_run_that_answers_itself_shows_its_prompts(prepared):
     check(options | {"--tokens": ""})
     page = Path("results/sft/preflight.txt").read_text()
     assert "--- first and longest prompt of the sample, 43 tokens\nchats.jsonl line 1:\n" in page
-    assert page.count("the run trains on its own answers") == 6
+    assert page.count("the run trains on its own answers") == 8
 
 
 def test_a_template_that_refuses_a_conversation_is_one_sentence(prepared, random_tiny_tokenizer, tmp_path):
@@ -209,7 +209,7 @@ def test_names_of_checks_cost_no_import():
     assert done.stdout == "[]\n"
 
 
-@pytest.mark.parametrize(("shape", "objective"), [("preference", "sft"), ("text", "grpo"), ("image_messages", "sft")])
+@pytest.mark.parametrize(("shape", "objective"), [("preference", "sft"), ("text", "grpo"), ("image_messages", "kto")])
 def test_rows_of_a_shape_that_the_objective_cannot_use_are_one_sentence(prepared, shape, objective):
     rewarded = {"reward": {"function": "answer_format"}} if objective == "grpo" else {}
     options = prepared(objective=objective, **rewarded)
@@ -225,6 +225,6 @@ def test_prompts_alone_for_sft_are_refused_with_the_column_that_may_be_their_ans
     with pytest.raises(UserError) as error:
         check(options)
     assert str(error.value) == (
-        "sft needs rows of type text or messages, and chats is prompts, which fits grpo or rloo or ppo; the rows are prompts "
+        "sft needs rows of type text or messages or image_messages or audio_messages, and chats is prompts, which fits grpo or rloo or ppo; the rows are prompts "
         "alone, and not read is expected (3); if that is their answer, write `columns: {completion: NAME}`"
     )
