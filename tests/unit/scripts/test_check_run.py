@@ -209,7 +209,7 @@ def test_names_of_checks_cost_no_import():
     assert done.stdout == "[]\n"
 
 
-@pytest.mark.parametrize(("shape", "objective"), [("preference", "sft"), ("text", "grpo"), ("image_messages", "kto")])
+@pytest.mark.parametrize(("shape", "objective"), [("preference", "sft"), ("text", "grpo"), ("audio_messages", "grpo")])
 def test_rows_of_a_shape_that_the_objective_cannot_use_are_one_sentence(prepared, shape, objective):
     rewarded = {"reward": {"function": "answer_format"}} if objective == "grpo" else {}
     options = prepared(objective=objective, **rewarded)
