@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 from posttrain.data.bins import bins
 from posttrain.data.dataset_types import DATASET_TYPES
-from posttrain.metrics import text_metrics
 from posttrain.models.context import SCALED, learns_positions, max_positions, rope_scaling
 from posttrain.preflight.findings import Finding
 
@@ -60,6 +59,8 @@ def measuring(run: "RunContext") -> Finding | None:
 
 def _model_errors(run: "RunContext") -> list[str]:
     """What would end the evaluation in an error, once the training is paid for."""
+    from posttrain.metrics import text_metrics
+
     spec, found = run.evaluation, []
     positions = max_positions(run.model.config)
     if positions and learns_positions(run.model.shapes) and spec["max_length"] > positions:
