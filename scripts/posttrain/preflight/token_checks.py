@@ -79,7 +79,7 @@ def repeated_rows(run: "RunContext") -> Finding | None:
         row = int(first[copies.argmax()])
         text = f"{share(again, len(run.tokens.digest))} of the rows are the same tokens as another row; see what the data repeats"
         return Finding("warning", text, run.example(row))
-    alike = sum(run.data.get("dropped", {}).get(kind, 0) for kind in ("repeated", "near duplicate"))
+    alike = sum(run.data["dropped"].get(kind, 0) for kind in ("repeated", "near duplicate"))
     if alike > MAX_REPEATED * run.data["rows"]:
         text = (
             f"{share(alike, run.data['rows'])} of the data's rows repeated others and were left out; see dropped.jsonl"

@@ -263,10 +263,10 @@ def _origin_of_data(dataset: Facts) -> str:
     if spec.get("mix"):
         parts = [f"{taken['train']:,} of `{part}`" for part, taken in dataset["record"]["parts"].items()]
         return f"a mixture: {', '.join(parts)}"
-    if spec.get("stage") == "generate":
-        return f"prompts of `{spec['from']['name']}` with completions by `{spec['by']['name']}`"
     if spec.get("part"):
         return f"the {spec['part']} part of `{spec['from']['name']}`, as `{spec['by']['name']}` scores it"
+    if spec.get("by"):
+        return f"prompts of `{spec['from']['name']}` with completions by `{spec['by']['name']}`"
     if spec.get("hub"):
         return f"[`{spec['hub']}`]({HUB}/datasets/{spec['hub']}), revision {cell(spec['revision'])}, split {cell(spec['split'])}"
     if (rated := paths.target(spec["path"])).table == "ratings":
