@@ -187,10 +187,8 @@ def test_layers_that_are_no_linear_ones_are_found(spec):
 
 
 def test_every_objective_has_its_task(spec, random_tiny_model):
-    for objective, row in OBJECTIVES.items():
-        if row.teacher or not {"messages", "preference"} & {*row.data}:
-            continue  # it needs a configuration of its own
-        own = {"reward": {"function": "final_number"}} if OBJECTIVES[objective].on_policy else {}
-        config = peft_methods.peft_config(spec("lora", objective, rank=4, **own), random_tiny_model, 10)
-        assert config.task_type == ("SEQ_CLS" if objective == "reward" else "CAUSAL_LM")
-        assert config.modules_to_save == (["score"] if objective == "reward" else None)
+    for objective in OBJECTIVES:
+        config = peft_methods.peft_config(spec("lora", rank=4) | {"objective": objective}, random_tiny_model, 10)
+        scores = objective in ("reward", "classify")
+        assert config.task_type == ("SEQ_CLS" if scores else "CAUSAL_LM")
+        assert config.modules_to_save == (["score"] if scores else None)

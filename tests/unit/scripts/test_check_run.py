@@ -225,6 +225,6 @@ def test_prompts_alone_for_sft_are_refused_with_the_column_that_may_be_their_ans
     with pytest.raises(UserError) as error:
         check(options)
     assert str(error.value) == (
-        "sft needs rows of type text or messages or image_messages or audio_messages, and chats is prompts, which fits grpo or rloo or ppo; the rows are prompts "
-        "alone, and not read is expected (3); if that is their answer, write `columns: {completion: NAME}`"
+        "sft needs rows of type text or messages or image_messages or audio_messages, and chats is prompts, which fits grpo or rloo "
+        "or ppo; the rows are prompts alone, and not read is expected (3); if that is their answer, write `columns: {completion: NAME}`"
     )
