@@ -8,20 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import write_rows
+from killed import Killed, saving
 
 import train_grpo
 from posttrain.compat import trl_trainers
 from posttrain.runtime import atomic, hashes
-from posttrain.training import callbacks
 from posttrain.workflow.project import Project
 
 HERMES = Path(__file__).resolve().parents[3] / "scripts/posttrain/models/templates/hermes.jinja"
 CALL = '<tool_call>\n{"name": "calculate", "arguments": {"expression": "3 * 4"}}\n</tool_call>'
 SAID = [CALL, "12", CALL.replace("4", "5"), "15"]
-
-
-class Killed(BaseException):
-    """What `kill -9` is to a training, as far as one process can play it."""
 
 
 @pytest.fixture
@@ -107,13 +103,6 @@ def test_results_of_tools_are_in_the_batch_and_not_in_the_loss(train, random_tin
 def test_killed_in_a_rollout_it_ends_with_the_same_bits(train, monkeypatch):
     straight, _ = train(num_mini_batches=2)
     shutil.rmtree("results/grpo/checkpoints")
-    decide = callbacks.SaveCheckpoints.on_step_end
-
-    def on_step_end(self, args, state, control, **options):
-        decide(self, args, state, control, **options)
-        control.should_save |= state.global_step in (1, 2)
-
-    monkeypatch.setattr(callbacks.SaveCheckpoints, "on_step_end", on_step_end)
     scripted = trl_trainers.agent_sampler
 
     def dying(play):
@@ -128,10 +117,13 @@ def test_killed_in_a_rollout_it_ends_with_the_same_bits(train, monkeypatch):
 
         return scripted(killed_in_the_second)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(trl_trainers, "agent_sampler", dying)
-        with pytest.raises(Killed):
+    patch = saving(1, 2)
+    try:
+        with monkeypatch.context() as context, pytest.raises(Killed):
+            context.setattr(trl_trainers, "agent_sampler", dying)
             train(num_mini_batches=2)
+    finally:
+        patch.undo()
     assert list(Path("results/grpo/checkpoints").glob("*/checkpoint-2"))
     again, _ = train(num_mini_batches=2)
     assert again == straight

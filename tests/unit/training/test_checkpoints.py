@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import refused
+from killed import Killed
+from killed import saving as saving_after
 
 import tokenize_data
 import train_sft
@@ -20,7 +22,7 @@ from posttrain.data.tokens import tokenise
 from posttrain.models import out_of_memory
 from posttrain.runtime import atomic, hashes, script
 from posttrain.runtime.errors import UserError
-from posttrain.training import callbacks, checkpoints
+from posttrain.training import checkpoints
 from posttrain.workflow.project import Project
 
 # ---- what counts
@@ -124,10 +126,6 @@ def test_every_file_and_folder_is_on_the_disk_before_the_list_and_the_list_befor
 CLOCKS = ("tokens_per_second", "memory_gib", "seconds", "cpu_percent", "gpu_percent")
 
 
-class Killed(BaseException):
-    """What `kill -9` is to a training, as far as one process can play it."""
-
-
 @pytest.fixture
 def train(in_folder, signals, fp32, configuration, chats, random_tiny_folder, random_tiny_tokenizer):
     """Train a run for six steps by its script, as the same command does each time; returns the result, clocks left out."""
@@ -158,27 +156,10 @@ def steps() -> list[dict]:
 
 
 @pytest.fixture
-def saving(monkeypatch):
-    """Save after these steps, whatever the clock says, and then do something."""
-
-    def at(*steps: int, then=lambda step: None) -> None:
-        decide, save = callbacks.SaveCheckpoints.on_step_end, callbacks.SaveCheckpoints.on_save
-
-        def on_step_end(self, args, state, control, **options):
-            decide(self, args, state, control, **options)
-            control.should_save |= state.global_step in steps
-
-        def on_save(self, args, state, control, **options):
-            save(self, args, state, control, **options)
-            then(state.global_step)
-
-        patch = pytest.MonkeyPatch()
-        patch.setattr(callbacks.SaveCheckpoints, "on_step_end", on_step_end)
-        patch.setattr(callbacks.SaveCheckpoints, "on_save", on_save)
-        return patch
-
+def saving():
+    """See `killed.saving`; undone at the end of the test."""
     patches = []
-    yield lambda *steps, **options: patches.append(at(*steps, **options)) or patches[-1]
+    yield lambda *steps, **options: patches.append(saving_after(*steps, **options)) or patches[-1]
     for patch in patches:
         patch.undo()
 

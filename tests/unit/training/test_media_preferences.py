@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import tiny_vision
 import torch
+from killed import killed_after
 from PIL import Image
 from transformers import AutoModelForMultimodalLM, AutoProcessor
 
@@ -17,15 +18,10 @@ import tokenize_data
 import train_dpo
 from posttrain.data import rows as data_rows
 from posttrain.runtime import atomic, hashes
-from posttrain.training import callbacks
 from posttrain.workflow.project import Project
 
 pytestmark = pytest.mark.usefixtures("in_folder", "signals", "fp32")
 BETA = 0.1
-
-
-class Killed(BaseException):
-    """What `kill -9` is to a training, as far as one process can play it."""
 
 
 def pairs(folder: Path) -> list[dict]:
@@ -119,7 +115,7 @@ def test_the_loss_is_that_of_plain_transformers_on_the_same_pictures(made, train
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_it_ends_with_the_same_bits(train, monkeypatch):
+def test_killed_and_resumed_it_ends_with_the_same_bits(train):
     keys = {"method": "lora", "rank": 4, "learning_rate": 1e-2, "max_steps": 4}
 
     def outcome(lines: list[dict]) -> tuple[dict, list[float]]:
@@ -127,21 +123,8 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(train, monkeypatch):
 
     straight = outcome(train(**keys))
     Path("results").rename("before")
-    decide, save = callbacks.SaveCheckpoints.on_step_end, callbacks.SaveCheckpoints.on_save
-
-    def on_step_end(self, args, state, control, **options):
-        decide(self, args, state, control, **options)
-        control.should_save |= state.global_step == 2
-
-    def on_save(self, args, state, control, **options):
-        save(self, args, state, control, **options)
-        raise Killed
-
-    with monkeypatch.context() as patched:
-        patched.setattr(callbacks.SaveCheckpoints, "on_step_end", on_step_end)
-        patched.setattr(callbacks.SaveCheckpoints, "on_save", on_save)
-        with pytest.raises(Killed):
-            train(**keys)
+    with killed_after(2):
+        train(**keys)
     assert outcome(train(**keys)) == straight
     assert atomic.read_json(Path("results/dpo/train.json"))["resumed_from"] == "checkpoint-2"
     assert len(set(straight[1])) == 4  # it learns

@@ -1,26 +1,16 @@
 """Training on rows with pictures: a kill and a resume give the same bits, the merge is proved with pictures, parts stay as they were."""
 
-import json
-from argparse import Namespace
-from pathlib import Path
+from functools import partial
 
+import media_training
 import pytest
 import tiny_vision
 from safetensors.torch import load_file
 from transformers import AutoProcessor
 
-import merge_model
-import train_sft
 from posttrain.models import loading, parts
-from posttrain.runtime import atomic, hashes
-from posttrain.training import callbacks
-from posttrain.workflow.project import Project
 
 pytestmark = pytest.mark.usefixtures("in_folder", "signals", "fp32")
-
-
-class Killed(BaseException):
-    """What `kill -9` is to a training, as far as one process can play it."""
 
 
 @pytest.fixture(scope="module", params=tiny_vision.FAMILIES)
@@ -35,49 +25,11 @@ def made(request, tmp_path_factory):
 @pytest.fixture
 def train(made, configuration):
     """Train a run by its script, as the same command does each time; returns the spec's file."""
-    model, tokens = made
-    atomic.write_json(Path("base.json"), {"files": {}})
-
-    def command(**keys) -> Path:
-        table = {"from": "base", "objective": "sft", "data": "chats", "batch_size": 4, "max_steps": 4, "warmup": 0}
-        spec = Path("results/sft/spec.json")
-        spec.parent.mkdir(parents=True, exist_ok=True)
-        spec.write_text(Project(configuration({"runs": {"sft": table | keys}, "sweeps": {}})).spec("sft"))
-        train_sft.main(Namespace(spec=spec, parent=model, manifest=Path("base.json"), tokens=tokens))
-        return spec
-
-    return command
+    return partial(media_training.sft, configuration, *made, batch_size=4)
 
 
-def outcome() -> tuple[dict, list[float]]:
-    lines = [json.loads(line) for line in Path("results/sft/train.jsonl").read_text().splitlines()]
-    return hashes.folder_hashes(Path("results/sft/trained")), [line["loss"] for line in lines]
-
-
-def test_killed_and_resumed_it_ends_with_the_same_bits(train, made, monkeypatch):
-    keys = {"method": "lora", "rank": 4, "learning_rate": 1e-2}
-    train(**keys)
-    straight = outcome()
-    Path("results").rename("before")
-    decide, save = callbacks.SaveCheckpoints.on_step_end, callbacks.SaveCheckpoints.on_save
-
-    def on_step_end(self, args, state, control, **options):
-        decide(self, args, state, control, **options)
-        control.should_save |= state.global_step == 2
-
-    def on_save(self, args, state, control, **options):
-        save(self, args, state, control, **options)
-        raise Killed
-
-    with monkeypatch.context() as patched:
-        patched.setattr(callbacks.SaveCheckpoints, "on_step_end", on_step_end)
-        patched.setattr(callbacks.SaveCheckpoints, "on_save", on_save)
-        with pytest.raises(Killed):
-            train(**keys)
-    train(**keys)
-    assert atomic.read_json(Path("results/sft/train.json"))["resumed_from"] == "checkpoint-2"
-    assert outcome() == straight
-    assert len(set(straight[1])) == 4  # it learns
+def test_killed_and_resumed_it_ends_with_the_same_bits(train):
+    media_training.check_resume(train)
 
 
 def test_only_the_parts_that_are_named_change_each_at_its_rate_and_the_merge_is_proved(train, made):
@@ -93,18 +45,7 @@ def test_only_the_parts_that_are_named_change_each_at_its_rate_and_the_merge_is_
         moved[part] = max(moved[part], (after[name] - tensor).abs().max().item())
     assert moved["language"] == 0
     assert 0 < moved["vision"] <= 4.1e-5 < 5e-4 < moved["projector"]
-    atomic.write_json(spec.parent / "preflight.json", {"licences": {}})
-    merge_model.main(
-        Namespace(
-            spec=spec,
-            parent=model,
-            shipped=model,
-            manifest=Path("base.json"),
-            tokens=tokens,
-            preflight=spec.parent / "preflight.json",
-        )
-    )
-    proof = atomic.read_json(spec.parent / "merge.json")
+    proof = media_training.merge(spec, model, tokens)
     assert proof["effect"] > 0 and proof["relative"] < 1e-4
     for folder in ("merged", "model"):
         own = AutoProcessor.from_pretrained(spec.parent / folder)
