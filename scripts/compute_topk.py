@@ -68,6 +68,7 @@ def scored(model, rows: list[dict], count: int, temperature: float, pad: int, sa
     import torch
 
     from posttrain.inference import distributions
+    from posttrain.inference.scoring import by_length
     from posttrain.inference.sharing import shared
 
     def of_batch(places: list[int]) -> list[tuple]:
@@ -80,7 +81,7 @@ def scored(model, rows: list[dict], count: int, temperature: float, pad: int, sa
         progress(f"{said}: up to row {max(places) + 1} of {len(rows)}", max(places) + 1, len(rows))
         return [tuple(part.numpy().reshape(-1) for part in row) for row in zip(*parts, strict=True)]
 
-    batches = list(in_batches([len(row["input_ids"]) for row in rows]))
+    batches = list(by_length([row["input_ids"] for row in rows], BATCH_TOKENS))
     results = {}
     for places, found in zip(batches, shared(of_batch, batches), strict=True):
         results |= zip(places, found, strict=True)
@@ -93,15 +94,6 @@ def scored(model, rows: list[dict], count: int, temperature: float, pad: int, sa
         flat = np.concatenate(values) if values else np.empty(0)
         columns[column] = pa.LargeListArray.from_arrays(offsets, pa.array(flat, kind, safe=False))
     return pa.table(columns)
-
-
-def in_batches(lengths: list[int]):
-    """Places of neighbours in length, the longest first."""
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    while order:
-        size = max(1, BATCH_TOKENS // lengths[order[0]])
-        yield order[:size]
-        order = order[size:]
 
 
 if __name__ == "__main__":

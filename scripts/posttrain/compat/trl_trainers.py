@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from posttrain.runtime import processes
 
@@ -254,13 +255,10 @@ def classifier() -> type:
             pad = processing_class.pad_token_id
 
             def collate(rows: list[dict]) -> dict[str, torch.Tensor]:
-                width = max(len(row["input_ids"]) for row in rows)
-                lengths = torch.tensor([len(row["input_ids"]) for row in rows])
+                ids = [torch.tensor(row["input_ids"]) for row in rows]
                 return {
-                    "input_ids": torch.tensor(
-                        [row["input_ids"] + [pad] * (width - len(row["input_ids"])) for row in rows]
-                    ),
-                    "attention_mask": (torch.arange(width)[None] < lengths[:, None]).long(),
+                    "input_ids": pad_sequence(ids, batch_first=True, padding_value=pad),
+                    "attention_mask": pad_sequence(list(map(torch.ones_like, ids)), batch_first=True),
                     "labels": torch.tensor([row["labels"] for row in rows]),
                 }
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from posttrain.data.tokens import IGNORED
 
@@ -22,14 +23,12 @@ class Top(NamedTuple):
 
 def pad(rows: list[dict], pad_token: int) -> dict[str, torch.Tensor]:
     """Rows of `input_ids` and `labels` as one batch, padded on the right, with its `attention_mask`."""
-    width = max(len(row["input_ids"]) for row in rows)
-
-    def padded(key: str, value: int) -> torch.Tensor:
-        return torch.tensor([[*row[key], *[value] * (width - len(row[key]))] for row in rows])
-
-    lengths = torch.tensor([len(row["input_ids"]) for row in rows])
-    mask = (torch.arange(width)[None] < lengths[:, None]).long()
-    return {"input_ids": padded("input_ids", pad_token), "attention_mask": mask, "labels": padded("labels", IGNORED)}
+    ids, labels = ([torch.tensor(row[key]) for row in rows] for key in ("input_ids", "labels"))
+    return {
+        "input_ids": pad_sequence(ids, batch_first=True, padding_value=pad_token),
+        "attention_mask": pad_sequence(list(map(torch.ones_like, ids)), batch_first=True),
+        "labels": pad_sequence(labels, batch_first=True, padding_value=IGNORED),
+    }
 
 
 def logits(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:

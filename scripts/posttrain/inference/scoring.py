@@ -144,7 +144,7 @@ def class_scores(model: Any, rows: list[tuple[int, ...]], batch_tokens: int, eac
         return model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float().tolist()
 
     scores: list[list[float]] = [[]] * len(rows)
-    batches = list(_by_length(rows, batch_tokens))
+    batches = list(by_length(rows, batch_tokens))
     with torch.no_grad(), autocast(model):
         for batch, given in zip(batches, each(of_batch, batches), strict=True):
             for i, score in zip(batch, given, strict=True):
@@ -152,7 +152,7 @@ def class_scores(model: Any, rows: list[tuple[int, ...]], batch_tokens: int, eac
     return scores
 
 
-def _by_length(rows: list[tuple[int, ...]], batch_tokens: int) -> Iterator[list[int]]:
+def by_length(rows: list[tuple[int, ...]] | list[list[int]], batch_tokens: int) -> Iterator[list[int]]:
     """Which rows are scored together: neighbours in length, the longest first."""
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     while order:

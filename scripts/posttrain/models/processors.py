@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from posttrain.data import media as dataset_media
 from posttrain.data import sounds
 from posttrain.data.media_text import Reader
 from posttrain.data.messages import Turns
@@ -28,8 +29,6 @@ class Kind(NamedTuple):
 
     column: str
     """of a normalised row, with the files' names"""
-    mark: str
-    """in its text"""
     part: str
     """the type of a part of a message"""
     argument: str
@@ -39,10 +38,15 @@ class Kind(NamedTuple):
     config: str
     """key of config.json with the part of the model that reads it"""
 
+    @property
+    def mark(self) -> str:
+        """What stands for it in a row's text."""
+        return dataset_media.KINDS[self.column].mark
+
 
 KINDS = (
-    Kind("images", "<image>", "image", "images", "image_token", "vision_config"),
-    Kind("audios", "<audio>", "audio", "audio", "audio_token", "audio_config"),
+    Kind("images", "image", "images", "image_token", "vision_config"),
+    Kind("audios", "audio", "audio", "audio_token", "audio_config"),
 )
 # What a processor makes of the text itself, which is done here.
 OF_TEXT = ("input_ids", "attention_mask")
