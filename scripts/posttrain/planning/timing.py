@@ -28,8 +28,6 @@ START = dict.fromkeys(OBJECTIVES, 5.0) | {
         "loss": 1.0,
     },
     **{
-        "topk": 2.0,
-        "generate": 1.0,
         "export": 3.0,
         "export_reference": 4.0,
         "prove_export": 8.0,
