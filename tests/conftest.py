@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -51,6 +52,14 @@ def snakemake(folder: Path, *arguments: str, config: Path = TINY, **options) -> 
         env=environment(),
         **options,
     )
+
+
+def write_made_data(folder: Path, config: Path) -> None:
+    """Empty files in the place of those that a script of examples/data would write for a configuration, so that it can be planned."""
+    for name in re.findall(r"my_data/[\w./-]+\.\w+", config.read_text()):
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
 
 
 def planned(folder: Path, *targets: str, config: Path = TINY) -> Counter:

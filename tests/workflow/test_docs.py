@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, environment
+from conftest import REPOSITORY, environment, write_made_data
 
 from posttrain.cli.parser import parser
 from posttrain.exports import EXPORTS
@@ -44,12 +44,8 @@ for _, line in SHOWN:
 def test_documented_targets_are_planned(folder, options):
     if profile := re.search(r"--workflow-profile (\w+)", options):  # of an executor, which is an extra
         pytest.importorskip(f"snakemake_executor_plugin_{profile[1]}")
-    for name in re.findall(
-        r"--configfile (config/\S+)", options
-    ):  # the files that a script of examples/data would write
-        for path in re.findall(r"my_data/[\w./-]+\.\w+", (REPOSITORY / name).read_text()):
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / path).touch()
+    for name in re.findall(r"--configfile (config/\S+)", options):
+        write_made_data(folder, REPOSITORY / name)
     words = options.replace("config/", f"{REPOSITORY}/config/") + " --" + "".join(PLANNED[options])
     command = f"{Path(sys.executable).parent}/snakemake -s {REPOSITORY}/Snakefile --dry-run --cores 1 {words}"
     run = subprocess.run(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import REPOSITORY, TINY, planned, snakemake
+from conftest import REPOSITORY, TINY, planned, snakemake, write_made_data
 
 
 def test_a_rank_sweep_shares_parent_tokens_and_reference(folder):
@@ -65,10 +65,7 @@ CONFIGURATIONS = sorted(REPOSITORY.glob("config/**/*.yaml"))
 
 @pytest.mark.parametrize("config", CONFIGURATIONS, ids=lambda file: str(file.relative_to(REPOSITORY)))
 def test_every_shipped_configuration_plans(folder, config):
-    for name in re.findall(r"my_data/[\w./-]+\.\w+", config.read_text()):  # what a script makes
-        file = folder / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch()
+    write_made_data(folder, config)
     assert planned(folder, config=config)["eval"] >= 1
 
 
