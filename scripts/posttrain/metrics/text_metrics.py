@@ -37,7 +37,9 @@ TAKEN = frozenset(
         "suite dataset part id group prompt_group prompt reference output log_prob tokens bytes words chosen_log_prob rejected_log_prob "
         "prefers_chosen margin margin_prefers_chosen chosen_score rejected_score scores_chosen format_followed exact_match_lenient "
         "perplexity byte_perplexity word_perplexity preference_accuracy preference_margin preference_margin_accuracy reward "
-        "reward_accuracy refusal over_refusal toxicity unequal_treatment stereotype stereotype_margin win_rate passed failed images audios"
+        "reward_accuracy refusal over_refusal toxicity unequal_treatment stereotype stereotype_margin win_rate passed failed images audios "
+        "right_class confusion class_accuracy class_macro_f1 environment_success environment_reward environment_turns environment_errors "
+        "environment_recovered"
     ).split()
 )
 

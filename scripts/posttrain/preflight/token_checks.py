@@ -168,7 +168,7 @@ def classes(run: "RunContext") -> Finding | None:
     if train[rarest] < FEWEST_OF_A_CLASS or train[most] > MAX_IMBALANCE * train[rarest]:
         return Finding(
             "warning",
-            f"{rarest} has {train[rarest]} rows and {most} {train[most]}; compare macro_f1, in which each class weighs the same, and "
+            f"{rarest} has {train[rarest]} rows and {most} {train[most]}; compare class_macro_f1, in which each class weighs the same, and "
             "add rows of the rare ones",
         )
     return None

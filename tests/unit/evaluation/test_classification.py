@@ -85,8 +85,8 @@ def test_the_metrics_are_sklearns(candidate):
     values = {name: metric.of(columns(metric, rows)) for name, metric, rows in measured(found)}
     truth, said = ([row[name] for row in found] for name in ("reference", "output"))
     assert values == {
-        "accuracy": pytest.approx(accuracy_score(truth, said)),
-        "macro_f1": pytest.approx(f1_score(truth, said, average="macro", zero_division=0)),
+        "class_accuracy": pytest.approx(accuracy_score(truth, said)),
+        "class_macro_f1": pytest.approx(f1_score(truth, said, average="macro", zero_division=0)),
     }
 
 

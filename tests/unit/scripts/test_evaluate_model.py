@@ -408,16 +408,18 @@ def test_generated_answers_are_measured_by_every_text_metric(evaluate):
 
 
 def test_a_metric_of_the_users_own_is_measured_and_compared(evaluate):
-    Path("mine.py").write_text("def tenth(answer, reference):\n    return len(reference) / 10\n")
-    suites = generated(metrics=["chrf", "mine.py:tenth"])
+    Path("mine.py").write_text("def accuracy(answer, reference):\n    return len(reference) / 10\n")
+    suites = generated(metrics=["chrf", "mine.py:accuracy"])
     result = evaluate("base", suites=suites)
     rows = [
         row for (name, _, _), row in read_examples(Path("results/base/eval/examples.parquet")).items() if name == "say"
     ]
-    assert result["metrics"]["say/tenth"]["value"] == pytest.approx(sum(len(row["reference"]) / 10 for row in rows) / 2)
-    row = evaluate("sft", ("base",), suites=suites)["against"]["base"]["say/tenth"]
+    assert result["metrics"]["say/accuracy"]["value"] == pytest.approx(
+        sum(len(row["reference"]) / 10 for row in rows) / 2
+    )
+    row = evaluate("sft", ("base",), suites=suites)["against"]["base"]["say/accuracy"]
     assert (row["difference"], row["verdict"]) == (0, "no evidence")
-    Path("none.py").write_text("def tenth(answer, reference):\n    return None\n")
+    Path("none.py").write_text("def accuracy(answer, reference):\n    return None\n")
     with refused("invalid-function"):
         evaluate("base", suites=generated(metrics=["none.py:accuracy"]))
 

@@ -18,12 +18,12 @@ from posttrain.training import arguments, inputs, loop
 from posttrain.training.arguments import trainer_arguments
 
 TRL = {
-    "sft": SFTConfig,
+    **dict.fromkeys(("sft", "pretrain", "distill"), SFTConfig),
     "dpo": DPOConfig,
     "kto": KTOConfig,
     "orpo": ORPOConfig,
     "cpo": CPOConfig,
-    "reward": RewardConfig,
+    **dict.fromkeys(("reward", "classify"), RewardConfig),
     "grpo": GRPOConfig,
     "rloo": RLOOConfig,
 }

@@ -21,13 +21,17 @@ def test_prompts_without_room_for_an_answer_are_left_out_and_said(
     lengths = [len(row["prompt_ids"]) for row in questions(random_tiny_tokenizer, chats)]
     keys = {"max_length": sorted(lengths)[1] + 8, "max_new_tokens": 8}
     ppo = {"from": "base", "objective": "ppo", "data": "chats", "reward": {"function": "final_number"}} | keys
-    kept = inputs.read_prompts(Namespace(data=Path("data")), spec("ppo", {"runs.ppo": ppo}), random_tiny_tokenizer)
+    kept = inputs.read_prompts(
+        Namespace(parent=Path("base"), data=Path("data")), spec("ppo", {"runs.ppo": ppo}), random_tiny_tokenizer
+    )
     assert sorted(len(row["prompt_ids"]) for row in kept) == sorted(lengths)[:2]
     room = keys["max_length"] - 8
     assert said == [f"chats: 2 of 4 prompts are longer than {room} tokens, and left out"]
     ppo |= {"max_length": 12}
     with refused("too-long", "dataset chats"):
-        inputs.read_prompts(Namespace(data=Path("data")), spec("ppo", {"runs.ppo": ppo}), random_tiny_tokenizer)
+        inputs.read_prompts(
+            Namespace(parent=Path("base"), data=Path("data")), spec("ppo", {"runs.ppo": ppo}), random_tiny_tokenizer
+        )
 
 
 def test_what_a_reward_is_made_of_is_a_part_of_the_checkpoints_key(spec, in_folder):
